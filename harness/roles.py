@@ -1,0 +1,150 @@
+"""What a part of a bench can do. A driver plays one role; nothing above this seam knows a driver's name.
+
+All calls may block until their deadline, never longer. Deadlines are CLOCK_MONOTONIC nanoseconds. A call that cannot
+be carried out raises RigError (the bench), WireError (the device's bytes), or returns a value that says what the
+device refused: a failing device is a result.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from harness.core.events import Ns, Side
+
+
+@runtime_checkable
+class ByteLink(Protocol):
+    """A serial line or a stream that behaves like one. Bytes arrive in order or not at all; never blocks in fileno."""
+
+    name: str
+
+    def fileno(self) -> int: ...
+    def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
+        """Bytes as they are there, at least one; b"" when the deadline passes. RigError when the line is gone."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who answers at the other end of a control link."""
+
+    model: str
+    serial_number: str
+    firmware_version: str
+    boot_epoch: int
+    role: int
+    """wire.drbd.Role"""
+    pair_state: str
+    """simplex | copy pending | full duplex | suspended"""
+    uptime_ns: int
+    events_logged: int
+    capabilities: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a controller answered to an instruction."""
+
+    ok: bool
+    status: str
+    """"ok", or the refusal by its name: "wrong target", "stale epoch", ..."""
+    text: str = ""
+    set_id: int = 0
+    boot_epoch: int = 0
+    events_logged: int = 0
+    uptime_ns: int = 0
+    t_received_ns: Ns = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetEntry:
+    """One root cause data set as its controller lists it."""
+
+    set_id: int
+    kind: str
+    complete: bool
+    reason: int
+    incident_id: bytes
+    raw_bytes: int
+    stored_bytes: int
+    boot_epoch: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootCauseSet:
+    """A pulled set, decoded: everything a person or the verdict reads of it."""
+
+    header: Mapping[str, Any]
+    state: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by name."""
+
+
+class Controller(Protocol):
+    """A storage controller's control link: identify, freeze, collect. One dialogue at a time."""
+
+    side: Side
+    link: ByteLink
+
+    def identify(self, deadline_ns: Ns) -> Identity: ...
+    def freeze_frame(self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True) -> bytes:
+        """The bytes that warmstart (or, not disruptive, save) exactly this target in exactly this boot. No I/O."""
+        ...
+
+    def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
+        """Wait for the answer to ``frame``, which somebody else has written; None when none came in time."""
+        ...
+
+    def state(self, deadline_ns: Ns) -> dict[str, Any]:
+        """The live state record, keys as in wire.rootcause.STATE_KEYS."""
+        ...
+
+    def sets(self, deadline_ns: Ns) -> list[SetEntry]: ...
+    def pull(
+        self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
+    ) -> RootCauseSet:
+        """Read ``entry`` from behind ``have`` on; every new stored byte goes to ``progress`` as it arrives, in order.
+        RigError when the line is silent too long: call again with what has arrived. WireError: the set is damaged."""
+        ...
+
+
+class Serviceable(Protocol):
+    """What a controller offers beside Controller; absent on some devices."""
+
+    def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply: ...
+    def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply: ...
+    def print_line(self, text: str, deadline_ns: Ns) -> Reply: ...
+    def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply: ...
+
+
+class HostPort(Protocol):
+    """A controller's block device as its host sees it. Offsets and lengths in bytes, multiples of 512."""
+
+    size_bytes: int
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes: ...
+    def write(self, offset_bytes: int, data: bytes, *, fua: bool = False) -> None: ...
+    def flush(self) -> None: ...
+    def trim(self, offset_bytes: int, length_bytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class PowerRail(Protocol):
+    """A supply that powers the controllers. ``close`` leaves its safe state: limits set, what the bench file says."""
+
+    def set_output(self, side: Side, on: bool) -> None: ...
+    def output(self, side: Side) -> bool: ...
+    def measure(self, side: Side) -> tuple[float, float]:
+        """Measured volts and amperes."""
+        ...
+
+    def identify(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> Ns: ...

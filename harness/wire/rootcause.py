@@ -1,0 +1,130 @@
+"""Tables of the root cause data set: a record of the controller's state at that moment + its continuous event log.
+
+Stored set = zstd frame (with content size) of one CBOR map with the keys of ``SET_KEYS``. ``events`` is the event log
+ring, oldest record first, each ``RECORD`` long. Records that the ring has overwritten are missing: the first record's
+``seq`` says how many.
+"""
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+FORMAT: Final = "freezeframe-root-cause-data-set/1"
+
+SET_KEYS: Final = ("format", "header", "state", "events")
+HEADER_KEYS: Final = (
+    "set_id", "kind", "reason", "incident_id", "model", "serial_number", "firmware_version", "boot_epoch",
+    "uptime_ns", "wall_ns", "first_seq", "next_seq",
+)  # fmt: skip
+"""``incident_id`` is 16 raw bytes; ``first_seq``/``next_seq``: event records held are first_seq <= seq < next_seq."""
+STATE_KEYS: Final = (
+    "role", "pair_state", "conn", "disk", "peer_disk", "uuids", "dirty_blocks", "epoch", "epoch_writes", "queues",
+    "cache", "last_writes", "bitmap", "diagnostics", "faults", "boot_epoch", "uptime_ns", "protocol_version",
+)  # fmt: skip
+"""State record. role/conn/disk/peer_disk: ints of wire.drbd. pair_state: int of wire.control.PairState.
+uuids: [current, bitmap, history0, history1]. dirty_blocks: bits set in the bitmap.
+epoch: current epoch number; epoch_writes: writes in it. queues: {host_requests, unacked_writes, outgoing_bytes}.
+cache: {dirty_bytes, dirty_extents, flushes}. bitmap: list of [first_block, blocks] runs that are out of sync.
+last_writes: newest last, at most LAST_WRITES of
+[write_no, sector, bytes, crc32c, block_id (8 raw bytes), time_ns, stage]; stage: see WriteStage.
+diagnostics: {"self_test": "pass", ...}; faults: the armed fault plan, empty on a healthy controller."""
+LAST_WRITES: Final = 256
+
+
+class WriteStage(IntEnum):
+    """How far a write has come, on the controller that tells."""
+
+    RECEIVED = 0
+    SENT = 1
+    STORED = 2
+    ACKED = 3
+    FAILED = 4
+
+
+RECORD: Final = struct.Struct(">QQHBB4Q")
+"""seq, uptime_ns, code, level (wire.control.TraceLevel), spare, four arguments."""
+RING_RECORDS: Final = 16384
+
+
+class Event(IntEnum):
+    """Codes of the event log."""
+
+    BOOT = 0x0001
+    WARMSTART = 0x0002
+    STATE_SAVE = 0x0003
+    SHUTDOWN = 0x0004
+    CONTROL_REFUSED = 0x0005
+    ROLE = 0x0010
+    PAIR_STATE = 0x0011
+    CONN_STATE = 0x0012
+    DISK_STATE = 0x0013
+    HOST_CONNECT = 0x0020
+    HOST_DISCONNECT = 0x0021
+    HOST_WRITE = 0x0022
+    HOST_FLUSH = 0x0023
+    HOST_TRIM = 0x0024
+    HOST_ACK = 0x0025
+    HOST_HELD = 0x0026
+    REPL_SEND = 0x0030
+    REPL_RECEIVE = 0x0031
+    REPL_STORE = 0x0032
+    REPL_ACK_SENT = 0x0033
+    REPL_ACK_RECEIVED = 0x0034
+    REPL_NEG_ACK = 0x0035
+    REPL_BARRIER_SENT = 0x0036
+    REPL_BARRIER_ACK = 0x0037
+    REPL_DIGEST_FAILED = 0x0038
+    REPL_PROTOCOL_ERROR = 0x0039
+    REPL_TIMEOUT = 0x003A
+    REPL_UNKNOWN_ACK = 0x003B
+    RESYNC_START = 0x0040
+    RESYNC_DONE = 0x0041
+    SCRUB_MISMATCH = 0x0050
+    DESTAGE = 0x0051
+    CONTROL_FRAME = 0x0060
+    PEER_INSTRUCTED = 0x0061
+    FAULT_FIRED = 0x00F0
+
+
+EVENT_ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
+    Event.BOOT: ("boot_epoch", "cold"),
+    Event.WARMSTART: ("set_id", "reason"),
+    Event.STATE_SAVE: ("set_id", "reason"),
+    Event.SHUTDOWN: (),
+    Event.CONTROL_REFUSED: ("op", "status"),
+    Event.ROLE: ("role",),
+    Event.PAIR_STATE: ("from", "to"),
+    Event.CONN_STATE: ("from", "to"),
+    Event.DISK_STATE: ("from", "to"),
+    Event.HOST_CONNECT: ("session",),
+    Event.HOST_DISCONNECT: ("session",),
+    Event.HOST_WRITE: ("write_no", "sector", "bytes", "crc32c"),
+    Event.HOST_FLUSH: ("cookie",),
+    Event.HOST_TRIM: ("write_no", "sector", "bytes"),
+    Event.HOST_ACK: ("write_no",),
+    Event.HOST_HELD: ("requests",),
+    Event.REPL_SEND: ("write_no", "sector", "bytes", "crc32c"),
+    Event.REPL_RECEIVE: ("write_no", "sector", "bytes", "crc32c"),
+    Event.REPL_STORE: ("write_no", "sector", "bytes", "crc32c"),
+    Event.REPL_ACK_SENT: ("write_no", "sector"),
+    Event.REPL_ACK_RECEIVED: ("write_no", "sector"),
+    Event.REPL_NEG_ACK: ("write_no", "sector", "bytes"),
+    Event.REPL_BARRIER_SENT: ("barrier", "writes"),
+    Event.REPL_BARRIER_ACK: ("barrier", "writes"),
+    Event.REPL_DIGEST_FAILED: ("sector", "bytes", "digest", "computed"),
+    Event.REPL_PROTOCOL_ERROR: ("command", "length"),
+    Event.REPL_TIMEOUT: ("waited_ms", "unacked"),
+    Event.REPL_UNKNOWN_ACK: ("block_id", "sector"),
+    Event.RESYNC_START: ("as_source", "blocks"),
+    Event.RESYNC_DONE: ("blocks", "duration_ms"),
+    Event.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32c", "found_crc32c"),
+    Event.DESTAGE: ("bytes",),
+    Event.CONTROL_FRAME: ("op", "seq"),
+    Event.PEER_INSTRUCTED: ("reason", "status"),
+    Event.FAULT_FIRED: ("fault", "write_no"),
+}
+"""Names of each code's arguments; those not named are 0. write_no: on the primary the number of the host write,
+on the secondary the low 63 bits of the block_id taken big-endian."""
+
+assert set(EVENT_ARGUMENTS) == set(Event)
+assert all(len(names) <= 4 for names in EVENT_ARGUMENTS.values())
