@@ -1,0 +1,320 @@
+"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is allowed there.
+
+``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same (valid) text once more, knows
+the line of every key, so that a wrong value deep in an array of tables is found by the person who wrote it.
+"""
+
+import difflib
+import re
+import tomllib
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from harness.errors import UsageError
+
+MAX_CONFIG_CHARS: Final = 1 << 20
+"""No bench, rule or scenario file is longer; a longer one is another kind of file."""
+MAX_PROBLEMS: Final = 20
+"""As many problems are told at once; the rest only counted."""
+
+KeyPath = tuple[str | int, ...]
+"""Keys of tables and indexes of arrays, from the root: ("faults", 0, "kind")."""
+M = TypeVar("M", bound=BaseModel)
+
+
+class Table(BaseModel):
+    """Base of every table in a configuration file: unknown keys are errors, types are not guessed, values stay."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+_TOML_POSITION: Final = re.compile(
+    r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
+)
+_TOKEN: Final = re.compile(
+    r'(?P<skip>[ \t\r\n]+|#[^\n]*)|"""(?P<ml_basic>(?:[^\\]|\\.)*?"{0,2})"""(?!")|\'\'\'(?P<ml_literal>.*?\'{0,2})\'\'\'(?!\')'
+    r'|"(?P<basic>(?:[^"\\\n]|\\.)*)"|\'(?P<literal>[^\'\n]*)\'|(?P<mark>[\[\]{},=.])|(?P<bare>[^\s#\[\]{},=."\']+)',
+    re.DOTALL,
+)
+
+
+def load(text: str, path: str, model: type[M]) -> M:
+    """Check ``text``, which was read from ``path``, against ``model``.
+
+    UsageError: one line a problem, ``FILE:LINE: KEY: what is wrong; allowed: ...``.
+    """
+    if len(text) > MAX_CONFIG_CHARS:
+        raise UsageError(
+            f"{path}: longer than {MAX_CONFIG_CHARS} characters; this is not a configuration file"
+        )
+    try:
+        document = tomllib.loads(text)
+        lines = locate(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}:{_syntax_error(text, str(error))}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply") from None
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [_problem(path, lines, model, detail) for detail in error.errors()]
+        shown = sorted(problems)[:MAX_PROBLEMS]
+        if len(problems) > MAX_PROBLEMS:
+            shown.append((0, f"{path}: and {len(problems) - MAX_PROBLEMS} more problems"))
+        raise UsageError("\n".join(line for _, line in shown)) from None
+
+
+def _syntax_error(text: str, message: str) -> str:
+    """``LINE: not TOML: what (column N)``, from the words of tomllib."""
+    found = _TOML_POSITION.match(message)
+    if found is None:
+        return f"1: not TOML: {message}"
+    if found["line"] is None:
+        return f"{text.count(chr(10)) + 1}: not TOML: {found['what']} at the end of the file"
+    return f"{found['line']}: not TOML: {found['what']} (column {found['column']})"
+
+
+def key_text(path: KeyPath) -> str:
+    """("faults", 0, "kind") -> "faults[0].kind"."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".") or "(file)"
+
+
+# --- where a key stands -------------------------------------------------------------------------------------------
+class _Tokens:
+    """Tokens of valid TOML, each with its line; one token is looked ahead."""
+
+    def __init__(self, text: str) -> None:
+        self._stream = self._scan(text)
+        self.kind, self.value, self.line = "", "", 1
+        """The token that comes next: "mark", "string", "bare", or "end"."""
+        self.after_newline = True
+        """Whether it is the first on its line."""
+        self.take()
+
+    @staticmethod
+    def _scan(text: str) -> Iterator[tuple[str, str, int, bool]]:
+        line, fresh, at = 1, True, 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:  # valid TOML never comes here; a lone character is stepped over
+                at += 1
+                continue
+            if match.lastgroup != "skip":
+                kind = match.lastgroup or ""
+                yield kind if kind in ("mark", "bare") else "string", match[kind], line, fresh
+                fresh = False
+            newlines = match[0].count("\n")
+            fresh = fresh or newlines > 0 and match.lastgroup == "skip"
+            line += newlines
+            at = match.end()
+
+    def take(self) -> str:
+        """Step to the next token; returns the value of the one passed."""
+        passed = self.value
+        self.kind, self.value, self.line, self.after_newline = next(
+            self._stream, ("end", "", self.line, True)
+        )
+        return passed
+
+    def is_mark(self, mark: str) -> bool:
+        return self.kind == "mark" and self.value == mark
+
+
+def locate(text: str) -> dict[KeyPath, int]:
+    """Line (from 1) of every key, table and array element of ``text``, which must be valid TOML."""
+    tokens = _Tokens(text)
+    lines: dict[KeyPath, int] = {(): 1}
+    counts: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    while tokens.kind != "end":
+        line = tokens.line
+        if not tokens.is_mark("["):
+            _key_value(tokens, table, lines)
+            continue
+        tokens.take()
+        is_array = tokens.is_mark("[")
+        if is_array:
+            tokens.take()
+        keys = _dotted_key(tokens)
+        table = ()
+        for key in keys[:-1]:  # a header walks through the newest element of each array of tables
+            table = (*table, key)
+            lines.setdefault(table, line)
+            if table in counts:
+                table = (*table, counts[table] - 1)
+        table = (*table, keys[-1])
+        if is_array:
+            lines.setdefault(table, line)
+            counts[table] = counts.get(table, 0) + 1
+            table = (*table, counts[table] - 1)
+        lines[table] = line
+        while tokens.is_mark("]"):
+            tokens.take()
+    return lines
+
+
+def _dotted_key(tokens: _Tokens) -> list[str]:
+    keys = [tokens.take()]
+    while tokens.is_mark("."):
+        tokens.take()
+        keys.append(tokens.take())
+    return keys
+
+
+def _key_value(tokens: _Tokens, table: KeyPath, lines: dict[KeyPath, int]) -> None:
+    line = tokens.line
+    path = table
+    for key in _dotted_key(tokens):
+        path = (*path, key)
+        lines.setdefault(path, line)
+    tokens.take()  # the equals sign
+    _value(tokens, path, lines)
+
+
+def _value(tokens: _Tokens, path: KeyPath, lines: dict[KeyPath, int]) -> None:
+    if tokens.is_mark("["):
+        tokens.take()
+        index = 0
+        while not tokens.is_mark("]") and tokens.kind != "end":
+            lines[*path, index] = tokens.line
+            _value(tokens, (*path, index), lines)
+            index += 1
+            if tokens.is_mark(","):
+                tokens.take()
+        tokens.take()
+    elif tokens.is_mark("{"):
+        tokens.take()
+        while not tokens.is_mark("}") and tokens.kind != "end":
+            _key_value(tokens, path, lines)
+            if tokens.is_mark(","):
+                tokens.take()
+        tokens.take()
+    else:
+        tokens.take()
+        # 1.5 and 1979-05-27 07:32:00.5 are several of our tokens on one line
+        while not tokens.after_newline and (tokens.is_mark(".") or tokens.kind == "bare"):
+            tokens.take()
+
+
+# --- what is wrong, in words --------------------------------------------------------------------------------------
+_PHRASES: Final[dict[str, tuple[str, str]]] = {
+    "missing": ("is missing", ""),
+    "string_type": ("is not a string", "text in quotes"),
+    "int_type": ("is not a whole number", "a whole number"),
+    "int_from_float": ("is not a whole number", "a whole number"),
+    "int_parsing": ("is not a whole number", "a whole number"),
+    "float_type": ("is not a number", "a number"),
+    "bool_type": ("is not true or false", "true, false"),
+    "list_type": ("is not a list", "a list in [ ]"),
+    "dict_type": ("is not a table", "a table"),
+    "model_type": ("is not a table", "a table"),
+    "finite_number": ("is not a finite number", "a finite number"),
+}
+_LIMITS: Final = {
+    "ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}",
+    "min_length": "at least {} long", "max_length": "at most {} long", "pattern": "text that matches {}",
+}  # fmt: skip
+
+
+def _problem(
+    path: str, lines: dict[KeyPath, int], model: type[BaseModel], detail: ErrorDetails
+) -> tuple[int, str]:
+    """One problem as (line, text); pydantic's location may end in parts that no key has, these find no line."""
+    where: KeyPath = detail["loc"]
+    known = where
+    while known not in lines:
+        known = known[:-1]
+    kind, context = detail["type"], detail.get("ctx", {})
+    shown = where if kind in ("missing", "extra_forbidden") else known
+    if kind == "extra_forbidden":
+        keys = sorted(_keys_at(model, where[:-1]))
+        near = difflib.get_close_matches(str(where[-1]), keys, n=3)
+        what = "unknown key" + (f", did you mean {' or '.join(near)}?" if near else "")
+        allowed = ", ".join(keys)
+    elif kind in _PHRASES:
+        what, allowed = _PHRASES[kind]
+        if kind == "missing":
+            allowed = _allowed_at(model, where)
+    elif kind in ("literal_error", "enum"):
+        what, allowed = (
+            f"{_excerpt(detail['input'])} is not known",
+            str(context["expected"]).replace(" or ", ", "),
+        )
+    elif any(key in context for key in _LIMITS):
+        what = f"{_excerpt(detail['input'])} is out of range"
+        allowed = _allowed_at(model, where) or ", ".join(
+            words.format(context[key]) for key, words in _LIMITS.items() if key in context
+        )
+    else:
+        what, allowed = detail["msg"].removeprefix("Value error, "), ""
+    text = f"{path}:{lines[known]}: {key_text(shown)}: {what}"
+    return lines[known], text + (f"; allowed: {allowed}" if allowed else "")
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_at(model: type[BaseModel], where: KeyPath) -> set[str]:
+    """Keys of the table at ``where`` as the model declares them."""
+    return {name for name, _ in _fields_at(model, where)}
+
+
+def _fields_at(model: type[BaseModel], where: KeyPath) -> list[tuple[str, FieldInfo]]:
+    kinds = [model]
+    for part in where:
+        if isinstance(part, str):
+            kinds = [inner for kind in kinds for name, field in _named_fields(kind) if name == part
+                     for inner in _models_in(field.annotation)]  # fmt: skip
+    return [named for kind in kinds for named in _named_fields(kind)]
+
+
+def _named_fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    return [(field.alias or name, field) for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def _allowed_at(model: type[BaseModel], where: KeyPath) -> str:
+    """What a missing or out-of-range key may hold, in words; "" when the model does not say."""
+    *tables, last = where
+    for name, field in _fields_at(model, tuple(tables)):
+        if name == last:
+            words = [
+                phrase.format(getattr(limit, key))
+                for key, phrase in _LIMITS.items()
+                for limit in field.metadata
+                if getattr(limit, key, None) is not None
+            ]
+            return ", ".join(words) or _type_words(field.annotation)
+    return ""
+
+
+def _type_words(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_words(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(
+            filter(None, (_type_words(part) for part in get_args(annotation) if part is not type(None)))
+        )
+    if origin is not None and str(origin) == "typing.Literal":
+        return ", ".join(repr(value) for value in get_args(annotation))
+    if _models_in(annotation):
+        return "a table"
+    return {str: "text in quotes", int: "a whole number", float: "a number", bool: "true, false"}.get(
+        annotation, ""
+    )
