@@ -1,7 +1,7 @@
-"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is allowed there.
+"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is allowed.
 
-``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same (valid) text once more, knows
-the line of every key, so that a wrong value deep in an array of tables is found by the person who wrote it.
+``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same (valid) text once more,
+knows the line of every key, so that a wrong value deep in an array of tables is found by whoever wrote it.
 """
 
 import difflib
@@ -28,7 +28,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """Base of every table in a configuration file: unknown keys are errors, types are not guessed, values stay."""
+    """Base of every table in a configuration file: unknown keys are errors, types are not guessed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -37,9 +37,16 @@ _TOML_POSITION: Final = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
 _TOKEN: Final = re.compile(
-    r'(?P<skip>[ \t\r\n]+|#[^\n]*)|"""(?P<ml_basic>(?:[^\\]|\\.)*?"{0,2})"""(?!")|\'\'\'(?P<ml_literal>.*?\'{0,2})\'\'\'(?!\')'
-    r'|"(?P<basic>(?:[^"\\\n]|\\.)*)"|\'(?P<literal>[^\'\n]*)\'|(?P<mark>[\[\]{},=.])|(?P<bare>[^\s#\[\]{},=."\']+)',
-    re.DOTALL,
+    r"""
+      (?P<skip> [ \t\r\n]+ | \#[^\n]* )
+    | \"{3} (?P<ml_basic> (?: [^\\] | \\. )*? \"{0,2} ) \"{3} (?!\")
+    | \'{3} (?P<ml_literal> .*? \'{0,2} ) \'{3} (?!\')
+    | \" (?P<basic> (?: [^\"\\\n] | \\. )* ) \"
+    | \' (?P<literal> [^\'\n]* ) \'
+    | (?P<mark> [\[\]{},=.] )
+    | (?P<bare> [^\s\#\[\]{},=.\"\']+ )
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -87,7 +94,7 @@ def key_text(path: KeyPath) -> str:
     return text.lstrip(".") or "(file)"
 
 
-# --- where a key stands -------------------------------------------------------------------------------------------
+# --- where a key stands -------------------------------------------------------------------------------------
 class _Tokens:
     """Tokens of valid TOML, each with its line; one token is looked ahead."""
 
@@ -112,7 +119,7 @@ class _Tokens:
                 yield kind if kind in ("mark", "bare") else "string", match[kind], line, fresh
                 fresh = False
             newlines = match[0].count("\n")
-            fresh = fresh or newlines > 0 and match.lastgroup == "skip"
+            fresh = fresh or (newlines > 0 and match.lastgroup == "skip")
             line += newlines
             at = match.end()
 
@@ -204,7 +211,7 @@ def _value(tokens: _Tokens, path: KeyPath, lines: dict[KeyPath, int]) -> None:
             tokens.take()
 
 
-# --- what is wrong, in words --------------------------------------------------------------------------------------
+# --- what is wrong, in words --------------------------------------------------------------------------------
 _PHRASES: Final[dict[str, tuple[str, str]]] = {
     "missing": ("is missing", ""),
     "string_type": ("is not a string", "text in quotes"),
@@ -227,7 +234,7 @@ _LIMITS: Final = {
 def _problem(
     path: str, lines: dict[KeyPath, int], model: type[BaseModel], detail: ErrorDetails
 ) -> tuple[int, str]:
-    """One problem as (line, text); pydantic's location may end in parts that no key has, these find no line."""
+    """One problem as (line, text); the end of pydantic's location may name no key."""
     where: KeyPath = detail["loc"]
     known = where
     while known not in lines:

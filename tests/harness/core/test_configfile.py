@@ -33,7 +33,7 @@ class Bench(Table):
     name: str
     primary: Side
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10
-    faults: list[Fault] = []
+    faults: list[Fault] = Field(default_factory=list)
     power: Side | None = None
 
 
@@ -67,8 +67,10 @@ def test_a_good_file_is_a_model() -> None:
     [
         ("driver = 'd'", "drivr = 'd'", "b.toml:5: primary.driver: is missing; allowed: text in quotes\n"
          "b.toml:6: primary.drivr: unknown key, did you mean driver?; allowed: console, driver"),
-        ('"neg_ack"', '"neg_akc"', "b.toml:10: faults[1].kind: 'neg_akc' is not known; allowed: 'neg_ack', 'stall'"),
-        ("at_write = 3", "at_write = 0", "b.toml:11: faults[1].at_write: 0 is out of range; allowed: at least 1"),
+        ('"neg_ack"', '"neg_akc"',
+         "b.toml:10: faults[1].kind: 'neg_akc' is not known; allowed: 'neg_ack', 'stall'"),
+        ("at_write = 3", "at_write = 0",
+         "b.toml:11: faults[1].at_write: 0 is out of range; allowed: at least 1"),
         ("at_write = 3", "at_write = '3'",
          "b.toml:11: faults[1].at_write: is not a whole number; allowed: a whole number"),
         ("timeout_s = 1.5", "timeout_s = 601.5",
@@ -76,7 +78,8 @@ def test_a_good_file_is_a_model() -> None:
         ("driver = 'd'", "driver = 'd'\nconsole = '.x'", "b.toml:7: primary.console: starts with a dot"),
         ('name = "x"', "", "b.toml:1: name: is missing; allowed: text in quotes"),
         ("[[faults]]\nkind = \"stall\"\n[[faults]]", "[[fault]]",
-         "b.toml:7: fault: unknown key, did you mean faults?; allowed: faults, name, power, primary, timeout_s"),
+         "b.toml:7: fault: unknown key, did you mean faults?; "
+         "allowed: faults, name, power, primary, timeout_s"),
         ('name = "x"', 'name = "x', "b.toml:2: not TOML: Illegal character '\\n' (column 10)"),
         ("at_write = 3", "at_write =", "b.toml:11: not TOML: Invalid value (column 11)"),
         ("at_write = 3\n", "a = [", "b.toml:11: not TOML: Invalid value at the end of the file"),
@@ -89,8 +92,14 @@ def test_each_problem_is_told_with_its_place(old: str, new: str, expected: str) 
 
 
 def test_lines_inside_inline_tables_and_arrays() -> None:
-    text = 'name = "x"\nprimary = { driver = "a", console = "b" }\nfaults = [\n  # why\n  { kind = "stall" },\n' \
-        '  { at_write = 2,  kind = "nope" },\n]\n'  # fmt: skip
+    text = """name = "x"
+primary = { driver = "a", console = "b" }
+faults = [
+  # why
+  { kind = "stall" },
+  { at_write = 2,  kind = "nope" },
+]
+"""
     assert problem(text) == "b.toml:6: faults[1].kind: 'nope' is not known; allowed: 'neg_ack', 'stall'"
 
 
@@ -101,17 +110,35 @@ def test_too_long_too_deep_and_too_many() -> None:
     assert told.count("\n") == 20 and told.endswith("and 32 more problems")
 
 
+STRINGS = r'''a = """x
+[no]
+\""" y
+"""
+b = '' # one
+c = """
+# not a comment
+"""
+"quoted.key" = 1
+[t."u v".w]
+c = 1979-05-27 07:32:00.5
+d = [1.5, 2, [3,
+4]]
+e.f.g = +1e3 # [x]
+[[t.rows]]
+h = ''
+[[t.rows]]
+[t.rows.deep]
+i = {j = [{k=1}]}
+'''
+
+
 def test_strings_of_all_kinds_keep_the_line_count() -> None:
-    text = (
-        'a = """x\n[no]\n\\""" y\n"""\nb = \'\'\'\n# not a comment\n\'\'\'\n"quoted.key" = 1\n[t."u v".w]\nc = 1979-05-27 07:32:00.5\n'
-        "d = [1.5, 2, [3,\n4]]\ne.f.g = +1e3 # [x]\n[[t.rows]]\nh = ''\n[[t.rows]]\n[t.rows.deep]\ni = {j = [{k=1}]}\n"
-    )
-    tomllib.loads(text)
-    lines = locate(text)
+    tomllib.loads(STRINGS)
+    lines = locate(STRINGS)
     expected = {
-        ("a",): 1, ("b",): 5, ("quoted.key",): 8, ("t", "u v", "w", "c"): 10, ("t", "u v", "w", "d", 2, 1): 12,
-        ("t", "u v", "w", "e", "f", "g"): 13, ("t", "rows", 0, "h"): 15, ("t", "rows", 1): 16,
-        ("t", "rows", 1, "deep"): 17, ("t", "rows", 1, "deep", "i", "j", 0, "k"): 18,
+        ("a",): 1, ("b",): 5, ("c",): 6, ("quoted.key",): 9, ("t", "u v", "w", "c"): 11,
+        ("t", "u v", "w", "d", 2, 1): 13, ("t", "u v", "w", "e", "f", "g"): 14, ("t", "rows", 0, "h"): 16,
+        ("t", "rows", 1): 17, ("t", "rows", 1, "deep"): 18, ("t", "rows", 1, "deep", "i", "j", 0, "k"): 19,
     }  # fmt: skip
     assert {path: lines[path] for path in expected} == expected
 
