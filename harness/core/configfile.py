@@ -1,7 +1,7 @@
 """TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is allowed.
 
-``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same (valid) text once more,
-knows the line of every key, so that a wrong value deep in an array of tables is found by whoever wrote it.
+``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same text once more,
+knows the line of every key, so that a wrong value deep in an array of tables is found at once.
 """
 
 import difflib

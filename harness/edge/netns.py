@@ -1,0 +1,302 @@
+"""Network namespaces without names or mounts: an open descriptor holds each; a killed run leaves nothing.
+
+The two simulated controllers live in one namespace each, joined by a veth pair, their replication link.
+Another process enters a namespace through ``/proc/PID/fd/N`` of the process that holds it. Without root
+everything here works inside a user namespace, which ``ensure_privileges`` puts the whole command into.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from harness.errors import RigError
+
+INTERFACE: Final = "repl0"
+"""Name of the replication link's interface in both namespaces."""
+PRIMARY_ADDRESS: Final = "10.77.0.1"
+SECONDARY_ADDRESS: Final = "10.77.0.2"
+PREFIX_BITS: Final = 24
+
+CLONE_NEWNET: Final = 0x40000000
+CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
+"""What namespaces, addresses and AF_PACKET sockets need; bit numbers of <linux/capability.h>."""
+SIOCETHTOOL: Final = 0x8946
+OFFLOADS: Final = {"tso": 0x1F, "gso": 0x24, "gro": 0x2C, "rx-checksum": 0x15, "tx-checksum": 0x17}
+"""ETHTOOL_S* commands of <linux/ethtool.h>, in the order in which they are switched off."""
+REEXEC_MARKER: Final = "FREEZEFRAME_USER_NAMESPACE"
+"""Set in the environment of the command that runs inside the user namespace, so that it never tries again."""
+PROBE_TIMEOUT_S: Final = 10.0
+
+_IFREQ: Final = struct.Struct("@16sP")
+_ETHTOOL_VALUE: Final = struct.Struct("@II")
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+
+
+class Namespace:
+    """One network namespace, alive as long as a process is in it or a descriptor of it is open."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def create(cls) -> "Namespace":
+        """A new, empty namespace (its ``lo`` is down). RigError when the kernel refuses."""
+
+        def unshared() -> Namespace:
+            if _libc.unshare(CLONE_NEWNET) != 0:
+                raise _refused("make a network namespace")
+            return cls.open("/proc/thread-self/ns/net")
+
+        return _in_thread(unshared)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Namespace":
+        """The namespace at ``path``: /proc/PID/fd/N of the process that holds it, /run/netns/NAME, ..."""
+        try:
+            return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise RigError(f"network namespace {path}: {error.strerror}") from error
+
+    @property
+    def path(self) -> str:
+        """Where other processes of this user find it, as long as this process holds it."""
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay inside."""
+
+        def inside() -> T:
+            _set_namespace(self.fd)
+            return function()
+
+        return _in_thread(inside)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@contextlib.contextmanager
+def entered(namespace: Namespace) -> Iterator[None]:
+    """The calling thread is inside ``namespace`` for the length of the block; other threads are not."""
+    home = Namespace.open("/proc/thread-self/ns/net")
+    try:
+        _set_namespace(namespace.fd)
+        try:
+            yield
+        finally:
+            _set_namespace(home.fd)
+    finally:
+        home.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkPair:
+    """Both ends of a replication link."""
+
+    primary: Namespace
+    secondary: Namespace
+    notes: tuple[str, ...] = ()
+    """What the kernel did not allow, for the incident: "primary: tx-checksum offload stays on: ..."."""
+
+    def close(self) -> None:
+        self.primary.close()
+        self.secondary.close()
+
+
+def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
+    """Two namespaces joined by a veth pair, addresses set, all up, offloads off: frames are captured as on a
+    wire, of wire size and with valid checksums. RigError when the kernel refuses a step."""
+    primary = Namespace.create()
+    try:
+        secondary = Namespace.create()
+    except RigError:
+        primary.close()
+        raise
+    notes: list[str] = []
+    try:
+        primary.run(lambda: _add_veth(secondary.fd))
+        for side, namespace, address in (
+            ("primary", primary, PRIMARY_ADDRESS),
+            ("secondary", secondary, SECONDARY_ADDRESS),
+        ):
+            # Offloads first: nothing that is sent when the link comes up shall leave unsegmented.
+            notes += [f"{side}: {note}" for note in namespace.run(lambda: disable_offloads(INTERFACE))]
+            namespace.run(lambda address=address: _bring_up(address, mtu_bytes))  # type: ignore[misc]
+    except BaseException:
+        primary.close()
+        secondary.close()
+        raise
+    return LinkPair(primary=primary, secondary=secondary, notes=tuple(notes))
+
+
+def _add_veth(peer_namespace_fd: int) -> None:
+    with _netlink("join the namespaces") as route:
+        route.link(
+            "add", ifname=INTERFACE, kind="veth", peer={"ifname": INTERFACE, "net_ns_fd": peer_namespace_fd}
+        )
+
+
+def _bring_up(address: str, mtu_bytes: int | None) -> None:
+    with _netlink(f"set up {INTERFACE}") as route:
+        route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
+        (index,) = route.link_lookup(ifname=INTERFACE)
+        if mtu_bytes is not None:
+            route.link("set", index=index, mtu=mtu_bytes)
+        route.addr("add", index=index, address=address, prefixlen=PREFIX_BITS)
+        # No router solicitations between the replicated writes.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6").write_text("1")
+        route.link("set", index=index, state="up")
+
+
+@contextlib.contextmanager
+def _netlink(what: str) -> Iterator[Any]:
+    """A route socket of the calling thread's namespace; pyroute2's errors become RigError here."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as route:
+            yield route
+    except (NetlinkError, OSError) as error:
+        raise RigError(f"cannot {what}: {error}") from error
+
+
+def disable_offloads(interface: str) -> list[str]:
+    """Switch off what hides the wire's frames from a capture, on ``interface`` of the thread's namespace.
+
+    Returns what the driver refused; an offload that the device does not have is not worth a word.
+    """
+    notes = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        for name, command in OFFLOADS.items():
+            value = ctypes.create_string_buffer(_ETHTOOL_VALUE.pack(command, 0))
+            request = _IFREQ.pack(interface.encode(), ctypes.addressof(value))
+            try:
+                fcntl.ioctl(channel, SIOCETHTOOL, request)
+            except OSError as error:
+                notes.append(f"{name} offload stays on: {error.strerror}")
+    return notes
+
+
+def _set_namespace(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        raise _refused("enter a network namespace")
+
+
+def _refused(what: str) -> RigError:
+    number = ctypes.get_errno()
+    return RigError(f"cannot {what}: {os.strerror(number)} (needs CAP_SYS_ADMIN)")
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Call ``function`` in a new thread, which ends with its namespace: the caller's is untouched."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+# --- privileges ---------------------------------------------------------------------------------------------
+def missing_capabilities() -> list[str]:
+    """Names of CAPABILITIES that this process does not have."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+            return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    return list(CAPABILITIES)
+
+
+def ensure_privileges(argv: Sequence[str]) -> None:
+    """Return when this process may make namespaces; else run ``argv`` in its place inside a user namespace.
+
+    Call before any thread or child exists, and only for a simulated bench: inside, the machine's own
+    interfaces are out of reach. RigError names the setting or the capability that is missing.
+    """
+    missing = missing_capabilities()
+    if not missing:
+        return
+    why = (
+        "the user namespace gave no capabilities" if REEXEC_MARKER in os.environ else user_namespace_problem()
+    )
+    if why:
+        raise RigError(
+            f"cannot make a simulated bench's network namespaces: {', '.join(missing)} missing, and {why}"
+        )
+    os.execvpe("unshare", [*_UNSHARE, "--", *argv], {**os.environ, REEXEC_MARKER: "1"})
+
+
+_UNSHARE: Final = ("unshare", "--user", "--map-root-user")
+
+
+def user_namespace_problem() -> str:
+    """Why a user namespace that can hold network namespaces cannot be had here; "" when it can."""
+    if shutil.which(_UNSHARE[0]) is None:
+        return "the command unshare is not there (Debian package util-linux)"
+    try:
+        probe = subprocess.run(
+            [*_UNSHARE, "--net", "--", "true"],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"unshare did not answer within {PROBE_TIMEOUT_S:.0f} s"
+    if probe.returncode == 0:
+        return ""
+    return explain_refusal(probe.stderr.strip(), _settings())
+
+
+_FORBIDDING: Final = {
+    "kernel.unprivileged_userns_clone": (0, 1),
+    "user.max_user_namespaces": (0, 10000),
+    "user.max_net_namespaces": (0, 10000),
+    "kernel.apparmor_restrict_unprivileged_userns": (1, 0),
+}
+"""Kernel setting -> (the value that forbids user namespaces, the value to set)."""
+
+
+def _settings() -> dict[str, int]:
+    values = {}
+    for name in _FORBIDDING:
+        with contextlib.suppress(OSError, ValueError):
+            values[name] = int(Path("/proc/sys", *name.split(".")).read_text())
+    return values
+
+
+def explain_refusal(message: str, settings: Mapping[str, int]) -> str:
+    """The words of unshare, then the setting that explains them, or the capability when none does."""
+    for name, (forbidding, remedy) in _FORBIDDING.items():
+        if settings.get(name) == forbidding:
+            return (
+                f"the kernel forbids user namespaces ({message}): {name} = {forbidding}; "
+                f"`sudo sysctl -w {name}={remedy}` allows them, or run as root"
+            )
+    return (
+        f"the kernel forbids user namespaces ({message}): run as root or give CAP_SYS_ADMIN to the container"
+    )
