@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -213,7 +213,6 @@ def _value(tokens: _Tokens, path: KeyPath, lines: dict[KeyPath, int]) -> None:
 
 # --- what is wrong, in words --------------------------------------------------------------------------------
 _PHRASES: Final[dict[str, tuple[str, str]]] = {
-    "missing": ("is missing", ""),
     "string_type": ("is not a string", "text in quotes"),
     "int_type": ("is not a whole number", "a whole number"),
     "int_from_float": ("is not a whole number", "a whole number"),
@@ -234,36 +233,48 @@ _LIMITS: Final = {
 def _problem(
     path: str, lines: dict[KeyPath, int], model: type[BaseModel], detail: ErrorDetails
 ) -> tuple[int, str]:
-    """One problem as (line, text); the end of pydantic's location may name no key."""
-    where: KeyPath = detail["loc"]
+    """One problem as (line, text). Pydantic's location may end in parts that are no keys of the file."""
+    kind, context, location = detail["type"], detail.get("ctx", {}), detail["loc"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        location = (*location, context["discriminator"].strip("'"))
+    table, fields = _walk(model, location[:-1])
+    where = (*table, *location[-1:])
     known = where
     while known not in lines:
         known = known[:-1]
-    kind, context = detail["type"], detail.get("ctx", {})
-    shown = where if kind in ("missing", "extra_forbidden") else known
-    if kind == "extra_forbidden":
-        keys = sorted(_keys_at(model, where[:-1]))
-        near = difflib.get_close_matches(str(where[-1]), keys, n=3)
-        what = "unknown key" + (f", did you mean {' or '.join(near)}?" if near else "")
-        allowed = ", ".join(keys)
-    elif kind in _PHRASES:
-        what, allowed = _PHRASES[kind]
-        if kind == "missing":
-            allowed = _allowed_at(model, where)
-    elif kind in ("literal_error", "enum"):
-        what, allowed = (
-            f"{_excerpt(detail['input'])} is not known",
-            str(context["expected"]).replace(" or ", ", "),
-        )
-    elif any(key in context for key in _LIMITS):
-        what = f"{_excerpt(detail['input'])} is out of range"
-        allowed = _allowed_at(model, where) or ", ".join(
-            words.format(context[key]) for key, words in _LIMITS.items() if key in context
-        )
-    else:
-        what, allowed = detail["msg"].removeprefix("Value error, "), ""
+    shown = where if kind in ("missing", "extra_forbidden", "union_tag_not_found") else known
+    what, allowed = _words(detail, fields)
     text = f"{path}:{lines[known]}: {key_text(shown)}: {what}"
     return lines[known], text + (f"; allowed: {allowed}" if allowed else "")
+
+
+def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[str, str]:
+    """What is wrong and what is allowed; ``fields`` are those of the table that holds the key."""
+    kind, context, key = (
+        detail["type"],
+        detail.get("ctx", {}),
+        str(detail["loc"][-1]) if detail["loc"] else "",
+    )
+    given = _excerpt(detail["input"])
+    match kind:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(key, fields, n=3)
+            what = "unknown key" + (f", did you mean {' or '.join(near)}?" if near else "")
+            return what, ", ".join(sorted(fields))
+        case "missing":
+            return "is missing", _allowed(fields.get(key, []))
+        case "union_tag_not_found":
+            return "is missing", _allowed(fields.get(context["discriminator"].strip("'"), []))
+        case "union_tag_invalid":
+            return f"{context['tag']!r} is not known", str(context["expected_tags"])
+        case "literal_error" | "enum":
+            return f"{given} is not known", str(context["expected"]).replace(" or ", ", ")
+        case _ if kind in _PHRASES:
+            return _PHRASES[kind]
+        case _ if context.keys() & _LIMITS.keys():
+            limits = (words.format(context[name]) for name, words in _LIMITS.items() if name in context)
+            return f"{given} does not fit", _limits(fields.get(key, [])) or ", ".join(limits)
+    return detail["msg"].removeprefix("Value error, "), ""
 
 
 def _excerpt(value: object) -> str:
@@ -271,22 +282,38 @@ def _excerpt(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_at(model: type[BaseModel], where: KeyPath) -> set[str]:
-    """Keys of the table at ``where`` as the model declares them."""
-    return {name for name, _ in _fields_at(model, where)}
-
-
-def _fields_at(model: type[BaseModel], where: KeyPath) -> list[tuple[str, FieldInfo]]:
-    kinds = [model]
-    for part in where:
+def _walk(model: type[BaseModel], location: KeyPath) -> tuple[KeyPath, dict[str, list[FieldInfo]]]:
+    """Follow ``location`` from ``model``: the keys without the tags that pydantic puts in where one may be
+    one of several models, and the fields that the table there may have."""
+    kinds: list[type[BaseModel]] = [model]
+    keys: KeyPath = ()
+    for part in location:
+        tagged = [kind for kind in kinds if len(kinds) > 1 and part in _tags(kind)]
+        if tagged:
+            kinds = tagged
+            continue
+        keys = (*keys, part)
         if isinstance(part, str):
-            kinds = [inner for kind in kinds for name, field in _named_fields(kind) if name == part
-                     for inner in _models_in(field.annotation)]  # fmt: skip
-    return [named for kind in kinds for named in _named_fields(kind)]
+            inner = [field.annotation for name, field in _fields_of(kinds) if name == part]
+            kinds = [kind for annotation in inner for kind in _models_in(annotation)]
+    fields: dict[str, list[FieldInfo]] = {}
+    for name, field in _fields_of(kinds):
+        fields.setdefault(name, []).append(field)
+    return keys, fields
 
 
-def _named_fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
-    return [(field.alias or name, field) for name, field in model.model_fields.items()]
+def _fields_of(kinds: list[type[BaseModel]]) -> list[tuple[str, FieldInfo]]:
+    return [(field.alias or name, field) for kind in kinds for name, field in kind.model_fields.items()]
+
+
+def _tags(kind: type[BaseModel]) -> set[Any]:
+    """Every value that a Literal field of ``kind`` may have: its discriminator's is among them."""
+    return {
+        value
+        for field in kind.model_fields.values()
+        if get_origin(field.annotation) is Literal
+        for value in get_args(field.annotation)
+    }
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -295,19 +322,20 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for part in get_args(annotation) for found in _models_in(part)]
 
 
-def _allowed_at(model: type[BaseModel], where: KeyPath) -> str:
-    """What a missing or out-of-range key may hold, in words; "" when the model does not say."""
-    *tables, last = where
-    for name, field in _fields_at(model, tuple(tables)):
-        if name == last:
-            words = [
-                phrase.format(getattr(limit, key))
-                for key, phrase in _LIMITS.items()
-                for limit in field.metadata
-                if getattr(limit, key, None) is not None
-            ]
-            return ", ".join(words) or _type_words(field.annotation)
-    return ""
+def _allowed(fields: list[FieldInfo]) -> str:
+    """What a key may hold, in words; "" when the models do not say."""
+    return _limits(fields) or ", ".join(filter(None, (_type_words(field.annotation) for field in fields)))
+
+
+def _limits(fields: list[FieldInfo]) -> str:
+    """Both ends of a range and the like, though only one of them was broken."""
+    return ", ".join(
+        words.format(getattr(limit, name))
+        for field in fields
+        for name, words in _LIMITS.items()
+        for limit in field.metadata
+        if getattr(limit, name, None) is not None
+    )
 
 
 def _type_words(annotation: Any) -> str:
@@ -318,7 +346,7 @@ def _type_words(annotation: Any) -> str:
         return " or ".join(
             filter(None, (_type_words(part) for part in get_args(annotation) if part is not type(None)))
         )
-    if origin is not None and str(origin) == "typing.Literal":
+    if origin is Literal:
         return ", ".join(repr(value) for value in get_args(annotation))
     if _models_in(annotation):
         return "a table"

@@ -29,12 +29,23 @@ class Side(Table):
         return value
 
 
+class Literally(Table):
+    source: Literal["console"]
+    literal: str
+
+
+class Linked(Table):
+    source: Literal["link"]
+    deadline_ms: Annotated[int, Field(ge=1)] | None = None
+
+
 class Bench(Table):
     name: str
     primary: Side
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10
     faults: list[Fault] = Field(default_factory=list)
     power: Side | None = None
+    rule: list[Annotated[Literally | Linked, Field(discriminator="source")]] = Field(default_factory=list)
 
 
 GOOD = """# a bench
@@ -70,16 +81,16 @@ def test_a_good_file_is_a_model() -> None:
         ('"neg_ack"', '"neg_akc"',
          "b.toml:10: faults[1].kind: 'neg_akc' is not known; allowed: 'neg_ack', 'stall'"),
         ("at_write = 3", "at_write = 0",
-         "b.toml:11: faults[1].at_write: 0 is out of range; allowed: at least 1"),
+         "b.toml:11: faults[1].at_write: 0 does not fit; allowed: at least 1"),
         ("at_write = 3", "at_write = '3'",
          "b.toml:11: faults[1].at_write: is not a whole number; allowed: a whole number"),
         ("timeout_s = 1.5", "timeout_s = 601.5",
-         "b.toml:3: timeout_s: 601.5 is out of range; allowed: above 0, at most 600"),
+         "b.toml:3: timeout_s: 601.5 does not fit; allowed: above 0, at most 600"),
         ("driver = 'd'", "driver = 'd'\nconsole = '.x'", "b.toml:7: primary.console: starts with a dot"),
         ('name = "x"', "", "b.toml:1: name: is missing; allowed: text in quotes"),
         ("[[faults]]\nkind = \"stall\"\n[[faults]]", "[[fault]]",
          "b.toml:7: fault: unknown key, did you mean faults?; "
-         "allowed: faults, name, power, primary, timeout_s"),
+         "allowed: faults, name, power, primary, rule, timeout_s"),
         ('name = "x"', 'name = "x', "b.toml:2: not TOML: Illegal character '\\n' (column 10)"),
         ("at_write = 3", "at_write =", "b.toml:11: not TOML: Invalid value (column 11)"),
         ("at_write = 3\n", "a = [", "b.toml:11: not TOML: Invalid value at the end of the file"),
@@ -101,6 +112,21 @@ faults = [
 ]
 """
     assert problem(text) == "b.toml:6: faults[1].kind: 'nope' is not known; allowed: 'neg_ack', 'stall'"
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("source = 'serial'", "13: rule[0].source: 'serial' is not known; allowed: 'console', 'link'"),
+        ("side = 'x'", "12: rule[0].source: is missing; allowed: 'console', 'link'"),
+        ("source = 'console'", "12: rule[0].literal: is missing; allowed: text in quotes"),
+        ("source = 'link'\ndeadlin_ms = 3",
+         "14: rule[0].deadlin_ms: unknown key, did you mean deadline_ms?; allowed: deadline_ms, source"),
+        ("source = 'link'\ndeadline_ms = 0", "14: rule[0].deadline_ms: 0 does not fit; allowed: at least 1"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_one_of_several_kinds(rule: str, expected: str) -> None:
+    assert problem(f"{GOOD}[[rule]]\n{rule}\n") == f"b.toml:{expected}"
 
 
 def test_too_long_too_deep_and_too_many() -> None:
