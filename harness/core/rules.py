@@ -1,0 +1,203 @@
+"""Rule files: which text on a console or happening on the link is a trigger, and who is instructed for it.
+
+    [[rule]]
+    name = "digest-failed"                 # unique
+    source = "console"                     # console | link
+    side = "secondary"                     # console: primary | secondary | any (default any)
+    literal = "Digest integrity check FAILED"     # or regex = '...'
+    instruct = ["primary", "secondary"]    # default: the bench's policy; [] = told, nobody is instructed
+
+    [[rule]]
+    name = "late-ack"
+    source = "link"
+    event = "late-ack"                     # one of LINK_EVENTS
+    deadline_ms = 1000                     # late-ack and missing-ack only
+
+Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^`` and ``$`` are
+the borders of a line, and ``$`` also stands before ``\\r\\n``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import hyperscan
+from pydantic import Field, model_validator
+
+from harness.core import configfile
+from harness.core.events import Side
+from harness.errors import UsageError
+
+LinkEvent = Literal[
+    "digest-mismatch",
+    "neg-ack",
+    "late-ack",
+    "missing-ack",
+    "repeated-ack",
+    "unknown-ack",
+    "barrier-count",
+    "unacked-close",
+    "malformed",
+]
+LINK_EVENTS: Final[tuple[LinkEvent, ...]] = get_args(LinkEvent)
+TIMED_LINK_EVENTS: Final[frozenset[LinkEvent]] = frozenset({"late-ack", "missing-ack"})
+"""Only these have a deadline, and they must have one."""
+MAX_RULES: Final = 1000
+"""Hyperscan compiles as many in well under a second."""
+MAX_PATTERN_CHARACTERS: Final = 1000
+MAX_DEADLINE_MS: Final = 600_000
+REGEX_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleRule:
+    """One text trigger. Exactly one of ``literal`` and ``regex`` is not empty."""
+
+    name: str
+    side: Literal["primary", "secondary", "any"] = "any"
+    """Whose console it is looked for on."""
+    literal: str = ""
+    regex: str = ""
+    instruct: tuple[Side, ...] | None = None
+    """Who is instructed, in this order. None: the bench's policy. Empty: nobody, the hit is only told."""
+
+    def expression(self) -> bytes:
+        """The Hyperscan expression, free of NUL (where the library would cut it)."""
+        if self.literal:
+            return b"".join(b"\\x%02x" % byte for byte in self.literal.encode())
+        return _end_of_line_before_carriage_return(self.regex).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkRuleSpec:
+    """One link trigger."""
+
+    name: str
+    event: LinkEvent
+    deadline_ms: int = 0
+    """How long an acknowledgement may take; 0 for events without a deadline."""
+    instruct: tuple[Side, ...] | None = None
+    """As in ConsoleRule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSet:
+    console: tuple[ConsoleRule, ...] = ()
+    link: tuple[LinkRuleSpec, ...] = ()
+
+
+class _Rule(configfile.Table):
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    source: Literal["console", "link"]
+    side: Literal["primary", "secondary", "any"] | None = None
+    literal: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    regex: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    event: LinkEvent | None = None
+    deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
+    instruct: list[Side] | None = Field(default=None, max_length=2)
+
+    @model_validator(mode="after")
+    def _is_one_kind_of_rule(self) -> "_Rule":
+        foreign = ("event", "deadline_ms") if self.source == "console" else ("side", "literal", "regex")
+        for key in foreign:
+            if getattr(self, key) is not None:
+                raise ValueError(f"rule {self.name!r}: a {self.source} rule has no {key}")
+        if self.instruct is not None and len(set(self.instruct)) != len(self.instruct):
+            raise ValueError(f"rule {self.name!r}: instruct names a side twice")
+        if self.source == "console":
+            if (self.literal is None) == (self.regex is None):
+                raise ValueError(f"rule {self.name!r}: a console rule has either literal or regex")
+            refusal = _refusal(self.console_rule())
+            if refusal:
+                raise ValueError(f"rule {self.name!r}: regex {self.regex!r}: {refusal}")
+        elif self.event is None:
+            raise ValueError(
+                f"rule {self.name!r}: a link rule has an event; allowed: {', '.join(LINK_EVENTS)}"
+            )
+        elif (self.deadline_ms is not None) != (self.event in TIMED_LINK_EVENTS):
+            due = "needs a" if self.deadline_ms is None else "has no"
+            raise ValueError(f"rule {self.name!r}: event {self.event} {due} deadline_ms")
+        return self
+
+    def console_rule(self) -> ConsoleRule:
+        return ConsoleRule(
+            name=self.name,
+            side=self.side or "any",
+            literal=self.literal or "",
+            regex=self.regex or "",
+            instruct=None if self.instruct is None else tuple(self.instruct),
+        )
+
+    def link_rule(self) -> LinkRuleSpec:
+        assert self.event is not None
+        return LinkRuleSpec(
+            name=self.name,
+            event=self.event,
+            deadline_ms=self.deadline_ms or 0,
+            instruct=None if self.instruct is None else tuple(self.instruct),
+        )
+
+
+class _RuleFile(configfile.Table):
+    rule: list[_Rule] = Field(max_length=MAX_RULES)
+
+
+def parse_rules(text: str, path: str) -> RuleSet:
+    """Read one rule file. Raises UsageError that names file, line, rule and what is allowed."""
+    read = configfile.load(text, path, _RuleFile).rule
+    rules = RuleSet(
+        console=tuple(rule.console_rule() for rule in read if rule.source == "console"),
+        link=tuple(rule.link_rule() for rule in read if rule.source == "link"),
+    )
+    return combine([(path, rules)])
+
+
+def combine(parts: Sequence[tuple[str, RuleSet]]) -> RuleSet:
+    """Join the rules of several files, given as (path, rules). UsageError when a name is used twice."""
+    seen: dict[str, str] = {}
+    for path, rules in parts:
+        for name in [rule.name for rule in rules.console] + [rule.name for rule in rules.link]:
+            if name in seen:
+                raise UsageError(f"{path}: rule {name!r} is already in {seen[name]}: give it another name")
+            seen[name] = path
+    return RuleSet(
+        console=tuple(rule for _, rules in parts for rule in rules.console),
+        link=tuple(rule for _, rules in parts for rule in rules.link),
+    )
+
+
+def _refusal(rule: ConsoleRule) -> str:
+    """Why Hyperscan does not take the rule's pattern; "" when it does."""
+    if "\0" in rule.regex:
+        return "holds a NUL character: write \\x00"
+    try:
+        hyperscan.Database(mode=hyperscan.HS_MODE_STREAM).compile(
+            expressions=[rule.expression()], ids=[0], elements=1, flags=REGEX_FLAGS
+        )
+    except hyperscan.error as error:
+        return str(error)
+    return ""
+
+
+def _end_of_line_before_carriage_return(regex: str) -> str:
+    """``regex`` with each ``$`` that stands for the end of a line made to stand before ``\\r\\n`` as well."""
+    out: list[str] = []
+    in_class = False
+    at = 0
+    while at < len(regex):
+        character = regex[at]
+        if character == "\\":
+            character = regex[at : at + 2]
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+            # A "]" that comes first (also behind "^") is a member of the class, not its end.
+            character = next(opening for opening in ("[^]", "[]", "[^", "[") if regex.startswith(opening, at))
+        elif character == "$":
+            out.append("(?:\\r?$)")
+            at += 1
+            continue
+        out.append(character)
+        at += len(character)
+    return "".join(out)
