@@ -1,0 +1,41 @@
+"""One row of an incident's timeline a happening: plain JSON values, text of devices escaped."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from harness.core.events import Event, Ns, Side, Trigger
+from harness.core.text import escape
+
+MAX_TEXT_CHARS: Final = 4096
+"""A longer text in a row is cut: the console log and the capture hold it whole."""
+Row = dict[str, Any]
+"""``t_ns``, ``source``, ``side`` ("" = the pair), ``event``, and what belongs to that event."""
+
+
+def row(t_ns: Ns, source: str, event: str, side: Side | str = "", **fields: Any) -> Row:
+    """A row from its parts; bytes become hex, text is escaped and cut, all else must be JSON already."""
+    made: Row = {"t_ns": t_ns, "source": source, "side": side, "event": event}
+    for name, value in fields.items():
+        if isinstance(value, bytes | bytearray):
+            made[f"{name}_hex"] = value[: MAX_TEXT_CHARS // 2].hex()
+        else:
+            made[name] = escape(value[:MAX_TEXT_CHARS]) if isinstance(value, str) else value
+    return made
+
+
+def row_of(event: Event, source: str) -> Row:
+    """The row of an event that ``source`` (reflex, linkwatch, workload, ...) told."""
+    fields = msgspec.structs.asdict(event)
+    t_ns, side = fields.pop("t_ns"), fields.pop("side", "")
+    if isinstance(event, Trigger):
+        fields["text"] = escape(event.excerpt)
+        fields["where"] = fields.pop("source")
+    fields.pop("source", None)
+    return row(t_ns, source, str(type(event).__struct_config__.tag), side, **fields)
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """Rows of all sources by time; rows of one time keep their order. A row without a time comes first."""
+    return sorted(rows, key=lambda one: one["t_ns"] if isinstance(one.get("t_ns"), int) else 0)
