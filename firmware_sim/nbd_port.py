@@ -25,10 +25,9 @@ CHANGING: Final = frozenset({"write", "trim", "write_zeroes"})
 BULK: Final = frozenset({"trim", "write_zeroes", "cache"})
 """Requests that carry no data in either direction: the block size limit does not bind them, the volume's
 size does."""
-FLAGS_OF: Final[dict[Kind, int]] = {
-    kind: nbd.CommandFlag.FUA | (nbd.CommandFlag.NO_HOLE if kind == "write_zeroes" else 0)
-    for kind in KINDS.values()
-}
+FUA: Final = int(nbd.CommandFlag.FUA)
+NO_HOLE: Final = int(nbd.CommandFlag.NO_HOLE)
+"""Plain integers: the inverse of an IntFlag knows only the named bits."""
 SERVER_FLAGS: Final = int(nbd.Handshake.FIXED_NEWSTYLE | nbd.Handshake.NO_ZEROES)
 EXPORT_FLAGS: Final = int(
     nbd.Transmission.HAS_FLAGS
@@ -278,13 +277,13 @@ class NbdSession:
         if kind is None or error:
             self._out.append(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie))
             return
-        fua = bool(flags & nbd.CommandFlag.FUA)
-        no_hole = bool(flags & nbd.CommandFlag.NO_HOLE)
+        fua = bool(flags & FUA)
+        no_hole = bool(flags & NO_HOLE)
         requests.append(Request(cookie.to_bytes(8, "big"), kind, offset, length, data, fua, no_hole))
 
     def _refusal(self, kind: Kind, flags: int, offset: int, length: int) -> int:
         """0, or the error of proto.md, section "Error values"."""
-        if flags & ~FLAGS_OF[kind]:
+        if flags & ~(FUA | NO_HOLE if kind == "write_zeroes" else FUA):
             return nbd.Error.EINVAL
         if kind == "flush":
             return nbd.Error.EINVAL if offset or length else 0
