@@ -6,10 +6,11 @@ device refused: a failing device is a result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from harness.core.events import Ns, Side
+from harness.core.rootcause import RootCauseSet as RootCauseSet
 
 
 @runtime_checkable
@@ -72,16 +73,6 @@ class SetEntry:
     stored_bytes: int
     boot_epoch: int
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RootCauseSet:
-    """A pulled set, decoded: everything a person or the verdict reads of it."""
-
-    header: Mapping[str, Any]
-    state: Mapping[str, Any]
-    events: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by name."""
 
 
 class Controller(Protocol):

@@ -13,8 +13,8 @@
     event = "late-ack"                     # one of LINK_EVENTS
     deadline_ms = 1000                     # late-ack and missing-ack only
 
-Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^`` and ``$`` are
-the borders of a line, and ``$`` also stands before ``\\r\\n``.
+Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^`` and ``$``
+are the borders of a line, and ``$`` also stands before ``\\r\\n``.
 """
 
 from collections.abc import Sequence

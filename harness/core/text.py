@@ -5,9 +5,9 @@ def escape(text: str | bytes) -> str:
     """``text`` on one line, every character that a terminal could act on written as ``\\xNN`` or ``\\uNNNN``.
 
     Bytes are read as UTF-8; bytes that are none come out as ``\\xNN``. Escaped are all that Unicode does not
-    call printable: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and other format controls, line
-    and paragraph separators, odd spaces, lone surrogates, private and unassigned code points. A backslash
-    stays one backslash. Who prints with rich must still tell it not to read ``[...]`` as markup.
+    call printable: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and other format controls,
+    line and paragraph separators, odd spaces, lone surrogates, private and unassigned code points. A
+    backslash stays one backslash. Who prints with rich must still tell it not to read ``[...]`` as markup.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")

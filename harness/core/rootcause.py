@@ -1,0 +1,192 @@
+"""A root cause data set as its controller stored it -> what a person or the verdict reads of it.
+
+The bytes come from a device that has just failed: nothing in them is believed. Sizes are checked before
+memory is taken, the SHA-256 before the content, the type of every value before its use.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cbor2
+import zstandard
+
+from harness.errors import WireError
+from harness.wire import control, rootcause
+from harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, Event
+
+NS_PER_US: Final = 1_000
+US_PER_S: Final = 1_000_000
+MAX_DEPTH: Final = 16
+"""Nesting of lists and maps in a set; ours have 4."""
+MAX_ITEMS: Final = 1 << 20
+"""Values in all of a set's lists and maps together."""
+LAST_INLINE_VALUE: Final = 23
+HEAD_BYTES: Final = {24: 1, 25: 2, 26: 4, 27: 8}
+"""Additional information of a CBOR head -> bytes of the value that follow it."""
+SIMPLE_VALUES: Final = frozenset({20, 21, 22, 25, 26, 27})
+"""false, true, null, and the three sizes of floats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootCauseSet:
+    """A pulled set, decoded: everything a person or the verdict reads of it."""
+
+    header: Mapping[str, Any]
+    """Keys: wire.rootcause.HEADER_KEYS."""
+    state: Mapping[str, Any]
+    """Keys: wire.rootcause.STATE_KEYS."""
+    events: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by name."""
+
+
+def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
+    """Decode a stored set, after comparing its SHA-256 (raw or hex) when one is given. Raises WireError."""
+    if sha256 is not None:
+        expected = sha256 if isinstance(sha256, str) else sha256.hex()
+        found = hashlib.sha256(stored).hexdigest()
+        if found != expected:
+            raise WireError(f"the set's SHA-256 is {found}, its controller listed {expected}")
+    content = decode_cbor(_decompressed(stored))
+    if not isinstance(content, dict) or not set(rootcause.SET_KEYS) <= set(content):
+        raise WireError(f"a root cause data set is a map with the keys {', '.join(rootcause.SET_KEYS)}")
+    if content["format"] != rootcause.FORMAT:
+        raise WireError(f"the set's format is {str(content['format'])[:80]!r}, known is {rootcause.FORMAT!r}")
+    return RootCauseSet(
+        header=_checked_map(content["header"], "header", rootcause.HEADER_KEYS),
+        state=_checked_map(content["state"], "state", rootcause.STATE_KEYS),
+        events=_decoded_events(content["events"]),
+    )
+
+
+def decode_cbor(data: bytes) -> Any:
+    """The one CBOR value that ``data`` is: maps with text keys, lists, ints, floats, texts, bytes, true,
+    false, null. Raises WireError on everything else (tags, indefinite lengths), before memory is taken for
+    it."""
+    _inspect(data)
+    try:
+        return cbor2.loads(data)
+    except (cbor2.CBORDecodeError, ValueError) as error:
+        raise WireError(f"not CBOR: {error}"[:200], 0, data) from error
+
+
+def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``events.log``: a line a record: seq, uptime in seconds, level, name, argument=value ..."""
+    lines = []
+    for record in events:
+        uptime_us = record["uptime_ns"] // NS_PER_US
+        arguments = "".join(
+            f" {name}={value}"
+            for name, value in record.items()
+            if name not in ("seq", "uptime_ns", "level", "name")
+        )
+        lines.append(
+            f"{record['seq']:>8} {uptime_us // US_PER_S:>6}.{uptime_us % US_PER_S:06d} "
+            f"{record['level']:<5} {record['name']}{arguments}"
+        )
+    return lines
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` with its bytes as hex, for ``state.json``."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(inner) for inner in value]
+    return value
+
+
+def _decompressed(stored: bytes) -> bytes:
+    """The content of one zstd frame. Its size must be declared, believable, and true."""
+    if len(stored) > control.MAX_SET_BYTES:
+        raise WireError(f"stored set of {len(stored)} bytes, at most {control.MAX_SET_BYTES} are believed")
+    try:
+        content_bytes = zstandard.get_frame_parameters(stored).content_size
+    except zstandard.ZstdError as error:
+        raise WireError(f"not a zstd frame: {error}", 0, stored) from error
+    if content_bytes > control.MAX_SET_BYTES:  # an undeclared size reads as 2**64 - 1
+        raise WireError(f"the set declares no size up to {control.MAX_SET_BYTES} bytes", 0, stored)
+    try:
+        # The output buffer is exactly as large as declared: a frame that holds more is an error of zstd's.
+        content = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise WireError(f"zstd: {error}", 0, stored) from error
+    if len(content) != content_bytes:
+        raise WireError(f"the set holds {len(content)} bytes and declares {content_bytes}")
+    return content
+
+
+def _inspect(data: bytes) -> None:
+    """Walk the heads of the CBOR items (RFC 8949, section 3): types, lengths, nesting and number as we
+    allow."""
+    open_items: list[tuple[int, bool]] = [(1, False)]
+    """Lists and maps around the position: how many items are still to come, and whether it is a map."""
+    items = at = 0
+    while open_items:
+        left, is_map = open_items.pop()
+        if not left:
+            continue
+        open_items.append((left - 1, is_map))
+        start = at
+        items += 1
+        if items > MAX_ITEMS or len(open_items) > MAX_DEPTH:
+            raise WireError("the CBOR value is nested too deeply or holds too many values", start)
+        if at >= len(data):
+            raise WireError("the CBOR value is cut off", start)
+        major, value = data[at] >> 5, data[at] & 0x1F
+        at += 1
+        if value > LAST_INLINE_VALUE:
+            head_bytes = HEAD_BYTES.get(value, 0)
+            if not head_bytes or len(data) - at < head_bytes:
+                raise WireError("a CBOR head is cut off or of indefinite length", start, data[start:])
+            # In major type 7 what follows is a float or a simple value, never a length.
+            value = value if major == 7 else int.from_bytes(data[at : at + head_bytes], "big")
+            at += head_bytes
+        if is_map and left % 2 == 0 and major != 3:
+            raise WireError("a key of a CBOR map is not a text", start, data[start:])
+        if major in (2, 3):
+            if value > len(data) - at:
+                raise WireError(f"a CBOR string of {value} bytes is cut off", start, data[start:])
+            at += value
+        elif major in (4, 5):
+            open_items.append((value * (major - 3), major == 5))
+        elif major == 6 or (major == 7 and value not in SIMPLE_VALUES):
+            raise WireError("a CBOR tag or an unknown simple value", start, data[start:])
+    if at != len(data):
+        raise WireError("bytes are left behind the CBOR value", at, data[at:])
+
+
+def _checked_map(value: Any, name: str, keys: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WireError(f"the set's {name} is not a map")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise WireError(f"the set's {name} lacks {', '.join(missing)}")
+    return value
+
+
+def _decoded_events(ring: Any) -> list[dict[str, Any]]:
+    if not isinstance(ring, bytes) or len(ring) % RECORD.size:
+        raise WireError(f"the set's events are not whole records of {RECORD.size} bytes")
+    if len(ring) > rootcause.RING_RECORDS * RECORD.size:
+        raise WireError(f"the set holds more than {rootcause.RING_RECORDS} event records")
+    return [_decoded_event(*values) for values in RECORD.iter_unpack(ring)]
+
+
+def _decoded_event(
+    seq: int, uptime_ns: int, code: int, level: int, _spare: int, *arguments: int
+) -> dict[str, Any]:
+    try:
+        name, argument_names = Event(code).name, EVENT_ARGUMENTS[Event(code)]
+    except ValueError:  # a newer firmware's event: told by its number, nothing dropped
+        name, argument_names = f"EVENT_{code:#06x}", ("a0", "a1", "a2", "a3")
+    try:
+        level_name = control.TraceLevel(level).name
+    except ValueError:
+        level_name = f"L{level}"
+    record: dict[str, Any] = {"seq": seq, "uptime_ns": uptime_ns, "name": name, "level": level_name}
+    record.update(zip(argument_names, arguments, strict=False))
+    return record
