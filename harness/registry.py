@@ -1,0 +1,78 @@
+"""Drivers found by name: loaded only when a bench file names them, and each failing step told by itself.
+
+A name is looked up in the entry-point group ``freezeframe.drivers`` of whatever is installed, then among our
+own (so that a checkout without an installation works too). A driver is a class, or a callable that returns an
+object, that plays one role of ``harness.roles``.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+from harness.errors import RigError, UsageError
+
+GROUP: Final = "freezeframe.drivers"
+BUILT_IN: Final = {
+    "sim_array": "drivers.controllers.sim_array:SimArray",
+    "nbd": "drivers.hosts.nbd:NbdHost",
+    "scpi_supply": "drivers.power.scpi_supply:ScpiSupply",
+}
+"""The same as in pyproject.toml; a test compares them."""
+
+
+def names() -> list[str]:
+    """Names of all drivers that can be asked for."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def find(name: str) -> EntryPoint:
+    """Where driver ``name`` is, not loaded yet. UsageError: there is none, or two packages give one."""
+    installed = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if len(installed) > 1:
+        given = " and ".join(
+            f"{one.value} ({one.dist.name if one.dist else '?'})" for one in installed.values()
+        )
+        raise UsageError(f"driver {name!r} is registered twice: {given}; remove one of the packages")
+    if installed:
+        return next(iter(installed.values()))
+    if name in BUILT_IN:
+        return EntryPoint(name, BUILT_IN[name], GROUP)
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f", did you mean {near[0]}?" if near else ""
+    raise UsageError(f"driver {name!r} not found{hint}; known drivers: {', '.join(names())}")
+
+
+def load(name: str, role: type) -> Callable[..., Any]:
+    """The class of driver ``name``, which must play ``role`` (a Protocol of ``harness.roles``).
+
+    UsageError: not found, or of another role. RigError: its module cannot be imported.
+    """
+    point = find(name)
+    try:
+        module = importlib.import_module(point.module)
+    except Exception as error:  # whatever a third party's module raises, the bench cannot be used
+        raise RigError(
+            f"driver {name!r}: importing {point.module} failed: {type(error).__name__}: {error}"
+        ) from error
+    loaded: Any = module
+    for attribute in filter(None, point.attr.split(".")):
+        if not hasattr(loaded, attribute):
+            raise RigError(f"driver {name!r}: {point.module} has no {point.attr}")
+        loaded = getattr(loaded, attribute)
+    if isinstance(loaded, type):
+        missing = [method for method in methods(role) if not callable(getattr(loaded, method, None))]
+        if missing:
+            raise UsageError(
+                f"driver {name!r} does not play the role {role.__name__}: {point.value} has no "
+                f"{', '.join(f'{method}()' for method in missing)}"
+            )
+    elif not callable(loaded):
+        raise UsageError(f"driver {name!r}: {point.value} is not a class")
+    return loaded  # type: ignore[no-any-return]
+
+
+def methods(role: type) -> list[str]:
+    """Names of the methods that a role asks for."""
+    return [name for name, value in vars(role).items() if callable(value) and not name.startswith("_")]
