@@ -1,0 +1,303 @@
+"""The recovery machine: every walk of the table, and that every walk ends."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core import recovery
+from harness.core.recovery import (
+    MAX_PULLS,
+    Action,
+    Answered,
+    AwaitBoot,
+    AwaitFullDuplex,
+    AwaitReply,
+    Compare,
+    Compared,
+    Event,
+    Finish,
+    FrameNotOut,
+    FrameOut,
+    Policy,
+    PowerCycle,
+    PowerCycled,
+    Pull,
+    PullBroke,
+    Pulled,
+    Recovery,
+    Rejoined,
+    Replied,
+    TimedOut,
+)
+
+S = 1_000_000_000
+POLICY = Policy(
+    reply_timeout_s=2, boot_timeout_s=10, pull_timeout_s=30, rejoin_timeout_s=20, power_cycle=True
+)
+NO_POWER = Policy(
+    reply_timeout_s=2, boot_timeout_s=10, pull_timeout_s=30, rejoin_timeout_s=20, power_cycle=False
+)
+
+
+def obedient(action: Action) -> Event:
+    """What a healthy bench answers to each action."""
+    match action:
+        case AwaitReply():
+            return Replied(side=action.side, ok=True)
+        case AwaitBoot():
+            return Answered(side=action.side, boot_epoch=action.armed_epoch + 1)
+        case PowerCycle():
+            return PowerCycled(side=action.side)
+        case Pull():
+            return Pulled(side=action.side)
+        case AwaitFullDuplex():
+            return Rejoined()
+        case Compare():
+            return Compared(equal=True)
+        case Finish():
+            raise AssertionError("finished")
+
+
+def walk(
+    machine: Recovery, answer: Callable[[Action], Event] = obedient, *, both: bool = True
+) -> tuple[list[str], Finish]:
+    """Play a bench; one second passes with each event, or the action's time when it times out."""
+    now = 0
+    actions = machine.on(FrameOut(side="primary"), now)
+    if both:
+        assert actions == []
+        actions = machine.on(FrameOut(side="secondary"), now)
+    names = []
+    for _ in range(100):
+        (action,) = actions
+        names.append(f"{type(action).__name__} {getattr(action, 'side', '')[:1]}".strip())
+        if isinstance(action, Finish):
+            assert machine.finished and machine.next_deadline() is None
+            assert machine.on(TimedOut(), now) == []
+            return names, action
+        event = answer(action)
+        deadline = machine.next_deadline()
+        assert deadline is None or deadline > now
+        now = deadline if isinstance(event, TimedOut) and deadline is not None else now + S
+        actions = machine.on(event, now)
+    raise AssertionError("the walk does not end")
+
+
+def pair(policy: Policy = POLICY) -> Recovery:
+    return Recovery(policy, {"primary": 3, "secondary": 8})
+
+
+def test_both_sides_obey() -> None:
+    machine = pair()
+    names, finish = walk(machine)
+    assert names == [
+        "AwaitReply p", "AwaitReply s", "AwaitBoot p", "AwaitBoot s", "Pull p", "Pull s", "AwaitFullDuplex",
+        "Compare", "Finish",
+    ]  # fmt: skip
+    assert finish.rejoined is True and finish.data_equal is True
+    assert [(one.side, one.set, one.boot_epoch, one.reply) for one in finish.sides] == [
+        ("primary", "complete", 4, "ok"),
+        ("secondary", "complete", 9, "ok"),
+    ]
+    assert [(one.side, one.step) for one in machine.history[:4]] == [
+        ("primary", "frame out"), ("secondary", "frame out"), ("primary", "acknowledged"),
+        ("secondary", "acknowledged"),
+    ]  # fmt: skip
+    assert machine.history[-1].step == "data equal"
+
+
+def test_deadlines_are_the_policys_and_start_when_their_action_does() -> None:
+    machine = Recovery(POLICY, {"primary": 0})
+    assert machine.next_deadline() is None
+    assert machine.on(FrameOut(side="primary"), 5 * S) == [AwaitReply(side="primary", deadline_ns=7 * S)]
+    assert machine.on(Replied(side="primary", ok=True), 6 * S) == [
+        AwaitBoot(side="primary", armed_epoch=0, deadline_ns=16 * S)
+    ]
+    assert machine.on(Answered(side="primary", boot_epoch=1), 9 * S) == [
+        Pull(side="primary", attempt=1, deadline_ns=39 * S)
+    ]
+    broke = PullBroke(side="primary", reason="silent", arrived_bytes=10)
+    assert machine.on(broke, 12 * S) == [Pull(side="primary", attempt=2, deadline_ns=39 * S)]
+    assert machine.on(Pulled(side="primary"), 20 * S) == [AwaitFullDuplex(deadline_ns=40 * S)]
+    assert machine.on(Rejoined(), 21 * S) == [Compare()]
+
+
+def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
+    cycled: list[str] = []
+
+    def hung(action: Action) -> Event:
+        if isinstance(action, AwaitBoot) and action.side == "primary" and not cycled:
+            return TimedOut()
+        if isinstance(action, PowerCycle):
+            cycled.append(action.side)
+        return obedient(action)
+
+    names, finish = walk(pair(), hung)
+    assert names[2:7] == ["AwaitBoot p", "AwaitBoot s", "PowerCycle p", "AwaitBoot p", "Pull p"]
+    assert (
+        finish.sides[0].set == "complete"
+        and finish.sides[0].power_cycled
+        and not finish.sides[1].power_cycled
+    )
+
+
+@pytest.mark.parametrize(("policy", "cycles"), [(POLICY, 1), (NO_POWER, 0)])
+def test_a_controller_that_never_comes_back_ends_it_without_a_comparison(policy: Policy, cycles: int) -> None:
+    def dead(action: Action) -> Event:
+        return TimedOut() if isinstance(action, AwaitBoot) and action.side == "primary" else obedient(action)
+
+    names, finish = walk(pair(policy), dead)
+    assert names.count("PowerCycle p") == cycles and "Compare" not in names
+    assert finish.rejoined is None and finish.data_equal is None
+    assert finish.sides[0].set == "missing" and "cannot be cycled" in finish.sides[0].reason
+    assert finish.sides[1].set == "complete"
+
+
+def test_a_supply_that_fails_is_the_reason() -> None:
+    def dead(action: Action) -> Event:
+        match action:
+            case AwaitBoot(side="primary"):
+                return TimedOut()
+            case PowerCycle():
+                return PowerCycled(side=action.side, error="no answer from the supply")
+        return obedient(action)
+
+    _, finish = walk(pair(), dead)
+    assert finish.sides[0].reason == "power not cycled: no answer from the supply"
+
+
+def test_a_refusal_is_final_and_the_pair_is_still_compared() -> None:
+    def refusing(action: Action) -> Event:
+        if isinstance(action, AwaitReply) and action.side == "primary":
+            return Replied(side="primary", ok=False, status="stale epoch")
+        return obedient(action)
+
+    names, finish = walk(pair(), refusing)
+    assert "AwaitBoot p" not in names and "Compare" in names
+    assert (finish.sides[0].set, finish.sides[0].reason) == ("missing", "refused: stale epoch")
+    assert finish.sides[0].reply == "stale epoch"
+
+
+def test_silence_is_judged_by_the_boot_epoch() -> None:
+    def silent(action: Action) -> Event:
+        return TimedOut() if isinstance(action, AwaitReply) else obedient(action)
+
+    names, finish = walk(pair(), silent)
+    assert "Pull p" in names and finish.sides[0].set == "complete" and finish.sides[0].reply == "no answer"
+
+
+def test_a_controller_that_runs_on_did_not_obey() -> None:
+    machine = Recovery(POLICY, {"primary": 3})
+    machine.on(FrameOut(side="primary"), 0)
+    machine.on(Replied(side="primary", ok=True), 1)
+    assert machine.on(Answered(side="primary", boot_epoch=3), 2) == []
+    assert machine.next_deadline() == 1 + 10 * S
+    (action,) = machine.on(TimedOut(), 1 + 10 * S)
+    assert isinstance(action, AwaitFullDuplex)
+    (finish,) = machine.on(TimedOut(detail="suspended"), 40 * S)
+    assert isinstance(finish, Finish) and finish.rejoined is False and finish.data_equal is None
+    assert finish.sides[0].reason == "did not restart: deadline passed" and finish.sides[0].up
+
+
+def test_a_pull_is_resumed_a_bounded_number_of_times() -> None:
+    def broken(action: Action) -> Event:
+        if isinstance(action, Pull) and action.side == "secondary":
+            return PullBroke(side="secondary", reason="line silent", arrived_bytes=4096)
+        return obedient(action)
+
+    names, finish = walk(pair(), broken)
+    assert names.count("Pull s") == MAX_PULLS
+    assert (finish.sides[1].set, finish.sides[1].reason) == ("partial", "pull given up: line silent")
+
+
+def test_a_set_that_is_not_there_is_missing() -> None:
+    def none(action: Action) -> Event:
+        if isinstance(action, Pull):
+            return PullBroke(side=action.side, reason="no such set", arrived_bytes=0, resumable=False)
+        return obedient(action)
+
+    names, finish = walk(pair(), none)
+    assert names.count("Pull p") == 1
+    assert {(one.set, one.reason) for one in finish.sides} == {("missing", "pull given up: no such set")}
+
+
+def test_a_frame_that_did_not_go_out() -> None:
+    machine = pair()
+    assert machine.on(FrameNotOut(side="primary", reason="line gone"), 0) == []
+    (action,) = machine.on(FrameOut(side="secondary"), 0)
+    assert action == AwaitReply(side="secondary", deadline_ns=2 * S)
+
+
+def test_events_that_do_not_fit_change_nothing() -> None:
+    machine = pair()
+    assert machine.on(Pulled(side="primary"), 0) == []
+    machine.on(FrameOut(side="primary"), 0)
+    machine.on(FrameOut(side="secondary"), 0)
+    before = len(machine.history)
+    for event in (
+        FrameOut(side="primary"), Replied(side="secondary", ok=True), Answered(side="primary", boot_epoch=99),
+        Pulled(side="primary"), Rejoined(), Compared(equal=False), PowerCycled(side="primary"),
+    ):  # fmt: skip
+        assert machine.on(event, 1) == []
+    assert len(machine.history) == before and machine.next_deadline() == 2 * S
+
+
+def test_data_that_differ_and_data_that_could_not_be_compared() -> None:
+    for event, equal in (
+        (Compared(equal=False, detail="sector 8"), False),
+        (TimedOut(detail="host gone"), None),
+    ):
+
+        def answer(action: Action, event: Event = event) -> Event:
+            return event if isinstance(action, Compare) else obedient(action)
+
+        _, finish = walk(pair(), answer)
+        assert finish.data_equal is equal and finish.detail in ("sector 8", "host gone")
+
+
+SIDES = st.sampled_from(["primary", "secondary"])
+EVENTS = st.one_of(
+    st.builds(Replied, side=SIDES, ok=st.booleans(), status=st.just("busy")),
+    st.builds(Answered, side=SIDES, boot_epoch=st.integers(0, 12)),
+    st.builds(PowerCycled, side=SIDES, error=st.sampled_from(["", "no"])),
+    st.builds(Pulled, side=SIDES),
+    st.builds(
+        PullBroke, side=SIDES, reason=st.just("x"), arrived_bytes=st.integers(0, 9), resumable=st.booleans()
+    ),
+    st.just(Rejoined()),
+    st.builds(Compared, equal=st.booleans()),
+    st.just(TimedOut()),
+)
+
+
+@given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER]))
+def test_whatever_happens_it_ends_by_its_deadlines(events: list[Event], policy: Policy) -> None:
+    """After any events, timeouts alone end every recovery, within the sum of what the policy allows."""
+    machine = pair(policy)
+    machine.on(FrameOut(side="primary"), 0)
+    actions = machine.on(FrameOut(side="secondary"), 0)
+    for event in events:
+        if machine.finished:
+            break
+        actions = machine.on(event, 1) or actions
+    now = 1
+    for _ in range(40):
+        if machine.finished:
+            break
+        now = max(now, machine.next_deadline() or now)
+        actions = machine.on(TimedOut(), now) or actions
+    assert machine.finished and isinstance(actions[0], Finish)
+    assert now <= 1 + S * (2 * (2 + 3 * 10 + 30) + 20)
+    for one in actions[0].sides:
+        assert (one.set == "complete") == (one.reason == "")
+
+
+def test_the_table_leads_every_step_to_the_end() -> None:
+    reached = {recovery.Step.SETTLED}
+    while more := {
+        step for step, row in recovery.TABLE.items() if step not in reached and reached & {*row.values()}
+    }:
+        reached |= more
+    assert reached == set(recovery.Step)
