@@ -1,0 +1,282 @@
+"""Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
+
+The writer hands whole blocks to the kernel with one ``writev`` a batch and buffers nothing: whatever moment the process
+is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the file back to the last
+complete block and goes no further.
+
+pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame, interface
+statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from harness.errors import RigError, WireError
+
+LINKTYPE_ETHERNET: Final = 1
+_SHB, _IDB, _SPB, _ISB, _EPB = 0x0A0D0D0A, 1, 3, 5, 6
+_BYTE_ORDER_MAGIC: Final = 0x1A2B3C4D
+_OPT_END, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL = 0, 2, 3, 4
+_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET = 2, 3, 9, 14
+_ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_IFDROP, _ISB_OSDROP = 2, 3, 4, 5, 7
+_NANOSECONDS: Final = 9
+"""if_tsresol: powers of ten."""
+_DEFAULT_TSRESOL: Final = 6
+_EPB_HEAD: Final = struct.Struct("<IIIIIII")
+_U32: Final = struct.Struct("<I")
+_PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
+"""By ``length % 4``: what is missing to a whole word."""
+_EPB_TAILS_BYTES: Final = 32
+"""An enhanced packet block without its data and padding."""
+_IOV_BATCH: Final = 1020
+"""Below IOV_MAX (1024), a multiple of the three parts of a block."""
+MAX_BLOCK_BYTES: Final = 16 << 20
+MAX_FRAME_BYTES: Final = 1 << 20
+MAX_INTERFACES: Final = 256
+
+
+class CapturedFrame(msgspec.Struct, frozen=True, eq=False):
+    """A frame of a file. ``t_ns`` is CLOCK_REALTIME."""
+
+    t_ns: int
+    data: bytes
+    original_length: int
+    interface: int = 0
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + _PAD[len(value) % 4]
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    total = _U32.pack(12 + len(body))
+    return _U32.pack(kind) + total + body + total
+
+
+class PcapngWriter:
+    """Writes a new file. ``write`` takes (realtime ns, frame, original length) and returns how many it stored."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        interface: str,
+        snaplen_bytes: int,
+        hardware: str,
+        system: str,
+        application: str,
+        max_bytes: int,
+        description: str = "",
+    ) -> None:
+        """``max_bytes``: no packet is written beyond this size. RigError when the file cannot be made."""
+        self.path = path
+        self.full = ""
+        """Why nothing more is written; "" while all is well."""
+        self.frames_written = 0
+        self.frames_not_written = 0
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
+        section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
+        section += _option(_SHB_HARDWARE, hardware.encode()) + _option(_SHB_OS, system.encode())
+        section += _option(_SHB_USERAPPL, application.encode()) + _option(_OPT_END, b"")
+        described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + _option(_IF_NAME, interface.encode())
+        if description:
+            described += _option(_IF_DESCRIPTION, description.encode())
+        described += _option(_IF_TSRESOL, bytes([_NANOSECONDS])) + _option(_OPT_END, b"")
+        self._put([_block(_SHB, section), _block(_IDB, described)])
+        if self.full:
+            os.close(self._fd)
+            raise RigError(f"cannot write the capture file {path}: {self.full}")
+
+    def write(self, frames: Iterable[tuple[int, bytes | memoryview, int]]) -> int:
+        """Store the frames of one batch, in order; those that no longer fit are counted, not stored."""
+        parts: list[bytes | memoryview] = []
+        size, count, stored = 0, 0, 0
+        for t_ns, data, original_length in frames:
+            length = len(data)
+            total = _EPB_TAILS_BYTES + (length + 3 & ~3)
+            if self.full or self.size_bytes + size + total > self._max_bytes:
+                self.full = self.full or f"the limit of {self._max_bytes >> 20} MiB is reached"
+                self.frames_not_written += 1
+                continue
+            parts.append(_EPB_HEAD.pack(_EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
+            parts.append(data)
+            parts.append(_PAD[length & 3] + _U32.pack(total))
+            size += total
+            count += 1
+            if len(parts) >= _IOV_BATCH:
+                stored += self._batch(parts, count)
+                parts, size, count = [], 0, 0
+        if parts:
+            stored += self._batch(parts, count)
+        return stored
+
+    def close(self, *, start_ns: int, end_ns: int, frames_received: int, frames_dropped: int) -> None:
+        """Add the interface statistics (realtime ns; dropped by the kernel) and close the file."""
+        body = struct.pack("<III", 0, end_ns >> 32, end_ns & 0xFFFFFFFF)
+        for code, t_ns in ((_ISB_STARTTIME, start_ns), (_ISB_ENDTIME, end_ns)):
+            body += _option(code, struct.pack("<II", t_ns >> 32, t_ns & 0xFFFFFFFF))
+        for code, count in ((_ISB_IFRECV, frames_received), (_ISB_OSDROP, frames_dropped)):
+            body += _option(code, struct.pack("<Q", count))
+        try:
+            self._put([_block(_ISB, body + _option(_OPT_END, b""))])
+            os.fsync(self._fd)
+        except OSError as error:
+            self.full = self.full or str(error.strerror)
+        finally:
+            os.close(self._fd)
+
+    def _batch(self, parts: list[bytes | memoryview], count: int) -> int:
+        if self._put(parts):
+            self.frames_written += count
+            return count
+        self.frames_not_written += count
+        return 0
+
+    def _put(self, parts: list[bytes | memoryview]) -> bool:
+        """All of it or, told in ``full``, none of it."""
+        wanted = sum(map(len, parts))
+        try:
+            written = os.writev(self._fd, parts)
+            if written < wanted:  # a signal or the end of the disk
+                rest = b"".join(parts)[written:]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            self.full = str(error.strerror)
+            os.ftruncate(self._fd, self.size_bytes)
+            os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
+            return False
+        self.size_bytes += wanted
+        return True
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+_PCAP_MAGICS: Final[dict[bytes, tuple[str, int]]] = {
+    b"\xd4\xc3\xb2\xa1": ("<", 1000),
+    b"\xa1\xb2\xc3\xd4": (">", 1000),
+    b"\x4d\x3c\xb2\xa1": ("<", 1),
+    b"\xa1\xb2\x3c\x4d": (">", 1),
+}
+"""First four bytes of a pcap file -> byte order, nanoseconds a unit of the fraction."""
+_SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
+
+
+def read_frames(path: Path) -> Iterator[CapturedFrame]:
+    """The Ethernet frames of a pcap or pcapng file, in order.
+
+    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be opened,
+    WireError when its bytes are no capture of Ethernet frames.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RigError(f"cannot read the capture {path}: {error.strerror}") from error
+    with file:
+        magic = file.read(4)
+        if magic in _PCAP_MAGICS:
+            yield from _read_pcap(file, *_PCAP_MAGICS[magic])
+        elif magic == _SHB_BYTES:
+            yield from _read_pcapng(file)
+        else:
+            raise WireError(f"{path} is neither pcap nor pcapng", 0, magic)
+
+
+def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFrame]:
+    header = file.read(20)
+    if len(header) < 20:
+        return
+    linktype = struct.unpack_from(order + "I", header, 16)[0] & 0x0FFFFFFF
+    if linktype != LINKTYPE_ETHERNET:
+        raise WireError(f"link type {linktype}, only Ethernet (1) is read", 20, header[16:20])
+    record = struct.Struct(order + "IIII")
+    while len(head := file.read(record.size)) == record.size:
+        seconds, fraction, length, original = record.unpack(head)
+        if length > MAX_FRAME_BYTES:
+            raise WireError(f"frame of {length} bytes, at most {MAX_FRAME_BYTES}", file.tell() - 16, head)
+        data = file.read(length)
+        if len(data) < length:
+            return
+        yield CapturedFrame(seconds * 1_000_000_000 + fraction * unit_ns, data, original)
+
+
+def _read_pcapng(file: BinaryIO) -> Iterator[CapturedFrame]:
+    order, interfaces = "<", list[tuple[int, int, int]]()
+    file.seek(0)
+    while len(head := file.read(8)) == 8:
+        at = file.tell() - 8
+        if head[:4] == _SHB_BYTES:
+            magic = file.read(4)
+            order = "<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"
+            if struct.unpack(order + "I", magic.ljust(4, b"\0"))[0] != _BYTE_ORDER_MAGIC:
+                raise WireError("section header without its byte-order magic", at, head + magic)
+            interfaces = []
+            file.seek(at + 8)
+        kind, total = struct.unpack(order + "II", head)
+        if total < 12 or total % 4 or total > MAX_BLOCK_BYTES:
+            raise WireError(f"block of {total} bytes", at, head)
+        body = file.read(total - 8)
+        if len(body) < total - 8:
+            return
+        if body[-4:] != head[4:]:
+            raise WireError("the two lengths of a block differ", at, head + body[-4:])
+        body = body[:-4]
+        if kind == _IDB and len(body) >= 8:
+            interfaces.append(_interface(body, order, at))
+            if len(interfaces) > MAX_INTERFACES:
+                raise WireError(f"more than {MAX_INTERFACES} interfaces", at, head)
+        elif kind == _EPB:
+            yield _enhanced_packet(body, order, interfaces, at)
+        elif kind == _SPB and len(body) >= 4:
+            original = struct.unpack_from(order + "I", body)[0]
+            snaplen = interfaces[0][2] if interfaces else 0
+            captured = min(original, snaplen or original, len(body) - 4)
+            yield CapturedFrame(0, body[4 : 4 + captured], original)
+
+
+def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
+    """(units of time a second, offset in seconds, snap length)"""
+    linktype, _, snaplen = struct.unpack_from(order + "HHI", body)
+    if linktype != LINKTYPE_ETHERNET:
+        raise WireError(f"link type {linktype}, only Ethernet (1) is read", at, body[:8])
+    resolution, offset_s = _DEFAULT_TSRESOL, 0
+    position = 8
+    while position + 4 <= len(body):
+        code, length = struct.unpack_from(order + "HH", body, position)
+        value = body[position + 4 : position + 4 + length]
+        if code == _OPT_END:
+            break
+        if code == _IF_TSRESOL and len(value) == 1:
+            resolution = value[0]
+        elif code == _IF_TSOFFSET and len(value) == 8:
+            offset_s = struct.unpack(order + "q", value)[0]
+        position += 4 + (length + 3 & ~3)
+    units = 1 << (resolution & 0x7F) if resolution & 0x80 else 10 ** (resolution & 0x7F)
+    return units, offset_s, snaplen
+
+
+def _enhanced_packet(
+    body: bytes, order: str, interfaces: list[tuple[int, int, int]], at: int
+) -> CapturedFrame:
+    if len(body) < 20:
+        raise WireError("enhanced packet block without its header", at, body)
+    number, high, low, length, original = struct.unpack_from(order + "IIIII", body)
+    if number >= len(interfaces):
+        raise WireError(f"packet of interface {number}, which is not described", at, body[:20])
+    if length > len(body) - 20 or length > MAX_FRAME_BYTES:
+        raise WireError(f"packet of {length} bytes in a block of {len(body)}", at, body[:20])
+    units, offset_s, _ = interfaces[number]
+    t_ns = offset_s * 1_000_000_000 + (high << 32 | low) * 1_000_000_000 // units
+    return CapturedFrame(t_ns, body[20 : 20 + length], original, number)
