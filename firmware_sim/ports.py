@@ -58,7 +58,9 @@ class ControlData:
     data: bytes
 
 
-Inbox = HostOpened | HostData | HostClosed | ReplicationOpened | ReplicationData | ReplicationClosed | ControlData
+Inbox = (
+    HostOpened | HostData | HostClosed | ReplicationOpened | ReplicationData | ReplicationClosed | ControlData
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,16 @@ class HostClose:
 
 
 @dataclass(frozen=True, slots=True)
+class HostHold:
+    """Stop (or go on) reading this session: more requests wait than the controller has memory for."""
+
+    session: int
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicationDial:
-    """Connect to the configured peer; answered by ReplicationOpened or ReplicationClosed."""
+    """Connect to the configured peer; each is answered by exactly one ReplicationOpened or ReplicationClosed."""
 
     kind: SocketKind
 
@@ -110,5 +120,13 @@ class ControlSend:
 
 
 Outbox = (
-    HostSend | HostClose | ReplicationDial | ReplicationSend | ReplicationClose | ReplicationHold | ConsoleSend | ControlSend
+    HostSend
+    | HostClose
+    | HostHold
+    | ReplicationDial
+    | ReplicationSend
+    | ReplicationClose
+    | ReplicationHold
+    | ConsoleSend
+    | ControlSend
 )

@@ -1,0 +1,177 @@
+"""Autonomic mode: the secondary watches the copy and its own responses, and instructs the primary by itself.
+
+It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are at hand when a
+problem comes; the WARMSTART frame then leaves at once. After the answer (or without one) it warmstarts itself too.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from firmware_sim.control import Frame, Receiver, encode
+from harness.wire import control as wire
+from harness.wire.control import Op, Reason, Status
+from harness.wire.rootcause import Event
+
+NS_PER_MS: Final = 1_000_000
+HEARTBEAT_NS: Final = 500 * NS_PER_MS
+ANSWER_NS: Final = 400 * NS_PER_MS
+"""How long the primary has for its answer before the frame is sent again: it stores its set first."""
+ATTEMPTS: Final = 3
+ACK_OVERDUE_NS: Final = 500 * NS_PER_MS
+"""A replicated write that is not answered after this is a wrong response of our own."""
+QUIET_NS: Final = 3_000 * NS_PER_MS
+"""After an incident: how long new problems are taken for its aftermath."""
+PROBLEMS: Final = frozenset({Event.REPL_DIGEST_FAILED, Event.SCRUB_MISMATCH, Event.REPL_NEG_ACK})
+NO_ANSWER: Final = 0xFF
+"""PEER_INSTRUCTED's status when the primary did not answer."""
+
+
+@dataclass(slots=True)
+class Instruction:
+    """A WARMSTART frame for the primary that is not answered yet."""
+
+    incident_id: bytes
+    seq: int
+    frame: bytes
+    sent_ns: int
+    attempts: int = 1
+
+
+class Autonomic:
+    """The monitor. Output goes to control port "peer"; ``freeze_self`` warmstarts this controller."""
+
+    def __init__(
+        self,
+        serial_number: str,
+        log: Callable[[str], None],
+        trace: Callable[..., None],
+        freeze_self: Callable[[Reason, bytes], None],
+    ) -> None:
+        self._serial_number = serial_number
+        self._log = log
+        self._trace = trace
+        self._freeze_self = freeze_self
+        self._receiver = Receiver()
+        self._out: list[bytes] = []
+        self._seq = 0
+        self._partner: tuple[bytes, int] | None = None
+        self._heartbeat_ns = 0
+        self._problem = ""
+        self._quiet_until_ns = 0
+        self._incidents = 0
+        self._instruction: Instruction | None = None
+        self._unanswered: dict[int, int] = {}
+
+    def watch(self, now_ns: int, event: Event, args: tuple[int, ...]) -> None:
+        """One event of this controller's own log."""
+        if event is Event.REPL_RECEIVE:
+            self._unanswered[args[0]] = now_ns
+        elif event is Event.REPL_ACK_SENT:
+            self._unanswered.pop(args[0], None)
+        elif event in PROBLEMS:
+            if event is Event.REPL_NEG_ACK:
+                self._unanswered.pop(args[0], None)
+            self._report(event.name.lower().replace("_", " "))
+
+    def link_lost(self) -> None:
+        """The replication link went down: nothing is owed any more."""
+        self._unanswered.clear()
+
+    def _report(self, problem: str) -> None:
+        if not self._problem:
+            self._problem = problem
+
+    def feed(self, now_ns: int, data: bytes) -> None:
+        """Bytes from the primary's control port."""
+        for frame in self._receiver.feed(data):
+            if not frame.payload:
+                continue
+            status = frame.payload[0]
+            if frame.type == Op.IDENTIFY | wire.REPLY and status == Status.OK:
+                if len(frame.payload) == wire.STATUS.size + wire.IDENTITY.size:
+                    fields = wire.IDENTITY.unpack_from(frame.payload, wire.STATUS.size)
+                    self._partner = (fields[1], fields[3])
+            elif frame.type == Op.WARMSTART | wire.REPLY:
+                self._answered(now_ns, frame.seq, status)
+
+    def _answered(self, now_ns: int, seq: int, status: int) -> None:
+        instruction = self._instruction
+        if instruction is None or seq != instruction.seq:
+            return
+        if status == Status.STALE_EPOCH and instruction.attempts < ATTEMPTS:
+            # The primary has booted since the last heartbeat: ask again who it is, then instruct that boot.
+            self._partner = None
+            self._heartbeat_ns = now_ns
+            return
+        self._finish(now_ns, status)
+
+    def tick(self, now_ns: int) -> None:
+        if now_ns >= self._heartbeat_ns:
+            self._send(Op.IDENTIFY, b"")
+            self._heartbeat_ns = now_ns + HEARTBEAT_NS
+        if self._unanswered and now_ns >= self._oldest_ns() + ACK_OVERDUE_NS:
+            self._unanswered.clear()
+            self._report("acknowledgement overdue")
+        if self._problem:
+            if self._instruction is None and now_ns >= self._quiet_until_ns:
+                self._begin(now_ns)
+            self._problem = ""
+        instruction = self._instruction
+        if instruction is not None and now_ns >= instruction.sent_ns + ANSWER_NS:
+            if instruction.attempts >= ATTEMPTS:
+                self._finish(now_ns, NO_ANSWER)
+            else:
+                self._instruct(now_ns, instruction.incident_id, instruction.attempts + 1)
+
+    def next_deadline(self) -> int:
+        deadlines = [self._heartbeat_ns]
+        if self._unanswered:
+            deadlines.append(self._oldest_ns() + ACK_OVERDUE_NS)
+        if self._instruction is not None:
+            deadlines.append(self._instruction.sent_ns + ANSWER_NS)
+        return min(deadlines)
+
+    def take_output(self) -> bytes:
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def _oldest_ns(self) -> int:
+        return next(iter(self._unanswered.values()))
+
+    def _begin(self, now_ns: int) -> None:
+        self._incidents += 1
+        what = f"{self._serial_number}/{now_ns}/{self._incidents}"
+        incident_id = hashlib.sha256(what.encode()).digest()[: wire.INCIDENT_ID_BYTES]
+        self._log(f"autonomic: {self._problem}, instructing the primary, incident {incident_id.hex()}")
+        self._instruct(now_ns, incident_id, 1)
+
+    def _instruct(self, now_ns: int, incident_id: bytes, attempts: int) -> None:
+        """Send WARMSTART to the boot that we know; the same frame again when it is still the same boot."""
+        known = self._partner or (b"", 0)
+        payload = wire.FREEZE.pack(known[0], known[1], Reason.PEER_TRIGGER, incident_id)
+        before = self._instruction
+        if before is not None and before.frame == payload:
+            seq = before.seq
+            self._out.append(encode(Frame(Op.WARMSTART, seq, payload)))
+        else:
+            seq = self._send(Op.WARMSTART, payload)
+        self._instruction = Instruction(incident_id, seq, payload, now_ns, attempts)
+
+    def _finish(self, now_ns: int, status: int) -> None:
+        instruction = self._instruction
+        assert instruction is not None
+        self._instruction = None
+        self._problem = ""
+        self._quiet_until_ns = now_ns + QUIET_NS
+        self._trace(Event.PEER_INSTRUCTED, Reason.PEER_TRIGGER, status)
+        told = "no answer" if status == NO_ANSWER else f"status {status}"
+        self._log(f"autonomic: primary instructed, {told}")
+        self._freeze_self(Reason.SELF, instruction.incident_id)
+
+    def _send(self, op: Op, payload: bytes) -> int:
+        self._seq = (self._seq + 1) & 0xFFFF
+        self._out.append(encode(Frame(op, self._seq, payload)))
+        return self._seq

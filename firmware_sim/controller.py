@@ -1,0 +1,569 @@
+"""The simulated storage controller: pure firmware, ``step(now, inbox) -> outbox``.
+
+It joins the host side, the store, the replication peer, the console and the control ports. What is a field of
+``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot makes anew. A power loss ends
+the object; the next one begins with what ``nvram`` and the store's medium hold.
+"""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final, assert_never
+
+from crc32c import crc32c
+
+from firmware_sim.autonomic import Autonomic
+from firmware_sim.console import Console
+from firmware_sim.control import Frozen, Operations
+from firmware_sim.drbd_metadata import Metadata
+from firmware_sim.drbd_peer import Peer, PeerConfig
+from firmware_sim.faults import Faults
+from firmware_sim.host import HostSide, Job
+from firmware_sim.ports import (
+    ConsoleSend,
+    ControlData,
+    ControlSend,
+    HostClosed,
+    HostData,
+    HostOpened,
+    Inbox,
+    Outbox,
+    ReplicationClose,
+    ReplicationClosed,
+    ReplicationData,
+    ReplicationDial,
+    ReplicationOpened,
+)
+from firmware_sim.rootcause import Nvram, SetStore
+from firmware_sim.staterecord import live_record, state_record
+from firmware_sim.store import Store
+from firmware_sim.tracebuffer import TraceBuffer
+from harness.wire.control import (
+    MAX_PAYLOAD_BYTES,
+    PAIR_STATE_NAMES,
+    SERIAL_NUMBER_BYTES,
+    Capability,
+    Op,
+    PairState,
+    Reason,
+    SetKind,
+    Status,
+)
+from harness.wire.drbd import SECTOR_BYTES, Role
+from harness.wire.nbd import Error as NbdError
+from harness.wire.rootcause import HEADER_KEYS, Event
+
+MODEL: Final = "SimArray 2"
+FIRMWARE_VERSION: Final = "1.0.0"
+NS_PER_MS: Final = 1_000_000
+BOOT_NS: Final = 300 * NS_PER_MS
+SCRUB_AFTER_NS: Final = 50 * NS_PER_MS
+"""Written blocks are verified about this long after they were written ..."""
+SCRUB_PAUSE_NS: Final = 5 * NS_PER_MS
+SCRUB_BLOCKS: Final = 256
+"""... this many at once, half a millisecond of work, then a pause."""
+MAX_PIECE_BYTES: Final = 1 << 20
+"""Longest write that is replicated in one piece."""
+MAX_TRIM_BYTES: Final = 32 << 20
+_BOOT_ITEM: Final = "boot"
+
+
+class Phase(Enum):
+    BOOTING = "booting"
+    RUNNING = "running"
+    HUNG = "hung"
+    """A warmstart that does not come back: only cycling the power helps."""
+    OFF = "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllerConfig:
+    """What makes this controller this one."""
+
+    side: str
+    """primary | secondary: the role it takes at its first boot."""
+    serial_number: str
+    """ASCII, at most 16 bytes."""
+    peer: PeerConfig
+    boot_ns: int = BOOT_NS
+    autonomic: bool = False
+    seed: int = 0
+    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes twice."""
+    wall_offset_ns: int = 0
+    """Wall clock minus the clock of ``now``."""
+
+    def __post_init__(self) -> None:
+        raw = self.serial_number.encode("ascii")
+        if not 1 <= len(raw) <= SERIAL_NUMBER_BYTES:
+            raise ValueError(f"serial number must have 1 to {SERIAL_NUMBER_BYTES} characters")
+
+
+class Controller:
+    """One controller from power-on to power-off. Everything that enters or leaves is a value of ``ports``."""
+
+    def __init__(self, config: ControllerConfig, nvram: Nvram, store: Store[Metadata]) -> None:
+        self.config = config
+        self.serial_number = config.serial_number
+        self.store = store
+        self.trace = TraceBuffer()
+        self.sets = SetStore(nvram)
+        self.faults = Faults(config.side, self.trace.add)
+        self.console = Console("host" if config.side == "primary" else "copy", self.faults.garble)
+        self.host = HostSide(store.size_bytes)
+        self.phase = Phase.OFF
+        self.boot_epoch = int.from_bytes(nvram.read(_BOOT_ITEM) or b"", "big")
+        self.peer: Peer
+        self._nvram = nvram
+        self._now_ns = 0
+        self._boot_ns = 0
+        self._boot_done_ns = 0
+        self._role = Role.PRIMARY if config.side == "primary" else Role.SECONDARY
+        self._pair_state = PairState.SIMPLEX
+        self._write_no = 0
+        self._jobs: dict[int, Job] = {}
+        self._held: deque[Job] = deque()
+        self._sockets: set[int] = set()
+        self._dials: dict[str, int] = {"data": 0, "meta": 0}
+        self._stale_dials: dict[str, int] = {"data": 0, "meta": 0}
+        self._scrub_ns: int | None = None
+        self._scrub_mismatches = 0
+        self._restart = False
+        self._out: list[Outbox] = []
+        self._ports: dict[str, Operations] = {}
+        self._autonomic = (
+            Autonomic(self.serial_number, self.console.line, self.trace.add, self._freeze_self)
+            if config.autonomic and config.side == "secondary"
+            else None
+        )
+
+    # --- the edges ------------------------------------------------------------------------------------------------
+    def power_on(self, now_ns: int) -> list[Outbox]:
+        """Cold boot: once in the life of this object."""
+        self._now_ns = now_ns
+        self._next_epoch()
+        self._begin_boot()
+        return self._collect()
+
+    def step(self, now_ns: int, inbox: Sequence[Inbox]) -> list[Outbox]:
+        """Take what came in, do what is due, give what goes out."""
+        self._now_ns = now_ns
+        if self.phase in (Phase.HUNG, Phase.OFF):
+            return []
+        self.trace.uptime_ns = now_ns - self._boot_ns
+        self.console.set_time(now_ns)
+        if self.phase is Phase.BOOTING and now_ns >= self._boot_done_ns:
+            self._boot()
+        for item in inbox:
+            self._take(item)
+        if self.phase is Phase.RUNNING:
+            self._work()
+        if self._restart:
+            self._warmstart()
+        return self._collect()
+
+    def next_deadline(self) -> int | None:
+        """When to step although nothing came in; None = never."""
+        if self.phase is Phase.BOOTING:
+            return self._boot_done_ns
+        if self.phase is not Phase.RUNNING:
+            return None
+        deadlines = [self.peer.next_deadline(), self.console.next_deadline(), self._scrub_ns]
+        if self._autonomic is not None:
+            deadlines.append(self._autonomic.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def power_off(self, now_ns: int) -> list[Outbox]:
+        """The polite end: demote, flush, close."""
+        if self.phase is not Phase.RUNNING:
+            return []
+        self._now_ns = now_ns
+        self.console.line("shutdown")
+        self.trace.add(Event.SHUTDOWN)
+        self.peer.set_role(now_ns, Role.SECONDARY)
+        self.peer.stop(now_ns)
+        self._work()
+        self.store.flush()
+        self.store.save_metadata()
+        self.phase = Phase.OFF
+        return self._collect()
+
+    # --- what came in ---------------------------------------------------------------------------------------------
+    def _take(self, item: Inbox) -> None:
+        match item:
+            case HostData():
+                jobs = self.host.feed(item.session, item.data)
+                if self.phase is Phase.RUNNING and not self._restart:
+                    for job in jobs:
+                        self._execute(job)
+                else:
+                    self._held.extend(jobs)
+            case ReplicationData():
+                if item.socket in self._sockets and self.phase is Phase.RUNNING:
+                    self.peer.handle(self._now_ns, item)
+            case ReplicationOpened():
+                self._replication_opened(item)
+            case ReplicationClosed():
+                self._replication_closed(item)
+            case ControlData():
+                if self.phase is Phase.RUNNING:
+                    self._control(item)
+            case HostOpened():
+                self.trace.add(Event.HOST_CONNECT, item.session)
+                self.host.opened(item.session, self._role is not Role.PRIMARY)
+            case HostClosed():
+                self.trace.add(Event.HOST_DISCONNECT, item.session)
+                self.host.closed(item.session)
+            case _:
+                assert_never(item)
+
+    def _replication_opened(self, item: ReplicationOpened) -> None:
+        """A connection that was dialled before the restart, or that comes while we boot, is not wanted."""
+        stale = self.phase is not Phase.RUNNING
+        if item.kind:
+            stale = self._dial_answered(item.kind) or stale
+        if stale:
+            self._out.append(ReplicationClose(item.socket))
+            return
+        self._sockets.add(item.socket)
+        self.peer.handle(self._now_ns, item)
+
+    def _replication_closed(self, item: ReplicationClosed) -> None:
+        if item.socket < 0:
+            if not self._dial_answered(item.kind) and self.phase is Phase.RUNNING:
+                self.peer.handle(self._now_ns, item)
+        elif item.socket in self._sockets:
+            self._sockets.discard(item.socket)
+            self.peer.handle(self._now_ns, item)
+
+    def _dial_answered(self, kind: str) -> bool:
+        """Whether the dial that was answered is one of an earlier boot."""
+        if self._stale_dials[kind]:
+            self._stale_dials[kind] -= 1
+            return True
+        self._dials[kind] -= 1
+        return False
+
+    def _control(self, item: ControlData) -> None:
+        if item.port == "peer" and self._autonomic is not None:
+            self._autonomic.feed(self._now_ns, item.data)
+            return
+        operations = self._ports.get(item.port)
+        if operations is None:
+            operations = self._ports[item.port] = Operations(self)
+        replies = operations.feed(item.data)
+        if replies:
+            self._out.append(ControlSend(item.port, b"".join(replies)))
+
+    # --- the host's requests --------------------------------------------------------------------------------------
+    def _execute(self, job: Job) -> None:
+        request = job.request
+        try:
+            match request.kind:
+                case "write":
+                    self._write(job)
+                case "read":
+                    self.host.answer(job, self.store.read(request.offset_bytes, request.length_bytes))
+                case "flush":
+                    self.trace.add(Event.HOST_FLUSH, int.from_bytes(request.cookie, "big"))
+                    self._flush()
+                    self.host.answer(job)
+                case "trim" | "write_zeroes":
+                    self._trim(job)
+                case "cache":
+                    self.host.answer(job)
+                case _:
+                    assert_never(request.kind)
+        except OSError as error:
+            self.console.line(f"block drbd0: local disk failed: {error.strerror}")
+            self.host.answer(job, error=NbdError.EIO)
+
+    def _write(self, job: Job) -> None:
+        request = job.request
+        data = request.data
+        self.store.write(request.offset_bytes, data)
+        if request.fua:
+            self.store.flush()
+        if len(data) <= MAX_PIECE_BYTES:
+            self._replicate(job, request.offset_bytes, data)
+        else:
+            view = memoryview(data)
+            for at in range(0, len(data), MAX_PIECE_BYTES):
+                self._replicate(job, request.offset_bytes + at, bytes(view[at : at + MAX_PIECE_BYTES]))
+        self._plan_scrub()
+        if not job.waiting:
+            self.host.answer(job)
+
+    def _replicate(self, job: Job, offset_bytes: int, data: bytes) -> None:
+        self._write_no += 1
+        write_no = self._write_no
+        sector = offset_bytes // SECTOR_BYTES
+        self.trace.add(Event.HOST_WRITE, write_no, sector, len(data), crc32c(data))
+        self.console.count_write(len(data))
+        if self.peer.replicate(self._now_ns, write_no, offset_bytes, data, fua=job.request.fua):
+            job.waiting += 1
+            self._jobs[write_no] = job
+        else:
+            self.trace.add(Event.HOST_ACK, write_no)
+
+    def _trim(self, job: Job) -> None:
+        """TRIM and WRITE_ZEROES are one here: trimmed blocks read as zeroes on both sides."""
+        request = job.request
+        self.store.trim(request.offset_bytes, request.length_bytes)
+        if request.fua:
+            self.store.flush()
+        end = request.offset_bytes + request.length_bytes
+        for at in range(request.offset_bytes, end, MAX_TRIM_BYTES):
+            length = min(MAX_TRIM_BYTES, end - at)
+            self._write_no += 1
+            self.trace.add(Event.HOST_TRIM, self._write_no, at // SECTOR_BYTES, length)
+            if self.peer.replicate(self._now_ns, self._write_no, at, None, length, fua=request.fua):
+                job.waiting += 1
+                self._jobs[self._write_no] = job
+        self._plan_scrub()
+        if not job.waiting:
+            self.host.answer(job)
+
+    def _flush(self) -> None:
+        self.store.flush()
+        self.peer.close_epoch(self._now_ns)
+
+    def _complete(self) -> None:
+        """Answer the host for every write that is stored here and answered by the other side, or given up there."""
+        for completion in self.peer.take_completions():
+            job = self._jobs.pop(completion.write_no, None)
+            if job is None:
+                continue
+            self.trace.add(Event.HOST_ACK, completion.write_no)
+            job.waiting -= 1
+            if not job.waiting:
+                self.host.answer(job)
+
+    # --- work without a request -----------------------------------------------------------------------------------
+    def _work(self) -> None:
+        now_ns = self._now_ns
+        deadline_ns = self.peer.next_deadline()
+        if deadline_ns is not None and now_ns >= deadline_ns:
+            self.peer.tick(now_ns)
+        self._complete()
+        if self.peer.pair_state != self._pair_state:
+            self._pair_state_changed()
+        if self._scrub_ns is None:
+            self._plan_scrub()
+        elif now_ns >= self._scrub_ns:
+            self._scrub()
+        if self._autonomic is not None:
+            self._autonomic.tick(now_ns)
+        self.console.tick()
+
+    def _pair_state_changed(self) -> None:
+        before, after = self._pair_state, self.peer.pair_state
+        self._pair_state = after
+        self.trace.add(Event.PAIR_STATE, before, after)
+        self.console.line(f"pair state: {PAIR_STATE_NAMES[before]} -> {PAIR_STATE_NAMES[after]}")
+        if self._autonomic is not None and after != PairState.FULL_DUPLEX:
+            self._autonomic.link_lost()
+
+    def _plan_scrub(self) -> None:
+        if self._scrub_ns is None and self.store.unscrubbed_blocks:
+            self._scrub_ns = self._now_ns + SCRUB_AFTER_NS
+
+    def _scrub(self) -> None:
+        """Verify some of the blocks written lately; neighbouring mismatches are told in one line."""
+        runs: list[list[int]] = []
+        for found in self.store.scrub(SCRUB_BLOCKS):
+            self._scrub_mismatches += 1
+            self._trace(
+                Event.SCRUB_MISMATCH,
+                found.offset_bytes // SECTOR_BYTES,
+                found.length_bytes,
+                found.expected_crc32c,
+                found.found_crc32c,
+            )
+            if runs and runs[-1][1] == found.offset_bytes:
+                runs[-1][1] += found.length_bytes
+            else:
+                runs.append([found.offset_bytes, found.offset_bytes + found.length_bytes])
+        for start, end in runs:
+            sector, sectors = start // SECTOR_BYTES, (end - start) // SECTOR_BYTES
+            self.console.line(f"block drbd0: Out of sync: start={sector}, size={sectors} (sectors)")
+            if self._role is not Role.PRIMARY:
+                # On a primary the mark would copy the damage over the good copy.
+                self.peer.mark_out_of_sync(start, end - start)
+        self._scrub_ns = self._now_ns + SCRUB_PAUSE_NS if self.store.unscrubbed_blocks else None
+
+    def _trace(self, event: Event, *args: int) -> None:
+        """The event log with the autonomic monitor looking on."""
+        self.trace.add(event, *args)
+        if self._autonomic is not None:
+            self._autonomic.watch(self._now_ns, event, args)
+
+    # --- boot, warmstart ------------------------------------------------------------------------------------------
+    def _next_epoch(self) -> None:
+        self.boot_epoch += 1
+        self._nvram.write(_BOOT_ITEM, self.boot_epoch.to_bytes(4, "big"))
+
+    def _begin_boot(self) -> None:
+        self._cold = self.phase is Phase.OFF
+        self.phase = Phase.BOOTING
+        self._boot_done_ns = self._now_ns + self.config.boot_ns
+
+    def _boot(self) -> None:
+        """The firmware comes up: banner, a new replication peer, and the requests that were held."""
+        now_ns = self._now_ns
+        self.phase = Phase.RUNNING
+        self._boot_ns = now_ns
+        self.trace.uptime_ns = 0
+        self.console.boot(now_ns)
+        kind = "cold boot" if self._cold else "warmstart"
+        self.console.line(f"{MODEL} firmware {FIRMWARE_VERSION}")
+        self.console.line(f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}")
+        self.trace.add(Event.BOOT, self.boot_epoch, self._cold)
+        watched = self._trace if self._autonomic is not None else self.trace.add
+        seeded = random.Random(f"{self.config.seed}/{self.serial_number}/{self.boot_epoch}")
+        peer_config = replace(self.config.peer, random_bytes=seeded.randbytes)
+        self.peer = Peer(peer_config, self.store, self.faults, self.console.line, watched)
+        self.peer.start(now_ns)
+        if self._role is Role.PRIMARY:
+            self.peer.set_role(now_ns, Role.PRIMARY)
+        held, self._held = self._held, deque()
+        if held:
+            self.trace.add(Event.HOST_HELD, len(held))
+            self.console.line(f"host: {len(held)} held requests continue")
+        for job in held:
+            job.waiting = 0
+            self._execute(job)
+
+    def _warmstart(self) -> None:
+        """Leave this boot: the network goes down, memory stays, the host is held."""
+        self._restart = False
+        for socket in sorted(self._sockets):
+            self.peer.handle(self._now_ns, ReplicationClosed(socket, "warmstart"))
+        # What the replication lost is noted in the metadata by now; the answers wait for the next boot.
+        self.peer.take_completions()
+        self._out.extend(ReplicationClose(socket) for socket in sorted(self._sockets))
+        self._sockets.clear()
+        for kind, count in self._dials.items():
+            self._stale_dials[kind] += count
+            self._dials[kind] = 0
+        unanswered = dict.fromkeys(self._jobs.values())
+        self._held.extendleft(reversed(unanswered))
+        self._jobs.clear()
+        self.store.save_metadata()
+        self._scrub_ns = None
+        self._pair_state = PairState.SIMPLEX
+        self._next_epoch()
+        if self.faults.hangs():
+            self.phase = Phase.HUNG
+        else:
+            self._begin_boot()
+
+    def _collect(self) -> list[Outbox]:
+        out, self._out = self._out, []
+        self.host.collect(out)
+        if self.phase is Phase.RUNNING or self.phase is Phase.OFF:
+            for item in self.peer.take_output():
+                if isinstance(item, ReplicationDial):
+                    self._dials[item.kind] += 1
+                elif isinstance(item, ReplicationClose):
+                    self._sockets.discard(item.socket)
+                out.append(item)
+        if self._autonomic is not None:
+            data = self._autonomic.take_output()
+            if data:
+                out.append(ControlSend("peer", data))
+        text = self.console.take_output()
+        if text:
+            # Before the replies of the same step: what is told on the console led to them.
+            out.insert(0, ConsoleSend(text))
+        return out
+
+    # --- what the control operations need -------------------------------------------------------------------------
+    def identity(self) -> tuple[object, ...]:
+        capabilities = Capability.STATE_SAVE | Capability.WARMSTART | Capability.FAULTS
+        if self._autonomic is not None:
+            capabilities |= Capability.AUTONOMIC
+        return (
+            MODEL.encode(),
+            self.serial_number.encode(),
+            FIRMWARE_VERSION.encode(),
+            self.boot_epoch,
+            self.peer.role,
+            self.peer.pair_state,
+            self.trace.uptime_ns,
+            self.trace.next_seq,
+            MAX_PAYLOAD_BYTES,
+            capabilities,
+        )
+
+    def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
+        """Store state record and event log as a set; for a warmstart the cache is destaged too, and the restart due."""
+        set_id = self.sets.next_id
+        warm = kind is SetKind.WARMSTART
+        self.trace.add(Event.WARMSTART if warm else Event.STATE_SAVE, set_id, reason)
+        word = "warmstart" if warm else "state save"
+        self.console.line(
+            f"{word}: set {set_id}, reason {reason.name.lower().replace('_', ' ')}, incident {incident_id.hex()}"
+        )
+        state = state_record(self)
+        if warm:
+            dirty_bytes = self.store.dirty_bytes
+            self.store.flush()
+            self.trace.add(Event.DESTAGE, dirty_bytes)
+        values: dict[str, Any] = {
+            "set_id": set_id,
+            "kind": int(kind),
+            "reason": int(reason),
+            "incident_id": incident_id,
+            "model": MODEL,
+            "serial_number": self.serial_number,
+            "firmware_version": FIRMWARE_VERSION,
+            "boot_epoch": self.boot_epoch,
+            "uptime_ns": self.trace.uptime_ns,
+            "wall_ns": self._now_ns + self.config.wall_offset_ns,
+            "first_seq": self.trace.first_seq,
+            "next_seq": self.trace.next_seq,
+        }
+        self.sets.add({key: values[key] for key in HEADER_KEYS}, state, self.trace.linear())
+        self._restart = self._restart or warm
+        return Frozen(set_id, self.boot_epoch + warm, self.trace.next_seq, self.trace.uptime_ns)
+
+    @property
+    def host_requests(self) -> int:
+        """Host requests that are not answered."""
+        return len(dict.fromkeys(self._jobs.values())) + len(self._held)
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {
+            "self_test": "pass",
+            "phase": self.phase.value,
+            "host_sessions": self.host.sessions,
+            "host_writes": self._write_no,
+            "unscrubbed_blocks": self.store.unscrubbed_blocks,
+            "scrub_mismatches": self._scrub_mismatches,
+            "sets_kept": len(self.sets.entries()),
+        }
+
+    def _freeze_self(self, reason: Reason, incident_id: bytes) -> None:
+        self.freeze(SetKind.WARMSTART, reason, incident_id)
+
+    def state_record(self, max_bytes: int) -> bytes:
+        return live_record(state_record(self), max_bytes)
+
+    def print_line(self, text: str) -> None:
+        self.console.line(text)
+
+    def set_trace_level(self, level: int) -> None:
+        self.trace.level = level
+
+    def arm_faults(self, plan: object) -> None:
+        self.faults.arm(plan)
+
+    def control_seen(self, op: int, seq: int) -> None:
+        self.trace.add(Event.CONTROL_FRAME, op, seq)
+
+    def control_refused(self, op: int, status: Status, text: str) -> None:
+        self.trace.add(Event.CONTROL_REFUSED, op, status)
+        name = Op(op).name.lower().replace("_", " ")
+        self.console.line(f"control: {name} refused: {text}")

@@ -1,0 +1,64 @@
+"""The state record: everything a controller knows about itself at one moment (``wire.rootcause.STATE_KEYS``)."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import cbor2
+
+from harness.wire.rootcause import LAST_WRITES, STATE_KEYS
+
+if TYPE_CHECKING:
+    from firmware_sim.controller import Controller
+
+MAX_RUNS: Final = 4096
+"""Runs of out-of-sync blocks told at most; ``dirty_blocks`` is always exact."""
+_LISTS: Final = ("last_writes", "bitmap")
+"""What a record gives up first when it must be short: the oldest writes, the highest runs."""
+
+
+def state_record(controller: "Controller") -> dict[str, Any]:
+    """The full record, for a root cause data set."""
+    peer, store = controller.peer, controller.store
+    bitmap = store.metadata.bitmap
+    values: dict[str, Any] = {
+        "role": int(peer.role),
+        "pair_state": int(peer.pair_state),
+        "conn": int(peer.conn),
+        "disk": int(peer.disk),
+        "peer_disk": int(peer.peer_disk),
+        "uuids": list(store.metadata.uuids),
+        "dirty_blocks": bitmap.count,
+        "epoch": peer.epoch,
+        "epoch_writes": peer.epoch_writes,
+        "queues": {"host_requests": controller.host_requests, **peer.queues()},
+        "cache": {
+            "dirty_bytes": store.dirty_bytes,
+            "dirty_extents": store.dirty_extents,
+            "flushes": store.flushes,
+        },
+        "last_writes": [list(write) for write in peer.last_writes][-LAST_WRITES:],
+        "bitmap": [list(run) for run in islice(bitmap.runs(), MAX_RUNS)],
+        "diagnostics": controller.diagnostics(),
+        "faults": controller.faults.armed(),
+        "boot_epoch": controller.boot_epoch,
+        "uptime_ns": controller.trace.uptime_ns,
+        "protocol_version": peer.agreed_version,
+    }
+    return {key: values[key] for key in STATE_KEYS}
+
+
+def live_record(record: dict[str, Any], max_bytes: int) -> bytes:
+    """The record as CBOR in at most ``max_bytes``: its lists are halved until it fits."""
+    encoded: bytes = cbor2.dumps(record)
+    while len(encoded) > max_bytes:
+        longest = max(_LISTS, key=lambda key: len(record[key]))
+        kept = len(record[longest]) // 2
+        if not kept and not record[longest]:
+            # Only the fault plan can be this long; it is no part of a healthy controller's state.
+            record = record | {"faults": []}
+        elif longest == "last_writes":
+            record = record | {longest: record[longest][len(record[longest]) - kept :]}
+        else:
+            record = record | {longest: record[longest][:kept]}
+        encoded = cbor2.dumps(record)
+    return encoded

@@ -1,0 +1,74 @@
+"""The continuous event log: a ring of fixed-size binary records (``wire.rootcause.RECORD``) in memory.
+
+The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the sequence numbers
+go on. A power loss ends it; what must outlive that is stored in a root cause data set (``rootcause.py``).
+"""
+
+from typing import Final
+
+from harness.wire.control import TraceLevel
+from harness.wire.rootcause import RECORD, RING_RECORDS, Event
+
+_U64: Final = (1 << 64) - 1
+
+ERROR_EVENTS: Final = frozenset(
+    {
+        Event.CONTROL_REFUSED, Event.REPL_NEG_ACK, Event.REPL_DIGEST_FAILED, Event.REPL_PROTOCOL_ERROR,
+        Event.REPL_TIMEOUT, Event.REPL_UNKNOWN_ACK, Event.SCRUB_MISMATCH,
+    }
+)  # fmt: skip
+DEBUG_EVENTS: Final = frozenset({Event.CONTROL_FRAME, Event.DESTAGE, Event.HOST_FLUSH})
+LEVELS: Final[dict[int, int]] = {
+    event: TraceLevel.ERROR
+    if event in ERROR_EVENTS
+    else TraceLevel.DEBUG
+    if event in DEBUG_EVENTS
+    else TraceLevel.INFO
+    for event in Event
+}
+"""Level of each code; a record is kept when it is not above ``TraceBuffer.level``."""
+
+
+class TraceBuffer:
+    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call and one pack."""
+
+    def __init__(self, records: int = RING_RECORDS) -> None:
+        self.capacity: Final = records
+        self.level: int = TraceLevel.INFO
+        self.uptime_ns = 0
+        self.next_seq = 0
+        """Number of records logged since the cold boot; the next one's sequence number."""
+        self._ring = bytearray(records * RECORD.size)
+
+    def add(self, event: Event, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
+        """Log one record. Arguments are taken modulo 2**64."""
+        level = LEVELS[event]
+        if level > self.level:
+            return
+        seq = self.next_seq
+        RECORD.pack_into(
+            self._ring,
+            seq % self.capacity * RECORD.size,
+            seq,
+            self.uptime_ns,
+            event,
+            level,
+            0,
+            a & _U64,
+            b & _U64,
+            c & _U64,
+            d & _U64,
+        )
+        self.next_seq = seq + 1
+
+    @property
+    def first_seq(self) -> int:
+        """Sequence number of the oldest record that the ring still holds."""
+        return max(0, self.next_seq - self.capacity)
+
+    def linear(self) -> bytes:
+        """The records held, oldest first."""
+        if self.next_seq <= self.capacity:
+            return bytes(self._ring[: self.next_seq * RECORD.size])
+        cut = self.next_seq % self.capacity * RECORD.size
+        return bytes(self._ring[cut:] + self._ring[:cut])
