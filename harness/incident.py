@@ -18,8 +18,8 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from harness.core import timeline
 from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
 from harness.core.text import escape
 from harness.core.timeline import Row
+from harness.edge.clock import read_wall_clock
 from harness.roles import Reply, RootCauseSet
 from harness.store import (
     CONSOLE,
@@ -84,8 +85,8 @@ class Incident:
     ) -> "Incident":
         """Make the folder; from here on a killed run leaves an incident. ``fields`` go to incident.json."""
         incident_id = incident_id or secrets.token_bytes(INCIDENT_ID_BYTES)
-        clock = _clock_pair()
-        started = datetime.fromtimestamp(clock["wall_ns"] / 1e9, UTC)
+        clock = read_wall_clock()
+        started = datetime.fromtimestamp(clock.wall_ns / 1e9, UTC)
         path = Path(out_dir) / f"{started:%Y%m%dT%H%M%SZ}-{incident_id.hex()[:8]}"
         with told(path):
             path.mkdir(parents=True)
@@ -99,7 +100,7 @@ class Incident:
             "format": FORMAT,
             "outcome": OPEN,
             "created": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "clock": clock,
+            "clock": asdict(clock),
             "bench": bench,
             "scenario": scenario,
             "seed": seed,
@@ -365,11 +366,3 @@ def _event_line(event: Mapping[str, Any]) -> bytes:
         *(f"{key}={_plain(value)}" for key, value in rest.items()),
     ]
     return escape(" ".join(words)).encode() + b"\n"
-
-
-def _clock_pair() -> dict[str, int]:
-    """Wall time and CLOCK_MONOTONIC of one moment; ``error_ns`` is how far apart they may have been read."""
-    before = time.monotonic_ns()
-    wall_ns = time.time_ns()
-    after = time.monotonic_ns()
-    return {"wall_ns": wall_ns, "monotonic_ns": (before + after) // 2, "error_ns": (after - before + 1) // 2}

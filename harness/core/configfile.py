@@ -8,7 +8,7 @@ import difflib
 import re
 import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +31,11 @@ class Table(BaseModel):
     """Base of every table in a configuration file: unknown keys are errors, types are not guessed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    def problems(self) -> Iterable[tuple[KeyPath, str]]:
+        """What only several keys together show to be wrong: the key to blame and the words. Asked of the
+        whole file's table, when all keys are right by themselves."""
+        return ()
 
 
 _TOML_POSITION: Final = re.compile(
@@ -66,14 +71,28 @@ def load(text: str, path: str, model: type[M]) -> M:
         raise UsageError(f"{path}:{_syntax_error(text, str(error))}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply") from None
+    problems: list[tuple[int, str]] = []
     try:
-        return model.model_validate(document)
+        value = model.model_validate(document)
     except ValidationError as error:
         problems = [_problem(path, lines, model, detail) for detail in error.errors()]
-        shown = sorted(problems)[:MAX_PROBLEMS]
-        if len(problems) > MAX_PROBLEMS:
-            shown.append((0, f"{path}: and {len(problems) - MAX_PROBLEMS} more problems"))
-        raise UsageError("\n".join(line for _, line in shown)) from None
+    else:
+        for where, what in value.problems() if isinstance(value, Table) else ():
+            line = _line_of(lines, where)
+            problems.append((line, f"{path}:{line}: {key_text(where)}: {what}"))
+        if not problems:
+            return value
+    shown = sorted(problems)[:MAX_PROBLEMS]
+    if len(problems) > MAX_PROBLEMS:
+        shown.append((0, f"{path}: and {len(problems) - MAX_PROBLEMS} more problems"))
+    raise UsageError("\n".join(line for _, line in shown)) from None
+
+
+def _line_of(lines: dict[KeyPath, int], where: KeyPath) -> int:
+    """The line of ``where``, or of the nearest table around it."""
+    while where not in lines:
+        where = where[:-1]
+    return lines[where]
 
 
 def _syntax_error(text: str, message: str) -> str:
@@ -227,6 +246,7 @@ _PHRASES: Final[dict[str, tuple[str, str]]] = {
 _LIMITS: Final = {
     "ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}",
     "min_length": "at least {} long", "max_length": "at most {} long", "pattern": "text that matches {}",
+    "multiple_of": "a multiple of {}",
 }  # fmt: skip
 
 
@@ -239,13 +259,14 @@ def _problem(
         location = (*location, context["discriminator"].strip("'"))
     table, fields = _walk(model, location[:-1])
     where = (*table, *location[-1:])
-    known = where
-    while known not in lines:
-        known = known[:-1]
-    shown = where if kind in ("missing", "extra_forbidden", "union_tag_not_found") else known
+    line = _line_of(lines, where)
+    shown = where
+    if kind not in ("missing", "extra_forbidden", "union_tag_not_found"):
+        while shown not in lines:
+            shown = shown[:-1]
     what, allowed = _words(detail, fields)
-    text = f"{path}:{lines[known]}: {key_text(shown)}: {what}"
-    return lines[known], text + (f"; allowed: {allowed}" if allowed else "")
+    text = f"{path}:{line}: {key_text(shown)}: {what}"
+    return line, text + (f"; allowed: {allowed}" if allowed else "")
 
 
 def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[str, str]:

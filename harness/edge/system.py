@@ -1,0 +1,212 @@
+"""What this machine offers a bench: tools, rights, devices, space; what ``freezeframe doctor`` shows."""
+
+import os
+import platform
+import resource
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal
+
+from harness.core.text import escape
+from harness.edge import netns
+
+DISTRIBUTION: Final = "freezeframe"
+TOOLS: Final = {
+    "tshark": ("tshark", "reads captures, and checks our DRBD dissection"),
+    "nbdinfo": ("libnbd-bin", "checks a host port"),
+    "qemu-io": ("qemu-utils", "checks a host port"),
+    "fio": ("fio", "writes as a host does"),
+    "unshare": ("util-linux", "a simulated bench without root"),
+}
+"""Command -> its Debian package, and what it is for. A bench runs without any of them; tests need all."""
+MIN_PYTHON: Final = (3, 11)
+MEMLOCK_BYTES: Final = 64 << 20
+"""What the reflex process locks: its code, Hyperscan's database and the buffers, with room."""
+MIN_FREE_BYTES: Final = 1 << 30
+"""An incident of 64 MiB of writes is about 200 MiB; several must fit."""
+BYTES_A_GIB: Final = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: Literal["ok", "warning", "problem"]
+    """warning: a part of the product is missing or slower. problem: no bench can run so."""
+    detail: str
+    remedy: str = ""
+    """What to do, where possible the one line to type."""
+
+
+def examine(out_dir: Path) -> list[Finding]:
+    """Everything ``doctor`` looks at; changes nothing. Incidents would go to ``out_dir``."""
+    parts: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python, _kernel, _packages, _tools, _rights, _realtime, _memory_lock, _serial_devices
+    )  # fmt: skip
+    return [finding for part in parts for finding in part()] + [_space(out_dir)]
+
+
+def missing_tools() -> list[str]:
+    """Debian packages of the TOOLS that are not here."""
+    return sorted({package for tool, (package, _) in TOOLS.items() if shutil.which(tool) is None})
+
+
+def apt_line(packages: list[str]) -> str:
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install -y {' '.join(packages)}"
+
+
+def _requirements() -> list[str]:
+    """Names of the packages that FreezeFrame runs on."""
+    try:
+        wanted = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    names = (line for line in wanted if "extra ==" not in line)
+    return sorted(line.split(";")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in names)
+
+
+# --- the parts ----------------------------------------------------------------------------------------------
+def _python() -> Iterator[Finding]:
+    enough = sys.version_info[:2] >= MIN_PYTHON
+    detail = f"{platform.python_version()} ({sys.executable})"
+    remedy = "" if enough else f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer"
+    yield Finding(name="python", status="ok" if enough else "problem", detail=detail, remedy=remedy)
+
+
+def _kernel() -> Iterator[Finding]:
+    wide = sys.maxsize > 1 << 32
+    detail = f"{platform.system()} {platform.release()} {platform.machine()}"
+    remedy = "" if wide else "use a 64-bit system: Hyperscan has no 32-bit build"
+    yield Finding(name="kernel", status="ok" if wide else "problem", detail=detail, remedy=remedy)
+
+
+def _packages() -> Iterator[Finding]:
+    missing = [name for name in _requirements() if not _installed(name)]
+    if _installed(DISTRIBUTION) and not missing:
+        detail = f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)} and all that it needs"
+        yield Finding(name="packages", status="ok", detail=detail)
+    else:
+        detail = f"missing: {', '.join(missing or [DISTRIBUTION])}"
+        yield Finding(name="packages", status="problem", detail=detail, remedy="make setup")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _tools() -> Iterator[Finding]:
+    missing = missing_tools()
+    for tool, (package, purpose) in TOOLS.items():
+        path = shutil.which(tool)
+        if path is not None:
+            yield Finding(name=tool, status="ok", detail=path)
+        else:
+            yield Finding(
+                name=tool,
+                status="warning",
+                detail=f"not found ({purpose}; Debian package {package})",
+                remedy=apt_line(missing),
+            )
+
+
+def _rights() -> Iterator[Finding]:
+    missing = netns.missing_capabilities()
+    if not missing:
+        yield Finding(name="capabilities", status="ok", detail=", ".join(netns.CAPABILITIES))
+        return
+    yield Finding(
+        name="capabilities",
+        status="warning",
+        detail=f"missing: {', '.join(missing)}; a real replication link cannot be captured",
+        remedy="run as root, or give the interpreter the capabilities (docs/pi.md)",
+    )
+    problem = netns.user_namespace_problem()
+    yield Finding(
+        name="user namespaces",
+        status="problem" if problem else "ok",
+        detail=problem or "a simulated bench runs without root",
+        remedy="see the setting named here, or run as root" if problem else "",
+    )
+
+
+def _realtime() -> Iterator[Finding]:
+    refused: list[str] = []
+
+    def attempt() -> None:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        except OSError as error:
+            refused.append(error.strerror or str(error))
+
+    # The policy belongs to the thread, which ends here; the process keeps its own.
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    yield Finding(
+        name="real-time priority",
+        status="warning" if refused else "ok",
+        detail=f"SCHED_FIFO: {refused[0]}; the reflex is slower under load" if refused else "allowed",
+        remedy="run as root, or set rtprio in /etc/security/limits.d/freezeframe.conf" if refused else "",
+    )
+
+
+def _memory_lock() -> Iterator[Finding]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    enough = soft == resource.RLIM_INFINITY or soft >= MEMLOCK_BYTES or os.geteuid() == 0
+    shown = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft >> 20} MiB"
+    yield Finding(
+        name="locked memory",
+        status="ok" if enough else "warning",
+        detail=f"limit {shown}" + ("" if enough else "; the reflex may be paged out"),
+        remedy="" if enough else "set `memlock 65536` in /etc/security/limits.d/freezeframe.conf",
+    )
+
+
+def _serial_devices() -> Iterator[Finding]:
+    from serial.tools import list_ports
+
+    by_id = {str(path.resolve()): str(path) for path in sorted(Path("/dev/serial/by-id").glob("*"))}
+    ports = sorted(list_ports.comports(), key=lambda port: str(port.device))
+    if not ports:
+        yield Finding(name="serial devices", status="ok", detail="none; a simulated bench needs none")
+    for port in ports:
+        usable = os.access(port.device, os.R_OK | os.W_OK)
+        name = escape(by_id.get(port.device, port.device))
+        yield Finding(
+            name=name,
+            status="ok" if usable else "warning",
+            detail=escape(f"{port.device}: {port.description}") + ("" if usable else "; no permission"),
+            remedy="" if usable else "sudo usermod -aG dialout $USER, then log in again",
+        )
+
+
+def _space(out_dir: Path) -> Finding:
+    folder = out_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding(name="disk space", status="problem", detail=f"{folder}: {error.strerror}")
+    if not os.access(folder, os.W_OK):
+        return Finding(
+            name="disk space", status="problem", detail=f"{folder}: not writable", remedy="give --out DIR"
+        )
+    enough = free_bytes >= MIN_FREE_BYTES
+    return Finding(
+        name="disk space",
+        status="ok" if enough else "warning",
+        detail=f"{free_bytes / BYTES_A_GIB:.1f} GiB free for incidents in {folder}",
+        remedy="" if enough else "remove old incidents, or give --out DIR on another disk",
+    )
