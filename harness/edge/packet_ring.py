@@ -1,0 +1,232 @@
+"""Capture of one interface: AF_PACKET with a TPACKET_V3 ring that the kernel fills and this process maps.
+
+The kernel stamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are full or after
+``RETIRE_MS``; no frame costs a system call. Frames given out are views of the ring: they live until the next
+``read_block``. What the kernel had to drop is counted by ``statistics``.
+
+Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc, tpacket3_hdr), native byte order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from harness.core.events import NS_PER_S, Ns
+from harness.edge.clock import read_wall_clock
+from harness.edge.netns import Namespace, entered
+from harness.errors import RigError
+
+DEFAULT_RING_BYTES: Final = 64 << 20
+BLOCK_BYTES: Final = 128 << 10
+"""Holds the largest frame that segmentation offload makes (64 KiB), and divides the ring finely: at a quiet
+link each
+block handed over carries RETIRE_MS only, so that 512 of them outlast a second's stall of this process."""
+RETIRE_MS: Final = 2
+"""A block that is not full is handed over after this: the capture's share of the time to a trigger."""
+CLOCK_CHECK_NS: Final = NS_PER_S
+"""How often the distance between CLOCK_REALTIME and CLOCK_MONOTONIC is measured again."""
+
+_ETH_P_ALL: Final = 0x0003
+_SOL_PACKET: Final = 263
+_PACKET_ADD_MEMBERSHIP, _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 1, 5, 6, 10
+_PACKET_MR_PROMISC: Final = 1
+_TPACKET_V3: Final = 2
+_TP_STATUS_KERNEL, _TP_STATUS_USER = 0, 1
+_REQ3: Final = struct.Struct("@7I")
+"""block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv, feature_req_word."""
+_FRAME_SIZE: Final = 2048
+"""Only divides the block in the kernel's arithmetic; frames of version 3 have their own length."""
+_BLOCK_HEAD: Final = struct.Struct("@IIIII")
+"""version, offset_to_priv, block_status, num_pkts, offset_to_first_pkt."""
+_BLOCK_STATUS: Final = struct.Struct("@I")
+_BLOCK_STATUS_AT: Final = 8
+_PACKET_HEAD: Final = struct.Struct("@IIIIIIHH")
+"""next_offset, sec, nsec, snaplen, len, status, mac, net."""
+_STATS3: Final = struct.Struct("@III")
+"""tp_packets (dropped ones included), tp_drops, tp_freeze_q_cnt; reading resets them."""
+_MREQ: Final = struct.Struct("@iHH8s")
+_SIOCGIFFLAGS, _SIOCGIFNAME = 0x8913, 0x8910
+_IFF_UP: Final = 1
+_IFREQ: Final = struct.Struct("@16sh22x")
+_IFREQ_INDEX: Final = struct.Struct("@16si20x")
+
+
+@dataclass(frozen=True, slots=True)
+class RingStatistics:
+    """Since the ring was opened."""
+
+    received: int
+    """Frames that reached the socket, dropped ones included."""
+    dropped: int
+    """Of these, frames for which the ring had no room."""
+    freezes: int
+
+
+class InterfaceGone(RigError):
+    """The interface no longer exists."""
+
+
+class PacketRing:
+    """The open ring. One reader; ``fileno`` turns readable when a block is ready."""
+
+    def __init__(
+        self, interface: str, *, namespace: str | None = None, ring_bytes: int = DEFAULT_RING_BYTES
+    ) -> None:
+        """Capture everything on ``interface`` of the network namespace at the path ``namespace``,
+        promiscuously.
+
+        RigError: no such interface (the text lists those there), it is down, or CAP_NET_RAW is missing.
+        """
+        self.interface = interface
+        self.namespace = namespace
+        self._blocks = max(2, ring_bytes // BLOCK_BYTES)
+        self._at = 0
+        self._held = False
+        self._received = self._dropped = self._freezes = 0
+        self._clock_checked_ns: Ns = 0
+        self.realtime_offset_ns = 0
+        """CLOCK_REALTIME - CLOCK_MONOTONIC, as last measured."""
+        with contextlib.ExitStack() as stack:
+            if namespace is not None:
+                entry = Namespace.open(namespace)
+                stack.callback(entry.close)
+                stack.enter_context(entered(entry))
+            self._socket, self._index = _open_socket(interface, namespace)
+        try:
+            self._map = self._make_ring()
+            self._socket.bind((interface, _ETH_P_ALL))
+            wanted = _MREQ.pack(self._index, _PACKET_MR_PROMISC, 0, bytes(8))
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, wanted)
+        except OSError as error:
+            self._socket.close()
+            raise RigError(f"cannot capture on {interface}: {error.strerror}") from error
+        self._view = memoryview(self._map)
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLIN | select.POLLERR)
+        self._measure_clock(time.monotonic_ns())
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read_block(self, timeout_s: float = 0.0) -> list[tuple[Ns, memoryview, int]]:
+        """(realtime ns, frame, original length) of each frame of the next block; [] when none comes in time.
+
+        The frames are views of the ring and end with the next call. InterfaceGone when the interface has
+        vanished;
+        while it is only down, nothing comes.
+        """
+        self._release()
+        if self._status() & _TP_STATUS_USER == 0:
+            for _, ready in self._poller.poll(max(0, round(timeout_s * 1000))):
+                if ready & select.POLLERR:
+                    self._check_error()
+            if self._status() & _TP_STATUS_USER == 0:
+                return []
+        now_ns = time.monotonic_ns()
+        if now_ns - self._clock_checked_ns >= CLOCK_CHECK_NS:
+            self._measure_clock(now_ns)
+        self._held = True
+        return list(self._frames())
+
+    def monotonic(self, realtime_ns: int) -> Ns:
+        """A frame's time as CLOCK_MONOTONIC."""
+        return realtime_ns - self.realtime_offset_ns
+
+    def statistics(self) -> RingStatistics:
+        raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATS3.size)
+        received, dropped, freezes = _STATS3.unpack(raw)
+        self._received += received
+        self._dropped += dropped
+        self._freezes += freezes
+        return RingStatistics(self._received, self._dropped, self._freezes)
+
+    def close(self) -> None:
+        self._release()
+        self._view.release()
+        with contextlib.suppress(
+            BufferError
+        ):  # somebody still holds a frame: its memory goes with the last view
+            self._map.close()
+        self._socket.close()
+
+    def _make_ring(self) -> mmap.mmap:
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+        size = self._blocks * BLOCK_BYTES
+        frames = size // _FRAME_SIZE
+        request = _REQ3.pack(BLOCK_BYTES, self._blocks, _FRAME_SIZE, frames, RETIRE_MS, 0, 0)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
+        return mmap.mmap(self._socket.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def _status(self) -> int:
+        status: int = _BLOCK_STATUS.unpack_from(self._map, self._at * BLOCK_BYTES + _BLOCK_STATUS_AT)[0]
+        return status
+
+    def _frames(self) -> Iterator[tuple[Ns, memoryview, int]]:
+        base = self._at * BLOCK_BYTES
+        _, _, _, count, first = _BLOCK_HEAD.unpack_from(self._map, base)
+        at = base + first
+        view, unpack = self._view, _PACKET_HEAD.unpack_from
+        for _ in range(count):
+            following, seconds, nanoseconds, captured, length, _, mac, _ = unpack(view, at)
+            start = at + mac
+            yield seconds * NS_PER_S + nanoseconds, view[start : start + captured], length
+            at += following
+
+    def _release(self) -> None:
+        """Give the block back to the kernel."""
+        if self._held:
+            at = self._at * BLOCK_BYTES + _BLOCK_STATUS_AT
+            _BLOCK_STATUS.pack_into(self._map, at, _TP_STATUS_KERNEL)
+            self._at = (self._at + 1) % self._blocks
+            self._held = False
+
+    def _measure_clock(self, now_ns: Ns) -> None:
+        reading = read_wall_clock()
+        self.realtime_offset_ns = reading.wall_ns - reading.monotonic_ns
+        self._clock_checked_ns = now_ns
+
+    def _check_error(self) -> None:
+        """The socket reports an error: the interface went down, or away. Both say ENETDOWN."""
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            fcntl.ioctl(self._socket, _SIOCGIFNAME, _IFREQ_INDEX.pack(b"", self._index))
+        except OSError as error:
+            raise InterfaceGone(f"interface {self.interface} has disappeared") from error
+        if number not in (0, errno.ENETDOWN):
+            raise RigError(f"capture on {self.interface}: {errno.errorcode.get(number, number)}")
+
+
+def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:
+    """An AF_PACKET socket in the thread's namespace that takes nothing yet, and the interface's index."""
+    where = f" in namespace {namespace}" if namespace else ""
+    names = [name for _, name in socket.if_nameindex()]
+    if interface not in names:
+        raise RigError(
+            f"there is no interface {interface!r}{where}; there are: {', '.join(sorted(names)) or 'none'}"
+        )
+    try:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    except PermissionError as error:
+        raise RigError(
+            f"capturing on {interface} needs the capability CAP_NET_RAW: run as root, or in a user namespace"
+        ) from error
+    except OSError as error:
+        raise RigError(f"no packet socket can be made: {error.strerror}") from error
+    try:
+        request = fcntl.ioctl(opened, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
+        if not _IFREQ.unpack(request)[1] & _IFF_UP:
+            raise RigError(f"interface {interface}{where} is down: ip link set {interface} up")
+        return opened, socket.if_nametoindex(interface)
+    except BaseException:
+        opened.close()
+        raise

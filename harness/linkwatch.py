@@ -1,0 +1,330 @@
+"""The link's process, ``python -m harness.linkwatch``: capture ring -> capture file, then -> ledger and
+triggers.
+
+Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or the end of
+stdin,
+ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``, where the reflex polls, and to
+the
+supervisor. Every block of frames is on disk before it is understood, and an error in the understanding never
+stops the
+recording: it is told once, and only the recording goes on.
+
+Exit status 0, or that of the RigError or UsageError whose text is on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from harness.core import events
+from harness.core.events import (
+    NS_PER_MS,
+    NS_PER_S,
+    Event,
+    LinkStats,
+    Note,
+    Ns,
+    ProcessReady,
+    Stop,
+    StreamEnded,
+    Trigger,
+)
+from harness.core.linkrules import LinkRule
+from harness.core.linkview import LinkEnds, LinkView
+from harness.edge.packet_ring import InterfaceGone, PacketRing
+from harness.edge.pcapng import PcapngWriter
+from harness.errors import HarnessError, UsageError
+from harness.wire import drbd
+
+STATS_INTERVAL_NS: Final = NS_PER_S // 4
+MAX_WAIT_MS: Final = 250
+"""Longest sleep: the counters are told four times a second."""
+MAX_CONFIG_BYTES: Final = 1 << 20
+MAX_QUEUED_BYTES: Final = 4 << 20
+"""Events that wait for a slow reader; beyond it counters are left out, then everything but triggers."""
+BLOCKS_A_TURN: Final = 64
+"""Read before stdin is looked at again."""
+MAX_LAST_BLOCKS: Final = 4096
+"""After Stop, so many blocks are still read: more than a ring of the default size holds."""
+_READ_BYTES: Final = 64 << 10
+
+
+class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    interface: str
+    pcapng_path: str
+    trigger_fd: int
+    """Inherited pipe to the reflex; -1: none."""
+    namespace: str = ""
+    """Path of the network namespace that the interface is in; "": this process's."""
+    ring_mib: int = 64
+    rules: list[dict[str, Any]] = []
+    """Each as the arguments of core.linkrules.LinkRule."""
+    primary_address: str = ""
+    secondary_address: str = ""
+    ports: list[int] = msgspec.field(default_factory=lambda: [drbd.PORT])
+    """TCP ports of the replication link; empty: any, found by its first bytes."""
+    integrity_alg: str = ""
+    """Assumed where the capture does not show the handshake."""
+    event_fd: int = 1
+    max_pcapng_mib: int = 4096
+    """The capture file grows no further; what comes then is still watched, and counted as not recorded."""
+
+
+def link_rules(rules: list[dict[str, Any]]) -> list[LinkRule]:
+    """Rules from their plain form (deadline_ms 0 is none). Raises UsageError."""
+    made = []
+    for rule in rules:
+        known = dict(rule)
+        known["instruct"] = tuple(known.get("instruct", ("primary", "secondary")))
+        known["deadline_ms"] = known.get("deadline_ms") or None
+        try:
+            made.append(LinkRule(**known))
+        except TypeError as error:
+            raise UsageError(f"link rule {rule.get('name', '?')!r}: {error}") from error
+    return made
+
+
+class _Outbox:
+    """Events on their way out of one descriptor; never blocks the capture."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._queue = bytearray()
+        self.broken = fd < 0
+        if fd >= 0:
+            os.set_blocking(fd, False)
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._queue) and not self.broken
+
+    def put(self, event: Event) -> None:
+        limit = MAX_QUEUED_BYTES // 2 if isinstance(event, LinkStats) else MAX_QUEUED_BYTES
+        if not self.broken and len(self._queue) < limit:
+            self._queue += events.encode(event)
+            self.flush()
+
+    def flush(self) -> None:
+        while self.waiting:
+            try:
+                written = os.write(self.fd, self._queue)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.broken = True  # the reader is gone; the supervisor sees that at its own end
+                return
+            del self._queue[:written]
+
+    def finish(self, deadline_ns: Ns) -> None:
+        """Wait for the reader to take the rest, until the deadline."""
+        while self.waiting and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+            select.select([], [self.fd], [], left_ns / NS_PER_S)
+            self.flush()
+
+
+class Linkwatch:
+    """One run of the process."""
+
+    def __init__(self, config: LinkwatchConfig) -> None:
+        ends = LinkEnds(
+            primary_address=config.primary_address,
+            secondary_address=config.secondary_address,
+            ports=frozenset(config.ports),
+            integrity_alg=config.integrity_alg,
+        )
+        self._view: LinkView | None = LinkView(ends, link_rules(config.rules))
+        self._last_view = self._view
+        self._ring = PacketRing(
+            config.interface, namespace=config.namespace or None, ring_bytes=config.ring_mib << 20
+        )
+        try:
+            self._file = PcapngWriter(
+                Path(config.pcapng_path),
+                interface=config.interface,
+                snaplen_bytes=0,
+                hardware=platform.machine(),
+                system=platform.platform(),
+                application="FreezeFrame linkwatch",
+                max_bytes=config.max_pcapng_mib << 20,
+            )
+        except BaseException:
+            self._ring.close()
+            raise
+        self._events = _Outbox(config.event_fd)
+        self._triggers = _Outbox(config.trigger_fd)
+        self._inbox = events.Decoder()
+        self._packets = self._bytes = self._drops = 0
+        self._stats_due_ns: Ns = 0
+        self._file_trouble_told = False
+        self._stopping = False
+        self._start_realtime_ns = time.time_ns()
+
+    def run(self, stdin_fd: int, early: bytes) -> None:
+        """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``: bytes behind
+        the
+        configuration line that were read with it."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to act on
+        self._take(early)
+        poller = select.poll()
+        poller.register(stdin_fd, select.POLLIN)
+        poller.register(self._ring, select.POLLIN | select.POLLERR)
+        self._events.put(ProcessReady(t_ns=time.monotonic_ns(), process="linkwatch"))
+        try:
+            while not self._stopping:
+                for outbox in (self._events, self._triggers):
+                    outbox.flush()
+                for fd, _ in poller.poll(self._wait_ms()):
+                    if fd == stdin_fd:
+                        self._take(os.read(stdin_fd, _READ_BYTES) or None)
+                self._drain(BLOCKS_A_TURN)
+                self._tell_stats()
+            self._drain(MAX_LAST_BLOCKS)
+        except InterfaceGone as error:
+            self._events.put(StreamEnded(t_ns=time.monotonic_ns(), stream="link", error=str(error)))
+        finally:
+            self._finish()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _take(self, data: bytes | None) -> None:
+        """Bytes from the supervisor; None is the end of its pipe."""
+        if data is None:
+            self._stopping = True
+            return
+        for event in self._inbox.feed(data):
+            if isinstance(event, Stop):
+                self._stopping = True
+
+    def _wait_ms(self) -> int:
+        """Until the next deadline of the rules, or the next counters."""
+        now_ns = time.monotonic_ns()
+        deadlines = [self._stats_due_ns]
+        if self._view is not None and (due_ns := self._view.next_deadline()) is not None:
+            deadlines.append(due_ns)
+        wait_ms = (min(deadlines) - now_ns) // NS_PER_MS + 1
+        return max(1 if self._events.waiting else 0, min(MAX_WAIT_MS, wait_ms))
+
+    def _drain(self, most_blocks: int) -> None:
+        """Read the blocks that are there, then judge the silence."""
+        for _ in range(most_blocks):
+            frames = self._ring.read_block()
+            if not frames:
+                break
+            self._block(frames)
+        else:
+            return  # not empty yet: silence proves nothing
+        self._notice_drops()
+        if self._view is not None:
+            self._understand([])
+
+    def _block(self, frames: list[tuple[int, memoryview, int]]) -> None:
+        """Record one block, then understand it."""
+        self._file.write(frames)
+        if self._file.full and not self._file_trouble_told:
+            self._file_trouble_told = True
+            self._note(f"frames are no longer recorded in {self._file.path}: {self._file.full}")
+        self._notice_drops()
+        first = self._packets + 1
+        self._packets += len(frames)
+        self._bytes += sum(len(frame) for _, frame, _ in frames)
+        if self._view is not None:
+            self._understand(frames, first)
+
+    def _notice_drops(self) -> None:
+        """Tell the understanding part before it concludes anything from what it does not see."""
+        drops = self._ring.statistics().dropped
+        if drops != self._drops and self._view is not None:
+            self._view.frames_lost()
+        self._drops = drops
+
+    def _understand(self, frames: list[tuple[int, memoryview, int]], first: int = 0) -> None:
+        """Feed the frames, or with none judge the silence. A fault of ours in here must not end the
+        recording."""
+        assert self._view is not None
+        view, ring = self._view, self._ring
+        try:
+            for number, (realtime_ns, frame, _) in enumerate(frames, first):
+                found = view.feed(ring.monotonic(realtime_ns), frame, number, time.monotonic_ns())
+                if found:
+                    self._trigger(found)
+            if not frames:
+                self._trigger(view.tick(time.monotonic_ns()))
+        except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
+            self._view = None
+            self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
+
+    def _trigger(self, triggers: list[Trigger]) -> None:
+        for trigger in triggers:
+            self._triggers.put(trigger)
+            self._events.put(trigger)
+
+    def _note(self, text: str) -> None:
+        self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level="error"))
+
+    def _tell_stats(self, *, final: bool = False) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns < self._stats_due_ns and not final:
+            return
+        self._stats_due_ns = now_ns + STATS_INTERVAL_NS
+        self._notice_drops()
+        counts = {"packets": self._packets, "bytes_captured": self._bytes, "kernel_drops": self._drops}
+        self._events.put(self._last_view.stats(t_ns=now_ns, **counts))
+
+    def _finish(self) -> None:
+        if self._view is not None:
+            with contextlib.suppress(Exception):
+                self._trigger(self._view.close(time.monotonic_ns()))
+        statistics = self._ring.statistics()
+        self._file.close(
+            start_ns=self._start_realtime_ns,
+            end_ns=time.time_ns(),
+            frames_received=statistics.received,
+            frames_dropped=statistics.dropped,
+        )
+        self._tell_stats(final=True)
+        deadline_ns = time.monotonic_ns() + NS_PER_S
+        self._triggers.finish(deadline_ns)
+        self._events.finish(deadline_ns)
+        self._ring.close()
+
+
+def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:
+    """The configuration line, and what was read behind it. Raises UsageError."""
+    data = b""
+    while b"\n" not in data:
+        more = os.read(stdin_fd, _READ_BYTES)
+        if not more or len(data) > MAX_CONFIG_BYTES:
+            raise UsageError("linkwatch: its first line on stdin is no configuration")
+        data += more
+    line, early = data.split(b"\n", 1)
+    try:
+        return msgspec.json.decode(line, type=LinkwatchConfig), early
+    except msgspec.DecodeError as error:
+        raise UsageError(f"linkwatch: wrong configuration: {error}") from error
+
+
+def main() -> int:
+    stdin_fd = sys.stdin.fileno()
+    try:
+        config, early = read_config(stdin_fd)
+        Linkwatch(config).run(stdin_fd, early)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
