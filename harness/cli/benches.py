@@ -1,0 +1,79 @@
+"""``doctor``, ``check`` and ``sim``."""
+
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import typer
+from rich.text import Text
+
+from harness import benchfile
+from harness.bench import Rig
+from harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
+from harness.core.events import SIDES
+from harness.core.text import escape
+from harness.edge import system
+from harness.edge.netns import ensure_privileges
+from harness.edge.system import Finding
+from harness.errors import UsageError
+
+MARK: Final = {"ok": ("ok", "green"), "warning": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
+
+
+def doctor(*, as_json: bool) -> None:
+    _tell(system.examine(), as_json=as_json, exit_code=EXIT_RIG)
+
+
+def check(bench: str, *, as_json: bool) -> None:
+    _tell(benchfile.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
+
+
+def _tell(findings: Sequence[Finding], *, as_json: bool, exit_code: int) -> None:
+    failed = any(one.status == "problem" for one in findings)
+    if as_json:
+        told: list[dict[str, Any]] = [
+            {"name": one.name, "status": one.status, "detail": one.detail, "remedy": one.remedy}
+            for one in findings
+        ]
+        print_json({"ok": not failed, "findings": told})
+    else:
+        for one in findings:
+            mark, style = MARK[one.status]
+            out.print(Text.assemble((f"{mark:<8}", style), f"{escape(one.name)}: {escape(one.detail)}"))
+            if one.remedy and one.status != "ok":
+                out.print(Text(f"{'':<8}-> {escape(one.remedy)}"))
+    raise typer.Exit(exit_code if failed else EXIT_PASS)
+
+
+def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> None:
+    bench = benchfile.load_bench(name)
+    if bench.simulation is None:
+        raise UsageError(f"{bench.path}: has no [simulation]: there is nothing to simulate")
+    ensure_privileges()
+    run_dir = (directory or Path(tempfile.mkdtemp(prefix="freezeframe-sim-"))).absolute()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    stop: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        stop.append(number)
+
+    with Rig(bench, run_dir, seed=seed) as rig:
+        attach = run_dir / "bench.toml"
+        attach.write_text(benchfile.attached(rig.bench))
+        # The lines are for whoever attaches.
+        rig.release_lines()
+        signal.signal(signal.SIGINT, on_signal)
+        signal.signal(signal.SIGTERM, on_signal)
+        if as_json:
+            print_json({"bench": str(attach), "directory": str(run_dir)})
+        else:
+            say(f"a simulated pair is running; reach it with: --bench {escape(str(attach))}")
+            for side in SIDES:
+                table = rig.bench.controller(side)
+                say(f"  {side:<9} console {table.console}  control {table.control}  host {table.host}")
+            say("stop it with Ctrl-C")
+        while not stop:
+            signal.pause()

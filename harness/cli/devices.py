@@ -1,0 +1,122 @@
+"""``warmstart``, ``save`` and ``pull``: one controller, by hand."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from harness.bench import Rig, deadline_in
+from harness.benchfile import load_bench
+from harness.campaign import run_directory
+from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
+from harness.core.events import SIDES, Side
+from harness.core.text import escape
+from harness.edge.netns import ensure_privileges
+from harness.edge.versions import versions
+from harness.errors import RigError, UsageError
+from harness.incident import Incident
+from harness.report import text
+from harness.roles import SetEntry
+from harness.wire import control
+
+
+def _side(name: str) -> Side:
+    for side in SIDES:
+        if name == side:
+            return side
+    raise UsageError(f"{name}: no such side; allowed: {', '.join(SIDES)}")
+
+
+def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> None:
+    side, bench = _side(name), load_bench(bench_name)
+    if bench.simulation is not None:
+        ensure_privileges()
+    verb = "warmstart" if disruptive else "save"
+    with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
+        controller, identity = rig.controllers[side], rig.identities[side]
+        frame = controller.freeze_frame(
+            identity,
+            control.Reason.OPERATOR,
+            secrets.token_bytes(control.INCIDENT_ID_BYTES),
+            disruptive=disruptive,
+        )
+        sent_ns = time.monotonic_ns()
+        controller.link.write(frame)
+        reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
+        if reply is None:
+            raise RigError(
+                f"the {side} controller gave no answer to {verb} within {bench.policy.reply_timeout_s:g} s"
+            )
+        told: dict[str, Any] = {
+            "side": side,
+            "ok": reply.ok,
+            "status": reply.status,
+            "serial_number": identity.serial_number,
+            "set": reply.set_id if reply.ok else None,
+            "boot_epoch": reply.boot_epoch,
+            "answered_us": (reply.t_received_ns - sent_ns) / 1000,
+        }
+        if reply.ok and disruptive:
+            seen = rig.await_boot(side, newer_than=identity.boot_epoch)
+            told["up_after_ms"] = (time.monotonic_ns() - sent_ns) / 1e6
+            told["boot_epoch"] = seen.boot_epoch
+    if as_json:
+        print_json(told)
+    elif not reply.ok:
+        say(f"{side}: refused: {escape(reply.status)} {escape(reply.text)}")
+    elif disruptive:
+        say(f"{side}: set {reply.set_id} stored, warmstarted")
+        say(f"{side}: up again in boot epoch {told['boot_epoch']} after {told['up_after_ms']:.0f} ms")
+    else:
+        say(f"{side}: set {reply.set_id} stored, the controller runs on")
+    raise typer.Exit(EXIT_PASS if reply.ok else EXIT_DEVICE_FAILED)
+
+
+def _chosen(entries: list[SetEntry], set_id: int | None, side: Side) -> SetEntry:
+    if not entries:
+        raise UsageError(
+            f"the {side} controller holds no root cause data set; make one with: freezeframe save {side}"
+        )
+    if set_id is None:
+        return max(entries, key=lambda one: one.set_id)
+    for one in entries:
+        if one.set_id == set_id:
+            return one
+    raise UsageError(
+        f"the {side} controller has no set {set_id}; it holds: {', '.join(str(one.set_id) for one in entries)}"
+    )
+
+
+def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_json: bool) -> None:
+    side, bench = _side(name), load_bench(bench_name)
+    if bench.simulation is not None:
+        ensure_privileges()
+    with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
+        deadline_ns = deadline_in(bench.policy.pull_timeout_s)
+        entry = _chosen(rig.controllers[side].sets(deadline_ns), set_id, side)
+        incident = Incident.create(
+            out_dir, bench=bench.name, seed=0, scenario=f"pull {side}", versions=versions()
+        )
+        try:
+            pulled = rig.controllers[side].pull(
+                entry, b"", deadline_ns, lambda data: incident.append_set(side, data)
+            )
+            incident.store_set(side, pulled)
+        except BaseException as error:
+            incident.missing_set(side, str(error))
+            incident.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "rig-trouble")
+            raise
+        incident.finish("pass")
+    told = {
+        "side": side,
+        "set": entry.set_id,
+        "incident": str(incident.path.absolute()),
+        **incident.record["sets"][side],
+    }
+    if as_json:
+        print_json(told)
+    else:
+        say(f"{side}: set {entry.set_id}, {text.byte_count(told['bytes'])}, {told.get('events', 0)} events")
+        say(f"incident: {escape(str(incident.path.absolute()))}")

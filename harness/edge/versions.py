@@ -1,0 +1,27 @@
+"""What ran: versions for the incident."""
+
+import platform
+from functools import cache
+from importlib import metadata
+from typing import Any, Final
+
+PACKAGES: Final = ("scapy", "pyserial", "pyvisa", "hyperscan", "crc32c", "msgspec", "pydantic")
+
+
+@cache
+def versions() -> dict[str, Any]:
+    """FreezeFrame, Python, the kernel, and the packages whose behaviour an incident may depend on."""
+    return {
+        "freezeframe": _version("freezeframe"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,181 @@
+"""The processes that watch while evidence comes in: the reflex, the link's watch, and the host's writer.
+
+They record to disk by themselves; what arrives here is for the supervisor to act on and to tell a person.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from harness.bench import Rig, deadline_in
+from harness.core.events import (
+    NS_PER_S,
+    SIDES,
+    AnyEvent,
+    Arm,
+    Disarm,
+    LinkStats,
+    Ns,
+    ProcessReady,
+    Side,
+)  # fmt: skip
+from harness.core.rules import RuleSet
+from harness.edge.processes import Child
+from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.errors import RigError
+from harness.incident import Incident
+from harness.linkwatch import LinkwatchConfig
+
+READY_TIMEOUT_S: Final = 20.0
+"""Two Python processes start in well under a second; a loaded machine may take several."""
+STOP_TIMEOUT_S: Final = 10.0
+
+
+class Observation:
+    """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on every exit."""
+
+    def __init__(self, rig: Rig, incident: Incident, rules: RuleSet) -> None:
+        self._children: list[Child] = []
+        self.link: LinkStats | None = None
+        """The newest counters of the capture; None when nothing was captured."""
+        self.notes: list[str] = []
+        self._pending: list[tuple[str, AnyEvent]] = []
+        trigger_read, trigger_write = os.pipe()
+        try:
+            self._reflex = self._start_reflex(rig, incident, rules, trigger_read)
+            self._start_linkwatch(rig, incident, rules, trigger_write)
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            os.close(trigger_read)
+            os.close(trigger_write)
+
+    def _start_reflex(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
+        control = {side: rig.controllers[side].link.fileno() for side in SIDES}
+        config = ReflexConfig(
+            streams=[
+                StreamConfig(
+                    side=side,
+                    fd=rig.consoles[side].fileno(),
+                    log_path=str(incident.console_path(side)),
+                    times_path=str(incident.console_times_path(side)),
+                )
+                for side in SIDES
+            ],
+            control=control,
+            rules=list(rules.console),
+            default_instruct=list(rig.bench.policy.instruct),
+            trigger_fd=trigger_fd,
+        )
+        fds = {stream.fd for stream in config.streams} | set(control.values()) | {trigger_fd}
+        child = Child(
+            "reflex", "harness.reflex", config, stderr_path=rig.run_dir / "reflex.stderr", pass_fds=tuple(fds)
+        )
+        self._children.append(child)
+        return child
+
+    def _start_linkwatch(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> None:
+        link = rig.bench.link
+        config = LinkwatchConfig(
+            interface=link.interface,
+            namespace=link.namespace or "",
+            pcapng_path=str(incident.link_path),
+            rules=[_rule(asdict(rule), rig.bench.policy.instruct) for rule in rules.link],
+            primary_address=link.primary_address,
+            secondary_address=link.secondary_address,
+            trigger_fd=trigger_fd,
+        )
+        self._children.append(
+            Child(
+                "linkwatch",
+                "harness.linkwatch",
+                config,
+                stderr_path=rig.run_dir / "linkwatch.stderr",
+                pass_fds=(trigger_fd,),
+            )
+        )
+
+    def add(self, child: Child) -> None:
+        self._children.append(child)
+
+    def await_ready(self) -> None:
+        """Return when reflex and linkwatch both watch: before that no write may go out. RigError: one did not start."""
+        deadline_ns = deadline_in(READY_TIMEOUT_S)
+        missing = {child.name for child in self._children}
+        while missing:
+            for name, event in self.wait(deadline_ns):
+                if isinstance(event, ProcessReady):
+                    missing.discard(event.process)
+                    self.notes += [f"{event.process}: {note}" for note in event.notes]
+                else:
+                    self._pending.append((name, event))
+            if time.monotonic_ns() >= deadline_ns:
+                raise RigError(
+                    f"{' and '.join(sorted(missing))} did not become ready within {READY_TIMEOUT_S:.0f} s"
+                )
+
+    def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
+        """``frames[reason][side]``; good for one action."""
+        told: dict[str, dict[str, bytes]] = {reason: dict(by_side) for reason, by_side in frames.items()}
+        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
+
+    def disarm(self) -> None:
+        self._reflex.send(Disarm(t_ns=time.monotonic_ns()))
+
+    def wait(self, deadline_ns: Ns, wake_fd: int | None = None) -> list[tuple[str, AnyEvent]]:
+        """Events by the name of their process, as soon as there are some; [] at the deadline or when woken.
+
+        RigError when a process has ended that nobody asked to.
+        """
+        if self._pending:
+            pending, self._pending = self._pending, []
+            return pending
+        fds = {child.fileno(): child for child in self._children if not child.ended}
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        if wake_fd is not None:
+            poller.register(wake_fd, select.POLLIN)
+        left_ms = max(0, (deadline_ns - time.monotonic_ns()) // 1_000_000 + 1)
+        received: list[tuple[str, AnyEvent]] = []
+        for fd, _ in poller.poll(left_ms):
+            child = fds.get(fd)
+            if child is None:
+                continue
+            received += [(child.name, event) for event in child.receive()]
+            if child.ended and child.name != "workload":
+                self._note_link(received)
+                raise child.death()
+        self._note_link(received)
+        return received
+
+    def _note_link(self, received: list[tuple[str, AnyEvent]]) -> None:
+        for _, event in received:
+            if isinstance(event, LinkStats):
+                self.link = event
+
+    def stop(self) -> list[tuple[str, AnyEvent]]:
+        """End all children in order (the writer, the link, the reflex) and return what they still had to say."""
+        deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
+        last: list[tuple[str, AnyEvent]] = []
+        for child in reversed(self._children):
+            last += [(child.name, event) for event in child.stop(deadline_ns)]
+        self._note_link(last)
+        self._children.clear()
+        return last
+
+    def kill(self) -> None:
+        for child in self._children:
+            with contextlib.suppress(Exception):
+                child.kill_if_running()
+        self._children.clear()
+
+
+def _rule(rule: dict[str, Any], default_instruct: list[Side]) -> dict[str, Any]:
+    """A link rule as linkwatch takes it: the bench's policy where the rule does not say who is instructed."""
+    return rule | {"instruct": list(default_instruct if rule["instruct"] is None else rule["instruct"])}

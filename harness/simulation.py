@@ -1,0 +1,139 @@
+"""The simulated bench: two namespaces joined by a replication link, and the supply process that powers the controllers.
+
+Nothing here knows the firmware: it is started as ``python -m firmware_sim``, and met only through its ports.
+"""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from harness.core.events import SIDES, Side
+from harness.edge import netns
+from harness.errors import RigError
+
+REPLICATION_PORT: Final = 7788
+START_TIMEOUT_S: Final = 15.0
+"""From the supply's start to its port file; a loaded 2-core machine needs about one second."""
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class Simulation:
+    """The wiring and the mains of a simulated bench. Ports appear in ``run_dir``: SIDE.console, SIDE.control (PTYs),
+    SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with this process, even when it is killed."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        serial_numbers: dict[Side, str],
+        size_mib: int,
+        seed: int = 0,
+        autonomic: bool = False,
+    ) -> None:
+        self.run_dir = run_dir
+        self.supply_port = 0
+        self._link = netns.make_pair()
+        namespaces: dict[Side, netns.Namespace] = {
+            "primary": self._link.primary,
+            "secondary": self._link.secondary,
+        }
+        outputs = {}
+        for side in SIDES:
+            link = run_dir / f"{side}.netns"
+            link.unlink(missing_ok=True)
+            link.symlink_to(namespaces[side].path)
+            outputs[side] = {
+                "argv": self._argv(
+                    side, serial_numbers[side], size_mib, seed, namespaces[side].path, autonomic
+                ),
+                "lines": {line: str(run_dir / f"{side}.{line}") for line in ("console", "control")},
+                "log": str(run_dir / f"{side}.stderr"),
+            }
+        self._port_file = run_dir / "supply.port"
+        self._port_file.unlink(missing_ok=True)
+        config = run_dir / "supply.json"
+        config.write_text(
+            json.dumps(
+                {"listen": "127.0.0.1:0", "port_file": str(self._port_file), "outputs": outputs}, indent=1
+            )
+        )
+        self._log = run_dir / "supply.stderr"
+        with self._log.open("ab") as log:
+            self._supply = subprocess.Popen(
+                [sys.executable, "-m", "firmware_sim", "supply", "--config", str(config)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.supply_port = self._await_port()
+
+    def _argv(
+        self, side: Side, serial_number: str, size_mib: int, seed: int, namespace: str, autonomic: bool
+    ) -> list[str]:
+        replication = "--replication-connect" if side == "primary" else "--replication-listen"
+        argv = [
+            sys.executable, "-m", "firmware_sim", "serve",
+            "--side", side,
+            "--serial-number", serial_number,
+            "--state-dir", str(self.run_dir / f"{side}.state"),
+            "--size-mib", str(size_mib),
+            "--host", f"unix:{self.run_dir / f'{side}.nbd'}",
+            replication, f"{netns.SECONDARY_ADDRESS}:{REPLICATION_PORT}",
+            "--console", "fd:{console_fd}",
+            "--control", "fd:{control_fd}",
+            "--netns", namespace,
+            "--seed", str(seed),
+        ]  # fmt: skip
+        if autonomic:
+            # The second link of autonomic mode runs between the two controllers, beside the replication link.
+            peer = f"unix:{self.run_dir / 'peer.control'}"
+            argv += (
+                ["--peer-control-listen", peer]
+                if side == "primary"
+                else ["--peer-control", peer, "--autonomic"]
+            )
+        return argv
+
+    def _await_port(self) -> int:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError):
+                return int(self._port_file.read_text())
+            try:
+                self._supply.wait(timeout=0.02)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        words = self._log.read_text(errors="replace")[-500:].strip()
+        self.close()
+        raise RigError(
+            f"the simulated bench supply did not start: {words or 'no port file'} (see {self._log})"
+        )
+
+    def close(self) -> None:
+        """Power off and take the wiring away; bounded."""
+        if self._supply.stdin is not None:
+            self._supply.stdin.close()
+        if self._supply.poll() is None:
+            self._supply.send_signal(signal.SIGTERM)
+        try:
+            self._supply.wait(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._supply.kill()
+            self._supply.wait()
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

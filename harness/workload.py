@@ -1,0 +1,75 @@
+"""The host's writes of a run, and the judgement of what they left behind."""
+
+from pathlib import Path
+from typing import Final
+
+from harness.bench import Rig
+from harness.benchfile import KIB, MIB
+from harness.core.blockstamp import Journal
+from harness.core.compare import Comparison, compare
+from harness.edge.processes import Child
+from harness.errors import RigError
+from harness.incident import Incident
+from harness.roles import HostPort
+
+WRITER_MODULE: Final = "drivers.hosts.writer"
+JOURNAL: Final = "host.journal"
+"""In the incident's folder: every write's intent and acknowledgement, the host's side of the evidence."""
+
+
+class Workload:
+    """The stamped writer's process and its journal."""
+
+    def __init__(self, rig: Rig, incident: Incident, *, seed: int) -> None:
+        self.journal_path = incident.path / JOURNAL
+        table = rig.bench.workload
+        self._config = {
+            "uri": rig.bench.primary.host,
+            "bytes_total": table.bytes_mib * MIB,
+            "write_bytes": table.write_kib * KIB,
+            "queue_depth": table.queue_depth,
+            "seed": seed,
+            "journal_path": str(self.journal_path),
+        }
+        self._child: Child | None = None
+
+    def start(self, run_dir: Path) -> Child:
+        self._child = Child("workload", WRITER_MODULE, self._config, stderr_path=run_dir / "workload.stderr")
+        return self._child
+
+    @property
+    def died(self) -> bool:
+        return self._child is not None and self._child.ended
+
+    def death(self) -> RigError:
+        assert self._child is not None
+        return self._child.death()
+
+
+def compare_volumes(rig: Rig, journal_path: Path) -> Comparison:
+    """Read both volumes whole and hold them against each other and against the host's journal."""
+    journal = Journal.read(journal_path.read_bytes()) if journal_path.exists() else None
+    ports: list[HostPort] = []
+    try:
+        ports += [rig.host("primary"), rig.host("secondary")]
+        primary, secondary = ports
+        if primary.size_bytes != secondary.size_bytes:
+            raise RigError(
+                f"the volumes differ in size: {primary.size_bytes} and {secondary.size_bytes} bytes"
+            )
+        # The host reads through the primary's port, so its view is the primary's.
+        return compare(journal, None, primary.read, secondary.read, primary.size_bytes)
+    finally:
+        for port in ports:
+            port.close()
+
+
+def in_words(comparison: Comparison) -> str:
+    """The first difference, for a person; "" when there is none."""
+    first = comparison.first_difference
+    if first is None:
+        return ""
+    return (
+        f"{comparison.sectors_different} sectors differ; first: {first.side} at byte {first.offset_bytes} "
+        f"({first.kind}), byte {first.first_byte} by bits {first.bit_mask:#04x}"
+    )
