@@ -69,8 +69,8 @@ class NbdClientSession:
 
     @property
     def outstanding(self) -> int:
-        """Requests without a reply."""
-        return len(self._awaited)
+        """Requests without a whole reply."""
+        return len(self._awaited) + (self._reading is not None)
 
     def request(
         self, command: Command, offset_bytes: int, length_bytes: int, *, fua: bool = False

@@ -79,6 +79,15 @@ def test_any_split_gives_the_same(splits: list[int]) -> None:
     assert answered(splits) == ANSWERED
 
 
+def test_a_read_whose_data_is_still_coming_is_outstanding() -> None:
+    session = opened()
+    session.request("read", 0, 512)
+    session.feed(reply(1) + bytes(511))
+    assert session.outstanding == 1
+    session.feed(b"x")
+    assert session.outstanding == 0
+
+
 def test_byte_by_byte_and_whole_give_the_same() -> None:
     assert answered([]) == answered(list(range(1, len(REPLIES)))) == ANSWERED
 
