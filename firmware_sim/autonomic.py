@@ -1,7 +1,8 @@
 """Autonomic mode: the secondary watches the copy and its own responses, and instructs the primary by itself.
 
-It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are at hand when a
-problem comes; the WARMSTART frame then leaves at once. After the answer (or without one) it warmstarts itself too.
+It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are at hand
+when a problem comes; the WARMSTART frame then leaves at once. After the answer (or without one) it
+warmstarts itself too.
 """
 
 import hashlib

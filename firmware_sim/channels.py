@@ -1,4 +1,5 @@
-"""The real ports of a controller process: non-blocking streams with bounded buffers, and how their names open.
+"""The real ports of a controller process: non-blocking streams with bounded buffers, and how their names
+open.
 
 A port is named ``fd:N`` (inherited), ``pty:LINKPATH``, ``tcp:ADDR:PORT``, ``unix:PATH`` or a serial device
 ``/dev/ttyX[@BAUD]``. ``PortError`` carries the one line that a person reads.
@@ -19,7 +20,8 @@ READ_BYTES: Final = 256 << 10
 WRITE_PARTS: Final = 64
 """Buffers given to the kernel at once; IOV_MAX is 1024, more than some dozen gain nothing."""
 PAUSE_BYTES: Final = 8 << 20
-"""A stream whose output piles up above this is not read, so that its peer's demands cannot grow our memory."""
+"""A stream whose output piles up above this is not read, so that its peer's demands cannot grow our
+memory."""
 BAUD: Final = 115_200
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3))
 BACKLOG: Final = 64
@@ -55,6 +57,8 @@ class Stream:
         self._out: deque[Buffer] = deque()
         self._out_bytes = 0
         self._dropped_bytes = 0
+        self._note = b""
+        """Stands in the output where text was lost."""
         self._mask = 0
         self._held = False
         self.open = True
@@ -85,10 +89,11 @@ class Stream:
             lost = self._out[1]
             del self._out[1]
             self._out_bytes -= len(lost)
-            self._dropped_bytes += len(lost)
-        note = b"[console: %d bytes lost]\r\n" % self._dropped_bytes
-        self._out.insert(1, note)
-        self._out_bytes += len(note)
+            if lost is not self._note:
+                self._dropped_bytes += len(lost)
+        self._note = b"[console: %d bytes lost]\r\n" % self._dropped_bytes
+        self._out.insert(1, self._note)
+        self._out_bytes += len(self._note)
 
     def flush(self) -> None:
         """Give the kernel what it takes now."""
@@ -211,7 +216,8 @@ def listen(name: str) -> socket.socket:
 
 
 def open_line(name: str) -> tuple[int, list[int]]:
-    """The descriptor of ``fd:N``, ``pty:LINKPATH`` or a device; and descriptors that must stay open beside it."""
+    """The descriptor of ``fd:N``, ``pty:LINKPATH`` or a device; and descriptors that must stay open beside
+    it."""
     kind, _, where = name.partition(":")
     if kind == "fd" and where.isdecimal():
         fd = int(where)

@@ -1,7 +1,7 @@
 """Device-specific control frames, the controller's side: the codec and the handler of every operation.
 
-Written from the tables in ``harness/wire/control.py``. The receiver takes bytes as they come, keeps at most one frame's
-worth of them, and tells frames from console text on a line that carries both.
+Written from the tables in ``harness/wire/control.py``. The receiver takes bytes as they come, keeps at most
+one frame's worth of them, and tells frames from console text on a line that carries both.
 """
 
 from collections import OrderedDict
@@ -68,7 +68,8 @@ def decode(coded: bytes) -> Frame | None:
 class Receiver:
     """Bytes of a line -> frames, however they are split. Text between frames is skipped.
 
-    After a delimiter, a COBS code followed by MAGIC begins a frame; anything else is text up to the next delimiter.
+    After a delimiter, a COBS code followed by MAGIC begins a frame; anything else is text up to the next
+    delimiter.
     ``damaged`` counts frames that were dropped: too long, wrong CRC, wrong length.
     """
 
@@ -122,8 +123,11 @@ class Firmware(Protocol):
     """What the operations need of the controller."""
 
     serial_number: str
-    boot_epoch: int
-    sets: SetStore
+
+    @property
+    def boot_epoch(self) -> int: ...
+    @property
+    def sets(self) -> SetStore: ...
 
     def identity(self) -> tuple[object, ...]:
         """Values of ``wire.IDENTITY``, in order."""
@@ -191,7 +195,8 @@ class Operations:
         return replies
 
     def _new_dialogue(self) -> None:
-        """Who identifies begins anew, perhaps counting from the same seq. Only a warmstart is remembered longer."""
+        """Who identifies begins anew, perhaps counting from the same seq. Only a warmstart is remembered
+        longer."""
         for key in [key for key in self._remembered if key[0] != Op.WARMSTART]:
             del self._remembered[key]
 

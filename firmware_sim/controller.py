@@ -1,8 +1,8 @@
 """The simulated storage controller: pure firmware, ``step(now, inbox) -> outbox``.
 
 It joins the host side, the store, the replication peer, the console and the control ports. What is a field of
-``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot makes anew. A power loss ends
-the object; the next one begins with what ``nvram`` and the store's medium hold.
+``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot makes anew. A power
+loss ends the object; the next one begins with what ``nvram`` and the store's medium hold.
 """
 
 import random
@@ -16,11 +16,13 @@ from crc32c import crc32c
 
 from firmware_sim.autonomic import Autonomic
 from firmware_sim.console import Console
-from firmware_sim.control import Frozen, Operations
+from firmware_sim.control import Operations
 from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.drbd_peer import Peer, PeerConfig
+from firmware_sim.drbd_contract import PeerConfig
+from firmware_sim.drbd_peer import Peer
 from firmware_sim.faults import Faults
 from firmware_sim.host import HostSide, Job
+from firmware_sim.management import FIRMWARE_VERSION, MODEL, Management
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -37,26 +39,13 @@ from firmware_sim.ports import (
     ReplicationOpened,
 )
 from firmware_sim.rootcause import Nvram, SetStore
-from firmware_sim.staterecord import live_record, state_record
 from firmware_sim.store import Store
 from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import (
-    MAX_PAYLOAD_BYTES,
-    PAIR_STATE_NAMES,
-    SERIAL_NUMBER_BYTES,
-    Capability,
-    Op,
-    PairState,
-    Reason,
-    SetKind,
-    Status,
-)
+from harness.wire.control import PAIR_STATE_NAMES, SERIAL_NUMBER_BYTES, PairState, Reason, SetKind
 from harness.wire.drbd import SECTOR_BYTES, Role
 from harness.wire.nbd import Error as NbdError
-from harness.wire.rootcause import HEADER_KEYS, Event
+from harness.wire.rootcause import Event
 
-MODEL: Final = "SimArray 2"
-FIRMWARE_VERSION: Final = "1.0.0"
 NS_PER_MS: Final = 1_000_000
 BOOT_NS: Final = 300 * NS_PER_MS
 SCRUB_AFTER_NS: Final = 50 * NS_PER_MS
@@ -90,7 +79,8 @@ class ControllerConfig:
     boot_ns: int = BOOT_NS
     autonomic: bool = False
     seed: int = 0
-    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes twice."""
+    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes
+    twice."""
     wall_offset_ns: int = 0
     """Wall clock minus the clock of ``now``."""
 
@@ -103,20 +93,24 @@ class ControllerConfig:
 class Controller:
     """One controller from power-on to power-off. Everything that enters or leaves is a value of ``ports``."""
 
+    management_class: type[Management] = Management
+    faults_class: type[Faults] = Faults
+
     def __init__(self, config: ControllerConfig, nvram: Nvram, store: Store[Metadata]) -> None:
         self.config = config
         self.serial_number = config.serial_number
         self.store = store
         self.trace = TraceBuffer()
         self.sets = SetStore(nvram)
-        self.faults = Faults(config.side, self.trace.add)
+        self.faults = self.faults_class(config.side, self.trace.add)
         self.console = Console("host" if config.side == "primary" else "copy", self.faults.garble)
         self.host = HostSide(store.size_bytes)
         self.phase = Phase.OFF
         self.boot_epoch = int.from_bytes(nvram.read(_BOOT_ITEM) or b"", "big")
         self.peer: Peer
+        self.management = self.management_class(self)
         self._nvram = nvram
-        self._now_ns = 0
+        self.now_ns = 0
         self._boot_ns = 0
         self._boot_done_ns = 0
         self._role = Role.PRIMARY if config.side == "primary" else Role.SECONDARY
@@ -138,17 +132,17 @@ class Controller:
             else None
         )
 
-    # --- the edges ------------------------------------------------------------------------------------------------
+    # --- the edges ------------------------------------------------------------------------------------------
     def power_on(self, now_ns: int) -> list[Outbox]:
         """Cold boot: once in the life of this object."""
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self._next_epoch()
         self._begin_boot()
         return self._collect()
 
     def step(self, now_ns: int, inbox: Sequence[Inbox]) -> list[Outbox]:
         """Take what came in, do what is due, give what goes out."""
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         if self.phase in (Phase.HUNG, Phase.OFF):
             return []
         self.trace.uptime_ns = now_ns - self._boot_ns
@@ -178,7 +172,7 @@ class Controller:
         """The polite end: demote, flush, close."""
         if self.phase is not Phase.RUNNING:
             return []
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self.console.line("shutdown")
         self.trace.add(Event.SHUTDOWN)
         self.peer.set_role(now_ns, Role.SECONDARY)
@@ -189,7 +183,7 @@ class Controller:
         self.phase = Phase.OFF
         return self._collect()
 
-    # --- what came in ---------------------------------------------------------------------------------------------
+    # --- what came in ---------------------------------------------------------------------------------------
     def _take(self, item: Inbox) -> None:
         match item:
             case HostData():
@@ -201,7 +195,7 @@ class Controller:
                     self._held.extend(jobs)
             case ReplicationData():
                 if item.socket in self._sockets and self.phase is Phase.RUNNING:
-                    self.peer.handle(self._now_ns, item)
+                    self.peer.handle(self.now_ns, item)
             case ReplicationOpened():
                 self._replication_opened(item)
             case ReplicationClosed():
@@ -227,15 +221,15 @@ class Controller:
             self._out.append(ReplicationClose(item.socket))
             return
         self._sockets.add(item.socket)
-        self.peer.handle(self._now_ns, item)
+        self.peer.handle(self.now_ns, item)
 
     def _replication_closed(self, item: ReplicationClosed) -> None:
         if item.socket < 0:
             if not self._dial_answered(item.kind) and self.phase is Phase.RUNNING:
-                self.peer.handle(self._now_ns, item)
+                self.peer.handle(self.now_ns, item)
         elif item.socket in self._sockets:
             self._sockets.discard(item.socket)
-            self.peer.handle(self._now_ns, item)
+            self.peer.handle(self.now_ns, item)
 
     def _dial_answered(self, kind: str) -> bool:
         """Whether the dial that was answered is one of an earlier boot."""
@@ -247,16 +241,16 @@ class Controller:
 
     def _control(self, item: ControlData) -> None:
         if item.port == "peer" and self._autonomic is not None:
-            self._autonomic.feed(self._now_ns, item.data)
+            self._autonomic.feed(self.now_ns, item.data)
             return
         operations = self._ports.get(item.port)
         if operations is None:
-            operations = self._ports[item.port] = Operations(self)
+            operations = self._ports[item.port] = Operations(self.management)
         replies = operations.feed(item.data)
         if replies:
             self._out.append(ControlSend(item.port, b"".join(replies)))
 
-    # --- the host's requests --------------------------------------------------------------------------------------
+    # --- the host's requests --------------------------------------------------------------------------------
     def _execute(self, job: Job) -> None:
         request = job.request
         try:
@@ -301,7 +295,7 @@ class Controller:
         sector = offset_bytes // SECTOR_BYTES
         self.trace.add(Event.HOST_WRITE, write_no, sector, len(data), crc32c(data))
         self.console.count_write(len(data))
-        if self.peer.replicate(self._now_ns, write_no, offset_bytes, data, fua=job.request.fua):
+        if self.peer.replicate(self.now_ns, write_no, offset_bytes, data, fua=job.request.fua):
             job.waiting += 1
             self._jobs[write_no] = job
         else:
@@ -318,7 +312,7 @@ class Controller:
             length = min(MAX_TRIM_BYTES, end - at)
             self._write_no += 1
             self.trace.add(Event.HOST_TRIM, self._write_no, at // SECTOR_BYTES, length)
-            if self.peer.replicate(self._now_ns, self._write_no, at, None, length, fua=request.fua):
+            if self.peer.replicate(self.now_ns, self._write_no, at, None, length, fua=request.fua):
                 job.waiting += 1
                 self._jobs[self._write_no] = job
         self._plan_scrub()
@@ -327,10 +321,11 @@ class Controller:
 
     def _flush(self) -> None:
         self.store.flush()
-        self.peer.close_epoch(self._now_ns)
+        self.peer.close_epoch(self.now_ns)
 
     def _complete(self) -> None:
-        """Answer the host for every write that is stored here and answered by the other side, or given up there."""
+        """Answer the host for every write that is stored here and answered by the other side, or given up
+        there."""
         for completion in self.peer.take_completions():
             job = self._jobs.pop(completion.write_no, None)
             if job is None:
@@ -340,9 +335,9 @@ class Controller:
             if not job.waiting:
                 self.host.answer(job)
 
-    # --- work without a request -----------------------------------------------------------------------------------
+    # --- work without a request -----------------------------------------------------------------------------
     def _work(self) -> None:
-        now_ns = self._now_ns
+        now_ns = self.now_ns
         deadline_ns = self.peer.next_deadline()
         if deadline_ns is not None and now_ns >= deadline_ns:
             self.peer.tick(now_ns)
@@ -367,7 +362,7 @@ class Controller:
 
     def _plan_scrub(self) -> None:
         if self._scrub_ns is None and self.store.unscrubbed_blocks:
-            self._scrub_ns = self._now_ns + SCRUB_AFTER_NS
+            self._scrub_ns = self.now_ns + SCRUB_AFTER_NS
 
     def _scrub(self) -> None:
         """Verify some of the blocks written lately; neighbouring mismatches are told in one line."""
@@ -391,15 +386,18 @@ class Controller:
             if self._role is not Role.PRIMARY:
                 # On a primary the mark would copy the damage over the good copy.
                 self.peer.mark_out_of_sync(start, end - start)
-        self._scrub_ns = self._now_ns + SCRUB_PAUSE_NS if self.store.unscrubbed_blocks else None
+        self._scrub_ns = self.now_ns + SCRUB_PAUSE_NS if self.store.unscrubbed_blocks else None
 
     def _trace(self, event: Event, *args: int) -> None:
         """The event log with the autonomic monitor looking on."""
         self.trace.add(event, *args)
         if self._autonomic is not None:
-            self._autonomic.watch(self._now_ns, event, args)
+            self._autonomic.watch(self.now_ns, event, args)
 
-    # --- boot, warmstart ------------------------------------------------------------------------------------------
+    def _freeze_self(self, reason: Reason, incident_id: bytes) -> None:
+        self.management.freeze(SetKind.WARMSTART, reason, incident_id)
+
+    # --- boot, warmstart ------------------------------------------------------------------------------------
     def _next_epoch(self) -> None:
         self.boot_epoch += 1
         self._nvram.write(_BOOT_ITEM, self.boot_epoch.to_bytes(4, "big"))
@@ -407,11 +405,11 @@ class Controller:
     def _begin_boot(self) -> None:
         self._cold = self.phase is Phase.OFF
         self.phase = Phase.BOOTING
-        self._boot_done_ns = self._now_ns + self.config.boot_ns
+        self._boot_done_ns = self.now_ns + self.config.boot_ns
 
     def _boot(self) -> None:
         """The firmware comes up: banner, a new replication peer, and the requests that were held."""
-        now_ns = self._now_ns
+        now_ns = self.now_ns
         self.phase = Phase.RUNNING
         self._boot_ns = now_ns
         self.trace.uptime_ns = 0
@@ -439,7 +437,7 @@ class Controller:
         """Leave this boot: the network goes down, memory stays, the host is held."""
         self._restart = False
         for socket in sorted(self._sockets):
-            self.peer.handle(self._now_ns, ReplicationClosed(socket, "warmstart"))
+            self.peer.handle(self.now_ns, ReplicationClosed(socket, "warmstart"))
         # What the replication lost is noted in the metadata by now; the answers wait for the next boot.
         self.peer.take_completions()
         self._out.extend(ReplicationClose(socket) for socket in sorted(self._sockets))
@@ -479,56 +477,6 @@ class Controller:
             out.insert(0, ConsoleSend(text))
         return out
 
-    # --- what the control operations need -------------------------------------------------------------------------
-    def identity(self) -> tuple[object, ...]:
-        capabilities = Capability.STATE_SAVE | Capability.WARMSTART | Capability.FAULTS
-        if self._autonomic is not None:
-            capabilities |= Capability.AUTONOMIC
-        return (
-            MODEL.encode(),
-            self.serial_number.encode(),
-            FIRMWARE_VERSION.encode(),
-            self.boot_epoch,
-            self.peer.role,
-            self.peer.pair_state,
-            self.trace.uptime_ns,
-            self.trace.next_seq,
-            MAX_PAYLOAD_BYTES,
-            capabilities,
-        )
-
-    def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
-        """Store state record and event log as a set; for a warmstart the cache is destaged too, and the restart due."""
-        set_id = self.sets.next_id
-        warm = kind is SetKind.WARMSTART
-        self.trace.add(Event.WARMSTART if warm else Event.STATE_SAVE, set_id, reason)
-        word = "warmstart" if warm else "state save"
-        self.console.line(
-            f"{word}: set {set_id}, reason {reason.name.lower().replace('_', ' ')}, incident {incident_id.hex()}"
-        )
-        state = state_record(self)
-        if warm:
-            dirty_bytes = self.store.dirty_bytes
-            self.store.flush()
-            self.trace.add(Event.DESTAGE, dirty_bytes)
-        values: dict[str, Any] = {
-            "set_id": set_id,
-            "kind": int(kind),
-            "reason": int(reason),
-            "incident_id": incident_id,
-            "model": MODEL,
-            "serial_number": self.serial_number,
-            "firmware_version": FIRMWARE_VERSION,
-            "boot_epoch": self.boot_epoch,
-            "uptime_ns": self.trace.uptime_ns,
-            "wall_ns": self._now_ns + self.config.wall_offset_ns,
-            "first_seq": self.trace.first_seq,
-            "next_seq": self.trace.next_seq,
-        }
-        self.sets.add({key: values[key] for key in HEADER_KEYS}, state, self.trace.linear())
-        self._restart = self._restart or warm
-        return Frozen(set_id, self.boot_epoch + warm, self.trace.next_seq, self.trace.uptime_ns)
-
     @property
     def host_requests(self) -> int:
         """Host requests that are not answered."""
@@ -545,25 +493,6 @@ class Controller:
             "sets_kept": len(self.sets.entries()),
         }
 
-    def _freeze_self(self, reason: Reason, incident_id: bytes) -> None:
-        self.freeze(SetKind.WARMSTART, reason, incident_id)
-
-    def state_record(self, max_bytes: int) -> bytes:
-        return live_record(state_record(self), max_bytes)
-
-    def print_line(self, text: str) -> None:
-        self.console.line(text)
-
-    def set_trace_level(self, level: int) -> None:
-        self.trace.level = level
-
-    def arm_faults(self, plan: object) -> None:
-        self.faults.arm(plan)
-
-    def control_seen(self, op: int, seq: int) -> None:
-        self.trace.add(Event.CONTROL_FRAME, op, seq)
-
-    def control_refused(self, op: int, status: Status, text: str) -> None:
-        self.trace.add(Event.CONTROL_REFUSED, op, status)
-        name = Op(op).name.lower().replace("_", " ")
-        self.console.line(f"control: {name} refused: {text}")
+    def restart_soon(self) -> None:
+        """Warmstart when this step's answers are out."""
+        self._restart = True

@@ -1,6 +1,8 @@
-"""Fault injection: a plan (``wire/faults.py``) armed by SET_FAULTS, fired at the n-th replicated write after that.
+"""Fault injection: a plan (``wire/faults.py``) armed by SET_FAULTS, fired at the n-th replicated write after
+that.
 
-The replication peer asks these hooks at the places where a fault can act; without a plan each of them is a no-op.
+The replication peer asks these hooks at the places where a fault can act; without a plan each of them is a
+no-op.
 Everything random comes from the plan's seed, so that the same plan on the same writes does the same.
 """
 
@@ -72,7 +74,7 @@ def parse_fault(entry: object, side: str) -> Fault:
     if unknown:
         raise PlanError(f"unknown key {unknown[0]}")
     try:
-        kind = FaultKind(entry.get("kind"))
+        kind = FaultKind(str(entry.get("kind")))
     except ValueError:
         raise PlanError(f"unknown kind {str(entry.get('kind'))[:40]}") from None
     if entry.get("side", side) != side:
@@ -120,7 +122,7 @@ class Faults:
         """The plan with its firings, for the state record."""
         return [fault.as_map() for fault in self._plan]
 
-    # --- hooks of the replication peer ---------------------------------------------------------------------------
+    # --- hooks of the replication peer ----------------------------------------------------------------------
     def sent_data(self, write_no: int, data: bytes) -> bytes:
         """Primary: what really leaves, after the digest was computed."""
         if not self._plan:
@@ -173,7 +175,7 @@ class Faults:
         due = self._take(write_no, (FaultKind.STALL,))
         return due.delay_ms * NS_PER_MS if due else 0
 
-    # --- hooks of the controller ---------------------------------------------------------------------------------
+    # --- hooks of the controller ----------------------------------------------------------------------------
     def garble(self, line: bytes) -> bytes:
         """A console line as it leaves."""
         if not self._garble_next:
@@ -193,7 +195,7 @@ class Faults:
                 return True
         return False
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- inside ---------------------------------------------------------------------------------------------
     def _see(self, write_no: int) -> None:
         """Count a replicated write once, and note which faults are due at it."""
         if write_no == self._last_write_no:

@@ -1,7 +1,8 @@
-"""Root cause data sets: built from the state record and the event log, kept in non-volatile memory until acknowledged.
+"""Root cause data sets: built from the state record and the event log, kept in non-volatile memory until
+acknowledged.
 
-A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are all or nothing, so a set whose storing was cut
-short is not listed; one that was damaged later is listed as not complete.
+A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are all or nothing, so a set whose storing
+was cut short is not listed; one that was damaged later is listed as not complete.
 """
 
 import hashlib
@@ -114,7 +115,8 @@ def build(header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) ->
 
 
 class SetStore:
-    """The sets of one controller. Entries are held in memory; the blobs are read from NVRAM when asked for."""
+    """The sets of one controller. Entries are held in memory; the blobs are read from NVRAM when asked
+    for."""
 
     def __init__(self, nvram: Nvram) -> None:
         self._nvram = nvram
@@ -151,7 +153,8 @@ class SetStore:
         return self._next_id
 
     def add(self, header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) -> Entry:
-        """Store a set under ``header["set_id"]`` (= ``next_id``). Raises NoSpace for a state save when full."""
+        """Store a set under ``header["set_id"]`` (= ``next_id``). Raises NoSpace for a state save when
+        full."""
         if len(self._entries) >= KEPT_SETS:
             if header["kind"] != SetKind.WARMSTART:
                 raise NoSpace(f"{KEPT_SETS} sets wait to be acknowledged")

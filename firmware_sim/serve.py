@@ -1,7 +1,7 @@
 """A simulated controller as a process: the pure ``Controller`` on sockets, serial lines and the clock.
 
-One loop, one thread: wait for ports or the controller's deadline, hand over what came, send what comes out. Nothing
-here knows a protocol.
+One loop, one thread: wait for ports or the controller's deadline, hand over what came, send what comes out.
+Nothing here knows a protocol.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Final, Literal, assert_never
 from firmware_sim.channels import PortError, Stream, address, family, listen, open_line, tcp_options
 from firmware_sim.controller import BOOT_NS, Controller, ControllerConfig
 from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.drbd_peer import PeerConfig
+from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -134,7 +134,7 @@ class Server:
         elif options.peer_control:
             self._line("peer", options.peer_control)
 
-    # --- the loop -------------------------------------------------------------------------------------------------
+    # --- the loop -------------------------------------------------------------------------------------------
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then end politely."""
         wake, waker = socket.socketpair()
@@ -227,7 +227,7 @@ class Server:
         self._next_number += 1
         return self._next_number
 
-    # --- listening ------------------------------------------------------------------------------------------------
+    # --- listening ------------------------------------------------------------------------------------------
     def _accept(self, listener: socket.socket, opened: Callable[[socket.socket], None]) -> None:
         def ready(_mask: int) -> None:
             try:
@@ -273,7 +273,7 @@ class Server:
         self._inbox.append(ReplicationOpened(number, kind))
         self._sockets[number] = Stream(self._selector, connection, data, end)
 
-    # --- dialling -------------------------------------------------------------------------------------------------
+    # --- dialling -------------------------------------------------------------------------------------------
     def _dial(self, kind: Literal["data", "meta"]) -> None:
         def done(connection: socket.socket | None, reason: str) -> None:
             if connection is None:
@@ -309,7 +309,7 @@ class Server:
     def _peer_lost(self, _reason: str) -> None:
         self._redial_ns = time.monotonic_ns() + REDIAL_NS
 
-    # --- serial lines, and TCP in their place ---------------------------------------------------------------------
+    # --- serial lines, and TCP in their place ---------------------------------------------------------------
     def _line(self, port: str, name: str) -> None:
         if name.startswith("tcp:"):
             self._accept(listen(name), partial(self._line_accepted, port))

@@ -1,4 +1,5 @@
-"""The state record: everything a controller knows about itself at one moment (``wire.rootcause.STATE_KEYS``)."""
+"""The state record: everything a controller knows about itself at one moment
+(``wire.rootcause.STATE_KEYS``)."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final

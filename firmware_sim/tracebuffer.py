@@ -1,7 +1,8 @@
 """The continuous event log: a ring of fixed-size binary records (``wire.rootcause.RECORD``) in memory.
 
-The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the sequence numbers
-go on. A power loss ends it; what must outlive that is stored in a root cause data set (``rootcause.py``).
+The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the sequence
+numbers go on. A power loss ends it; what must outlive that is stored in a root cause data set
+(``rootcause.py``).
 """
 
 from typing import Final
@@ -30,7 +31,8 @@ LEVELS: Final[dict[int, int]] = {
 
 
 class TraceBuffer:
-    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call and one pack."""
+    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call and one
+    pack."""
 
     def __init__(self, records: int = RING_RECORDS) -> None:
         self.capacity: Final = records

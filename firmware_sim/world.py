@@ -1,7 +1,8 @@
-"""Two controllers, their links, consoles, control ports and a host, in memory and virtual time: deterministic.
+"""Two controllers, their links, consoles, control ports and a host, in memory and virtual time:
+deterministic.
 
-``World`` moves bytes between the pure controllers as ``serve.py`` does between real ports, with latencies, cuts and
-power losses at exact moments. Nothing runs but inside ``run_until``/``run_for``.
+``World`` moves bytes between the pure controllers as ``serve.py`` does between real ports, with latencies,
+cuts and power losses at exact moments. Nothing runs but inside ``run_until``/``run_for``.
 """
 
 import heapq
@@ -14,7 +15,7 @@ from typing import Final, assert_never
 from firmware_sim.control import Frame, Receiver, encode
 from firmware_sim.controller import Controller, ControllerConfig, Phase
 from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.drbd_peer import PeerConfig
+from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -102,7 +103,8 @@ class World:
         self.link_cut = False
         self.nodes = {side: Node(side) for side in SIDES}
         self.acked_early: list[HostRequest] = []
-        """Writes the host was told are done while the pair was full duplex and the secondary had other bytes."""
+        """Writes the host was told are done while the pair was full duplex and the secondary had other
+        bytes."""
         self.requests: list[HostRequest] = []
         self._autonomic = autonomic
         self._classes = controllers or {}
@@ -115,7 +117,7 @@ class World:
         for side in SIDES:
             self.power_on(side)
 
-    # --- what a test reads ----------------------------------------------------------------------------------------
+    # --- what a test reads ----------------------------------------------------------------------------------
     def controller(self, side: str) -> Controller:
         controller = self.nodes[side].controller
         assert controller is not None, f"{side} has no power"
@@ -138,7 +140,7 @@ class World:
         """The whole volume as the controller's firmware sees it."""
         return self.controller(side).store.read(0, self.size_bytes)
 
-    # --- time -----------------------------------------------------------------------------------------------------
+    # --- time -----------------------------------------------------------------------------------------------
     def run_until(self, reached: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
         """Let time pass until ``reached()``; NotReached after ``limit_s`` of virtual time."""
         limit_ns = self.now_ns + int(limit_s * NS_PER_S)
@@ -192,7 +194,7 @@ class World:
         if controller is not None:
             self._carry(side, controller.step(self.now_ns, inbox))
 
-    # --- power and links ------------------------------------------------------------------------------------------
+    # --- power and links ------------------------------------------------------------------------------------
     def power_on(self, side: str) -> None:
         node = self.nodes[side]
         assert node.controller is None
@@ -297,7 +299,7 @@ class World:
     def _arrive(self, side: str, item: Inbox) -> None:
         self._after(LATENCY_NS, lambda: self._step(side, item))
 
-    # --- control --------------------------------------------------------------------------------------------------
+    # --- control --------------------------------------------------------------------------------------------
     def control(
         self, side: str, op: int, payload: bytes = b"", *, port: str = "control", seq: int = 0
     ) -> int:
@@ -312,7 +314,7 @@ class World:
         self.run_until(lambda: any(frame.seq == seq for frame in replies), limit_s, f"no reply from {side}")
         return next(frame for frame in replies if frame.seq == seq)
 
-    # --- host -----------------------------------------------------------------------------------------------------
+    # --- host -----------------------------------------------------------------------------------------------
     def connect_host(self, side: str = "primary") -> HostClient:
         """A new host session; requests may be queued at once."""
         number = next(self._numbers)
@@ -368,7 +370,7 @@ class World:
         if not overlapped and store.read(request.offset_bytes, len(request.data)) != request.data:
             self.acked_early.append(request)
 
-    # --- what comes out -------------------------------------------------------------------------------------------
+    # --- what comes out -------------------------------------------------------------------------------------
     def _carry(self, side: str, outbox: list[Outbox]) -> None:
         node = self.nodes[side]
         for item in outbox:

@@ -1,4 +1,5 @@
-"""The scripted host of ``world.py``: a minimal NBD client, fed with bytes, that notes when each request is answered."""
+"""The scripted host of ``world.py``: a minimal NBD client, fed with bytes, that notes when each request is
+answered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ def split(data: bytes, seed: int) -> list[bytes]:
     return pieces
 
 
-# --- codec -----------------------------------------------------------------------------------------------------------
+# --- codec --------------------------------------------------------------------------------------------------
 def test_golden_bytes_of_an_identify_request() -> None:
     # f5 01 01 00 0007 0000, CRC-32C of it (checked with an independent table-driven computation below).
     body = bytes.fromhex("f501010000070000")
@@ -105,7 +105,7 @@ def test_a_length_that_is_not_the_payloads_is_dropped(length: int) -> None:
     assert decode(cobs.encode(body + wire.CRC.pack(crc32c(body)))) is None
 
 
-# --- operations ------------------------------------------------------------------------------------------------------
+# --- operations ---------------------------------------------------------------------------------------------
 @dataclass
 class FakeFirmware:
     serial_number: str = SERIAL

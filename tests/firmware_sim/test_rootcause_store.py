@@ -72,4 +72,4 @@ def test_a_full_store_refuses_saves_and_gives_up_the_oldest_for_a_warmstart() ->
         store.add(header(store, SetKind.STATE_SAVE), STATE, b"")
     added = store.add(header(store), STATE, b"")
     ids = [item.set_id for item in store.entries()]
-    assert ids == list(range(2, KEPT_SETS + 1)) + [added.set_id]
+    assert ids == [*range(2, KEPT_SETS + 1), added.set_id]

@@ -1,0 +1,108 @@
+"""What the control operations do to a controller: it tells who it is, freezes, prints, is armed with faults.
+
+``Management`` is the ``control.Firmware`` of a running controller.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from firmware_sim.control import Frozen
+from firmware_sim.rootcause import SetStore
+from firmware_sim.staterecord import live_record, state_record
+from harness.wire.control import MAX_PAYLOAD_BYTES, Capability, Op, Reason, SetKind, Status
+from harness.wire.rootcause import HEADER_KEYS, Event
+
+if TYPE_CHECKING:
+    from firmware_sim.controller import Controller
+
+MODEL: Final = "SimArray 2"
+FIRMWARE_VERSION: Final = "1.0.0"
+
+
+class Management:
+    """Lives as long as its controller object; acts only while the firmware runs."""
+
+    def __init__(self, controller: "Controller") -> None:
+        self.controller = controller
+        self.serial_number = controller.config.serial_number
+
+    @property
+    def boot_epoch(self) -> int:
+        return self.controller.boot_epoch
+
+    @property
+    def sets(self) -> SetStore:
+        return self.controller.sets
+
+    def identity(self) -> tuple[object, ...]:
+        own = self.controller
+        capabilities = Capability.STATE_SAVE | Capability.WARMSTART | Capability.FAULTS
+        if own.config.autonomic:
+            capabilities |= Capability.AUTONOMIC
+        return (
+            MODEL.encode(),
+            self.serial_number.encode(),
+            FIRMWARE_VERSION.encode(),
+            own.boot_epoch,
+            own.peer.role,
+            own.peer.pair_state,
+            own.trace.uptime_ns,
+            own.trace.next_seq,
+            MAX_PAYLOAD_BYTES,
+            capabilities,
+        )
+
+    def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
+        """Store state record and event log as a set. A warmstart also destages the cache, then restarts.
+
+        The state is recorded first: it is the state at the moment of the instruction.
+        """
+        own = self.controller
+        set_id = own.sets.next_id
+        warm = kind is SetKind.WARMSTART
+        own.trace.add(Event.WARMSTART if warm else Event.STATE_SAVE, set_id, reason)
+        word = "warmstart" if warm else "state save"
+        why = reason.name.lower().replace("_", " ")
+        own.console.line(f"{word}: set {set_id}, reason {why}, incident {incident_id.hex()}")
+        state = state_record(own)
+        if warm:
+            dirty_bytes = own.store.dirty_bytes
+            own.store.flush()
+            own.trace.add(Event.DESTAGE, dirty_bytes)
+        header: dict[str, Any] = {
+            "set_id": set_id,
+            "kind": int(kind),
+            "reason": int(reason),
+            "incident_id": incident_id,
+            "model": MODEL,
+            "serial_number": self.serial_number,
+            "firmware_version": FIRMWARE_VERSION,
+            "boot_epoch": own.boot_epoch,
+            "uptime_ns": own.trace.uptime_ns,
+            "wall_ns": own.now_ns + own.config.wall_offset_ns,
+            "first_seq": own.trace.first_seq,
+            "next_seq": own.trace.next_seq,
+        }
+        own.sets.add({key: header[key] for key in HEADER_KEYS}, state, own.trace.linear())
+        if warm:
+            own.restart_soon()
+        return Frozen(set_id, own.boot_epoch + warm, own.trace.next_seq, own.trace.uptime_ns)
+
+    def state_record(self, max_bytes: int) -> bytes:
+        return live_record(state_record(self.controller), max_bytes)
+
+    def print_line(self, text: str) -> None:
+        self.controller.console.line(text)
+
+    def set_trace_level(self, level: int) -> None:
+        self.controller.trace.level = level
+
+    def arm_faults(self, plan: object) -> None:
+        self.controller.faults.arm(plan)
+
+    def control_seen(self, op: int, seq: int) -> None:
+        self.controller.trace.add(Event.CONTROL_FRAME, op, seq)
+
+    def control_refused(self, op: int, status: Status, text: str) -> None:
+        self.controller.trace.add(Event.CONTROL_REFUSED, op, status)
+        name = Op(op).name.lower().replace("_", " ")
+        self.controller.console.line(f"control: {name} refused: {text}")

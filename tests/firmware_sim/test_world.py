@@ -1,0 +1,352 @@
+"""The pair in virtual time: what a healthy one does, warmstarts, power losses, each fault, each mutant."""
+
+import random
+
+import cbor2
+import pytest
+
+from firmware_sim.invariants import sets_of, violations
+from firmware_sim.mutants import MUTANTS
+from firmware_sim.world import SERIAL_NUMBERS, World
+from harness.wire import control as wire
+from harness.wire.control import Op, PairState, Reason, Status
+from harness.wire.drbd import Role
+from harness.wire.faults import FAULT_SIDE, FaultKind
+from harness.wire.rootcause import RECORD, STATE_KEYS, Event
+
+INCIDENT = bytes(range(16))
+
+
+def started(seed: int = 1, **arguments: object) -> World:
+    world = World(seed, **arguments)  # type: ignore[arg-type]
+    world.run_until(lambda: world.full_duplex, limit_s=10)
+    return world
+
+
+def freeze(world: World, side: str, op: Op = Op.WARMSTART, epoch: int | None = None) -> int:
+    boot = world.controller(side).boot_epoch if epoch is None else epoch
+    name = SERIAL_NUMBERS[side].encode()
+    return world.control(side, op, wire.FREEZE.pack(name, boot, Reason.CONSOLE_TRIGGER, INCIDENT))
+
+
+def arm(world: World, side: str, kind: str, **keys: int) -> None:
+    target = wire.TARGET.pack(SERIAL_NUMBERS[side].encode(), world.controller(side).boot_epoch)
+    plan = {"seed": world.seed, "faults": [{"kind": kind, "side": side, **keys}]}
+    reply = world.reply(side, world.control(side, Op.SET_FAULTS, target + cbor2.dumps(plan)))
+    assert reply.payload[0] == Status.OK, reply.payload
+
+
+def write_some(world: World, writes: int, *, seed: int = 7, length_bytes: int = 4096, first: int = 0) -> None:
+    rng = random.Random(seed)
+    for number in range(first, first + writes):
+        world.write(number * length_bytes % world.size_bytes, rng.randbytes(length_bytes))
+
+
+def settle(world: World, limit_s: float = 20) -> None:
+    """Until every host request is answered and the pair is whole again."""
+    world.run_until(lambda: not any(world.drain()) and world.full_duplex, limit_s)
+    world.run_for(0.5)
+
+
+def test_a_fresh_pair_comes_to_full_duplex_and_copies_writes() -> None:
+    world = started()
+    assert world.controller("primary").peer.role is Role.PRIMARY
+    assert world.controller("secondary").peer.role is Role.SECONDARY
+    write_some(world, 40)
+    world.flush()
+    world.trim(8192, 4096)
+    settle(world)
+    assert violations(world) == {}
+    assert world.content("secondary")[: 2 * 4096] == random.Random(7).randbytes(2 * 4096)
+    assert "pair state: simplex -> " in world.console("primary")
+    assert " -> full duplex\r\n" in world.console("secondary")
+    assert "host: " in world.console("primary")
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def run(seed: int) -> str:
+        world = started(seed)
+        write_some(world, 10)
+        settle(world)
+        return world.console("primary") + world.console("secondary")
+
+    assert run(3) == run(3)
+    assert run(3) != run(4)
+
+
+def test_the_secondary_serves_reads_only() -> None:
+    world = started()
+    write_some(world, 1)
+    settle(world)
+    assert world.read("secondary", 0, 4096) == world.content("primary")[:4096]
+    request = world.connect_host("secondary").request("write", 0, 512, bytes(512))
+    world.run_until(lambda: request.done)
+    assert request.error == 1
+
+
+def test_a_warmstart_of_the_primary_under_load_holds_the_host_and_loses_nothing() -> None:
+    world = started()
+    write_some(world, 64)
+    world.run_until(lambda: sum(item.done for item in world.requests) >= 10)
+    seq = freeze(world, "primary")
+    write_some(world, 64, seed=8, first=64)
+    reply = world.reply("primary", seq)
+    set_id, boot_epoch, _, _ = wire.FREEZE_REPLY.unpack(reply.payload[1:])
+    assert reply.payload[0] == Status.OK and boot_epoch == 2
+    assert not world.full_duplex
+    settle(world)
+    assert violations(world) == {}
+    assert all(item.done for item in world.requests)
+    (content,) = sets_of(world, "primary")
+    assert content["header"]["set_id"] == set_id
+    assert content["header"]["incident_id"] == INCIDENT
+    assert tuple(content["state"]) == STATE_KEYS
+    assert content["state"]["pair_state"] == PairState.FULL_DUPLEX
+    assert content["state"]["last_writes"]
+    codes = [record[2] for record in RECORD.iter_unpack(content["events"])]
+    assert Event.HOST_WRITE in codes and Event.REPL_SEND in codes and Event.REPL_ACK_RECEIVED in codes
+
+
+def test_both_sides_warmstart_at_once() -> None:
+    world = started()
+    write_some(world, 64)
+    world.run_until(lambda: sum(item.done for item in world.requests) >= 10)
+    seqs = {side: freeze(world, side) for side in ("primary", "secondary")}
+    for side, seq in seqs.items():
+        assert world.reply(side, seq).payload[0] == Status.OK
+    settle(world)
+    assert violations(world) == {}
+    assert world.console("secondary").count("boot epoch") == 2
+
+
+def test_repeated_warmstarts_keep_one_event_log() -> None:
+    world = started()
+    for turn in range(3):
+        write_some(world, 20, seed=turn, first=20 * turn)
+        world.run_for(0.001)
+        freeze(world, "primary")
+        world.run_for(0.02)
+        settle(world)
+    assert len(sets_of(world, "primary")) == 3
+    assert violations(world) == {}
+
+
+def test_a_state_save_does_not_disturb() -> None:
+    world = started()
+    write_some(world, 30)
+    seq = freeze(world, "secondary", Op.STATE_SAVE)
+    assert world.reply("secondary", seq).payload[0] == Status.OK
+    settle(world)
+    assert world.console("secondary").count("boot epoch") == 1
+    assert violations(world) == {}
+
+
+def test_a_frame_for_another_boot_is_refused_and_told() -> None:
+    world = started()
+    reply = world.reply("primary", freeze(world, "primary", epoch=99))
+    assert reply.payload[0] == Status.STALE_EPOCH
+    assert "control: warmstart refused: boot epoch is 1, not 99" in world.console("primary")
+    assert world.full_duplex
+
+
+def test_the_frame_again_after_the_restart_gets_the_same_answer_and_no_second_restart() -> None:
+    world = started()
+    payload = wire.FREEZE.pack(SERIAL_NUMBERS["primary"].encode(), 1, 0, INCIDENT)
+    first = world.reply("primary", world.control("primary", Op.WARMSTART, payload, seq=900))
+    settle(world)
+    world.nodes["primary"].replies["control"].clear()
+    again = world.reply("primary", world.control("primary", Op.WARMSTART, payload, seq=900))
+    assert again == first
+    world.run_for(1)
+    assert world.controller("primary").boot_epoch == 2
+
+
+def test_live_state_fits_into_a_frame() -> None:
+    world = started()
+    write_some(world, 400)
+    settle(world)
+    reply = world.reply("primary", world.control("primary", Op.GET_STATE))
+    state = cbor2.loads(reply.payload[1:])
+    assert tuple(state) == STATE_KEYS
+    assert state["role"] == Role.PRIMARY and state["last_writes"]
+
+
+@pytest.mark.parametrize("side", ["primary", "secondary"])
+def test_a_power_cycle_keeps_sets_and_flushed_data(side: str) -> None:
+    world = started()
+    write_some(world, 20)
+    world.flush()
+    freeze(world, side, Op.STATE_SAVE)
+    settle(world)
+    entries = world.controller(side).sets.entries()
+    world.power_off(side)
+    world.run_for(0.2)
+    world.power_on(side)
+    settle(world)
+    assert world.controller(side).sets.entries() == entries
+    assert world.controller(side).boot_epoch == 2
+    assert world.content("primary") == world.content("secondary")
+    assert world.content("primary")[: 20 * 4096] == random.Random(7).randbytes(20 * 4096)
+
+
+def test_a_secondary_that_loses_power_with_a_full_cache_is_repaired() -> None:
+    world = started()
+    write_some(world, 50)
+    world.run_until(lambda: not any(world.drain()))
+    world.power_cycle("secondary")
+    settle(world)
+    assert world.content("primary") == world.content("secondary")
+
+
+def test_lost_connections_and_a_cut_link_heal() -> None:
+    world = started()
+    write_some(world, 30)
+    world.run_for(0.001)
+    world.drop_connections()
+    write_some(world, 30, seed=9, first=30)
+    settle(world)
+    world.cut_link()
+    write_some(world, 5, seed=10)
+    world.run_for(2)
+    world.heal_link()
+    settle(world, 60)
+    assert world.content("primary") == world.content("secondary")
+    assert not [item for item in world.requests if item.error]
+
+
+def test_a_hung_warmstart_is_silent_until_the_power_is_cycled() -> None:
+    world = started()
+    write_some(world, 20)
+    settle(world)
+    arm(world, "primary", "hung_warmstart")
+    assert world.reply("primary", freeze(world, "primary")).payload[0] == Status.OK
+    before = world.console("primary")
+    world.control("primary", Op.IDENTIFY)
+    world.run_for(5)
+    assert world.console("primary") == before
+    world.power_cycle("primary")
+    settle(world)
+    assert len(sets_of(world, "primary")) == 1
+    assert world.content("primary") == world.content("secondary")
+    assert world.content("primary")[: 20 * 4096] == random.Random(7).randbytes(20 * 4096)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "line"),
+    [
+        ("bit_flip_sender", "secondary", "Digest integrity check FAILED"),
+        ("bit_flip_receiver", "secondary", "Digest integrity check FAILED"),
+        ("bit_flip_store", "secondary", "Out of sync: start="),
+        ("lost_write", "secondary", "Out of sync: start="),
+        ("misdirected_write", "secondary", "Out of sync: start="),
+        ("wrong_barrier_count", "primary", "BAD! BarrierAck"),
+    ],
+)
+def test_a_fault_is_told_and_warmstarts_repair_it(kind: str, side: str, line: str) -> None:
+    world = started()
+    arm(world, FAULT_SIDE[FaultKind(kind)], kind, at_write=20)
+    write_some(world, 40)
+    world.run_until(lambda: line in world.console(side), limit_s=10)
+    for target in ("primary", "secondary"):
+        freeze(world, target)
+    world.run_for(0.01)
+    write_some(world, 10, seed=3, first=60)
+    settle(world)
+    found = violations(world)
+    found.pop("consoles_tell_no_error")
+    assert found == {}
+    fired = sets_of(world, FAULT_SIDE[FaultKind(kind)])[0]
+    assert Event.FAULT_FIRED in [record[2] for record in RECORD.iter_unpack(fired["events"])]
+
+
+@pytest.mark.parametrize("kind", ["neg_ack", "late_ack", "repeated_ack", "stall", "lost_ack"])
+def test_an_answer_fault_leaves_the_pair_repairable(kind: str) -> None:
+    world = started()
+    arm(world, "secondary", kind, at_write=20, delay_ms=300)
+    write_some(world, 40)
+    world.run_for(0.4)
+    for target in ("primary", "secondary"):
+        freeze(world, target)
+    world.run_for(0.01)
+    settle(world)
+    assert world.content("primary") == world.content("secondary")
+    assert not [item for item in world.requests if item.error]
+
+
+def test_garbled_console_output_is_not_text() -> None:
+    world = started()
+    arm(world, "secondary", "console_garble", at_write=5)
+    write_some(world, 10)
+    settle(world)
+    console = world.nodes["secondary"].console
+    assert any(byte >= 0x80 for byte in console)
+    assert 0 not in console
+
+
+# --- autonomic mode ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["bit_flip_sender", "bit_flip_store", "neg_ack", "lost_ack"])
+def test_the_secondary_alone_instructs_the_primary(kind: str) -> None:
+    world = started(autonomic=True)
+    arm(world, FAULT_SIDE[FaultKind(kind)], kind, at_write=20)
+    write_some(world, 40)
+    world.run_until(
+        lambda: all(world.console(side).count("boot epoch") == 2 for side in ("primary", "secondary")), 10
+    )
+    settle(world)
+    (first,) = sets_of(world, "primary")
+    (second,) = sets_of(world, "secondary")
+    assert first["header"]["reason"] == Reason.PEER_TRIGGER
+    assert second["header"]["reason"] == Reason.SELF
+    assert first["header"]["incident_id"] == second["header"]["incident_id"]
+    assert world.content("primary") == world.content("secondary")
+    assert not [item for item in world.requests if item.error]
+
+
+def test_autonomic_mode_is_quiet_on_a_healthy_pair() -> None:
+    world = started(autonomic=True)
+    write_some(world, 100)
+    settle(world)
+    world.run_for(5)
+    assert violations(world) == {}
+    assert all(world.controller(side).boot_epoch == 1 for side in ("primary", "secondary"))
+
+
+def test_autonomic_mode_finds_the_primary_again_after_its_restart() -> None:
+    world = started(autonomic=True)
+    freeze(world, "primary")
+    world.run_for(0.2)
+    settle(world)
+    arm(world, "secondary", "neg_ack")
+    write_some(world, 3)
+    world.run_until(lambda: world.controller("primary").boot_epoch == 3, 10)
+
+
+# --- mutants -----------------------------------------------------------------------------------------------
+def exercise(world: World) -> None:
+    """One run that a healthy pair passes without a violation."""
+    for side in ("primary", "secondary"):
+        world.reply(side, world.control(side, Op.IDENTIFY))
+    write_some(world, 40)
+    world.flush()
+    world.run_for(0.002)
+    freeze(world, "primary", Op.STATE_SAVE)
+    write_some(world, 40, seed=2, first=40)
+    world.run_for(0.001)
+    for side in ("primary", "secondary"):
+        freeze(world, side)
+    world.run_for(3)
+
+
+def test_the_healthy_pair_passes_what_the_mutants_are_put_through() -> None:
+    world = started()
+    exercise(world)
+    assert violations(world) == {}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_mutant_turns_its_check_red(name: str) -> None:
+    side, firmware, check = MUTANTS[name]
+    world = World(1, controllers={side: firmware})
+    world.run_until(lambda: world.full_duplex, limit_s=10)
+    exercise(world)
+    assert check in violations(world), f"repeat: pytest -k 'each_mutant and {name}'"
