@@ -5,6 +5,7 @@ relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own di
 supply's port; only a bench with a [simulation] has these.
 """
 
+import json
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -73,6 +74,9 @@ class LinkTable(Table):
     """Path of the network namespace that the interface is in; default: this one."""
     port: Annotated[int, Field(ge=1, le=65535)] = 7788
     """TCP port of the replication link."""
+    primary_address: Annotated[str, Field(max_length=45)] = ""
+    secondary_address: Annotated[str, Field(max_length=45)] = ""
+    """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
 
 
 class PowerTable(Table):
@@ -282,6 +286,22 @@ class Scenario(Table):
                     }
                 )
         return {"seed": seed, "faults": entries}
+
+
+def attached(bench: Bench) -> str:
+    """A bench file for the running simulation that ``bench`` (resolved) is part of: what it has is met as on a real
+    rig, and its power stays with whoever started it."""
+    tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
+    tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
+    if bench.power is not None:
+        tables["power"]["safe_state"] = "on"
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        # Strings, numbers, booleans and lists of strings of JSON are TOML too.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        lines.append("")
+    return "\n".join(lines)
 
 
 # --- finding and reading ------------------------------------------------------------------------------------

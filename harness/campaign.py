@@ -322,7 +322,7 @@ class Run:
     def _on_rig(self, run_dir: Path) -> Outcome:
         self.view.phase("opening the bench")
         with Rig(self.bench, run_dir, seed=self.seed) as rig:
-            workload = Workload(rig.bench, self.incident, seed=self.seed)
+            workload = Workload(rig, self.incident, seed=self.seed)
             session = Session(rig, self.incident, self.view, lambda: self._compare(session, workload))
             try:
                 session.arm()

@@ -121,7 +121,9 @@ class Observation:
 
     def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
         """``frames[reason][side]``; good for one action."""
-        told: dict[str, dict[str, bytes]] = {reason: dict(by_side) for reason, by_side in frames.items()}
+        told = {
+            reason: {str(side): frame for side, frame in sides.items()} for reason, sides in frames.items()
+        }
         self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
 
     def disarm(self) -> None:

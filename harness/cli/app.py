@@ -149,12 +149,12 @@ def pull(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
     """Say what this machine has, what is missing, and what to do about it."""
     with reported(as_json):
         from harness.cli import benches
 
-        benches.doctor(as_json=as_json)
+        benches.doctor(out, as_json=as_json)
 
 
 @app.command()

@@ -13,18 +13,18 @@ from rich.text import Text
 from harness import benchfile
 from harness.bench import Rig
 from harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
+from harness.cli.privileges import prepare
 from harness.core.events import SIDES
 from harness.core.text import escape
 from harness.edge import system
-from harness.edge.netns import ensure_privileges
 from harness.edge.system import Finding
 from harness.errors import UsageError
 
 MARK: Final = {"ok": ("ok", "green"), "warning": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 
 
-def doctor(*, as_json: bool) -> None:
-    _tell(system.examine(), as_json=as_json, exit_code=EXIT_RIG)
+def doctor(out_dir: Path, *, as_json: bool) -> None:
+    _tell(system.examine(out_dir), as_json=as_json, exit_code=EXIT_RIG)
 
 
 def check(bench: str, *, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> 
     bench = benchfile.load_bench(name)
     if bench.simulation is None:
         raise UsageError(f"{bench.path}: has no [simulation]: there is nothing to simulate")
-    ensure_privileges()
+    prepare(bench)
     run_dir = (directory or Path(tempfile.mkdtemp(prefix="freezeframe-sim-"))).absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
     stop: list[int] = []

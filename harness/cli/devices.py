@@ -11,9 +11,9 @@ from harness.bench import Rig, deadline_in
 from harness.benchfile import load_bench
 from harness.campaign import run_directory
 from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
+from harness.cli.privileges import prepare
 from harness.core.events import SIDES, Side
 from harness.core.text import escape
-from harness.edge.netns import ensure_privileges
 from harness.edge.versions import versions
 from harness.errors import RigError, UsageError
 from harness.incident import Incident
@@ -31,8 +31,7 @@ def _side(name: str) -> Side:
 
 def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> None:
     side, bench = _side(name), load_bench(bench_name)
-    if bench.simulation is not None:
-        ensure_privileges()
+    prepare(bench)
     verb = "warmstart" if disruptive else "save"
     with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
         controller, identity = rig.controllers[side], rig.identities[side]
@@ -91,8 +90,7 @@ def _chosen(entries: list[SetEntry], set_id: int | None, side: Side) -> SetEntry
 
 def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_json: bool) -> None:
     side, bench = _side(name), load_bench(bench_name)
-    if bench.simulation is not None:
-        ensure_privileges()
+    prepare(bench)
     with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
         deadline_ns = deadline_in(bench.policy.pull_timeout_s)
         entry = _chosen(rig.controllers[side].sets(deadline_ns), set_id, side)

@@ -16,9 +16,9 @@ from rich.progress import (
 from harness import campaign
 from harness.benchfile import load_bench, load_scenario
 from harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, err, out, print_json, say
+from harness.cli.privileges import prepare
 from harness.core.events import AnyEvent, Trigger
 from harness.core.text import escape
-from harness.edge.netns import ensure_privileges
 from harness.report import text
 
 
@@ -66,8 +66,7 @@ class TerminalView:
 
 def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_json: bool) -> None:
     plan, rig = load_scenario(scenario), load_bench(bench)
-    if rig.simulation is not None:
-        ensure_privileges()
+    prepare(rig)
     view = TerminalView(quiet=as_json)
     try:
         result = campaign.run(rig, plan, seed=seed, out_dir=out_dir, view=view, keep=keep)
@@ -86,8 +85,7 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
 
 def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
     rig = load_bench(bench)
-    if rig.simulation is not None or rig.link.namespace is not None:
-        ensure_privileges()
+    prepare(rig)
     view = TerminalView(quiet=as_json)
     results = []
     try:
