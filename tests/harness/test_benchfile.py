@@ -1,13 +1,16 @@
 """Bench and scenario files: those that come with FreezeFrame are right, wrong ones are told."""
 
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from harness import benchfile
 from harness.benchfile import load_bench, load_scenario
+from harness.core.configfile import Table
 from harness.errors import UsageError
 from harness.wire.faults import FaultKind
 
@@ -237,3 +240,22 @@ def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     told = [finding.detail for finding in benchfile.check(bench) if finding.name == "rules"]
     assert told == [f"{rules}: No such file or directory"]
     assert [finding.status for finding in benchfile.check(tmp_path / "nothing.toml")] == ["problem"]
+
+
+# --- the document ---------------------------------------------------------------------------------------------
+def test_the_document_names_every_key() -> None:
+    text = (ROOT / "docs/bench-files.md").read_text()
+
+    def keys(model: type[Table]) -> set[str]:
+        inner = {part for field in model.model_fields.values() for part in tables(field.annotation)}
+        return {*model.model_fields, *(key for table in inner for key in keys(table))}
+
+    def tables(annotation: Any) -> set[type[Table]]:
+        if isinstance(annotation, type) and issubclass(annotation, Table):
+            return {annotation}
+        return {found for part in get_args(annotation) for found in tables(part)}
+
+    missing = {
+        key for key in keys(benchfile.Bench) | keys(benchfile.Scenario) if not re.search(rf"\b{key}\b", text)
+    }
+    assert missing == set()
