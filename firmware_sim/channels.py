@@ -30,6 +30,8 @@ _serial_ports: Final[list[serial.Serial]] = []
 """Open as long as the process: a collected Serial object closes its descriptor."""
 
 Buffer = bytes | bytearray | memoryview
+Target = tuple[str, int] | str
+"""An address and a TCP port, or the path of a socket file."""
 
 
 class PortError(Exception):
@@ -177,6 +179,16 @@ def address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 0xFFFF:
         raise PortError(f"{text}: not ADDR:PORT")
     return host.strip("[]"), int(port)
+
+
+def destination(name: str) -> Target:
+    """Where ``tcp:ADDR:PORT`` or ``unix:PATH`` leads."""
+    kind, _, where = name.partition(":")
+    if kind == "unix" and where:
+        return where
+    if kind == "tcp":
+        return address(where)
+    raise PortError(f"{name}: not tcp:ADDR:PORT or unix:PATH")
 
 
 def family(host: str) -> socket.AddressFamily:
