@@ -7,11 +7,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from firmware_sim.drbd_metadata import Metadata
 from harness.wire.drbd import (
-    KO_COUNT,
     PING_INTERVAL_S,
-    PING_TIMEOUT_S,
     PROTOCOL_MAX,
-    TIMEOUT_S,
     Conn,
     Feature,
 )
@@ -39,11 +36,13 @@ class PeerConfig:
     """Both set: the peers authenticate each other with HMAC(cram_hmac_alg, shared_secret)."""
     discard_my_data: bool = False
     """The operator's answer to a split brain: this side becomes the target."""
-    timeout_ns: int = int(TIMEOUT_S * NS_PER_S)
-    ko_count: int = KO_COUNT
-    """A write or barrier that is unanswered for ``timeout_ns * ko_count`` drops the link; 0 = never."""
+    timeout_ns: int = 2 * NS_PER_S
+    ko_count: int = 3
+    """A write or barrier that is unanswered for ``timeout_ns * ko_count`` drops the link; ``ko_count`` 0 = never. A
+    node's defaults, 6 s and 7, would hold a host for 42 s."""
     ping_interval_ns: int = int(PING_INTERVAL_S * NS_PER_S)
-    ping_timeout_ns: int = int(PING_TIMEOUT_S * NS_PER_S)
+    ping_timeout_ns: int = 2 * NS_PER_S
+    """A node waits 0.5 s; a process on a busy machine may be kept waiting that long."""
     connect_interval_ns: int = 300 * NS_PER_MS
     """Delay before the next try to connect; a real node takes 10 s."""
     random_bytes: Callable[[int], bytes] = secrets.token_bytes

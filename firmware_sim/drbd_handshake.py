@@ -77,6 +77,10 @@ class Handshake:
             Cmd.CONNECTION_FEATURES, config.protocol_min, config.features, config.protocol_max, b""
         )
 
+    def late(self) -> None:
+        """Timer "handshake"."""
+        raise LinkFailure(Conn.NETWORK_FAILURE, "timeout while waiting for the peer's part of the handshake")
+
     def features(self, fields: tuple[Any, ...]) -> None:
         link, config = self._link, self._link.config
         low, offered, high, _ = fields

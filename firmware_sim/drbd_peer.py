@@ -9,9 +9,9 @@ the work, each over the shared ``Link``: Handshake, Primary (sends), Secondary (
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from firmware_sim.drbd_codec import INITIAL, DecodeError, Decoder, Packet
+from firmware_sim.drbd_codec import DecodeError, Packet
 from firmware_sim.drbd_contract import (
     NS_PER_MS,
     AckPlan,
@@ -22,24 +22,22 @@ from firmware_sim.drbd_contract import (
     PeerConfig,
 )
 from firmware_sim.drbd_handshake import Handshake, wants_out
-from firmware_sim.drbd_link import NO_SOCKET, Link
+from firmware_sim.drbd_link import Link
 from firmware_sim.drbd_metadata import BITMAP, Metadata
 from firmware_sim.drbd_primary import Primary
 from firmware_sim.drbd_resync import Resync
 from firmware_sim.drbd_secondary import Secondary
+from firmware_sim.drbd_sockets import DATA_COMMANDS, META_COMMANDS, Sockets
+from firmware_sim.drbd_status import Status
 from firmware_sim.ports import (
     Outbox,
     ReplicationClosed,
     ReplicationData,
-    ReplicationDial,
     ReplicationHold,
     ReplicationOpened,
 )
-from harness.wire.control import PairState
 from harness.wire.drbd import (
-    DATA_SOCKET,
     ID_SYNCER,
-    META_SOCKET,
     SECTOR_BYTES,
     STATE_FIELDS,
     Cmd,
@@ -50,33 +48,18 @@ from harness.wire.drbd import (
 
 __all__ = ["AckPlan", "Backend", "Completion", "FaultHooks", "Metadata", "Peer", "PeerConfig"]
 
-META_DELAY_NS: Final = 50 * NS_PER_MS
-"""Between the two dials: lets the node take the first socket for the data."""
 DOWN_NS: Final = 40 * NS_PER_MS
 """A node needs about this long from losing its peer to waiting for it again."""
-INITIAL_PING_TIMEOUTS: Final = 4
-"""A node gives a new socket so many ping timeouts for its first packet."""
-HANDSHAKE_PING_TIMEOUTS: Final = 10
-MAX_NEW_SOCKETS: Final = 8
 MAX_EARLY_META_BYTES: Final = 64 << 10
 """What may wait on the meta socket while the versions are not agreed: a ping, an ack or two."""
 
-DATA_COMMANDS: Final = DATA_SOCKET & {
-    Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.BARRIER, Cmd.BITMAP, Cmd.COMPRESSED_BITMAP,
-    Cmd.UNPLUG_REMOTE, Cmd.DATA_REQUEST, Cmd.RS_DATA_REQUEST, Cmd.SYNC_PARAM89, Cmd.PROTOCOL,
-    Cmd.PROTOCOL_UPDATE, Cmd.UUIDS, Cmd.SIZES, Cmd.STATE, Cmd.SYNC_UUID, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE,
-    Cmd.STATE_CHG_REQ, Cmd.CONN_ST_CHG_REQ, Cmd.DELAY_PROBE, Cmd.OUT_OF_SYNC, Cmd.TRIM, Cmd.ZEROES,
-    Cmd.CONNECTION_FEATURES,
-}  # fmt: skip
-"""What this firmware serves: no verify, no checksum-based resync, no thin resync, no write-same."""
-META_COMMANDS: Final = META_SOCKET - INITIAL
 BEFORE_STATE: Final = frozenset(
     {Cmd.PROTOCOL, Cmd.SYNC_PARAM89, Cmd.UUIDS, Cmd.SIZES, Cmd.STATE, Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE}
 )
 BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 
 
-class Peer:
+class Peer(Status):
     """``trace`` gets CONN_STATE, DISK_STATE, ROLE, REPL_* and RESYNC_* events; the pair's state is the caller's to tell.
 
     After every call: ``take_output``, ``take_completions``, ``next_deadline``.
@@ -96,80 +79,17 @@ class Peer:
         self._secondary = Secondary(self._link)
         self._resync = Resync(self._link, self._secondary)
         self._handshake = Handshake(self._link, self._resync)
-        self._decoders: dict[int, Decoder] = {}
-        self._new: dict[int, int] = {}
-        """Sockets whose first packet is due -> when they are given up."""
-        self._heard_ns = 0
-        """When the data socket last brought something."""
-        self._ping_sent_ns = 0
+        self._sockets = Sockets(self._link, self._handshake.begin)
         self._stopping = False
         self._timers: dict[str, Callable[[], None]] = {
-            "dial": self._dial, "meta_dial": self._dial_meta, "initial": self._drop_silent_sockets,
-            "handshake": self._handshake_late, "down": self._down, "ping": self._ping,
-            "ping_ack": self._ping_ack_late, "request": self._primary.check_timeout,
+            "dial": self._sockets.dial, "meta_dial": self._sockets.dial_meta,
+            "initial": self._sockets.drop_silent, "handshake": self._handshake.late, "down": self._down,
+            "ping": self._sockets.ping, "ping_ack": self._sockets.ping_ack_late,
+            "request": self._primary.check_timeout,
             "late_acks": self._secondary.send_late_acks, "stall": self._end_stall, "stop": self._disconnected,
         }  # fmt: skip
         self._handlers = self._make_handlers()
         assert set(self._handlers) == DATA_COMMANDS | META_COMMANDS
-
-    # --- what the caller reads ------------------------------------------------------------------------------------
-
-    @property
-    def role(self) -> Role:
-        return self._link.role
-
-    @property
-    def conn(self) -> Conn:
-        return self._link.conn
-
-    @property
-    def disk(self) -> Disk:
-        return self._link.disk
-
-    @property
-    def peer_role(self) -> Role:
-        return self._link.peer_role
-
-    @property
-    def peer_disk(self) -> Disk:
-        return self._link.peer_disk
-
-    @property
-    def agreed_version(self) -> int:
-        return self._link.agreed_version
-
-    @property
-    def last_writes(self) -> Any:
-        """Rows as wire.rootcause.STATE_KEYS has them, newest last."""
-        return self._link.last_writes
-
-    @property
-    def epoch(self) -> int:
-        return self._primary.epoch.number
-
-    @property
-    def epoch_writes(self) -> int:
-        """Writes of the open epoch, as this role counts them."""
-        if self._link.role is Role.PRIMARY:
-            return len(self._primary.epoch.ranges)
-        return self._secondary.epoch_writes
-
-    @property
-    def pair_state(self) -> PairState:
-        link = self._link
-        if link.conn is Conn.CONNECTED and link.disk is link.peer_disk is Disk.UP_TO_DATE:
-            return PairState.FULL_DUPLEX
-        if link.conn >= Conn.WF_REPORT_PARAMS:
-            return PairState.COPY_PENDING
-        if link.conn is Conn.STANDALONE or link.backend.metadata.just_created:
-            return PairState.SIMPLEX
-        return PairState.SUSPENDED
-
-    def queues(self) -> dict[str, int]:
-        return {
-            "unacked_writes": self._primary.unacked_writes,
-            "outgoing_bytes": self._primary.unacked_bytes,
-        }
 
     # --- what the caller does -------------------------------------------------------------------------------------
 
@@ -183,7 +103,7 @@ class Peer:
         self._handshake.settle_role()
         if link.conn is Conn.STANDALONE:
             link.change(conn=Conn.UNCONNECTED, whole_link=True)
-            self._wait_for_peer(0)
+            self._sockets.look_for_peer(0)
 
     def _attach(self) -> None:
         link, metadata = self._link, self._link.backend.metadata
@@ -326,9 +246,11 @@ class Peer:
             case ReplicationData():
                 self._guarded(lambda: self._received(item.socket, item.data))
             case ReplicationOpened():
-                self._opened(item.socket, item.kind)
+                self._sockets.opened(item.socket, item.kind)
             case ReplicationClosed():
-                self._closed(item.socket)
+                failure = self._sockets.closed(item.socket)
+                if failure is not None:
+                    self._lose(failure)
         self._settle()
 
     def _settle(self) -> None:
@@ -346,91 +268,6 @@ class Peer:
         except DecodeError as exc:
             self._lose(LinkFailure(Conn.STANDALONE if exc.final else Conn.PROTOCOL_ERROR, str(exc)))
 
-    # --- sockets --------------------------------------------------------------------------------------------------
-
-    def _wait_for_peer(self, delay_ns: int) -> None:
-        link = self._link
-        link.change(conn=Conn.WF_CONNECTION, whole_link=True)
-        if self._config.dial:
-            link.arm("dial", delay_ns)
-
-    def _dial(self) -> None:
-        self._link.put(ReplicationDial("data"))
-
-    def _dial_meta(self) -> None:
-        self._link.put(ReplicationDial("meta"))
-
-    def _opened(self, socket: int, kind: str) -> None:
-        link = self._link
-        if link.conn is Conn.STANDALONE or len(self._new) >= MAX_NEW_SOCKETS:
-            link.close(socket)
-            return
-        if kind == "":
-            self._decoders[socket] = Decoder(INITIAL)
-            self._new[socket] = link.now + INITIAL_PING_TIMEOUTS * self._config.ping_timeout_ns
-            link.timers["initial"] = min(self._new.values())
-            return
-        if link.conn is not Conn.WF_CONNECTION:
-            link.close(socket)
-        elif kind == "data":
-            link.greet(socket, Cmd.INITIAL_DATA)
-            self._use(socket, Cmd.INITIAL_DATA, Decoder(DATA_COMMANDS))
-            link.arm("meta_dial", META_DELAY_NS)
-        else:
-            link.greet(socket, Cmd.INITIAL_META)
-            self._use(socket, Cmd.INITIAL_META, Decoder(META_COMMANDS))
-
-    def _use(self, socket: int, command: int, decoder: Decoder) -> None:
-        """From now on this is the data (or meta) socket; with both of them the handshake begins."""
-        link = self._link
-        if command == Cmd.INITIAL_DATA:
-            old, link.data_socket = link.data_socket, socket
-            decoder.commands = DATA_COMMANDS
-        else:
-            old, link.meta_socket = link.meta_socket, socket
-            decoder.commands = META_COMMANDS
-        self._drop(old)
-        self._decoders[socket] = decoder
-        if link.data_socket != NO_SOCKET and link.meta_socket != NO_SOCKET:
-            link.arm("handshake", HANDSHAKE_PING_TIMEOUTS * self._config.ping_timeout_ns)
-            self._handshake.begin()
-
-    def _drop(self, socket: int) -> None:
-        if self._decoders.pop(socket, None) is not None:
-            self._link.close(socket)
-        self._new.pop(socket, None)
-
-    def _drop_silent_sockets(self) -> None:
-        for socket in [socket for socket, due in self._new.items() if due <= self._link.now]:
-            self._drop(socket)
-        if self._new:
-            self._link.timers["initial"] = min(self._new.values())
-
-    def _closed(self, socket: int) -> None:
-        link = self._link
-        known = self._decoders.pop(socket, None) is not None
-        self._new.pop(socket, None)
-        if socket in (link.data_socket, link.meta_socket) and known:
-            on_data = socket == link.data_socket
-            text = "sock was shut down by peer" if on_data else "meta connection shut down by peer."
-            self._lose(LinkFailure(Conn.BROKEN_PIPE if on_data else Conn.NETWORK_FAILURE, text))
-        elif socket < 0 and link.conn is Conn.WF_CONNECTION and self._config.dial:
-            self._redial()
-
-    def _redial(self) -> None:
-        """One of the sockets did not come to be: begin again with none."""
-        link = self._link
-        self._close_both()
-        link.disarm("meta_dial", "handshake")
-        if self._config.dial:
-            link.arm("dial", self._config.connect_interval_ns)
-
-    def _close_both(self) -> None:
-        link = self._link
-        for socket in (link.data_socket, link.meta_socket):
-            self._drop(socket)
-        link.data_socket = link.meta_socket = NO_SOCKET
-
     # --- losing the link ------------------------------------------------------------------------------------------
 
     def _lose(self, failure: LinkFailure) -> None:
@@ -442,7 +279,7 @@ class Peer:
         if link.conn <= Conn.WF_CONNECTION and not final:
             self._forget_connection()
             if link.conn is Conn.WF_CONNECTION:
-                self._redial()
+                self._sockets.begin_again()
             return
         was_paired = link.conn >= Conn.CONNECTED and link.peer_disk >= Disk.INCONSISTENT
         link.change(
@@ -466,7 +303,7 @@ class Peer:
 
     def _forget_connection(self) -> None:
         link = self._link
-        self._close_both()
+        self._sockets.drop_both()
         for part in (self._primary, self._secondary, self._resync, self._handshake):
             part.lost()
         initial = link.timers.get("initial")
@@ -492,26 +329,9 @@ class Peer:
         link.log_link("receiver terminated")
         link.log_link("Restarting receiver thread")
         link.log_link("receiver (re)started")
-        self._wait_for_peer(self._config.connect_interval_ns)
+        self._sockets.look_for_peer(self._config.connect_interval_ns)
 
-    def _handshake_late(self) -> None:
-        raise LinkFailure(Conn.NETWORK_FAILURE, "timeout while waiting for the peer's part of the handshake")
-
-    # --- pings ----------------------------------------------------------------------------------------------------
-
-    def _ping(self) -> None:
-        """Timer: the meta socket has been idle, or the handshake is through."""
-        self._link.send(Cmd.PING)
-        self._ping_sent_ns = self._link.now
-        self._link.arm("ping_ack", self._config.ping_timeout_ns)
-
-    def _ping_ack_late(self) -> None:
-        """Timer. Anything on the data socket since then counts as a sign of life."""
-        link = self._link
-        if self._heard_ns > self._ping_sent_ns:
-            link.arm("ping", self._config.ping_interval_ns)
-            return
-        raise LinkFailure(Conn.NETWORK_FAILURE, "PingAck did not arrive in time.")
+    # --- what the peer sends --------------------------------------------------------------------------------------
 
     def _end_stall(self) -> None:
         link = self._link
@@ -519,42 +339,31 @@ class Peer:
         self._secondary.resume()
         self._drain(link.data_socket)
 
-    # --- what the peer sends --------------------------------------------------------------------------------------
-
     def _received(self, socket: int, data: bytes) -> None:
-        decoder = self._decoders.get(socket)
+        decoder = self._sockets.decoders.get(socket)
         if decoder is None:
             return
         decoder.push(data)
-        if socket in self._new:
-            self._first_packet(socket, decoder)
-        else:
+        if not self._sockets.is_new(socket):
             self._drain(socket)
-
-    def _first_packet(self, socket: int, decoder: Decoder) -> None:
-        """What kind of socket this is; a second one of a kind means that the peer has begun anew."""
+            return
+        command = self._sockets.first_packet(socket)
+        if command is None:
+            return
         link = self._link
-        try:
-            packet = decoder.next()
-        except DecodeError as exc:
-            link.log_link(str(exc))
-            self._drop(socket)
-            return
-        if packet is None:
-            return
-        del self._new[socket]
-        if link.conn not in (Conn.WF_CONNECTION, Conn.STANDALONE):
+        if link.conn is not Conn.WF_CONNECTION:
+            # The peer has begun anew before this side has noticed that it was gone.
             self._lose(LinkFailure(Conn.NETWORK_FAILURE))
             self._down()
-        self._use(socket, packet[0], decoder)
-        if link.data_socket != NO_SOCKET and link.meta_socket != NO_SOCKET:
+        self._sockets.use(socket, command, decoder)
+        if self._sockets.complete:
             self._drain(link.data_socket)
 
     def _drain(self, socket: int) -> None:
         """Serve the packets that are there, in order, until the link goes or the firmware stalls."""
         link = self._link
         on_data = socket == link.data_socket
-        decoder = self._decoders[socket]
+        decoder = self._sockets.decoders[socket]
         if not on_data and not link.agreed_version:
             if decoder.held_bytes > MAX_EARLY_META_BYTES:
                 raise LinkFailure(
@@ -562,11 +371,10 @@ class Peer:
                 )
             return
         if on_data:
-            self._heard_ns = link.now
+            self._sockets.heard_ns = link.now
         else:
             decoder.version = link.agreed_version
-            if "ping_ack" not in link.timers and link.conn >= Conn.CONNECTED:
-                link.arm("ping", self._config.ping_interval_ns)
+            self._sockets.heard_on_meta()
         handlers = self._handlers
         while self._secondary.stalled is None or not on_data:
             packet = decoder.next()
@@ -575,7 +383,7 @@ class Peer:
             if link.conn < Conn.CONNECTED and on_data:
                 self._check_order(packet[0])
             handlers[packet[0]](packet)
-            if self._decoders.get(socket) is not decoder:
+            if self._sockets.decoders.get(socket) is not decoder:
                 return
         else:
             link.put(ReplicationHold(socket, True))
@@ -614,7 +422,7 @@ class Peer:
             Cmd.STATE_CHG_REQ: self._state_change,
             Cmd.CONN_ST_CHG_REQ: self._state_change,
             Cmd.PING: lambda p: self._link.send(Cmd.PING_ACK),
-            Cmd.PING_ACK: self._ping_ack,
+            Cmd.PING_ACK: lambda p: self._sockets.ping_ack(),
             Cmd.WRITE_ACK: lambda p: primary.write_ack(p[1], False),
             Cmd.RECV_ACK: lambda p: primary.write_ack(p[1], False),
             Cmd.RS_WRITE_ACK: self._rs_write_ack,
@@ -634,7 +442,7 @@ class Peer:
     def _features(self, packet: Packet) -> None:
         link = self._link
         self._handshake.features(packet[1])
-        self._decoders[link.data_socket].version = link.agreed_version
+        self._sockets.decoders[link.data_socket].version = link.agreed_version
         self._drain(link.meta_socket)
 
     def _state_change(self, packet: Packet) -> None:
@@ -651,10 +459,6 @@ class Peer:
             self._disconnected()
         else:
             self._handshake.role_reply(packet[1][0])
-
-    def _ping_ack(self, packet: Packet) -> None:
-        self._link.disarm("ping_ack")
-        self._link.arm("ping", self._config.ping_interval_ns)
 
     def _rs_write_ack(self, packet: Packet) -> None:
         fields = packet[1]

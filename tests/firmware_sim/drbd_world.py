@@ -23,6 +23,8 @@ S = 1_000 * MS
 HOP_NS = 100_000
 """Travel time of bytes, and of a connection."""
 SIZE_BYTES = 1 << 20
+CACHED_WRITES = 20
+"""Writes that a power loss undoes."""
 
 
 class MemoryBackend:
@@ -31,14 +33,18 @@ class MemoryBackend:
         self.metadata = Metadata.fresh(size_bytes)
         self.data = bytearray(size_bytes)
         self.saved = self.metadata.to_bytes()
+        self.cached: deque[tuple[int, bytes]] = deque(maxlen=CACHED_WRITES)
+        """(offset, what was there before) of the last writes."""
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        assert 0 <= offset_bytes and 0 < length_bytes <= self.size_bytes - offset_bytes
+        assert offset_bytes >= 0 and 0 < length_bytes <= self.size_bytes - offset_bytes
         return bytes(self.data[offset_bytes : offset_bytes + length_bytes])
 
     def write(self, offset_bytes: int, data: bytes) -> None:
         assert 0 <= offset_bytes <= self.size_bytes - len(data)
-        self.data[offset_bytes : offset_bytes + len(data)] = data
+        end = offset_bytes + len(data)
+        self.cached.append((offset_bytes, bytes(self.data[offset_bytes:end])))
+        self.data[offset_bytes:end] = data
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
         self.write(offset_bytes, bytes(length_bytes))
@@ -47,8 +53,11 @@ class MemoryBackend:
         self.saved = self.metadata.to_bytes()
 
     def power_cycle(self) -> None:
-        """What was not saved is lost; this backend's data are on the medium at once."""
+        """Metadata are as they were saved last; some of the last writes were still in the volatile cache."""
         self.metadata = Metadata.from_bytes(self.saved)
+        while self.cached:
+            offset_bytes, before = self.cached.pop()
+            self.data[offset_bytes : offset_bytes + len(before)] = before
 
 
 class Hooks:
@@ -207,7 +216,9 @@ class World:
 
     def cut(self) -> None:
         """The link breaks: bytes under way are lost, both ends see their sockets close."""
-        self._in_flight.clear()
+        self._in_flight = deque(
+            entry for entry in self._in_flight if not isinstance(entry[2], ReplicationData)
+        )
         for socket in sorted(self._open):
             for side in (self.a, self.b):
                 self._post(side, ReplicationClosed(socket, "cut"))
