@@ -12,16 +12,11 @@ import select
 import sys
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Final
 
 from harness.core import events
-from harness.core.events import NS_PER_S, Event, Side
+from harness.core.events import Event, Side
 from harness.core.triggers import Scanner
 from harness.edge import reflex_io
-
-STDIN_FD: Final = 0
-READ_BYTES: Final = 64 << 10
-LAST_WORDS_NS: Final = NS_PER_S  # at the end a console is read, and the supervisor told, for at most so long
 
 
 class Reflex:
@@ -32,9 +27,11 @@ class Reflex:
         self.control = config.control
         self.armed: dict[str, dict[str, bytes]] | None = None
         self.is_stopping = False
-        self.inboxes = reflex_io.make_inboxes({STDIN_FD: "commands", config.trigger_fd: "link triggers"})
+        self.inboxes = reflex_io.make_inboxes(
+            {reflex_io.STDIN_FD: "commands", config.trigger_fd: "link triggers"}
+        )
         self.poller = select.poll()
-        for fd in (*self.consoles, *self.inboxes):
+        for fd in (*self.inboxes, *self.consoles):  # in this order: an Arm counts for what came after it
             self.poller.register(fd, select.POLLIN)
         self.out = reflex_io.EventOut(config.event_fd, self.poller)
         self.handlers: dict[int, Callable[[int], object]] = {config.event_fd: self.out.room}
@@ -46,17 +43,17 @@ class Reflex:
         while not self.is_stopping:
             for fd, _ in self.poller.poll():
                 self.handlers[fd](fd)
-        self.armed, deadline_ns = None, monotonic_ns() + LAST_WORDS_NS
+        self.armed, deadline_ns = None, monotonic_ns() + reflex_io.LAST_WORDS_NS
         for fd in list(self.consoles):
             while self.read_console(fd) and monotonic_ns() < deadline_ns:
                 pass
-        self.out.finish(LAST_WORDS_NS)
+        self.out.finish(reflex_io.LAST_WORDS_NS)
 
     def read_console(self, fd: int) -> bool:
         """The hot route. False when there was nothing to read."""
         console, told = self.consoles[fd], list[Event]()
         try:
-            data = os.read(fd, READ_BYTES)
+            data = os.read(fd, reflex_io.READ_BYTES)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -89,7 +86,7 @@ class Reflex:
                 self.out.tell([event, *self.strike(event.source, event.instruct)])
             self.is_stopping |= isinstance(event, events.Stop)
         if received is None:
-            self.is_stopping |= fd == STDIN_FD
+            self.is_stopping |= fd == reflex_io.STDIN_FD
             self.end(fd, self.inboxes[fd].name, "closed")
 
     def end(self, fd: int, stream: str, error: str) -> bool:

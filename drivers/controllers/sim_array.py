@@ -21,7 +21,8 @@ from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEnt
 from harness.wire import control
 from harness.wire.control import Op, Status
 
-MODEL: Final = "SimArray"
+MODEL_FAMILY: Final = "SimArray "
+"""How the model of every controller that this driver drives begins."""
 SILENCE_NS: Final = 400 * NS_PER_MS
 """No frame for so long: ask again. The longest reply takes 360 ms at 115,200 baud, and its bytes count as sound."""
 MAX_SILENCES: Final = 12
@@ -41,8 +42,10 @@ assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
 class SimArray:
     """Plays roles.Controller and roles.Serviceable."""
 
-    boot_banner: bytes = rb"SimArray .* boot epoch \d+"
-    """Regex: a line that a controller prints once when it starts."""
+    boot_banner: bytes = rb"SimArray \d+ firmware "
+    """Regex: the line that a controller prints first when it starts."""
+    console_ready: bytes = rb"serial number \S+, boot epoch \d+"
+    """Regex: the line that says that it has come up, and which boot this is."""
 
     def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
         if not serial_number.isascii() or not 1 <= len(serial_number) <= control.SERIAL_NUMBER_BYTES:
@@ -67,10 +70,10 @@ class SimArray:
         """Ask who is there. RigError when it is not the device of the bench file."""
         body = self._body(self._ask(Op.IDENTIFY, b"", deadline_ns))
         told = frames.unpack(frames.Identity, body)
-        if told.model != MODEL or told.serial_number != self.serial_number:
+        if not told.model.startswith(MODEL_FAMILY) or told.serial_number != self.serial_number:
             raise RigError(
                 f"{self.side}: {self.link.name} leads to {told.model} {told.serial_number}, "
-                f"the bench file says {MODEL} {self.serial_number}"
+                f"the bench file says {MODEL_FAMILY}with serial number {self.serial_number}"
             )
         return Identity(
             model=told.model,

@@ -18,6 +18,7 @@ import msgspec
 from harness.core import events
 from harness.core.events import (
     NS_PER_MS,
+    NS_PER_S,
     AnyEvent,
     ConsoleBytes,
     Event,
@@ -43,7 +44,10 @@ MAX_BACKLOG_BYTES: Final = 4 << 20
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
 """A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
+STDIN_FD: Final = 0
 READ_BYTES: Final = 64 << 10
+LAST_WORDS_NS: Final = NS_PER_S
+"""At the end the consoles are read, and the supervisor told, for at most this long each."""
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +78,7 @@ def run(body: Callable[[ReflexConfig], None]) -> int:
     """Run ``body`` with the configuration from the standard input; the process's exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's: it stops us in order
     try:
-        body(read_config(sys.stdin.fileno()))
+        body(read_config(STDIN_FD))
     except RigError as error:
         sys.stderr.write(f"reflex: {error}\n")
         return error.exit_code
@@ -136,15 +140,18 @@ def write_frame(side: Side, frame: bytes | None, fd: int | None) -> Attempt:
 
 
 def _write_within(fd: int, data: bytes) -> None:
-    written = 0
+    written, deadline_ns = 0, time.monotonic_ns() + WRITE_LIMIT_NS
     while written < len(data):
         try:
             written += os.write(fd, data[written:])
         except BlockingIOError:
+            # A full PTY may call itself writable all the same: the deadline counts, not the answer.
+            left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
+            if left_ms <= 0:
+                raise TimeoutError(0, f"the line took {written} of {len(data)} bytes") from None
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
-            if not poller.poll(WRITE_LIMIT_NS / NS_PER_MS):
-                raise TimeoutError(0, f"the line took {written} of {len(data)} bytes") from None
+            poller.poll(left_ms)
 
 
 def _sequence_number(frame: bytes) -> int:
