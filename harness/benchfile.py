@@ -78,6 +78,8 @@ class LinkTable(Table):
     primary_address: Annotated[str, Field(max_length=45)] = ""
     secondary_address: Annotated[str, Field(max_length=45)] = ""
     """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
+    integrity_alg: Annotated[str, Field(max_length=64)] = ""
+    """Digest algorithm of the link, for a capture that begins after the handshake in which the peers agree on it."""
 
 
 class PowerTable(Table):

@@ -245,6 +245,8 @@ class Session:
         if self.collector is not None:
             self.collector.cancel(wait_s=5.0)
         for source, event in self.observation.stop():
+            if isinstance(event, StreamEnded):
+                continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
         if self.observation.link is not None:
@@ -286,7 +288,10 @@ class Run:
         """Run it to its end. UsageError is raised; all else becomes the result's outcome."""
         try:
             with run_directory() as run_dir:
-                outcome = self._on_rig(run_dir)
+                try:
+                    outcome = self._on_rig(run_dir)
+                finally:
+                    self._keep_last_words(run_dir)
         except UsageError:
             self.incident.discard()
             raise
@@ -298,6 +303,14 @@ class Run:
             self.incident.finish("interrupted")
             raise
         return self._ended(outcome, None)
+
+    def _keep_last_words(self, run_dir: Path) -> None:
+        """What our own processes wrote to stderr, which is nothing when all is well, belongs to the incident."""
+        for log in run_dir.glob("*.stderr"):
+            if log.stat().st_size:
+                logs = self.incident.path / "logs"
+                logs.mkdir(exist_ok=True)
+                shutil.copyfile(log, logs / log.name)
 
     def _ended(self, outcome: Outcome, error: HarnessError | None) -> Result:
         if error is not None:

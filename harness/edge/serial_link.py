@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import termios
 import threading
 import time
 from pathlib import Path
@@ -155,12 +156,22 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD) -> SerialLink:
     try:
         if is_device:
             port = serial.Serial(url, baudrate=baud, timeout=0, exclusive=True)
+            _tell_empty_from_ended(port.fileno())
             _ask_low_latency(url, port, notes)
         else:
             port = serial.serial_for_url(url, baudrate=baud, timeout=0)
     except (serial.SerialException, OSError, ValueError) as error:
         raise _translated(url, error, is_device) from error
     return SerialLink(url, port, notes)
+
+
+def _tell_empty_from_ended(fd: int) -> None:
+    """pyserial leaves VMIN at 0, where a read of an idle line returns nothing, just as that of a dead one does.
+    With VMIN 1 an idle line's non-blocking read says EAGAIN."""
+    attributes = termios.tcgetattr(fd)
+    attributes[6][termios.VMIN] = 1
+    attributes[6][termios.VTIME] = 0
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
 
 
 def _check_device(path: str) -> None:

@@ -65,7 +65,7 @@ def _trigger_rows(trigger: Mapping[str, Any]) -> list[tuple[str, RenderableType]
         ("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))
     ]
     if trigger.get("excerpt"):
-        line = text(trigger["excerpt"])
+        line = text(trigger["excerpt"]).rsplit("\\n", 1)[-1]
         rows.append(("seen", Text(line[-160:], "cyan")))
     if trigger.get("detail"):
         rows.append(("found", Text(text(trigger["detail"]), "cyan")))
