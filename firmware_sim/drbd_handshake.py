@@ -7,7 +7,7 @@ agreed, and no parameters before the peer is authenticated.
 import hmac
 from typing import Any, Final, TypeVar
 
-from firmware_sim.drbd_codec import max_data_bytes
+from firmware_sim.drbd_codec import max_data_bytes, packet_name
 from firmware_sim.drbd_contract import LinkFailure
 from firmware_sim.drbd_link import Link
 from firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
@@ -37,6 +37,12 @@ FEATURE_NAMES: Final = (
 )  # fmt: skip
 
 
+BEFORE_STATE: Final = frozenset(
+    {Cmd.PROTOCOL, Cmd.SYNC_PARAM89, Cmd.UUIDS, Cmd.SIZES, Cmd.STATE, Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE}
+)
+BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+"""What the peer may send before its parameters, and from then until its first state."""
+
 E = TypeVar("E", Role, Conn, Disk)
 
 
@@ -61,8 +67,9 @@ class Handshake:
         self._resync = resync
         self._challenge = b""
         self._authenticating = False
-        self._parameters_sent = False
         self._decided = False
+        self._told: set[Cmd] = set()
+        """What the peer has told of itself on this connection."""
         self._peer_bits = 0
         self.wanted_role: Role | None = None
         """Asked for, and not settled with the peer yet."""
@@ -76,6 +83,13 @@ class Handshake:
         self._link.send(
             Cmd.CONNECTION_FEATURES, config.protocol_min, config.features, config.protocol_max, b""
         )
+
+    def check_order(self, command: int) -> None:
+        """Refuse what has no place on the data socket before the connection stands."""
+        expected = BEFORE_PARAMETERS if self._link.conn < Conn.WF_REPORT_PARAMS else BEFORE_STATE
+        if command not in expected:
+            text = f"error receiving {packet_name(command)}, e: -22 l: 0!"
+            raise LinkFailure(Conn.PROTOCOL_ERROR, text)
 
     def late(self) -> None:
         """Timer "handshake"."""
@@ -143,7 +157,6 @@ class Handshake:
         if link.backend.metadata.damaged and link.role is not Role.PRIMARY and link.disk > Disk.INCONSISTENT:
             link.change(disk=Disk.INCONSISTENT)
         link.send(Cmd.STATE, link.state_word())
-        self._parameters_sent = True
         link.change(conn=Conn.WF_REPORT_PARAMS, whole_link=True)
 
     def send_uuids(self, flags: int = 0) -> None:
@@ -154,6 +167,7 @@ class Handshake:
 
     def protocol(self, fields: tuple[Any, ...], body: memoryview) -> None:
         link = self._link
+        self._told.add(Cmd.PROTOCOL)
         ours = (PROTOCOL_C, 0, 0, 0)
         for name, own, peer in zip(
             ("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), ours, fields[:4], strict=True
@@ -177,6 +191,7 @@ class Handshake:
 
     def sizes(self, fields: tuple[Any, ...]) -> None:
         link = self._link
+        self._told.add(Cmd.SIZES)
         backing, user, exported, *_ = fields
         size = min(sectors for sectors in (backing, user, exported) if sectors) if backing else exported
         if size < link.sectors:
@@ -186,6 +201,7 @@ class Handshake:
 
     def uuids(self, fields: tuple[Any, ...]) -> None:
         link, metadata = self._link, self._link.backend.metadata
+        self._told.add(Cmd.UUIDS)
         link.peer_uuids = list(fields[:UUIDS])
         self._peer_bits, link.peer_uuid_flags = fields[UUIDS:]
         if (
@@ -226,8 +242,10 @@ class Handshake:
         peer_disk = _enum(Disk, state_field(word, "disk"))
         peer_conn = _enum(Conn, state_field(word, "conn"))
         if not self._decided:
-            if not self._parameters_sent:
-                raise LinkFailure(Conn.PROTOCOL_ERROR, "error receiving ReportState: not expected yet")
+            missing = {Cmd.PROTOCOL, Cmd.SIZES, Cmd.UUIDS} - self._told
+            if missing or peer_disk < Disk.INCONSISTENT:
+                text = "error receiving ReportState: peer has no disk, or has not told of it"
+                raise LinkFailure(Conn.PROTOCOL_ERROR, text)
             self._decided = True
             self._decide(peer_role, peer_disk)
             return
@@ -382,7 +400,8 @@ class Handshake:
         return Ret.SUCCESS
 
     def lost(self) -> None:
-        self._authenticating = self._parameters_sent = self._decided = False
+        self._authenticating = self._decided = False
+        self._told.clear()
         self._role_asked = False
 
 

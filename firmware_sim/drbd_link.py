@@ -170,8 +170,9 @@ class Link:
             self.trace(Event.CONN_STATE, old[2], self.conn)
         if self.disk != old[3]:
             self.trace(Event.DISK_STATE, old[3], self.disk)
-            self.backend.metadata.disk = self.disk
-            self.backend.save_metadata()
+            if self.disk >= Disk.INCONSISTENT:
+                self.backend.metadata.disk = self.disk
+                self.backend.save_metadata()
 
     def state_word(self) -> int:
         """The 32-bit state as P_STATE carries it."""

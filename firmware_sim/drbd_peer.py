@@ -11,6 +11,7 @@ the work, each over the shared ``Link``: Handshake, Primary (sends), Secondary (
 from collections.abc import Callable
 from typing import Final
 
+from firmware_sim.bitmap import BLOCK_BYTES
 from firmware_sim.drbd_codec import DecodeError, Packet
 from firmware_sim.drbd_contract import (
     NS_PER_MS,
@@ -25,6 +26,7 @@ from firmware_sim.drbd_handshake import Handshake, wants_out
 from firmware_sim.drbd_link import Link
 from firmware_sim.drbd_metadata import BITMAP, Metadata
 from firmware_sim.drbd_primary import Primary
+from firmware_sim.drbd_repair import Repair
 from firmware_sim.drbd_resync import Resync
 from firmware_sim.drbd_secondary import Secondary
 from firmware_sim.drbd_sockets import DATA_COMMANDS, META_COMMANDS, Sockets
@@ -53,11 +55,6 @@ DOWN_NS: Final = 40 * NS_PER_MS
 MAX_EARLY_META_BYTES: Final = 64 << 10
 """What may wait on the meta socket while the versions are not agreed: a ping, an ack or two."""
 
-BEFORE_STATE: Final = frozenset(
-    {Cmd.PROTOCOL, Cmd.SYNC_PARAM89, Cmd.UUIDS, Cmd.SIZES, Cmd.STATE, Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE}
-)
-BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
-
 
 class Peer(Status):
     """``trace`` gets CONN_STATE, DISK_STATE, ROLE, REPL_* and RESYNC_* events; the pair's state is the caller's to tell.
@@ -78,6 +75,7 @@ class Peer(Status):
         self._primary = Primary(self._link)
         self._secondary = Secondary(self._link)
         self._resync = Resync(self._link, self._secondary)
+        self._repair = Repair(self._link, self._secondary)
         self._handshake = Handshake(self._link, self._resync)
         self._sockets = Sockets(self._link, self._handshake.begin)
         self._stopping = False
@@ -100,7 +98,7 @@ class Peer(Status):
         self._stopping = False
         if link.disk is Disk.DISKLESS:
             self._attach()
-        self._handshake.settle_role()
+        self._settle()
         if link.conn is Conn.STANDALONE:
             link.change(conn=Conn.UNCONNECTED, whole_link=True)
             self._sockets.look_for_peer(0)
@@ -119,7 +117,10 @@ class Peer(Status):
         link.log_device(f"attached to UUIDs {metadata}")
 
     def stop(self, now: int) -> None:
-        """Disconnect politely, end in StandAlone; the metadata say that the end was clean."""
+        """Disconnect politely, end in StandAlone; the metadata then say that the end was clean.
+
+        The caller flushes its store before: what is in the volatile cache counts as safe from here on.
+        """
         link = self._link
         link.now = now
         if link.conn >= Conn.CONNECTED and not self._stopping:
@@ -132,10 +133,12 @@ class Peer(Status):
             self._disconnected()
 
     def _disconnected(self) -> None:
+        """The peer has agreed, or has had its time."""
         self._stopping = True
-        if self._link.conn is not Conn.STANDALONE:
+        if self._link.conn is Conn.STANDALONE:
+            self._end_cleanly()
+        else:
             self._lose(LinkFailure(Conn.STANDALONE))
-        self._end_cleanly()
 
     def _end_cleanly(self) -> None:
         metadata = self._link.backend.metadata
@@ -173,6 +176,7 @@ class Peer(Status):
                 self._handshake.skip_initial_sync()
             else:
                 self._force_generation()
+        self._repair.written(offset_bytes, length)
         news = metadata.activate(offset_bytes, length)
         if not metadata.crashed_primary:
             news = metadata.crashed_primary = True
@@ -205,7 +209,14 @@ class Peer(Status):
             self._primary.close_epoch()
 
     def mark_out_of_sync(self, offset_bytes: int, length_bytes: int) -> None:
-        """This side's data are wrong there: the peer's count, at the next resync."""
+        """This side's data are wrong there, the peer's count.
+
+        A secondary is brought up to date at the next handshake (see ``request_resync``); a primary reads the blocks
+        from its peer as soon as it can. Offsets as for a write.
+        """
+        if self._link.role is Role.PRIMARY:
+            self._repair.damaged.set_bytes(offset_bytes, length_bytes)
+            return
         metadata = self._link.backend.metadata
         metadata.bitmap.set_bytes(offset_bytes, length_bytes)
         metadata.damaged = True
@@ -257,6 +268,10 @@ class Peer(Status):
         """After a step: what had to wait for something that may have come."""
         if self._handshake.wanted_role is not None and self._link.disk is not Disk.DISKLESS:
             self._handshake.settle_role()
+        if self._repair.damaged.count and self._link.role is Role.SECONDARY:
+            for first, blocks in self._repair.take():
+                self.mark_out_of_sync(first * BLOCK_BYTES, blocks * BLOCK_BYTES)
+        self._repair.ask()
         self._primary.idle()
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -275,12 +290,13 @@ class Peer(Status):
         link = self._link
         for line in failure.lines:
             (link.log_device if line.startswith(DEVICE_LINES) else link.log_link)(line)
-        final = failure.conn is Conn.STANDALONE
+        final = failure.conn is Conn.STANDALONE or self._stopping
         if link.conn <= Conn.WF_CONNECTION and not final:
             self._forget_connection()
             if link.conn is Conn.WF_CONNECTION:
                 self._sockets.begin_again()
             return
+        was_up = link.conn >= Conn.WF_REPORT_PARAMS
         was_paired = link.conn >= Conn.CONNECTED and link.peer_disk >= Disk.INCONSISTENT
         link.change(
             conn=Conn.DISCONNECTING if final else failure.conn,
@@ -288,8 +304,9 @@ class Peer(Status):
             peer_disk=Disk.UNKNOWN,
             whole_link=True,
         )
-        link.log_link("ack_receiver terminated")
-        link.log_link("Terminating drbd_a_" + self._config.resource)
+        if was_up:
+            link.log_link("ack_receiver terminated")
+            link.log_link(f"Terminating drbd_a_{self._config.resource}")
         self._forget_connection()
         metadata = link.backend.metadata
         diverges = link.role is Role.PRIMARY and link.disk is Disk.UP_TO_DATE and not metadata.just_created
@@ -304,7 +321,7 @@ class Peer(Status):
     def _forget_connection(self) -> None:
         link = self._link
         self._sockets.drop_both()
-        for part in (self._primary, self._secondary, self._resync, self._handshake):
+        for part in (self._primary, self._secondary, self._resync, self._repair, self._handshake):
             part.lost()
         initial = link.timers.get("initial")
         link.timers.clear()
@@ -321,9 +338,10 @@ class Peer(Status):
         if link.conn is Conn.DISCONNECTING:
             link.change(conn=Conn.STANDALONE, whole_link=True)
             link.log_link("receiver terminated")
-            link.log_link(
-                "Discarding network configuration." if not self._stopping else "Terminating drbd_r_r0"
-            )
+            if self._stopping:
+                self._end_cleanly()
+            else:
+                link.log_link("Discarding network configuration.")
             return
         link.change(conn=Conn.UNCONNECTED, whole_link=True)
         link.log_link("receiver terminated")
@@ -345,7 +363,9 @@ class Peer(Status):
             return
         decoder.push(data)
         if not self._sockets.is_new(socket):
-            self._drain(socket)
+            # The peer's features may come before this side has seen its second socket: they wait for it.
+            if self._sockets.complete:
+                self._drain(socket)
             return
         command = self._sockets.first_packet(socket)
         if command is None:
@@ -381,27 +401,23 @@ class Peer(Status):
             if packet is None:
                 break
             if link.conn < Conn.CONNECTED and on_data:
-                self._check_order(packet[0])
+                self._handshake.check_order(packet[0])
             handlers[packet[0]](packet)
             if self._sockets.decoders.get(socket) is not decoder:
                 return
         else:
             link.put(ReplicationHold(socket, True))
 
-    def _check_order(self, command: int) -> None:
-        expected = BEFORE_PARAMETERS if self._link.conn < Conn.WF_REPORT_PARAMS else BEFORE_STATE
-        if command not in expected:
-            raise self._secondary.refused(command, 0, Conn.PROTOCOL_ERROR)
-
     def _make_handlers(self) -> dict[int, Callable[[Packet], None]]:
-        handshake, primary, secondary, resync = self._handshake, self._primary, self._secondary, self._resync
+        handshake, primary, secondary = self._handshake, self._primary, self._secondary
+        resync, repair = self._resync, self._repair
         return {
             Cmd.DATA: lambda p: secondary.data(p[1], p[2]),
             Cmd.TRIM: lambda p: secondary.zeroes(p[0], p[1]),
             Cmd.ZEROES: lambda p: secondary.zeroes(p[0], p[1]),
             Cmd.BARRIER: lambda p: secondary.barrier(p[1][0]),
             Cmd.DATA_REQUEST: lambda p: secondary.read_request(p[1]),
-            Cmd.DATA_REPLY: self._unexpected,
+            Cmd.DATA_REPLY: lambda p: repair.reply(p[1], p[2]),
             Cmd.UNPLUG_REMOTE: self._ignore,
             Cmd.DELAY_PROBE: self._ignore,
             Cmd.BITMAP: lambda p: resync.bitmap_packet(p[0], p[2]),
@@ -429,7 +445,7 @@ class Peer(Status):
             Cmd.SUPERSEDED: self._unexpected,
             Cmd.RETRY_WRITE: self._unexpected,
             Cmd.NEG_ACK: self._neg_ack,
-            Cmd.NEG_DREPLY: self._ignore,
+            Cmd.NEG_DREPLY: lambda p: repair.refused(p[1]),
             Cmd.NEG_RS_DREPLY: lambda p: resync.reply_failed(),
             Cmd.RS_CANCEL: lambda p: resync.reply_failed(),
             Cmd.BARRIER_ACK: lambda p: primary.barrier_ack(p[1]),

@@ -9,7 +9,7 @@ from crc32c import crc32c
 from firmware_sim.drbd_codec import encode_ack, encode_data_head, packet_name
 from firmware_sim.drbd_contract import LinkFailure
 from firmware_sim.drbd_link import Link
-from harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag
+from harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag, Role
 from harness.wire.rootcause import Event, WriteStage
 
 WRITE_NO_MASK: Final = (1 << 63) - 1
@@ -44,6 +44,7 @@ class Secondary:
         link, faults = self._link, self._link.faults
         sector, block_id, _seq, flags = fields
         write_no = int.from_bytes(block_id, "big") & WRITE_NO_MASK
+        self._check_role(Cmd.DATA, len(body))
         if self._stalls(write_no, Cmd.DATA, fields, body):
             return
         data = faults.received_data(write_no, self.checked(Cmd.DATA, sector, body, skip_digest=True))
@@ -65,6 +66,7 @@ class Secondary:
         link = self._link
         sector, block_id, _seq, flags, length = fields
         write_no = int.from_bytes(block_id, "big") & WRITE_NO_MASK
+        self._check_role(command, 0)
         if self._stalls(write_no, command, fields, memoryview(b"")):
             return
         self.check_range(command, sector, length, 0, MAX_ZEROED_BYTES)
@@ -78,6 +80,11 @@ class Secondary:
             row[6] = WriteStage.STORED
             link.trace(Event.REPL_STORE, write_no, sector, length, 0)
         self._answer(plan, row, flags)
+
+    def _check_role(self, command: int, body_bytes: int) -> None:
+        """Only one side is written to by its host."""
+        if self._link.role is Role.PRIMARY:
+            raise self.refused(command, body_bytes, Conn.PROTOCOL_ERROR)
 
     def activate(self, sector: int, length_bytes: int) -> None:
         """What is in the volatile cache at a power loss must be known afterwards."""
