@@ -166,10 +166,10 @@ class Controller:
             return self._boot_done_ns
         if self.phase is not Phase.RUNNING:
             return None
-        deadlines = [self.peer.next_deadline(), self.console.next_deadline(), self._scrub_ns]
+        due = [self.peer.next_deadline(), self.console.next_deadline(), self._scrub_ns]
         if self._autonomic is not None:
-            deadlines.append(self._autonomic.next_deadline())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+            due.append(self._autonomic.next_deadline())
+        return min([deadline for deadline in due if deadline is not None], default=None)
 
     def shut_down(self, now_ns: int) -> list[Outbox]:
         """Begin the polite end: demote, tell the peer; the phase is OFF when all is done. Host requests wait."""

@@ -167,7 +167,8 @@ class Server:
         for key, mask in self._selector.select(self._wait_s()):
             key.data(mask)
         now_ns = time.monotonic_ns()
-        self._dial_deadlines(now_ns)
+        if self._dials or self._redial_ns is not None:
+            self._dial_deadlines(now_ns)
         inbox, self._inbox = self._inbox, []
         self._dispatch(self._controller.step(now_ns, inbox))
 
@@ -192,15 +193,14 @@ class Server:
             stream.close()
 
     def _wait_s(self) -> float:
-        deadlines = [
-            self._controller.next_deadline(),
-            self._redial_ns,
-            *(dial.deadline_ns for dial in self._dials),
-        ]
-        known = [deadline for deadline in deadlines if deadline is not None]
-        if not known:
+        deadline_ns = self._controller.next_deadline()
+        if self._dials or self._redial_ns is not None:
+            others = [dial.deadline_ns for dial in self._dials]
+            others += [due for due in (deadline_ns, self._redial_ns) if due is not None]
+            deadline_ns = min(others)
+        if deadline_ns is None:
             return MAX_WAIT_S
-        return max(0.0, (min(known) - time.monotonic_ns()) / NS_PER_S)
+        return max(0.0, (deadline_ns - time.monotonic_ns()) / NS_PER_S)
 
     def _dispatch(self, outbox: list[Outbox]) -> None:
         for item in outbox:
