@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from harness.core import timeline
 from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
@@ -51,23 +51,22 @@ from harness.store import (
     told,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Any])
 FORMAT: Final = "freezeframe-incident/1"
 INCIDENT_ID_BYTES: Final = 16
 MAX_LISTED: Final = 1000
 """As many triggers, actions, steps and notes are kept in incident.json; the timeline has all."""
 
 
-def _serialised(method: Callable[Concatenate["Incident", P], T]) -> Callable[Concatenate["Incident", P], T]:
+def _serialised(method: M) -> M:
     """The supervisor and the collector write in threads of their own: one at a time."""
 
     @functools.wraps(method)
-    def locked(self: "Incident", *args: P.args, **kwargs: P.kwargs) -> T:
+    def locked(self: "Incident", *args: Any, **kwargs: Any) -> Any:
         with self._mutex:
             return method(self, *args, **kwargs)
 
-    return locked
+    return cast(M, locked)
 
 
 class Incident:
