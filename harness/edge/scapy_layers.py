@@ -39,10 +39,10 @@ from scapy.fields import (
 )
 from scapy.packet import Packet, Raw, bind_layers
 
+from harness.core.drbdstream import parse_header
 from harness.wire import control, drbd
 
-# --- DRBD
-# ---------------------------------------------------------------------------------------------------------
+# --- DRBD ---------------------------------------------------------------------------------------------------
 _COMMANDS: Final = {int(cmd): f"P_{cmd.name}" for cmd in drbd.Cmd}
 _HEX: Final = frozenset({"current_uuid", "bitmap_uuid", "history_uuid_0", "history_uuid_1", "uuid"})
 _FLAGS: Final[dict[str, type[IntFlag]]] = {
@@ -159,9 +159,11 @@ class Drbd(Packet):  # type: ignore[misc]
         if cls is not Drbd or _pkt is None:
             return cls
         if _pkt[:2] == drbd.MAGIC_H95.to_bytes(2, "big"):
-            return DrbdH95
-        magic = int.from_bytes(_pkt[:4], "big")
-        return {drbd.MAGIC_H100: DrbdH100, drbd.MAGIC_H80: DrbdH80}.get(magic, Raw)
+            found = DrbdH95
+        else:
+            magic = int.from_bytes(_pkt[:4], "big")
+            found = {drbd.MAGIC_H100: DrbdH100, drbd.MAGIC_H80: DrbdH80}.get(magic, Raw)
+        return found if found is Raw or len(_pkt) >= _HEADER_BYTES[found] else Raw
 
     def guess_payload_class(self, payload: bytes) -> Any:
         # The field is called cmd because a scapy packet has a method ``command``.
@@ -211,8 +213,13 @@ class DrbdH100(Drbd):
     ]
 
 
-_LENGTH_AT: Final[dict[type[Drbd], tuple[int, int]]] = {DrbdH80: (6, 2), DrbdH95: (4, 4), DrbdH100: (8, 4)}
+_LENGTH_AT: Final[dict[type[Packet], tuple[int, int]]] = {DrbdH80: (6, 2), DrbdH95: (4, 4), DrbdH100: (8, 4)}
 """Where the length stands in each header, and its bytes."""
+_HEADER_BYTES: Final[dict[type[Packet], int]] = {
+    DrbdH80: drbd.HEADER_H80.size,
+    DrbdH95: drbd.HEADER_H95.size,
+    DrbdH100: drbd.HEADER_H100.size,
+}
 for _cmd, _layer in BODIES.items():
     for _header in _LENGTH_AT:
         bind_layers(_header, _layer, cmd=int(_cmd))
@@ -221,26 +228,18 @@ for _cmd, _layer in BODIES.items():
 def packets(data: bytes) -> list[Packet]:
     """The DRBD packets of ``data`` one by one; what is no packet, or not whole, is one Raw at the end."""
     found: list[Packet] = []
-    while data:
-        packet = Drbd(data)
-        if (
-            isinstance(packet, Raw)
-            or packet.length is None
-            or len(data) < _header_bytes(packet) + packet.length
-        ):
-            return [*found, Raw(data)]
-        end = _header_bytes(packet) + packet.length
-        found.append(Drbd(data[:end]))
-        data = data[end:]
+    at = 0
+    while at < len(data):
+        parsed = parse_header(data, at)
+        end = at + parsed[3] + parsed[4] if isinstance(parsed, tuple) else len(data) + 1
+        if end > len(data):
+            return [*found, Raw(data[at:])]
+        found.append(Drbd(data[at:end]))
+        at = end
     return found
 
 
-def _header_bytes(packet: Packet) -> int:
-    return sum(_LENGTH_AT[type(packet)]) if not isinstance(packet, DrbdH100) else drbd.HEADER_H100.size
-
-
-# --- control frames
-# -----------------------------------------------------------------------------------------------
+# --- control frames -----------------------------------------------------------------------------------------
 _TYPES: Final = {int(op): op.name.lower() for op in control.Op} | {
     int(op) | control.REPLY: f"{op.name.lower()} reply" for op in control.Op
 }
