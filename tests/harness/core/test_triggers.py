@@ -135,6 +135,8 @@ BENCH_RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
         ),
         (b"drbd r0: error receiving Data, e: -5 l: 4100!", "receive-error"),
         (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: got_BlockAck: failed to find request 0x1f00, sector 8s", "unknown-request"),
+        (b"block drbd0: local disk failed: Input/output error", "disk-error"),
         (b"ordinary \x85\x91 noise", "console-garbled"),
     ],
 )
@@ -142,3 +144,54 @@ def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
     rules = parse_rules((BENCH_RULES / "sim.toml").read_text(), "sim.toml").console
     hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
     assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+REAL_CONSOLES = sorted((Path(__file__).parents[2] / "golden" / "drbd").glob("*.raw.log"))
+REAL_HITS = {
+    "cycle-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+    "integrity-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+}
+"""Node B took the flipped bit; node A's console holds nothing of ours, not even when it panics and reboots."""
+
+
+@pytest.mark.parametrize("path", REAL_CONSOLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 4096, 1 << 20])
+def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    stream = path.read_bytes()
+    hits = found(
+        rules, "secondary", [stream[at : at + chunk_bytes] for at in range(0, len(stream), chunk_bytes)]
+    )
+    assert [rules[hit.rule].name for hit in hits] == REAL_HITS.get(path.name.partition(".")[0], [])
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (b"block drbd0: Out of sync: start=128, size=8 (sectors)", "out-of-sync"),
+        (b"drbd r0: BAD! BarrierAck #7 received, expected #6!", "bad-barrier-ack"),
+        (b"drbd r0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!", "bad-barrier-ack"),
+        (b"block drbd0: got_BlockAck: failed to find request 0xffff8880, sector 8s", "unknown-request"),
+        (
+            b"block drbd0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
+            "remote-timeout",
+        ),
+        (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: [drbd_w_r0/134] sock_sendmsg time expired, ko = 1", "send-timeout"),
+        (b"drbd r0: Wrong magic value 0x00000000 in protocol version 101", "wrong-packet"),
+        (b"block drbd0: Split-Brain detected but unresolved, dropping connection!", "split-brain"),
+        (b"drbd r0/0 drbd0 b: Unrelated data, aborting!", "unrelated-data"),
+        (b"block drbd0: disk( UpToDate -> Failed ) ", "disk-failed"),
+        (b"block drbd0: local WRITE IO error sector 2048+8 on vdb", "local-io-error"),
+        (b"block drbd0: meta data update failed!", "metadata-io-error"),
+    ],
+)
+def test_lines_of_the_kernel_source(line: bytes, name: str) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    hits = found(rules, "primary", [b"[    1.000000] " + line + b"\r\n"])
+    assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+def test_no_warning_before_the_last_one() -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    assert found(rules, "primary", [b"drbd r0: [w/1] sock_sendmsg time expired, ko = 12\r\n"]) == []
