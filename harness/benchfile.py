@@ -97,6 +97,9 @@ class PolicyTable(Table):
     """Rule files."""
     instruct: Sides = Field(default_factory=lambda: list(SIDES))
     """Who is instructed on a trigger whose rule does not say it."""
+    instructed_by: Literal["harness", "secondary"] = "harness"
+    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their own link; the harness
+    sends no frame, it watches, collects and compares."""
     reply_timeout_s: Seconds = 2.0
     boot_timeout_s: Seconds = 10.0
     pull_timeout_s: Seconds = 30.0

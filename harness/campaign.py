@@ -145,8 +145,8 @@ class Session:
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
         self.lost_streams: list[str] = []
+        self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
         self._compare = compare
-        self._expected_frames: list[Side] = []
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -164,6 +164,9 @@ class Session:
         }  # fmt: skip
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
+        if self.is_autonomic:
+            self.incident.milestone()
+            return
         reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
         first = self.rig.bench.policy.instruct[0]
@@ -231,6 +234,9 @@ class Session:
         if self.collector is None and trigger.instruct:
             armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
             self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+            if self.is_autonomic:
+                for side in armed:
+                    self._frame(recovery.FrameOut(side=side), b"")
 
     def _frame(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes) -> None:
         if self.collector is not None:
