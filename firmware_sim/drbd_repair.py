@@ -22,7 +22,8 @@ class Repair:
         self.damaged = Bitmap(link.backend.size_bytes)
         """Blocks that are to be read from the peer, those asked for included."""
         self._asked: dict[bytes, int] = {}
-        """block_id of a request -> its block."""
+        """block_id of a request, never used twice -> its block."""
+        self._serial = 0
 
     def ask(self) -> None:
         """After each step: keep some requests under way, as long as the peer can answer them."""
@@ -37,7 +38,8 @@ class Repair:
                 break
             block = run[0] + 1
             if run[0] not in asked:
-                block_id = BLOCK_ID.pack(run[0])
+                self._serial += 1
+                block_id = BLOCK_ID.pack(self._serial)
                 self._asked[block_id] = run[0]
                 link.send(Cmd.DATA_REQUEST, self._sector(run[0]), block_id, self._length(run[0]), 0)
 
