@@ -8,16 +8,16 @@ loss ends the object; the next one begins with what ``nvram`` and the store's me
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, assert_never
 
 from crc32c import crc32c
 
 from firmware_sim.autonomic import Autonomic
+from firmware_sim.config import ControllerConfig
 from firmware_sim.console import Console
 from firmware_sim.control import Operations
-from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_metadata import Metadata
 from firmware_sim.drbd_peer import Peer
 from firmware_sim.faults import Faults
@@ -41,13 +41,12 @@ from firmware_sim.ports import (
 from firmware_sim.rootcause import Nvram, SetStore
 from firmware_sim.store import Store
 from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import PAIR_STATE_NAMES, SERIAL_NUMBER_BYTES, PairState, Reason, SetKind
+from harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
 from harness.wire.drbd import SECTOR_BYTES, Conn, Role
 from harness.wire.nbd import Error as NbdError
 from harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
-BOOT_NS: Final = 300 * NS_PER_MS
 SCRUB_AFTER_NS: Final = 50 * NS_PER_MS
 """Written blocks are verified about this long after they were written ..."""
 SCRUB_PAUSE_NS: Final = 5 * NS_PER_MS
@@ -65,29 +64,6 @@ class Phase(Enum):
     HUNG = "hung"
     """A warmstart that does not come back: only cycling the power helps."""
     OFF = "off"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControllerConfig:
-    """What makes this controller this one."""
-
-    side: str
-    """primary | secondary: the role it takes at its first boot."""
-    serial_number: str
-    """ASCII, at most 16 bytes."""
-    peer: PeerConfig
-    boot_ns: int = BOOT_NS
-    autonomic: bool = False
-    seed: int = 0
-    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes
-    twice."""
-    wall_offset_ns: int = 0
-    """Wall clock minus the clock of ``now``."""
-
-    def __post_init__(self) -> None:
-        raw = self.serial_number.encode("ascii")
-        if not 1 <= len(raw) <= SERIAL_NUMBER_BYTES:
-            raise ValueError(f"serial number must have 1 to {SERIAL_NUMBER_BYTES} characters")
 
 
 class Controller:

@@ -24,7 +24,7 @@ INITIAL: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
 
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
-_CRC32C: Final = struct.Struct("<I")
+CRC32C: Final = struct.Struct("<I")
 _DATA_H80: Final = struct.Struct(drbd.HEADER_H80.format + drbd.P_DATA.format[1:])
 _DATA_H95: Final = struct.Struct(drbd.HEADER_H95.format + drbd.P_DATA.format[1:])
 _DATA_H100: Final = struct.Struct(drbd.HEADER_H100.format + drbd.P_DATA.format[1:])
@@ -137,7 +137,7 @@ def digest_function(algorithm: str) -> tuple[Digest | None, int]:
     if not algorithm:
         return None, 0
     if algorithm == "crc32c":
-        return lambda data: _CRC32C.pack(crc32c(data)), _CRC32C.size
+        return lambda data: CRC32C.pack(crc32c(data)), CRC32C.size
     size = hashlib.new(algorithm).digest_size
     return lambda data: hashlib.new(algorithm, data).digest(), size
 

@@ -73,6 +73,8 @@ class Link:
         self.features = Feature(0)
         self.digest, self.digest_bytes = digest_function(config.integrity_alg)
         """Of data received and sent; their algorithm is agreed in the handshake."""
+        self.crc32c_digest = config.integrity_alg == "crc32c"
+        """The digest is the checksum that the event log has anyway: it is computed once."""
         self.peer_uuids = [0] * UUIDS
         self.peer_uuid_flags = 0
         self.crashed = False

@@ -38,15 +38,7 @@ from firmware_sim.ports import (
     ReplicationHold,
     ReplicationOpened,
 )
-from harness.wire.drbd import (
-    ID_SYNCER,
-    SECTOR_BYTES,
-    STATE_FIELDS,
-    Cmd,
-    Conn,
-    Disk,
-    Role,
-)
+from harness.wire.drbd import ID_SYNCER, SECTOR_BYTES, STATE_FIELDS, Cmd, Conn, Disk, Role
 
 __all__ = ["AckPlan", "Backend", "Completion", "FaultHooks", "Metadata", "Peer", "PeerConfig"]
 
@@ -216,6 +208,7 @@ class Peer(Status):
         """
         if self._link.role is Role.PRIMARY:
             self._repair.damaged.set_bytes(offset_bytes, length_bytes)
+            self._repair.ask()
             return
         metadata = self._link.backend.metadata
         metadata.bitmap.set_bytes(offset_bytes, length_bytes)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from firmware_sim.drbd_codec import encode_data_head, max_data_bytes
+from firmware_sim.drbd_codec import CRC32C, encode_data_head, max_data_bytes
 from firmware_sim.drbd_contract import NS_PER_MS, Completion, LinkFailure
 from firmware_sim.drbd_link import SEPARATE_BYTES, Link
 from harness.wire.drbd import MAX_EPOCH_WRITES, SECTOR_BYTES, Cmd, Conn, DpFlag, Feature
@@ -31,6 +31,12 @@ BARRIER: Final = struct.Struct("<I")
 MAX_BARRIER: Final = 0xFFFFFFFF
 MAX_TRIM_BYTES: Final = 128 << 20
 MAX_TRIM_BYTES_WITHOUT_WSAME: Final = 4 << 20
+# Plain numbers: the operators of IntFlag take microseconds, a write a few tens of them.
+RW_SYNC: Final = int(DpFlag.RW_SYNC)
+FUA: Final = int(DpFlag.FUA)
+DISCARD: Final = int(DpFlag.DISCARD)
+SEND_WRITE_ACK: Final = int(DpFlag.SEND_WRITE_ACK)
+MAY_SET_IN_SYNC: Final = int(DpFlag.MAY_SET_IN_SYNC)
 TENTH_NS: Final = 100 * NS_PER_MS
 
 
@@ -73,16 +79,16 @@ class Primary:
     def send_write(self, write_no: int, offset_bytes: int, data: bytes, fua: bool) -> None:
         link = self._link
         limit = max_data_bytes(link.agreed_version)
-        flags = DpFlag.RW_SYNC | (DpFlag.FUA if fua else 0)
+        flags = RW_SYNC | FUA if fua else RW_SYNC
         if len(data) <= limit:
-            self._send_part(write_no, write_no, offset_bytes, data, int(flags))
+            self._send_part(write_no, write_no, offset_bytes, data, flags)
             return
         view = memoryview(data)
         parts = range(0, len(data), limit)
         self._split[write_no] = [len(parts), "acked"]
         for part, at in enumerate(parts):
             piece = bytes(view[at : at + limit])
-            self._send_part(part << PART_SHIFT | write_no, write_no, offset_bytes + at, piece, int(flags))
+            self._send_part(part << PART_SHIFT | write_no, write_no, offset_bytes + at, piece, flags)
 
     def send_trim(self, write_no: int, offset_bytes: int, length_bytes: int) -> None:
         link = self._link
@@ -93,7 +99,7 @@ class Primary:
         parts = range(0, length_bytes, limit)
         if len(parts) > 1:
             self._split[write_no] = [len(parts), "acked"]
-        flags = int(DpFlag.RW_SYNC | DpFlag.DISCARD) | self._reply_flags()
+        flags = RW_SYNC | DISCARD | self._reply_flags()
         for part, at in enumerate(parts):
             block_id = BLOCK_ID.pack(part << PART_SHIFT | write_no)
             sector, length = (offset_bytes + at) // SECTOR_BYTES, min(limit, length_bytes - at)
@@ -104,7 +110,7 @@ class Primary:
         link = self._link
         sector, block_id, checksum = offset_bytes // SECTOR_BYTES, BLOCK_ID.pack(block_no), crc32c(data)
         self._enter(write_no, block_id, sector, len(data), checksum)
-        digest = link.digest(data) if link.digest else b""
+        digest = CRC32C.pack(checksum) if link.crc32c_digest else link.digest(data) if link.digest else b""
         head = encode_data_head(
             link.agreed_version, Cmd.DATA, sector, block_id, link.next_seq(), flags | self._reply_flags(),
             len(digest) + len(data),
@@ -112,10 +118,8 @@ class Primary:
         link.write(link.data_socket, head + digest, link.faults.sent_data(write_no, data))
 
     def _reply_flags(self) -> int:
-        flags = DpFlag.SEND_WRITE_ACK if self._link.agreed_version >= 100 else 0
-        if self._link.conn is Conn.SYNC_SOURCE:
-            flags |= DpFlag.MAY_SET_IN_SYNC
-        return int(flags)
+        flags = SEND_WRITE_ACK if self._link.agreed_version >= 100 else 0
+        return flags | MAY_SET_IN_SYNC if self._link.conn is Conn.SYNC_SOURCE else flags
 
     def _enter(self, write_no: int, block_id: bytes, sector: int, length_bytes: int, checksum: int) -> None:
         """Count a packet that leaves now; before it, end the epoch that must end."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from firmware_sim.drbd_codec import encode_ack, encode_data_head, packet_name
+from firmware_sim.drbd_codec import CRC32C, encode_ack, encode_data_head, packet_name
 from firmware_sim.drbd_contract import LinkFailure
 from firmware_sim.drbd_link import Link
 from harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag, Role
@@ -14,6 +14,10 @@ from harness.wire.rootcause import Event, WriteStage
 
 WRITE_NO_MASK: Final = (1 << 63) - 1
 """The event log's write_no on this side: the low 63 bits of the block_id."""
+# Plain numbers: the operators of IntFlag take microseconds.
+MAY_SET_IN_SYNC: Final = int(DpFlag.MAY_SET_IN_SYNC)
+SEND_WRITE_ACK: Final = int(DpFlag.SEND_WRITE_ACK)
+SEND_RECEIVE_ACK: Final = int(DpFlag.SEND_RECEIVE_ACK)
 MAX_ZEROED_BYTES: Final = 128 << 20
 EIO: Final = -5
 
@@ -48,8 +52,9 @@ class Secondary:
         if self._stalls(write_no, Cmd.DATA, fields, body):
             return
         data = faults.received_data(write_no, self.checked(Cmd.DATA, sector, body, skip_digest=True))
-        self._check_digest(Cmd.DATA, sector, bytes(body[: link.digest_bytes]), data, len(body))
         length, checksum = len(data), crc32c(data)
+        computed = CRC32C.pack(checksum) if link.crc32c_digest else None
+        self._check_digest(Cmd.DATA, sector, body, data, computed)
         row = [write_no, sector, length, checksum, block_id, link.now, WriteStage.RECEIVED]
         link.last_writes.append(row)
         link.trace(Event.REPL_RECEIVE, write_no, sector, length, checksum)
@@ -138,10 +143,10 @@ class Secondary:
 
     def _ack_command(self, flags: int) -> Cmd | None:
         link = self._link
-        in_sync = flags & DpFlag.MAY_SET_IN_SYNC and link.conn is Conn.SYNC_TARGET
-        if link.agreed_version < 100 or flags & DpFlag.SEND_WRITE_ACK:
+        if link.agreed_version < 100 or flags & SEND_WRITE_ACK:
+            in_sync = flags & MAY_SET_IN_SYNC and link.conn is Conn.SYNC_TARGET
             return Cmd.RS_WRITE_ACK if in_sync else Cmd.WRITE_ACK
-        return Cmd.RECV_ACK if flags & DpFlag.SEND_RECEIVE_ACK else None
+        return Cmd.RECV_ACK if flags & SEND_RECEIVE_ACK else None
 
     def _send_ack(self, command: Cmd, row: list[Any], epoch: Epoch, repeated: bool) -> None:
         link = self._link
@@ -213,14 +218,18 @@ class Secondary:
             raise self.refused(command, len(body), Conn.PROTOCOL_ERROR)
         self.check_range(command, sector, len(data), len(body), MAX_DATA_BYTES_100)
         if not skip_digest:
-            self._check_digest(command, sector, bytes(body[:size]), data, len(body))
+            self._check_digest(command, sector, body, data)
         return data
 
-    def _check_digest(self, command: int, sector: int, sent: bytes, data: bytes, body_bytes: int) -> None:
+    def _check_digest(
+        self, command: int, sector: int, body: memoryview, data: bytes, computed: bytes | None = None
+    ) -> None:
+        """Compare the digest at the body's beginning with that of ``data``, ``computed`` if it is known already."""
         link = self._link
         if link.digest is None:
             return
-        computed = link.digest(data)
+        sent = bytes(body[: link.digest_bytes])
+        computed = computed or link.digest(data)
         if computed == sent:
             return
         first = min(8, len(sent))
@@ -229,7 +238,7 @@ class Secondary:
             int.from_bytes(sent[:first], "little"), int.from_bytes(computed[:first], "little"),
         )  # fmt: skip
         link.log_device(f"Digest integrity check FAILED: {sector}s +{len(data)}")
-        raise self.refused(command, body_bytes, Conn.PROTOCOL_ERROR)
+        raise self.refused(command, len(body), Conn.PROTOCOL_ERROR)
 
     def check_range(self, command: int, sector: int, length: int, body_bytes: int, limit_bytes: int) -> None:
         """A range that the peer names must lie inside of the volume."""

@@ -30,7 +30,8 @@ from firmware_sim.channels import (
     open_line,
     tcp_options,
 )
-from firmware_sim.controller import BOOT_NS, Controller, ControllerConfig, Phase
+from firmware_sim.config import BOOT_NS, ControllerConfig
+from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_metadata import Metadata
 from firmware_sim.ports import (

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, assert_never
 
+from firmware_sim.config import ControllerConfig
 from firmware_sim.control import Frame, Receiver, encode
-from firmware_sim.controller import Controller, ControllerConfig, Phase
+from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_metadata import Metadata
 from firmware_sim.ports import (
