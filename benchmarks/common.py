@@ -55,7 +55,9 @@ class Target:
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         verdict = "reached" if self.reached else "NOT REACHED"
-        return f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
+        return (
+            f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
+        )
 
 
 @dataclass
@@ -130,7 +132,9 @@ def cpu_seconds(pid: int, *, children: bool = False) -> float:
     if children:
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                total += sum(cpu_seconds(int(one), children=True) for one in (task / "children").read_text().split())
+                total += sum(
+                    cpu_seconds(int(one), children=True) for one in (task / "children").read_text().split()
+                )
     return total
 
 
@@ -173,7 +177,7 @@ def die_with_parent() -> None:
 @contextlib.contextmanager
 def running(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """A child that is gone afterwards, whatever happens."""
-    child = subprocess.Popen(argv, preexec_fn=die_with_parent, **options)  # noqa: PLW1509
+    child = subprocess.Popen(argv, preexec_fn=die_with_parent, **options)
     try:
         yield child
     finally:
@@ -218,7 +222,9 @@ def main(
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})")
-    parser.add_argument("--seconds", type=float, default=seconds, help=f"a contestant and round (default {seconds:g})")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"a contestant and round (default {seconds:g})"
+    )
     add(parser)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -236,5 +242,3 @@ def write_section(result: Result) -> None:
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n", re.DOTALL)
     text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}"
     PERFORMANCE.write_text(text)
-
-

@@ -60,12 +60,19 @@ def lines(count: int) -> Iterator[tuple[list[Line], Line]]:
 
 
 def generate(
-    generator: Path, consoles: list[Line], control: Line, *, rate: int, triggers: int, gap_us: int, warm_up_ms: int
+    generator: Path,
+    consoles: list[Line],
+    control: Line,
+    *,
+    rate: int,
+    triggers: int,
+    gap_us: int,
+    warm_up_ms: int,
 ) -> tuple["subprocess.Popen[bytes]", list[str]]:
     fds = [control.device, *(one.device for one in consoles)]
     argv = [str(generator), str(rate), str(warm_up_ms), str(triggers), str(gap_us), *map(str, fds)]
     return (
-        subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=fds, preexec_fn=die_with_parent),  # noqa: PLW1509
+        subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=fds, preexec_fn=die_with_parent),
         argv,
     )
 
@@ -92,7 +99,15 @@ def finish(
 
 
 def run_native(
-    reactor: Path, generator: Path, directory: Path, *, count: int, rate: int, triggers: int, gap_us: int, warm_up_ms: int
+    reactor: Path,
+    generator: Path,
+    directory: Path,
+    *,
+    count: int,
+    rate: int,
+    triggers: int,
+    gap_us: int,
+    warm_up_ms: int,
 ) -> Outcome:
     """The C reactor."""
     with lines(count) as (consoles, control):
@@ -102,7 +117,13 @@ def run_native(
             await_line(child, b"ready")
             before = cpu_seconds(child.pid)
             made, _ = generate(
-                generator, consoles, control, rate=rate, triggers=triggers, gap_us=gap_us, warm_up_ms=warm_up_ms
+                generator,
+                consoles,
+                control,
+                rate=rate,
+                triggers=triggers,
+                gap_us=gap_us,
+                warm_up_ms=warm_up_ms,
             )
             return finish(made, child.pid, before)
 
@@ -117,11 +138,13 @@ def run_peer(
         argv = [str(PEERS_PYTHON), str(PEERS / script), consoles[0].path, str(control.ours)]
         if script.startswith("embedded"):
             argv = [
-                str(PEERS_PYTHON), "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--rootdir", str(PEERS),
+                str(PEERS_PYTHON), "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:labgrid", "--rootdir", str(PEERS),
                 "-c", os.devnull, "--embedded-services", "serial", "--port", consoles[0].path, str(PEERS / script),
             ]  # fmt: skip
         fds = (control.ours, ready_write)
-        with running(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=fds, env=environment) as child:
+        with running(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=fds, env=environment
+        ) as child:
             os.close(ready_write)
             if script.startswith("embedded"):
                 assert os.read(ready_read, 16), "pytest-embedded did not start"
@@ -130,7 +153,13 @@ def run_peer(
             os.close(ready_read)
             before = cpu_seconds(child.pid, children=True)
             made, _ = generate(
-                generator, consoles, control, rate=rate, triggers=triggers, gap_us=gap_us, warm_up_ms=warm_up_ms
+                generator,
+                consoles,
+                control,
+                rate=rate,
+                triggers=triggers,
+                gap_us=gap_us,
+                warm_up_ms=warm_up_ms,
             )
             return finish(made, child.pid, before, children=True)
 
@@ -153,7 +182,9 @@ def run_ours(
             streams=streams, control={"primary": control.ours}, rules=[rule], default_instruct=["primary"]
         )
         fds = [control.ours, *(one.ours for one in consoles)]
-        with running(ours("harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds) as child:
+        with running(
+            ours("harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
+        ) as child:
             assert child.stdin is not None
             assert child.stdout is not None
             child.stdin.write(msgspec.json.encode(config) + b"\n")
@@ -165,7 +196,13 @@ def run_ours(
             with running([sys.executable, "-m", "benchmarks.supervisor"], **pipes):
                 before = cpu_seconds(child.pid)
                 made, _ = generate(
-                    generator, consoles, control, rate=rate, triggers=triggers, gap_us=gap_us, warm_up_ms=warm_up_ms
+                    generator,
+                    consoles,
+                    control,
+                    rate=rate,
+                    triggers=triggers,
+                    gap_us=gap_us,
+                    warm_up_ms=warm_up_ms,
                 )
                 outcome = finish(made, child.pid, before)
         outcome.recorded_bytes = sum(Path(one.log_path).stat().st_size for one in streams)

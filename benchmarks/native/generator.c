@@ -16,6 +16,7 @@
 
 #define TICK_NS 1000000L
 #define GIVE_UP_NS 1000000000L
+#define LIMIT_NS 30000000000L
 static const char TRIGGER[] = "[  123.456789] block drbd0: Digest integrity check FAILED: 4711s +65536\r\n";
 static const char LINE[] = "[  123.456789] host: 128 writes, 8388608 bytes, queue 12, cache 31 percent dirty, all well\r\n";
 
@@ -33,7 +34,7 @@ static long put(int fd, const char *data, long size) {
         if (n < 0) {
             if (errno == EAGAIN || errno == EINTR) {
                 struct pollfd p = {fd, POLLOUT, 0};
-                if (poll(&p, 1, 200) == 1) continue;
+                if (poll(&p, 1, 5) == 1) continue;
             }
             break;
         }
@@ -58,7 +59,7 @@ int main(int argc, char **argv) {
     srand(7);
     int64_t start = now_ns(), last = start, due = start + warm_up_ms * 1000000L, told = 0;
     long done = 0;
-    while (done < triggers) {
+    while (done < triggers && last - start < LIMIT_NS) {
         int64_t now = now_ns();
         double grown = (now - last) / 1e9 * rate;
         last = now;
@@ -71,7 +72,7 @@ int main(int argc, char **argv) {
                 long wrote = put(console[i], LINE + column[i], n);
                 sent += wrote;
                 column[i] = (column[i] + n) % (sizeof LINE - 1);
-                owed[i] -= n;
+                owed[i] = wrote < n ? 0 : owed[i] - n; /* a line that is full loses text, not time */
             }
         }
         now = now_ns();

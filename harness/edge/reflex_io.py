@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -31,14 +31,17 @@ from harness.core.events import (
     Trigger,
 )
 from harness.core.frames import decode
-from harness.core.rules import ConsoleRule
-from harness.core.triggers import Hit
+from harness.core.rulebook import RuleBook
+from harness.core.rules import MAX_PATTERN_CHARACTERS, ConsoleRule
+from harness.core.triggers import Hit, Place
 from harness.edge.realtime import become_realtime
 from harness.errors import RigError, WireError
 
 TIMES: Final = struct.Struct("<QQ")
 """One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""
 EXCERPT_BYTES: Final = 256
+REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
+"""Kept of each console, so that new rules find a text that is half there: the longest literal."""
 MAX_BACKLOG_BYTES: Final = 4 << 20
 """Events that wait for a slow supervisor: 14 s of a console at 300 kB/s. Above it console bytes are not told."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
@@ -54,6 +57,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     side: Side
     fd: int
     """An inherited descriptor of the console."""
+    name: str = ""
+    """Tells the consoles of one side apart; "": the side has only this one."""
     log_path: str
     """Appended to, byte-exact."""
     times_path: str
@@ -179,44 +184,44 @@ class Inbox:
             return None
 
 
-def make_inboxes(names: dict[int | None, str]) -> dict[int, Inbox]:
+def make_inboxes(config: ReflexConfig) -> dict[int, Inbox]:
+    names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
     return {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
 
 
 class Console:
     """One console's place in the stream and its record on disk."""
 
-    def __init__(
-        self, config: StreamConfig, rules: Sequence[ConsoleRule], instruct: list[list[Side]]
-    ) -> None:
+    def __init__(self, config: StreamConfig, book: RuleBook) -> None:
         self.side = config.side
-        self.name = f"{config.side} console"
-        self._rules = rules
-        self._instruct = instruct
+        self.label = config.name
+        self.name = config.name or f"{config.side} console"
+        self._book = book
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._log_fd = os.open(config.log_path, flags, 0o644)
         self._times_fd = os.open(config.times_path, flags, 0o644)
         self._recorded_from = os.fstat(self._log_fd).st_size
         """A reflex that was started again goes on where the record ends."""
-        self._offset = 0
-        self._tail = b""
+        self.place = Place()
+        """Behind the last byte that was read."""
         self._is_recording = True
 
     def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
         """The events for the hits that ``data``, not yet recorded, completed."""
-        seen = self._tail + data
-        first = self._offset - len(self._tail)
+        seen = self.place.before + data
+        first = self.place.offset_bytes - len(self.place.before)
         return [
             Trigger(
                 t_ns=t_match_ns,
-                rule=self._rules[hit.rule].name,
+                rule=self._book.rules[hit.rule].name,
                 source="console",
                 side=self.side,
+                console=self.label,
                 offset_bytes=self._recorded_from + hit.end_offset_bytes,
                 t_arrival_ns=t_arrival_ns,
                 t_match_ns=t_match_ns,
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
-                instruct=self._instruct[hit.rule],
+                instruct=self._book.instructed(hit.rule),
             )
             for hit in hits
         ]
@@ -224,7 +229,8 @@ class Console:
     def record(self, t_arrival_ns: Ns, data: bytes) -> list[Event]:
         """Append to the record on disk; the events that tell of it."""
         told: list[Event] = []
-        offset = self._recorded_from + self._offset
+        place = self.place
+        offset = self._recorded_from + place.offset_bytes
         if self._is_recording:
             try:
                 _append(self._log_fd, data)
@@ -233,9 +239,12 @@ class Console:
                 self._is_recording = False
                 text = f"{self.name}: the record ends at byte {offset}: {error.strerror}"
                 told.append(Note(t_ns=t_arrival_ns, source="reflex", text=text, level="error"))
-        self._offset += len(data)
-        self._tail = (self._tail + data)[-EXCERPT_BYTES:]
-        told.append(ConsoleBytes(t_ns=t_arrival_ns, side=self.side, offset_bytes=offset, data=data))
+        self.place = Place(place.offset_bytes + len(data), (place.before + data)[-REPLAY_BYTES:])
+        told.append(
+            ConsoleBytes(
+                t_ns=t_arrival_ns, side=self.side, console=self.label, offset_bytes=offset, data=data
+            )
+        )
         return told
 
 
@@ -325,18 +334,29 @@ class EventOut:
         self._is_polled = wanted
 
 
-def instructions(config: ReflexConfig) -> list[list[Side]]:
-    """Who is instructed, a list a rule."""
-    return [
-        list(config.default_instruct if rule.instruct is None else rule.instruct) for rule in config.rules
-    ]
+def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Console]) -> None:
+    """Other rules from the next byte on."""
+    rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
+    book.replace(rules, {console.name: console.place for console in consoles})
 
 
-def make_consoles(config: ReflexConfig, instruct: list[list[Side]]) -> dict[int, Console]:
-    """Descriptor -> console; no descriptor blocks from here on. RigError when a record cannot be opened."""
+def make_poller(fds: Iterable[int]) -> select.poll:
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return poller
+
+
+def make_consoles(config: ReflexConfig) -> tuple[RuleBook, dict[int, Console]]:
+    """The rules, and descriptor -> console; no descriptor blocks from here on. RigError when a record cannot be
+    opened."""
+    sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
+    if len(sides) != len(config.streams):
+        raise RigError("two consoles have the same name")
+    book = RuleBook(config.rules, config.default_instruct, sides)
     try:
         for fd in (*(stream.fd for stream in config.streams), *config.control.values()):
             os.set_blocking(fd, False)
-        return {stream.fd: Console(stream, config.rules, instruct) for stream in config.streams}
+        return book, {stream.fd: Console(stream, book) for stream in config.streams}
     except OSError as error:
         raise RigError(str(error)) from error
