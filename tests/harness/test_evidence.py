@@ -124,7 +124,7 @@ def test_only_plain_files_inside_the_folder_are_read(tmp_path: Path) -> None:
 def test_a_record_full_of_wrong_types_is_read_all_the_same(tmp_path: Path) -> None:
     stored = golden_incidents.unpack(RECEIVER, tmp_path)
     for value in (None, [], "x", 1e308, {"trigger": 3}, [[[]]]):
-        record = {key: value for key in stored.record}
+        record = dict.fromkeys(stored.record, value)
         (stored.path / "incident.json").write_text(json.dumps(record))
         evidence = Evidence(StoredIncident.open(stored.path))
         assert evidence.trigger_line is None and evidence.control_frames == []
