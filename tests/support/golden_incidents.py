@@ -8,7 +8,7 @@ import zstandard
 
 from harness.store import StoredIncident
 
-FOLDER = Path(__file__).parent / "golden" / "incidents"
+FOLDER = Path(__file__).parents[1] / "golden" / "incidents"
 RECEIVER, SENDER = "bit_flip_receiver", "bit_flip_sender"
 
 
