@@ -138,7 +138,7 @@ def run_peer(
         argv = [str(PEERS_PYTHON), str(PEERS / script), consoles[0].path, str(control.ours)]
         if script.startswith("embedded"):
             argv = [
-                str(PEERS_PYTHON), "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:labgrid", 
+                str(PEERS_PYTHON), "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:labgrid",
                 "--rootdir", str(PEERS),
                 "-c", os.devnull, "--embedded-services", "serial", "--port", consoles[0].path, str(PEERS / script),
             ]  # fmt: skip

@@ -12,7 +12,7 @@ What makes a hit of these matches (at once, only after another text, only so man
 once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import hyperscan
@@ -58,7 +58,12 @@ class Scanner:
 
     def feed(self, console: str, data: bytes, now_ns: Ns) -> list[Hit]:
         """The hits that ``data``, the next bytes of that console, completes, in the order of their ends."""
-        return self._streams[console].feed(data, now_ns)
+        stream = self._streams[console]
+        stream.scan(data)
+        if stream.ends or stream.last_end:
+            return stream.judge(data, now_ns)
+        stream.scanned += len(data)  # nearly every read of a run ends here
+        return []
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell although no byte comes."""
@@ -100,9 +105,9 @@ class _Stream:
         self.conditions = Conditions(search.chosen)
         self._search = search
         self._base = len(place.before) - place.offset_bytes
-        self._scanned = 0
+        self.scanned = 0
         """Bytes searched, those before the place included; all offsets in here count so."""
-        self._last_end = {
+        self.last_end = {
             number: 0
             for number, (_, part, rule) in enumerate(search.patterns)
             if (rule.then_regex if part == THEN else rule.regex)
@@ -110,58 +115,59 @@ class _Stream:
         """Regexes: where each last matched, told or not; 0: never."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
-        self._ends: list[tuple[int, int]] = []
-        self._stream: hyperscan.Stream | None = None
+        self.ends: list[tuple[int, int]] = []
+        """(pattern, end) of each match in the chunk at hand."""
+        self.scan: Callable[[bytes], object] = _nothing
         if search.database is None:
             return
         # Hyperscan's Stream borrows the references it is given: database and callback must live as long as it does.
         self._callback = self._matched
         self._stream = search.database.stream(match_event_handler=self._callback)
         self._stream.__enter__()
-        self._scan(place.before)
+        self.scan = self._stream.scan
+        self.scan(place.before)
+        self._counted(place.before)
 
     @property
     def offset(self) -> int:
         """Of the next byte to be fed."""
-        return self._scanned - self._base
+        return self.scanned - self._base
 
     def _matched(self, pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
         """Must not raise, and must return a false value: a true one would end the stream."""
-        self._ends.append((pattern, end))
+        self.ends.append((pattern, end))
 
-    def feed(self, data: bytes, now_ns: Ns) -> list[Hit]:
-        found = self._scan(data)
-        if not found:
-            return []
-        patterns, judge = self._search.patterns, self.conditions.judge
-        hits = [judge(*patterns[pattern][:2], end - self._base, now_ns) for pattern, end in found]
+    def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
+        """What the matches in ``data``, just scanned, amount to."""
+        patterns, judge, base = self._search.patterns, self.conditions.judge, self._base
+        hits = [judge(*patterns[pattern][:2], end - base, now_ns) for pattern, end in self._counted(data)]
         return [hit for hit in hits if hit is not None]
 
-    def _scan(self, data: bytes) -> list[tuple[int, int]]:
-        """(pattern, end) of each match that counts, in the order of their ends."""
+    def _counted(self, data: bytes) -> list[tuple[int, int]]:
+        """The matches that count, in the order of their ends; ``data`` is behind us then."""
         found: list[tuple[int, int]] = []
-        if self._stream is not None and data:
-            self._stream.scan(data)
-            if self._ends:
-                found = [
-                    (pattern, end)
-                    for pattern, end in self._ends
-                    if self._is_first_in_line(pattern, end, data)
-                ]
-                self._ends.clear()
-            if self._last_end:
-                last_break = max(data.rfind(b"\n"), data.rfind(b"\r"))
-                if last_break >= 0:
-                    self._last_break = self._scanned + last_break
-        self._scanned += len(data)
+        if self.ends:
+            found = [
+                (pattern, end) for pattern, end in self.ends if self._is_first_in_line(pattern, end, data)
+            ]
+            self.ends.clear()
+        if self.last_end:
+            last_break = max(data.rfind(b"\n"), data.rfind(b"\r"))
+            if last_break >= 0:
+                self._last_break = self.scanned + last_break
+        self.scanned += len(data)
         return found
 
     def _is_first_in_line(self, pattern: int, end: int, data: bytes) -> bool:
-        last_end = self._last_end.get(pattern)
+        last_end = self.last_end.get(pattern)
         if last_end is None:
             return True
-        self._last_end[pattern] = end
+        self.last_end[pattern] = end
         if last_end == 0 or self._last_break >= last_end - 1:
             return True
-        between = data[max(last_end - 1 - self._scanned, 0) : max(end - 1 - self._scanned, 0)]
+        between = data[max(last_end - 1 - self.scanned, 0) : max(end - 1 - self.scanned, 0)]
         return b"\n" in between or b"\r" in between
+
+
+def _nothing(_data: bytes) -> None:
+    """In place of a search without rules."""

@@ -1,6 +1,5 @@
 """Rule files that change while a run goes on."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def test_a_change_is_told_once_and_a_wrong_file_too(tmp_path: Path) -> None:
     assert files.changed(0) is None
     fresh = path.with_name("fresh")
     fresh.write_text(RULE.format("new"))
-    os.replace(fresh, path)
+    fresh.replace(path)
     assert files.changed(1) is None, "not yet looked at again"
     rules = files.changed(LOOK_EVERY_NS)
     assert rules is not None
