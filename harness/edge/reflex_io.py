@@ -3,6 +3,7 @@
 Nothing here runs between the read of a trigger and the write of its frame, except ``write_frame``.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -62,6 +63,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str
     """Appended to, byte-exact."""
     times_path: str
+    copy_fd: int = -1
+    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1: none."""
 
 
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +208,7 @@ class Console:
         self.place = Place()
         """Behind the last byte that was read."""
         self._is_recording = True
+        self._copy_fd = config.copy_fd
 
     def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
         """The events for the hits that ``data``, not yet recorded, completed."""
@@ -239,6 +243,9 @@ class Console:
                 self._is_recording = False
                 text = f"{self.name}: the record ends at byte {offset}: {error.strerror}"
                 told.append(Note(t_ns=t_arrival_ns, source="reflex", text=text, level="error"))
+        if self._copy_fd >= 0:
+            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
+                os.write(self._copy_fd, data)
         self.place = Place(place.offset_bytes + len(data), (place.before + data)[-REPLAY_BYTES:])
         told.append(
             ConsoleBytes(
