@@ -11,10 +11,9 @@ from harness.edge.processes import Child
 from harness.errors import RigError
 from harness.incident import Incident
 from harness.roles import HostPort
+from harness.store import JOURNAL
 
 WRITER_MODULE: Final = "drivers.hosts.writer"
-JOURNAL: Final = "host.journal"
-"""In the incident's folder: every write's intent and acknowledgement, the host's side of the evidence."""
 
 
 class Workload:
