@@ -5,7 +5,9 @@ same medium) loses it, a warmstart (the same Store) does not.
 
 Protection information is a CRC-32 of every 4-KiB block's *intended* content, kept apart from the data. It is not
 the CRC-32C that hosts like to put into their blocks: blocks that end in their own CRC have all the same one, so that
-an old block would pass for a new one. It covers what was written since power-on. A block whose content is not what was intended is found
+an old block would pass for a new one. It covers what was written since power-on.
+
+A block whose content is not what was intended is found
 by ``scrub``: that is how lost, misdirected and rotten writes, which all were acknowledged as good, come to
 light.
 """

@@ -14,6 +14,8 @@ from harness.roles import HostPort
 from harness.store import JOURNAL
 
 WRITER_MODULE: Final = "drivers.hosts.writer"
+STOP_LIMIT_S: Final = 3.0
+"""A run that is stopped waits so long for writes that are still on their way."""
 
 
 class Workload:
@@ -29,6 +31,7 @@ class Workload:
             "queue_depth": table.queue_depth,
             "seed": seed,
             "journal_path": str(self.journal_path),
+            "stop_limit_s": STOP_LIMIT_S,
         }
         self._child: Child | None = None
 

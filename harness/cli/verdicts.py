@@ -14,7 +14,7 @@ from harness.report import text
 def replay(what: str, out_dir: Path, *, as_json: bool) -> None:
     """Exit 0 when the verdict is the recorded one (or the first), 1 when it differs, 4 when it is inconclusive."""
     one = store.find(what, out_dir)
-    verdict = verdict_of(one.path, one.record)
+    verdict = verdict_of(one)
     recorded = one.record.get("verdict")
     same = None if recorded is None else recorded == verdict
     if as_json:

@@ -6,7 +6,7 @@ is taken away at the door, and neither the scenario's name nor the run's steps o
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
@@ -79,7 +79,14 @@ class SideEvidence:
         if self.set is None:
             return {}
         rows = self.set.state.get("last_writes")
-        return {bytes(row[4]): int(row[0]) for row in rows if len(row) >= 7} if isinstance(rows, list) else {}
+        return {
+            row[4]: row[0]
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, list)
+            and len(row) >= 7
+            and isinstance(row[4], bytes)
+            and isinstance(row[0], int)
+        }
 
     def at(self, record: EventRecord | None) -> tuple[Ns, Ns] | None:
         """(host time, error) of an event record."""
@@ -97,6 +104,7 @@ class Evidence:
     link: LinkEvidence | None
     """None: there is no capture."""
     link_problem: str = ""
+    """Why there is no capture, or why it ends early."""
     capture_drops: int = 0
     journal: Journal | None = None
     journal_problem: str = ""
@@ -108,7 +116,6 @@ class Evidence:
     wall_step_ns: int = 0
     """How far the wall clock, by which frames are timed, moved against the monotonic one during the run."""
     clock_error_ns: Ns = 0
-    problems: list[str] = field(default_factory=list)
 
     @property
     def primary(self) -> SideEvidence:
@@ -299,9 +306,10 @@ def gather(
     consoles: Mapping[Side, tuple[bytes, Sequence[tuple[Ns, int]]]] | None = None,
     journal: bytes | None = None,
     frames: Iterable[tuple[Ns, bytes]] | None = None,
-    link_problem: str = "",
+    frames_problem: Callable[[], str] = str,
 ) -> Evidence:
-    """Put the parts of an incident together. ``record``: incident.json. ``frames``: (CLOCK_MONOTONIC, frame)."""
+    """Put the parts of an incident together. ``record``: incident.json. ``frames``: (CLOCK_MONOTONIC, frame);
+    ``frames_problem`` tells, once they have been read, why they ended early."""
     sides: dict[Side, SideEvidence] = {}
     for side in SIDES:
         found = without_tell_tales(sets.get(side))
@@ -316,12 +324,13 @@ def gather(
             clock=device_clock(side, record, found, console, times),
         )
     read, journal_problem = _journal(journal)
-    link = None
+    link, link_problem = None, ""
     if frames is not None:
         link = LinkEvidence(link_ends(record), suspects(sides.values(), read))
         for number, (t_ns, frame) in enumerate(frames, 1):
             link.feed(t_ns, frame, number)
         link.close()
+        link_problem = frames_problem()
     capture = record.get("capture") or {}
     return Evidence(
         sides=sides,

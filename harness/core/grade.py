@@ -50,6 +50,8 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
     if e.link is None:
         yield 2, e.link_problem
         return
+    if e.link_problem:
+        yield 1, e.link_problem
     if e.capture_drops:
         yield 1, f"the capture dropped {e.capture_drops} frames"
     if e.link.gaps:

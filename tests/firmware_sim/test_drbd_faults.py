@@ -1,13 +1,8 @@
 """Two replication peers against each other in virtual time: every fault, garbage, lost links, crashes."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from drbd_world import HOP_NS, MS, SIZE_BYTES, Hooks, S, World, packets, whole
 
 from firmware_sim.drbd_codec import encode, encode_header

@@ -1,12 +1,6 @@
 """Two replication peers against each other in virtual time: set-up, writes, epochs."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from drbd_world import MS, SIZE_BYTES, S, Side, World, packets, whole
 
 from firmware_sim.drbd_peer import Metadata, PeerConfig
