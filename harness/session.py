@@ -25,7 +25,7 @@ from harness.core.events import (
     WorkloadProgress,
 )
 from harness.core.rules import RuleSet
-from harness.errors import HarnessError, RigError, UsageError
+from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
 from harness.roles import Serviceable
@@ -33,6 +33,8 @@ from harness.rulefiles import RuleFiles
 from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
 from harness.wire import control
 
+STATE_TIMEOUT_S: Final = 5.0
+"""For one question to a controller that has just answered others."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -90,11 +92,7 @@ class Session:
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
-        self.incident.record["controllers"] = {
-            side: {"model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                   "boot_epoch": one.boot_epoch}
-            for side, one in identities.items()
-        }  # fmt: skip
+        self._remember_healthy()
         self._sing()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
@@ -140,6 +138,29 @@ class Session:
             self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
             self.observation.replace_rules(_with_canary(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
+
+    def _remember_healthy(self) -> None:
+        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        link, told = self.rig.bench.link, {}
+        for side, controller in self.rig.controllers.items():
+            asked_ns = time.monotonic_ns()
+            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
+            told[side] = {
+                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
+                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
+                "t_answered_ns": time.monotonic_ns(),
+            }  # fmt: skip
+            try:
+                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
+            except (RigError, WireError) as error:
+                self.incident.note(f"{side}: no state record of its health: {error}")
+        self.incident.record |= {
+            "controllers": told,
+            "link": {
+                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
+            },
+        }  # fmt: skip
 
     @property
     def recovering(self) -> bool:

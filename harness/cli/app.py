@@ -114,6 +114,19 @@ def show(
 
 
 @app.command()
+def replay(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.replay(incident, out, as_json=as_json)
+
+
+@app.command()
 def export(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
