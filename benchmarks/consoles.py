@@ -28,7 +28,7 @@ from benchmarks.common import (
 from benchmarks.consoles_common import Outcome, finish, generate, lines, run_native, run_ours
 
 RATE = 11_500
-GAP_US = 20_000
+GAP_US = 40_000
 COUNTS = (64, 256)
 
 

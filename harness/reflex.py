@@ -2,9 +2,9 @@
 
     os.read(console) -> Scanner.feed -> os.write(control, frame encoded when the bench was armed)
 
-Nothing else stands between the read and the write. Link triggers come over a pipe polled beside the consoles:
-one place decides and writes, so that two triggers at once make one action. An Arm is good for one action; hits
-are told also when nothing is armed. When the supervisor dies, what the consoles still hold is recorded.
+Nothing else stands between the read and the write. Link triggers come over a pipe polled beside the consoles: one place
+decides and writes, so that two triggers at once make one action. An Arm is good for one action; hits are told also when
+nothing is armed. Events leave once a round of polling. When the supervisor dies, what the consoles hold is recorded.
 """
 
 import os
@@ -24,8 +24,10 @@ class Reflex:
         self.control = config.control
         self.armed: dict[str, dict[str, bytes]] | None = None
         self.is_stopping = False
-        self.inboxes = reflex_io.make_inboxes(config)  # polled first: an Arm counts for what came after it
-        self.poller = reflex_io.make_poller((*self.inboxes, *self.consoles))
+        self.inboxes = reflex_io.make_inboxes(config)
+        self.poller = reflex_io.make_poller(
+            (*self.inboxes, *self.consoles)
+        )  # an Arm counts for what came after it
         self.out = reflex_io.EventOut(config.event_fd, self.poller)
         self.handlers: dict[int, Callable[[int], object]] = {config.event_fd: self.out.room}
         self.handlers |= dict.fromkeys(self.consoles, self.read_console)
@@ -34,16 +36,18 @@ class Reflex:
 
     def run(self) -> None:
         while not self.is_stopping:
+            self.out.flush()
             t_ns = monotonic_ns()
             for fd, _ in self.poller.poll(wait_ms := self.book.wait_ms(t_ns)):
                 self.handlers[fd](fd)
-            if wait_ms == 0:  # all that had come at t_ns has been read: what is missing now is missing
-                for console in self.consoles.values():
-                    self.out.tell(self.act(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns))
+            for console in (
+                self.consoles.values() if wait_ms == 0 else ()
+            ):  # all that had come at t_ns has been read
+                self.out.tell(self.act(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns))
         self.armed, deadline_ns = None, monotonic_ns() + reflex_io.LAST_WORDS_NS
         for fd in list(self.consoles):
             while self.read_console(fd) and monotonic_ns() < deadline_ns:
-                pass
+                self.out.flush()
         self.out.finish(reflex_io.LAST_WORDS_NS)
 
     def read_console(self, fd: int) -> bool:
@@ -59,7 +63,7 @@ class Reflex:
         if not data:
             return self.end(fd, console.name, "closed")
         hits = self.book.scanner.feed(console.name, data, t_arrival_ns)
-        self.out.tell(self.act(console, hits, data, t_arrival_ns) + console.record(t_arrival_ns, data))
+        self.out.record(console, t_arrival_ns, data, self.act(console, hits, data, t_arrival_ns))
         return True
 
     def act(self, console: reflex_io.Console, hits: list[Hit], data: bytes, t_ns: int) -> list[Event]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -45,6 +46,8 @@ REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
 MAX_BACKLOG_BYTES: Final = 4 << 20
 """Events that wait for a slow supervisor: 14 s of a console at 300 kB/s. Above it console bytes are not told."""
+WRITE_PARTS: Final = 256
+"""Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
 """A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
@@ -256,8 +259,8 @@ class Console:
 
 
 def _append(fd: int, data: bytes) -> None:
-    written = 0
-    while written < len(data):
+    written = os.write(fd, data)
+    while written < len(data):  # a signal came, or the disk is nearly full
         written += os.write(fd, data[written:])
 
 
@@ -267,6 +270,7 @@ class EventOut:
     def __init__(self, fd: int, poller: select.poll) -> None:
         self._fd = fd
         self._poller = poller
+        self._unrecorded: list[tuple[Console, Ns, bytes, list[Event]]] = []
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._untold_events = 0
@@ -282,17 +286,23 @@ class EventOut:
                 self._untold_bytes += len(event.data)
             else:
                 self._enqueue(event)
-        self.flush()
+
+    def record(self, console: Console, t_arrival_ns: Ns, data: bytes, told: list[Event]) -> None:
+        """To be recorded and told by the next ``flush``: once all consoles that had something have been searched."""
+        self._unrecorded.append((console, t_arrival_ns, data, told))
 
     def room(self, _fd: int) -> None:
         """The pipe has room again."""
         self.flush()
 
     def flush(self) -> None:
-        """Write what the pipe takes; poll for more room while something is left."""
+        """Record what was read, and write what the pipe takes; poll for more room while something is left."""
+        for console, t_arrival_ns, data, told in self._unrecorded:
+            self.tell(told + console.record(t_arrival_ns, data))
+        self._unrecorded.clear()
         while self._backlog and not self._is_gone:
             try:
-                written = os.write(self._fd, self._backlog[0])
+                written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
             except BlockingIOError:
                 break
             except OSError:  # the supervisor is dead: the record on disk goes on
@@ -300,10 +310,12 @@ class EventOut:
                 self._backlog.clear()
                 break
             self._backlog_bytes -= written
-            rest = self._backlog.popleft()[written:]
-            if rest:
-                self._backlog.appendleft(rest)
-            elif self._untold_events and self._backlog_bytes < MAX_BACKLOG_BYTES // 2:
+            while written:
+                first = self._backlog.popleft()
+                if written < len(first):
+                    self._backlog.appendleft(first[written:])
+                written = max(0, written - len(first))
+            if self._untold_events and self._backlog_bytes < MAX_BACKLOG_BYTES // 2:
                 self._tell_what_was_left_out()
         self._poll(bool(self._backlog))
 
@@ -312,6 +324,7 @@ class EventOut:
         deadline_ns = time.monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
+        self.flush()
         while self._backlog:
             left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
             if left_ms <= 0 or not room.poll(left_ms):
