@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.pair import Incidents
-from harness.benchfile import builtin_scenarios, load_scenario
+from fixtures.pair import run_scenario as run_on
+from harness.benchfile import builtin_scenarios, load_bench, load_scenario
 from harness.campaign import Result
 from harness.edge.pcapng import read_frames
 from harness.store import StoredIncident
@@ -113,3 +114,16 @@ def test_the_same_seed_breaks_the_same_write(run_scenario: Callable[..., Result]
     first, again, other = (sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6))
     assert first == again
     assert first != other
+
+
+def test_one_uart_a_controller_carries_console_and_control_frames(incidents: Incidents) -> None:
+    result = run_on(load_bench("sim_shared"), "bit_flip_receiver", seed=3, incidents=incidents)
+    assert result.outcome == "pass", result.reasons
+    assert result.incident is not None
+    assert_is_whole(result.incident)
+    for side in ("primary", "secondary"):
+        console = (result.incident / side / "console.log").read_bytes()
+        assert (
+            b"boot epoch 1" in console
+        )  # from before the reflex, when the identity was asked for on the same line
+        assert b"boot epoch 2, warmstart" in console
