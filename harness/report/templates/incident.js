@@ -1,5 +1,5 @@
 "use strict";
-// Filters lists by what is typed; jumps to the trigger's line. The page is whole without it.
+// Filters lists by what is typed; shows the trigger's line. The page is whole without it.
 for (const box of document.querySelectorAll("input[data-filters]")) {
   const list = document.getElementById(box.dataset.filters);
   const count = document.getElementById(box.dataset.filters + "-count");
@@ -30,4 +30,6 @@ for (const step of document.querySelectorAll("[data-step]")) {
   step.addEventListener("mouseenter", () => twins.forEach((one) => one.classList.add("lit")));
   step.addEventListener("mouseleave", () => twins.forEach((one) => one.classList.remove("lit")));
 }
+const trigger = document.getElementById("trigger-line");
+if (trigger) trigger.parentElement.scrollTop = trigger.offsetTop - 180;
 document.documentElement.dataset.ready = "yes";

@@ -133,7 +133,7 @@ def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path:
         if isinstance(value, list):
             return [poisoned(one) for one in value]
         if isinstance(value, dict):
-            return {key if key in ("side", "source") else key: poisoned(one) for key, one in value.items()}
+            return {key: poisoned(one) for key, one in value.items()}
         return value
 
     bad = poisoned(record)
