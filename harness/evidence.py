@@ -13,7 +13,7 @@ from typing import Any, Final
 from crc32c import crc32c
 
 from harness.core import blockstamp, writepath
-from harness.core.blockdiff import BlockDiff, rebuilt
+from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
 from harness.core.rootcause import RootCauseSet, decode
 from harness.core.text import escape
@@ -293,7 +293,7 @@ class Evidence:
                 expected = data[start : start + size]
                 found = rebuilt(expected, *crcs)
                 if found is not None:
-                    told = f"what the {side} had, by the CRC-32C in its event {event['seq']}: {found[1]}"
+                    told = f"what the {side} had, by the checksum in its event {event['seq']}: {found[1]}"
                     return BlockDiff(
                         sector=at,
                         expected=expected,
@@ -309,18 +309,19 @@ def bounded(t_ns: int) -> Ns:
     return min(max(t_ns, 0), MAX_TIME_NS)
 
 
-def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(expected, found) of an event record that tells both."""
-    names = {
-        "REPL_DIGEST_FAILED": ("digest", "computed"),
-        "SCRUB_MISMATCH": ("expected_crc32c", "found_crc32c"),
+def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int, Checksum] | None:
+    """(expected, found, of which kind) of an event record that tells both."""
+    told = {
+        "REPL_DIGEST_FAILED": ("digest", "computed", CRC32C),
+        "SCRUB_MISMATCH": ("expected_crc32", "found_crc32", CRC32),
     }.get(event["name"])
-    if names is None:
+    if told is None:
         return None
+    *names, checksum = told
     expected, found = number(event.get(names[0])), number(event.get(names[1]))
     if expected is None or found is None or max(expected, found) >= 1 << 32:
         return None
-    return expected, found
+    return expected, found, checksum
 
 
 def _trigger_ends(triggers: Sequence[Mapping[str, Any]], side: Side) -> list[tuple[int, str, bool]]:

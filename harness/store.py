@@ -26,10 +26,13 @@ OPEN: Final = "open"
 """Outcome of an incident whose run still lives; a dead run's is shown as "interrupted"."""
 RECORD, TIMELINE, LINK, SUMS, LOCK = "incident.json", "timeline.jsonl", "link.pcapng", "SHA256SUMS", ".lock"
 CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", "state.json", "events.log"
+JOURNAL: Final = "host.journal"
+"""Every host write's intent and acknowledgement, the host's side of the evidence."""
+HEALTHY: Final = "healthy.cbor"
+"""A side's state record as it was when the bench was armed."""
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_TIMELINE_BYTES: Final = 256 << 20
 """No reader believes files longer than these; the writer stays far below."""
-JOURNAL: Final = "host.journal"
 LAST: Final = "last"
 MAX_NAMED: Final = 5
 """So many incidents are named when a prefix fits several."""

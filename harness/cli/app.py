@@ -3,6 +3,7 @@
 Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer at once.
 """
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,9 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    # A closed terminal and a polite kill end a command as Ctrl-C does: in order, and with the bench in its safe state.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 @app.command()
@@ -111,6 +114,19 @@ def show(
         from harness.cli import incidents
 
         incidents.show(incident, out, timeline=timeline, as_json=as_json)
+
+
+@app.command()
+def replay(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.replay(incident, out, as_json=as_json)
 
 
 @app.command()
