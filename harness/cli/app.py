@@ -145,13 +145,22 @@ def export(
             "--lua", help="The control frames' dissector, for wireshark -X lua_script:FILE.", metavar="FILE"
         ),
     ] = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option("--perfetto", help="A trace for ui.perfetto.dev.", metavar="FILE"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="One page for a browser, with everything in it.", metavar="FILE"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an incident as one file."""
     with reported(as_json):
         from harness.cli import exports
 
-        exports.export(incident, out, exports.Targets(pcapng=pcapng, lua=lua), as_json=as_json)
+        targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
+        exports.export(incident, out, targets, as_json=as_json)
 
 
 @app.command()
