@@ -9,7 +9,6 @@ nothing is armed. Events leave once a round of polling. When the supervisor dies
 
 import os
 import sys
-from collections.abc import Callable
 from time import monotonic_ns
 
 from harness.core import events
@@ -24,12 +23,9 @@ class Reflex:
         self.control = config.control
         self.armed: dict[str, dict[str, bytes]] | None = None
         self.is_stopping = False
-        self.inboxes = reflex_io.make_inboxes(config)
-        self.poller = reflex_io.make_poller(
-            (*self.inboxes, *self.consoles)
-        )  # an Arm counts for what came after it
+        self.inboxes, self.poller = reflex_io.make_inboxes(config)
         self.out = reflex_io.EventOut(config.event_fd, self.poller)
-        self.handlers: dict[int, Callable[[int], object]] = {config.event_fd: self.out.room}
+        self.handlers: reflex_io.Handlers = {config.event_fd: self.out.room}
         self.handlers |= dict.fromkeys(self.consoles, self.read_console)
         self.handlers |= dict.fromkeys(self.inboxes, self.read_events)
         self.out.tell([reflex_io.ready(config)])
@@ -40,9 +36,8 @@ class Reflex:
             t_ns = monotonic_ns()
             for fd, _ in self.poller.poll(wait_ms := self.book.wait_ms(t_ns)):
                 self.handlers[fd](fd)
-            for console in (
-                self.consoles.values() if wait_ms == 0 else ()
-            ):  # all that had come at t_ns has been read
+            silent = self.consoles.values() if wait_ms == 0 else ()
+            for console in silent:  # all that had come at t_ns has been read
                 self.out.tell(self.act(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns))
         self.armed, deadline_ns = None, monotonic_ns() + reflex_io.LAST_WORDS_NS
         for fd in list(self.consoles):
@@ -79,7 +74,6 @@ class Reflex:
         return [attempt.told() for attempt in written]
 
     def read_events(self, fd: int) -> None:
-        """Commands on the standard input, link triggers on their pipe."""
         received = self.inboxes[fd].read()
         for event in received or []:
             if isinstance(event, events.Arm | events.Disarm):

@@ -56,6 +56,9 @@ READ_BYTES: Final = 64 << 10
 LAST_WORDS_NS: Final = NS_PER_S
 """At the end the consoles are read, and the supervisor told, for at most this long each."""
 
+Handlers = dict[int, Callable[[int], object]]
+"""Descriptor -> what takes it when it is ready."""
+
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     side: Side
@@ -190,9 +193,15 @@ class Inbox:
             return None
 
 
-def make_inboxes(config: ReflexConfig) -> dict[int, Inbox]:
+def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.poll]:
+    """Commands on the standard input, link triggers on their pipe; and the poller of them and of the consoles, in this
+    order: an Arm counts for what came after it."""
     names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
-    return {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
+    inboxes = {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
+    poller = select.poll()
+    for fd in (*inboxes, *(stream.fd for stream in config.streams)):
+        poller.register(fd, select.POLLIN)
+    return inboxes, poller
 
 
 class Console:
@@ -358,13 +367,6 @@ def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Con
     """Other rules from the next byte on."""
     rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
     book.replace(rules, {console.name: console.place for console in consoles})
-
-
-def make_poller(fds: Iterable[int]) -> select.poll:
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    return poller
 
 
 def make_consoles(config: ReflexConfig) -> tuple[RuleBook, dict[int, Console]]:
