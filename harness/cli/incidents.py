@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import store
-from harness.cli.output import err, out, print_json, say
+from harness.cli import output
+from harness.cli.output import err, print_json, say
 from harness.core.text import escape
 from harness.report import text
 
@@ -18,11 +19,13 @@ def list_incidents(out_dir: Path, *, as_json: bool) -> None:
         print_json({"incidents": [_row(one) for one in found]})
         return
     if not found:
-        say(f"no incidents in {escape(str(out_dir))}")
+        there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
+        say(f"no incidents in {escape(str(out_dir))}{there}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("incident", "outcome", "scenario", "trigger", "data equal"):
-        table.add_column(heading, overflow="fold")
+        # An id is there to be copied: it stays whole, however narrow the terminal.
+        table.add_column(heading, overflow="fold", no_wrap=heading == "incident")
     for one in found:
         row = _row(one)
         equal = {True: "yes", False: "NO", None: "-"}[
@@ -35,7 +38,7 @@ def list_incidents(out_dir: Path, *, as_json: bool) -> None:
             Text(text.text(row["rule"] or "-")),
             Text(equal),
         )
-    out.print(table)
+    output.show(table)
 
 
 def _row(one: store.StoredIncident) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
             told["timeline"] = one.timeline()
         print_json(told)
         return
-    out.print(text.summary(one.record, one.outcome))
+    output.show(text.summary(one.record, one.outcome))
     for problem in one.problems:
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
