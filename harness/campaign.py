@@ -17,6 +17,7 @@ from harness.core.events import SIDES
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
+from harness.inquest import conclude
 from harness.roles import Serviceable
 from harness.session import Session, Silent, View
 from harness.store import Outcome
@@ -64,6 +65,7 @@ class Result:
             "data_equal": record.get("data_equal"),
             "lost_acked_writes": record.get("lost_acked_writes"),
             "capture_drops": record.get("capture", {}).get("kernel_drops"),
+            "verdict": record.get("verdict"),
             "reasons": self.reasons,
         }
         if trigger:
@@ -154,6 +156,7 @@ class Run:
         kept = self.keep or (outcome != "pass" and self.is_underway) or record["trigger"] is not None
         if kept:
             with contextlib.suppress(RigError):
+                conclude(self.incident)
                 self.incident.finish(outcome)
         else:
             self.incident.discard()
@@ -352,6 +355,7 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
             incident.discard()
         raise
     session.close()
+    conclude(incident)
     incident.record["reasons"] = [f"trigger {session.triggers[0].rule} on the {session.triggers[0].side}"]
     incident.finish("fail")
     return Result(

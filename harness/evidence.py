@@ -13,12 +13,21 @@ from typing import Any, Final
 from crc32c import crc32c
 
 from harness.core import blockstamp, writepath
-from harness.core.blockdiff import BlockDiff, rebuilt
+from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
 from harness.core.rootcause import RootCauseSet, decode
 from harness.core.text import escape
 from harness.core.timeline import Row
-from harness.core.writepath import HostWrite, LinkWrite, Suspect, WritePath, items, mapping, number
+from harness.core.writepath import (
+    DeviceClock,
+    HostWrite,
+    LinkWrite,
+    Suspect,
+    WritePath,
+    items,
+    mapping,
+    number,
+)
 from harness.edge.pcapng import CapturedFrame, frames_of
 from harness.errors import RigError, WireError
 from harness.linkread import LinkEvidence, read_link
@@ -145,6 +154,10 @@ class Evidence:
     def events(self) -> dict[Side, Sequence[Mapping[str, Any]]]:
         return {side: one.events for side, one in self.sets.items()}
 
+    def boot_events(self, side: Side) -> Sequence[Mapping[str, Any]]:
+        """The event records of the boot in which the set was stored, on the clock of ``clocks``."""
+        return writepath.this_boot(self.events.get(side, ()))
+
     @cached_property
     def host_writes(self) -> list[HostWrite]:
         """The host's journal in the order of sending, as far as it can be read."""
@@ -177,19 +190,29 @@ class Evidence:
         return fitting[-1] if fitting else None
 
     @cached_property
-    def path(self) -> WritePath:
-        clocks = {}
+    def clocks(self) -> dict[Side, DeviceClock]:
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
+        the set and the reply."""
+        judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
+        found: dict[Side, DeviceClock] = {}
         for side, one in self.sets.items():
-            clock = writepath.device_clock(self.record, side, one.header)
-            if clock is not None:
-                clocks[side] = clock
+            told = mapping(judged.get(side))
+            offset_ns, error_ns = number(told.get("offset_ns")), number(told.get("error_ns"))
+            if told.get("consistent") is True and offset_ns is not None and error_ns is not None:
+                found[side] = DeviceClock(offset_ns=offset_ns, error_ns=error_ns)
+            elif (clock := writepath.device_clock(self.record, side, one.header)) is not None:
+                found[side] = clock
+        return found
+
+    @cached_property
+    def path(self) -> WritePath:
         return writepath.write_path(
             record=self.record,
             found=self.suspect,
             host=self.host_writes,
             link=self.failing,
             events=self.events,
-            clocks=clocks,
+            clocks=self.clocks,
             trigger_line=escape(self.trigger_text[:200]),
         )
 
@@ -277,7 +300,7 @@ class Evidence:
                 expected = data[start : start + size]
                 found = rebuilt(expected, *crcs)
                 if found is not None:
-                    told = f"what the {side} had, by the CRC-32C in its event {event['seq']}: {found[1]}"
+                    told = f"what the {side} had, by the checksum in its event {event['seq']}: {found[1]}"
                     return BlockDiff(
                         sector=at,
                         expected=expected,
@@ -293,18 +316,19 @@ def bounded(t_ns: int) -> Ns:
     return min(max(t_ns, 0), MAX_TIME_NS)
 
 
-def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(expected, found) of an event record that tells both."""
-    names = {
-        "REPL_DIGEST_FAILED": ("digest", "computed"),
-        "SCRUB_MISMATCH": ("expected_crc32c", "found_crc32c"),
+def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int, Checksum] | None:
+    """(expected, found, of which kind) of an event record that tells both."""
+    told = {
+        "REPL_DIGEST_FAILED": ("digest", "computed", CRC32C),
+        "SCRUB_MISMATCH": ("expected_crc32", "found_crc32", CRC32),
     }.get(event["name"])
-    if names is None:
+    if told is None:
         return None
+    *names, checksum = told
     expected, found = number(event.get(names[0])), number(event.get(names[1]))
     if expected is None or found is None or max(expected, found) >= 1 << 32:
         return None
-    return expected, found
+    return expected, found, checksum
 
 
 def _trigger_ends(triggers: Sequence[Mapping[str, Any]], side: Side) -> list[tuple[int, str, bool]]:

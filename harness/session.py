@@ -4,7 +4,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
 
 from harness.bench import Rig, deadline_in
 from harness.collect import Collector
@@ -23,11 +24,17 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.errors import HarnessError
+from harness.core.rules import RuleSet
+from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
+from harness.roles import Serviceable
+from harness.rulefiles import RuleFiles
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
 from harness.wire import control
 
+STATE_TIMEOUT_S: Final = 5.0
+"""For one question to a controller that has just answered others."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -78,18 +85,20 @@ class Session:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
-        self.observation = Observation(rig, incident, rig.bench.rules())
+        self._rule_files = RuleFiles(rig.bench)
+        rules = rig.bench.rules()
+        self._canaries = Canaries()
+        self._rules_throughout = rules.console
+        """Console rules that were in force from the start."""
+        self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
-        self.incident.record["controllers"] = {
-            side: {"model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                   "boot_epoch": one.boot_epoch}
-            for side, one in identities.items()
-        }  # fmt: skip
+        self._remember_healthy()
+        self._sing()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
@@ -107,12 +116,64 @@ class Session:
         self.observation.arm(frames)
         self.incident.milestone()
 
+    def _sing(self) -> None:
+        """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        for side, controller in self.rig.controllers.items():
+            if not isinstance(controller, Serviceable):
+                continue
+            reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            deadline_ns = deadline_in(CANARY_TIMEOUT_S)
+            while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+            if reply.ok and side in self._canaries.missing:
+                raise RigError(
+                    f"the {side} controller printed a line that did not come in on its console: is the tap "
+                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                )
+        self.incident.record["canaries"] = self._canaries.record
+
+    def _reload_rules(self) -> None:
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        try:
+            fresh = self._rule_files.changed(time.monotonic_ns())
+        except UsageError as error:
+            self.incident.note(f"the changed rules are not used: {error}")
+            return
+        if fresh is not None:
+            self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self.observation.replace_rules(_with_canary(fresh))
+            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
+
+    def _remember_healthy(self) -> None:
+        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        link, told = self.rig.bench.link, {}
+        for side, controller in self.rig.controllers.items():
+            asked_ns = time.monotonic_ns()
+            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
+            told[side] = {
+                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
+                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
+                "t_answered_ns": time.monotonic_ns(),
+            }  # fmt: skip
+            try:
+                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
+            except (RigError, WireError) as error:
+                self.incident.note(f"{side}: no state record of its health: {error}")
+        self.incident.record |= {
+            "controllers": told,
+            "link": {
+                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
+            },
+        }  # fmt: skip
+
     @property
     def recovering(self) -> bool:
         return self.collector is not None and self.collector.finish is None
 
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
+        self._reload_rules()
         for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
@@ -128,6 +189,9 @@ class Session:
             self.view.step(one.side, one.step, one.detail)
 
     def take(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
+            self._canaries.heard(event)
+            return
         self.view.happened(source, event)
         match event:
             case Trigger():
@@ -189,10 +253,28 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _recheck(self) -> None:
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        told: dict[str, Any] = {}
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
+            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
+            if found is not None and not found.agrees:
+                text = f"the record of the {side} console and what the reflex told differ: {found}"
+                self.lost_evidence.append(text)
+                self.incident.note(text)
+        self.incident.record["recheck"] = told
+
+
+def _with_canary(rules: RuleSet) -> RuleSet:
+    return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
 def _plain_stats(stats: LinkStats) -> dict[str, int]:

@@ -3,6 +3,7 @@
 Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer at once.
 """
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,10 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    # A closed terminal and a polite kill end a command as Ctrl-C does: in order, and with the bench in its safe state.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlive its terminal
+            signal.signal(number, signal.default_int_handler)
 
 
 @app.command()
@@ -107,12 +111,47 @@ def watch(
 
 
 @app.command("list")
-def list_(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
+def list_(
+    out: OutOption = DEFAULT_OUT,
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="A line a kind, with how often it was seen.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the incidents, oldest first."""
     with reported(as_json):
         from harness.cli import incidents
 
-        incidents.list_incidents(out, as_json=as_json)
+        incidents.list_incidents(out, kinds=kinds, as_json=as_json)
+
+
+@app.command(short_help="Find incidents by the words in them.")
+def search(
+    text: Annotated[
+        str, typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="TEXT")
+    ],
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Find incidents by the text of their consoles, triggers and notes."""
+    with reported(as_json):
+        from harness.cli import incidents
+
+        incidents.search(text, out, as_json=as_json)
+
+
+@app.command(short_help="Remove old incidents; one of each kind stays.")
+def prune(
+    keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
+    out: OutOption = DEFAULT_OUT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old incidents; the first and the newest of each kind stay."""
+    with reported(as_json):
+        from harness.cli import incidents
+
+        incidents.prune_incidents(out, keep_gib, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -127,6 +166,19 @@ def show(
         from harness.cli import incidents
 
         incidents.show(incident, out, timeline=timeline, as_json=as_json)
+
+
+@app.command(short_help="Judge a recorded incident again, from its files.")
+def replay(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.replay(incident, out, as_json=as_json)
 
 
 @app.command()
@@ -145,13 +197,22 @@ def export(
             "--lua", help="The control frames' dissector, for wireshark -X lua_script:FILE.", metavar="FILE"
         ),
     ] = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option("--perfetto", help="A trace for ui.perfetto.dev.", metavar="FILE"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="One page for a browser, with everything in it.", metavar="FILE"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an incident as one file."""
     with reported(as_json):
         from harness.cli import exports
 
-        exports.export(incident, out, exports.Targets(pcapng=pcapng, lua=lua), as_json=as_json)
+        targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
+        exports.export(incident, out, targets, as_json=as_json)
 
 
 @app.command(short_help="Make one controller store a set and warmstart, now.")
