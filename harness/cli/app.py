@@ -3,12 +3,14 @@
 Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer at once.
 """
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.output import reported, say
+from harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
     name="freezeframe",
@@ -187,4 +189,13 @@ def sim(
 
 
 def main() -> None:
-    app()
+    """The command; its exit status is the process's."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup means what it says
+            # Stopped from outside is stopped as by Ctrl-C: in order, the bench left in its safe state.
+            signal.signal(number, signal.default_int_handler)
+    try:
+        status = app(standalone_mode=False)
+    except CommandLineError as error:
+        status = refuse(error, as_json="--json" in sys.argv)
+    sys.exit(status)

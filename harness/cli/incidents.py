@@ -9,6 +9,7 @@ from rich.text import Text
 from harness import store
 from harness.cli.output import err, out, print_json, say
 from harness.core.text import escape
+from harness.errors import UsageError
 from harness.report import text
 
 
@@ -62,7 +63,13 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
             told["timeline"] = one.timeline()
         print_json(told)
         return
-    out.print(text.summary(one.record, one.outcome))
+    try:
+        shown = text.summary(one.record, one.outcome)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{one.path / store.RECORD}: not as FreezeFrame writes it ({error}); --json prints it as it stands"
+        ) from error
+    out.print(shown)
     for problem in one.problems:
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
