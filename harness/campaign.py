@@ -17,6 +17,7 @@ from harness.core.events import SIDES
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
+from harness.inquest import conclude
 from harness.roles import Serviceable
 from harness.session import Session, Silent, View
 from harness.store import Outcome
@@ -64,6 +65,7 @@ class Result:
             "data_equal": record.get("data_equal"),
             "lost_acked_writes": record.get("lost_acked_writes"),
             "capture_drops": record.get("capture", {}).get("kernel_drops"),
+            "verdict": record.get("verdict"),
             "reasons": self.reasons,
         }
         if trigger:
@@ -156,6 +158,7 @@ class Run:
         kept = self.keep or (outcome != "pass" and self.is_underway) or record["trigger"] is not None
         if kept:
             try:
+                conclude(self.incident)
                 self.incident.finish(outcome)
             except RigError as failure:
                 # An incident that could not be closed has no sums: whatever was seen, it cannot be shown.
@@ -384,6 +387,7 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
             incident.discard()
         raise
     session.close()
+    conclude(incident)
     cause = session.causes[0]
     incident.record["reasons"] = [f"trigger {cause.rule} on the {cause.side}", *session.lost_evidence]
     incident.finish("fail")

@@ -4,9 +4,11 @@
         incident.json                  replaced whole at each milestone: always valid, never half
         timeline.jsonl                 appended row by row
         link.pcapng                    written by linkwatch
+        host.journal                   the host's writes: each intent and acknowledgement, written by the writer
         primary/  secondary/           console.log and console.times, written by the reflex;
                                        set.zst, the root cause data set as pulled, appended as it arrives;
-                                       state.json and events.log, made from it
+                                       state.json and events.log, made from it;
+                                       healthy.cbor, the state record when the bench was armed
         SHA256SUMS                     at the close; `sha256sum -c SHA256SUMS` passes
         .lock                          held (flock) while the run lives; gone after the close
 
@@ -26,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import cbor2
+
 from harness.core import timeline
 from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
 from harness.core.text import escape
@@ -36,6 +40,7 @@ from harness.roles import Reply, RootCauseSet
 from harness.store import (
     CONSOLE,
     EVENTS,
+    HEALTHY,
     LINK,
     LOCK,
     OPEN,
@@ -292,6 +297,11 @@ class Incident:
         _replace(self.path / side / STATE, json.dumps(document, indent=1, default=_plain).encode() + b"\n")
         _replace(self.path / side / EVENTS, b"".join(_event_line(event) for event in pulled.events))
         self._close_set(side, complete=True, events=len(pulled.events))
+
+    @_serialised
+    def store_healthy(self, side: Side, state: Mapping[str, Any]) -> None:
+        """The side's state record while all was well, to hold the one of its failure against."""
+        _replace(self.path / side / HEALTHY, cbor2.dumps(dict(state)))
 
     @_serialised
     def missing_set(self, side: Side, reason: str) -> None:

@@ -26,6 +26,7 @@ from harness.core.events import (
 from harness.core.rules import RuleSet
 from harness.edge.processes import Child
 from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.edge.shared_line import SharedLine
 from harness.errors import RigError
 from harness.incident import Incident
 from harness.linkwatch import LinkwatchConfig
@@ -44,6 +45,7 @@ class Observation:
         """The newest counters of the capture; None when nothing was captured."""
         self.notes: list[str] = []
         self._pending: list[tuple[str, AnyEvent]] = []
+        self._shared: list[SharedLine] = []
         trigger_read, trigger_write = os.pipe()
         try:
             self._reflex = self._start_reflex(rig, incident, rules, trigger_read)
@@ -56,7 +58,12 @@ class Observation:
             os.close(trigger_write)
 
     def _start_reflex(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
-        control = {side: rig.controllers[side].link.fileno() for side in SIDES}
+        links = {side: rig.controllers[side].link for side in SIDES}
+        for side, link in links.items():
+            if isinstance(link, SharedLine):
+                with incident.console_path(side).open("ab") as record:
+                    record.write(link.take_early())
+        copies = {side: link.share() for side, link in links.items() if isinstance(link, SharedLine)}
         config = ReflexConfig(
             streams=[
                 StreamConfig(
@@ -64,18 +71,26 @@ class Observation:
                     fd=rig.consoles[side].fileno(),
                     log_path=str(incident.console_path(side)),
                     times_path=str(incident.console_times_path(side)),
+                    copy_fd=copies.get(side, -1),
                 )
                 for side in SIDES
             ],
-            control=control,
+            control={side: link.fileno() for side, link in links.items()},
             rules=list(rules.console),
             default_instruct=list(rig.bench.policy.instruct),
             trigger_fd=trigger_fd,
         )
-        fds = {stream.fd for stream in config.streams} | set(control.values()) | {trigger_fd}
-        child = Child(
-            "reflex", "harness.reflex", config, stderr_path=rig.run_dir / "reflex.stderr", pass_fds=tuple(fds)
-        )
+        fds = {
+            *(stream.fd for stream in config.streams),
+            *config.control.values(),
+            *copies.values(),
+            trigger_fd,
+        }
+        stderr_path = rig.run_dir / "reflex.stderr"
+        child = Child("reflex", "harness.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds))
+        for fd in copies.values():
+            os.close(fd)
+        self._shared = [link for link in links.values() if isinstance(link, SharedLine)]
         self._children.append(child)
         return child
 
@@ -174,6 +189,8 @@ class Observation:
             last += [(child.name, event) for event in child.stop(deadline_ns)]
         self._note_link(last)
         self._children.clear()
+        for line in self._shared:
+            line.unshare()
         return last
 
     def kill(self) -> None:

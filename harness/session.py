@@ -24,11 +24,13 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.errors import HarnessError
+from harness.errors import HarnessError, RigError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
 from harness.wire import control
 
+STATE_TIMEOUT_S: Final = 5.0
+"""For one question to a controller that has just answered others."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -85,11 +87,7 @@ class Session:
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
-        self.incident.record["controllers"] = {
-            side: {"model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                   "boot_epoch": one.boot_epoch}
-            for side, one in identities.items()
-        }  # fmt: skip
+        self._remember_healthy()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
@@ -106,6 +104,29 @@ class Session:
                 )
         self.observation.arm(frames)
         self.incident.milestone()
+
+    def _remember_healthy(self) -> None:
+        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        link, told = self.rig.bench.link, {}
+        for side, controller in self.rig.controllers.items():
+            asked_ns = time.monotonic_ns()
+            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
+            told[side] = {
+                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
+                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
+                "t_answered_ns": time.monotonic_ns(),
+            }  # fmt: skip
+            try:
+                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
+            except (RigError, WireError) as error:
+                self.incident.note(f"{side}: no state record of its health: {error}")
+        self.incident.record |= {
+            "controllers": told,
+            "link": {
+                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
+            },
+        }  # fmt: skip
 
     @property
     def recovering(self) -> bool:

@@ -116,6 +116,53 @@ def show(
 
 
 @app.command()
+def replay(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.replay(incident, out, as_json=as_json)
+
+
+@app.command()
+def export(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    pcapng: Annotated[
+        Path | None,
+        typer.Option(
+            "--pcapng", help="Link, consoles, control frames and actions, for Wireshark.", metavar="FILE"
+        ),
+    ] = None,
+    lua: Annotated[
+        Path | None,
+        typer.Option(
+            "--lua", help="The control frames' dissector, for wireshark -X lua_script:FILE.", metavar="FILE"
+        ),
+    ] = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option("--perfetto", help="A trace for ui.perfetto.dev.", metavar="FILE"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="One page for a browser, with everything in it.", metavar="FILE"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an incident as one file."""
+    with reported(as_json):
+        from harness.cli import exports
+
+        targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
+        exports.export(incident, out, targets, as_json=as_json)
+
+
+@app.command()
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Warmstart one controller now: it stores its root cause data set and restarts."""
     with reported(as_json):
@@ -191,8 +238,8 @@ def sim(
 def main() -> None:
     """The command; its exit status is the process's."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup means what it says
-            # Stopped from outside is stopped as by Ctrl-C: in order, the bench left in its safe state.
+        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench in its safe state.
+        if signal.getsignal(number) is signal.SIG_DFL:  # but nohup means what it says
             signal.signal(number, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)

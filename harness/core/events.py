@@ -48,7 +48,8 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     offset_bytes: int
     """Console: absolute offset just behind the match. Link: packet number in the capture (0 when none)."""
     t_arrival_ns: Ns
-    """When the read that brought the last byte returned; on the link the kernel's timestamp, as CLOCK_MONOTONIC."""
+    """When the read that brought the last byte returned; on the link the kernel's timestamp, as CLOCK_MONOTONIC; for
+    something that is missing: when its time was up."""
     t_match_ns: Ns
     excerpt: bytes = b""
     """Bytes up to and including the match (at most 256)."""

@@ -137,8 +137,10 @@ class LinkRules:
                 row.missing_told = True
                 detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
                 side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+                # The silence became an error when its time was up, not when the write was sent.
+                due_ns = row.t_sent_ns + rule.deadline_ns
                 triggers += self._emit(
-                    rule, side, row.packet_no, detail, row.t_sent_ns, now_ns, row.sector, row.block_id_text
+                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.block_id_text
                 )
         return triggers
 

@@ -3,6 +3,7 @@
 Nothing here runs between the read of a trigger and the write of its frame, except ``write_frame``.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -57,6 +58,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str
     """Appended to, byte-exact."""
     times_path: str
+    copy_fd: int = -1
+    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1: none."""
 
 
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +204,7 @@ class Console:
         self._offset = 0
         self._tail = b""
         self._is_recording = True
+        self._copy_fd = config.copy_fd
 
     def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
         """The events for the hits that ``data``, not yet recorded, completed."""
@@ -233,6 +237,9 @@ class Console:
                 self._is_recording = False
                 text = f"{self.name}: the record ends at byte {offset}: {error.strerror}"
                 told.append(Note(t_ns=t_arrival_ns, source="reflex", text=text, level="error"))
+        if self._copy_fd >= 0:
+            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
+                os.write(self._copy_fd, data)
         self._offset += len(data)
         self._tail = (self._tail + data)[-EXCERPT_BYTES:]
         told.append(ConsoleBytes(t_ns=t_arrival_ns, side=self.side, offset_bytes=offset, data=data))

@@ -1,6 +1,6 @@
 """An incident in words, for a terminal. Everything in a record may stem from a device: all of it is escaped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import RenderableType
@@ -139,6 +139,45 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
+def _verdict_line(verdict: Mapping[str, Any]) -> Text:
+    return Text(text(verdict.get("text")), "bold" if verdict.get("conclusive") else "yellow")
+
+
+def verdict_report(verdict: Mapping[str, Any]) -> RenderableType:
+    """The verdict with what speaks for it, the write's way, and what the evidence lacks."""
+    rows: list[Row] = [("verdict", _verdict_line(verdict))]
+    rows += [("because", Text(text(reason))) for reason in verdict["reasons"]]
+    rows += [("also", Text(text(f"{one['kind']}: {one['reason']}"))) for one in verdict["also"]]
+    rows += [("way", Text(text(_step_line(step, verdict["route"])))) for step in verdict["route"]]
+    for row in verdict["state_differences"]:
+        healthy = f"healthy {row['healthy_primary']} / {row['healthy_secondary']}"
+        rows.append(
+            ("differs", Text(text(f"{row['field']}: {row['primary']} / {row['secondary']} ({healthy})")))
+        )
+    rows += [("evidence", Text(text(lack), "yellow")) for lack in verdict["evidence_lacks"]]
+    return _table(rows)
+
+
+def _step_line(step: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+    """Time since the first step, with its error, and the checksum."""
+    start_ns = next((one["t_ns"] for one in steps if one["t_ns"] is not None), None)
+    when = "at an unknown time"
+    if step["t_ns"] is not None and start_ns is not None:
+        when = f"{(step['t_ns'] - start_ns) / 1e6:+12.3f} ms (+-{(step['error_ns'] or 0) / 1e6:.3f})"
+    crc = f" crc32c {step['crc32c']}" if "crc32c" in step else ""
+    digest = "" if step.get("digest_right") is not False else " DIGEST WRONG"
+    return f"{when}  {step['at']}{crc}{digest}"
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
 def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
     """What happened, in the order in which a person asks."""
     trigger = record.get("trigger")
@@ -147,14 +186,10 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_run_rows(record),
         *(_trigger_rows(trigger) if trigger else [("trigger", Text("none"))]),
         *_action_rows(record),
+        *([("verdict", _verdict_line(record["verdict"]))] if record.get("verdict") else []),
         *_set_rows(record.get("sets", {})),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    return _table(rows)

@@ -163,8 +163,8 @@ def start_run(tmp_path: Path, scenario: str) -> tuple[subprocess.Popen[bytes], P
     return process, path
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_a_terminate_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_a_run_in_order(number: signal.Signals, tmp_path: Path) -> None:
     process, path = start_run(tmp_path, "lost_ack")
     process.send_signal(number)
     assert process.wait(30) == 130

@@ -141,7 +141,8 @@ BENCH_RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
     ],
 )
 def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
-    rules = parse_rules((BENCH_RULES / "sim.toml").read_text(), "sim.toml").console
+    files = [parse_rules((BENCH_RULES / file).read_text(), file) for file in ("sim.toml", "garble.toml")]
+    rules = tuple(rule for one in files for rule in one.console)
     hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
     assert [rules[hit.rule].name for hit in hits] == [name]
 
