@@ -5,7 +5,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
 
 from harness.bench import Rig, deadline_in
 from harness.collect import Collector
@@ -24,9 +25,13 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.errors import HarnessError, RigError, WireError
+from harness.core.rules import RuleSet
+from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
+from harness.roles import Serviceable
+from harness.rulefiles import RuleFiles
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
 from harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
@@ -80,7 +85,12 @@ class Session:
         os.set_blocking(self._wake_read, False)
         self._wake_lock = threading.Lock()
         self._is_closed = False
-        self.observation = Observation(rig, incident, rig.bench.rules())
+        self._rule_files = RuleFiles(rig.bench)
+        rules = rig.bench.rules()
+        self._canaries = Canaries()
+        self._rules_throughout = rules.console
+        """Console rules that were in force from the start."""
+        self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
@@ -88,6 +98,7 @@ class Session:
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
         self._remember_healthy()
+        self._sing()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
@@ -104,6 +115,34 @@ class Session:
                 )
         self.observation.arm(frames)
         self.incident.milestone()
+
+    def _sing(self) -> None:
+        """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        for side, controller in self.rig.controllers.items():
+            if not isinstance(controller, Serviceable):
+                continue
+            reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            deadline_ns = deadline_in(CANARY_TIMEOUT_S)
+            while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+            if reply.ok and side in self._canaries.missing:
+                raise RigError(
+                    f"the {side} controller printed a line that did not come in on its console: is the tap "
+                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                )
+        self.incident.record["canaries"] = self._canaries.record
+
+    def _reload_rules(self) -> None:
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        try:
+            fresh = self._rule_files.changed(time.monotonic_ns())
+        except UsageError as error:
+            self.incident.note(f"the changed rules are not used: {error}")
+            return
+        if fresh is not None:
+            self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self.observation.replace_rules(_with_canary(fresh))
+            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
     def _remember_healthy(self) -> None:
         """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
@@ -134,6 +173,7 @@ class Session:
 
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
+        self._reload_rules()
         for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
@@ -142,6 +182,9 @@ class Session:
             raise self.collector.failure
 
     def take(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
+            self._canaries.heard(event)
+            return
         self.view.happened(source, event)
         match event:
             case Trigger():
@@ -221,12 +264,30 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         with self._wake_lock:
             self._is_closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def _recheck(self) -> None:
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        told: dict[str, Any] = {}
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
+            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
+            if found is not None and not found.agrees:
+                text = f"the record of the {side} console and what the reflex told differ: {found}"
+                self.lost_evidence.append(text)
+                self.incident.note(text)
+        self.incident.record["recheck"] = told
+
+
+def _with_canary(rules: RuleSet) -> RuleSet:
+    return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
 def _plain_stats(stats: LinkStats) -> dict[str, int]:
