@@ -191,11 +191,18 @@ class Evidence:
 
     @cached_property
     def clocks(self) -> dict[Side, DeviceClock]:
-        """Each controller's uptime on the host's clock, where that can be told."""
-        found = {
-            side: writepath.device_clock(self.record, side, one.header) for side, one in self.sets.items()
-        }
-        return {side: clock for side, clock in found.items() if clock is not None}
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
+        the set and the reply."""
+        judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
+        found: dict[Side, DeviceClock] = {}
+        for side, one in self.sets.items():
+            told = mapping(judged.get(side))
+            offset_ns, error_ns = number(told.get("offset_ns")), number(told.get("error_ns"))
+            if told.get("consistent") is True and offset_ns is not None and error_ns is not None:
+                found[side] = DeviceClock(offset_ns=offset_ns, error_ns=error_ns)
+            elif (clock := writepath.device_clock(self.record, side, one.header)) is not None:
+                found[side] = clock
+        return found
 
     @cached_property
     def path(self) -> WritePath:

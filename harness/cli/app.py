@@ -93,12 +93,47 @@ def watch(
 
 
 @app.command("list")
-def list_(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
+def list_(
+    out: OutOption = DEFAULT_OUT,
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="A line a kind, with how often it was seen.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the incidents, oldest first."""
     with reported(as_json):
         from harness.cli import incidents
 
-        incidents.list_incidents(out, as_json=as_json)
+        incidents.list_incidents(out, kinds=kinds, as_json=as_json)
+
+
+@app.command()
+def search(
+    text: Annotated[
+        str, typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="TEXT")
+    ],
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Find incidents by the text of their consoles, triggers and notes."""
+    with reported(as_json):
+        from harness.cli import incidents
+
+        incidents.search(text, out, as_json=as_json)
+
+
+@app.command()
+def prune(
+    keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
+    out: OutOption = DEFAULT_OUT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old incidents; the first and the newest of each kind stay."""
+    with reported(as_json):
+        from harness.cli import incidents
+
+        incidents.prune_incidents(out, keep_gib, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
