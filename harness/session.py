@@ -44,6 +44,7 @@ class View(Protocol):
 
     def phase(self, text: str) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
+    def step(self, side: str, step: str, detail: str) -> None: ...
     def happened(self, source: str, event: AnyEvent) -> None: ...
 
 
@@ -54,6 +55,9 @@ class Silent:
         pass
 
     def progress(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, side: str, step: str, detail: str) -> None:
         pass
 
     def happened(self, source: str, event: AnyEvent) -> None:
@@ -73,6 +77,7 @@ class Session:
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
+        self._steps_told = 0
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
@@ -173,8 +178,15 @@ class Session:
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+        self._tell_steps()
         if self.collector is not None and self.collector.failure is not None:
             raise self.collector.failure
+
+    def _tell_steps(self) -> None:
+        steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
+        self._steps_told += len(steps)
+        for one in steps:
+            self.view.step(one.side, one.step, one.detail)
 
     def take(self, source: str, event: AnyEvent) -> None:
         if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
@@ -215,11 +227,8 @@ class Session:
         if source != "reflex":
             # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
             return
-        first = not self.triggers
         self.triggers.append(trigger)
         self.incident.triggered(trigger)
-        if first:
-            self.view.phase(f"trigger: {trigger.rule}")
         if self.collector is None and trigger.instruct:
             armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
             self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import complete
 from harness.cli.output import reported, say
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ BenchOption = Annotated[
         envvar="FREEZEFRAME_BENCH",
         help="Bench file, or the name of a built-in one.",
         metavar="FILE",
+        autocompletion=complete.benches,
     ),
 ]
 OutOption = Annotated[
@@ -39,9 +41,16 @@ OutOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same run.", min=0, max=2**63 - 1)]
-SideArgument = Annotated[str, typer.Argument(help="primary or secondary.", metavar="SIDE")]
+SideArgument = Annotated[
+    str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
+]
 IncidentArgument = Annotated[
-    str, typer.Argument(help="Its id, the start of it, its folder, or 'last'.", metavar="INCIDENT")
+    str,
+    typer.Argument(
+        help="Its id, the start of it, its folder, or 'last'.",
+        metavar="INCIDENT",
+        autocompletion=complete.incidents,
+    ),
 ]
 
 
@@ -61,12 +70,20 @@ def _root(
 ) -> None:
     # A closed terminal and a polite kill end a command as Ctrl-C does: in order, and with the bench in its safe state.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlive its terminal
+            signal.signal(number, signal.default_int_handler)
 
 
 @app.command()
 def run(
-    scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a built-in one.")] = "clean",
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Scenario file, or the name of a built-in one.",
+            metavar="SCENARIO",
+            autocompletion=complete.scenarios,
+        ),
+    ] = "clean",
     bench: BenchOption = "sim",
     seed: SeedOption = 1,
     out: OutOption = DEFAULT_OUT,
@@ -80,7 +97,7 @@ def run(
         runs.run(scenario, bench, seed=seed, out_dir=out, keep=keep, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Watch a pair that others write to, until Ctrl-C.")
 def watch(
     bench: BenchOption = "sim",
     out: OutOption = DEFAULT_OUT,
@@ -108,7 +125,7 @@ def list_(
         incidents.list_incidents(out, kinds=kinds, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Find incidents by the words in them.")
 def search(
     text: Annotated[
         str, typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="TEXT")
@@ -123,7 +140,7 @@ def search(
         incidents.search(text, out, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Remove old incidents; one of each kind stays.")
 def prune(
     keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
     out: OutOption = DEFAULT_OUT,
@@ -151,7 +168,7 @@ def show(
         incidents.show(incident, out, timeline=timeline, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Judge a recorded incident again, from its files.")
 def replay(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
@@ -228,7 +245,7 @@ def rules_test(
         lab.test(files, against or [], out, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Make one controller store a set and warmstart, now.")
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Warmstart one controller now: it stores its root cause data set and restarts."""
     with reported(as_json):
@@ -237,7 +254,7 @@ def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = Fals
         devices.freeze(side, bench, disruptive=True, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Make one controller store a set and run on.")
 def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Make one controller store a root cause data set and run on."""
     with reported(as_json):
@@ -263,7 +280,7 @@ def pull(
         devices.pull(side, bench, out, set_id=set_id, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Say what this machine lacks, and the line to type.")
 def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
     """Say what this machine has, what is missing, and what to do about it."""
     with reported(as_json):
@@ -272,9 +289,16 @@ def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
         benches.doctor(out, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Check a bench file without touching the bench.")
 def check(
-    bench: Annotated[str, typer.Argument(help="Bench file, or the name of a built-in one.")],
+    bench: Annotated[
+        str,
+        typer.Argument(
+            help="Bench file, or the name of a built-in one.",
+            metavar="BENCH",
+            autocompletion=complete.benches,
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Check a bench file, its rules, its drivers and its scenarios, without touching the bench."""
@@ -284,12 +308,16 @@ def check(
         benches.check(bench, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Run a simulated pair to play with, until Ctrl-C.")
 def sim(
     bench: BenchOption = "sim",
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Where its ports appear; a new directory under /tmp by default."),
+        typer.Option(
+            "--dir",
+            help="Where its ports appear; by default a new directory under /tmp, gone at the end.",
+            metavar="DIR",
+        ),
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import store
-from harness.cli.output import err, out, print_json, say
+from harness.cli import output
+from harness.cli.output import err, print_json, say
 from harness.core.text import escape
 from harness.errors import UsageError
 from harness.index import Index, Indexed
@@ -30,7 +31,8 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
         print_json(told)
         return
     if not found:
-        say(f"no incidents in {escape(str(out_dir))}")
+        there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
+        say(f"no incidents in {escape(str(out_dir))}{there}")
         return
     if kinds:
         _list_kinds(found, {name: one.text for name, one in recurrences.items()})
@@ -46,7 +48,7 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
             Text(str(len(recurrences[one.signature].members))),
             Text(_EQUAL[one.data_equal]),
         )
-    out.print(table)
+    output.show(table)
 
 
 def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
@@ -60,13 +62,14 @@ def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
             Text(recurrences[one.signature]),
             Text(text.text(one.name)),
         )
-    out.print(table)
+    output.show(table)
 
 
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        # An id is there to be copied: it stays whole, however narrow the terminal.
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("incident", "newest"))
     return table
 
 
@@ -93,7 +96,7 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
     if not hits:
         say(f"no incident in {escape(str(out_dir))} holds all of: {escape(what)}")
     for one, excerpt in hits:
-        out.print(
+        output.out.print(
             Text.assemble(
                 (text.text(one.name), "bold"),
                 "  ",
@@ -117,7 +120,7 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
         print_json(told)
         return
     try:
-        out.print(text.summary(one.record, one.outcome))
+        output.show(text.summary(one.record, one.outcome))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         # Not as we write it: by another version, or by somebody who means harm.
         err.print("  its record is not as FreezeFrame writes it; as it stands:", style="yellow")
