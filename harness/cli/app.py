@@ -213,6 +213,36 @@ def export(
         exports.export(incident, out, targets, as_json=as_json)
 
 
+rules_app = typer.Typer(help="Rule files, before they are armed.", no_args_is_help=True)
+app.add_typer(rules_app, name="rules")
+
+
+@rules_app.callback()
+def _rules() -> None:
+    pass
+
+
+@rules_app.command("test")
+def rules_test(
+    files: Annotated[
+        list[Path], typer.Argument(help="The rule file to try; several count as one.", metavar="FILE...")
+    ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against", help="Compare with this rule file, not with what was found then.", metavar="FILE"
+        ),
+    ] = None,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay all recorded consoles and captures against a rule file: which hits are new, which are lost?"""
+    with reported(as_json):
+        from harness.cli import lab
+
+        lab.test(files, against or [], out, as_json=as_json)
+
+
 @app.command(short_help="Make one controller store a set and warmstart, now.")
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Warmstart one controller now: it stores its root cause data set and restarts."""
