@@ -7,13 +7,11 @@ is taken away at the door, and neither the scenario's name nor the run's steps o
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final
 
-from crc32c import crc32c
-
-from harness.core import blockstamp, deviceclock
-from harness.core.blockstamp import Journal
+from harness.core import deviceclock
+from harness.core.blockstamp import Journal, stamped_crc
 from harness.core.deviceclock import Bound, DeviceClock
 from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
@@ -130,6 +128,11 @@ class Evidence:
         return self.trigger["t_match_ns"] if self.trigger else None
 
     @property
+    def is_uneventful(self) -> bool:
+        """Nothing triggered, and the data of both sides are what the host was promised."""
+        return self.trigger is None and bool((self.comparison or {}).get("data_equal"))
+
+    @property
     def link_times_hold(self) -> bool:
         """Whether times of frames can be compared with each other and with other sources."""
         return abs(self.wall_step_ns) <= STEP_NS
@@ -182,13 +185,6 @@ class Evidence:
 
 def secondary_number(block_id: bytes) -> int:
     return int.from_bytes(block_id, "big") & WRITE_NO_MASK
-
-
-@lru_cache(maxsize=4096)
-def stamped_crc(sectors: int) -> int:
-    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of them give the same."""
-    whole: int = crc32c(blockstamp.stamp(0, 0, 0, 0, sectors, 0))
-    return whole
 
 
 def broken_stamps(write: LinkWrite) -> bool:

@@ -31,7 +31,7 @@ def grade(e: Evidence) -> Grade:
 
 def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
     yield from _link(e)
-    for side in SIDES:
+    for side in SIDES if not e.is_uneventful else ():
         yield from _side(e, side)
     if e.journal is None:
         yield 1, e.journal_problem

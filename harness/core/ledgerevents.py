@@ -68,6 +68,13 @@ class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
     excerpt: bytes
 
 
+class BrokenStamp(msgspec.Struct, frozen=True, eq=False):
+    """Data that fit their digest, and not the stamps that their writer gave them: wrong before the digest was made."""
+
+    row: WriteRow
+    excerpt: bytes
+
+
 class Acknowledged(msgspec.Struct, frozen=True, eq=False):
     row: WriteRow
 
@@ -114,6 +121,7 @@ class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
 LedgerEvent = (
     WriteSent
     | DigestMismatch
+    | BrokenStamp
     | Acknowledged
     | NegativeAck
     | RepeatedAck

@@ -34,7 +34,7 @@ def judge(e: Evidence) -> dict[str, Any]:
     quality = grade(e)
     return {
         "format": FORMAT,
-        "conclusive": first.conclusive if first is not None else e.trigger is None and quality.letter == "A",
+        "conclusive": first.conclusive if first is not None else e.is_uneventful,
         "text": _text(e, first, found[1:], quality),
         **_divergence(first),
         "reason": _reason(e, first),

@@ -7,7 +7,8 @@ The capture stands at the secondary's end of the link, so that what it shows rig
 
 from typing import Any, Final
 
-from harness.core.evidence import Evidence, SideEvidence, stamped_crc, told_digests
+from harness.core.blockstamp import stamped_crc
+from harness.core.evidence import Evidence, SideEvidence, told_digests
 from harness.core.findings import (
     Finding,
     Place,
