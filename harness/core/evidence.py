@@ -104,6 +104,8 @@ class Evidence:
     link_problem: str = ""
     """Why there is no capture, or why it ends early."""
     capture_drops: int = 0
+    capture_frames: int | None = None
+    """As many the watch recorded; None: it did not tell."""
     journal: Journal | None = None
     journal_problem: str = ""
     trigger: Mapping[str, Any] | None = None
@@ -139,12 +141,17 @@ class Evidence:
 
     @property
     def capture_is_whole(self) -> bool:
-        return (
-            self.link is not None
-            and not self.capture_drops
-            and not self.link.gaps
-            and not self.link.is_cut_short
+        link = self.link
+        return link is not None and not (
+            self.capture_drops or link.gaps or link.is_cut_short or self.frames_missing
         )
+
+    @property
+    def frames_missing(self) -> int:
+        """Frames that the watch recorded and the file does not hold."""
+        if self.link is None or self.capture_frames is None:
+            return 0
+        return max(0, self.capture_frames - self.link.frames)
 
     # --- following one write -----------------------------------------------------------------------------------
     def writes_to(self, sector: int, size_bytes: int | None = None) -> list[LinkWrite]:
@@ -280,7 +287,7 @@ def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
     return _console_ranges(side.console, _CONSOLE_SYNC)
 
 
-def suspects(sides: Iterable[SideEvidence], journal: Journal | None) -> Callable[[LinkWrite], bool]:
+def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
     """Which captured writes keep their data: those that somebody complained of, and those that break their stamps."""
     sectors = set[int]()
     for side in sides:
@@ -288,7 +295,7 @@ def suspects(sides: Iterable[SideEvidence], journal: Journal | None) -> Callable
         sectors |= {sector for sector, _, _ in told_digests(side)}
 
     def is_suspect(write: LinkWrite) -> bool:
-        return write.sector in sectors or (journal is not None and broken_stamps(write))
+        return write.sector in sectors or broken_stamps(write)
 
     return is_suspect
 
@@ -322,7 +329,7 @@ def gather(
     read, journal_problem = _journal(journal)
     link, link_problem = None, ""
     if frames is not None:
-        link = LinkEvidence(link_ends(record), suspects(sides.values(), read))
+        link = LinkEvidence(link_ends(record), suspects(sides.values()))
         for number, (t_ns, frame) in enumerate(frames, 1):
             link.feed(t_ns, frame, number)
         link.close()
@@ -334,6 +341,7 @@ def gather(
         link_problem=link_problem
         or ("" if link is not None and link.frames else "there is no capture of the link"),
         capture_drops=int(capture.get("kernel_drops") or 0),
+        capture_frames=capture.get("packets"),
         journal=read,
         journal_problem=journal_problem,
         trigger=record.get("trigger"),

@@ -22,8 +22,8 @@ from harness.core.drbdstream import DrbdPacket, Malformed
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from harness.core.ledgerevents import (
     Acknowledged,
-    BrokenStamp,
     BarrierMismatch,
+    BrokenStamp,
     DigestMismatch,
     LedgerEvent,
     MalformedSeen,
