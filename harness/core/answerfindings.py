@@ -75,7 +75,8 @@ def _slow(e: Evidence) -> LinkWrite | None:
         row = write.row
         if row.unknown or not row.expects_ack or row.t_sent_ns > limit_ns:
             continue
-        waited_ns = (row.t_ack_ns if row.ack >= 0 else limit_ns) - row.t_sent_ns
+        until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
+        waited_ns = (row.t_ack_ns if row.ack >= 0 else until_ns) - row.t_sent_ns
         if waited_ns > DUE_NS:
             return write
     return None

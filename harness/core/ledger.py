@@ -346,7 +346,7 @@ class Ledger:
             return []
         rows = [row for row in book.unfinished.values() if row.waiting]
         for row in rows:
-            row.closed = True
+            row.closed, row.t_closed_ns = True, event.t_ns
         if not rows or event.session.leaving or event.reason in ("end of capture", "evicted"):
             return []
         return [UnackedClose(event, rows)]

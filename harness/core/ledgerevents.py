@@ -41,7 +41,9 @@ class WriteRow:
     t_ack_ns: Ns = 0
     ack_packet_no: int = 0
     closed: bool = False
-    """The session closed before an acknowledgement."""
+    """The session closed before an acknowledgement ..."""
+    t_closed_ns: Ns = 0
+    """... at that time."""
     missing_told: bool = False
     """A rule has told that its acknowledgement is missing."""
 
