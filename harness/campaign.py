@@ -344,7 +344,7 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
     )
     try:
         session.arm()
-        view.phase("watching")
+        view.phase(f"watching; the host's port is {rig.bench.primary.host}; stop with Ctrl-C")
         while session.collector is None or session.recovering:
             session.pump(TICK_S)
     except BaseException:

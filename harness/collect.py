@@ -74,6 +74,11 @@ class Collector:
             self._thread = threading.Thread(target=self._run, args=(actions,), name="collector", daemon=True)
             self._thread.start()
 
+    @property
+    def steps(self) -> list[recovery.Transition]:
+        """What the recovery has come to so far; it only grows."""
+        return self._recovery.history
+
     def cancel(self, wait_s: float) -> None:
         """Give up: the action under way ends by its own bound, and nothing follows it."""
         self._cancelled.set()

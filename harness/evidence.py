@@ -18,7 +18,16 @@ from harness.core.events import SIDES, Ns, Side
 from harness.core.rootcause import RootCauseSet, decode
 from harness.core.text import escape
 from harness.core.timeline import Row
-from harness.core.writepath import HostWrite, LinkWrite, Suspect, WritePath, items, mapping, number
+from harness.core.writepath import (
+    DeviceClock,
+    HostWrite,
+    LinkWrite,
+    Suspect,
+    WritePath,
+    items,
+    mapping,
+    number,
+)
 from harness.edge.pcapng import CapturedFrame, frames_of
 from harness.errors import RigError, WireError
 from harness.linkread import LinkEvidence, read_link
@@ -145,6 +154,10 @@ class Evidence:
     def events(self) -> dict[Side, Sequence[Mapping[str, Any]]]:
         return {side: one.events for side, one in self.sets.items()}
 
+    def boot_events(self, side: Side) -> Sequence[Mapping[str, Any]]:
+        """The event records of the boot in which the set was stored, on the clock of ``clocks``."""
+        return writepath.this_boot(self.events.get(side, ()))
+
     @cached_property
     def host_writes(self) -> list[HostWrite]:
         """The host's journal in the order of sending, as far as it can be read."""
@@ -177,19 +190,29 @@ class Evidence:
         return fitting[-1] if fitting else None
 
     @cached_property
-    def path(self) -> WritePath:
-        clocks = {}
+    def clocks(self) -> dict[Side, DeviceClock]:
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
+        the set and the reply."""
+        judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
+        found: dict[Side, DeviceClock] = {}
         for side, one in self.sets.items():
-            clock = writepath.device_clock(self.record, side, one.header)
-            if clock is not None:
-                clocks[side] = clock
+            told = mapping(judged.get(side))
+            offset_ns, error_ns = number(told.get("offset_ns")), number(told.get("error_ns"))
+            if told.get("consistent") is True and offset_ns is not None and error_ns is not None:
+                found[side] = DeviceClock(offset_ns=offset_ns, error_ns=error_ns)
+            elif (clock := writepath.device_clock(self.record, side, one.header)) is not None:
+                found[side] = clock
+        return found
+
+    @cached_property
+    def path(self) -> WritePath:
         return writepath.write_path(
             record=self.record,
             found=self.suspect,
             host=self.host_writes,
             link=self.failing,
             events=self.events,
-            clocks=clocks,
+            clocks=self.clocks,
             trigger_line=escape(self.trigger_text[:200]),
         )
 

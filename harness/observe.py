@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+import msgspec
+
 from harness.bench import Rig, deadline_in
 from harness.core.events import (
     NS_PER_S,
@@ -19,6 +21,7 @@ from harness.core.events import (
     Arm,
     Disarm,
     LinkStats,
+    NewRules,
     Ns,
     ProcessReady,
     Side,
@@ -148,6 +151,11 @@ class Observation:
 
     def disarm(self) -> None:
         self._reflex.send(Disarm(t_ns=time.monotonic_ns()))
+
+    def replace_rules(self, rules: RuleSet) -> None:
+        """Other console rules, in force from the next byte on; the link's stay."""
+        encoded = msgspec.json.encode(list(rules.console))
+        self._reflex.send(NewRules(t_ns=time.monotonic_ns(), rules=encoded))
 
     def wait(self, deadline_ns: Ns, wake_fd: int | None = None) -> list[tuple[str, AnyEvent]]:
         """Events by the name of their process, as soon as there are some; [] at the deadline or when woken.

@@ -4,7 +4,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
 
 from harness.bench import Rig, deadline_in
 from harness.collect import Collector
@@ -23,9 +24,13 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.errors import HarnessError, RigError, WireError
+from harness.core.rules import RuleSet
+from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
+from harness.roles import Serviceable
+from harness.rulefiles import RuleFiles
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
 from harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
@@ -39,6 +44,7 @@ class View(Protocol):
 
     def phase(self, text: str) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
+    def step(self, side: str, step: str, detail: str) -> None: ...
     def happened(self, source: str, event: AnyEvent) -> None: ...
 
 
@@ -49,6 +55,9 @@ class Silent:
         pass
 
     def progress(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, side: str, step: str, detail: str) -> None:
         pass
 
     def happened(self, source: str, event: AnyEvent) -> None:
@@ -68,6 +77,7 @@ class Session:
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
+        self._steps_told = 0
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
@@ -75,7 +85,12 @@ class Session:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
-        self.observation = Observation(rig, incident, rig.bench.rules())
+        self._rule_files = RuleFiles(rig.bench)
+        rules = rig.bench.rules()
+        self._canaries = Canaries()
+        self._rules_throughout = rules.console
+        """Console rules that were in force from the start."""
+        self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
@@ -83,6 +98,7 @@ class Session:
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
         self._remember_healthy()
+        self._sing()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
@@ -99,6 +115,34 @@ class Session:
                 )
         self.observation.arm(frames)
         self.incident.milestone()
+
+    def _sing(self) -> None:
+        """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        for side, controller in self.rig.controllers.items():
+            if not isinstance(controller, Serviceable):
+                continue
+            reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            deadline_ns = deadline_in(CANARY_TIMEOUT_S)
+            while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+            if reply.ok and side in self._canaries.missing:
+                raise RigError(
+                    f"the {side} controller printed a line that did not come in on its console: is the tap "
+                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                )
+        self.incident.record["canaries"] = self._canaries.record
+
+    def _reload_rules(self) -> None:
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        try:
+            fresh = self._rule_files.changed(time.monotonic_ns())
+        except UsageError as error:
+            self.incident.note(f"the changed rules are not used: {error}")
+            return
+        if fresh is not None:
+            self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self.observation.replace_rules(_with_canary(fresh))
+            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
     def _remember_healthy(self) -> None:
         """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
@@ -129,14 +173,25 @@ class Session:
 
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
+        self._reload_rules()
         for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+        self._tell_steps()
         if self.collector is not None and self.collector.failure is not None:
             raise self.collector.failure
 
+    def _tell_steps(self) -> None:
+        steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
+        self._steps_told += len(steps)
+        for one in steps:
+            self.view.step(one.side, one.step, one.detail)
+
     def take(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
+            self._canaries.heard(event)
+            return
         self.view.happened(source, event)
         match event:
             case Trigger():
@@ -172,11 +227,8 @@ class Session:
         if source != "reflex":
             # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
             return
-        first = not self.triggers
         self.triggers.append(trigger)
         self.incident.triggered(trigger)
-        if first:
-            self.view.phase(f"trigger: {trigger.rule}")
         if self.collector is None and trigger.instruct:
             armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
             self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
@@ -201,10 +253,28 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _recheck(self) -> None:
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        told: dict[str, Any] = {}
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
+            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
+            if found is not None and not found.agrees:
+                text = f"the record of the {side} console and what the reflex told differ: {found}"
+                self.lost_evidence.append(text)
+                self.incident.note(text)
+        self.incident.record["recheck"] = told
+
+
+def _with_canary(rules: RuleSet) -> RuleSet:
+    return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
 def _plain_stats(stats: LinkStats) -> dict[str, int]:

@@ -12,8 +12,10 @@ from harness.core.text import escape
 from harness.errors import RigError, UsageError
 from harness.evidence import Evidence
 from harness.report import text
+from harness.report.html import page
 from harness.report.lua import dissector
 from harness.report.pcapng import write_pcapng
+from harness.report.perfetto import trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Targets:
 
     pcapng: Path | None = None
     lua: Path | None = None
+    perfetto: Path | None = None
+    html: Path | None = None
 
 
 def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None:
@@ -42,6 +46,10 @@ def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None
         told["incident"] = str(stored.path.absolute())
         if targets.pcapng:
             told["packets"] = write_pcapng(evidence, targets.pcapng)
+        if targets.perfetto:
+            write_whole(targets.perfetto, trace(evidence))
+        if targets.html:
+            write_whole(targets.html, page(evidence).encode(errors="replace"))
         told["problems"] = [*stored.problems, *dict.fromkeys(evidence.problems)]
     told["written"] = {
         form: {"path": str(path.absolute()), "bytes": path.stat().st_size} for form, path in asked.items()

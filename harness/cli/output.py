@@ -1,14 +1,17 @@
 """What a person, or with --json a program, sees; and how an exception becomes an exit status."""
 
 import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from harness.cli.interrupt import EXIT_INTERRUPTED
 from harness.core.text import escape
 from harness.errors import HarnessError, RigError, UsageError, WireError
 
@@ -17,7 +20,6 @@ EXIT_DEVICE_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_RIG: Final = 3
 EXIT_INCONCLUSIVE: Final = 4
-EXIT_INTERRUPTED: Final = 130
 EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "pass": EXIT_PASS,
     "fail": EXIT_DEVICE_FAILED,
@@ -26,15 +28,40 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "interrupted": EXIT_INTERRUPTED,
 }
 
+
 # rich honours NO_COLOR and a stream that is no terminal by itself. Results go to stdout, all else to stderr.
-out: Final = Console(highlight=False, soft_wrap=True)
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """``| head`` has read what it wanted: that is no failure of ours."""
+        with contextlib.suppress(OSError):
+            # What is still buffered goes nowhere, so that the interpreter does not complain about it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_PASS)
+
+
+out: Final = _Console(highlight=False, soft_wrap=True)
 err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+UNFOLDED_COLUMNS: Final = 1000
+"""Width of a table that a program, a file or a pager reads: one row a line, whatever the terminal is."""
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """The one object that a program reads."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     sys.stdout.flush()
+
+
+def show(table: RenderableType) -> None:
+    """A table: folded to a terminal's width; elsewhere one row a line, without blanks at its end."""
+    if out.is_terminal:
+        out.print(table, soft_wrap=False)
+        return
+    plain = Console(width=UNFOLDED_COLUMNS, file=io.StringIO(), color_system=None, highlight=False)
+    with plain.capture() as captured:
+        plain.print(table)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
 
 
 def say(text: str, *, style: str = "") -> None:

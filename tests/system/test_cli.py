@@ -147,13 +147,52 @@ def start_run(tmp_path: Path, scenario: str) -> tuple[subprocess.Popen[bytes], P
     return process, path
 
 
-def test_ctrl_c_ends_a_run_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_a_run_in_order(number: signal.Signals, tmp_path: Path) -> None:
     process, path = start_run(tmp_path, "lost_ack")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(30) == 130
     stored = StoredIncident.open(path)
     assert stored.outcome == "interrupted"
     assert stored.broken_sums() == []
+
+
+def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(tmp_path: Path) -> None:
+    for delay_s in (0.12, 0.25, 0.5, 1.0):
+        process = subprocess.Popen(
+            [*COMMAND, "run", "clean", "--out", "found"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        select.select([], [], [], delay_s)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+        # Before its first line Python itself takes the signal.
+        assert process.returncode == 130 or b"harness" not in said, said
+        assert b"Traceback" not in said or b"harness" not in said, said
+
+
+def test_what_is_read_by_head_is_one_row_a_line_and_no_failure(tmp_path: Path) -> None:
+    done = freezeframe("run", "neg_ack", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line != line.rstrip()]
+    assert [line for line in lines if line.startswith("reaction") and "answered after" in line]
+    assert [line for line in lines if line.startswith("look first at  ") and "drbd.block_id == 0x" in line]
+    for step in ("frame out", "up", "set pulled"):
+        assert f"primary: {step}" in done.stderr
+    assert "pair: full duplex" in done.stderr
+    pipe = subprocess.run(
+        ["bash", "-c", f"{' '.join(COMMAND)} show last --timeline | head -1; echo ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert pipe.stdout.splitlines()[-1] == "0"
+    assert pipe.stderr == ""
 
 
 def test_a_killed_run_leaves_a_readable_incident_and_no_process(tmp_path: Path) -> None:
@@ -249,6 +288,10 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Pat
     done = freezeframe(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "no such folder" in freezeframe("list", "--out", "nowhere", cwd=tmp_path).stdout
 
 
 def test_doctor_and_check_say_what_is_there(tmp_path: Path) -> None:

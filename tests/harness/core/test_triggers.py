@@ -71,9 +71,12 @@ def _ends_at(pattern: re.Pattern[bytes], stream: bytes, start: int, end: int) ->
     return match is not None and match.end() == end
 
 
+CONSOLES: dict[str, Side] = {side: side for side in SIDES}
+
+
 def found(rules: tuple[ConsoleRule, ...], side: Side, chunks: list[bytes]) -> list[Hit]:
-    scanner = Scanner(rules, SIDES)
-    return [hit for chunk in chunks for hit in scanner.feed(side, chunk)]
+    scanner = Scanner(rules, CONSOLES)
+    return [hit for chunk in chunks for hit in scanner.feed(side, chunk, 0)]
 
 
 def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
@@ -101,14 +104,14 @@ def test_every_border_inside_a_match() -> None:
 
 
 def test_two_consoles_are_two_streams() -> None:
-    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), SIDES)
-    assert scanner.feed("primary", b"FAI") == []
-    assert scanner.feed("secondary", b"LED") == []
-    assert scanner.feed("primary", b"LED") == [Hit(0, 6)]
+    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), CONSOLES)
+    assert scanner.feed("primary", b"FAI", 0) == []
+    assert scanner.feed("secondary", b"LED", 0) == []
+    assert scanner.feed("primary", b"LED", 0) == [Hit(0, 6)]
 
 
 def test_no_rules_no_hits() -> None:
-    assert Scanner((), SIDES).feed("primary", b"FAILED") == []
+    assert Scanner((), CONSOLES).feed("primary", b"FAILED", 0) == []
 
 
 def test_many_rules_at_once() -> None:
