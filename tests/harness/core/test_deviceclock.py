@@ -49,7 +49,7 @@ def test_console_lines_are_cut_into_boots_and_bound_the_clock_from_above() -> No
     assert [(one.boot, one.uptime_ns) for one in found] == [
         (0, 1_500_000_000), (0, 2_000_000_000), (1, 0), (1, 100_000_000),
     ]  # fmt: skip
-    assert [one.t_read_ns for one in found][0] == 10_000_000_000
+    assert found[0].t_read_ns == 10_000_000_000
     assert [bound.not_after_ns for bound in printed(found, 1)] == [20_000_000_000, 20_000_000_000]
     assert lines(b"[    1.500000] one", [])[0].t_read_ns == 0
     assert printed(lines(b"[    1.500000] one", []), 0) == []
