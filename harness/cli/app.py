@@ -4,13 +4,14 @@ Modules of the bench are imported when a command needs them: ``--help`` and shel
 """
 
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli import complete
-from harness.cli.output import reported, say
+from harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
     name="freezeframe",
@@ -68,10 +69,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    # A closed terminal and a polite kill end a command as Ctrl-C does: in order, and with the bench in its safe state.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlive its terminal
-            signal.signal(number, signal.default_int_handler)
+    pass
 
 
 @app.command()
@@ -140,7 +138,7 @@ def search(
         incidents.search(text, out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents; one of each kind stays.")
+@app.command(short_help="Remove old incidents, never the first of a kind.")
 def prune(
     keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
     out: OutOption = DEFAULT_OUT,
@@ -213,6 +211,36 @@ def export(
 
         targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
         exports.export(incident, out, targets, as_json=as_json)
+
+
+rules_app = typer.Typer(help="Rule files, before they are armed.", no_args_is_help=True)
+app.add_typer(rules_app, name="rules")
+
+
+@rules_app.callback()
+def _rules() -> None:
+    pass
+
+
+@rules_app.command("test")
+def rules_test(
+    files: Annotated[
+        list[Path], typer.Argument(help="The rule file to try; several count as one.", metavar="FILE...")
+    ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against", help="Compare with this rule file, not with what was found then.", metavar="FILE"
+        ),
+    ] = None,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay all recorded consoles and captures against a rule file: which hits are new, which are lost?"""
+    with reported(as_json):
+        from harness.cli import lab
+
+        lab.test(files, against or [], out, as_json=as_json)
 
 
 @app.command(short_help="Make one controller store a set and warmstart, now.")
@@ -300,4 +328,13 @@ def sim(
 
 
 def main() -> None:
-    app()
+    """The command; its exit status is the process's."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench in its safe state.
+        if signal.getsignal(number) is signal.SIG_DFL:  # but nohup means what it says
+            signal.signal(number, signal.default_int_handler)
+    try:
+        status = app(standalone_mode=False)
+    except CommandLineError as error:
+        status = refuse(error, as_json="--json" in sys.argv)
+    sys.exit(status)
