@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 from crc32c import crc32c
@@ -30,7 +31,7 @@ from harness.core.writepath import (
 )
 from harness.edge.pcapng import CapturedFrame, frames_of
 from harness.errors import RigError, WireError
-from harness.linkread import LinkEvidence, read_link
+from harness.linkread import LinkEvidence, link_ends, read_link
 from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import blockstamp as stamps
 from harness.wire import control
@@ -172,7 +173,7 @@ class Evidence:
     def link(self) -> LinkEvidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
-        return read_link(self.frames(), self.wall_offset_ns, wanted)
+        return read_link(self.frames(), link_ends(self.record), self.wall_offset_ns, wanted)
 
     @cached_property
     def failing(self) -> LinkWrite | None:
@@ -191,11 +192,18 @@ class Evidence:
 
     @cached_property
     def clocks(self) -> dict[Side, DeviceClock]:
-        """Each controller's uptime on the host's clock, where that can be told."""
-        found = {
-            side: writepath.device_clock(self.record, side, one.header) for side, one in self.sets.items()
-        }
-        return {side: clock for side, clock in found.items() if clock is not None}
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
+        the set and the reply."""
+        judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
+        found: dict[Side, DeviceClock] = {}
+        for side, one in self.sets.items():
+            told = mapping(judged.get(side))
+            offset_ns, error_ns = number(told.get("offset_ns")), number(told.get("error_ns"))
+            if told.get("consistent") is True and offset_ns is not None and error_ns is not None:
+                found[side] = DeviceClock(offset_ns=offset_ns, error_ns=error_ns)
+            elif (clock := writepath.device_clock(self.record, side, one.header)) is not None:
+                found[side] = clock
+        return found
 
     @cached_property
     def path(self) -> WritePath:
@@ -247,12 +255,24 @@ class Evidence:
             self.problems.append(escape(str(error)))
             return b""
 
+    def reads(self, side: Side) -> Iterator[tuple[Ns, bytes]]:
+        """A console as it was read: (when a read returned, what it brought), in order; all at once where the times
+        are lost."""
+        data = self._part(f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES)
+        starts = [(0, 0), *self._times(side), (0, len(data))]
+        for (t_ns, start), (_, end) in pairwise(starts):
+            if data[start:end]:
+                yield bounded(t_ns), data[start:end]
+
+    def _times(self, side: Side) -> list[tuple[Ns, int]]:
+        """(when it returned, offset of its first byte) of each recorded read, by offset."""
+        times = self._part(f"{side}/{TIMES}", MAX_TIMES_BYTES)
+        reads = _TIMES.iter_unpack(times[: len(times) // _TIMES.size * _TIMES.size])
+        return sorted(reads, key=lambda one: one[1])
+
     def _console(self, side: Side) -> list[ConsoleLine]:
         data = self._part(f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES)
-        times = self._part(f"{side}/{TIMES}", MAX_TIMES_BYTES)
-        reads = sorted(
-            _TIMES.iter_unpack(times[: len(times) // _TIMES.size * _TIMES.size]), key=lambda one: one[1]
-        )
+        reads = self._times(side)
         offsets = [offset for _, offset in reads]
         ends = _trigger_ends(self.triggers, side)
         lines = []

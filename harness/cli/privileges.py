@@ -3,6 +3,7 @@
 import sys
 
 from harness.benchfile import Bench
+from harness.cli.interrupt import begin_work
 from harness.edge.netns import ensure_privileges
 
 
@@ -11,5 +12,6 @@ def prepare(bench: Bench) -> None:
 
     RigError names the setting or the capability that is missing.
     """
+    begin_work()
     if bench.simulation is not None:
         ensure_privileges([sys.executable, *sys.orig_argv[1:]])

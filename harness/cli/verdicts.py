@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from harness import store
-from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS, out, print_json, say
+from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS, print_json, say, show
 from harness.core.text import escape
 from harness.inquest import verdict_of
 from harness.report import text
@@ -20,7 +20,7 @@ def replay(what: str, out_dir: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"incident": str(one.path.absolute()), "same": same, "verdict": verdict})
     else:
-        out.print(text.verdict_report(verdict))
+        show(text.verdict_report(verdict))
         if same is not None:
             say(
                 "the same as recorded"

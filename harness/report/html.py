@@ -6,7 +6,6 @@ security policy lets nothing run but the page's own script, and nothing load at 
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,9 +29,10 @@ LINES_AFTER: Final = 200
 MAX_ROWS: Final = 1000
 MAX_TEXT_CHARS: Final = 600
 VERDICT_KEYS: Final = (
-    "stage", "side", "write_id", "lba", "byte_offset", "bit_mask", "expected", "found", "evidence_grade",
-    "conclusive", "reason",
+    "stage", "kind", "side", "write_id", "lba", "byte_offset", "bit_mask", "expected", "found", "confidence",
+    "evidence_grade",
 )  # fmt: skip
+_DIFFERENCE_KEYS: Final = ("field", "primary", "secondary", "healthy_primary", "healthy_secondary")
 MARGIN_NS: Final = 30 * NS_PER_MS
 """Shown before and behind the failing write's way in the close view."""
 _TEMPLATE, _SCRIPT = "incident.html.j2", "incident.js"
@@ -102,10 +102,8 @@ def headline(evidence: Evidence) -> str:
     """One sentence: the verdict where there is one, else what triggered."""
     record = evidence.record
     verdict, trigger = mapping(record.get("verdict")), mapping(record.get("trigger"))
-    if verdict.get("conclusive") and verdict.get("stage"):
-        said = f"First divergence: {verdict['stage']}"
-        said += f", {verdict['side']}" if verdict.get("side") else ""
-        return _short(said)
+    if verdict.get("conclusive") is True and verdict.get("text"):
+        return _short(verdict["text"])
     if not trigger:
         return "Nothing triggered."
     if trigger.get("source") == "link":
@@ -185,18 +183,33 @@ def _cards(evidence: Evidence) -> list[Card]:
     return cards
 
 
-def _verdict(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _verdict(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the page says of the verdict; None while there is none."""
     verdict = mapping(record.get("verdict"))
-    names = [name for name in VERDICT_KEYS if name in verdict]
-    names += [name for name in list(verdict)[:40] if name not in VERDICT_KEYS]
-    rows = []
-    for name in names:
-        value = verdict[name]
-        if value is None or value in ("", [], {}):
-            continue
-        said = value if isinstance(value, str) else json.dumps(value, default=str)
-        rows.append((_short(name).replace("_", " "), _short(said)))
-    return rows
+    if not verdict:
+        return None
+    rows = [
+        (name.replace("_", " "), _short(_value(name, verdict[name])))
+        for name in VERDICT_KEYS
+        if verdict.get(name) not in (None, "", []) and isinstance(verdict[name], str | int)
+    ]
+    also = [f"{one.get('kind')}: {one.get('reason')}" for one in items(verdict.get("also"))]
+    return {
+        "text": _short(verdict.get("text") or verdict.get("reason") or ""),
+        "is_sure": verdict.get("conclusive") is True,
+        "rows": rows,
+        "reasons": [_short(one) for one in _texts(verdict.get("reasons"))],
+        "also": [_short(one) for one in also[:100]],
+        "lacks": [_short(one) for one in _texts(verdict.get("evidence_lacks"))],
+        "differences": [
+            [_short(one.get(name, "-")) for name in _DIFFERENCE_KEYS]
+            for one in items(verdict.get("state_differences"))[:MAX_ROWS]
+        ],
+    }
+
+
+def _value(name: str, value: object) -> str:
+    return f"0x{value:02x}" if name == "bit_mask" and isinstance(value, int) else str(value)
 
 
 def _timelines(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, pictures.Timeline]]:

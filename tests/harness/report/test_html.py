@@ -140,7 +140,10 @@ def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path:
     bad = poisoned(record)
     assert isinstance(bad, dict)
     bad["trigger"] |= {"side": "secondary", "source": "console"}
-    bad["verdict"] = {"conclusive": True, "stage": HOSTILE, "reason": HOSTILE, HOSTILE: HOSTILE}
+    bad["verdict"] = {
+        "conclusive": True, "stage": HOSTILE, "reasons": [HOSTILE], "text": HOSTILE, HOSTILE: HOSTILE, "bit_mask": HOSTILE,
+        "also": [{"kind": HOSTILE}], "state_differences": [{"field": HOSTILE}], "evidence_lacks": [HOSTILE],
+    }  # fmt: skip
     bad["outcome"] = "fail"
     bad["versions"] = {HOSTILE: HOSTILE, "packages": {HOSTILE: HOSTILE}}
     (stored.path / "incident.json").write_text(json.dumps(bad))
@@ -157,6 +160,24 @@ def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path:
     assert "<script>alert(1)</script>" in browser.find_element(By.ID, "headline").text
     for label in browser.find_elements(By.TAG_NAME, "label"):
         label.click()
+    assert_silent(browser, path)
+
+
+def test_the_verdict_comes_first(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    stored = golden_incidents.unpack(SENDER, tmp_path)
+    record = json.loads((stored.path / "incident.json").read_text())
+    record["verdict"] = {
+        "conclusive": True, "text": "First diverged in the primary.", "stage": "primary after digest", "bit_mask": 8,
+        "reasons": ["two checksums differ"], "evidence_grade": "A", "lba": 1184, "expected": "de47", "found": "d647",
+        "state_differences": [{"field": "blocks out of sync", "primary": 304, "secondary": 0}],
+    }  # fmt: skip
+    (stored.path / "incident.json").write_text(json.dumps(record))
+    path = write(tmp_path, Evidence(type(stored).open(stored.path)))
+    show(browser, path)
+    assert browser.find_element(By.ID, "headline").text == "First diverged in the primary."
+    said = browser.find_element(By.ID, "verdict").text
+    assert "primary after digest" in said and "0x08" in said and "two checksums differ" in said
+    assert "blocks out of sync 304 0 - -" in browser.find_element(By.ID, "state").text
     assert_silent(browser, path)
 
 
