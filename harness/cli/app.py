@@ -138,7 +138,7 @@ def search(
         incidents.search(text, out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents; one of each kind stays.")
+@app.command(short_help="Remove old incidents, never the first of a kind.")
 def prune(
     keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
     out: OutOption = DEFAULT_OUT,
