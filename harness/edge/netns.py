@@ -270,12 +270,12 @@ def join_holder(namespace: str, argv: Sequence[str]) -> None:
 
     Call before any thread or child exists. What cannot be joined is left to whoever enters: the error is told there.
     """
-    path = os.readlink(namespace) if os.path.islink(namespace) else namespace
-    holder = re.match(r"/proc/(\d+)/", path)
+    path = Path(namespace)
+    holder = re.match(r"/proc/(\d+)/", str(path.readlink() if path.is_symlink() else path))
     if holder is None or not missing_capabilities() or REEXEC_MARKER in os.environ:
         return
     with contextlib.suppress(OSError):
-        theirs, ours = (os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (holder[1], "self"))
+        theirs, ours = (Path("/proc", pid, "ns/user").stat().st_ino for pid in (holder[1], "self"))
         if theirs != ours:
             nsenter = ["nsenter", "--user", "--preserve-credentials", "--target", holder[1], "--"]
             os.execvpe(nsenter[0], [*nsenter, *argv], {**os.environ, REEXEC_MARKER: "1"})
