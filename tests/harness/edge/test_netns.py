@@ -40,7 +40,8 @@ def test_a_pair_carries_tcp_and_leaves_the_host_alone() -> None:
             with served:
                 client.sendall(b"x" * 100_000)
                 served.settimeout(5)
-                with served.makefile("rb") as arriving:  # MSG_WAITALL does not wait for all where there is a timeout
+                # MSG_WAITALL does not wait for all where there is a timeout.
+                with served.makefile("rb") as arriving:
                     assert len(arriving.read(100_000)) == 100_000
         assert address == netns.PRIMARY_ADDRESS
     finally:
