@@ -139,7 +139,7 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
-def _look_rows(trigger: Mapping[str, Any]) -> list[Row]:
+def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     """Where a reader begins: the place of the trigger in the evidence."""
     if trigger.get("source") == "console":
         place = f"{text(trigger.get('side'))}/console.log, from byte {text(trigger.get('offset_bytes'))} on"
@@ -147,7 +147,7 @@ def _look_rows(trigger: Mapping[str, Any]) -> list[Row]:
         place = "link.pcapng"
         if trigger.get("block_id"):
             place += f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
-    return [("look first at", Text(f"{place}; then freezeframe show --timeline"))]
+    return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
 
 
 def _verdict_line(verdict: Mapping[str, Any]) -> Text:
@@ -201,7 +201,7 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_set_rows(record.get("sets", {})),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
-        *(_look_rows(trigger) if trigger else []),
+        *(_look_rows(trigger, record.get("id", "last")) if trigger else []),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]
     return _table(rows)
