@@ -179,6 +179,22 @@ def replay(
         verdicts.replay(incident, out, as_json=as_json)
 
 
+@app.command(short_help="Turn an incident into a scenario and a pytest.")
+def adopt(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    to: Annotated[Path, typer.Option("--to", help="Where the two files go.", metavar="DIR")] = Path(
+        "adopted"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated pair."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.adopt(incident, out, to, as_json=as_json)
+
+
 @app.command()
 def export(
     incident: IncidentArgument = "last",

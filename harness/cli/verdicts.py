@@ -1,13 +1,16 @@
-"""``replay``: the verdict on a recorded incident, from its files alone."""
+"""``replay`` and ``adopt``: the verdict on a recorded incident from its files alone, and a test made of it."""
 
 from pathlib import Path
 
 import typer
 
 from harness import store
+from harness.adopt import adopt as adopted
 from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS, print_json, say, show
 from harness.core.text import escape
-from harness.inquest import verdict_of
+from harness.core.verdict import judge
+from harness.errors import RigError, UsageError
+from harness.inquest import evidence_of, verdict_of
 from harness.report import text
 
 
@@ -31,3 +34,29 @@ def replay(what: str, out_dir: Path, *, as_json: bool) -> None:
     if same is False:
         raise typer.Exit(EXIT_DEVICE_FAILED)
     raise typer.Exit(EXIT_PASS if verdict["conclusive"] else EXIT_INCONCLUSIVE)
+
+
+def adopt(what: str, out_dir: Path, to: Path, *, as_json: bool) -> None:
+    """Write NAME.toml and test_NAME.py into ``to``; what is there already is not overwritten."""
+    one = store.find(what, out_dir)
+    evidence = evidence_of(one)
+    made = adopted(one.record, judge(evidence), evidence)
+    files = {to / f"{made.name}.toml": made.scenario, to / f"test_{made.name}.py": made.test}
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            with path.open("x") as file:
+                file.write(content)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{error.filename} exists: adopted before? Remove it, or choose another --to"
+        ) from error
+    except OSError as error:
+        raise RigError(f"{to}: {error.strerror}") from error
+    scenario, test = map(str, files)
+    if as_json:
+        print_json({"incident": str(one.path.absolute()), "scenario": scenario, "test": test})
+        return
+    say(f"scenario: {escape(scenario)}")
+    say(f"test:     {escape(test)}")
+    say(f"run it:   python -m pytest {escape(test)}")
