@@ -170,13 +170,16 @@ def show(
 def replay(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also all sources on one clock, from cause to detection.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
     with reported(as_json):
         from harness.cli import verdicts
 
-        verdicts.replay(incident, out, as_json=as_json)
+        verdicts.replay(incident, out, timeline=timeline, as_json=as_json)
 
 
 @app.command(short_help="Turn an incident into a scenario and a pytest.")

@@ -1,5 +1,7 @@
 """Findings in the answers: refused, lost, late, repeated or miscounted; and a side that left the link alone. Pure."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
@@ -11,6 +13,8 @@ DUE_NS: Final = NS_PER_S
 """An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of it."""
 PROMPT_NS: Final = DUE_NS // 2
 """A step within the secondary that takes longer is the one that made the answer late."""
+MAX_SLOW: Final = 256
+"""Slow answers that are looked at; a stall makes as many as were in flight."""
 ANSWER_STAGES: Final = (Stage.RESPONSE, Stage.STALL)
 
 
@@ -23,10 +27,11 @@ def answer_findings(e: Evidence) -> list[Finding]:
     if not found:
         # A repeated answer to a write that the capture has forgotten, or never had, looks like one to no write at all.
         found = _barriers_by_the_logs(e) or [_unknown(e, one) for one in believed[:1]]
-    slow = _slow(e)
-    late = _slow_answer(e, slow) if slow is not None else None
-    # When the wall clock was set, frames only seem to be far apart: then the device's own log must say so.
-    return found + ([late] if late is not None and (late.conclusive or e.link_times_hold) else [])
+    for slow in itertools.islice(_slow(e), MAX_SLOW):
+        late = _slow_answer(e, slow)
+        if late is not None:
+            return [*found, late]
+    return found
 
 
 def _wrong_answer(e: Evidence, answer: WrongAnswer) -> Finding:
@@ -65,8 +70,8 @@ def _unknown(e: Evidence, answer: WrongAnswer) -> Finding:
 
 
 # --- answers that took too long -----------------------------------------------------------------------------
-def _slow(e: Evidence) -> LinkWrite | None:
-    """The first write whose answer came late or never, although the capture would have shown it."""
+def _slow(e: Evidence) -> Iterator[LinkWrite]:
+    """Writes whose answers came late or never, as far as the capture shows."""
     assert e.link is not None
     # A capture that is not whole proves silence only as far as it goes.
     limit_ns = e.t_detect_ns if e.t_detect_ns is not None else e.link.t_last_ns
@@ -78,11 +83,11 @@ def _slow(e: Evidence) -> LinkWrite | None:
         until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
         waited_ns = (row.t_ack_ns if row.ack >= 0 else until_ns) - row.t_sent_ns
         if waited_ns > DUE_NS:
-            return write
-    return None
+            yield write
 
 
-def _slow_answer(e: Evidence, write: LinkWrite) -> Finding:
+def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
+    """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with it."""
     row = write.row
     came = row.ack >= 0
     waited = f"after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "not before the trigger"
@@ -92,12 +97,12 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding:
     if not came and e.capture_drops:
         reasons.append(f"the capture dropped {e.capture_drops} frames: the answer may be among them")
     kind = _by_the_log(e, write, reasons)
-    if kind is None and e.link_times_hold and not (not came and e.capture_drops):
+    if kind is None and e.link_times_hold and (came or e.capture_is_whole):
         kind = _by_the_traffic(e, write, reasons)
+    if kind in (None, "healthy") and not (e.link_times_hold and (came or e.capture_is_whole)):
+        return None
     if kind is None:
         missing = "the secondary's event log, which tells when it read, stored and answered the write"
-        if not e.link_times_hold:
-            missing += "; the wall clock was set during the run, so that times of frames prove nothing"
         return Finding(
             stage=None, kind="late or lost", side="secondary", candidates=ANSWER_STAGES, reasons=tuple(reasons),
             missing=missing, **fields,

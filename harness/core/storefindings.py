@@ -111,7 +111,8 @@ def _wrong_sectors(e: Evidence, side: SideEvidence, record: dict[str, Any], cont
         meant = _meant_at(e, side, sector, record)
         promised = e.promised(meant.write_id, sector, 1) if meant is not None else None
         if promised is None or promised != data:
-            kind = check(data, sector, {meant.write_id} if meant is not None else None)
+            known = meant is not None and meant.write_id != NO_ID
+            kind = check(data, sector, {meant.write_id} if meant is not None and known else None)
             if promised is None and kind in (Kind.OK, Kind.LOST):
                 continue  # nothing says that it should be otherwise
             found.append(Wrong(sector, kind, data, meant, record))

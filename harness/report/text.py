@@ -150,6 +150,13 @@ def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
 
 
+def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
+    """One line of the timeline on one clock: milliseconds from the detection, with the error bound."""
+    error = "?" if row["error_ns"] is None else f"{row['error_ns'] / 1e6:.3f}"
+    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} ms +-{error:<8}"
+    return f"{at} {row['side']:<9} {row['source']:<9} {row['event']:<18} {text(row.get('text', ''))[:120]}"
+
+
 def _verdict_line(verdict: Mapping[str, Any]) -> Text:
     return Text(text(verdict.get("text")), "bold" if verdict.get("conclusive") else "yellow")
 

@@ -1,5 +1,6 @@
 """The verdict: right on whole evidence of every kind, never wrong on cut evidence, blind to the simulation's tell-tales."""
 
+import itertools
 import json
 import random
 import struct
@@ -16,6 +17,7 @@ from fixtures.virtualbench import evidence
 from harness.benchfile import load_bench
 from harness.core.evidence import gather, without_tell_tales
 from harness.core.findings import Stage
+from harness.core.oneclock import rows
 from harness.core.rootcause import RootCauseSet
 from harness.core.verdict import judge
 from harness.edge.pcapng import read_frames
@@ -183,3 +185,25 @@ def test_every_stage_has_a_kind_that_shows_it() -> None:
     also = {one["stage"] for kind in KINDS for one in incident(kind).verdict["also"]}
     assert {str(stage) for stage in Stage} - shown - also == {str(Stage.PRIMARY_STORE)}
     assert set(OUTSIDE) <= set(KINDS)
+
+
+def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
+    """What happened later is never told earlier by more than the two errors, whoever told it."""
+    outcome = incident("bit_flip_receiver")
+    e = evidence(outcome.parts)
+    verdict = outcome.verdict
+    found = rows(e, verdict["t_cause_ns"] - 20_000_000, verdict["t_detect_ns"] + 20_000_000)
+    assert {one["source"] for one in found} >= {"host", "event log", "console", "link", "reflex", "control"}
+    assert [one["t_ns"] for one in found] == sorted(one["t_ns"] for one in found)
+    assert all(one["error_ns"] is None or 0 <= one["error_ns"] < 50_000_000 for one in found)
+    write = f"write {verdict['write_id']}:"
+    intent, data = (
+        next(one for one in found if one["event"] == name and one["text"].startswith(write))
+        for name in ("intent", "data")
+    )
+    refused = next(one for one in found if one["event"] == "REPL_DIGEST_FAILED")
+    told = next(one for one in found if one["source"] == "console" and "Digest integrity" in one["text"])
+    trigger = next(one for one in found if one["event"] == "trigger")
+    order = [intent, data, refused, told, trigger]
+    for earlier, later in itertools.pairwise(order):
+        assert earlier["t_ns"] - earlier["error_ns"] <= later["t_ns"] + later["error_ns"]
