@@ -347,32 +347,6 @@ def test_a_usage_error_with_json_is_one_object_too(arguments: list[str], said: s
     assert said in told(done)["error"]["text"]
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {"trigger": [1], "sets": {}},
-        {"trigger": {"t_frame_done_ns": "x", "t_arrival_ns": 1}},
-        {"sets": {"primary": {"complete": True, "bytes": "many"}}},
-        {"reasons": 5, "notes": 7},
-        {"capture": {"bytes_captured": "\x1b]0;x\x07"}},
-        {"bench": "\x1b[2J", "scenario": "[bold]", "created": "\x9b31m", "notes": ["\x1b[5m"]},
-    ],
-)
-def test_an_incident_of_a_stranger_is_shown_or_refused_and_harms_no_terminal(
-    record: dict[str, Any], tmp_path: Path
-) -> None:
-    folder = tmp_path / "incidents" / "odd"
-    folder.mkdir(parents=True)
-    (folder / "incident.json").write_text(json.dumps(record))
-    (folder / "timeline.jsonl").write_text('{"t_ns":"x","event":"\\u001b[2J"}\n[1]\n')
-    shown = freezeframe("show", "odd", "--timeline", cwd=tmp_path)
-    assert shown.returncode in (0, 2)
-    assert not set(shown.stdout + shown.stderr) & {"\x1b", "\x9b", "\x07"}
-    as_json = freezeframe("show", "odd", "--json", cwd=tmp_path)
-    assert as_json.returncode == 0
-    assert record.items() <= told(as_json).items()
-
-
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "no such folder" in freezeframe("list", "--out", "nowhere", cwd=tmp_path).stdout
 
