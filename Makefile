@@ -8,8 +8,11 @@ SOURCES := harness drivers firmware_sim fixtures tests
 WORKERS ?= 2
 SEED ?= 7
 SCENARIO ?= bit_flip_receiver
+# Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
+VERDICT_RUNS ?= 500
+VERDICT_PROCESSES ?= 26
 
-.PHONY: help setup demo test lint claims docs
+.PHONY: help setup demo test lint claims docs verdict
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -17,6 +20,7 @@ help:
 	@echo "make test    set-up, then every check and every test"
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
+	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make docs    the generated documents"
 
 setup:
@@ -45,6 +49,9 @@ test: lint
 
 claims: setup
 	@$(BIN)/python -m fixtures.claims
+
+verdict: setup
+	@$(BIN)/python -m fixtures.verdictrun --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
 
 docs: setup claims
 	@$(BIN)/python -m fixtures.framesdoc

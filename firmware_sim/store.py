@@ -191,10 +191,18 @@ class Store(Generic[M]):
 
     def write(self, offset_bytes: int, data: Buffer) -> None:
         self._check(offset_bytes, len(data))
-        for block, content, intended in self._merged(offset_bytes, data):
-            self._intended[block] = intended
-            self._dirty[block] = content
-            self._to_scrub[block] = None
+        if offset_bytes % BLOCK_BYTES or len(data) % BLOCK_BYTES:
+            for block, content, intended in self._merged(offset_bytes, data):
+                self._intended[block] = intended
+                self._dirty[block] = content
+                self._to_scrub[block] = None
+        else:
+            first = offset_bytes // BLOCK_BYTES
+            contents = [bytes(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+            blocks = range(first, first + len(contents))
+            self._intended.update(zip(blocks, map(crc32, contents), strict=True))
+            self._dirty.update(zip(blocks, contents, strict=True))
+            self._to_scrub.update(dict.fromkeys(blocks))
         self._make_room()
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:

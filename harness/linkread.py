@@ -72,6 +72,8 @@ class _Reader:
                     self._keep(row, seen)
             case ledgerevents.DigestMismatch():
                 pass  # told by the rows, once it is known whether the algorithm was the right one
+            case ledgerevents.BrokenStamp(row=row):
+                self.mark(row.packet_no, "digest right, but not what the host's writer stamped")
             case ledgerevents.NegativeAck(packet=packet):
                 self.mark(packet.packet_no, "negative acknowledgement")
             case ledgerevents.RepeatedAck(packet=packet):

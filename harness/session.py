@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -74,6 +75,8 @@ class Session:
         self.incident = incident
         self.view = view
         self.triggers: list[Trigger] = []
+        self.causes: list[Trigger] = []
+        """What was seen before anything was done: the trigger that instructed first, then those of the same moment."""
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
@@ -85,6 +88,8 @@ class Session:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
         self._rule_files = RuleFiles(rig.bench)
         rules = rig.bench.rules()
         self._canaries = Canaries()
@@ -196,12 +201,8 @@ class Session:
         match event:
             case Trigger():
                 self._triggered(source, event)
-            case FrameSent():
-                self.incident.acted(event)
-                self._frame(recovery.FrameOut(side=event.side), event.frame)
-            case FrameFailed():
-                self.incident.acted(event)
-                self._frame(recovery.FrameNotOut(side=event.side, reason=event.error), b"")
+            case FrameSent() | FrameFailed():
+                self._acted(event)
             case WorkloadProgress():
                 self.progressed_ns = event.t_ns
                 self.view.progress(event.bytes_written, event.bytes_total)
@@ -229,20 +230,39 @@ class Session:
             return
         self.triggers.append(trigger)
         self.incident.triggered(trigger)
-        if self.collector is None and trigger.instruct:
-            armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
-            self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
-            if self.is_autonomic:
-                for side in armed:
-                    self._frame(recovery.FrameOut(side=side), b"")
+        if self.is_autonomic and trigger.instruct:
+            # The pair acts by itself, and when is not told: all that is seen may be what it acted on.
+            self.causes.append(trigger)
+            if self.collector is None:
+                collector = self._collect(trigger)
+                for side in trigger.instruct:
+                    collector.feed(recovery.FrameOut(side=side))
 
-    def _frame(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes) -> None:
-        if self.collector is not None:
-            self.collector.feed(event, frame)
+    def _acted(self, event: FrameSent | FrameFailed) -> None:
+        # Not a trigger but its frames begin the recovery: one that came before the bench was armed has none. The
+        # reflex tells them right behind the hits of one read, and acts on the first of these that instructs anybody.
+        if self.collector is None and self.triggers:
+            moment_ns = self.triggers[-1].t_match_ns
+            together = [one for one in self.triggers if one.t_match_ns == moment_ns]
+            self.causes = sorted(together, key=lambda one: not one.instruct)
+            self._collect(self.causes[0])
+        self.incident.acted(event)
+        if self.collector is not None and isinstance(event, FrameSent):
+            self.collector.feed(recovery.FrameOut(side=event.side), event.frame)
+        elif self.collector is not None and isinstance(event, FrameFailed):
+            self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
+
+    def _collect(self, trigger: Trigger) -> Collector:
+        self.incident.acts_on(trigger)
+        armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
+        self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        return self.collector
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"\0")
+        # A collector that outlives its cancelling must not write into whatever has the descriptor's number by then.
+        with self._wake_lock, contextlib.suppress(OSError):
+            if not self._is_closed:
+                os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
         """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
@@ -256,8 +276,10 @@ class Session:
         self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._wake_lock:
+            self._is_closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _recheck(self) -> None:
         """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""

@@ -4,13 +4,14 @@ Modules of the bench are imported when a command needs them: ``--help`` and shel
 """
 
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli import complete
-from harness.cli.output import reported, say
+from harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
     name="freezeframe",
@@ -68,10 +69,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    # A closed terminal and a polite kill end a command as Ctrl-C does: in order, and with the bench in its safe state.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlive its terminal
-            signal.signal(number, signal.default_int_handler)
+    pass
 
 
 @app.command()
@@ -140,7 +138,7 @@ def search(
         incidents.search(text, out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents; one of each kind stays.")
+@app.command(short_help="Remove old incidents, never the first of a kind.")
 def prune(
     keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
     out: OutOption = DEFAULT_OUT,
@@ -172,13 +170,32 @@ def show(
 def replay(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also all sources on one clock, from cause to detection.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
     with reported(as_json):
         from harness.cli import verdicts
 
-        verdicts.replay(incident, out, as_json=as_json)
+        verdicts.replay(incident, out, timeline=timeline, as_json=as_json)
+
+
+@app.command(short_help="Turn an incident into a scenario and a pytest.")
+def adopt(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    to: Annotated[Path, typer.Option("--to", help="Where the two files go.", metavar="DIR")] = Path(
+        "adopted"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated pair."""
+    with reported(as_json):
+        from harness.cli import verdicts
+
+        verdicts.adopt(incident, out, to, as_json=as_json)
 
 
 @app.command()
@@ -333,4 +350,13 @@ def sim(
 
 
 def main() -> None:
-    app()
+    """The command; its exit status is the process's."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench in its safe state.
+        if signal.getsignal(number) is signal.SIG_DFL:  # but nohup means what it says
+            signal.signal(number, signal.default_int_handler)
+    try:
+        status = app(standalone_mode=False)
+    except CommandLineError as error:
+        status = refuse(error, as_json="--json" in sys.argv)
+    sys.exit(status)

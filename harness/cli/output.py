@@ -5,7 +5,9 @@ import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -20,6 +22,7 @@ EXIT_DEVICE_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_RIG: Final = 3
 EXIT_INCONCLUSIVE: Final = 4
+TRACEBACK_VARIABLE: Final = "FREEZEFRAME_TRACEBACK"
 EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "pass": EXIT_PASS,
     "fail": EXIT_DEVICE_FAILED,
@@ -27,6 +30,9 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "inconclusive": EXIT_INCONCLUSIVE,
     "interrupted": EXIT_INTERRUPTED,
 }
+
+CommandLineError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
+"""What is wrong with the command line itself; click's UsageError, whose module depends on typer's version."""
 
 
 # rich honours NO_COLOR and a stream that is no terminal by itself. Results go to stdout, all else to stderr.
@@ -88,11 +94,44 @@ def complain(error: HarnessError) -> None:
         err.print(f"freezeframe: {whose}: {escape(line)}", style="bold red", markup=False)
 
 
+def refuse(error: Any, *, as_json: bool) -> int:
+    """Tell of a CommandLineError; the exit status."""
+    if as_json:
+        print_json({"outcome": "usage", "error": {"whose": "usage", "text": error.format_message()}})
+    error.show()
+    return EXIT_USAGE
+
+
+@contextlib.contextmanager
+def _foreseen() -> Iterator[None]:
+    """Whatever is raised inside comes out as something that has an exit status of its own."""
+    try:
+        yield
+    except (HarnessError, BrokenPipeError, typer.Exit):
+        raise
+    except OSError as error:
+        raise RigError(str(error)) from error
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        raise own_mistake(error) from error
+
+
+def own_mistake(error: Exception) -> RigError:
+    """An exception that nobody foresaw, in one line: the rig is not to be trusted, and no device has failed."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return RigError(
+        f"internal error: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}); "
+        f"{TRACEBACK_VARIABLE}=1 shows where it came from, please report it"
+    )
+
+
 @contextlib.contextmanager
 def reported(as_json: bool) -> Iterator[None]:
     """Around every command: no traceback for what can go wrong outside; the exit status says whose fault it is."""
     try:
-        yield
+        with _foreseen():
+            yield
     except HarnessError as error:
         if as_json:
             whose, outcome = _whose(error)

@@ -111,7 +111,7 @@ class WatchView(TerminalView):
         super().happened(source, event)
         if isinstance(event, LinkStats):
             self.move(
-                f"{event.writes} writes copied, {event.acks} answered, {event.kernel_drops} frames dropped"
+                f"writes copied: {event.writes}, answered: {event.acks}, frames dropped: {event.kernel_drops}"
             )
 
 

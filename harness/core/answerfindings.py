@@ -1,5 +1,7 @@
 """Findings in the answers: refused, lost, late, repeated or miscounted; and a side that left the link alone. Pure."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
@@ -11,20 +13,25 @@ DUE_NS: Final = NS_PER_S
 """An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of it."""
 PROMPT_NS: Final = DUE_NS // 2
 """A step within the secondary that takes longer is the one that made the answer late."""
+MAX_SLOW: Final = 256
+"""Slow answers that are looked at; a stall makes as many as were in flight."""
 ANSWER_STAGES: Final = (Stage.RESPONSE, Stage.STALL)
 
 
 def answer_findings(e: Evidence) -> list[Finding]:
     if e.link is None:
         return _from_the_logs(e)
-    found = [_wrong_answer(e, one) for one in e.link.answers if one.kind != "unknown"]
+    # With holes in the capture a write that it lacks makes a right count look wrong, and a right answer stray.
+    believed = [one for one in e.link.answers if e.capture_is_whole or one.kind in ("neg-ack", "repeated")]
+    found = [_wrong_answer(e, one) for one in believed if one.kind != "unknown"]
     if not found:
         # A repeated answer to a write that the capture has forgotten, or never had, looks like one to no write at all.
-        found = [_unknown(e, one) for one in e.link.answers[:1]]
-    slow = _slow(e)
-    late = _slow_answer(e, slow) if slow is not None else None
-    # When the wall clock was set, frames only seem to be far apart: then the device's own log must say so.
-    return found + ([late] if late is not None and (late.conclusive or e.link_times_hold) else [])
+        found = _barriers_by_the_logs(e) or [_unknown(e, one) for one in believed[:1]]
+    for slow in itertools.islice(_slow(e), MAX_SLOW):
+        late = _slow_answer(e, slow)
+        if late is not None:
+            return [*found, late]
+    return found
 
 
 def _wrong_answer(e: Evidence, answer: WrongAnswer) -> Finding:
@@ -63,21 +70,24 @@ def _unknown(e: Evidence, answer: WrongAnswer) -> Finding:
 
 
 # --- answers that took too long -----------------------------------------------------------------------------
-def _slow(e: Evidence) -> LinkWrite | None:
-    """The first write whose answer came late or never, although the capture would have shown it."""
+def _slow(e: Evidence) -> Iterator[LinkWrite]:
+    """Writes whose answers came late or never, as far as the capture shows."""
     assert e.link is not None
+    # A capture that is not whole proves silence only as far as it goes.
     limit_ns = e.t_detect_ns if e.t_detect_ns is not None else e.link.t_last_ns
+    limit_ns = limit_ns if e.capture_is_whole else min(limit_ns, e.link.t_last_ns)
     for write in e.link.writes:
         row = write.row
         if row.unknown or not row.expects_ack or row.t_sent_ns > limit_ns:
             continue
-        waited_ns = (row.t_ack_ns if row.ack >= 0 else limit_ns) - row.t_sent_ns
+        until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
+        waited_ns = (row.t_ack_ns if row.ack >= 0 else until_ns) - row.t_sent_ns
         if waited_ns > DUE_NS:
-            return write
-    return None
+            yield write
 
 
-def _slow_answer(e: Evidence, write: LinkWrite) -> Finding:
+def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
+    """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with it."""
     row = write.row
     came = row.ack >= 0
     waited = f"after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "not before the trigger"
@@ -87,12 +97,12 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding:
     if not came and e.capture_drops:
         reasons.append(f"the capture dropped {e.capture_drops} frames: the answer may be among them")
     kind = _by_the_log(e, write, reasons)
-    if kind is None and e.link_times_hold and not (not came and e.capture_drops):
+    if kind is None and e.link_times_hold and (came or e.capture_is_whole):
         kind = _by_the_traffic(e, write, reasons)
+    if kind in (None, "healthy") and not (e.link_times_hold and (came or e.capture_is_whole)):
+        return None
     if kind is None:
         missing = "the secondary's event log, which tells when it read, stored and answered the write"
-        if not e.link_times_hold:
-            missing += "; the wall clock was set during the run, so that times of frames prove nothing"
         return Finding(
             stage=None, kind="late or lost", side="secondary", candidates=ANSWER_STAGES, reasons=tuple(reasons),
             missing=missing, **fields,
@@ -113,7 +123,7 @@ def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None
         return None
     received, answered = log.of_write("REPL_RECEIVE", number), log.of_write("REPL_ACK_SENT", number)
     if received is None:
-        if not log.log_is_whole and log.events[0]["uptime_ns"] > log.events[-1]["uptime_ns"] - DUE_NS:
+        if not log.log_is_whole and not _reaches_back(e, write.row.t_sent_ns):
             return None
         reasons.append("the secondary's event log holds nothing of the write: it had not read it")
         return "not reading"
@@ -131,6 +141,12 @@ def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None
         )
         return "late"
     return _read_late(e, write, received, reasons)
+
+
+def _reaches_back(e: Evidence, t_ns: Ns) -> bool:
+    """Whether the secondary's event log, which has wrapped, still tells of that time."""
+    at = e.secondary.at(e.secondary.events[0])
+    return at is not None and e.link_times_hold and at[0] + at[1] < t_ns
 
 
 def _read_late(e: Evidence, write: LinkWrite, received: Any, reasons: list[str]) -> str | None:
@@ -199,14 +215,21 @@ def _from_the_logs(e: Evidence) -> list[Finding]:
         if known:
             told = "the primary logged a second answer to a write that had been answered"
             found.append(_told(record["sector"], "repeated", told, **device_time(primary, record)))
-    sent = {one["barrier"]: one["writes"] for one in primary.named("REPL_BARRIER_SENT")}
-    for record in secondary.named("REPL_BARRIER_ACK"):
-        expected = sent.get(record["barrier"], record["writes"])
+    found += _barriers_by_the_logs(e)
+    return found or _open_writes(e)
+
+
+def _barriers_by_the_logs(e: Evidence) -> list[Finding]:
+    """The two event logs on the count of one barrier. Barriers are numbered anew with each connection: newest first."""
+    sent = list(reversed(e.primary.named("REPL_BARRIER_SENT")))
+    for record in reversed(e.secondary.named("REPL_BARRIER_ACK")):
+        expected = next(
+            (one["writes"] for one in sent if one["barrier"] == record["barrier"]), record["writes"]
+        )
         if expected != record["writes"]:
             told = f"the logs differ on barrier {record['barrier']}: {expected} writes sent, {record['writes']} told"
-            found.append(_told(None, "wrong barrier", told, **device_time(secondary, record)))
-            break
-    return found or _open_writes(e)
+            return [_told(None, "wrong barrier", told, **device_time(e.secondary, record))]
+    return []
 
 
 def _told(sector: int | None, kind: str, reason: str, **fields: Any) -> Finding:

@@ -6,8 +6,9 @@ few numbers a rule, and for a rate its newest ``count`` times: bounded for ever.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from harness.core.events import NS_PER_MS, Ns
 from harness.core.rules import ConsoleRule
@@ -17,8 +18,7 @@ THEN: Final = 1
 """Part of a rule that a pattern stands for: its own text, or the text that has to follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     rule: int
     """Index into the rules that the Scanner was made with."""
     end_offset_bytes: int

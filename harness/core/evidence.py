@@ -7,13 +7,11 @@ is taken away at the door, and neither the scenario's name nor the run's steps o
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final
 
-from crc32c import crc32c
-
-from harness.core import blockstamp, deviceclock
-from harness.core.blockstamp import Journal
+from harness.core import deviceclock
+from harness.core.blockstamp import Journal, stamped_crc
 from harness.core.deviceclock import Bound, DeviceClock
 from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
@@ -106,6 +104,8 @@ class Evidence:
     link_problem: str = ""
     """Why there is no capture, or why it ends early."""
     capture_drops: int = 0
+    capture_frames: int | None = None
+    """As many the watch recorded; None: it did not tell."""
     journal: Journal | None = None
     journal_problem: str = ""
     trigger: Mapping[str, Any] | None = None
@@ -130,18 +130,28 @@ class Evidence:
         return self.trigger["t_match_ns"] if self.trigger else None
 
     @property
+    def is_uneventful(self) -> bool:
+        """Nothing triggered, and the data of both sides are what the host was promised."""
+        return self.trigger is None and bool((self.comparison or {}).get("data_equal"))
+
+    @property
     def link_times_hold(self) -> bool:
         """Whether times of frames can be compared with each other and with other sources."""
         return abs(self.wall_step_ns) <= STEP_NS
 
     @property
     def capture_is_whole(self) -> bool:
-        return (
-            self.link is not None
-            and not self.capture_drops
-            and not self.link.gaps
-            and not self.link.is_cut_short
+        link = self.link
+        return link is not None and not (
+            self.capture_drops or link.gaps or link.is_cut_short or self.frames_missing
         )
+
+    @property
+    def frames_missing(self) -> int:
+        """Frames that the watch recorded and the file does not hold."""
+        if self.link is None or self.capture_frames is None:
+            return 0
+        return max(0, self.capture_frames - self.link.frames)
 
     # --- following one write -----------------------------------------------------------------------------------
     def writes_to(self, sector: int, size_bytes: int | None = None) -> list[LinkWrite]:
@@ -182,13 +192,6 @@ class Evidence:
 
 def secondary_number(block_id: bytes) -> int:
     return int.from_bytes(block_id, "big") & WRITE_NO_MASK
-
-
-@lru_cache(maxsize=4096)
-def stamped_crc(sectors: int) -> int:
-    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of them give the same."""
-    whole: int = crc32c(blockstamp.stamp(0, 0, 0, 0, sectors, 0))
-    return whole
 
 
 def broken_stamps(write: LinkWrite) -> bool:
@@ -284,7 +287,7 @@ def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
     return _console_ranges(side.console, _CONSOLE_SYNC)
 
 
-def suspects(sides: Iterable[SideEvidence], journal: Journal | None) -> Callable[[LinkWrite], bool]:
+def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
     """Which captured writes keep their data: those that somebody complained of, and those that break their stamps."""
     sectors = set[int]()
     for side in sides:
@@ -292,7 +295,7 @@ def suspects(sides: Iterable[SideEvidence], journal: Journal | None) -> Callable
         sectors |= {sector for sector, _, _ in told_digests(side)}
 
     def is_suspect(write: LinkWrite) -> bool:
-        return write.sector in sectors or (journal is not None and broken_stamps(write))
+        return write.sector in sectors or broken_stamps(write)
 
     return is_suspect
 
@@ -326,7 +329,7 @@ def gather(
     read, journal_problem = _journal(journal)
     link, link_problem = None, ""
     if frames is not None:
-        link = LinkEvidence(link_ends(record), suspects(sides.values(), read))
+        link = LinkEvidence(link_ends(record), suspects(sides.values()))
         for number, (t_ns, frame) in enumerate(frames, 1):
             link.feed(t_ns, frame, number)
         link.close()
@@ -338,6 +341,7 @@ def gather(
         link_problem=link_problem
         or ("" if link is not None and link.frames else "there is no capture of the link"),
         capture_drops=int(capture.get("kernel_drops") or 0),
+        capture_frames=capture.get("packets"),
         journal=read,
         journal_problem=journal_problem,
         trigger=record.get("trigger"),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
-from harness.core.evidence import Evidence
+from harness.core.evidence import Evidence, SideEvidence
 
 GRADES: Final = "ABCDEF"
 CLOCK_LIMIT_NS: Final = 250 * NS_PER_MS
 """A device's clock that is known no better orders nothing against the link."""
-DEPTH_NS: Final = NS_PER_S // 10
+DEPTH_NS: Final = NS_PER_S
 """Of an event log before the trigger: less says nothing of how it came to it."""
 
 
@@ -31,7 +31,7 @@ def grade(e: Evidence) -> Grade:
 
 def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
     yield from _link(e)
-    for side in SIDES:
+    for side in SIDES if not e.is_uneventful else ():
         yield from _side(e, side)
     if e.journal is None:
         yield 1, e.journal_problem
@@ -58,27 +58,15 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
         yield 1, f"the capture has {e.link.gaps} holes"
     if e.link.is_cut_short:
         yield 1, "the capture holds more writes than are looked at"
-    detected_ns = e.t_detect_ns
-    if detected_ns is not None and e.link_times_hold and e.link.t_last_ns < detected_ns - DEPTH_NS:
-        early_ms = (detected_ns - e.link.t_last_ns) / NS_PER_MS
-        if not _quiet(e):
-            yield 1, f"the capture ends {early_ms:.0f} ms before the trigger"
-
-
-def _quiet(e: Evidence) -> bool:
-    """Nothing need have been on the link: all that was captured is answered, and nothing else was logged as sent."""
-    return e.link is not None and all(not one.row.waiting for one in e.link.writes[-64:])
+    if e.frames_missing:
+        yield 1, f"the capture lacks {e.frames_missing} of the frames that were recorded"
 
 
 def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     own = e.sides[side]
     if own.set is None:
         yield 2, f"the {side}'s root cause data set is missing: {own.set_problem or 'no reason told'}"
-    elif (
-        not own.log_is_whole
-        and own.events
-        and own.events[-1]["uptime_ns"] - own.events[0]["uptime_ns"] < DEPTH_NS
-    ):
+    elif not own.log_is_whole and (not own.events or _depth_ns(own) < DEPTH_NS):
         yield 1, f"the {side}'s event log reaches back less than {DEPTH_NS // NS_PER_MS} ms"
     if not own.console:
         yield 1, f"there is no console log of the {side}"
@@ -90,3 +78,7 @@ def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
         yield 1, f"what ties the {side}'s clock to ours contradicts itself: one of them was set"
     elif own.clock.error_ns > CLOCK_LIMIT_NS:
         yield 1, f"the {side}'s clock is known to {own.clock.error_ns / NS_PER_MS:.0f} ms only"
+
+
+def _depth_ns(own: SideEvidence) -> int:
+    return int(own.events[-1]["uptime_ns"] - own.events[0]["uptime_ns"])

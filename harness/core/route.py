@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from harness.core.evidence import Evidence, SideEvidence, stamped_crc
+from harness.core.blockstamp import stamped_crc
+from harness.core.evidence import Evidence, SideEvidence
 from harness.core.findings import Finding, link_error_ns
 from harness.core.linkevidence import LinkWrite
 from harness.wire.drbd import Cmd

@@ -15,8 +15,12 @@ class RuleBook:
         """``consoles``: name -> whose. ``default_instruct``: for rules without ``instruct``, the bench's policy."""
         self._default = list(default_instruct)
         self._consoles = dict(consoles)
-        self.rules = list(rules)
-        self.scanner = Scanner(self.rules, self._consoles)
+        self._put(rules, Scanner(rules, self._consoles))
+
+    def _put(self, rules: Sequence[ConsoleRule], scanner: Scanner) -> None:
+        self.rules, self.scanner = list(rules), scanner
+        self.instructed = [self._default if rule.instruct is None else list(rule.instruct) for rule in rules]
+        """Who is instructed, a list a rule."""
 
     def replace(self, rules: Sequence[ConsoleRule], places: Mapping[str, Place]) -> None:
         """Other rules from the next byte on. ``places``: where each console is, so that a text that is half there is
@@ -25,16 +29,14 @@ class RuleBook:
         fresh.adopt(
             self.scanner, {self.rules.index(rule): at for at, rule in enumerate(rules) if rule in self.rules}
         )
-        self.rules, self.scanner = list(rules), fresh
-
-    def instructed(self, rule: int) -> list[Side]:
-        """Who is instructed for a hit of that rule, in this order."""
-        named = self.rules[rule].instruct
-        return self._default if named is None else list(named)
+        self._put(rules, fresh)
 
     def who(self, hits: Sequence[Hit]) -> list[Side]:
-        """Of the first hit that is more than told."""
-        return next((sides for hit in hits if (sides := self.instructed(hit.rule))), [])
+        """Who is instructed, in this order: of the first hit that is more than told."""
+        for hit in hits:
+            if sides := self.instructed[hit.rule]:
+                return sides
+        return []
 
     def wait_ms(self, now_ns: Ns) -> int | None:
         """How long a silence may still last; None: for ever."""

@@ -40,6 +40,7 @@ from harness.errors import UsageError
 
 LinkEvent = Literal[
     "digest-mismatch",
+    "broken-stamp",
     "neg-ack",
     "late-ack",
     "missing-ack",

@@ -111,7 +111,8 @@ def _wrong_sectors(e: Evidence, side: SideEvidence, record: dict[str, Any], cont
         meant = _meant_at(e, side, sector, record)
         promised = e.promised(meant.write_id, sector, 1) if meant is not None else None
         if promised is None or promised != data:
-            kind = check(data, sector, {meant.write_id} if meant is not None else None)
+            known = meant is not None and meant.write_id != NO_ID
+            kind = check(data, sector, {meant.write_id} if meant is not None and known else None)
             if promised is None and kind in (Kind.OK, Kind.LOST):
                 continue  # nothing says that it should be otherwise
             found.append(Wrong(sector, kind, data, meant, record))
@@ -292,18 +293,12 @@ def compared_findings(e: Evidence) -> list[Finding]:
     if not first:
         return []
     side, kind, sector = first["side"], first["kind"], first["offset_bytes"] // SECTOR_BYTES
-    stages = {
-        Kind.LOST: Stage.LOST_WRITE, Kind.STALE: Stage.LOST_WRITE, Kind.MISDIRECTED: Stage.MISDIRECTED_WRITE,
-    }  # fmt: skip
     reasons = (f"at the end the {side}'s sector {sector} was found {kind}",)
-    written = next(reversed(e.writes_to(sector)), None)
-    fields: dict[str, Any] = of_write(e, written) if written is not None else {}
-    stage = stages.get(kind) if side == "secondary" else None
-    missing = "" if stage else "nothing tells when it went wrong"
-    fields |= {"side": side, "lba": sector}
+    before_both = (Stage.HOST_BUFFER, Stage.PRIMARY_STORE)
+    candidates = (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if side == "secondary" else before_both
     return [
         Finding(
-            stage=stage, kind=f"{kind} data", candidates=() if stage else STORE_STAGES, reasons=reasons,
-            missing=missing, **fields,
+            stage=None, kind=f"{kind} data", side=side, candidates=candidates, lba=sector, reasons=reasons,
+            missing="what tells when it went wrong: the capture, or an event log that reaches back so far",
         )
     ]  # fmt: skip

@@ -60,7 +60,7 @@ class Scanner:
         """The hits that ``data``, the next bytes of that console, completes, in the order of their ends."""
         stream = self._streams[console]
         stream.scan(data)
-        if stream.ends or stream.last_end:
+        if stream.ends or stream.has_regex_hit:
             return stream.judge(data, now_ns)
         stream.scanned += len(data)  # nearly every read of a run ends here
         return []
@@ -107,12 +107,18 @@ class _Stream:
         self._base = len(place.before) - place.offset_bytes
         self.scanned = 0
         """Bytes searched, those before the place included; all offsets in here count so."""
-        self.last_end = {
+        self._last_end = {
             number: 0
             for number, (_, part, rule) in enumerate(search.patterns)
             if (rule.then_regex if part == THEN else rule.regex)
         }
         """Regexes: where each last matched, told or not; 0: never."""
+        self.has_regex_hit = False
+        self._at_once = [
+            -1 if rule.is_compound or number in self._last_end else index
+            for number, (index, _, rule) in enumerate(search.patterns)
+        ]
+        """Of each pattern the rule, when a match needs no thought; this is the way of a trigger, kept short."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
         self.ends: list[tuple[int, int]] = []
@@ -126,7 +132,8 @@ class _Stream:
         self._stream.__enter__()
         self.scan = self._stream.scan
         self.scan(place.before)
-        self._counted(place.before)
+        self.judge(place.before, 0)
+        self.conditions = Conditions(search.chosen)
 
     @property
     def offset(self) -> int:
@@ -138,31 +145,27 @@ class _Stream:
         self.ends.append((pattern, end))
 
     def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
-        """What the matches in ``data``, just scanned, amount to."""
-        patterns, judge, base = self._search.patterns, self.conditions.judge, self._base
-        hits = [judge(*patterns[pattern][:2], end - base, now_ns) for pattern, end in self._counted(data)]
-        return [hit for hit in hits if hit is not None]
-
-    def _counted(self, data: bytes) -> list[tuple[int, int]]:
-        """The matches that count, in the order of their ends; ``data`` is behind us then."""
-        found: list[tuple[int, int]] = []
-        if self.ends:
-            found = [
-                (pattern, end) for pattern, end in self.ends if self._is_first_in_line(pattern, end, data)
-            ]
-            self.ends.clear()
-        if self.last_end:
-            last_break = max(data.rfind(b"\n"), data.rfind(b"\r"))
-            if last_break >= 0:
-                self._last_break = self.scanned + last_break
+        """What the matches in ``data``, just scanned, amount to; ``data`` is behind us then."""
+        hits: list[Hit] = []
+        for pattern, end in self.ends:
+            if (rule := self._at_once[pattern]) >= 0:
+                hits.append(Hit(rule, end - self._base))
+            elif self._is_first_in_line(pattern, end, data):
+                rule, part, _ = self._search.patterns[pattern]
+                if (hit := self.conditions.judge(rule, part, end - self._base, now_ns)) is not None:
+                    hits.append(hit)
+        self.ends.clear()
+        if self.has_regex_hit and (last_break := max(data.rfind(b"\n"), data.rfind(b"\r"))) >= 0:
+            self._last_break = self.scanned + last_break
         self.scanned += len(data)
-        return found
+        return hits
 
     def _is_first_in_line(self, pattern: int, end: int, data: bytes) -> bool:
-        last_end = self.last_end.get(pattern)
+        last_end = self._last_end.get(pattern)
         if last_end is None:
             return True
-        self.last_end[pattern] = end
+        self._last_end[pattern] = end
+        self.has_regex_hit = True
         if last_end == 0 or self._last_break >= last_end - 1:
             return True
         between = data[max(last_end - 1 - self.scanned, 0) : max(end - 1 - self.scanned, 0)]

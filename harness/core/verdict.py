@@ -34,7 +34,7 @@ def judge(e: Evidence) -> dict[str, Any]:
     quality = grade(e)
     return {
         "format": FORMAT,
-        "conclusive": first.conclusive if first is not None else e.trigger is None and quality.letter == "A",
+        "conclusive": first.conclusive if first is not None else e.is_uneventful,
         "text": _text(e, first, found[1:], quality),
         **_divergence(first),
         "reason": _reason(e, first),
@@ -193,7 +193,7 @@ def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality
         return f"Inconclusive: {_reason(e, first)} (evidence grade {quality.letter})."
     if not first.conclusive:
         open_stages = " or ".join(str(one) for one in first.candidates)
-        what = f"{first.kind}{_named(first)}: {open_stages}" if open_stages else first.kind
+        what = f"{first.kind}{_named(first)}{_byte(first)}: {open_stages}" if open_stages else first.kind
         return f"Inconclusive between {what}; missing: {first.missing} (evidence grade {quality.letter})."
     told = f"{_sentence(first)}; evidence grade {quality.letter}."
     extra = [one for one in others if one.stage not in DATA_STAGES and one.stage is not None]
@@ -210,15 +210,18 @@ def _named(first: Finding) -> str:
     return which + (f" (sector {first.lba})" if first.lba is not None else "")
 
 
+def _byte(first: Finding) -> str:
+    if first.place is None:
+        return ""
+    at = f"sector {first.lba}, byte {first.place.byte_offset} of the write"
+    return f", first in {at}, bits {first.place.bit_mask:#04x}"
+
+
 def _sentence(first: Finding) -> str:
     assert first.stage is not None
     where = _WHERE.get(first.stage)
     if where is not None:
-        byte = ""
-        if first.place is not None:
-            bits = f"bits {first.place.bit_mask:#04x}"
-            byte = f", first in sector {first.lba}, byte {first.place.byte_offset} of the write, {bits}"
-        return f"The data{_named(first)} first diverged {where}{byte}"
+        return f"The data{_named(first)} first diverged {where}{_byte(first)}"
     match first.stage:
         case Stage.LOST_WRITE:
             return f"The {first.side} acknowledged the data{_named(first)} and did not store them; it holds {first.found}"

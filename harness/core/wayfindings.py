@@ -7,7 +7,8 @@ The capture stands at the secondary's end of the link, so that what it shows rig
 
 from typing import Any, Final
 
-from harness.core.evidence import Evidence, SideEvidence, stamped_crc, told_digests
+from harness.core.blockstamp import stamped_crc
+from harness.core.evidence import Evidence, SideEvidence, broken_stamps, told_digests
 from harness.core.findings import (
     Finding,
     Place,
@@ -18,7 +19,7 @@ from harness.core.findings import (
     of_write,
     single_bit,
 )
-from harness.core.linkevidence import NO_ID, LinkWrite
+from harness.core.linkevidence import LinkWrite
 
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4
@@ -172,20 +173,15 @@ def _flipped_at(complaint: dict[str, Any], size: int, content: bytes | None) -> 
 def unchecked_findings(e: Evidence) -> list[Finding]:
     """Data that fit their digest and are not what the host was to write: wrong before the digest was made."""
     found = []
-    for write in e.link.writes if e.link and e.journal else ():
-        if write.write_id == NO_ID or not write.data or write.digest_is_right is False:
-            continue
-        if write.crc32c == stamped_crc(write.sectors):
-            continue
-        meant = _content_of(e, write)
-        if meant is not None and meant[1] != write.data:
-            found.append(_wrong_before_the_digest(e, write, meant))
+    for write in e.link.writes if e.link else ():
+        if write.data and write.digest_is_right is not False and broken_stamps(write):
+            found.append(_wrong_before_the_digest(e, write, _content_of(e, write)))
     return found
 
 
-def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, bytes]) -> Finding:
+def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None) -> Finding:
     reasons = [
-        "the capture shows data that fit their digest and are not what the host's journal says it wrote"
+        "the capture shows data that fit their digest and not the checksums that their writer stamped into them"
     ]
     candidates = (Stage.HOST_BUFFER, Stage.PRIMARY_BEFORE_DIGEST)
     arrived = e.primary.of_write("HOST_WRITE", e.primary_number(write))
@@ -207,4 +203,12 @@ def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, by
     return Finding(
         stage=stage, kind="data changed", side=side, candidates=() if stage else candidates,
         reasons=tuple(reasons), missing=missing, **_named(e, write, meant),
-    ).located(difference(meant[1], write.data))  # fmt: skip
+    ).located(_changed(write, meant))  # fmt: skip
+
+
+def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> Place | None:
+    """From the host's content, or without the journal from the checksum that all stamped data have."""
+    if meant is not None:
+        return difference(meant[1], write.data)
+    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.size_bytes, None)
+    return _undone(write.data, flipped) if flipped is not None else None

@@ -237,7 +237,7 @@ class Console:
                 t_arrival_ns=t_arrival_ns,
                 t_match_ns=t_match_ns,
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
-                instruct=self._book.instructed(hit.rule),
+                instruct=self._book.instructed[hit.rule],
             )
             for hit in hits
         ]

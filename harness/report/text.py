@@ -61,10 +61,11 @@ def outcome_line(outcome: str) -> Text:
 
 
 def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
-    where = f"{trigger.get('side')} {trigger.get('source')}, offset {trigger.get('offset_bytes')}"
+    unit = "packet" if trigger.get("source") == "link" else "offset"
+    where = f"{trigger.get('side')} {trigger.get('source')}, {unit} {trigger.get('offset_bytes')}"
     rows: list[Row] = [("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))]
     if trigger.get("excerpt") and trigger.get("source") == "console":
-        line = text(trigger["excerpt"]).rsplit("\\n", 1)[-1]
+        line = text(trigger.get("line") or trigger["excerpt"]).rsplit("\\n", 1)[-1]
         rows.append(("seen", Text(line[-160:], "cyan")))
     if trigger.get("detail"):
         rows.append(("found", Text(text(trigger["detail"]), "cyan")))
@@ -122,9 +123,10 @@ def _data_rows(record: Mapping[str, Any]) -> list[Row]:
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
     if lost is None:
-        rows.append(("lost writes", Text("not known", "yellow")))
+        rows.append(("lost", Text("not known", "yellow")))
     else:
-        rows.append(("lost writes", Text(f"{lost} acknowledged", "green" if lost == 0 else "bold red")))
+        said = f"{lost or 'no'} acknowledged write{'s' if lost and lost > 1 else ''}"
+        rows.append(("lost", Text(said, "green" if lost == 0 else "bold red")))
     return rows
 
 
@@ -139,15 +141,22 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
-def _look_rows(trigger: Mapping[str, Any]) -> list[Row]:
+def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     """Where a reader begins: the place of the trigger in the evidence."""
     if trigger.get("source") == "console":
         place = f"{text(trigger.get('side'))}/console.log, from byte {text(trigger.get('offset_bytes'))} on"
     else:
-        place = "link.pcapng"
+        place = f"link.pcapng, packet {text(trigger.get('offset_bytes'))}"
         if trigger.get("block_id"):
             place += f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
-    return [("look first at", Text(f"{place}; then freezeframe show --timeline"))]
+    return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
+
+
+def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
+    """One line of the timeline on one clock: milliseconds from the detection, with the error bound."""
+    error = "?" if row["error_ns"] is None else f"{row['error_ns'] / 1e6:.3f}"
+    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} ms +-{error:<8}"
+    return f"{at} {row['side']:<9} {row['source']:<9} {row['event']:<18} {text(row.get('text', ''))[:120]}"
 
 
 def _verdict_line(verdict: Mapping[str, Any]) -> Text:
@@ -201,7 +210,7 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_set_rows(record.get("sets", {})),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
-        *(_look_rows(trigger) if trigger else []),
+        *(_look_rows(trigger, record.get("id", "last")) if trigger else []),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]
     return _table(rows)

@@ -225,3 +225,16 @@ def test_a_full_medium_fails_the_flush_and_loses_nothing() -> None:
     medium.full = False
     store.flush()
     assert medium.pread(0, BLOCK_BYTES) == pattern(BLOCK_BYTES)
+
+
+def test_a_flush_reaches_the_medium_before_it_returns() -> None:
+    """Also with nothing in the cache: what was destaged before may still be in the medium's own."""
+    medium = MemoryMedium()
+    store = make(medium)
+    store.write(0, bytes(BLOCK_BYTES))
+    before = medium.syncs
+    store.flush()
+    assert medium.syncs > before
+    between = medium.syncs
+    store.flush()
+    assert medium.syncs > between

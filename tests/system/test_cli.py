@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,21 @@ def test_a_clean_run_leaves_nothing_unless_asked(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert told(done)["incident"] is None
     assert list((tmp_path / "incidents").iterdir()) == []
+
+
+def test_a_trigger_from_before_the_bench_was_armed_fails_the_run_and_hangs_nothing(tmp_path: Path) -> None:
+    """It has no frames, so no recovery follows; what is in the log of a pair that just came up is no secret either."""
+    shutil.copytree(load_bench("sim").path.parent, tmp_path / "bench")
+    (tmp_path / "bench/rules/sim.toml").write_text(
+        '[[rule]]\nname = "came-up"\nsource = "console"\nliteral = "pair state"\n'
+    )
+    (tmp_path / "small.toml").write_text(
+        'name = "small"\ntitle = "small"\nworkload.bytes_mib = 1\nexpect.detected = false\n'
+    )
+    done = freezeframe("run", "small.toml", "--bench", "bench/sim.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert told(done)["actions"] == []
+    assert "unexpected trigger came-up" in told(done)["reasons"][0]
 
 
 def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(tmp_path: Path) -> None:
@@ -288,6 +304,49 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Pat
     done = freezeframe(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--seed", "x"], "--seed"),
+        (["frobnicate"], "frobnicate"),
+        (["warmstart", "primary"], "--bench"),
+        (["pull", "primary", "--bench", "sim", "--set", "-1"], "--set"),
+        (["run", "no_such_scenario"], "no such scenario"),
+    ],
+)
+def test_a_usage_error_with_json_is_one_object_too(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = freezeframe(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told(done)["outcome"] == "usage"
+    assert said in told(done)["error"]["text"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"trigger": [1], "sets": {}},
+        {"trigger": {"t_frame_done_ns": "x", "t_arrival_ns": 1}},
+        {"sets": {"primary": {"complete": True, "bytes": "many"}}},
+        {"reasons": 5, "notes": 7},
+        {"capture": {"bytes_captured": "\x1b]0;x\x07"}},
+        {"bench": "\x1b[2J", "scenario": "[bold]", "created": "\x9b31m", "notes": ["\x1b[5m"]},
+    ],
+)
+def test_an_incident_of_a_stranger_is_shown_or_refused_and_harms_no_terminal(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "incidents" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "incident.json").write_text(json.dumps(record))
+    (folder / "timeline.jsonl").write_text('{"t_ns":"x","event":"\\u001b[2J"}\n[1]\n')
+    shown = freezeframe("show", "odd", "--timeline", cwd=tmp_path)
+    assert shown.returncode in (0, 2)
+    assert not set(shown.stdout + shown.stderr) & {"\x1b", "\x9b", "\x07"}
+    as_json = freezeframe("show", "odd", "--json", cwd=tmp_path)
+    assert as_json.returncode == 0
+    assert record.items() <= told(as_json).items()
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

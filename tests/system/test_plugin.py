@@ -22,10 +22,13 @@ def test_named_wrongly(pair, faults):
 
 
 def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text(TESTS)
+    mine, found = tmp_path / "mine", tmp_path / "found"
+    mine.mkdir()
+    found.mkdir()  # pytest takes the common ancestor of what is there for its root, and counts node ids from it
+    (mine / "test_mine.py").write_text(TESTS)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--ff-seed", "5", "--ff-out", str(tmp_path / "found")],
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", "-q", "--ff-seed", "5", "--ff-out", str(found)],
+        cwd=mine,
         capture_output=True,
         text=True,
         timeout=100,
@@ -35,7 +38,7 @@ def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) 
     named = re.search(r"- freezeframe incidents -+\n(.+)", done.stdout)
     assert named, done.stdout
     incident = StoredIncident.open(Path(named[1]))
-    assert incident.path.parent == tmp_path / "found"
+    assert incident.path.parent == found
     assert (incident.outcome, incident.broken_sums()) == ("fail", [])
     assert incident.record["trigger"]["rule"] == "link-neg-ack"
     assert "pytest 'test_mine.py::test_named_wrongly' --ff-bench sim --ff-seed 5" in done.stdout

@@ -123,7 +123,7 @@ def test_who_is_instructed() -> None:
         ConsoleRule(name="policy", literal="c"),
     ]
     book = RuleBook(rules, ["primary"], {})
-    assert [book.instructed(number) for number in range(3)] == [[], ["secondary", "primary"], ["primary"]]
+    assert book.instructed == [[], ["secondary", "primary"], ["primary"]]
     assert book.who([Hit(0, 1), Hit(2, 2), Hit(1, 3)]) == ["primary"]
     assert book.who([Hit(0, 1)]) == []
     assert book.who([]) == []
