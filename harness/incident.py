@@ -15,6 +15,7 @@
 No name of a file comes from a device. All errors of the file system become RigError, which names the path.
 """
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -60,6 +61,8 @@ from harness.store import (
 M = TypeVar("M", bound=Callable[..., Any])
 FORMAT: Final = "freezeframe-incident/1"
 INCIDENT_ID_BYTES: Final = 16
+MAX_LINE_BYTES: Final = 1024
+"""Of a trigger's line before and behind the match."""
 MAX_LISTED: Final = 1000
 """As many triggers, actions, steps and notes are kept in incident.json; the timeline has all."""
 
@@ -333,6 +336,7 @@ class Incident:
         assert outcome in OUTCOMES
         self.record |= fields
         self.record["outcome"] = outcome
+        self._complete_line()
         with told(self.path / TIMELINE):
             os.fsync(self._timeline_fd)
         self.milestone()
@@ -352,6 +356,18 @@ class Incident:
         with told(self.path):
             shutil.rmtree(self.path)
         self._release()
+
+    def _complete_line(self) -> None:
+        """A trigger on a console is told at its last byte; what the line said behind that is known only now."""
+        trigger = self.record["trigger"]
+        if trigger is None or trigger["source"] != "console":
+            return
+        end = trigger["offset_bytes"]
+        with contextlib.suppress(OSError), self.console_path(trigger["side"]).open("rb") as log:
+            log.seek(max(0, end - MAX_LINE_BYTES))
+            before, behind = log.read(min(end, MAX_LINE_BYTES)), log.read(MAX_LINE_BYTES)
+            line = before.rpartition(b"\n")[2] + behind.partition(b"\n")[0]
+            trigger["line"] = escape(line.rstrip(b"\r"))
 
     def _release(self) -> None:
         self._is_closed = True

@@ -22,6 +22,7 @@ from harness.core.events import (
     Disarm,
     LinkStats,
     NewRules,
+    Note,
     Ns,
     ProcessReady,
     Side,
@@ -190,11 +191,20 @@ class Observation:
                 self.link = event
 
     def stop(self) -> list[tuple[str, AnyEvent]]:
-        """End all children in order (the writer, the link, the reflex) and return what they still had to say."""
-        deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
+        """End all children in order (the writer, the link, the reflex) and return what they still had to say.
+
+        A watcher that does not end by itself has not watched to the end: that is told as an error.
+        """
         last: list[tuple[str, AnyEvent]] = []
         for child in reversed(self._children):
+            deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
             last += [(child.name, event) for event in child.stop(deadline_ns)]
+            # 1 is how the writer ends when the host port failed, which it has told of.
+            if child.exit_status not in ((0, 1) if child.name == "workload" else (0,)):
+                text = f"{child.name} process did not end in order (status {child.exit_status}): it was blind at the end"
+                last.append(
+                    (child.name, Note(t_ns=time.monotonic_ns(), source=child.name, text=text, level="error"))
+                )
         self._note_link(last)
         self._children.clear()
         for line in self._shared:

@@ -61,10 +61,11 @@ def outcome_line(outcome: str) -> Text:
 
 
 def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
-    where = f"{trigger.get('side')} {trigger.get('source')}, offset {trigger.get('offset_bytes')}"
+    unit = "packet" if trigger.get("source") == "link" else "offset"
+    where = f"{trigger.get('side')} {trigger.get('source')}, {unit} {trigger.get('offset_bytes')}"
     rows: list[Row] = [("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))]
     if trigger.get("excerpt") and trigger.get("source") == "console":
-        line = text(trigger["excerpt"]).rsplit("\\n", 1)[-1]
+        line = text(trigger.get("line") or trigger["excerpt"]).rsplit("\\n", 1)[-1]
         rows.append(("seen", Text(line[-160:], "cyan")))
     if trigger.get("detail"):
         rows.append(("found", Text(text(trigger["detail"]), "cyan")))
@@ -122,9 +123,10 @@ def _data_rows(record: Mapping[str, Any]) -> list[Row]:
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
     if lost is None:
-        rows.append(("lost writes", Text("not known", "yellow")))
+        rows.append(("lost", Text("not known", "yellow")))
     else:
-        rows.append(("lost writes", Text(f"{lost} acknowledged", "green" if lost == 0 else "bold red")))
+        said = f"{lost or 'no'} acknowledged write{'s' if lost and lost > 1 else ''}"
+        rows.append(("lost", Text(said, "green" if lost == 0 else "bold red")))
     return rows
 
 
@@ -144,7 +146,7 @@ def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     if trigger.get("source") == "console":
         place = f"{text(trigger.get('side'))}/console.log, from byte {text(trigger.get('offset_bytes'))} on"
     else:
-        place = "link.pcapng"
+        place = f"link.pcapng, packet {text(trigger.get('offset_bytes'))}"
         if trigger.get("block_id"):
             place += f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
     return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]

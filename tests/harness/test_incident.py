@@ -99,6 +99,17 @@ def test_a_finished_incident_is_whole(tmp_path: Path) -> None:
     assert stored.broken_sums() == ["link.pcapng"]
 
 
+def test_the_whole_line_of_a_console_trigger_is_told(tmp_path: Path) -> None:
+    incident = create(tmp_path)
+    log = b"boot\r\n[ 1.5] drbd0: Out of sync: start=24, size=8 \x1b[1m(sectors)\r\n[ 1.6] next\r\n"
+    incident.console_path("secondary").write_bytes(log)
+    end = log.index(b"start=") + 6
+    incident.triggered(msgspec.structs.replace(TRIGGER, offset_bytes=end, excerpt=log[:end]))
+    incident.finish("fail")
+    line = Incident.open(incident.path).record["trigger"]["line"]
+    assert line == r"[ 1.5] drbd0: Out of sync: start=24, size=8 \x1b[1m(sectors)"
+
+
 def test_a_clean_run_leaves_nothing(tmp_path: Path) -> None:
     incident = create(tmp_path)
     incident.console_path("primary").write_bytes(b"text")
