@@ -222,6 +222,9 @@ def export(
         Path | None,
         typer.Option("--html", help="One page for a browser, with everything in it.", metavar="FILE"),
     ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Without the host's data, and with hashes for serial numbers.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write an incident as one file."""
@@ -229,7 +232,7 @@ def export(
         from harness.cli import exports
 
         targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
-        exports.export(incident, out, targets, as_json=as_json)
+        exports.export(incident, out, targets, redact=redact, as_json=as_json)
 
 
 rules_app = typer.Typer(help="Rule files, before they are armed.", no_args_is_help=True)

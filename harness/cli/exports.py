@@ -11,6 +11,7 @@ from harness.cli.output import err, print_json, say
 from harness.core.text import escape
 from harness.errors import RigError, UsageError
 from harness.evidence import Evidence
+from harness.redaction import RedactedEvidence, folder_key
 from harness.report import text
 from harness.report.html import page
 from harness.report.lua import dissector
@@ -28,7 +29,7 @@ class Targets:
     html: Path | None = None
 
 
-def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None:
+def export(what: str, out_dir: Path, targets: Targets, *, redact: bool, as_json: bool) -> None:
     asked = {one.name: getattr(targets, one.name) for one in fields(targets) if getattr(targets, one.name)}
     if not asked:
         raise UsageError(
@@ -43,6 +44,8 @@ def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None
     if set(asked) != {"lua"}:
         stored = store.find(what, out_dir)
         evidence = Evidence(stored)
+        if redact:
+            evidence = RedactedEvidence(stored, key=folder_key(stored.path.absolute().parent))
         told["incident"] = str(stored.path.absolute())
         if targets.pcapng:
             told["packets"] = write_pcapng(evidence, targets.pcapng)
