@@ -38,7 +38,8 @@ from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapReader
 start, count = time.perf_counter(), 0
 for raw, _ in RawPcapReader(sys.argv[1]):
-    count += len(bytes(Ether(raw)[TCP].payload))
+    frame = Ether(raw)
+    count += len(bytes(frame[TCP].payload)) if TCP in frame else 0
 print(time.perf_counter() - start, count)
 """
 
@@ -80,8 +81,8 @@ def offline(capture: Path) -> dict[str, float]:
             "tshark",
             "-r",
             str(capture),
-            "-d",
-            "tcp.port==7788,drbd",
+            "--enable-heuristic",
+            "drbd_tcp",
             "-T",
             "fields",
             "-e",

@@ -82,6 +82,7 @@ def measure(options: Options) -> Result:
             finally:
                 pair.close(failed=False)
     rows, targets = [], []
+    notes = [f"Frames that the capture dropped: {drops}."]
     for block, depth, wanted, unit in SHAPES:
         best = {name: tuple(map(median, zip(*seen[block, name], strict=True))) for name in uris}
         for name, (iops, mb_s, late) in best.items():
@@ -91,9 +92,8 @@ def measure(options: Options) -> Result:
         targets.append(
             Target(f"{block} queue {depth}", ours[0] if unit == "IOPS" else ours[1], wanted, unit=unit)
         )
-        targets.append()
+        notes.append(f"{block}: {ours[0] / best['nbdkit memory'][0]:.3f} of nbdkit's memory plugin.")
     columns = ["writes", "who", "IOPS", "MB/s", "99th us", "CPU us a write, both controllers"]
-    notes = [f"Frames that the capture dropped: {drops}."]
     return Result("pair", "The simulated pair, replicating and watched", columns, rows, targets, notes)
 
 
