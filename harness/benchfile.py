@@ -107,6 +107,10 @@ class PolicyTable(Table):
     on_hung_warmstart: Literal["power-cycle", "give-up"] = "give-up"
     power_off_s: Seconds = 1.0
     """How long the output stays off in a power cycle."""
+    redrive: bool = False
+    """Before the warmstart: save without disturbing, send the failing write again, tell transient from deterministic."""
+    redrive_timeout_s: Seconds = 3.0
+    """How long a write that was sent again is watched."""
 
     def recovery(self) -> RecoveryPolicy:
         return RecoveryPolicy(
@@ -178,6 +182,11 @@ class Bench(Table):
             yield ("policy", "on_hung_warmstart"), "needs a [power] table; allowed without one: 'give-up'"
         if len(set(self.policy.instruct)) != len(self.policy.instruct):
             yield ("policy", "instruct"), "names a side twice"
+        if self.policy.redrive and self.policy.instructed_by == "secondary":
+            yield (
+                ("policy", "redrive"),
+                "needs instructed_by = 'harness': who instructs itself has no frame of ours",
+            )
 
     def resolve(self, run_dir: Path, supply_port: int) -> Self:
         """The bench of one run: placeholders replaced, nothing else changed."""

@@ -5,12 +5,12 @@ It runs in a thread of its own beside the supervisor, which goes on reading what
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from harness.bench import Rig
 from harness.core import recovery
-from harness.core.events import NS_PER_S, Ns, Side
+from harness.core.events import NS_PER_S, FrameSent, Ns, Side, Trigger
 from harness.core.recovery import (
     Action,
     Answered,
@@ -29,9 +29,11 @@ from harness.core.recovery import (
     Rejoined,
     Replied,
     TimedOut,
+    Transition,
 )  # fmt: skip
 from harness.errors import RigError, WireError
 from harness.incident import Incident
+from harness.redrive import Redrive
 from harness.roles import Serviceable, SetEntry
 
 IDENTIFY_STEP_NS = NS_PER_S // 2
@@ -62,18 +64,33 @@ class Collector:
         self._recovery = Recovery(rig.bench.policy.recovery(), armed)
         self._compare = compare
         self._changed = changed
+        self._redrive: Redrive | None = None
         self._frames: dict[Side, bytes] = {}
         self._told = 0
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def redrive_first(self, cause: Trigger, triggers: Sequence[Trigger]) -> None:
+        """The frames that will be told of only save: the failing write is sent again, and the warmstart frames are
+        written here. ``triggers`` goes on growing."""
+        self._redrive = Redrive(
+            self._rig, self._incident, cause, triggers, self._cancelled.wait, self._tell_step
+        )
+
     def feed(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes = b"") -> None:
         """A frame went out or could not; the first action starts once all sides have been told of."""
         self._frames[event.side] = frame
+        if self._redrive is not None:
+            if self._frames.keys() >= self._armed.keys():
+                self._start(self._run_redrive, self._redrive)
+            return
         actions = self._on(event)
         if actions:
-            self._thread = threading.Thread(target=self._run, args=(actions,), name="collector", daemon=True)
-            self._thread.start()
+            self._start(self._run, actions)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        self._thread = threading.Thread(target=target, args=args, name="collector", daemon=True)
+        self._thread.start()
 
     @property
     def steps(self) -> list[recovery.Transition]:
@@ -85,6 +102,25 @@ class Collector:
         self._cancelled.set()
         if self._thread is not None:
             self._thread.join(wait_s)
+
+    def _run_redrive(self, redrive: Redrive) -> None:
+        actions: list[Action] = []
+        try:
+            redrive.carry_out(self._frames)
+            if self._cancelled.is_set():
+                return
+            for sent in redrive.warmstart(list(self._armed)):
+                self._incident.acted(sent, "redrive")
+                if isinstance(sent, FrameSent):
+                    self._frames[sent.side] = sent.frame
+                    actions = self._on(recovery.FrameOut(side=sent.side))
+                else:
+                    actions = self._on(recovery.FrameNotOut(side=sent.side, reason=sent.error))
+        except Exception as error:  # noqa: BLE001 - as in _run
+            self.failure = error
+            self._changed()
+            return
+        self._run(actions)
 
     def _run(self, actions: list[Action]) -> None:
         try:
@@ -98,13 +134,22 @@ class Collector:
             self.failure = error
         self._changed()
 
+    def _tell_step(self, step: str, detail: str, side: Side | None) -> None:
+        self._recovery.history.append(
+            Transition(t_ns=time.monotonic_ns(), side=side or "", step=step, detail=detail)
+        )
+        self._tell()
+
     def _on(self, event: recovery.Event) -> list[Action]:
         actions = self._recovery.on(event, time.monotonic_ns())
+        self._tell()
+        return actions
+
+    def _tell(self) -> None:
         for line in self._recovery.history[self._told :]:
             self._incident.step(line.t_ns, line.side, line.step, line.detail)
         self._told = len(self._recovery.history)
         self._changed()
-        return actions
 
     def _carry_out(self, action: Action) -> recovery.Event:
         try:
@@ -204,7 +249,9 @@ class Collector:
             # Its id is the pair's own. One of an earlier boot than the armed one is of another incident.
             ours = [one for one in listed if one.boot_epoch >= self._armed[side]]
             return max(ours, key=lambda one: one.set_id, default=None)
-        return next((one for one in listed if one.incident_id == self._incident.incident_id), None)
+        ours = [one for one in listed if one.incident_id == self._incident.incident_id]
+        # After a redrive there are two: the save before it, and the warmstart's, which is the newest.
+        return max(ours, key=lambda one: one.set_id, default=None)
 
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
         """The set is safe here: the controller may free it. One that does not understand keeps it."""

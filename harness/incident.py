@@ -221,7 +221,7 @@ class Incident:
             self.record["more_triggers"] = others[:MAX_LISTED]
 
     @_serialised
-    def acted(self, sent: FrameSent | FrameFailed) -> None:
+    def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> None:
         """A control frame went out, or could not. The first that did completes the trigger's timing."""
         action: dict[str, Any] = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
         if isinstance(sent, FrameSent):
@@ -234,7 +234,7 @@ class Incident:
         else:
             action["error"] = escape(sent.error)
         self._keep("actions", action)
-        self.append_event(sent, "reflex")
+        self.append_event(sent, source)
         self.milestone()
 
     @_serialised

@@ -116,7 +116,10 @@ class Session:
             for side in SIDES:
                 why = reason if side == first else control.Reason.SECOND_CONTROLLER
                 frames[source][side] = self.rig.controllers[side].freeze_frame(
-                    identities[side], why, self.incident.incident_id
+                    identities[side],
+                    why,
+                    self.incident.incident_id,
+                    disruptive=not self.rig.bench.policy.redrive,
                 )
         self.observation.arm(frames)
         self.incident.milestone()
@@ -256,6 +259,8 @@ class Session:
         self.incident.acts_on(trigger)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        if self.rig.bench.policy.redrive:
+            self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 
     def _wake(self) -> None:

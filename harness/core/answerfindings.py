@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.core.evidence import Evidence
+from harness.core.evidence import Evidence, EventRecord, SideEvidence
 from harness.core.findings import Finding, Stage, device_time, link_error_ns, of_write
 from harness.core.linkevidence import LinkWrite, WrongAnswer
+from harness.wire.drbd import Conn
 
 DUE_NS: Final = NS_PER_S
 """An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of it."""
@@ -220,16 +221,29 @@ def _from_the_logs(e: Evidence) -> list[Finding]:
 
 
 def _barriers_by_the_logs(e: Evidence) -> list[Finding]:
-    """The two event logs on the count of one barrier. Barriers are numbered anew with each connection: newest first."""
-    sent = list(reversed(e.primary.named("REPL_BARRIER_SENT")))
-    for record in reversed(e.secondary.named("REPL_BARRIER_ACK")):
-        expected = next(
-            (one["writes"] for one in sent if one["barrier"] == record["barrier"]), record["writes"]
-        )
+    """The two event logs on the count of one barrier, newest first."""
+    sent = {key: one["writes"] for key, one in _barriers(e.primary, "REPL_BARRIER_SENT")}
+    for key, record in _barriers(e.secondary, "REPL_BARRIER_ACK"):
+        expected = sent.get(key, record["writes"])
         if expected != record["writes"]:
             told = f"the logs differ on barrier {record['barrier']}: {expected} writes sent, {record['writes']} told"
             return [_told(None, "wrong barrier", told, **device_time(e.secondary, record))]
     return []
+
+
+def _barriers(side: SideEvidence, name: str) -> Iterator[tuple[tuple[int, int], EventRecord]]:
+    """((connection, barrier), record), newest first. Barriers are numbered anew with each connection, and the logs of
+    the two sides begin at different times: connections are counted from the newest back."""
+    connection = 0
+    for one in reversed(side.events):
+        if (
+            one["name"] == "CONN_STATE"
+            and one["from"] == Conn.WF_REPORT_PARAMS
+            and one["to"] > Conn.WF_REPORT_PARAMS
+        ):
+            connection += 1
+        elif one["name"] == name:
+            yield (connection, one["barrier"]), one
 
 
 def _told(sector: int | None, kind: str, reason: str, **fields: Any) -> Finding:

@@ -109,6 +109,9 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
         reply = action.get("reply") or {}
         said = action.get("error") or reply.get("status") or "no answer yet"
         rows.append((f"{text(action.get('side'))} instructed", Text(text(said))))
+    redrive = record.get("redrive")
+    if redrive:
+        rows.append(("sent again", Text(text(f"{redrive.get('outcome')}: {redrive.get('reason')}"))))
     return rows
 
 

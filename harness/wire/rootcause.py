@@ -124,7 +124,7 @@ EVENT_ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
     Event.RESYNC_DONE: ("blocks", "duration_ms"),
     Event.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32", "found_crc32"),
     Event.DESTAGE: ("bytes",),
-    Event.CONTROL_FRAME: ("op", "seq"),
+    Event.CONTROL_FRAME: ("op", "frame_seq"),
     Event.PEER_INSTRUCTED: ("reason", "status"),
     Event.FAULT_FIRED: ("fault", "write_no"),
 }

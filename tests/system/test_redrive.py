@@ -1,0 +1,74 @@
+"""Redrive on the simulated pair: the same fault once is transient, and again and again it is deterministic."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.pair import Incidents
+from harness import campaign
+from harness.benchfile import Bench, builtin_folder, load_bench, load_scenario
+from harness.campaign import Result
+from harness.core.frames import decode
+from harness.wire.control import Op
+
+SCENARIO = """
+name = "again"
+title = "A fault that strikes {count} times"
+
+[[faults]]
+kind = "{kind}"
+at_write = 60
+count = {count}
+
+[workload]
+bytes_mib = 8
+
+[expect]
+detected = true
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """The simulated bench, with a redrive."""
+    rules = builtin_folder() / "rules"
+    text = (builtin_folder() / "sim.toml").read_text().replace('"rules/', f'"{rules}/')
+    path = tmp_path / "redrive.toml"
+    path.write_text(text.replace("[policy]\n", "[policy]\nredrive = true\nredrive_timeout_s = 1\n"))
+    return load_bench(path)
+
+
+def run(bench: Bench, kind: str, count: int, incidents: Incidents, tmp_path: Path) -> Result:
+    path = tmp_path / "again.toml"
+    path.write_text(SCENARIO.format(kind=kind, count=count))
+    return campaign.run(bench, load_scenario(path), seed=3, out_dir=incidents.out_dir, keep=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "outcome"),
+    [
+        ("bit_flip_receiver", 1, "transient"),
+        ("bit_flip_receiver", 1000, "deterministic"),
+        ("neg_ack", 1, "transient"),
+        ("neg_ack", 1000, "deterministic"),
+        ("lost_write", 1000, "deterministic"),
+    ],
+)
+def test_a_write_that_failed_is_sent_again_before_the_warmstart(
+    kind: str, count: int, outcome: str, bench: Bench, incidents: Incidents, tmp_path: Path
+) -> None:
+    result = run(bench, kind, count, incidents, tmp_path)
+    record: dict[str, Any] = result.record
+    redrive = record["redrive"]
+    assert redrive["outcome"] == outcome, redrive
+    assert redrive["again"] is (outcome == "deterministic")
+    assert redrive["saves"] == {"primary": "ok", "secondary": "ok"}
+    assert result.outcome == "pass", result.reasons
+    asked = [decode(bytes.fromhex(one["frame_hex"])).type for one in record["actions"]]
+    assert asked == [Op.STATE_SAVE] * 2 + [Op.WARMSTART] * 2
+    assert [one["reply"]["ok"] for one in record["actions"]] == [True] * 4
+    steps = [one["step"] for one in record["recovery"]]
+    assert steps.index("write sent again") < steps.index("redrive") < steps.index("frame out")
+    warmstarts = {one["side"]: one["reply"]["set_id"] for one in record["actions"][2:]}
+    assert all((result.incident / side / "set.zst").exists() for side in warmstarts)  # type: ignore[operator]
