@@ -241,7 +241,21 @@ class Collector:
             return PullBroke(side=side, reason=str(error), arrived_bytes=arrived_bytes)
         self._incident.store_set(side, pulled)
         self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
+        if self._redrive is not None:
+            self._keep_saves(side, [one for one in self._ours(listed) if one != entry], action.deadline_ns)
         return Pulled(side=side)
+
+    def _keep_saves(self, side: Side, saves: list[SetEntry], deadline_ns: Ns) -> None:
+        """The set that was saved before the redrive: nearest to the failure. It is an extra, and its loss a note."""
+        for entry in saves[-1:]:
+            arrived = bytearray()
+            try:
+                self._rig.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
+            except (RigError, WireError) as error:
+                self._incident.note(f"{side}: the set saved before the redrive was not pulled: {error}")
+                return
+            self._incident.store_save(side, bytes(arrived))
+            self._acknowledge(side, deadline_ns, entry_id=entry.set_id)
 
     def _entry(self, side: Side, listed: list[SetEntry]) -> SetEntry | None:
         """The set of this incident among those that a controller lists."""
@@ -249,9 +263,11 @@ class Collector:
             # Its id is the pair's own. One of an earlier boot than the armed one is of another incident.
             ours = [one for one in listed if one.boot_epoch >= self._armed[side]]
             return max(ours, key=lambda one: one.set_id, default=None)
-        ours = [one for one in listed if one.incident_id == self._incident.incident_id]
         # After a redrive there are two: the save before it, and the warmstart's, which is the newest.
-        return max(ours, key=lambda one: one.set_id, default=None)
+        return max(self._ours(listed), key=lambda one: one.set_id, default=None)
+
+    def _ours(self, listed: list[SetEntry]) -> list[SetEntry]:
+        return [one for one in listed if one.incident_id == self._incident.incident_id]
 
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
         """The set is safe here: the controller may free it. One that does not understand keeps it."""

@@ -8,7 +8,8 @@
         primary/  secondary/           console.log and console.times, written by the reflex;
                                        set.zst, the root cause data set as pulled, appended as it arrives;
                                        state.json and events.log, made from it;
-                                       healthy.cbor, the state record when the bench was armed
+                                       healthy.cbor, the state record when the bench was armed;
+                                       save.zst, the set saved before a redrive
         SHA256SUMS                     at the close; `sha256sum -c SHA256SUMS` passes
         .lock                          held (flock) while the run lives; gone after the close
 
@@ -47,6 +48,7 @@ from harness.store import (
     OPEN,
     OUTCOMES,
     RECORD,
+    SAVE,
     SET,
     STATE,
     SUMS,
@@ -300,6 +302,11 @@ class Incident:
         _replace(self.path / side / STATE, json.dumps(document, indent=1, default=_plain).encode() + b"\n")
         _replace(self.path / side / EVENTS, b"".join(_event_line(event) for event in pulled.events))
         self._close_set(side, complete=True, events=len(pulled.events))
+
+    @_serialised
+    def store_save(self, side: Side, data: bytes) -> None:
+        """The set that was saved before a redrive, beside the one of the warmstart."""
+        _replace(self.path / side / SAVE, data)
 
     @_serialised
     def store_healthy(self, side: Side, state: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.core.evidence import Evidence, EventRecord, SideEvidence
+from harness.core.evidence import EventRecord, Evidence, SideEvidence
 from harness.core.findings import Finding, Stage, device_time, link_error_ns, of_write
 from harness.core.linkevidence import LinkWrite, WrongAnswer
 from harness.wire.drbd import Conn

@@ -119,6 +119,8 @@ def test_policy_becomes_the_recoverys() -> None:
          "b.toml:33: policy.instruct[1]: 'third' is not known; allowed: 'primary', 'secondary'"),
         ('instruct = ["primary", "secondary"]', 'instruct = ["primary", "primary"]',
          "b.toml:33: policy.instruct: names a side twice"),
+        ('instruct = ["primary", "secondary"]', 'instructed_by = "secondary"\nredrive = true',
+         "b.toml:34: policy.redrive: needs instructed_by = 'harness': who instructs itself has no frame of ours"),
         ("boot_timeout_s = 10", "boot_timeout_s = 0",
          "b.toml:34: policy.boot_timeout_s: 0 does not fit; allowed: above 0, at most 3600"),
         ("{run}/secondary.console", "{run}/primary.control",

@@ -9,9 +9,15 @@ from fixtures.pair import Incidents
 from harness import campaign
 from harness.benchfile import Bench, builtin_folder, load_bench, load_scenario
 from harness.campaign import Result
+from harness.core import rootcause
+from harness.core.events import SIDES
 from harness.core.frames import decode
-from harness.wire.control import Op
+from harness.inquest import verdict_of
+from harness.store import StoredIncident
+from harness.wire.control import Op, SetKind
 
+SETS = ("set.zst", "save.zst")
+STAGES = {"bit_flip_receiver": "secondary before check", "neg_ack": "response", "lost_write": "lost write"}
 SCENARIO = """
 name = "again"
 title = "A fault that strikes {count} times"
@@ -70,5 +76,17 @@ def test_a_write_that_failed_is_sent_again_before_the_warmstart(
     assert [one["reply"]["ok"] for one in record["actions"]] == [True] * 4
     steps = [one["step"] for one in record["recovery"]]
     assert steps.index("write sent again") < steps.index("redrive") < steps.index("frame out")
-    warmstarts = {one["side"]: one["reply"]["set_id"] for one in record["actions"][2:]}
-    assert all((result.incident / side / "set.zst").exists() for side in warmstarts)  # type: ignore[operator]
+    assert result.incident is not None
+    for side in SIDES:
+        kinds = [
+            rootcause.decode((result.incident / side / name).read_bytes()).header["kind"] for name in SETS
+        ]
+        assert kinds == [SetKind.WARMSTART, SetKind.STATE_SAVE]
+    assert [one for one in record["notes"] if "set" in one.split() or "trace" in one] == []
+    assert verdict_of(StoredIncident.open(result.incident)) == record["verdict"]
+    found = record["verdict"]
+    assert (found["conclusive"], found["stage"], found["write_id"]) == (
+        True,
+        STAGES[kind],
+        redrive["write_id"],
+    )

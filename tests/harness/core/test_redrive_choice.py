@@ -1,5 +1,7 @@
 """Which write is sent again, when it must not be, and what counts as failing again."""
 
+from typing import Literal
+
 import pytest
 
 from harness.core.blockstamp import ACK, INTENT, Journal, Write, journal_header, journal_record
@@ -17,11 +19,13 @@ def journal(*records: tuple[int, Write]) -> Journal:
     )
 
 
-def trigger(rule: str, t_ns: int, *, sector: int = -1, block_id: str = "", source: str = "link") -> Trigger:
+def trigger(
+    rule: str, t_ns: int, *, sector: int = -1, block_id: str = "", source: Literal["console", "link"] = "link"
+) -> Trigger:
     return Trigger(
         t_ns=t_ns, rule=rule, source=source, side="secondary", offset_bytes=0, t_arrival_ns=t_ns, t_match_ns=t_ns,
         sector=sector, block_id=block_id,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 WRITTEN = journal((INTENT, FIRST), (ACK, FIRST), (INTENT, SECOND), (ACK, SECOND))
