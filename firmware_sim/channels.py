@@ -29,7 +29,13 @@ BACKLOG: Final = 64
 _serial_ports: Final[list[serial.Serial]] = []
 """Open as long as the process: a collected Serial object closes its descriptor."""
 
+_read_buffer: Final = bytearray(READ_BYTES)
+_read_view: Final = memoryview(_read_buffer)
+"""All streams read into this: a fresh buffer a read would cost more system calls than the read."""
+
 Buffer = bytes | bytearray | memoryview
+Target = tuple[str, int] | str
+"""An address and a TCP port, or the path of a socket file."""
 
 
 class PortError(Exception):
@@ -127,14 +133,14 @@ class Stream:
             self.flush()
         if mask & selectors.EVENT_READ and self.open:
             try:
-                data = self._socket.recv(READ_BYTES) if self._socket else os.read(self._fd, READ_BYTES)
+                size = os.readv(self._fd, [_read_buffer])
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._end(error)
                 return
-            if data:
-                self._on_data(data)
+            if size:
+                self._on_data(bytes(_read_view[:size]))
             else:
                 self._end(None)
 
@@ -177,6 +183,16 @@ def address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 0xFFFF:
         raise PortError(f"{text}: not ADDR:PORT")
     return host.strip("[]"), int(port)
+
+
+def destination(name: str) -> Target:
+    """Where ``tcp:ADDR:PORT`` or ``unix:PATH`` leads."""
+    kind, _, where = name.partition(":")
+    if kind == "unix" and where:
+        return where
+    if kind == "tcp":
+        return address(where)
+    raise PortError(f"{name}: not tcp:ADDR:PORT or unix:PATH")
 
 
 def family(host: str) -> socket.AddressFamily:

@@ -8,17 +8,17 @@ loss ends the object; the next one begins with what ``nvram`` and the store's me
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, assert_never
 
 from crc32c import crc32c
 
 from firmware_sim.autonomic import Autonomic
+from firmware_sim.config import ControllerConfig
 from firmware_sim.console import Console
 from firmware_sim.control import Operations
 from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_peer import Peer
 from firmware_sim.faults import Faults
 from firmware_sim.host import HostSide, Job
@@ -41,13 +41,12 @@ from firmware_sim.ports import (
 from firmware_sim.rootcause import Nvram, SetStore
 from firmware_sim.store import Store
 from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import PAIR_STATE_NAMES, SERIAL_NUMBER_BYTES, PairState, Reason, SetKind
-from harness.wire.drbd import SECTOR_BYTES, Role
+from harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
+from harness.wire.drbd import SECTOR_BYTES, Conn, Role
 from harness.wire.nbd import Error as NbdError
 from harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
-BOOT_NS: Final = 300 * NS_PER_MS
 SCRUB_AFTER_NS: Final = 50 * NS_PER_MS
 """Written blocks are verified about this long after they were written ..."""
 SCRUB_PAUSE_NS: Final = 5 * NS_PER_MS
@@ -65,29 +64,6 @@ class Phase(Enum):
     HUNG = "hung"
     """A warmstart that does not come back: only cycling the power helps."""
     OFF = "off"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControllerConfig:
-    """What makes this controller this one."""
-
-    side: str
-    """primary | secondary: the role it takes at its first boot."""
-    serial_number: str
-    """ASCII, at most 16 bytes."""
-    peer: PeerConfig
-    boot_ns: int = BOOT_NS
-    autonomic: bool = False
-    seed: int = 0
-    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes
-    twice."""
-    wall_offset_ns: int = 0
-    """Wall clock minus the clock of ``now``."""
-
-    def __post_init__(self) -> None:
-        raw = self.serial_number.encode("ascii")
-        if not 1 <= len(raw) <= SERIAL_NUMBER_BYTES:
-            raise ValueError(f"serial number must have 1 to {SERIAL_NUMBER_BYTES} characters")
 
 
 class Controller:
@@ -124,6 +100,7 @@ class Controller:
         self._scrub_ns: int | None = None
         self._scrub_mismatches = 0
         self._restart = False
+        self._stopping = False
         self._out: list[Outbox] = []
         self._ports: dict[str, Operations] = {}
         self._autonomic = (
@@ -155,6 +132,8 @@ class Controller:
             self._work()
         if self._restart:
             self._warmstart()
+        elif self._stopping and self.peer.conn is Conn.STANDALONE:
+            self._shut_down()
         return self._collect()
 
     def next_deadline(self) -> int | None:
@@ -163,38 +142,39 @@ class Controller:
             return self._boot_done_ns
         if self.phase is not Phase.RUNNING:
             return None
-        deadlines = [self.peer.next_deadline(), self.console.next_deadline(), self._scrub_ns]
+        due = [self.peer.next_deadline(), self.console.next_deadline(), self._scrub_ns]
         if self._autonomic is not None:
-            deadlines.append(self._autonomic.next_deadline())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+            due.append(self._autonomic.next_deadline())
+        return min([deadline for deadline in due if deadline is not None], default=None)
 
-    def power_off(self, now_ns: int) -> list[Outbox]:
-        """The polite end: demote, flush, close."""
-        if self.phase is not Phase.RUNNING:
-            return []
-        self.now_ns = now_ns
-        self.console.line("shutdown")
-        self.trace.add(Event.SHUTDOWN)
-        self.peer.set_role(now_ns, Role.SECONDARY)
-        self.peer.stop(now_ns)
-        self._work()
+    def shut_down(self, now_ns: int) -> list[Outbox]:
+        """Begin the polite end: demote, tell the peer; the phase is OFF when all is done. Host requests wait."""
+        if self.phase is Phase.RUNNING:
+            self.now_ns = now_ns
+            self.console.line("shutdown")
+            self.trace.add(Event.SHUTDOWN)
+            self._stopping = True
+            self.peer.set_role(now_ns, Role.SECONDARY)
+            self.peer.stop(now_ns)
+        return self.step(now_ns, [])
+
+    def _shut_down(self) -> None:
         self.store.flush()
         self.store.save_metadata()
         self.phase = Phase.OFF
-        return self._collect()
 
     # --- what came in ---------------------------------------------------------------------------------------
     def _take(self, item: Inbox) -> None:
         match item:
             case HostData():
                 jobs = self.host.feed(item.session, item.data)
-                if self.phase is Phase.RUNNING and not self._restart:
+                if self.phase is Phase.RUNNING and not (self._restart or self._stopping):
                     for job in jobs:
                         self._execute(job)
                 else:
                     self._held.extend(jobs)
             case ReplicationData():
-                if item.socket in self._sockets and self.phase is Phase.RUNNING:
+                if item.socket in self._sockets and not self._restart:
                     self.peer.handle(self.now_ns, item)
             case ReplicationOpened():
                 self._replication_opened(item)
@@ -389,8 +369,10 @@ class Controller:
         self._scrub_ns = self.now_ns + SCRUB_PAUSE_NS if self.store.unscrubbed_blocks else None
 
     def _trace(self, event: Event, *args: int) -> None:
-        """The event log with the autonomic monitor looking on."""
+        """The secondary's event log, with those who look on: the console's counter and the autonomic monitor."""
         self.trace.add(event, *args)
+        if event is Event.REPL_RECEIVE:
+            self.console.count_write(args[2])
         if self._autonomic is not None:
             self._autonomic.watch(self.now_ns, event, args)
 
@@ -418,7 +400,7 @@ class Controller:
         self.console.line(f"{MODEL} firmware {FIRMWARE_VERSION}")
         self.console.line(f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}")
         self.trace.add(Event.BOOT, self.boot_epoch, self._cold)
-        watched = self._trace if self._autonomic is not None else self.trace.add
+        watched = self._trace if self.config.side == "secondary" else self.trace.add
         seeded = random.Random(f"{self.config.seed}/{self.serial_number}/{self.boot_epoch}")
         peer_config = replace(self.config.peer, random_bytes=seeded.randbytes)
         self.peer = Peer(peer_config, self.store, self.faults, self.console.line, watched)
@@ -434,12 +416,17 @@ class Controller:
             self._execute(job)
 
     def _warmstart(self) -> None:
-        """Leave this boot: the network goes down, memory stays, the host is held."""
+        """Leave this boot, without another word on the console: the network goes, memory stays, the host is held."""
         self._restart = False
+        self._out.append(ConsoleSend(self.console.take_output()))
         for socket in sorted(self._sockets):
             self.peer.handle(self.now_ns, ReplicationClosed(socket, "warmstart"))
-        # What the replication lost is noted in the metadata by now; the answers wait for the next boot.
+        # What the replication lost is noted in the metadata by now, and the cache is on the medium: a clean end.
+        # The answers wait for the next boot.
+        self.store.flush()
+        self.peer.stop(self.now_ns)
         self.peer.take_completions()
+        self.console.take_output()
         self._out.extend(ReplicationClose(socket) for socket in sorted(self._sockets))
         self._sockets.clear()
         for kind, count in self._dials.items():

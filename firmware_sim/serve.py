@@ -6,6 +6,7 @@ Nothing here knows a protocol.
 
 import argparse
 import ctypes
+import errno
 import fcntl
 import os
 import selectors
@@ -18,10 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
-from firmware_sim.channels import PortError, Stream, address, family, listen, open_line, tcp_options
-from firmware_sim.controller import BOOT_NS, Controller, ControllerConfig
-from firmware_sim.drbd_metadata import Metadata
+from firmware_sim.channels import (
+    PortError,
+    Stream,
+    Target,
+    address,
+    destination,
+    family,
+    listen,
+    open_line,
+    tcp_options,
+)
+from firmware_sim.config import BOOT_NS, ControllerConfig
+from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
+from firmware_sim.drbd_metadata import Metadata
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -54,11 +66,13 @@ CONSOLE_LIMIT_BYTES: Final = 256 << 10
 DIAL_TIMEOUT_NS: Final = 1 * NS_PER_S
 REDIAL_NS: Final = 500 * NS_PER_MS
 """Pause between attempts to reach the other controller's control port."""
-STOP_FLUSH_NS: Final = 1 * NS_PER_S
+STOP_NS: Final = 2 * NS_PER_S
 CLONE_NEWNET: Final = 0x40000000
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 MAX_HOST_SESSIONS: Final = 64
 MAX_WAIT_S: Final = 3600.0
+CONNECTED: Final = ("tcp:", "unix:")
+"""Names of lines that are connections, not descriptors."""
 
 
 class Dial:
@@ -67,7 +81,7 @@ class Dial:
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        target: tuple[str, int],
+        target: Target,
         done: Callable[[socket.socket | None, str], None],
         deadline_ns: int,
     ) -> None:
@@ -75,11 +89,12 @@ class Dial:
         self.open = True
         self._selector = selector
         self._done = done
-        self._socket = socket.socket(family(target[0]), socket.SOCK_STREAM)
+        kind = socket.AF_UNIX if isinstance(target, str) else family(target[0])
+        self._socket = socket.socket(kind, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         selector.register(self._socket, selectors.EVENT_WRITE, self._ready)
         error = self._socket.connect_ex(target)
-        if error not in (0, 115):  # EINPROGRESS
+        if error not in (0, errno.EINPROGRESS):
             self.fail(os.strerror(error))
 
     def _ready(self, _mask: int) -> None:
@@ -118,7 +133,7 @@ class Server:
         self._kept_fds: list[int] = []
         self._running = True
         self._dial_target = address(options.replication_connect) if options.replication_connect else None
-        self._peer_target: tuple[str, int] | None = None
+        self._peer_target: Target | None = None
         self._accept(listen(options.host), self._host_opened)
         if options.replication_listen:
             self._accept(listen(f"tcp:{options.replication_listen}"), self._replication_accepted)
@@ -128,8 +143,8 @@ class Server:
             self._line("control", options.control)
         if options.peer_control_listen:
             self._line("peer", options.peer_control_listen)
-        elif options.peer_control and options.peer_control.startswith("tcp:"):
-            self._peer_target = address(options.peer_control.removeprefix("tcp:"))
+        elif options.peer_control and options.peer_control.startswith(CONNECTED):
+            self._peer_target = destination(options.peer_control)
             self._redial_ns = 0
         elif options.peer_control:
             self._line("peer", options.peer_control)
@@ -146,20 +161,26 @@ class Server:
         self._selector.register(wake, selectors.EVENT_READ, self._stop)
         self._dispatch(self._controller.power_on(time.monotonic_ns()))
         while self._running:
-            for key, mask in self._selector.select(self._wait_s()):
-                key.data(mask)
-            now_ns = time.monotonic_ns()
-            self._dial_deadlines(now_ns)
-            inbox, self._inbox = self._inbox, []
-            self._dispatch(self._controller.step(now_ns, inbox))
+            self._turn()
         self._end()
+
+    def _turn(self) -> None:
+        for key, mask in self._selector.select(self._wait_s()):
+            key.data(mask)
+        now_ns = time.monotonic_ns()
+        if self._dials or self._redial_ns is not None:
+            self._dial_deadlines(now_ns)
+        inbox, self._inbox = self._inbox, []
+        self._dispatch(self._controller.step(now_ns, inbox))
 
     def _stop(self, _mask: int) -> None:
         self._running = False
 
     def _end(self) -> None:
-        self._dispatch(self._controller.power_off(time.monotonic_ns()))
-        until_ns = time.monotonic_ns() + STOP_FLUSH_NS
+        until_ns = time.monotonic_ns() + STOP_NS
+        self._dispatch(self._controller.shut_down(time.monotonic_ns()))
+        while self._controller.phase is Phase.RUNNING and time.monotonic_ns() < until_ns:
+            self._turn()
         streams = [*self._sessions.values(), *self._sockets.values(), *self._lines.values()]
         for stream in streams:
             stream.hold(True)
@@ -173,15 +194,14 @@ class Server:
             stream.close()
 
     def _wait_s(self) -> float:
-        deadlines = [
-            self._controller.next_deadline(),
-            self._redial_ns,
-            *(dial.deadline_ns for dial in self._dials),
-        ]
-        known = [deadline for deadline in deadlines if deadline is not None]
-        if not known:
+        deadline_ns = self._controller.next_deadline()
+        if self._dials or self._redial_ns is not None:
+            others = [dial.deadline_ns for dial in self._dials]
+            others += [due for due in (deadline_ns, self._redial_ns) if due is not None]
+            deadline_ns = min(others)
+        if deadline_ns is None:
             return MAX_WAIT_S
-        return max(0.0, (min(known) - time.monotonic_ns()) / NS_PER_S)
+        return max(0.0, (deadline_ns - time.monotonic_ns()) / NS_PER_S)
 
     def _dispatch(self, outbox: list[Outbox]) -> None:
         for item in outbox:
@@ -286,7 +306,7 @@ class Server:
         else:
             self._start_dial(self._dial_target, done)
 
-    def _start_dial(self, target: tuple[str, int], done: Callable[[socket.socket | None, str], None]) -> None:
+    def _start_dial(self, target: Target, done: Callable[[socket.socket | None, str], None]) -> None:
         dial = Dial(self._selector, target, done, time.monotonic_ns() + DIAL_TIMEOUT_NS)
         if dial.open:
             self._dials.append(dial)
@@ -311,7 +331,7 @@ class Server:
 
     # --- serial lines, and TCP in their place ---------------------------------------------------------------
     def _line(self, port: str, name: str) -> None:
-        if name.startswith("tcp:"):
+        if name.startswith(CONNECTED):
             self._accept(listen(name), partial(self._line_accepted, port))
             return
         fd, beside = open_line(name)
@@ -350,9 +370,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--console", required=True, metavar=line)
     made.add_argument("--control", required=True, metavar=f"{line}|console")
     peer = made.add_mutually_exclusive_group()
-    peer.add_argument("--peer-control", metavar="tcp:ADDR:PORT|LINE", help="the other controller's peer port")
     peer.add_argument(
-        "--peer-control-listen", metavar="tcp:ADDR:PORT|LINE", help="where the other one instructs us"
+        "--peer-control", metavar="tcp:ADDR:PORT|unix:PATH|LINE", help="the other controller's peer port"
+    )
+    peer.add_argument(
+        "--peer-control-listen",
+        metavar="tcp:ADDR:PORT|unix:PATH|LINE",
+        help="where the other one instructs us",
     )
     made.add_argument("--autonomic", action="store_true", help="secondary: monitor and instruct by itself")
     made.add_argument("--netns", metavar="PATH", help="enter this network namespace first")

@@ -6,16 +6,18 @@ cuts and power losses at exact moments. Nothing runs but inside ``run_until``/``
 """
 
 import heapq
+import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, assert_never
 
+from firmware_sim.config import ControllerConfig
 from firmware_sim.control import Frame, Receiver, encode
-from firmware_sim.controller import Controller, ControllerConfig, Phase
-from firmware_sim.drbd_metadata import Metadata
+from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
+from firmware_sim.drbd_metadata import Metadata
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -42,7 +44,9 @@ from harness.wire.control import PairState
 
 NS_PER_S: Final = 1_000_000_000
 LATENCY_NS: Final = 100_000
-"""One way, on every link."""
+"""One way, on every link ..."""
+JITTER_NS: Final = 50_000
+"""... and at most this much more on the replication link, at random: its two connections overtake each other."""
 BOOT_NS: Final = 50_000_000
 SIZE_BYTES: Final = 4 << 20
 DIAL_TIMEOUT_NS: Final = NS_PER_S
@@ -67,6 +71,8 @@ class Connection:
     held: bool = False
     waiting: deque[bytes] = field(default_factory=deque)
     """Bytes that arrived while the receiver did not read, or the link was cut."""
+    busy_until_ns: int = 0
+    """When the last bytes on their way to this end arrive: what is sent later comes later."""
 
 
 @dataclass
@@ -114,6 +120,7 @@ class World:
         self._connections: dict[tuple[str, int], Connection] = {}
         self._hosts: dict[tuple[str, int], HostClient] = {}
         self._seq = count(1)
+        self._random = random.Random(seed)
         for side in SIDES:
             self.power_on(side)
 
@@ -271,7 +278,12 @@ class World:
             receiver.waiting.append(data)
             self._deliver(receiver)
 
-        self._after(LATENCY_NS, arrive)
+        self._after(self._travel_ns(receiver), arrive)
+
+    def _travel_ns(self, receiver: Connection) -> int:
+        at_ns = self.now_ns + LATENCY_NS + self._random.randrange(JITTER_NS)
+        receiver.busy_until_ns = max(at_ns, receiver.busy_until_ns)
+        return receiver.busy_until_ns - self.now_ns
 
     def _deliver(self, receiver: Connection) -> None:
         """Hand over what waits, unless the receiver does not read, is gone, or the link is cut."""
@@ -294,7 +306,7 @@ class World:
             if self._connections.pop((other.side, other.number), None) is not None:
                 self._step(other.side, ReplicationClosed(other.number, "closed by the other side"))
 
-        self._after(LATENCY_NS, tell)
+        self._after(self._travel_ns(other), tell)
 
     def _arrive(self, side: str, item: Inbox) -> None:
         self._after(LATENCY_NS, lambda: self._step(side, item))

@@ -5,6 +5,7 @@ relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own di
 supply's port; only a bench with a [simulation] has these.
 """
 
+import ipaddress
 import json
 import random
 import re
@@ -77,6 +78,8 @@ class LinkTable(Table):
     primary_address: Annotated[str, Field(max_length=45)] = ""
     secondary_address: Annotated[str, Field(max_length=45)] = ""
     """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
+    integrity_alg: Annotated[str, Field(max_length=64)] = ""
+    """Digest algorithm of the link, for a capture that begins after the handshake in which the peers agree on it."""
 
 
 class PowerTable(Table):
@@ -94,6 +97,9 @@ class PolicyTable(Table):
     """Rule files."""
     instruct: Sides = Field(default_factory=lambda: list(SIDES))
     """Who is instructed on a trigger whose rule does not say it."""
+    instructed_by: Literal["harness", "secondary"] = "harness"
+    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their own link; the harness
+    sends no frame, it watches, collects and compares."""
     reply_timeout_s: Seconds = 2.0
     boot_timeout_s: Seconds = 10.0
     pull_timeout_s: Seconds = 30.0
@@ -162,6 +168,12 @@ class Bench(Table):
         for key in ("console", "control"):
             if getattr(self.secondary, key) in lines:
                 yield ("secondary", key), "is a line of the primary's too; each controller has its own"
+        for key in ("primary_address", "secondary_address"):
+            address = getattr(self.link, key)
+            try:
+                ipaddress.ip_address(address or "::")
+            except ValueError:
+                yield ("link", key), f"{address!r} is no IP address"
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
             yield ("policy", "on_hung_warmstart"), "needs a [power] table; allowed without one: 'give-up'"
         if len(set(self.policy.instruct)) != len(self.policy.instruct):
@@ -422,7 +434,12 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         if fault.kind != "hung_warmstart" and last > writes:
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
-        problems.append("needs policy.on_hung_warmstart = 'power-cycle'")
+        yield Finding(
+            name=name,
+            status="warning",
+            detail="cannot be played here: needs on_hung_warmstart = 'power-cycle'",
+        )
+        return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
     yield from (Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems)

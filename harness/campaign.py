@@ -1,45 +1,28 @@
 """Scenario -> run -> outcome: writes go out, something breaks (or nothing does), and what follows is one incident."""
 
 import contextlib
-import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from harness.bench import Rig, deadline_in
 from harness.benchfile import Bench, Scenario
-from harness.collect import Collector
 from harness.core import recovery
-from harness.core.events import (
-    SIDES,
-    AnyEvent,
-    ConsoleBytes,
-    FrameFailed,
-    FrameSent,
-    LinkStats,
-    Note,
-    Side,
-    StreamEnded,
-    Trigger,
-    WorkloadDone,
-    WorkloadProgress,
-)  # fmt: skip
+from harness.core.events import SIDES
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
-from harness.observe import Observation
 from harness.roles import Serviceable
+from harness.session import Session, Silent, View
 from harness.store import Outcome
 from harness.wire import control
 from harness.workload import Workload, compare_volumes, in_words
 
-READY_TIMEOUT_S: Final = 30.0
-"""For the pair to reach full duplex before the run."""
 DETECT_TIMEOUT_S: Final = 10.0
 """After the last host write: how long an armed fault may stay unseen."""
 SETTLE_S: Final = 0.5
@@ -47,27 +30,6 @@ SETTLE_S: Final = 0.5
 TICK_S: Final = 0.5
 STALLED_S: Final = 60.0
 """Host writes that make no progress for so long have failed."""
-
-
-class View(Protocol):
-    """Who watches the run; called from the supervisor's thread only."""
-
-    def phase(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def happened(self, source: str, event: AnyEvent) -> None: ...
-
-
-class Silent:
-    """Nobody watches."""
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def progress(self, done: int, total: int) -> None:
-        pass
-
-    def happened(self, source: str, event: AnyEvent) -> None:
-        pass
 
 
 @dataclass
@@ -131,132 +93,6 @@ def run_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-class Session:
-    """A rig under watch, from armed to recovered: one incident."""
-
-    def __init__(
-        self, rig: Rig, incident: Incident, view: View, compare: Callable[[], recovery.Compared]
-    ) -> None:
-        self.rig = rig
-        self.incident = incident
-        self.view = view
-        self.triggers: list[Trigger] = []
-        self.collector: Collector | None = None
-        self.workload_done: WorkloadDone | None = None
-        self.progressed_ns = time.monotonic_ns()
-        self.lost_streams: list[str] = []
-        self._compare = compare
-        self._expected_frames: list[Side] = []
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        os.set_blocking(self._wake_read, False)
-        self.observation = Observation(rig, incident, rig.bench.rules())
-
-    def arm(self) -> None:
-        """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
-        self.view.phase("waiting for full duplex")
-        self.observation.await_ready()
-        identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
-        self.incident.record["controllers"] = {
-            side: {"model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                   "boot_epoch": one.boot_epoch}
-            for side, one in identities.items()
-        }  # fmt: skip
-        for note in (*self.rig.notes, *self.observation.notes):
-            self.incident.note(note)
-        reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
-        frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
-        first = self.rig.bench.policy.instruct[0]
-        for source, reason in reasons.items():
-            for side in SIDES:
-                why = reason if side == first else control.Reason.SECOND_CONTROLLER
-                frames[source][side] = self.rig.controllers[side].freeze_frame(
-                    identities[side], why, self.incident.incident_id
-                )
-        self.observation.arm(frames)
-        self.incident.milestone()
-
-    @property
-    def recovering(self) -> bool:
-        return self.collector is not None and self.collector.finish is None
-
-    def pump(self, seconds: float) -> None:
-        """Take what the other processes tell, for at most so long, and act on it."""
-        for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
-            self.take(source, event)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
-        if self.collector is not None and self.collector.failure is not None:
-            raise self.collector.failure
-
-    def take(self, source: str, event: AnyEvent) -> None:
-        self.view.happened(source, event)
-        match event:
-            case Trigger():
-                self._triggered(source, event)
-            case FrameSent():
-                self.incident.acted(event)
-                self._frame(recovery.FrameOut(side=event.side), event.frame)
-            case FrameFailed():
-                self.incident.acted(event)
-                self._frame(recovery.FrameNotOut(side=event.side, reason=event.error), b"")
-            case WorkloadProgress():
-                self.progressed_ns = event.t_ns
-                self.view.progress(event.bytes_written, event.bytes_total)
-            case WorkloadDone():
-                self.workload_done = event
-                self.incident.append_event(event, source)
-            case StreamEnded():
-                self.lost_streams.append(f"{event.stream}: {event.error}")
-                self.incident.note(f"{event.stream} ended: {event.error}")
-                self.incident.append_event(event, source)
-            case Note():
-                if event.level != "info":
-                    self.incident.note(f"{event.source}: {event.text}")
-                self.incident.append_event(event, source)
-            case ConsoleBytes() | LinkStats():
-                pass
-            case _:
-                self.incident.append_event(event, source)
-
-    def _triggered(self, source: str, trigger: Trigger) -> None:
-        if source != "reflex":
-            # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
-            return
-        first = not self.triggers
-        self.triggers.append(trigger)
-        self.incident.triggered(trigger)
-        if first:
-            self.view.phase(f"trigger: {trigger.rule}")
-        if self.collector is None and trigger.instruct:
-            armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
-            self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
-
-    def _frame(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes) -> None:
-        if self.collector is not None:
-            self.collector.feed(event, frame)
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"\0")
-
-    def close(self) -> None:
-        """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
-        if self.collector is not None:
-            self.collector.cancel(wait_s=5.0)
-        for source, event in self.observation.stop():
-            with contextlib.suppress(HarnessError):
-                self.take(source, event)
-        if self.observation.link is not None:
-            self.incident.record["capture"] = _plain_stats(self.observation.link)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-
-def _plain_stats(stats: LinkStats) -> dict[str, int]:
-    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}
-
-
 class Run:
     """One scenario on one bench."""
 
@@ -286,7 +122,10 @@ class Run:
         """Run it to its end. UsageError is raised; all else becomes the result's outcome."""
         try:
             with run_directory() as run_dir:
-                outcome = self._on_rig(run_dir)
+                try:
+                    outcome = self._on_rig(run_dir)
+                finally:
+                    self._keep_last_words(run_dir)
         except UsageError:
             self.incident.discard()
             raise
@@ -298,6 +137,14 @@ class Run:
             self.incident.finish("interrupted")
             raise
         return self._ended(outcome, None)
+
+    def _keep_last_words(self, run_dir: Path) -> None:
+        """What our own processes wrote to stderr, which is nothing when all is well, belongs to the incident."""
+        for log in run_dir.glob("*.stderr"):
+            if log.stat().st_size:
+                logs = self.incident.path / "logs"
+                logs.mkdir(exist_ok=True)
+                shutil.copyfile(log, logs / log.name)
 
     def _ended(self, outcome: Outcome, error: HarnessError | None) -> Result:
         if error is not None:

@@ -32,7 +32,7 @@ from harness.core.recovery import (
 )  # fmt: skip
 from harness.errors import RigError, WireError
 from harness.incident import Incident
-from harness.roles import Serviceable
+from harness.roles import Serviceable, SetEntry
 
 IDENTIFY_STEP_NS = NS_PER_S // 2
 """One question while a controller boots: most are asked into silence."""
@@ -50,12 +50,14 @@ class Collector:
         changed: Callable[[], None],
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames. ``compare`` is called
-        once the pair is whole; ``changed`` after each step, from the collector's thread."""
+        once the pair is whole; ``changed`` after each step, from the collector's thread. In autonomic mode the sides
+        instruct themselves: there is no frame of ours to be answered, and their newest sets are this incident's."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
         self._rig = rig
         self._incident = incident
+        self._is_autonomic = rig.bench.policy.instructed_by == "secondary"
         self._recovery = Recovery(rig.bench.policy.recovery(), armed)
         self._compare = compare
         self._changed = changed
@@ -122,6 +124,8 @@ class Collector:
             return TimedOut(detail=str(error))
 
     def _await_reply(self, action: AwaitReply) -> recovery.Event:
+        if self._is_autonomic:
+            return Replied(side=action.side, ok=True, status="instructed by the secondary")
         reply = self._rig.controllers[action.side].freeze_reply(self._frames[action.side], action.deadline_ns)
         self._incident.replied(action.side, reply, time.monotonic_ns())
         if reply is None:
@@ -169,7 +173,7 @@ class Collector:
 
         try:
             listed = controller.sets(action.deadline_ns)
-            entry = next((one for one in listed if one.incident_id == self._incident.incident_id), None)
+            entry = self._entry(listed)
             if entry is None:
                 reason = f"it lists {len(listed)} sets, none of this incident"
                 self._incident.missing_set(side, reason)
@@ -187,6 +191,12 @@ class Collector:
         self._incident.store_set(side, pulled)
         self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
         return Pulled(side=side)
+
+    def _entry(self, listed: list[SetEntry]) -> SetEntry | None:
+        """The set of this incident among those that a controller lists."""
+        if self._is_autonomic:
+            return max(listed, key=lambda one: one.set_id, default=None)
+        return next((one for one in listed if one.incident_id == self._incident.incident_id), None)
 
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
         """The set is safe here: the controller may free it. One that does not understand keeps it."""

@@ -14,15 +14,17 @@ No name of a file comes from a device. All errors of the file system become RigE
 """
 
 import fcntl
+import functools
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from harness.core import timeline
 from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
@@ -49,14 +51,26 @@ from harness.store import (
     told,
 )
 
+M = TypeVar("M", bound=Callable[..., Any])
 FORMAT: Final = "freezeframe-incident/1"
 INCIDENT_ID_BYTES: Final = 16
 MAX_LISTED: Final = 1000
 """As many triggers, actions, steps and notes are kept in incident.json; the timeline has all."""
 
 
+def _serialised(method: M) -> M:
+    """The supervisor and the collector write in threads of their own: one at a time."""
+
+    @functools.wraps(method)
+    def locked(self: "Incident", *args: Any, **kwargs: Any) -> Any:
+        with self._mutex:
+            return method(self, *args, **kwargs)
+
+    return cast(M, locked)
+
+
 class Incident:
-    """An incident being written; one process, one thread."""
+    """An incident being written, by one process; its methods may be called from any thread."""
 
     def __init__(self, path: Path, incident_id: bytes, record: dict[str, Any], lock_fd: int) -> None:
         self.path = path
@@ -64,6 +78,7 @@ class Incident:
         self.record = record
         """What incident.json will hold at the next milestone."""
         self._lock_fd = lock_fd
+        self._mutex = threading.RLock()
         self._timeline_bytes = 0
         with told(path / TIMELINE):
             self._timeline_fd = os.open(
@@ -141,6 +156,7 @@ class Incident:
         return self.path / side / SET
 
     # --- what happens -------------------------------------------------------------------------------------
+    @_serialised
     def append(self, row: Row) -> None:
         """One more row of the timeline; it is in the file when this returns."""
         line = json.dumps(row, separators=(",", ":"), default=_plain).encode() + b"\n"
@@ -155,20 +171,24 @@ class Incident:
     def append_event(self, event: Event, source: str) -> None:
         self.append(timeline.row_of(event, source))
 
+    @_serialised
     def update(self, **fields: Any) -> None:
         """Set keys of incident.json and write it."""
         self.record |= fields
         self.milestone()
 
+    @_serialised
     def note(self, text: str) -> None:
         """A sentence for whoever reads the incident: what could not be had, what is missing and why."""
         self._keep("notes", escape(text))
 
+    @_serialised
     def step(self, t_ns: Ns, side: Side | str, step: str, detail: str = "") -> None:
         """A step of the recovery, into the timeline and (with the next milestone) into incident.json."""
         self._keep("recovery", {"t_ns": t_ns, "side": side, "step": step, "detail": escape(detail)})
         self.append(timeline.row(t_ns, "recovery", step, side, text=detail))
 
+    @_serialised
     def triggered(self, trigger: Trigger) -> None:
         """The first trigger is the incident's; those after it are listed."""
         told = {
@@ -192,6 +212,7 @@ class Incident:
         self.append_event(trigger, "reflex")
         self.milestone()
 
+    @_serialised
     def acted(self, sent: FrameSent | FrameFailed) -> None:
         """A control frame went out, or could not. The first that did completes the trigger's timing."""
         action: dict[str, Any] = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
@@ -208,6 +229,7 @@ class Incident:
         self.append_event(sent, "reflex")
         self.milestone()
 
+    @_serialised
     def replied(self, side: Side, reply: Reply | None, now: Ns) -> None:
         """The answer of ``side`` to the newest frame to it; None when none came in time."""
         told: dict[str, Any] = {"ok": False, "status": "no answer", "t_ack_ns": None}
@@ -239,6 +261,7 @@ class Incident:
         with told(path):
             return path.read_bytes() if path.exists() else b""
 
+    @_serialised
     def append_set(self, side: Side, data: bytes) -> None:
         """More of the set as it comes; in the file when this returns."""
         path = self.set_path(side)
@@ -252,6 +275,7 @@ class Incident:
             path.stat().st_size
         )
 
+    @_serialised
     def set_aside(self, side: Side) -> None:
         """What arrived is damaged: keep it beside, and start the set anew."""
         path = self.set_path(side)
@@ -261,6 +285,7 @@ class Incident:
         self.record["sets"].pop(side, None)
         self.note(f"{side}: a damaged set was kept as {side}/set.damaged-{number}.zst and pulled again")
 
+    @_serialised
     def store_set(self, side: Side, pulled: RootCauseSet) -> None:
         """The set arrived whole: write what a person reads of it."""
         document = {"header": dict(pulled.header), "state": dict(pulled.state)}
@@ -268,6 +293,7 @@ class Incident:
         _replace(self.path / side / EVENTS, b"".join(_event_line(event) for event in pulled.events))
         self._close_set(side, complete=True, events=len(pulled.events))
 
+    @_serialised
     def missing_set(self, side: Side, reason: str) -> None:
         """The set did not arrive, or not whole: say why."""
         self._close_set(side, complete=False, reason=escape(reason))
@@ -286,10 +312,12 @@ class Incident:
         self.milestone()
 
     # --- milestones and the end ---------------------------------------------------------------------------
+    @_serialised
     def milestone(self) -> None:
         """Replace incident.json: a reader, and a crash, see the old one or the new one."""
         _replace(self.path / RECORD, json.dumps(self.record, indent=1, default=_plain).encode() + b"\n")
 
+    @_serialised
     def finish(self, outcome: Outcome, **fields: Any) -> None:
         """Close the incident: nothing in the folder may change any more, so all writers have ended by now."""
         assert outcome in OUTCOMES
@@ -308,6 +336,7 @@ class Incident:
             (self.path / LOCK).unlink(missing_ok=True)
         self._release()
 
+    @_serialised
     def discard(self) -> None:
         """Remove the folder: the run was clean, there is no incident."""
         with told(self.path):

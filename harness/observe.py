@@ -88,6 +88,8 @@ class Observation:
             rules=[_rule(asdict(rule), rig.bench.policy.instruct) for rule in rules.link],
             primary_address=link.primary_address,
             secondary_address=link.secondary_address,
+            ports=[link.port],
+            integrity_alg=link.integrity_alg,
             trigger_fd=trigger_fd,
         )
         self._children.append(
@@ -107,17 +109,20 @@ class Observation:
         """Return when reflex and linkwatch both watch: before that no write may go out. RigError: one did not start."""
         deadline_ns = deadline_in(READY_TIMEOUT_S)
         missing = {child.name for child in self._children}
+        others: list[tuple[str, AnyEvent]] = []
         while missing:
             for name, event in self.wait(deadline_ns):
                 if isinstance(event, ProcessReady):
                     missing.discard(event.process)
                     self.notes += [f"{event.process}: {note}" for note in event.notes]
                 else:
-                    self._pending.append((name, event))
+                    others.append((name, event))
             if time.monotonic_ns() >= deadline_ns:
                 raise RigError(
                     f"{' and '.join(sorted(missing))} did not become ready within {READY_TIMEOUT_S:.0f} s"
                 )
+
+        self._pending = others
 
     def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
         """``frames[reason][side]``; good for one action."""

@@ -5,7 +5,7 @@ be carried out raises RigError (the bench), WireError (the device's bytes), or r
 device refused: a failing device is a result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -103,6 +103,7 @@ class Controller(Protocol):
         ...
 
 
+@runtime_checkable
 class Serviceable(Protocol):
     """What a controller offers beside Controller; absent on some devices."""
 

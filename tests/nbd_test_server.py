@@ -31,7 +31,8 @@ class NbdTestServer:
         self.store = Store(MemoryMedium(), size_bytes, NoMetadata())
         self.failing: set[int] = set()
         """Offsets of requests that are answered with EIO."""
-        self.requests = 0
+        self.waiting: list[tuple[socket.socket, bytes]] = []
+        """Answers that are held back."""
         self._read_only = read_only
         self._held = threading.Event()
         self._commands: list[str] = []
@@ -73,7 +74,6 @@ class NbdTestServer:
         selector.register(self._wake, selectors.EVENT_READ)
         selector.register(self._listener, selectors.EVENT_READ)
         sessions: dict[socket.socket, NbdSession] = {}
-        waiting: list[tuple[socket.socket, bytes]] = []
         holding = False
 
         def drop(client: socket.socket) -> None:
@@ -96,14 +96,14 @@ class NbdTestServer:
                         holding = True
                     elif command == "release":
                         holding = False
-                        for client, answer in waiting:
+                        for client, answer in self.waiting:
                             if client in sessions:
                                 client.sendall(answer)
-                        waiting.clear()
+                        self.waiting.clear()
                     else:
                         for client in list(sessions):
                             drop(client)
-                        waiting.clear()
+                        self.waiting.clear()
                     with self._done:
                         self._commands.pop(0)
                         self._done.notify_all()
@@ -117,9 +117,10 @@ class NbdTestServer:
                     try:
                         data = client.recv(256 << 10)
                         answer = b"".join(session.reply(r, *self._serve(r)) for r in session.feed(data))
-                        answer = session.take_output() + answer
-                        if holding:
-                            waiting.append((client, answer))
+                        # A held controller still shakes hands and refuses nonsense.
+                        client.sendall(session.take_output())
+                        if holding and answer:
+                            self.waiting.append((client, answer))
                         else:
                             client.sendall(answer)
                     except OSError:
@@ -128,7 +129,6 @@ class NbdTestServer:
                         drop(client)
 
     def _serve(self, request: Request) -> tuple[bytes, int]:
-        self.requests += 1
         if request.offset_bytes in self.failing:
             return b"", Error.EIO
         match request.kind:

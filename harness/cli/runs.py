@@ -55,7 +55,7 @@ class TerminalView:
 
     def happened(self, source: str, event: AnyEvent) -> None:
         if isinstance(event, Trigger) and source == "reflex" and not self._quiet:
-            seen = escape(event.detail or event.excerpt[-120:])
+            seen = escape(event.detail or event.excerpt.rpartition(b"\n")[2])
             self._bar.console.print(
                 f"  {event.rule} on the {event.side}'s {event.source}: {seen}", markup=False, style="yellow"
             )

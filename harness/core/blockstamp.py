@@ -24,6 +24,8 @@ MAX_SECTORS: Final = 1 << 26
 """32 GiB: a journal that names a sector beyond is damaged; its map would not fit into memory."""
 MIN_TORN_BYTES: Final = 32
 """Fewer foreign bytes at a sector's end than this are damage, not the seam of a torn write."""
+MIN_OWN_BYTES: Final = 4
+"""Of the fill: when not even these follow the header's write, it is the header that is damaged."""
 _FILL_AT: Final = wire.HEADER.size
 _FILL_END: Final = wire.HEADER.size + wire.FILL_BYTES
 _SEED: Final = struct.Struct("<IQ")
@@ -123,7 +125,7 @@ def _is_torn(sector: bytes, lba: int) -> bool:
     if found_lba != lba:
         return False
     differs = [a != b for a, b in zip(sector[_FILL_AT:_FILL_END], _fill(seed, write_id), strict=True)]
-    if True not in differs:
+    if True not in differs or True in differs[:MIN_OWN_BYTES]:
         return False
     foreign = differs[differs.index(True) :]
     # Of foreign bytes one in 256 agrees by chance; rot leaves most of them as they were.

@@ -5,7 +5,7 @@ sides must hold the same. Sectors that the writer never touched must only be the
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -154,7 +154,7 @@ class _Judge:
             for party, data in held.items():
                 if data != reference:
                     wrong = True
-                    self._note(lba, party, "disagree", reference, data)
+                    self._note(lba, party, "disagree", (reference,), data)
         self._different += wrong
 
     def _contents(self, lba: int, last: Write | None, later: list[Write]) -> dict[bytes, int]:
@@ -171,16 +171,18 @@ class _Judge:
         if kind is Kind.OK:
             # Its stamp is whole and names the right write, but of another run: another seed, volume or time.
             kind = Kind.STALE
-        self._note(lba, party, kind, next(iter(may_hold)), data)
+        self._note(lba, party, kind, may_hold, data)
         if last.write_id not in self._lost:
             self._lost[last.write_id] = LostWrite(
                 write_id=last.write_id, side=party, offset_bytes=lba * SECTOR_BYTES, kind=kind
             )
 
-    def _note(self, lba: int, party: Party, kind: str, expected: bytes, found: bytes) -> None:
+    def _note(self, lba: int, party: Party, kind: str, may_hold: Iterable[bytes], found: bytes) -> None:
         self._kinds[f"{party}: {kind}"] += 1
         if self._first is not None:
             return
+        # What was meant: of all that may stand there, the nearest.
+        expected = min(may_hold, key=lambda content: sum(a != b for a, b in zip(content, found, strict=True)))
         at = next(i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b)
         self._first = Difference(
             side=party,

@@ -152,7 +152,10 @@ def _inspect(data: bytes) -> None:
                 raise WireError(f"a CBOR string of {value} bytes is cut off", start, data[start:])
             at += value
         elif major in (4, 5):
-            open_items.append((value * (major - 3), major == 5))
+            inner = value * (major - 3)  # a map has two items an entry
+            if inner > MAX_ITEMS:
+                raise WireError("a CBOR list or map declares too many values", start, data[start:])
+            open_items.append((inner, major == 5))
         elif major == 6 or (major == 7 and value not in SIMPLE_VALUES):
             raise WireError("a CBOR tag or an unknown simple value", start, data[start:])
     if at != len(data):

@@ -74,7 +74,10 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay inside."""
+        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay inside.
+
+        The thread ends there: without root no thread may return to the namespace that it came from.
+        """
 
         def inside() -> T:
             _set_namespace(self.fd)
@@ -86,20 +89,6 @@ class Namespace:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-@contextlib.contextmanager
-def entered(namespace: Namespace) -> Iterator[None]:
-    """The calling thread is inside ``namespace`` for the length of the block; other threads are not."""
-    home = Namespace.open("/proc/thread-self/ns/net")
-    try:
-        _set_namespace(namespace.fd)
-        try:
-            yield
-        finally:
-            _set_namespace(home.fd)
-    finally:
-        home.close()
 
 
 @dataclass(frozen=True, kw_only=True)

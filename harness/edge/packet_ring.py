@@ -23,7 +23,7 @@ from typing import Final
 
 from harness.core.events import NS_PER_S, Ns
 from harness.edge.clock import read_wall_clock
-from harness.edge.netns import Namespace, entered
+from harness.edge.netns import Namespace
 from harness.errors import RigError
 
 DEFAULT_RING_BYTES: Final = 64 << 20
@@ -96,12 +96,12 @@ class PacketRing:
         self._clock_checked_ns: Ns = 0
         self.realtime_offset_ns = 0
         """CLOCK_REALTIME - CLOCK_MONOTONIC, as last measured."""
-        with contextlib.ExitStack() as stack:
-            if namespace is not None:
-                entry = Namespace.open(namespace)
-                stack.callback(entry.close)
-                stack.enter_context(entered(entry))
+        if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
+        else:
+            entry = Namespace.open(namespace)
+            with contextlib.closing(entry):
+                self._socket, self._index = entry.run(lambda: _open_socket(interface, namespace))
         try:
             self._map = self._make_ring()
             self._socket.bind((interface, _ETH_P_ALL))

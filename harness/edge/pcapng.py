@@ -1,10 +1,13 @@
 """Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
 
-The writer hands whole blocks to the kernel with one ``writev`` a batch and buffers nothing: whatever moment the process
-is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the file back to the last
+The writer hands whole blocks to the kernel with one ``writev`` a batch and buffers nothing: whatever moment
+the process
+is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the file back to
+the last
 complete block and goes no further.
 
-pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame, interface
+pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
+interface
 statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
 """
 
@@ -61,7 +64,8 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """Writes a new file. ``write`` takes (realtime ns, frame, original length) and returns how many it stored."""
+    """Writes a new file. ``write`` takes (realtime ns, frame, original length) and returns how many it
+    stored."""
 
     def __init__(
         self,
@@ -90,7 +94,9 @@ class PcapngWriter:
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         section += _option(_SHB_HARDWARE, hardware.encode()) + _option(_SHB_OS, system.encode())
         section += _option(_SHB_USERAPPL, application.encode()) + _option(_OPT_END, b"")
-        described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + _option(_IF_NAME, interface.encode())
+        described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + _option(
+            _IF_NAME, interface.encode()
+        )
         if description:
             described += _option(_IF_DESCRIPTION, description.encode())
         described += _option(_IF_TSRESOL, bytes([_NANOSECONDS])) + _option(_OPT_END, b"")
@@ -110,7 +116,9 @@ class PcapngWriter:
                 self.full = self.full or f"the limit of {self._max_bytes >> 20} MiB is reached"
                 self.frames_not_written += 1
                 continue
-            parts.append(_EPB_HEAD.pack(_EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
+            parts.append(
+                _EPB_HEAD.pack(_EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length)
+            )
             parts.append(data)
             parts.append(_PAD[length & 3] + _U32.pack(total))
             size += total
@@ -162,7 +170,7 @@ class PcapngWriter:
         return True
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 _PCAP_MAGICS: Final[dict[bytes, tuple[str, int]]] = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
@@ -177,7 +185,8 @@ _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 def read_frames(path: Path) -> Iterator[CapturedFrame]:
     """The Ethernet frames of a pcap or pcapng file, in order.
 
-    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be opened,
+    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be
+    opened,
     WireError when its bytes are no capture of Ethernet frames.
     """
     try:

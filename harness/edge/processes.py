@@ -93,8 +93,9 @@ class Child:
 
     def stop(self, deadline_ns: Ns) -> list[AnyEvent]:
         """Ask for the end, take the last events, then insist: after the deadline the child is killed."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(RigError):  # it may have ended by itself
             self.send(events.Stop(t_ns=time.monotonic_ns()))
+        with contextlib.suppress(OSError):
             os.close(self._stdin_fd)
             # Popen must not close the number again: by then it may be another file's.
             self._process.stdin = None

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from harness.core.text import escape
 
+Row = tuple[str, RenderableType]
 OUTCOME_STYLE: Final = {
     "pass": "bold green",
     "fail": "bold red",
@@ -59,13 +60,11 @@ def outcome_line(outcome: str) -> Text:
     )
 
 
-def _trigger_rows(trigger: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
+def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
     where = f"{trigger.get('side')} {trigger.get('source')}, offset {trigger.get('offset_bytes')}"
-    rows: list[tuple[str, RenderableType]] = [
-        ("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))
-    ]
-    if trigger.get("excerpt"):
-        line = text(trigger["excerpt"])
+    rows: list[Row] = [("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))]
+    if trigger.get("excerpt") and trigger.get("source") == "console":
+        line = text(trigger["excerpt"]).rsplit("\\n", 1)[-1]
         rows.append(("seen", Text(line[-160:], "cyan")))
     if trigger.get("detail"):
         rows.append(("found", Text(text(trigger["detail"]), "cyan")))
@@ -78,8 +77,8 @@ def _trigger_rows(trigger: Mapping[str, Any]) -> list[tuple[str, RenderableType]
     return rows
 
 
-def _set_rows(sets: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
-    rows: list[tuple[str, RenderableType]] = []
+def _set_rows(sets: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
     for side, one in sets.items():
         if one.get("complete"):
             said = Text(f"complete, {byte_count(one.get('bytes', 0))}, {one.get('events', 0)} events logged")
@@ -89,74 +88,73 @@ def _set_rows(sets: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
-    """What happened, in the order in which a person asks."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    rows: list[tuple[str, RenderableType]] = [("outcome", outcome_line(outcome))]
-    for reason in record.get("reasons", []):
-        rows.append(("", Text(text(reason))))
-    rows.append(
-        (
-            "run",
-            Text(
-                f"{text(record.get('scenario') or 'watch')} on {text(record.get('bench'))}, seed {text(record.get('seed'))}"
-            ),
-        )
-    )
+def _run_rows(record: Mapping[str, Any]) -> list[Row]:
+    scenario = text(record.get("scenario") or "watch")
+    rows: list[Row] = [("", Text(text(reason))) for reason in record.get("reasons", [])]
+    rows.append(("run", Text(f"{scenario} on {text(record.get('bench'))}, seed {text(record.get('seed'))}")))
     if record.get("created"):
         rows.append(("began", Text(text(record["created"]))))
-    if record.get("trigger"):
-        rows += _trigger_rows(record["trigger"])
-        more = len(record.get("more_triggers", []))
-        if more:
-            rows.append(
-                ("", Text(f"and {more} more trigger{'s' if more > 1 else ''} after it (see timeline.jsonl)"))
-            )
-    else:
-        rows.append(("trigger", Text("none")))
+    return rows
+
+
+def _action_rows(record: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    more = len(record.get("more_triggers", []))
+    if more:
+        rows.append(
+            ("", Text(f"and {more} more trigger{'s' if more > 1 else ''} after it (see timeline.jsonl)"))
+        )
     for action in record.get("actions", []):
         reply = action.get("reply") or {}
         said = action.get("error") or reply.get("status") or "no answer yet"
         rows.append((f"{text(action.get('side'))} instructed", Text(text(said))))
-    rows += _set_rows(record.get("sets", {}))
+    return rows
+
+
+def _data_rows(record: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
     workload = record.get("workload") or {}
     if workload:
-        rows.append(
-            (
-                "host",
-                Text(
-                    f"{byte_count(workload.get('bytes_written', 0))} acknowledged in {workload.get('writes_acked', 0)} writes, "
-                    f"longest wait for one {duration(workload.get('longest_hold_ns', 0))}"
-                ),
-            )
-        )
+        acknowledged = byte_count(workload.get("bytes_written", 0))
+        longest = duration(workload.get("longest_hold_ns", 0))
+        said = f"{acknowledged} acknowledged in {workload.get('writes_acked', 0)} writes, longest wait for one {longest}"
+        rows.append(("host", Text(said)))
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
-    rows.append(
-        (
-            "lost writes",
-            Text("not known", "yellow")
-            if lost is None
-            else Text(f"{lost} acknowledged", "green" if lost == 0 else "bold red"),
-        )
+    if lost is None:
+        rows.append(("lost writes", Text("not known", "yellow")))
+    else:
+        rows.append(("lost writes", Text(f"{lost} acknowledged", "green" if lost == 0 else "bold red")))
+    return rows
+
+
+def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
+    if not capture:
+        return []
+    drops = capture.get("kernel_drops", 0)
+    said = (
+        f"{capture.get('packets', 0)} frames, {byte_count(capture.get('bytes_captured', 0))}, "
+        f"{capture.get('digests_checked', 0)} digests checked, {drops} dropped"
     )
-    capture = record.get("capture") or {}
-    if capture:
-        drops = capture.get("kernel_drops", 0)
-        rows.append(
-            (
-                "capture",
-                Text(
-                    f"{capture.get('packets', 0)} frames, {byte_count(capture.get('bytes_captured', 0))}, "
-                    f"{capture.get('digests_checked', 0)} digests checked, {drops} dropped",
-                    "bold red" if drops else "",
-                ),
-            )
-        )
-    for note in record.get("notes", []):
-        rows.append(("note", Text(text(note), "dim")))
+    return [("capture", Text(said, "bold red" if drops else ""))]
+
+
+def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
+    """What happened, in the order in which a person asks."""
+    trigger = record.get("trigger")
+    rows: list[Row] = [
+        ("outcome", outcome_line(outcome)),
+        *_run_rows(record),
+        *(_trigger_rows(trigger) if trigger else [("trigger", Text("none"))]),
+        *_action_rows(record),
+        *_set_rows(record.get("sets", {})),
+        *_data_rows(record),
+        *_capture_rows(record.get("capture") or {}),
+        *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
-    return Group(table)
+    return table

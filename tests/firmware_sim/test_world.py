@@ -5,6 +5,7 @@ import random
 import cbor2
 import pytest
 
+from firmware_sim.faults import STORE_KINDS
 from firmware_sim.invariants import sets_of, violations
 from firmware_sim.mutants import MUTANTS
 from firmware_sim.world import SERIAL_NUMBERS, World
@@ -254,6 +255,8 @@ def test_a_fault_is_told_and_warmstarts_repair_it(kind: str, side: str, line: st
     settle(world)
     found = violations(world)
     found.pop("consoles_tell_no_error")
+    if FaultKind(kind) in STORE_KINDS:
+        assert len(found.pop("acks_follow_stores")) == 1, "the write whose storing went wrong"
     assert found == {}
     fired = sets_of(world, FAULT_SIDE[FaultKind(kind)])[0]
     assert Event.FAULT_FIRED in [record[2] for record in RECORD.iter_unpack(fired["events"])]
@@ -331,10 +334,12 @@ def exercise(world: World) -> None:
     world.run_for(0.002)
     freeze(world, "primary", Op.STATE_SAVE)
     write_some(world, 40, seed=2, first=40)
-    world.run_for(0.001)
     for side in ("primary", "secondary"):
         freeze(world, side)
     world.run_for(3)
+    for side in ("primary", "secondary"):
+        freeze(world, side, Op.STATE_SAVE)
+    world.run_for(0.1)
 
 
 def test_the_healthy_pair_passes_what_the_mutants_are_put_through() -> None:

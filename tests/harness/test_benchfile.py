@@ -1,18 +1,64 @@
 """Bench and scenario files: those that come with FreezeFrame are right, wrong ones are told."""
 
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from harness import benchfile
 from harness.benchfile import load_bench, load_scenario
+from harness.core.configfile import Table
 from harness.errors import UsageError
 from harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).resolve().parents[2]
-SIM = (ROOT / "bench_configs/sim.toml").read_text()
+SIM = """# A pair of simulated controllers on this machine: real processes, real ports, their own network namespaces.
+[bench]
+name = "sim"
+
+[simulation]
+size_mib = 128
+
+[primary]
+driver = "sim_array"
+serial_number = "FFSIM-P-0001"
+console = "{run}/primary.console"
+control = "{run}/primary.control"
+host = "nbd+unix:///?socket={run}/primary.nbd"
+
+[secondary]
+driver = "sim_array"
+serial_number = "FFSIM-S-0001"
+console = "{run}/secondary.console"
+control = "{run}/secondary.control"
+host = "nbd+unix:///?socket={run}/secondary.nbd"
+
+[link]
+interface = "repl0"
+namespace = "{run}/secondary.netns"
+
+[power]
+driver = "scpi_supply"
+resource = "TCPIP::127.0.0.1::{supply_port}::SOCKET"
+safe_state = "off"
+
+[policy]
+rules = ["rules/sim.toml"]
+instruct = ["primary", "secondary"]
+boot_timeout_s = 10
+pull_timeout_s = 30
+rejoin_timeout_s = 20
+on_hung_warmstart = "power-cycle"
+
+[workload]
+driver = "nbd"
+bytes_mib = 64
+write_kib = 64
+queue_depth = 16
+"""
 
 
 def write(folder: Path, text: str) -> Path:
@@ -77,6 +123,8 @@ def test_policy_becomes_the_recoverys() -> None:
          "b.toml:34: policy.boot_timeout_s: 0 does not fit; allowed: above 0, at most 3600"),
         ("{run}/secondary.console", "{run}/primary.control",
          "b.toml:18: secondary.console: is a line of the primary's too; each controller has its own"),
+        ('interface = "repl0"', 'interface = "repl0"\nprimary_address = "10.77.0.256"',
+         "b.toml:24: link.primary_address: '10.77.0.256' is no IP address"),
         ("write_kib = 64", "write_kib = 63",
          "b.toml:42: workload.write_kib: 63 does not fit; "
          "allowed: at least 4, at most 1024, a multiple of 4"),
@@ -159,6 +207,13 @@ def test_check_of_the_benches_that_come_along(name: str) -> None:
     assert [finding for finding in benchfile.check(name) if finding.status == "problem"] == []
 
 
+def test_a_scenario_that_a_bench_cannot_play_is_a_warning() -> None:
+    (told,) = [finding for finding in benchfile.check("pi_pair") if finding.status == "warning"]
+    assert told.name == "scenario hung_warmstart" and told.detail.endswith(
+        "needs on_hung_warmstart = 'power-cycle'"
+    )
+
+
 def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     folder = tmp_path / "bench"
     shutil.copytree(ROOT / "bench_configs", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -185,3 +240,22 @@ def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     told = [finding.detail for finding in benchfile.check(bench) if finding.name == "rules"]
     assert told == [f"{rules}: No such file or directory"]
     assert [finding.status for finding in benchfile.check(tmp_path / "nothing.toml")] == ["problem"]
+
+
+# --- the document ---------------------------------------------------------------------------------------------
+def test_the_document_names_every_key() -> None:
+    text = (ROOT / "docs/bench-files.md").read_text()
+
+    def keys(model: type[Table]) -> set[str]:
+        inner = {part for field in model.model_fields.values() for part in tables(field.annotation)}
+        return {*model.model_fields, *(key for table in inner for key in keys(table))}
+
+    def tables(annotation: Any) -> set[type[Table]]:
+        if isinstance(annotation, type) and issubclass(annotation, Table):
+            return {annotation}
+        return {found for part in get_args(annotation) for found in tables(part)}
+
+    missing = {
+        key for key in keys(benchfile.Bench) | keys(benchfile.Scenario) if not re.search(rf"\b{key}\b", text)
+    }
+    assert missing == set()

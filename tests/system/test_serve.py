@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from firmware_sim.control import Frame, Receiver, encode
 from harness.wire import control as wire
-from harness.wire.control import Op, PairState, Status
+from harness.wire.control import Op, PairState, Reason, Status
 
 pytestmark = pytest.mark.system
 SIZE_MIB = 32
@@ -30,7 +31,7 @@ def free_port() -> int:
 class Side:
     """One controller process and a terminal at its console and control line."""
 
-    def __init__(self, side: str, directory: Path, *arguments: str) -> None:
+    def __init__(self, side: str, directory: Path, *arguments: str, control: str = "") -> None:
         self.side = side
         self.directory = directory
         self.nbd = f"nbd+unix:///?socket={directory}/{side}.nbd"
@@ -40,13 +41,19 @@ class Side:
             "--host", f"unix:{directory}/{side}.nbd", "--console", f"pty:{directory}/{side}.console",
             "--control", f"pty:{directory}/{side}.control", "--boot-ms", "200", *arguments,
         ]  # fmt: skip
+        self.control_name = "console" if control else "control"
+        if control:
+            self.arguments[self.arguments.index("--control") + 1] = control
         self.text = b""
         self.seq = 0
         self.start()
 
     def start(self) -> None:
+        for line in ("control", "console"):
+            # A link of an earlier life may lead to a terminal that is somebody else's by now.
+            (self.directory / f"{self.side}.{line}").unlink(missing_ok=True)
         self.process = subprocess.Popen(self.arguments, stderr=subprocess.PIPE)
-        control = self.directory / f"{self.side}.control"
+        control = self.directory / f"{self.side}.{self.control_name}"
         wait(lambda: self.process.poll() is not None or (control.exists() and self._opens(control)))
         assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
 
@@ -217,6 +224,45 @@ def test_a_polite_stop_leaves_everything_on_the_medium(pair: tuple[Side, Side], 
         assert side.process.wait(LIMIT_S) == 0
     for side in pair:
         assert (tmp_path / side.side / "volume").read_bytes()[1 << 20 : 2 << 20] == b"\x77" * (1 << 20)
+
+
+def test_the_secondary_alone_instructs_the_primary_over_the_second_link(tmp_path: Path) -> None:
+    port, second_link = free_port(), f"unix:{tmp_path}/peer"
+    # The secondary's console and control frames share one line.
+    secondary = Side(
+        "secondary", tmp_path, "--replication-listen", f"127.0.0.1:{port}", "--autonomic",
+        "--peer-control", second_link, control="console",
+    )  # fmt: skip
+    primary = Side(
+        "primary",
+        tmp_path,
+        "--replication-connect",
+        f"127.0.0.1:{port}",
+        "--peer-control-listen",
+        second_link,
+    )
+    try:
+        wait(lambda: primary.pair_state() == PairState.FULL_DUPLEX)
+        epoch = int(str(secondary.identity()[3]))
+        plan = {"seed": 1, "faults": [{"kind": "bit_flip_receiver", "at_write": 3}]}
+        target = wire.TARGET.pack(SERIALS["secondary"].encode(), epoch)
+        assert secondary.ask(Op.SET_FAULTS, target + cbor2.dumps(plan))[0][0] == Status.OK
+        run(
+            "qemu-io",
+            "-f",
+            "raw",
+            *(word for at in range(8) for word in ("-c", f"write -P {at} {at}M 64k")),
+            primary.nbd,
+        )
+        wait(lambda: primary.identity()[3] == secondary.identity()[3] == 2)
+        wait(lambda: primary.pair_state() == secondary.pair_state() == PairState.FULL_DUPLEX)
+        (listed,) = primary.ask(Op.LIST_SETS)
+        assert wire.SET_ENTRY.unpack_from(listed, 1)[3] == Reason.PEER_TRIGGER
+        content = same((primary, secondary), tmp_path)
+        assert [content[at << 20] for at in range(8)] == list(range(8))
+    finally:
+        primary.kill()
+        secondary.kill()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The supply as a real process with real children, driven through ScpiSupply over PyVISA."""
 
+import contextlib
 import json
 import os
 import select
@@ -100,10 +101,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         port = int(port_file.read_text())
         yield Bench(process, tmp_path, f"TCPIP::127.0.0.1::{port}::SOCKET", port)
     finally:
-        process.kill()
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        process.communicate(timeout=LIMIT_S)
+        for path in tmp_path.glob("*.pid"):
+            # The helper of a controller whose supply was killed.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.read_text().split()[1]), signal.SIGKILL)
 
 
 def test_power_on_off_and_measured_values(bench: Bench) -> None:
@@ -184,10 +186,12 @@ def test_close_leaves_the_safe_state_also_on_exceptions(bench: Bench) -> None:
 def test_the_interpreters_end_leaves_the_safe_state(bench: Bench) -> None:
     script = (
         "import sys; from drivers.power.scpi_supply import ScpiSupply; "
-        "ScpiSupply(sys.argv[1]).set_output('primary', True)"
+        "ScpiSupply(sys.argv[1]).set_output('primary', True); sys.stdin.read()"
     )
-    subprocess.run([sys.executable, "-c", script, bench.resource], check=True, timeout=LIMIT_S)
+    process = subprocess.Popen([sys.executable, "-c", script, bench.resource], stdin=subprocess.PIPE)
     pids = bench.pids("primary")
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
     until(lambda: all(gone(pid) for pid in pids))
 
 
@@ -233,6 +237,7 @@ def test_the_supply_ends_cleanly(bench: Bench, how: str) -> None:
     if how == "stdin":
         assert bench.process.stdin is not None
         bench.process.stdin.close()
+        bench.process.stdin = None
     else:
         bench.process.send_signal(signal.Signals[how])
     assert bench.process.wait(LIMIT_S) == 0

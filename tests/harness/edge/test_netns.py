@@ -89,14 +89,12 @@ def tcp_checksum_residue(frame: bytes) -> int:
 
 
 @needs_namespaces
-def test_a_thread_enters_and_comes_back() -> None:
+def test_the_caller_stays_where_it_is() -> None:
     pair = netns.make_pair()
     before = interfaces()
-    with netns.entered(pair.primary):
-        assert interfaces() == {"lo", netns.INTERFACE}
-    assert interfaces() == before
-    with pytest.raises(KeyError), netns.entered(pair.primary):
-        raise KeyError
+    assert pair.primary.run(interfaces) == {"lo", netns.INTERFACE}
+    with pytest.raises(ZeroDivisionError):
+        pair.primary.run(lambda: 1 // 0)
     assert interfaces() == before
     pair.close()
     pair.close()
@@ -107,8 +105,7 @@ def test_another_process_enters_by_path_and_nothing_outlives_the_holder() -> Non
     pair = netns.make_pair()
     script = (
         "import socket, sys\nfrom harness.edge import netns\n"
-        "with netns.entered(netns.Namespace.open(sys.argv[1])):\n"
-        "    print(sorted(x for _, x in socket.if_nameindex()))"
+        "print(sorted(netns.Namespace.open(sys.argv[1]).run(lambda: [x for _, x in socket.if_nameindex()])))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, pair.secondary.path],
@@ -138,6 +135,7 @@ PRIVILEGED = (
     "try:\n"
     "    netns.ensure_privileges([sys.executable, '-c', sys.argv[1], sys.argv[1]])\n"
     "    pair = netns.make_pair(); print('made', pair.notes, netns.missing_capabilities())\n"
+    "    import socket; print(pair.secondary.run(lambda: len(socket.if_nameindex())))\n"
     "except RigError as error: print('refused:', error)\n"
 )
 
@@ -186,7 +184,7 @@ NOBODY = [
 
 @needs_root
 def test_another_user_gets_a_user_namespace(tmp_path: Path) -> None:
-    assert run_script(NOBODY, tmp_path) == "made () []"
+    assert run_script(NOBODY, tmp_path) == "made () []\n2"
 
 
 @needs_root

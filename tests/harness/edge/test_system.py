@@ -34,10 +34,8 @@ def test_missing_tools_are_one_line_to_type(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_unprivileged_user_is_told_what_is_slower(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        prefix = []
-    else:
-        prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    prefix = drop if os.geteuid() == 0 else []
     script = (
         "import resource, sys, pathlib\nfrom harness.edge import system\n"
         "resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))\n"

@@ -1,0 +1,50 @@
+# make demo    all set-up, then a simulated pair, one seeded fault, one incident
+# make test    all set-up, then every check and every test
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+SOURCES := harness drivers firmware_sim fixtures tests
+# Tests start processes of their own: two at a time keep a 2-core machine busy.
+WORKERS ?= 2
+SEED ?= 7
+SCENARIO ?= bit_flip_receiver
+
+.PHONY: help setup demo test lint claims docs
+
+help:
+	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
+	@echo "make demo    set-up, then a simulated pair, one seeded fault, one incident"
+	@echo "make test    set-up, then every check and every test"
+	@echo "make lint    the checks without the tests"
+	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
+	@echo "make docs    the generated documents"
+
+setup:
+	@.ci/setup test
+
+demo:
+	@.ci/setup demo
+	@$(BIN)/freezeframe run $(SCENARIO) --bench sim --seed $(SEED)
+
+# Each check says one line when it passes, and everything when it fails.
+define check
+	@log=$$(mktemp); if $(2) >$$log 2>&1; then echo "$(1): ok"; rm -f $$log; \
+	else echo "$(1): FAILED: $(2)"; cat $$log; rm -f $$log; exit 1; fi
+endef
+
+lint: setup
+	$(call check,ruff check,$(BIN)/ruff check $(SOURCES))
+	$(call check,ruff format,$(BIN)/ruff format --check $(SOURCES))
+	$(call check,mypy --strict,$(BIN)/mypy)
+	$(call check,import-linter,$(BIN)/lint-imports)
+	$(call check,docs/control-frames.md,$(BIN)/python -m fixtures.framesdoc --check)
+	$(call check,docs/claims.md,$(BIN)/python -m fixtures.claims --check)
+
+test: lint
+	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+claims: setup
+	@$(BIN)/python -m fixtures.claims
+
+docs: setup claims
+	@$(BIN)/python -m fixtures.framesdoc

@@ -1,0 +1,385 @@
+"""SimArray: the controllers of ``firmware_sim``, on this machine or on a board of their own.
+
+Speaks the control frames of ``wire.control`` over any ByteLink. Requests that change nothing when they come twice
+are sent again when the controller stays silent, within the caller's deadline. A line that is shared with the console
+carries text as well: it is kept aside for ``take_text``.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, assert_never
+
+import cbor2
+
+from harness.core import frames, rootcause
+from harness.core.events import NS_PER_MS, Ns, Side
+from harness.core.frames import BadFrame, Frame, FrameReceiver, TextRun
+from harness.core.text import escape
+from harness.edge.clock import MonotonicClock
+from harness.errors import RigError, UsageError, WireError
+from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
+from harness.wire import control
+from harness.wire.control import Op, Status
+
+MODEL_FAMILY: Final = "SimArray "
+"""How the model of every controller that this driver drives begins."""
+SILENCE_NS: Final = 400 * NS_PER_MS
+"""No frame for so long: ask again. The longest reply takes 360 ms at 115,200 baud, and its bytes count as sound."""
+MAX_SILENCES: Final = 12
+"""A pull that gains nothing so often in a row is given up: about 5 s."""
+WINDOW_BYTES: Final = 16 * control.MAX_SET_DATA_BYTES
+"""One READ_SET: whole replies, just below MAX_WINDOW_BYTES."""
+WINDOWS_IN_FLIGHT: Final = 3
+READ_BYTES: Final = 64 << 10
+MAX_KEPT_REPLIES: Final = 32
+"""Replies that came while another was waited for: the answer to a frame that the reflex wrote may come at any time."""
+MAX_TEXT_BYTES: Final = 1 << 20
+MAX_REFUSAL_BYTES: Final = 200
+
+assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
+
+
+class SimArray:
+    """Plays roles.Controller and roles.Serviceable."""
+
+    boot_banner: bytes = rb"SimArray \d+ firmware "
+    """Regex: the line that a controller prints first when it starts."""
+    console_ready: bytes = rb"serial number \S+, boot epoch \d+"
+    """Regex: the line that says that it has come up, and which boot this is."""
+
+    def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
+        if not serial_number.isascii() or not 1 <= len(serial_number) <= control.SERIAL_NUMBER_BYTES:
+            raise UsageError(
+                f"{side}: serial_number {serial_number!r}: allowed are 1 to {control.SERIAL_NUMBER_BYTES} ASCII characters"
+            )
+        self.side: Side = side
+        self.link = link
+        self.serial_number = serial_number
+        self._clock = clock or MonotonicClock()
+        self._receiver = FrameReceiver()
+        self._seq = self._clock.now() & 0xFFFF
+        """Begins anywhere: replies to an earlier session's requests are not taken for ours."""
+        self._kept: OrderedDict[tuple[int, int], tuple[Frame, Ns]] = OrderedDict()
+        self._frames: deque[Frame] = deque()
+        self._text = bytearray()
+        self.bad_frames = 0
+        """Damaged frames seen on the line so far."""
+
+    # --- roles.Controller ---
+    def identify(self, deadline_ns: Ns) -> Identity:
+        """Ask who is there. RigError when it is not the device of the bench file."""
+        body = self._body(self._ask(Op.IDENTIFY, b"", deadline_ns))
+        told = frames.unpack(frames.Identity, body)
+        if not told.model.startswith(MODEL_FAMILY) or told.serial_number != self.serial_number:
+            raise RigError(
+                f"{self.side}: {self.link.name} leads to {told.model} {told.serial_number}, "
+                f"the bench file says {MODEL_FAMILY}with serial number {self.serial_number}"
+            )
+        return Identity(
+            model=told.model,
+            serial_number=told.serial_number,
+            firmware_version=told.firmware_version,
+            boot_epoch=told.boot_epoch,
+            role=told.role,
+            pair_state=control.PAIR_STATE_NAMES.get(told.pair_state, f"pair state {told.pair_state}"),
+            uptime_ns=told.uptime_ns,
+            events_logged=told.events_logged,
+            capabilities=told.capabilities,
+        )
+
+    def freeze_frame(
+        self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
+    ) -> bytes:
+        """WARMSTART, or STATE_SAVE when not disruptive, for this target in this boot."""
+        if len(incident_id) != control.INCIDENT_ID_BYTES:
+            raise UsageError(f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}")
+        request = frames.Freeze(identity.serial_number, identity.boot_epoch, reason, incident_id)
+        op = Op.WARMSTART if disruptive else Op.STATE_SAVE
+        return frames.encode(op, self._next_seq(), frames.pack(request))
+
+    def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
+        sent = frames.decode(frame)
+        found = self._wait_for(sent.type, sent.seq, deadline_ns, max(0, deadline_ns - self._clock.now()))
+        return self._reply(*found) if found else None
+
+    def state(self, deadline_ns: Ns) -> dict[str, Any]:
+        record = rootcause.decode_cbor(self._body(self._ask(Op.GET_STATE, b"", deadline_ns)))
+        if not isinstance(record, dict):
+            raise WireError(f"{self.side}: the state record is not a map")
+        return record
+
+    def sets(self, deadline_ns: Ns) -> list[SetEntry]:
+        body = self._body(self._ask(Op.LIST_SETS, b"", deadline_ns))
+        if len(body) % control.SET_ENTRY.size or len(body) > control.MAX_SETS * control.SET_ENTRY.size:
+            raise WireError(f"{self.side}: the list of sets has {len(body)} bytes, that is no list")
+        told = [
+            frames.unpack(frames.SetEntry, body, at) for at in range(0, len(body), control.SET_ENTRY.size)
+        ]
+        return [
+            SetEntry(
+                set_id=entry.set_id,
+                kind=_kind_name(entry.kind),
+                complete=bool(entry.complete),
+                reason=entry.reason,
+                incident_id=entry.incident_id,
+                raw_bytes=entry.raw_bytes,
+                stored_bytes=entry.stored_bytes,
+                boot_epoch=entry.boot_epoch,
+                sha256=entry.sha256.hex(),
+            )
+            for entry in told
+        ]
+
+    def pull(
+        self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
+    ) -> RootCauseSet:
+        """Windows of READ_SET, several in flight; what is lost on the line is asked for again."""
+        if max(entry.stored_bytes, entry.raw_bytes) > control.MAX_SET_BYTES or len(have) > entry.stored_bytes:
+            raise WireError(f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be")
+        pull = _Pull(entry.set_id, entry.stored_bytes, len(have))
+        stored = bytearray(have)
+        silences = 0
+        while pull.next_offset < entry.stored_bytes:
+            self._ask_for(pull)
+            frame = self._next_frame(deadline_ns, SILENCE_NS)
+            arrived = self._take_chunk(pull, frame) if frame else b""
+            if arrived:
+                silences = 0
+                stored += arrived
+                progress(arrived)
+            elif frame is None:
+                silences += 1
+                if silences > MAX_SILENCES or self._clock.now() >= deadline_ns:
+                    raise RigError(
+                        f"{self.side}: {self.link.name} is silent, "
+                        f"{pull.next_offset} of {entry.stored_bytes} bytes of set {entry.set_id} have arrived"
+                    )
+                pull.lose_what_is_in_flight()
+        return rootcause.decode(bytes(stored), entry.sha256)
+
+    # --- roles.Serviceable ---
+    def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply:
+        request = frames.AcknowledgeSet(
+            identity.serial_number, identity.boot_epoch, entry.set_id, bytes.fromhex(entry.sha256)
+        )
+        return self._reply(*self._ask(Op.ACK_SET, frames.pack(request), deadline_ns))
+
+    def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply:
+        target = frames.pack(frames.Target(identity.serial_number, identity.boot_epoch))
+        return self._reply(*self._ask(Op.SET_FAULTS, target + cbor2.dumps(dict(plan)), deadline_ns))
+
+    def print_line(self, text: str, deadline_ns: Ns) -> Reply:
+        line = text.encode()
+        if not 1 <= len(line) <= control.PRINT_MAX_BYTES:
+            raise UsageError(f"a line to print has 1 to {control.PRINT_MAX_BYTES} bytes, not {len(line)}")
+        return self._reply(*self._ask(Op.PRINT, line, deadline_ns))
+
+    def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply:
+        request = frames.TraceLevel(identity.serial_number, identity.boot_epoch, level)
+        return self._reply(*self._ask(Op.SET_TRACE_LEVEL, frames.pack(request), deadline_ns))
+
+    def take_text(self) -> bytes:
+        """Console text that came over the control line since the last call; at most the newest MAX_TEXT_BYTES."""
+        text = bytes(self._text)
+        self._text.clear()
+        return text
+
+    # --- the dialogue ---
+    def _ask(self, op: Op, payload: bytes, deadline_ns: Ns) -> tuple[Frame, Ns]:
+        """Send a request and wait for its reply, asking again after each silence.
+
+        The same bytes go out each time: a controller that has carried them out answers again and does nothing.
+        """
+        seq = self._next_seq()
+        request = frames.encode(op, seq, payload)
+        tries = 0
+        while True:
+            self.link.write(request)
+            tries += 1
+            found = self._wait_for(op, seq, deadline_ns, SILENCE_NS)
+            if found:
+                return found
+            if self._clock.now() >= deadline_ns:
+                raise RigError(
+                    f"{self.side}: the controller at {self.link.name} does not answer {op.name} "
+                    f"(asked {tries} times, {self.bad_frames} damaged frames seen): is it powered, is it the right line?"
+                )
+
+    def _wait_for(self, op: int, seq: int, deadline_ns: Ns, silence_ns: Ns) -> tuple[Frame, Ns] | None:
+        """The reply to ``op``, already kept or still to come, and when; replies to others are kept."""
+        kept = self._kept.pop((op | control.REPLY, seq), None)
+        if kept:
+            return kept
+        while frame := self._next_frame(deadline_ns, silence_ns):
+            if (frame.type, frame.seq) == (op | control.REPLY, seq):
+                return frame, self._clock.now()
+            self._keep(frame)
+        return None
+
+    def _keep(self, frame: Frame) -> None:
+        self._kept[frame.type, frame.seq] = frame, self._clock.now()
+        if len(self._kept) > MAX_KEPT_REPLIES:
+            self._kept.popitem(last=False)
+
+    def _next_frame(self, deadline_ns: Ns, silence_ns: Ns) -> Frame | None:
+        """The next frame of the line; None at the deadline, or when no part of one came for ``silence_ns``."""
+        quiet_until_ns = self._clock.now() + silence_ns
+        while not self._frames:
+            data = self.link.read(READ_BYTES, min(deadline_ns, quiet_until_ns))
+            if not data:
+                return None
+            for received in self._receiver.feed(data):
+                match received:
+                    case Frame():
+                        self._frames.append(received)
+                    case TextRun(data=text):
+                        self._text += text
+                        del self._text[:-MAX_TEXT_BYTES]
+                    case BadFrame():
+                        self.bad_frames += 1
+                    case _:
+                        assert_never(received)
+            now_ns = self._clock.now()
+            if self._receiver.in_frame:
+                quiet_until_ns = now_ns + silence_ns
+            elif not self._frames and now_ns >= min(deadline_ns, quiet_until_ns):
+                return None
+        return self._frames.popleft()
+
+    def _next_seq(self) -> int:
+        self._seq = (self._seq + 1) & 0xFFFF
+        return self._seq
+
+    def _body(self, answer: tuple[Frame, Ns]) -> bytes:
+        """What stands behind the status. A refusal of a mere question is the device's failure: WireError."""
+        status, body = self._status(answer[0])
+        if status != Status.OK:
+            raise WireError(f"{self.side}: {frames.op_name(answer[0].type)}: {_refusal(status, body)}")
+        return body
+
+    def _reply(self, frame: Frame, t_received_ns: Ns) -> Reply:
+        status, body = self._status(frame)
+        if status != Status.OK:
+            return Reply(
+                ok=False,
+                status=frames.status_name(status),
+                text=escape(body[:MAX_REFUSAL_BYTES]),
+                t_received_ns=t_received_ns,
+            )
+        if frame.type & ~control.REPLY not in (Op.WARMSTART, Op.STATE_SAVE):
+            return Reply(ok=True, status=frames.status_name(status), t_received_ns=t_received_ns)
+        frozen = frames.unpack(frames.FreezeReply, body)
+        return Reply(
+            ok=True,
+            status=frames.status_name(status),
+            set_id=frozen.set_id,
+            boot_epoch=frozen.boot_epoch,
+            events_logged=frozen.events_logged,
+            uptime_ns=frozen.uptime_ns,
+            t_received_ns=t_received_ns,
+        )
+
+    def _status(self, frame: Frame) -> tuple[int, bytes]:
+        if not frame.payload:
+            raise WireError(f"{self.side}: a reply to {frames.op_name(frame.type)} without a status")
+        return frame.payload[0], frame.payload[control.STATUS.size :]
+
+    def _ask_for(self, pull: "_Pull") -> None:
+        for offset_bytes, length_bytes in pull.windows_to_ask():
+            seq = self._next_seq()
+            pull.seqs.add(seq)
+            request = frames.ReadSet(pull.set_id, offset_bytes, length_bytes)
+            self.link.write(frames.encode(Op.READ_SET, seq, frames.pack(request)))
+
+    def _take_chunk(self, pull: "_Pull", frame: Frame) -> bytes:
+        """The bytes that ``frame`` adds in order; b"" when it adds none."""
+        if frame.type != Op.READ_SET | control.REPLY:
+            self._keep(frame)
+            return b""
+        status, body = self._status(frame)
+        if status != Status.OK:
+            if frame.seq in pull.seqs:
+                raise WireError(f"{self.side}: set {pull.set_id}: {_refusal(status, body)}")
+            return b""
+        head = frames.unpack(frames.SetData, body)
+        if head.set_id != pull.set_id:
+            return b""
+        return pull.take(head.offset_bytes, body[control.SET_DATA.size :])
+
+
+class _Pull:
+    """Which bytes of a set have arrived, and which to ask for. A serial line keeps the order: a chunk that comes
+    before the one expected says that the expected one is lost, and it is asked for again at once."""
+
+    def __init__(self, set_id: int, total_bytes: int, have_bytes: int) -> None:
+        self.set_id = set_id
+        self.next_offset = have_bytes
+        """All before it has arrived."""
+        self.seqs: set[int] = set()
+        """Of this pull's requests."""
+        self._total_bytes = total_bytes
+        self._asked_to = have_bytes
+        self._early: dict[int, bytes] = {}
+        """Offset -> chunk that came before an earlier one."""
+        self._lost: list[tuple[int, int]] = []
+        self._in_order_to = have_bytes
+        """Where the next chunk of the first asking begins; gaps below it are already asked for again."""
+
+    def windows_to_ask(self) -> list[tuple[int, int]]:
+        """(offset, length) of the requests that are due now."""
+        windows, self._lost = self._lost, []
+        while self._asked_to < min(self._total_bytes, self.next_offset + WINDOWS_IN_FLIGHT * WINDOW_BYTES):
+            length = min(WINDOW_BYTES, self._total_bytes - self._asked_to)
+            windows.append((self._asked_to, length))
+            self._asked_to += length
+        return windows
+
+    def lose_what_is_in_flight(self) -> None:
+        """The line was silent: whatever was asked for and has not come will not come."""
+        ends = [*sorted(self._early), self._asked_to]
+        start = self.next_offset
+        for end in ends:
+            while start < end:
+                length = min(WINDOW_BYTES, end - start)
+                self._lost.append((start, length))
+                start += length
+            start = max(start, end + len(self._early.get(end, b"")))
+        self._in_order_to = self._asked_to
+
+    def take(self, offset: int, data: bytes) -> bytes:
+        """Bytes in order that a chunk adds. Raises WireError when it reaches beyond the set."""
+        if offset + len(data) > self._total_bytes:
+            raise WireError(
+                f"set {self.set_id} has {self._total_bytes} bytes, a chunk ends at {offset + len(data)}"
+            )
+        if offset + len(data) > self._asked_to or offset + len(data) <= self.next_offset:
+            return b""
+        if offset > self.next_offset:
+            self._early.setdefault(offset, data)
+            gap_start = max(self.next_offset, self._in_order_to)
+            if offset > gap_start:
+                self._lost.append((gap_start, min(offset - gap_start, WINDOW_BYTES)))
+            self._in_order_to = max(self._in_order_to, offset + len(data))
+            return b""
+        self._in_order_to = max(self._in_order_to, offset + len(data))
+        added = bytearray(data[self.next_offset - offset :])
+        self.next_offset += len(added)
+        for early in sorted(self._early):
+            if early > self.next_offset:
+                break
+            rest = self._early.pop(early)[self.next_offset - early :]
+            added += rest
+            self.next_offset += len(rest)
+        return bytes(added)
+
+
+def _kind_name(kind: int) -> str:
+    try:
+        return control.SetKind(kind).name.lower().replace("_", " ")
+    except ValueError:
+        return f"kind {kind}"
+
+
+def _refusal(status: int, text: bytes) -> str:
+    said = escape(text[:MAX_REFUSAL_BYTES])
+    return frames.status_name(status) + (f" ({said})" if said else "")

@@ -1,0 +1,68 @@
+"""Who holds a device: told by name, so that "busy" is something a person can act on. Reads /proc only."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+
+
+def holder(path: str) -> str | None:
+    """``python (pid 123)``: another process that has the file at ``path`` open, the one that locked it first.
+
+    None when there is none, or none that this user may see.
+    """
+    try:
+        wanted = Path(path).stat()
+    except OSError:
+        return None
+    locking = set(_locking_pids(wanted))
+    own = os.getpid()
+    holding = [pid for pid in _pids() if pid != own and _has_open(pid, wanted)]
+    for pid in sorted(holding, key=lambda pid: pid not in locking):
+        name = _name(pid)
+        if name:
+            return f"{name} (pid {pid})"
+    return None
+
+
+def _pids() -> Iterator[int]:
+    for entry in PROC.iterdir():
+        if entry.name.isdecimal():
+            yield int(entry.name)
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    try:
+        for entry in (PROC / str(pid) / "fd").iterdir():
+            try:
+                found = entry.stat()
+            except OSError:  # closed since, or not ours to see
+                continue
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def _locking_pids(wanted: os.stat_result) -> Iterator[int]:
+    """Lines of /proc/locks: ``1: FLOCK  ADVISORY  WRITE 123 00:1b:5 0 EOF``; the device numbers are
+    hexadecimal."""
+    device = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
+    try:
+        lines = (PROC / "locks").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        words = line.split()
+        if len(words) >= 6 and words[1] == "FLOCK" and words[5] == device and words[4].isdecimal():
+            yield int(words[4])
+
+
+def _name(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return ""

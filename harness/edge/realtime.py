@@ -1,0 +1,44 @@
+"""What a process asks of the kernel and of Python to be fast when it counts; what it could not have comes
+back as text."""
+
+import ctypes
+import gc
+import os
+import resource
+from typing import Final
+
+MCL_CURRENT: Final = 1
+MCL_FUTURE: Final = 2
+FIFO_PRIORITY: Final = 20
+"""Above ordinary processes and the kernel's default threads at 1; below interrupt threads at 50."""
+
+
+def become_realtime() -> list[str]:
+    """Collect garbage for the last time, lock the memory, and take a SCHED_FIFO priority. Returns what was
+    refused."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return [note for note in (_lock_memory(), _take_fifo_priority()) if note]
+
+
+def _lock_memory() -> str:
+    # Under a finite limit MCL_FUTURE would make a later allocation fail: lift the limit, or lock nothing.
+    limit_bytes = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (OSError, ValueError):
+        if limit_bytes != resource.RLIM_INFINITY:
+            return f"memory not locked: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; raise it, or run as root"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
+        return f"memory not locked: {os.strerror(ctypes.get_errno())}"
+    return ""
+
+
+def _take_fifo_priority() -> str:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(FIFO_PRIORITY))
+    except OSError as error:
+        return f"no SCHED_FIFO priority: {error.strerror}; allow rtprio {FIFO_PRIORITY}, or run as root"
+    return ""

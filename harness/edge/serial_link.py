@@ -1,0 +1,215 @@
+"""A serial line by any pyserial URL, as a roles.ByteLink over a raw descriptor.
+
+Device paths (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``, a PTY or a link to one) and
+``socket://host:port`` are read and written through their own descriptor. ``rfc2217://`` and other URLs that
+pyserial interprets itself have none that carries plain bytes: two threads pump them through a socket pair.
+A descriptor may be handed to another process too (the reflex process writes the first frame through it);
+pyserial only opens the line and sets it up: raw, 8N1.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import serial
+from serial.tools import list_ports
+
+from harness.core.events import NS_PER_S, Ns
+from harness.edge import locks
+from harness.errors import RigError
+
+DEFAULT_BAUD: Final = 115_200
+WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
+"""A line that takes no byte for so long is gone: 5 s are 57 kB at the default rate."""
+PUMP_BYTES: Final = 4096
+PUMP_POLL_S: Final = 0.05
+"""How long a pumped line's read may sit before it looks whether the link was closed."""
+PTY_PREFIX: Final = "/dev/pts/"
+BY_ID: Final = Path("/dev/serial/by-id")
+SHOWN_PORTS: Final = 20
+
+
+class SerialLink:
+    """Plays roles.ByteLink. Made by ``open_serial``."""
+
+    def __init__(self, name: str, port: serial.SerialBase, notes: list[str]) -> None:
+        self.name = name
+        self.notes = notes
+        """What the line could not have: "ttyUSB0: no low-latency mode ..."."""
+        self._port = port
+        self._pump: _Pump | None = None
+        try:
+            self._fd: int = port.fileno()
+        except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
+            self._pump = _Pump(port)
+            self._fd = self._pump.fileno()
+            notes.append(f"{name}: pumped by a thread, slower than a line of its own")
+        os.set_blocking(self._fd, False)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
+        while True:
+            try:
+                data = os.read(self._fd, max_bytes)
+            except BlockingIOError:
+                if not self._wait(select.POLLIN, deadline_ns):
+                    return b""
+                continue
+            except OSError as error:
+                raise RigError(f"{self.name} is gone: {error.strerror}") from error
+            if not data:
+                raise RigError(f"{self.name} is gone: {self._end()}")
+            return data
+
+    def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError as error:
+                if not self._wait(select.POLLOUT, time.monotonic_ns() + WRITE_TIMEOUT_NS):
+                    raise RigError(
+                        f"{self.name} takes no bytes: flow control, or nobody at the other end"
+                    ) from error
+            except OSError as error:
+                raise RigError(f"{self.name} is gone: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._pump is not None:
+            self._pump.close()
+        self._port.close()
+
+    def _wait(self, events: int, deadline_ns: Ns) -> bool:
+        poller = select.poll()
+        poller.register(self._fd, events)
+        return bool(poller.poll(max(0, (deadline_ns - time.monotonic_ns()) / 1_000_000)))
+
+    def _end(self) -> str:
+        return (self._pump and self._pump.error) or "closed by the other end"
+
+
+class _Pump:
+    """Carries a pyserial port's bytes to and from one end of a socket pair."""
+
+    def __init__(self, port: serial.SerialBase) -> None:
+        self._port = port
+        self.error = ""
+        """Why the line ended; "" while it has not."""
+        self._closing = False
+        self._ours, self._theirs = socket.socketpair()
+        self._port.timeout = PUMP_POLL_S
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._inward, self._outward)]
+        for thread in self._threads:
+            thread.start()
+
+    def fileno(self) -> int:
+        return self._theirs.fileno()
+
+    def close(self) -> None:
+        self._closing = True
+        self._shut_down()
+        for thread in self._threads:
+            thread.join(timeout=2.0)
+        self._ours.close()
+        self._theirs.close()
+
+    def _inward(self) -> None:
+        try:
+            while not self._closing:
+                data = self._port.read(max(1, min(self._port.in_waiting, PUMP_BYTES)))
+                self._ours.sendall(data)
+        except (serial.SerialException, OSError) as error:
+            self._give_up(error)
+
+    def _outward(self) -> None:
+        try:
+            while data := self._ours.recv(PUMP_BYTES):
+                self._port.write(data)
+        except (serial.SerialException, OSError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if not self._closing:
+            self.error = self.error or str(error)
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):  # already shut down
+            self._ours.shutdown(socket.SHUT_RDWR)
+
+
+def open_serial(url: str, *, baud: int = DEFAULT_BAUD) -> SerialLink:
+    """Open ``url`` for this process alone. RigError: missing (with what is there), in use (by whom), refused."""
+    is_device = "://" not in url
+    if is_device:
+        _check_device(url)
+    notes: list[str] = []
+    try:
+        if is_device:
+            port = serial.Serial(url, baudrate=baud, timeout=0, exclusive=True)
+            _tell_empty_from_ended(port.fileno())
+            _ask_low_latency(url, port, notes)
+        else:
+            port = serial.serial_for_url(url, baudrate=baud, timeout=0)
+    except (serial.SerialException, OSError, ValueError) as error:
+        raise _translated(url, error, is_device) from error
+    return SerialLink(url, port, notes)
+
+
+def _tell_empty_from_ended(fd: int) -> None:
+    """pyserial leaves VMIN at 0, where a read of an idle line returns nothing, just as that of a dead one does.
+    With VMIN 1 an idle line's non-blocking read says EAGAIN."""
+    attributes = termios.tcgetattr(fd)
+    attributes[6][termios.VMIN] = 1
+    attributes[6][termios.VTIME] = 0
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
+
+
+def _check_device(path: str) -> None:
+    if not Path(path).exists():
+        raise RigError(f"{path} is not there. {_what_is_there()}")
+    if not os.path.realpath(path).startswith(PTY_PREFIX):
+        # A terminal program without a lock would steal bytes. Not asked of a PTY: its maker holds it too.
+        taken_by = locks.holder(path)
+        if taken_by:
+            raise RigError(f"{path} is in use by {taken_by}")
+
+
+def _translated(url: str, error: Exception, is_device: bool) -> RigError:
+    number = getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
+    if is_device and number in (errno.EAGAIN, errno.EBUSY):
+        return RigError(f"{url} is in use by {locks.holder(url) or 'a process of another user'}")
+    if is_device and number in (errno.EACCES, errno.EPERM):
+        return RigError(f"{url}: permission denied: join the group dialout, or run as root")
+    if is_device and number in (errno.ENOTTY, errno.EINVAL, errno.EIO):
+        return RigError(f"{url} is not a serial line: {error}")
+    return RigError(f"{url} cannot be opened: {error}")
+
+
+def _what_is_there() -> str:
+    """The serial ports of this machine, the ones with a lasting name first."""
+    named = sorted(str(path) for path in BY_ID.glob("*"))
+    behind = {os.path.realpath(path) for path in named}
+    others = sorted(port.device for port in list_ports.comports() if port.device not in behind)
+    found = [*named, *others][:SHOWN_PORTS]
+    return f"There are: {', '.join(found)}" if found else "This machine has no serial ports"
+
+
+def _ask_low_latency(path: str, port: serial.Serial, notes: list[str]) -> None:
+    """USB adapters hold bytes back (FTDI: 16 ms) unless told not to."""
+    real = os.path.realpath(path)
+    if real.startswith(PTY_PREFIX):
+        return
+    try:
+        port.set_low_latency_mode(True)
+    except (OSError, ValueError, NotImplementedError, AttributeError) as error:
+        notes.append(f"{Path(real).name}: no low-latency mode ({error}): bytes may arrive up to 16 ms late")

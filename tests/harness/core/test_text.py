@@ -1,0 +1,28 @@
+"""Text from a device never reaches a terminal as commands."""
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core.text import escape
+
+
+def test_what_is_escaped() -> None:
+    assert escape("plain text, äöü, 漢字") == "plain text, äöü, 漢字"
+    assert escape("\x1b[31mred\x07") == "\\x1b[31mred\\x07"
+    assert escape("a\r\nb\tc\0") == "a\\r\\nb\\tc\\x00"
+    assert escape("\x9b2J\x85") == "\\x9b2J\\x85"
+    assert escape("\u202eevil\u2066\u200f\ufeff") == "\\u202eevil\\u2066\\u200f\\ufeff"
+    assert escape("\u2028\ud800\U000e0001") == "\\u2028\\ud800\\U000e0001"
+
+
+def test_bytes() -> None:
+    assert escape(b"ok \xc3\xa9 \xff\xfe\x1b") == "ok é \\xff\\xfe\\x1b"
+
+
+@given(st.text() | st.binary())
+def test_only_printable_characters_remain(text: str | bytes) -> None:
+    shown = escape(text)
+    assert all(unicodedata.category(character)[0] not in "CZ" or character == " " for character in shown)
+    shown.encode()  # no lone surrogate is left

@@ -1,0 +1,197 @@
+"""The streaming scanner against an obviously right matcher over the whole stream."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core.events import SIDES, Side
+from harness.core.rules import ConsoleRule, parse_rules
+from harness.core.triggers import Hit, Scanner
+
+RULES = (
+    ConsoleRule(name="literal", literal="FAILED"),
+    ConsoleRule(name="self-overlapping", literal="ABA"),
+    ConsoleRule(name="of regex characters", literal="a.$"),
+    ConsoleRule(name="with NUL", literal="\0F"),
+    ConsoleRule(name="one side", literal="B", side="secondary"),
+    ConsoleRule(name="many ends", regex=r"A\d+"),
+    ConsoleRule(name="line end", regex=r"D$"),
+    ConsoleRule(name="line start", regex=r"^F"),
+    ConsoleRule(name="noise", regex=r"[\x80-\xff]{2,}"),
+)
+ALPHABET = [
+    b"A",
+    b"B",
+    b"D",
+    b"F",
+    b"1",
+    b"2",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\x80",
+    b"\xff",
+    b"a.$",
+    b"FAILED",
+]
+
+
+def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[tuple[int, int]]:
+    """(rule, end) of every hit: each prefix of the stream is asked whether the rule matches at its very end."""
+    hits = set()
+    for index, rule in enumerate(rules):
+        if rule.side not in (side, "any"):
+            continue
+        if rule.literal:
+            literal = rule.literal.encode()
+            hits |= {(index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)}
+            continue
+        pattern = rule.regex.replace("$", r"\r?(?=\n)").encode()
+        line_of_last = -1
+        for end in range(1, len(stream) + 1):
+            starts = range(end)
+            whole = re.compile(pattern, re.MULTILINE)
+            if not any(_ends_at(whole, stream, start, end) for start in starts):
+                continue
+            line = len(re.findall(rb"[\r\n]", stream[: end - 1]))
+            if line != line_of_last:
+                hits.add((index, end))
+            line_of_last = line
+    return hits
+
+
+def _ends_at(pattern: re.Pattern[bytes], stream: bytes, start: int, end: int) -> bool:
+    """Whether some match from ``start`` can end at ``end`` (a greedy one may stop later: the rest is hidden)."""
+    behind = stream[end : end + 1] if b"(?=" in pattern.pattern else b""
+    match = pattern.match(stream[:end] + behind, start)
+    return match is not None and match.end() == end
+
+
+def found(rules: tuple[ConsoleRule, ...], side: Side, chunks: list[bytes]) -> list[Hit]:
+    scanner = Scanner(rules, SIDES)
+    return [hit for chunk in chunks for hit in scanner.feed(side, chunk)]
+
+
+def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
+    return sorted((hit.rule, hit.end_offset_bytes) for hit in hits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(ALPHABET), max_size=40), st.data())
+def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    for side in SIDES:
+        right = sorted(expected(RULES, side, stream))
+        assert pairs(found(RULES, side, [stream])) == right
+        assert pairs(found(RULES, side, [stream[at : at + 1] for at in range(len(stream))])) == right
+        assert pairs(found(RULES, side, chunks)) == right
+
+
+def test_every_border_inside_a_match() -> None:
+    stream = b"x" * 300 + b"Digest integrity check FAILED" + b"y" * 300
+    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED"),)
+    for cut in range(len(stream) + 1):
+        assert found(rules, "primary", [stream[:cut], stream[cut:]]) == [Hit(0, 329)]
+
+
+def test_two_consoles_are_two_streams() -> None:
+    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), SIDES)
+    assert scanner.feed("primary", b"FAI") == []
+    assert scanner.feed("secondary", b"LED") == []
+    assert scanner.feed("primary", b"LED") == [Hit(0, 6)]
+
+
+def test_no_rules_no_hits() -> None:
+    assert Scanner((), SIDES).feed("primary", b"FAILED") == []
+
+
+def test_many_rules_at_once() -> None:
+    rules = tuple(ConsoleRule(name=f"r{n}", literal=f"error {n:04d}") for n in range(1000))
+    hits = found(rules, "primary", [b"".join(b"error %04d\r\n" % n for n in range(1000))])
+    assert [hit.rule for hit in hits] == list(range(1000))
+
+
+BENCH_RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (b"block drbd0: Digest integrity check FAILED: 128s +4096", "digest-failed"),
+        (b"block drbd0: Out of sync: start=8, size=8 (sectors)", "out-of-sync"),
+        (
+            b"block drbd0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!",
+            "bad-barrier-ack",
+        ),
+        (
+            b"drbd r0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
+            "remote-timeout",
+        ),
+        (b"drbd r0: error receiving Data, e: -5 l: 4100!", "receive-error"),
+        (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: got_BlockAck: failed to find request 0x1f00, sector 8s", "unknown-request"),
+        (b"block drbd0: local disk failed: Input/output error", "disk-error"),
+        (b"ordinary \x85\x91 noise", "console-garbled"),
+    ],
+)
+def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
+    rules = parse_rules((BENCH_RULES / "sim.toml").read_text(), "sim.toml").console
+    hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
+    assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+REAL_CONSOLES = sorted((Path(__file__).parents[2] / "golden" / "drbd").glob("*.raw.log"))
+REAL_HITS = {
+    "cycle-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+    "integrity-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+}
+"""Node B took the flipped bit; node A's console holds nothing of ours, not even when it panics and reboots."""
+
+
+@pytest.mark.parametrize("path", REAL_CONSOLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 4096, 1 << 20])
+def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    stream = path.read_bytes()
+    hits = found(
+        rules, "secondary", [stream[at : at + chunk_bytes] for at in range(0, len(stream), chunk_bytes)]
+    )
+    assert [rules[hit.rule].name for hit in hits] == REAL_HITS.get(path.name.partition(".")[0], [])
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (b"block drbd0: Out of sync: start=128, size=8 (sectors)", "out-of-sync"),
+        (b"drbd r0: BAD! BarrierAck #7 received, expected #6!", "bad-barrier-ack"),
+        (b"drbd r0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!", "bad-barrier-ack"),
+        (b"block drbd0: got_BlockAck: failed to find request 0xffff8880, sector 8s", "unknown-request"),
+        (
+            b"block drbd0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
+            "remote-timeout",
+        ),
+        (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: [drbd_w_r0/134] sock_sendmsg time expired, ko = 1", "send-timeout"),
+        (b"drbd r0: Wrong magic value 0x00000000 in protocol version 101", "wrong-packet"),
+        (b"block drbd0: Split-Brain detected but unresolved, dropping connection!", "split-brain"),
+        (b"drbd r0/0 drbd0 b: Unrelated data, aborting!", "unrelated-data"),
+        (b"block drbd0: disk( UpToDate -> Failed ) ", "disk-failed"),
+        (b"block drbd0: local WRITE IO error sector 2048+8 on vdb", "local-io-error"),
+        (b"block drbd0: meta data update failed!", "metadata-io-error"),
+    ],
+)
+def test_lines_of_the_kernel_source(line: bytes, name: str) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    hits = found(rules, "primary", [b"[    1.000000] " + line + b"\r\n"])
+    assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+def test_no_warning_before_the_last_one() -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    assert found(rules, "primary", [b"drbd r0: [w/1] sock_sendmsg time expired, ko = 12\r\n"]) == []

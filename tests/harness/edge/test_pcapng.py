@@ -1,0 +1,213 @@
+"""Capture files: what is written is read back, by us and by Wireshark's tools; a cut file ends cleanly."""
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.edge.pcapng import MAX_BLOCK_BYTES, CapturedFrame, PcapngWriter, read_frames
+from harness.errors import RigError, WireError
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
+T_NS = 1_795_394_356_942_025_123
+
+
+def writer(path: Path, max_bytes: int = 1 << 30) -> PcapngWriter:
+    return PcapngWriter(
+        path, interface="repl0", snaplen_bytes=0, hardware="board", system="Linux", application="test",
+        max_bytes=max_bytes,
+    )  # fmt: skip
+
+
+def close(one: PcapngWriter) -> None:
+    one.close(start_ns=T_NS, end_ns=T_NS + 10**9, frames_received=9, frames_dropped=4)
+
+
+def plain(frames: list[CapturedFrame]) -> list[tuple[int, bytes, int]]:
+    return [(frame.t_ns, frame.data, frame.original_length) for frame in frames]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 2**63), st.binary(max_size=200), st.integers(0, 2**32 - 1)), max_size=6
+        ),
+        max_size=4,
+    )
+)
+def test_what_is_written_is_read(tmp_path_factory, batches) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path_factory.mktemp("capture") / "link.pcapng"
+    one = writer(path)
+    for batch in batches:
+        assert one.write(batch) == len(batch)
+    close(one)
+    assert plain(list(read_frames(path))) == [frame for batch in batches for frame in batch]
+
+
+def test_many_frames_in_one_batch(tmp_path: Path) -> None:
+    frames = [(T_NS + n, n.to_bytes(3, "big"), 60) for n in range(3000)]
+    one = writer(tmp_path / "x.pcapng")
+    assert one.write(frames) == 3000
+    close(one)
+    assert plain(list(read_frames(tmp_path / "x.pcapng"))) == frames
+
+
+def test_a_file_cut_anywhere_ends_behind_a_whole_frame(tmp_path: Path) -> None:
+    frames = [(T_NS + n, bytes(20 + n), 20 + n) for n in range(5)]
+    one = writer(tmp_path / "x.pcapng")
+    one.write(frames)  # never closed: as a killed writer leaves it
+    whole = (tmp_path / "x.pcapng").read_bytes()
+    assert plain(list(read_frames(tmp_path / "x.pcapng"))) == frames
+    cut = tmp_path / "cut.pcapng"
+    before = -1
+    for size in range(len(whole) - 300, len(whole), 7):
+        cut.write_bytes(whole[:size])
+        found = plain(list(read_frames(cut)))
+        assert found == frames[: len(found)]
+        assert len(found) >= before
+        before = len(found)
+    close(one)
+
+
+def test_the_limit_stops_the_file_and_counts_the_rest(tmp_path: Path) -> None:
+    one = writer(tmp_path / "x.pcapng", max_bytes=1000)
+    assert one.write([(T_NS, bytes(200), 200)] * 10) == 3
+    assert "limit" in one.full
+    assert one.frames_not_written == 7
+    close(one)
+    assert len(list(read_frames(tmp_path / "x.pcapng"))) == 3
+
+
+def test_a_full_disk_leaves_a_readable_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcapng"
+    one = writer(path)
+    one.write([(T_NS, bytes(100), 100)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (one.size_bytes + 150, limits[1]))
+        assert one.write([(T_NS, bytes(100), 100)] * 3) == 0
+        assert one.full == os.strerror(27)  # EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    close(one)
+    assert len(list(read_frames(path))) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RigError, match="no/such"):
+        writer(tmp_path / "no" / "such" / "x.pcapng")
+
+
+@pytest.mark.skipif(
+    shutil.which("capinfos") is None, reason="capinfos (Debian package wireshark-common) missing"
+)
+def test_wireshark_reads_names_times_and_drops(tmp_path: Path) -> None:
+    one = writer(tmp_path / "x.pcapng")
+    one.write([(T_NS, bytes(60), 60), (T_NS + 1, bytes(60), 61)])
+    close(one)
+    command = ["capinfos", "-M", "-S", str(tmp_path / "x.pcapng")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert "Number of packets:   2" in told
+    assert "1795394356.942025123" in told
+    assert "nanoseconds (9)" in told
+    assert "Name = repl0" in told
+    assert "Capture application: test" in told
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("magic", "unit_ns"), [(0xA1B2C3D4, 1000), (0xA1B23C4D, 1)])
+def test_pcap_of_both_byte_orders_and_resolutions(
+    tmp_path: Path, order: str, magic: int, unit_ns: int
+) -> None:
+    path = tmp_path / "x.pcap"
+    head = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, 1)
+    path.write_bytes(head + struct.pack(order + "IIII", 5, 7, 3, 60) + b"abc" + b"\0\0")
+    assert plain(list(read_frames(path))) == [(5 * 10**9 + 7 * unit_ns, b"abc", 60)]
+
+
+def block(kind: int, body: bytes, order: str = ">") -> bytes:
+    total = struct.pack(order + "I", 12 + len(body))
+    return struct.pack(order + "I", kind) + total + body + total
+
+
+def test_big_endian_pcapng_with_other_blocks_and_resolutions(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcapng"
+    section = block(0x0A0D0D0A, struct.pack(">IHHq", 0x1A2B3C4D, 1, 0, -1))
+    micro = block(1, struct.pack(">HHI", 1, 0, 0))
+    binary = block(1, struct.pack(">HHIHHB3xHHq", 1, 0, 0, 9, 1, 0x8A, 14, 8, 100))
+    packets = block(6, struct.pack(">IIIII", 0, 0, 7, 2, 2) + b"ab\0\0")
+    packets += block(6, struct.pack(">IIIII", 1, 0, 512, 2, 2) + b"cd\0\0")
+    path.write_bytes(
+        section
+        + micro
+        + binary
+        + block(0x0BAD, b"skip")
+        + packets
+        + block(3, struct.pack(">I", 2) + b"ef\0\0")
+    )
+    assert plain(list(read_frames(path))) == [(7000, b"ab", 2), (100_500_000_000, b"cd", 2), (0, b"ef", 2)]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"not a capture", "neither pcap nor pcapng"),
+        (struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0, 113), "link type 113"),
+        (
+            struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0, 1) + struct.pack("<IIII", 0, 0, 2**31, 0),
+            "frame of 2147483648 bytes",
+        ),
+        (block(0x0A0D0D0A, b"\1\2\3\4" + bytes(12)), "byte-order magic"),
+        (
+            block(0x0A0D0D0A, struct.pack(">IHHq", 0x1A2B3C4D, 1, 0, -1))
+            + struct.pack(">II", 6, MAX_BLOCK_BYTES + 4),
+            "block of",
+        ),
+        (
+            block(0x0A0D0D0A, struct.pack(">IHHq", 0x1A2B3C4D, 1, 0, -1)) + block(6, bytes(20)),
+            "interface 0",
+        ),
+        (
+            block(0x0A0D0D0A, struct.pack(">IHHq", 0x1A2B3C4D, 1, 0, -1))
+            + block(1, struct.pack(">HHI", 1, 0, 0))
+            + block(6, struct.pack(">IIIII", 0, 0, 0, 99, 99)),
+            "packet of 99 bytes",
+        ),
+    ],
+)
+def test_hostile_files_are_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    with pytest.raises(WireError, match=words):
+        list(read_frames(path))
+
+
+@settings(max_examples=100, deadline=None)
+@given(at=st.integers(0, 400), patch=st.binary(min_size=1, max_size=6))
+def test_damaged_files_only_raise_wire_errors(tmp_path_factory, at, patch) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path_factory.mktemp("damaged") / "x.pcapng"
+    one = writer(path)
+    one.write([(T_NS, bytes(60), 60)] * 2)
+    close(one)
+    data = bytearray(path.read_bytes())
+    data[at : at + len(patch)] = patch
+    path.write_bytes(data)
+    with contextlib.suppress(WireError):
+        assert len(list(read_frames(path))) <= 2
+
+
+def test_golden_capture_is_read_whole() -> None:
+    frames = list(read_frames(GOLDEN / "small-handshake.pcap"))
+    assert len(frames) == 60
+    assert frames[0].t_ns == 1_795_394_356_942_025_000

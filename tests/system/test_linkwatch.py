@@ -1,0 +1,429 @@
+"""The link's process on a real veth pair: everything is recorded, a wrong digest comes out as a trigger at once."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from link_script import (
+    RS_WRITE_ACK,
+    UNPLUG,
+    P,
+    S,
+    features,
+    h80,
+    h100,
+    p_ack,
+    p_barrier,
+    p_barrier_ack,
+    p_data,
+    protocol,
+)
+
+from harness.core import events
+from harness.core.events import AnyEvent, LinkStats, Note, ProcessReady, Stop, StreamEnded, Trigger
+from harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
+from harness.edge.packet_ring import PacketRing
+from harness.edge.pcapng import read_frames
+from harness.errors import RigError
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        bool(missing_capabilities()), reason=f"needs {', '.join(missing_capabilities())}: run as root"
+    ),
+]
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[LinkPair]:
+    pair = make_pair()
+    yield pair
+    pair.close()
+
+
+class Watch:
+    """A running linkwatch process."""
+
+    def __init__(self, link: LinkPair, path: Path, **config: Any) -> None:
+        self.path = path
+        self.trigger_fd, write_fd = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "harness.linkwatch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_fd,),
+        )
+        plain = {
+            "interface": INTERFACE,
+            "namespace": link.secondary.path,
+            "pcapng_path": str(path),
+            "trigger_fd": write_fd,
+            "primary_address": P,
+            "secondary_address": S,
+            "ring_mib": 8,
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(plain | config).encode() + b"\n")
+        self.process.stdin.flush()
+        os.close(write_fd)
+        self._decoders = {self.process.stdout.fileno(): events.Decoder(), self.trigger_fd: events.Decoder()}
+        self.told: list[AnyEvent] = []
+
+    def wait(self, kind: type[Any], *, on_trigger_pipe: bool = False) -> Any:
+        """The first event of that kind, within the bound."""
+        assert self.process.stdout is not None
+        fd = self.trigger_fd if on_trigger_pipe else self.process.stdout.fileno()
+        deadline = time.monotonic() + TIMEOUT_S
+        found: list[AnyEvent] = []
+        while not any(isinstance(event, kind) for event in found):
+            assert select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0], (
+                f"no {kind.__name__}"
+            )
+            data = os.read(fd, 65536)
+            assert data, self.process.communicate()[1].decode()
+            fresh = self._decoders[fd].feed(data)
+            found += fresh
+            self.told += fresh if not on_trigger_pipe else []
+        return next(event for event in found if isinstance(event, kind))
+
+    def stop(self) -> list[AnyEvent]:
+        """Everything it told, the last counters included."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(events.encode(Stop(t_ns=0)))
+        self.process.stdin.close()
+        decoder = self._decoders[self.process.stdout.fileno()]
+        self.told += decoder.feed(self.process.stdout.read())
+        assert self.process.wait(TIMEOUT_S) == 0
+        return self.told
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        os.close(self.trigger_fd)
+
+
+class Nodes:
+    """Both nodes' sockets; the scripts write to them."""
+
+    def __init__(self, link: LinkPair) -> None:
+        self.listener = link.secondary.run(lambda: socket.create_server((S, 7788)))
+        self.meta_listener = link.primary.run(lambda: socket.create_server((P, 7788)))
+        self.data_p = link.primary.run(lambda: socket.create_connection((S, 7788), TIMEOUT_S))
+        self.data_s, _ = self.listener.accept()
+        self.meta_s = link.secondary.run(lambda: socket.create_connection((P, 7788), TIMEOUT_S))
+        self.meta_p, _ = self.meta_listener.accept()
+        for one in (self.data_p, self.data_s, self.meta_p, self.meta_s):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.settimeout(TIMEOUT_S)
+
+    def pass_on(self, sender: socket.socket, receiver: socket.socket, *packets: bytes) -> None:
+        data = b"".join(packets)
+        sender.sendall(data)
+        left = len(data)
+        while left:
+            left -= len(receiver.recv(left))
+
+    def primary(self, *packets: bytes) -> None:
+        self.pass_on(self.data_p, self.data_s, *packets)
+
+    def secondary(self, *packets: bytes) -> None:
+        self.pass_on(self.meta_s, self.meta_p, *packets)
+
+    def handshake(self) -> None:
+        sizes = struct.pack(">QQQIHH", 2048, 0, 2048, 1 << 20, 0, 0) + struct.pack(
+            ">IIIIIBBBB", *([512] * 5), 1, 0, 0, 0
+        )
+        self.primary(h80(0xFFF2))
+        self.secondary(h80(0xFFF1))
+        for sender, receiver in ((self.data_p, self.data_s), (self.data_s, self.data_p)):
+            self.pass_on(sender, receiver, features())
+        for sender, receiver in ((self.data_p, self.data_s), (self.data_s, self.data_p)):
+            state = struct.pack(">I", 1 | 2 << 2 | 10 << 4 | 8 << 9 | 8 << 13)
+            self.pass_on(sender, receiver, protocol(), h100(0x0D, sizes), h100(0x0E, state))
+
+    def epoch(self, first: int, writes: int, size: int = 4096) -> None:
+        for number in range(first, first + writes):
+            self.primary(p_data(number, number * 8, bytes([number % 256]) * size))
+            self.secondary(p_ack(number, number * 8, size))
+        self.primary(p_barrier(first), h100(UNPLUG))
+        self.secondary(p_barrier_ack(first, writes))
+
+    def close(self) -> None:
+        for one in (self.data_p, self.data_s, self.meta_p, self.meta_s, self.listener, self.meta_listener):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.close()
+
+
+@pytest.fixture
+def nodes(link: LinkPair) -> Iterator[Nodes]:
+    made: list[Nodes] = []
+
+    class Late:
+        """Opened at first use: the capture has to run before."""
+
+        def __getattr__(self, name: str) -> Any:
+            if not made:
+                made.append(Nodes(link))
+            return getattr(made[0], name)
+
+    yield Late()  # type: ignore[misc]
+    for one in made:
+        one.close()
+
+
+ALL_RULES = [
+    {"name": event, "event": event}
+    for event in ("digest-mismatch", "neg-ack", "late-ack", "missing-ack", "repeated-ack", "unknown-ack",
+                  "barrier-count", "unacked-close", "malformed")
+]  # fmt: skip
+
+
+def test_a_clean_exchange_is_recorded_counted_and_gives_no_trigger(
+    link: LinkPair, nodes: Nodes, tmp_path: Path
+) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES)
+    try:
+        assert watch.wait(ProcessReady).process == "linkwatch"
+        nodes.handshake()
+        nodes.epoch(1, 100)
+        told = watch.stop()
+    finally:
+        watch.close()
+    stats = [event for event in told if isinstance(event, LinkStats)]
+    assert not [event for event in told if isinstance(event, Trigger | Note)]
+    assert (stats[-1].writes, stats[-1].acks, stats[-1].digests_checked) == (100, 100, 100)
+    assert (stats[-1].kernel_drops, stats[-1].gaps) == (0, 0)
+    frames = list(read_frames(watch.path))
+    assert len(frames) == stats[-1].packets
+    assert sum(len(frame.data) for frame in frames) == stats[-1].bytes_captured > 100 * 4096
+    assert abs(frames[-1].t_ns - time.time_ns()) < 60e9
+    if shutil.which("tshark"):
+        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
+        base = ["tshark", "-r", str(watch.path), *options]
+        malformed = subprocess.run([*base, "-Y", "_ws.malformed"], capture_output=True, text=True, check=True)
+        assert malformed.stdout == ""
+        writes = [*base, "-Y", "drbd.command==0", "-T", "fields", "-e", "drbd.sector"]
+        listed = subprocess.run(writes, capture_output=True, text=True, check=True).stdout.split()
+        assert [int(sector) for sector in listed] == [8 * number for number in range(1, 101)]
+
+
+def test_a_wrong_digest_reaches_the_reflexs_pipe_and_the_supervisor(
+    link: LinkPair, nodes: Nodes, tmp_path: Path
+) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES)
+    try:
+        watch.wait(ProcessReady)
+        nodes.handshake()
+        nodes.epoch(1, 3)
+        before_ns = time.monotonic_ns()
+        nodes.primary(p_data(9, 89600, bytes(65536), digest=b"oops"))
+        trigger = watch.wait(Trigger, on_trigger_pipe=True)
+        nodes.secondary(p_ack(9, 89600, 65536))
+        told = watch.stop()
+    finally:
+        watch.close()
+    assert (trigger.rule, trigger.side, trigger.sector) == ("digest-mismatch", "primary", 89600)
+    assert before_ns <= trigger.t_arrival_ns <= trigger.t_match_ns
+    assert trigger.t_match_ns - trigger.t_arrival_ns < 1e9
+    assert trigger.instruct == ["primary", "secondary"]
+    assert [event for event in told if isinstance(event, Trigger)] == [trigger]
+
+
+def test_a_missing_acknowledgement_is_told_at_its_deadline(
+    link: LinkPair, nodes: Nodes, tmp_path: Path
+) -> None:
+    rules = [{"name": "lost", "event": "missing-ack", "deadline_ms": 150, "instruct": ["secondary"]}]
+    watch = Watch(link, tmp_path / "link.pcapng", rules=rules)
+    try:
+        watch.wait(ProcessReady)
+        nodes.handshake()
+        nodes.primary(p_data(1, 8, bytes(512)))
+        trigger = watch.wait(Trigger, on_trigger_pipe=True)
+        nodes.secondary(p_ack(1, 8, cmd=RS_WRITE_ACK))
+        told = watch.stop()
+    finally:
+        watch.close()
+    assert (trigger.rule, trigger.side, trigger.instruct) == ("lost", "secondary", ["secondary"])
+    assert 150e6 <= trigger.t_match_ns - trigger.t_arrival_ns < 2e9
+    assert len([event for event in told if isinstance(event, Trigger)]) == 1
+
+
+def test_a_killed_watch_leaves_a_readable_capture(link: LinkPair, nodes: Nodes, tmp_path: Path) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng")
+    try:
+        watch.wait(ProcessReady)
+        nodes.handshake()
+        nodes.epoch(1, 20)
+        while watch.wait(LinkStats).writes < 20:
+            pass
+        watch.process.send_signal(signal.SIGKILL)
+        watch.process.wait(TIMEOUT_S)
+    finally:
+        watch.close()
+    assert sum(len(frame.data) for frame in read_frames(watch.path)) > 20 * 4096
+
+
+def test_the_end_of_the_interface_ends_the_watch(tmp_path: Path) -> None:
+    pair = make_pair()
+    watch = Watch(pair, tmp_path / "link.pcapng")
+    try:
+        watch.wait(ProcessReady)
+        pair.primary.run(_delete_interface)
+        ended = watch.wait(StreamEnded)
+        assert INTERFACE in ended.error
+        assert watch.process.wait(TIMEOUT_S) == 0
+    finally:
+        watch.close()
+        pair.close()
+    assert list(read_frames(watch.path)) is not None
+
+
+def _delete_interface() -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("del", index=route.link_lookup(ifname=INTERFACE)[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "status", "words"),
+    [
+        ({"interface": "nosuch0"}, 3, "there is no interface 'nosuch0'"),
+        ({"namespace": "/proc/self/fd/999"}, 3, "network namespace"),
+        ({"pcapng_path": "/nonexistent/x.pcapng"}, 3, "/nonexistent/x.pcapng"),
+        ({"rules": [{"name": "r", "event": "nonsense"}]}, 2, "allowed: digest-mismatch"),
+        ({"colour": "blue"}, 2, "colour"),
+    ],
+)
+def test_what_cannot_be_is_an_error_with_its_exit_code(
+    link: LinkPair, tmp_path: Path, config: dict[str, Any], status: int, words: str
+) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng", **config)
+    try:
+        assert watch.process.wait(TIMEOUT_S) == status
+        assert watch.process.stderr is not None
+        text = watch.process.stderr.read().decode()
+        assert words in text
+        assert "Traceback" not in text
+    finally:
+        watch.close()
+
+
+# --- the ring ---------------------------------------------------------------------------------------------------
+def send_datagrams(link: LinkPair, count: int, size: int) -> None:
+    def run() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number in range(count):
+                sender.sendto(number.to_bytes(4, "big") + bytes(size - 4), (S, 9))
+
+    link.primary.run(run)
+
+
+def test_every_frame_of_a_burst_is_captured_with_its_time(link: LinkPair) -> None:
+    ring = PacketRing(INTERFACE, namespace=link.secondary.path, ring_bytes=16 << 20)
+    try:
+        before_ns = time.monotonic_ns()
+        send_datagrams(link, 2000, 1000)
+        numbers: list[int] = []
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(numbers) < 2000 and time.monotonic() < deadline:
+            for t_ns, frame, length in ring.read_block(0.2):
+                if length == 1042 and frame[23] == 17:
+                    assert before_ns - 10e6 <= ring.monotonic(t_ns) <= time.monotonic_ns() + 10e6
+                    numbers.append(int.from_bytes(frame[42:46], "big"))
+        assert numbers == list(range(2000))
+        assert ring.statistics().dropped == 0
+    finally:
+        ring.close()
+
+
+def test_drops_of_a_ring_that_nobody_reads_are_counted_and_add_up(link: LinkPair) -> None:
+    ring = PacketRing(INTERFACE, namespace=link.secondary.path, ring_bytes=1 << 18)
+    try:
+        send_datagrams(link, 1500, 1000)
+        first = ring.statistics()
+        assert first.received >= 1500
+        assert first.dropped > 0
+        assert ring.statistics().dropped >= first.dropped
+    finally:
+        ring.close()
+
+
+def test_ring_errors_name_the_thing(link: LinkPair) -> None:
+    with pytest.raises(RigError, match=r"no interface 'eth77'.*there are: lo, repl0"):
+        PacketRing("eth77", namespace=link.secondary.path)
+    lonely = make_pair()
+    try:
+        lonely.primary.run(_set_down)
+        with pytest.raises(RigError, match=f"interface {INTERFACE} .*is down: ip link set"):
+            PacketRing(INTERFACE, namespace=lonely.primary.path)
+    finally:
+        lonely.close()
+
+
+def _set_down() -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("set", index=route.link_lookup(ifname=INTERFACE)[0], state="down")
+
+
+def test_without_the_capability_the_error_names_it(link: LinkPair) -> None:
+    code = (
+        "import os; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "from harness.edge.packet_ring import PacketRing\n"
+        "try: PacketRing('lo')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "Permission" in told.stderr or "ModuleNotFound" in told.stderr:
+        code = code.replace("import os;", "import os, harness.edge.packet_ring;")
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert told.stdout.startswith("RigError capturing on lo needs the capability CAP_NET_RAW"), told.stderr
+
+
+def test_scapy_sniffs_on_the_ring(link: LinkPair) -> None:
+    from scapy.layers.inet import UDP
+    from scapy.sendrecv import AsyncSniffer, sniff
+
+    from harness.edge.ring_socket import RingSocket
+
+    ring = RingSocket(INTERFACE, namespace=link.secondary.path, ring_bytes=4 << 20)
+    try:
+        send_datagrams(link, 5, 100)
+        found = sniff(
+            opened_socket=ring, lfilter=lambda p: UDP in p and p[UDP].dport == 9, count=5, timeout=TIMEOUT_S
+        )
+        assert [int.from_bytes(bytes(p[UDP].payload)[:4], "big") for p in found] == [0, 1, 2, 3, 4]
+        assert abs(float(found[0].time) - time.time()) < 60
+        sniffer = AsyncSniffer(opened_socket=ring, lfilter=lambda p: UDP in p and p[UDP].dport == 9, count=3)
+        sniffer.start()
+        send_datagrams(link, 3, 100)
+        sniffer.join(TIMEOUT_S)
+        assert len(sniffer.results) == 3
+    finally:
+        ring.close()

@@ -1,0 +1,423 @@
+"""The reflex as a real process over real PTYs."""
+
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from harness.core import events, frames
+from harness.core.events import NS_PER_S, AnyEvent, Side
+from harness.core.rules import ConsoleRule
+from harness.edge.processes import Child
+from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.wire.control import Op
+
+pytestmark = pytest.mark.system
+LIMIT_S = 10.0
+RULES = [
+    ConsoleRule(name="digest", literal="Digest integrity check FAILED"),
+    ConsoleRule(name="noted", literal="worth a note", instruct=()),
+    ConsoleRule(name="second only", literal="second is ill", instruct=("secondary",)),
+]
+FRAMES: dict[str, dict[str, bytes]] = {
+    reason: {
+        side: frames.encode(Op.WARMSTART, seq + at, f"{reason} {side}".encode())
+        for at, side in enumerate(events.SIDES)
+    }
+    for reason, seq in (("console", 10), ("link", 20))
+}
+
+
+class Line:
+    """A PTY: the device's end, and the end that the reflex has."""
+
+    def __init__(self) -> None:
+        self.device, self.rig = pty.openpty()
+        tty.setraw(self.rig)
+        os.set_blocking(self.device, False)
+
+    def say(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            assert select.select([], [self.device], [], LIMIT_S)[1], "nobody reads the console"
+            left = left[os.write(self.device, left) :]
+
+    def hear(self, length: int) -> bytes:
+        """Exactly ``length`` bytes that the rig wrote."""
+        heard = b""
+        while len(heard) < length:
+            assert select.select([self.device], [], [], LIMIT_S)[0], f"only {heard!r} was written"
+            heard += os.read(self.device, length - len(heard))
+        return heard
+
+    def is_silent(self) -> bool:
+        return not select.select([self.device], [], [], 0)[0]
+
+    def close(self) -> None:
+        for fd in (self.device, self.rig):
+            if fd >= 0:
+                os.close(fd)
+
+
+E = TypeVar("E", bound=events.Event)
+
+
+class Bench:
+    def __init__(self, directory: Path, rules: list[ConsoleRule] = RULES) -> None:
+        self.directory = directory
+        self.console = {side: Line() for side in events.SIDES}
+        self.control = {side: Line() for side in events.SIDES}
+        self.trigger_read, self.trigger_write = os.pipe()
+        self.seen: list[AnyEvent] = []
+        self.reflex = Child(
+            "reflex",
+            "harness.reflex",
+            self.config(rules),
+            stderr_path=directory / "reflex.stderr",
+            pass_fds=self.fds(),
+        )
+        self.until(events.ProcessReady)
+
+    def config(self, rules: list[ConsoleRule]) -> ReflexConfig:
+        return ReflexConfig(
+            streams=[
+                StreamConfig(
+                    side=side,
+                    fd=line.rig,
+                    log_path=str(self.directory / f"{side}.log"),
+                    times_path=str(self.directory / f"{side}.times"),
+                )
+                for side, line in self.console.items()
+            ],
+            control={side: line.rig for side, line in self.control.items()},
+            rules=rules,
+            default_instruct=["primary", "secondary"],
+            trigger_fd=self.trigger_read,
+            realtime=False,
+        )
+
+    def fds(self) -> list[int]:
+        return [line.rig for line in (*self.console.values(), *self.control.values())] + [self.trigger_read]
+
+    def arm(self) -> None:
+        self.reflex.send(events.Arm(t_ns=0, frames=FRAMES))
+
+    def until(self, kind: type[E], count: int = 1) -> list[E]:
+        """Collect events until ``count`` of ``kind`` have been seen; return those."""
+        deadline = time.monotonic() + LIMIT_S
+        while len(found := [event for event in self.seen if isinstance(event, kind)]) < count:
+            left_s = deadline - time.monotonic()
+            assert left_s > 0 and not self.reflex.ended, (
+                f"{kind.__name__} did not come: {self.reflex.last_words()}"
+            )
+            select.select([self.reflex], [], [], left_s)
+            self.seen += self.reflex.receive()
+        return found
+
+    def told_bytes(self, side: Side, count: int) -> bytes:
+        """Console bytes as told, once there are ``count``."""
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            chunks = [e for e in self.seen if isinstance(e, events.ConsoleBytes) and e.side == side]
+            told = b"".join(chunk.data for chunk in chunks)
+            if len(told) >= count:
+                return told
+            left_s = deadline - time.monotonic()
+            assert left_s > 0, f"{len(told)} of {count} bytes were told"
+            select.select([self.reflex], [], [], left_s)
+            self.seen += self.reflex.receive()
+
+    def stop(self) -> None:
+        self.seen += self.reflex.stop(time.monotonic_ns() + 5 * NS_PER_S)
+
+    def count(self, kind: type[events.Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.seen)
+
+    def log(self, side: Side) -> bytes:
+        return (self.directory / f"{side}.log").read_bytes()
+
+    def times(self, side: Side) -> list[tuple[int, int]]:
+        return list(struct.iter_unpack("<QQ", (self.directory / f"{side}.times").read_bytes()))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.reflex.kill_if_running()
+    for line in (*made.console.values(), *made.control.values()):
+        line.close()
+    os.close(made.trigger_read)
+    os.close(made.trigger_write)
+
+
+def test_a_literal_split_byte_by_byte_triggers_once(bench: Bench) -> None:
+    bench.arm()
+    before_ns = time.monotonic_ns()
+    text = b"[   1.5] block drbd0: Digest integrity check FAILED: 128s +4096\r\n"
+    for at in range(len(text)):
+        bench.console["secondary"].say(text[at : at + 1])
+    for side in events.SIDES:
+        assert bench.control[side].hear(len(FRAMES["console"][side])) == FRAMES["console"][side]
+    assert bench.told_bytes("secondary", len(text)) == text
+    bench.stop()
+
+    (trigger,) = bench.until(events.Trigger)
+    assert (trigger.rule, trigger.source, trigger.side) == ("digest", "console", "secondary")
+    assert trigger.offset_bytes == text.index(b"FAILED") + len(b"FAILED")
+    assert trigger.excerpt == text[: trigger.offset_bytes]
+    assert trigger.instruct == ["primary", "secondary"]
+    sent = bench.until(events.FrameSent, 2)
+    assert [(one.side, one.seq, one.frame) for one in sent] == [
+        ("primary", 10, FRAMES["console"]["primary"]),
+        ("secondary", 11, FRAMES["console"]["secondary"]),
+    ]
+    moments = [
+        before_ns,
+        trigger.t_arrival_ns,
+        trigger.t_match_ns,
+        sent[0].t_ns,
+        sent[0].t_done_ns,
+        sent[1].t_ns,
+    ]
+    assert moments == sorted(moments)
+    assert bench.log("secondary") == text
+    assert all(line.is_silent() for line in bench.control.values())
+
+
+def test_two_triggers_at_once_make_one_action(bench: Bench) -> None:
+    bench.arm()
+    for side in events.SIDES:
+        bench.console[side].say(b"Digest integrity check FAILED second is ill\r\n")
+    os.write(bench.trigger_write, events.encode(link_trigger()))
+    bench.until(events.Trigger, 5)
+    bench.stop()
+    assert bench.count(events.FrameSent) == 2
+    acted = bench.until(events.FrameSent, 2)[0].frame
+    reason = "console" if acted == FRAMES["console"]["primary"] else "link"
+    for side in events.SIDES:
+        assert bench.control[side].hear(len(FRAMES[reason][side])) == FRAMES[reason][side]
+        assert bench.control[side].is_silent()
+
+
+def link_trigger(instruct: tuple[Side, ...] = ("primary", "secondary")) -> events.Trigger:
+    return events.Trigger(
+        t_ns=3, rule="link-digest", source="link", side="primary", offset_bytes=7, t_arrival_ns=1, t_match_ns=2,
+        detail="sector 8", instruct=list(instruct),
+    )  # fmt: skip
+
+
+def test_a_link_trigger_sends_the_frames_of_its_reason(bench: Bench) -> None:
+    bench.arm()
+    os.write(bench.trigger_write, events.encode(link_trigger(("secondary",))))
+    frame = FRAMES["link"]["secondary"]
+    assert bench.control["secondary"].hear(len(frame)) == frame
+    assert bench.until(events.Trigger) == [link_trigger(("secondary",))]
+    bench.stop()
+    assert bench.control["primary"].is_silent()
+
+
+def test_hits_are_told_but_nothing_is_sent_when_disarmed_or_not_instructed(bench: Bench) -> None:
+    bench.console["primary"].say(b"Digest integrity check FAILED\r\n")
+    bench.until(events.Trigger, 1)
+    bench.arm()
+    bench.console["primary"].say(b"worth a note\r\n")
+    bench.until(events.Trigger, 2)
+    bench.reflex.send(events.Disarm(t_ns=0))
+    os.write(bench.trigger_write, events.encode(link_trigger(())))
+    bench.until(events.Trigger, 3)
+    bench.console["primary"].say(b"Digest integrity check FAILED\r\n")
+    bench.until(events.Trigger, 4)
+    assert bench.count(events.FrameSent) == 0
+    bench.arm()
+    bench.console["primary"].say(b"second is ill, Digest integrity check FAILED\r\n")
+    (sent,) = bench.until(events.FrameSent)
+    assert sent.side == "secondary"
+    bench.until(events.Trigger, 6)
+    bench.stop()
+    assert bench.count(events.FrameSent) == 1
+    assert bench.control["primary"].is_silent()
+
+
+def test_armed_again_acts_again(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        bench.arm()
+        bench.console["secondary"].say(b"second is ill\r\n")
+        bench.until(events.FrameSent, number)
+
+
+def test_one_console_ends_the_other_goes_on(bench: Bench) -> None:
+    bench.arm()
+    bench.console["primary"].say(b"last words")
+    bench.told_bytes("primary", 10)
+    os.close(bench.console["primary"].device)
+    bench.console["primary"].device = -1
+    (ended,) = bench.until(events.StreamEnded)
+    assert ended.stream == "primary console"
+    os.close(bench.trigger_write)
+    bench.trigger_write = os.open(os.devnull, os.O_WRONLY)
+    assert bench.until(events.StreamEnded, 2)[1].stream == "link triggers"
+    bench.console["secondary"].say(b"Digest integrity check FAILED")
+    bench.until(events.FrameSent, 2)
+    assert bench.log("primary") == b"last words"
+
+
+def test_a_control_line_that_is_full_is_told_and_the_other_side_still_instructed(bench: Bench) -> None:
+    fill(bench.control["primary"].rig)
+    bench.arm()
+    bench.console["secondary"].say(b"Digest integrity check FAILED")
+    (failed,) = bench.until(events.FrameFailed)
+    assert failed.side == "primary"
+    (sent,) = bench.until(events.FrameSent)
+    assert sent.side == "secondary"
+
+
+def fill(fd: int) -> None:
+    """Write until the line has taken nothing for a while: the kernel moves a PTY's bytes on in the background."""
+    os.set_blocking(fd, False)
+    taken_at = time.monotonic()
+    while time.monotonic() < taken_at + 0.1:
+        try:
+            os.write(fd, bytes(16))
+            taken_at = time.monotonic()
+        except BlockingIOError:
+            select.select([fd], [], [], 0.005)
+
+
+def test_nonsense_on_the_trigger_pipe_does_not_stop_the_consoles(bench: Bench) -> None:
+    os.write(bench.trigger_write, b"\xff" * 64)
+    bench.until(events.StreamEnded)
+    bench.arm()
+    bench.console["secondary"].say(b"Digest integrity check FAILED")
+    bench.until(events.FrameSent, 2)
+
+
+def test_a_flood_is_recorded_byte_exact_while_the_supervisor_sleeps(bench: Bench) -> None:
+    """Several MB, nobody reads the event pipe: the record is whole, no trigger is lost, the frame goes out at once."""
+    bench.arm()
+    line = b"[    1.000000] secondary: 128 writes, 8388608 bytes, all well so far \xc3\xa9\r\n"
+    flood = line * (6_000_000 // len(line))
+    begun = time.monotonic()
+    bench.console["secondary"].say(flood + b"Digest integrity check FAILED\r\n" + flood)
+    rate = 2 * len(flood) / (time.monotonic() - begun)
+    frame = FRAMES["console"]["primary"]
+    assert bench.control["primary"].hear(len(frame)) == frame
+    bench.console["secondary"].say(b"Digest integrity check FAILED\r\n")
+    bench.until(events.Trigger, 2)
+    bench.stop()
+    whole = flood + b"Digest integrity check FAILED\r\n" + flood + b"Digest integrity check FAILED\r\n"
+    assert bench.log("secondary") == whole
+    assert rate > 300_000
+    offsets = [offset for _, offset in bench.times("secondary")]
+    assert offsets[0] == 0 and offsets == sorted(set(offsets))
+    told = [event for event in bench.seen if isinstance(event, events.ConsoleBytes)]
+    assert all(whole[one.offset_bytes :].startswith(one.data) for one in told)
+    missing = len(whole) - sum(len(one.data) for one in told)
+    notes = [event.text for event in bench.seen if isinstance(event, events.Note)]
+    assert missing > 0
+    assert any("were not told" in note for note in notes)
+
+
+def test_killed_supervisor_loses_nothing(tmp_path: Path) -> None:
+    """kill -9 of the parent while the console talks: what was said before is in the record, and the reflex ends."""
+    line = Line()
+    config = ReflexConfig(
+        streams=[
+            StreamConfig(
+                side="primary",
+                fd=line.rig,
+                log_path=str(tmp_path / "log"),
+                times_path=str(tmp_path / "times"),
+            )
+        ],
+        control={},
+        rules=RULES,
+        default_instruct=[],
+    )
+    report_read, report_write = os.pipe()
+    parent = os.fork()
+    if parent == 0:  # the supervisor: starts the reflex, then hangs
+        child = Child("reflex", "harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,))
+        select.select([child], [], [])
+        os.write(report_write, str(child.pid).encode())
+        signal.pause()
+    os.close(line.rig)
+    line.rig = -1
+    try:
+        assert select.select([report_read], [], [], LIMIT_S)[0]
+        reflex = os.pidfd_open(int(os.read(report_read, 20)))
+        said = b"".join(b"line %06d\r\n" % number for number in range(20_000))
+        line.say(said[:100_000])
+        os.kill(parent, signal.SIGKILL)
+        line_says_until_closed(line, said[100_000:])
+        assert select.select([reflex], [], [], LIMIT_S)[0], "the reflex outlives its supervisor"
+        log = (tmp_path / "log").read_bytes()
+        assert len(log) >= 100_000
+        assert said.startswith(log)
+        os.close(reflex)
+    finally:
+        os.waitpid(parent, 0)
+        line.close()
+        os.close(report_read)
+        os.close(report_write)
+
+
+def line_says_until_closed(line: Line, data: bytes) -> None:
+    """Talk on while somebody listens."""
+    sent = 0
+    while sent < len(data) and select.select([], [line.device], [], 0.5)[1]:
+        try:
+            sent += os.write(line.device, data[sent : sent + 1000])
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [(b"", "no configuration"), (b"{}\n", "missing required field"), (b"\xff\n", "configuration")],
+)
+def test_a_wrong_configuration_is_one_clear_line(line: bytes, told: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "harness.reflex"],
+        input=line,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ran.returncode == 3
+    assert ran.stderr.startswith(b"reflex: ") and told in ran.stderr.decode()
+    assert ran.stderr.count(b"\n") == 1
+
+
+def test_says_what_it_could_not_have(tmp_path: Path) -> None:
+    """Memory lock and priority are had, or their absence is told: never a silent third."""
+    line = Line()
+    stream = StreamConfig(
+        side="primary", fd=line.rig, log_path=str(tmp_path / "l"), times_path=str(tmp_path / "t")
+    )
+    config = ReflexConfig(streams=[stream], control={}, rules=[], default_instruct=[])
+    child = Child("reflex", "harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,))
+    try:
+        assert select.select([child], [], [], LIMIT_S)[0]
+        (ready,) = child.receive()
+        assert isinstance(ready, events.ProcessReady)
+        policy = os.sched_getscheduler(child.pid)
+        assert (policy & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO) != any(
+            "SCHED_FIFO" in n for n in ready.notes
+        )
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        is_locked = "VmLck:\t       0 kB" not in status
+        assert is_locked != any("memory not locked" in note for note in ready.notes)
+    finally:
+        child.stop(time.monotonic_ns() + 5 * NS_PER_S)
+        line.close()

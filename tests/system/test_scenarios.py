@@ -1,0 +1,115 @@
+"""Every scenario, whole: write, break, see, freeze, collect, compare. ``--ff-bench`` runs the same on a rig."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fixtures.pair import Incidents
+from harness.benchfile import builtin_scenarios, load_scenario
+from harness.campaign import Result
+from harness.edge.pcapng import read_frames
+from harness.store import StoredIncident
+
+FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
+TSHARK = ["tshark", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
+
+
+def assert_is_whole(path: Path) -> None:
+    """The folder has all its parts, its sums are right, and an independent dissector finds nothing malformed."""
+    summed = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, timeout=60
+    )
+    assert summed.returncode == 0, summed.stdout + summed.stderr
+    malformed = subprocess.run(
+        [*TSHARK, "-r", "link.pcapng", "-Y", "_ws.malformed"],
+        cwd=path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert malformed.returncode == 0, malformed.stderr
+    assert malformed.stdout == ""
+    for side in ("primary", "secondary"):
+        for name in ("console.log", "console.times", "state.json", "events.log", "set.zst"):
+            assert (path / side / name).stat().st_size > 0, f"{side}/{name}"
+    rows = [json.loads(line) for line in (path / "timeline.jsonl").read_text().splitlines()]
+    assert {"trigger", "frame-sent"} <= {row["event"] for row in rows}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
+    kind: str, run_scenario: Callable[..., Result]
+) -> None:
+    result = run_scenario(kind)
+    told = result.as_json()
+    assert told["outcome"] == "pass", told["reasons"]
+    assert told["trigger"]["rule"] in load_scenario(kind).expect.rules
+    assert told["trigger"]["side"] in ("primary", "secondary")
+    assert {side: one["complete"] for side, one in told["sets"].items()} == {
+        "primary": True,
+        "secondary": True,
+    }
+    assert told["data_equal"] is True
+    assert told["lost_acked_writes"] == 0
+    assert told["capture_drops"] == 0
+    assert result.incident is not None
+    assert_is_whole(result.incident)
+    for side, one in told["sets"].items():
+        pulled = (result.incident / side / "set.zst").read_bytes()
+        assert hashlib.sha256(pulled).hexdigest() == one["sha256"]
+        assert len(pulled) == one["bytes"]
+
+
+def test_a_healthy_pair_triggers_nothing(run_scenario: Callable[..., Result]) -> None:
+    result = run_scenario("clean")
+    assert result.outcome == "pass", result.reasons
+    assert result.record["trigger"] is None
+    assert result.record["data_equal"] is True
+    capture = result.record["capture"]
+    assert capture["digests_checked"] == capture["writes"] == result.record["workload"]["writes_acked"]
+    assert capture["kernel_drops"] == capture["gaps"] == 0
+
+
+def test_the_capture_holds_every_replicated_byte(
+    run_scenario: Callable[..., Result], incidents: Incidents
+) -> None:
+    """tshark, which shares no code with us, counts as many writes and acknowledgements as the ledger."""
+    result = run_scenario("clean")
+    assert result.incident is not None
+    told = subprocess.run(
+        [
+            *TSHARK,
+            "-r",
+            str(result.incident / "link.pcapng"),
+            "-Y",
+            "drbd",
+            "-T",
+            "fields",
+            "-e",
+            "drbd.command",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    commands = told.stdout.replace(",", "\n").split()
+    assert commands.count("0x0000") == result.record["capture"]["writes"]
+    assert commands.count("0x0016") == result.record["capture"]["acks"]
+    frames = sum(1 for _ in read_frames(result.incident / "link.pcapng"))
+    assert frames == result.record["capture"]["packets"]
+
+
+def test_the_same_seed_breaks_the_same_write(run_scenario: Callable[..., Result]) -> None:
+    def sector(result: Result) -> str:
+        assert result.incident is not None
+        console = (StoredIncident.open(result.incident).path / "secondary" / "console.log").read_text()
+        return console.partition("Digest integrity check FAILED: ")[2].split("\r\n")[0]
+
+    first, again, other = (sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6))
+    assert first == again
+    assert first != other

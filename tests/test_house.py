@@ -1,0 +1,139 @@
+"""The house's rules that a program can check; import-linter holds the walls between the layers."""
+
+import ast
+import fnmatch
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures import claims, framesdoc
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("harness", "drivers", "firmware_sim", "fixtures")
+TOP_LEVEL = {
+    "pyproject.toml", "harness", "drivers", "firmware_sim", "fixtures", "tests", "bench_configs", "README.md",
+    "LICENSE", "CHANGELOG.md", "Makefile", "docs", ".ci", ".github", ".gitignore",
+}  # fmt: skip
+MODULE_LINES = 500
+FUNCTION_LINES = 70
+REFLEX_LINES = 100
+
+
+def modules(*folders: str) -> Iterator[tuple[str, str, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            yield path.relative_to(ROOT).as_posix(), text, ast.parse(text)
+
+
+def test_modules_and_functions_are_short() -> None:
+    too_long = []
+    for name, text, tree in modules(*PACKAGES, "tests"):
+        allowed = REFLEX_LINES if name == "harness/reflex.py" else MODULE_LINES
+        lines = text.count("\n")
+        if lines > allowed:
+            too_long.append(f"{name}: {lines} lines, at most {allowed}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    too_long.append(
+                        f"{name}:{node.lineno}: {node.name} has {lines} lines, at most {FUNCTION_LINES}"
+                    )
+    assert too_long == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        name for name, text, tree in modules(*PACKAGES) if text.strip() and ast.get_docstring(tree) is None
+    ]
+    assert silent == []
+
+
+def test_tests_neither_sleep_nor_mock() -> None:
+    """Virtual time or a bounded wait instead of a sleep; a fake that obeys its role instead of a mock."""
+    found = []
+    for name, _, tree in modules("tests"):
+        for node in ast.walk(tree):
+            words = ""
+            match node:
+                case ast.Call(func=ast.Attribute(attr="sleep")) | ast.Call(func=ast.Name(id="sleep")):
+                    words = "sleeps"
+                case ast.ImportFrom(module=str(module)) if (
+                    module.split(".")[-1] == "mock" or module == "unittest"
+                ):
+                    words = "imports mock"
+                case ast.Import(names=names) if any("mock" in alias.name for alias in names):
+                    words = "imports mock"
+                case ast.arg(arg="mocker"):
+                    words = "uses mocker"
+            if words:
+                found.append(f"{name}:{getattr(node, 'lineno', 0)}: {words}")
+    assert found == []
+
+
+def test_names_of_test_files_are_unique() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_the_top_level_is_the_houses() -> None:
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()] + [".git"]
+    found = {
+        path.name
+        for path in ROOT.iterdir()
+        if not any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored)
+        and (path.is_file() or any(inner.is_file() for inner in path.rglob("*")))
+    }
+    assert found == TOP_LEVEL
+
+
+# --- generated documents ------------------------------------------------------------------------------------
+def test_the_generated_documents_are_up_to_date() -> None:
+    assert (ROOT / framesdoc.FILE).read_text(encoding="utf-8") == framesdoc.document()
+    assert (ROOT / claims.FILE).read_text(encoding="utf-8") == claims.document(claims.proofs(ROOT / "tests"))
+
+
+def test_all_twenty_requirements_are_there() -> None:
+    assert len(claims.CLAIMS) == 20
+
+
+def test_claim_marks_are_read_from_every_place_that_pytest_reads_them() -> None:
+    source = (
+        "import pytest\npytestmark = [pytest.mark.system, pytest.mark.claim(1)]\n"
+        "@pytest.mark.claim(2, 3)\n@pytest.mark.claim(4)\ndef test_a(): ...\n"
+        "@pytest.mark.claim(5)\nclass TestB:\n    @pytest.mark.claim(6)\n    def test_c(self): ...\n"
+        "    def helper(self): ...\n"
+        "@pytest.mark.claim(7)\ndef not_a_test(): ...\n"
+    )
+    assert set(claims.marks(source)) == {
+        ("test_a", 1), ("test_a", 2), ("test_a", 3), ("test_a", 4),
+        ("TestB::test_c", 1), ("TestB::test_c", 5), ("TestB::test_c", 6),
+    }  # fmt: skip
+
+
+def test_a_claim_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_x.py").write_text("import pytest\n@pytest.mark.claim(21)\ndef test_a(): ...\n")
+    with pytest.raises(SystemExit, match=r"test_a: there is no claim 21; allowed: 1 to 20"):
+        claims.proofs(tmp_path)
+
+
+# --- in CI nothing is skipped -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("ci", "status", "words"),
+    [("true", 1, "in CI nothing is skipped: Skipped: no reason"), ("", 0, "2 skipped")],
+)
+def test_a_skip_fails_in_ci_and_says_why(tmp_path: Path, ci: str, status: int, words: str) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    (tmp_path / "test_one.py").write_text("import pytest\ndef test_it(): pytest.skip('no reason')\n")
+    (tmp_path / "test_two.py").write_text("import pytest\npytest.skip('nor here', allow_module_level=True)\n")
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:freezeframe", "--continue-on-collection-errors"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "CI": ci}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode != 0) == bool(status) and words in done.stdout, done.stdout
