@@ -11,7 +11,7 @@ from harness import registry
 from harness.benchfile import Bench
 from harness.core.events import NS_PER_S, SIDES, Ns, Side
 from harness.edge.serial_link import SerialLink, open_serial
-from harness.errors import RigError, WireError
+from harness.errors import RigError, WireError, WrongDeviceError
 from harness.roles import Controller, HostPort, Identity, PowerRail
 from harness.simulation import Simulation
 
@@ -115,9 +115,9 @@ class Rig:
         while True:
             try:
                 return ask(min(deadline_in(step_s), deadline_ns))
+            except WrongDeviceError:
+                raise
             except (RigError, WireError) as error:
-                if getattr(error, "final", False):
-                    raise
                 if time.monotonic_ns() >= deadline_ns:
                     raise RigError(f"{complaint} ({error})") from error
 

@@ -306,7 +306,7 @@ def attached(bench: Bench) -> str:
     tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
     tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
     if bench.power is not None:
-        tables["power"]["safe_state"] = "on"
+        tables["power"]["safe_state"] = "leave"
     lines = []
     for name, table in tables.items():
         lines.append(f"[{name}]")

@@ -242,6 +242,8 @@ class Run:
     def _judge(self, session: Session) -> Outcome:
         reasons = self.reasons
         record = self.incident.record
+        if session.lost_evidence:
+            raise RigError("evidence was lost: " + "; ".join(session.lost_evidence))
         done = session.workload_done
         if done is not None:
             record["workload"] = {
@@ -250,6 +252,11 @@ class Run:
             }  # fmt: skip
             if not done.ok:
                 reasons.append(f"the host's writes failed: {done.error}")
+            if done.writes_acked and record["capture"] and not record["capture"]["writes"]:
+                raise RigError(
+                    f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "
+                    "acknowledged: is it the replication link's interface, or its mirror port?"
+                )
         if record["data_equal"] is False:
             detail = self.compared.detail if self.compared else ""
             reasons.append(f"the data of host, primary and secondary differ: {detail}")
@@ -262,7 +269,7 @@ class Run:
         else:
             self._judge_detection(session)
         if reasons:
-            blind = record["capture"].get("kernel_drops") or session.lost_streams
+            blind = record["capture"].get("kernel_drops")
             return (
                 "inconclusive" if blind and not session.triggers and self.scenario.expect.detected else "fail"
             )

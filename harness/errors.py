@@ -22,6 +22,10 @@ class RigError(HarnessError):
     exit_code = 3
 
 
+class WrongDeviceError(RigError):
+    """Somebody answers, and it is not who the bench file names: asking again changes nothing, and nothing is sent to it."""
+
+
 class WireError(HarnessError):
     """A peer's bytes break the format. ``offset_bytes`` is where in the stream or frame, ``excerpt`` the bytes there."""
 

@@ -2,12 +2,9 @@
 triggers.
 
 Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or the end of
-stdin,
-ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``, where the reflex polls, and to
-the
-supervisor. Every block of frames is on disk before it is understood, and an error in the understanding never
-stops the
-recording: it is told once, and only the recording goes on.
+stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``, where the reflex polls,
+and to the supervisor. Every block of frames is on disk before it is understood, and an error in the
+understanding never stops the recording: it is told once, and only the recording goes on.
 
 Exit status 0, or that of the RigError or UsageError whose text is on stderr.
 """
@@ -171,8 +168,7 @@ class Linkwatch:
 
     def run(self, stdin_fd: int, early: bytes) -> None:
         """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``: bytes behind
-        the
-        configuration line that were read with it."""
+        the configuration line that were read with it."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to act on
         self._take(early)
@@ -246,7 +242,7 @@ class Linkwatch:
         """Tell the understanding part before it concludes anything from what it does not see."""
         drops = self._ring.statistics().dropped
         if drops != self._drops and self._view is not None:
-            self._view.frames_lost()
+            self._view.frames_lost(time.monotonic_ns())
         self._drops = drops
 
     def _understand(self, frames: list[tuple[int, memoryview, int]], first: int = 0) -> None:

@@ -82,7 +82,9 @@ class Controller(Protocol):
     link: ByteLink
 
     def identify(self, deadline_ns: Ns) -> Identity: ...
-    def freeze_frame(self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True) -> bytes:
+    def freeze_frame(
+        self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
+    ) -> bytes:
         """The bytes that warmstart (or, not disruptive, save) exactly this target in exactly this boot. No I/O."""
         ...
 

@@ -66,7 +66,8 @@ class Session:
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
-        self.lost_streams: list[str] = []
+        self.lost_evidence: list[str] = []
+        """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
         self._compare = compare
         self._wake_read, self._wake_write = os.pipe()
@@ -132,12 +133,14 @@ class Session:
                 self.workload_done = event
                 self.incident.append_event(event, source)
             case StreamEnded():
-                self.lost_streams.append(f"{event.stream}: {event.error}")
+                self.lost_evidence.append(f"{event.stream} ended: {event.error}")
                 self.incident.note(f"{event.stream} ended: {event.error}")
                 self.incident.append_event(event, source)
             case Note():
                 if event.level != "info":
                     self.incident.note(f"{event.source}: {event.text}")
+                if event.level == "error":
+                    self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
             case ConsoleBytes() | LinkStats():
                 pass

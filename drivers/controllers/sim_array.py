@@ -16,7 +16,7 @@ from harness.core.events import NS_PER_MS, Ns, Side
 from harness.core.frames import BadFrame, Frame, FrameReceiver, TextRun
 from harness.core.text import escape
 from harness.edge.clock import MonotonicClock
-from harness.errors import RigError, UsageError, WireError
+from harness.errors import RigError, UsageError, WireError, WrongDeviceError
 from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
 from harness.wire import control
 from harness.wire.control import Op, Status
@@ -67,11 +67,11 @@ class SimArray:
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
-        """Ask who is there. RigError when it is not the device of the bench file."""
+        """Ask who is there. WrongDeviceError when it is not the device of the bench file."""
         body = self._body(self._ask(Op.IDENTIFY, b"", deadline_ns))
         told = frames.unpack(frames.Identity, body)
         if not told.model.startswith(MODEL_FAMILY) or told.serial_number != self.serial_number:
-            raise RigError(
+            raise WrongDeviceError(
                 f"{self.side}: {self.link.name} leads to {told.model} {told.serial_number}, "
                 f"the bench file says {MODEL_FAMILY}with serial number {self.serial_number}"
             )

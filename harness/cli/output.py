@@ -54,17 +54,23 @@ def _whose(error: HarnessError) -> tuple[str, str]:
             return "rig", "rig-trouble"
 
 
+def complain(error: HarnessError) -> None:
+    """Whose fault it is, the thing, and what to do: on stderr."""
+    whose, _ = _whose(error)
+    for line in str(error).splitlines() or [""]:
+        err.print(f"freezeframe: {whose}: {escape(line)}", style="bold red", markup=False)
+
+
 @contextlib.contextmanager
 def reported(as_json: bool) -> Iterator[None]:
     """Around every command: no traceback for what can go wrong outside; the exit status says whose fault it is."""
     try:
         yield
     except HarnessError as error:
-        whose, outcome = _whose(error)
         if as_json:
+            whose, outcome = _whose(error)
             print_json({"outcome": outcome, "error": {"whose": whose, "text": str(error)}})
-        for line in str(error).splitlines() or [""]:
-            err.print(f"freezeframe: {whose}: {escape(line)}", style="bold red", markup=False)
+        complain(error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         if as_json:

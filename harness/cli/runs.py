@@ -15,7 +15,7 @@ from rich.progress import (
 
 from harness import campaign
 from harness.benchfile import load_bench, load_scenario
-from harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, err, out, print_json, say
+from harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, complain, err, out, print_json, say
 from harness.cli.privileges import prepare
 from harness.core.events import AnyEvent, Trigger
 from harness.core.text import escape
@@ -74,12 +74,14 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
         view.close()
     if as_json:
         print_json(result.as_json())
-    else:
+    elif result.incident is not None or result.outcome == "pass":
         out.print(text.summary(result.record, result.outcome))
         if result.incident is not None:
             say(f"incident: {escape(str(result.incident))}")
         elif result.outcome == "pass":
             say("no incident: nothing went wrong, so nothing was kept (--keep keeps it)")
+    if result.error is not None:
+        complain(result.error)
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 

@@ -1,10 +1,9 @@
 """Which single flipped bit explains a wrong CRC-32C: the CRC is linear, so the difference of two CRCs tells.
 
 The difference of the CRCs of a message and of the same message with one bit flipped depends only on how many
-bits come
-behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that number is a discrete
-logarithm, done in
-baby steps (a table of the first few) and giant steps (the difference stepped back many at a time).
+bits come behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that number is a discrete
+logarithm, done in baby steps (a table of the first few) and giant steps (the difference stepped back many at
+a time).
 """
 
 from functools import cache

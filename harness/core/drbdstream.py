@@ -2,13 +2,10 @@
 ``harness.wire.drbd``).
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that version's
-headers
-are believed. Bytes that cannot be a packet are told once as Malformed; then, as after a hole in the capture
-or when
-the capture began mid-stream, the stream looks for the next header. A header found by looking is believed
-fully only
-when a second one stands right behind it: until then its packet is ``tentative``, and nobody judges a device
-by it.
+headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as after a hole in the
+capture or when the capture began mid-stream, the stream looks for the next header. A header found by looking
+is believed fully only when a second one stands right behind it: until then its packet is ``tentative``, and
+nobody judges a device by it.
 """
 
 from __future__ import annotations
@@ -65,8 +62,7 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
     """One packet. ``body`` is everything behind the header: fixed fields, then digest, then data.
 
     A body that came in one piece is a view of the memory that was fed and lives as long as that; else it is
-    the
-    packet's own.
+    the packet's own.
     """
 
     t_ns: Ns
@@ -246,7 +242,9 @@ class DrbdStream:
             command, volume, header, size, length = parsed
             self._looking = False
             if base + at == 0:
-                self._trust = _TRUSTED  # the very first bytes of a stream: nobody's data stands there by chance
+                self._trust = (
+                    _TRUSTED  # the very first bytes of a stream: nobody's data stands there by chance
+                )
             self._trust = min(_TRUSTED, self._trust + 1)
             t_first_ns, first_no = first if at == 0 else (t_ns, packet_no)
             start = at + size

@@ -2,12 +2,9 @@
 barrier.
 
 Session events in, ledger events out. The ledger says what is *certainly* so: a row that a hole in the capture
-may have
-touched is ``unknown`` and gives no event; where a write may have gone unseen, an acknowledgement without a
-write and a
-barrier's count are not judged. Memory is bounded: finished rows are counted and the last ones kept,
-unfinished ones
-are limited in number.
+may have touched is ``unknown`` and gives no event; where a write may have gone unseen, an acknowledgement
+without a write and a barrier's count are not judged. Memory is bounded: finished rows are counted and the
+last ones kept, unfinished ones are limited in number.
 """
 
 from __future__ import annotations
@@ -15,13 +12,27 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from harness.core.drbdsession import MAX_SESSIONS, Blind, Broken, Seen, Session, SessionClosed, SessionEvent
 from harness.core.drbdstream import DrbdPacket, Malformed
-from harness.core.events import NS_PER_MS, Ns
+from harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from harness.core.ledgerevents import (
+    Acknowledged,
+    BarrierMismatch,
+    DigestMismatch,
+    LedgerEvent,
+    MalformedSeen,
+    NegativeAck,
+    RepeatedAck,
+    Totals,
+    UnackedClose,
+    UnknownAck,
+    WriteRow,
+    WriteSent,
+)
 from harness.wire import drbd
 from harness.wire.drbd import Cmd
 
@@ -31,10 +42,13 @@ KEPT_ROWS: Final = 8192
 """Finished rows kept a session: the window in which a repeated acknowledgement is known as one."""
 MAX_OPEN_BARRIERS: Final = 4096
 MAX_DOUBTFUL: Final = 256
+MAX_EARLY: Final = 4096
+"""Answers remembered that came before what they answer."""
 JUDGEMENT_NS: Final = 100 * NS_PER_MS
 """A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole by then,
-since the
-receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole is certain."""
+since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole is certain."""
+SUSPECT_NS: Final = NS_PER_S
+"""A capture that has just lost frames may have lost an answer together with every later sign of it."""
 _EXCERPT_BYTES: Final = 64
 
 _ACKS: Final = frozenset(
@@ -42,138 +56,10 @@ _ACKS: Final = frozenset(
 )
 _NOT_KNOWN: Final = -1
 """In place of an epoch's number of writes: some may not have been captured."""
+_T = TypeVar("_T")
+_V = TypeVar("_V")
 _Key = tuple[int, bytes, int]
 """(volume, block_id, sector)"""
-
-
-@dataclass(eq=False, slots=True)
-class WriteRow:
-    """One replicated write."""
-
-    session: Session
-    sender: str
-    command: int
-    volume: int
-    sector: int
-    block_id: bytes
-    """The sender's cookie as on the wire, 8 bytes."""
-    size_bytes: int
-    t_sent_ns: Ns
-    """When its last byte was on the wire."""
-    first_packet_no: int
-    packet_no: int
-    epoch: int
-    """Number of the epoch within the session, from 0."""
-    expects_ack: bool
-    algorithm: str = ""
-    digest_wire: bytes = b""
-    digest_computed: bytes = b""
-    """b"" when it was not checked."""
-    unknown: bool = False
-    """A hole in the capture may have hidden its acknowledgement: nothing is concluded from silence."""
-    ack: int = -1
-    """Command of its acknowledgement, -1 while there is none."""
-    t_ack_ns: Ns = 0
-    ack_packet_no: int = 0
-    closed: bool = False
-    """The session closed before an acknowledgement."""
-    missing_told: bool = False
-    """A rule has told that its acknowledgement is missing."""
-
-    @property
-    def block_id_text(self) -> str:
-        return f"0x{int.from_bytes(self.block_id, 'little'):x}"
-
-    @property
-    def latency_ns(self) -> Ns:
-        return self.t_ack_ns - self.t_sent_ns
-
-    @property
-    def waiting(self) -> bool:
-        """Its acknowledgement is due and has not come."""
-        return self.expects_ack and self.ack < 0 and not self.unknown and not self.closed
-
-
-class WriteSent(msgspec.Struct, frozen=True, eq=False):
-    row: WriteRow
-
-
-class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
-    row: WriteRow
-    excerpt: bytes
-
-
-class Acknowledged(msgspec.Struct, frozen=True, eq=False):
-    row: WriteRow
-
-
-class NegativeAck(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
-    row: WriteRow | None
-
-
-class RepeatedAck(msgspec.Struct, frozen=True, eq=False):
-    row: WriteRow
-    sender: str
-    packet: DrbdPacket
-
-
-class UnknownAck(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
-
-
-class BarrierMismatch(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
-    detail: str
-
-
-class UnackedClose(msgspec.Struct, frozen=True, eq=False):
-    """The session closed while these writes were unacknowledged, and nobody had said that it would."""
-
-    closed: SessionClosed
-    rows: list[WriteRow]
-
-
-class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    malformed: Malformed
-
-
-LedgerEvent = (
-    WriteSent
-    | DigestMismatch
-    | Acknowledged
-    | NegativeAck
-    | RepeatedAck
-    | UnknownAck
-    | BarrierMismatch
-    | UnackedClose
-    | MalformedSeen
-)
-
-
-@dataclass(eq=False, slots=True)
-class Totals:
-    """What became of all writes since the start."""
-
-    writes: int = 0
-    bytes_written: int = 0
-    acks: int = 0
-    digests_checked: int = 0
-    digests_wrong: int = 0
-    orphans: int = 0
-    """Acknowledgements without a write."""
-    latency_sum_ns: int = 0
-    latency_max_ns: int = 0
-    rows_given_up: int = 0
-    """Unfinished rows dropped because too many were open."""
 
 
 @dataclass(eq=False, slots=True)
@@ -188,6 +74,15 @@ class _Book:
     """No write of the current epoch can have been missed."""
     barriers: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Cookie -> writes before it, or _NOT_KNOWN."""
+    early_acks: OrderedDict[_Key, tuple[int, Ns, int]] = field(default_factory=OrderedDict)
+    """Acknowledgements that no write waited for: (packet number, time, command). The capture gives out a
+    write late when it stood behind a hole of the data socket, while the meta socket ran on."""
+    early_barrier_acks: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    """The same for barriers: cookie -> packet number."""
+    silence_unknown_to_ns: Ns = -1
+    """The capture may lack answers from before this time: silence about what was sent until then proves nothing."""
+    suspect_to_ns: Ns = -1
+    """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes either."""
     complete: bool = False
     """Every write that an acknowledgement may still name was captured."""
     blind_since_barrier: bool = True
@@ -229,7 +124,7 @@ class Ledger:
                 return []
             case Broken():
                 self._writes_missed(self._book(event.session), event.session)
-                _silence_unknown(self._book(event.session))
+                _silence_unknown(self._book(event.session), event.malformed.t_ns)
                 return [MalformedSeen(event.session, event.sender, event.malformed)]
 
     def next_deadline(self) -> Ns | None:
@@ -243,11 +138,11 @@ class Ledger:
             events.append(self._doubtful.popleft().event)
         return events
 
-    def frames_lost(self) -> None:
-        """The capture lost frames, nobody knows which: silence proves nothing for the writes now open."""
+    def frames_lost(self, t_ns: Ns) -> None:
+        """The capture lost frames until ``t_ns``, nobody knows which."""
         self._doubtful.clear()
         for book in self._books.values():
-            _silence_unknown(book)
+            _silence_unknown(book, t_ns)
             _forget_writes(book)
 
     def rows(self, session: Session) -> list[WriteRow]:
@@ -285,7 +180,7 @@ class Ledger:
             packet_no=packet.packet_no,
             epoch=book.epoch,
             expects_ack=session.expects_ack(packet.header, dp_flags),
-            unknown=packet.tentative,
+            unknown=packet.tentative or packet.t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
         )
         events: list[LedgerEvent] = [WriteSent(row)]
         if packet.command == Cmd.DATA:
@@ -300,7 +195,12 @@ class Ledger:
         self._doubtful = (
             deque(d for d in self._doubtful if d.key != key) if self._doubtful else self._doubtful
         )
-        if not row.expects_ack:
+        early = book.early_acks.pop(key, None)
+        if early is not None and early[0] > row.packet_no:
+            row.ack_packet_no, row.t_ack_ns, row.ack = early
+            row.unknown = True
+            self.totals.acks += 1
+        if not row.expects_ack or row.ack >= 0:
             _keep(book, key, row)
             return events
         book.unfinished[key] = row
@@ -337,12 +237,12 @@ class Ledger:
     def _ack(self, seen: Seen) -> list[LedgerEvent]:
         packet, book = seen.packet, self._book(seen.session)
         sector, block_id, _, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
-        if block_id == drbd.ID_SYNCER or packet.tentative:
-            return []  # resync traffic, or not certainly a packet
+        if block_id == drbd.ID_SYNCER:
+            return []  # resync traffic
         key = (packet.volume, block_id, sector)
         row = book.unfinished.pop(key, None)
         if row is None:
-            return self._ack_again(seen, book, key)
+            return [] if packet.tentative else self._ack_again(seen, book, key)
         row.ack, row.t_ack_ns, row.ack_packet_no = packet.command, packet.t_ns, packet.packet_no
         self.totals.acks += 1
         self.totals.latency_sum_ns += row.latency_ns
@@ -362,6 +262,7 @@ class Ledger:
             return []
         if row is None:
             self.totals.orphans += 1
+        _remember(book.early_acks, key, (packet.packet_no, packet.t_ns, packet.command))
         if book.complete:
             kept = own_packet(packet)
             self._doubt(
@@ -375,11 +276,16 @@ class Ledger:
             self._doubtful.append(_Doubtful(t_ns + JUDGEMENT_NS, session.number, key, event))
 
     def _barrier(self, seen: Seen) -> list[LedgerEvent]:
-        if seen.packet.tentative:
-            return []
         book = self._book(seen.session)
         cookie, _ = drbd.P_BARRIER.unpack_from(seen.packet.body)
-        book.barriers[cookie] = book.epoch_writes if book.epoch_known else _NOT_KNOWN
+        answered = book.early_barrier_acks.pop(cookie, 0) > seen.packet.packet_no
+        if seen.packet.tentative:
+            if not answered:
+                book.barriers[cookie] = _NOT_KNOWN
+            return []
+        if not answered:
+            known = book.epoch_known and seen.packet.t_ns > book.silence_unknown_to_ns
+            book.barriers[cookie] = book.epoch_writes if known else _NOT_KNOWN
         if len(book.barriers) > MAX_OPEN_BARRIERS:
             book.barriers.popitem(last=False)
             _forget_writes(book)
@@ -389,13 +295,12 @@ class Ledger:
 
     def _barrier_ack(self, seen: Seen) -> list[LedgerEvent]:
         packet, session, sender = seen.packet, seen.session, seen.sender
-        if packet.tentative:
-            return []
         book = self._book(session)
         cookie, told = drbd.P_BARRIER_ACK.unpack_from(packet.body)
         shown = f"barrier 0x{int.from_bytes(cookie, 'little'):x}"
         if cookie not in book.barriers:
-            if book.complete:
+            _remember(book.early_barrier_acks, cookie, packet.packet_no)
+            if book.complete and not packet.tentative:
                 event = BarrierMismatch(
                     session, sender, own_packet(packet), f"{shown} is not open, {told} writes told"
                 )
@@ -419,12 +324,11 @@ class Ledger:
 
     def _blind(self, event: Blind) -> None:
         book = self._book(event.session)
+        book.suspect_to_ns = event.t_ns + SUSPECT_NS
         if event.socket != "meta":
             self._writes_missed(book, event.session)
         if event.socket != "data":
-            _silence_unknown(book)
-            for cookie in book.barriers:
-                book.barriers[cookie] = _NOT_KNOWN
+            _silence_unknown(book, event.t_ns)
 
     def _writes_missed(self, book: _Book, session: Session) -> None:
         _forget_writes(book)
@@ -453,13 +357,22 @@ def _keep(book: _Book, key: _Key, row: WriteRow) -> None:
         book.finished.popitem(last=False)
 
 
+def _remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
+    early[key] = value
+    if len(early) > MAX_EARLY:
+        early.popitem(last=False)
+
+
 def _forget_writes(book: _Book) -> None:
     """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has come
     round."""
     book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
 
 
-def _silence_unknown(book: _Book) -> None:
+def _silence_unknown(book: _Book, t_ns: Ns) -> None:
+    book.silence_unknown_to_ns = max(book.silence_unknown_to_ns, t_ns)
+    for cookie in book.barriers:
+        book.barriers[cookie] = _NOT_KNOWN
     for row in book.unfinished.values():
         row.unknown = True
 

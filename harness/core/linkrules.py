@@ -1,9 +1,8 @@
 """Rules of the replication link: ledger events and silence -> triggers.
 
 A healthy pair gives none, also while it reconnects, resynchronises or disconnects in order, and also when the
-capture
-has holes. Deadlines run on the capture's clock: ``tick`` takes the time up to which everything captured was
-fed.
+capture has holes. Deadlines run on the capture's clock: ``tick`` takes the time up to which everything
+captured was fed.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from harness.core import crcbits, ledger
+from harness.core import crcbits, ledgerevents
 from harness.core.drbdstream import DrbdPacket
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
-from harness.core.ledger import LedgerEvent, WriteRow
+from harness.core.ledgerevents import LedgerEvent, WriteRow
 from harness.errors import UsageError
 from harness.wire import drbd
 
@@ -84,31 +83,31 @@ class LinkRules:
     def on(self, event: LedgerEvent, now_ns: Ns) -> list[Trigger]:
         """``now_ns``: when this is decided; becomes t_match_ns."""
         match event:
-            case ledger.WriteSent(row=row):
+            case ledgerevents.WriteSent(row=row):
                 for watched in self._watched.values():
                     if row.expects_ack and not row.unknown and len(watched) < MAX_WATCHED_ROWS:
                         watched.append(row)
                 return []
-            case ledger.Acknowledged(row=row):
+            case ledgerevents.Acknowledged(row=row):
                 return self._acknowledged(row, now_ns)
-            case ledger.DigestMismatch(row=row, excerpt=excerpt):
+            case ledgerevents.DigestMismatch(row=row, excerpt=excerpt):
                 return self._row_hit(
                     "digest-mismatch", row, _digest_detail(row), row.t_sent_ns, now_ns, excerpt
                 )
-            case ledger.NegativeAck(session=session, sender=sender, packet=packet):
+            case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} refused"
                 return self._packet_hit("neg-ack", packet, session.side_of(sender), detail, now_ns)
-            case ledger.RepeatedAck(row=row, sender=sender, packet=packet):
+            case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} again, first {_ms(packet.t_ns - row.t_ack_ns)} before"
                 return self._packet_hit("repeated-ack", packet, row.session.side_of(sender), detail, now_ns)
-            case ledger.UnknownAck(session=session, sender=sender, packet=packet):
+            case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} for no write that was sent"
                 return self._packet_hit("unknown-ack", packet, session.side_of(sender), detail, now_ns)
-            case ledger.BarrierMismatch(session=session, sender=sender, packet=packet, detail=detail):
+            case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet, detail=detail):
                 return self._packet_hit("barrier-count", packet, session.side_of(sender), detail, now_ns)
-            case ledger.UnackedClose():
+            case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)
-            case ledger.MalformedSeen(session=session, sender=sender, malformed=found):
+            case ledgerevents.MalformedSeen(session=session, sender=sender, malformed=found):
                 text = f"{found.what}, at byte {found.offset} of the stream from {sender}"
                 side = session.side_of(sender)
                 return self._hit(
@@ -158,7 +157,7 @@ class LinkRules:
             )
         return triggers
 
-    def _unacked_close(self, event: ledger.UnackedClose, now_ns: Ns) -> list[Trigger]:
+    def _unacked_close(self, event: ledgerevents.UnackedClose, now_ns: Ns) -> list[Trigger]:
         closed, first = event.closed, event.rows[0]
         by = f"by {closed.closer} ({closed.reason})" if closed.closer else f"({closed.reason})"
         open_writes = f"{len(event.rows)} unacknowledged writes, first {_row_text(first)}"

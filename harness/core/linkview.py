@@ -51,23 +51,24 @@ class LinkView:
         """Judge the silence: nothing captured before ``now_ns`` is still to be fed."""
         sure_ns = now_ns - SILENCE_MARGIN_NS
         triggers = self._understand(self.reassembler.tick(sure_ns), now_ns)
+        if not self.reassembler.certain:
+            return triggers  # what seems to be missing may be waiting behind a hole
         for event in self.ledger.tick(sure_ns):
             triggers += self.rules.on(event, now_ns)
         return triggers + self.rules.tick(sure_ns)
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` should be called if no frame comes."""
-        deadlines = (
-            self.reassembler.next_deadline(),
-            self.ledger.next_deadline(),
-            self.rules.next_deadline(),
-        )
-        known = [deadline for deadline in deadlines if deadline is not None]
-        return min(known) + SILENCE_MARGIN_NS if known else None
+        if not self.reassembler.certain:
+            due_ns = self.reassembler.next_deadline()
+        else:
+            both = (self.ledger.next_deadline(), self.rules.next_deadline())
+            due_ns = min((due for due in both if due is not None), default=None)
+        return None if due_ns is None else due_ns + SILENCE_MARGIN_NS
 
-    def frames_lost(self) -> None:
-        """The kernel dropped frames: what they held is not known."""
-        self.ledger.frames_lost()
+    def frames_lost(self, t_ns: Ns) -> None:
+        """The kernel dropped frames until ``t_ns``: what they held is not known."""
+        self.ledger.frames_lost(t_ns)
 
     def close(self, now_ns: Ns) -> list[Trigger]:
         """The capture ends: judge what is certain by now."""

@@ -2,17 +2,13 @@
 told.
 
 Ethernet (up to two VLAN tags), IPv4 or IPv6, TCP. The payloads come out in order, each byte once, with its
-time, its
-packet number and its absolute offset in the stream. Offset 0 is the byte behind the SYN, or, when the capture
-began
-later, the first byte seen.
+time, its packet number and its absolute offset in the stream. Offset 0 is the byte behind the SYN, or, when
+the capture began later, the first byte seen.
 
 A hole is a fact about the *capture*, never about the device. It is told as a StreamGap when one of these is
-certain:
-the receiver has acknowledged bytes that were not captured (after ``HOLE_PATIENCE_NS``, because a capture may
-show an
-acknowledgement before the data); more out-of-order data is waiting than ``max_pending_bytes``; the stream
-closes.
+certain: the receiver has acknowledged bytes that were not captured (after ``HOLE_PATIENCE_NS``, because a
+capture may show an acknowledgement before the data); it is older than ``HOLE_LIMIT_NS``; more out-of-order
+data is waiting than ``max_pending_bytes``; the stream closes.
 """
 
 from __future__ import annotations
@@ -25,26 +21,25 @@ from typing import Final
 import msgspec
 
 from harness.core.events import NS_PER_MS, Ns
+from harness.core.ipheaders import (
+    ETHERTYPE_IPV4,
+    HOSTILE,
+    IPPROTO_TCP,
+    NOT_FRAGMENTED_MASK,
+    locate_tcp,
+)
 
 HOLE_PATIENCE_NS: Final = 50 * NS_PER_MS
 """Longer than any disorder between the two directions of one capture, far shorter than any deadline of a
 rule."""
+HOLE_LIMIT_NS: Final = 500 * NS_PER_MS
+"""A hole that nobody acknowledges is waited for so long: the sender repeats the segment after 200 ms and 400 ms."""
 MAX_PENDING_BYTES: Final = 1 << 20
 """Out-of-order data kept a direction; a LAN's whole bandwidth-delay product is below it."""
 MAX_PENDING_SEGMENTS: Final = 4096
 MAX_CONNECTIONS: Final = 128
 
-_ETHERTYPE_IPV4: Final = 0x0800
-_ETHERTYPE_IPV6: Final = 0x86DD
-_ETHERTYPES_VLAN: Final = frozenset({0x8100, 0x88A8, 0x9100})
-_MAX_VLAN_TAGS: Final = 2
-_IPV4_HEADER_BYTES: Final = 20
-_IPV6_HEADER_BYTES: Final = 40
 _TCP_HEADER_BYTES: Final = 20
-_IPPROTO_TCP: Final = 6
-_IPV6_EXTENSIONS: Final = frozenset({0, 43, 60})
-"""Hop-by-hop, routing, destination options: skipped by their own length. A fragment (44) is counted and
-skipped."""
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _SEQ_MASK: Final = 0xFFFFFFFF
 _HALF_RANGE: Final = 1 << 31
@@ -54,9 +49,6 @@ _MAX_WINDOW_BYTES: Final = 1 << 30
 _COMMON: Final = struct.Struct(">12xHBxHxxHxB")
 """Ethernet and IPv4 in one go: ethertype, version and IHL, total length, fragment field, protocol."""
 _TCP: Final = struct.Struct(">HHIIBB")
-_IPV6: Final = struct.Struct(">I H B B")
-_U16: Final = struct.Struct(">H")
-_NOT_FRAGMENTED_MASK: Final = 0x3FFF
 
 
 class Flow(msgspec.Struct, frozen=True, eq=False):
@@ -142,6 +134,12 @@ class _Half:
         self.missed_since_ns: Ns | None = None
         self.t_last_ns: Ns = 0
 
+    def deadline_ns(self) -> Ns:
+        """When the hole that it waits at is given up."""
+        if self.missed_since_ns is not None:
+            return self.missed_since_ns + HOLE_PATIENCE_NS
+        return self.pending[0][2] + HOLE_LIMIT_NS
+
 
 class Reassembler:
     """``feed`` every captured frame in order; ``tick`` at ``next_deadline``; ``close`` at the end of the
@@ -178,15 +176,17 @@ class Reassembler:
         if len(view) < 54:
             return self._skip()
         ethertype, version_ihl, total, fragment, protocol = _COMMON.unpack_from(view)
-        if ethertype == _ETHERTYPE_IPV4 and version_ihl == 0x45 and protocol == _IPPROTO_TCP:
-            if fragment & _NOT_FRAGMENTED_MASK:
+        if ethertype == ETHERTYPE_IPV4 and version_ihl == 0x45 and protocol == IPPROTO_TCP:
+            if fragment & NOT_FRAGMENTED_MASK:
                 return self._skip()
             # A total length of 0 is a frame above 64 KiB that segmentation offload has built.
             at, end, key = 34, 14 + total if total else len(view), bytes(view[26:38])
         else:
-            located = self._locate(view)
+            located = locate_tcp(view)
             if located is None:
                 return self._skip()
+            if located is HOSTILE:
+                return self._hostile()
             at, end, addresses = located
             if at + _TCP_HEADER_BYTES > len(view):
                 return self._hostile()
@@ -226,19 +226,23 @@ class Reassembler:
             return [event]
         return self._segment(half, t_ns, packet_no, seq, ack, flags, view[data_at:end])
 
+    @property
+    def certain(self) -> bool:
+        """No stream waits for bytes that may be missing: what was captured has all been given out."""
+        return not self._uncertain
+
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to decide."""
-        since = [
-            half.missed_since_ns for half in self._uncertain.values() if half.missed_since_ns is not None
-        ]
-        return min(since) + HOLE_PATIENCE_NS if since else None
+        return min((half.deadline_ns() for half in self._uncertain.values()), default=None)
 
     def tick(self, now_ns: Ns) -> list[StreamEvent]:
         """Tell the holes that have become certain by waiting."""
         events: list[StreamEvent] = []
         for half in list(self._uncertain.values()):
-            if half.missed_since_ns is not None and now_ns - half.missed_since_ns >= HOLE_PATIENCE_NS:
-                self._give_up(half, half.missed_to, now_ns, 0, events)
+            while half.flow.number in self._uncertain and half.deadline_ns() <= now_ns:
+                acknowledged = half.missed_since_ns is not None
+                to = half.missed_to if acknowledged else half.pending[0][0]
+                self._give_up(half, to, now_ns, 0, events)
                 self._finish(half, now_ns, 0, events)
         return events
 
@@ -257,49 +261,6 @@ class Reassembler:
     def _hostile(self) -> list[StreamEvent]:
         self.hostile_frames += 1
         return self._skip()
-
-    def _locate(self, view: memoryview) -> tuple[int, int, bytes] | None:
-        """(offset of the TCP header, end of the IP packet in the frame, source and destination address)."""
-        at = 12
-        ethertype = _U16.unpack_from(view, at)[0]
-        for _ in range(_MAX_VLAN_TAGS):
-            if ethertype in _ETHERTYPES_VLAN:
-                at += 4
-                ethertype = _U16.unpack_from(view, at)[0]
-        at += 2
-        if ethertype == _ETHERTYPE_IPV4:
-            return self._locate_ipv4(view, at)
-        if ethertype == _ETHERTYPE_IPV6:
-            return self._locate_ipv6(view, at)
-        return None
-
-    def _locate_ipv4(self, view: memoryview, at: int) -> tuple[int, int, bytes] | None:
-        if at + _IPV4_HEADER_BYTES > len(view):
-            return None
-        header_bytes = (view[at] & 0x0F) * 4
-        total = _U16.unpack_from(view, at + 2)[0] or len(view) - at
-        if view[at] >> 4 != 4 or header_bytes < _IPV4_HEADER_BYTES or total < header_bytes:
-            self.hostile_frames += 1
-            return None
-        fragment = _U16.unpack_from(view, at + 6)[0]
-        if view[at + 9] != _IPPROTO_TCP or fragment & _NOT_FRAGMENTED_MASK:
-            return None
-        return at + header_bytes, at + total, bytes(view[at + 12 : at + 20])
-
-    def _locate_ipv6(self, view: memoryview, at: int) -> tuple[int, int, bytes] | None:
-        if at + _IPV6_HEADER_BYTES > len(view):
-            return None
-        _, payload_bytes, following, _ = _IPV6.unpack_from(view, at)
-        addresses = bytes(view[at + 8 : at + 40])
-        tcp_at = at + _IPV6_HEADER_BYTES
-        end = tcp_at + payload_bytes if payload_bytes else len(view)
-        while following in _IPV6_EXTENSIONS:  # each step moves on by at least 8 bytes
-            if tcp_at + 8 > min(end, len(view)):
-                self.hostile_frames += 1
-                return None
-            following, units = view[tcp_at], view[tcp_at + 1]
-            tcp_at += 8 + units * 8
-        return (tcp_at, end, addresses) if following == _IPPROTO_TCP else None
 
     def _connect(self, key: bytes, t_ns: Ns, packet_no: int, events: list[StreamEvent]) -> _Half:
         """Begin to follow both directions of the connection that ``key`` (addresses, ports) names."""
@@ -408,11 +369,13 @@ class Reassembler:
             self._order += 1
             insort(half.pending, (at, self._order, t_ns, packet_no, bytes(data)))
             half.pending_bytes += len(data)
+            self._uncertain[half.flow.number] = half
             if half.pending_bytes > self._max_pending_bytes or len(half.pending) > MAX_PENDING_SEGMENTS:
                 self._give_up(half, half.pending[0][0], t_ns, packet_no, events)
             return
         self._deliver(half, at, t_ns, packet_no, data, events)
         self._drain(half, events)
+        self._settle(half)
 
     def _deliver(
         self,
@@ -434,7 +397,6 @@ class Reassembler:
         half.next_seq = ((half.next_seq or 0) + length) & _SEQ_MASK
         if half.missed_since_ns is not None and half.offset >= half.missed_to:
             half.missed_since_ns = None
-            self._uncertain.pop(half.flow.number, None)
 
     def _drain(self, half: _Half, events: list[StreamEvent]) -> None:
         """Deliver what was waiting for the byte that has just come."""
@@ -455,6 +417,11 @@ class Reassembler:
             events.append(StreamGap(half.flow, t_ns, packet_no, half.offset, hole_end - half.offset))
             self._advance(half, hole_end - half.offset)
             self._drain(half, events)
+        self._settle(half)
+
+    def _settle(self, half: _Half) -> None:
+        if not half.pending and half.missed_since_ns is None:
+            self._uncertain.pop(half.flow.number, None)
 
     def _acknowledged(
         self, half: _Half, ack: int, t_ns: Ns, packet_no: int, events: list[StreamEvent]

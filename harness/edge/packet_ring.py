@@ -29,8 +29,8 @@ from harness.errors import RigError
 DEFAULT_RING_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 128 << 10
 """Holds the largest frame that segmentation offload makes (64 KiB), and divides the ring finely: at a quiet
-link each
-block handed over carries RETIRE_MS only, so that 512 of them outlast a second's stall of this process."""
+link each block handed over carries RETIRE_MS only, so that 512 of them outlast a second's stall of this
+process."""
 RETIRE_MS: Final = 2
 """A block that is not full is handed over after this: the capture's share of the time to a trigger."""
 CLOCK_CHECK_NS: Final = NS_PER_S
@@ -122,8 +122,7 @@ class PacketRing:
         """(realtime ns, frame, original length) of each frame of the next block; [] when none comes in time.
 
         The frames are views of the ring and end with the next call. InterfaceGone when the interface has
-        vanished;
-        while it is only down, nothing comes.
+        vanished; while it is only down, nothing comes.
         """
         self._release()
         if self._status() & _TP_STATUS_USER == 0:

@@ -1,14 +1,11 @@
 """Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
 
 The writer hands whole blocks to the kernel with one ``writev`` a batch and buffers nothing: whatever moment
-the process
-is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the file back to
-the last
-complete block and goes no further.
+the process is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the
+file back to the last complete block and goes no further.
 
 pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
-interface
-statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
+interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
 """
 
 from __future__ import annotations
@@ -186,8 +183,7 @@ def read_frames(path: Path) -> Iterator[CapturedFrame]:
     """The Ethernet frames of a pcap or pcapng file, in order.
 
     A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be
-    opened,
-    WireError when its bytes are no capture of Ethernet frames.
+    opened, WireError when its bytes are no capture of Ethernet frames.
     """
     try:
         file = path.open("rb")

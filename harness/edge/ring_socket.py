@@ -1,8 +1,7 @@
 """The capture ring as a scapy socket: ``sniff(opened_socket=RingSocket("eth0"))``, ``AsyncSniffer`` likewise.
 
 For looking and for small tools. The link watch reads the ring itself: scapy makes objects of every frame,
-which a link
-at full rate does not leave the time for.
+which a link at full rate does not leave the time for.
 """
 
 from __future__ import annotations

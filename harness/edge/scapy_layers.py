@@ -2,12 +2,9 @@
 the wire.
 
 ``Drbd(bytes)`` picks the header by its magic; ``packets(bytes)`` takes a whole stream apart.
-``ControlFrame(bytes)``
-takes one frame as it is on the line, delimiters and COBS included, and builds it so. Both are for looking and
-for
-making packets by hand; nothing here is fast enough for a link at full rate. Only ``scapy.packet`` and
-``scapy.fields``
-are imported: ``scapy.all`` costs half a second more.
+``ControlFrame(bytes)`` takes one frame as it is on the line, delimiters and COBS included, and builds it so.
+Both are for looking and for making packets by hand; nothing here is fast enough for a link at full rate. Only
+``scapy.packet`` and ``scapy.fields`` are imported: ``scapy.all`` costs half a second more.
 """
 
 from __future__ import annotations

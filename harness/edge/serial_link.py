@@ -177,6 +177,8 @@ def _tell_empty_from_ended(fd: int) -> None:
 def _check_device(path: str) -> None:
     if not Path(path).exists():
         raise RigError(f"{path} is not there. {_what_is_there()}")
+    if not Path(path).is_char_device():
+        raise RigError(f"{path} is not a serial line, it is not even a device. {_what_is_there()}")
     if not os.path.realpath(path).startswith(PTY_PREFIX):
         # A terminal program without a lock would steal bytes. Not asked of a PTY: its maker holds it too.
         taken_by = locks.holder(path)
@@ -185,7 +187,8 @@ def _check_device(path: str) -> None:
 
 
 def _translated(url: str, error: Exception, is_device: bool) -> RigError:
-    number = getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
+    # termios.error, from which pyserial raises, is no OSError: its number is its first argument.
+    number = getattr(error, "errno", None) or getattr(error.__context__, "args", ("",))[0]
     if is_device and number in (errno.EAGAIN, errno.EBUSY):
         return RigError(f"{url} is in use by {locks.holder(url) or 'a process of another user'}")
     if is_device and number in (errno.EACCES, errno.EPERM):

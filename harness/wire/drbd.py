@@ -181,7 +181,11 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     Cmd.WSAME: (P_TRIM, (*_DATA_FIELDS, "size"), True),
     Cmd.INITIAL_META: (P_EMPTY, (), False),
     Cmd.INITIAL_DATA: (P_EMPTY, (), False),
-    Cmd.CONNECTION_FEATURES: (P_FEATURES, ("protocol_min", "feature_flags", "protocol_max", "reserved"), False),
+    Cmd.CONNECTION_FEATURES: (
+        P_FEATURES,
+        ("protocol_min", "feature_flags", "protocol_max", "reserved"),
+        False,
+    ),
 }
 """Command -> (fixed part, its field names, whether more bytes may follow). SIZES may be followed by P_QLIM."""
 
@@ -329,7 +333,11 @@ DISK_NAMES: Final[dict[int, str]] = {
     Disk.NEGOTIATING: "Negotiating", Disk.INCONSISTENT: "Inconsistent", Disk.OUTDATED: "Outdated",
     Disk.UNKNOWN: "DUnknown", Disk.CONSISTENT: "Consistent", Disk.UP_TO_DATE: "UpToDate",
 }  # fmt: skip
-ROLE_NAMES: Final[dict[int, str]] = {Role.UNKNOWN: "Unknown", Role.PRIMARY: "Primary", Role.SECONDARY: "Secondary"}
+ROLE_NAMES: Final[dict[int, str]] = {
+    Role.UNKNOWN: "Unknown",
+    Role.PRIMARY: "Primary",
+    Role.SECONDARY: "Secondary",
+}
 
 STATE_FIELDS: Final[dict[str, tuple[int, int]]] = {
     "role": (0, 2), "peer": (2, 2), "conn": (4, 5), "disk": (9, 4), "pdsk": (13, 4), "susp": (17, 1),

@@ -1,15 +1,10 @@
 """Random schedules: writes, flushes, cuts, power losses, any splitting of the streams; in the end the data are equal."""
 
 import random
-import sys
-from pathlib import Path
-
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from drbd_world import MS, SIZE_BYTES, S, Side, World
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.wire.control import PairState
 from harness.wire.drbd import Role

@@ -2,18 +2,14 @@
 
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from drbd_world import MS, S, World
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from drbd_world import MS, S, World
 
 from harness.wire.drbd import PORT, Cmd
 

@@ -290,7 +290,7 @@ def test_a_gap_in_the_acknowledgements_makes_silence_unknown(pair: Pair) -> None
 
 def test_frames_lost_by_the_kernel_make_silence_unknown(pair: Pair) -> None:
     pair.write(1, 8)
-    pair.ledger.frames_lost()
+    pair.ledger.frames_lost(pair.now_ns)
     pair.ack(9, 72)
     pair.wait(3000)
     assert pair.hits == []

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from firmware_sim.drbd_codec import Decoder
 from firmware_sim.drbd_peer import AckPlan, Metadata, Peer, PeerConfig
 from firmware_sim.ports import (
     ReplicationClose,
@@ -15,7 +16,8 @@ from firmware_sim.ports import (
     ReplicationOpened,
     ReplicationSend,
 )
-from harness.wire.drbd import Role
+from harness.wire.control import PairState
+from harness.wire.drbd import DATA_SOCKET, MAGIC_H100, META_SOCKET, Cmd, Role
 from harness.wire.rootcause import EVENT_ARGUMENTS, Event
 
 MS = 1_000_000
@@ -274,3 +276,29 @@ class World:
 
     def equal(self) -> bool:
         return self.a.backend.data == self.b.backend.data
+
+
+FULL_DUPLEX = PairState.FULL_DUPLEX
+
+
+def whole(world: World) -> bool:
+    return world.a.peer.pair_state is world.b.peer.pair_state is FULL_DUPLEX and world.equal()
+
+
+def packets(world: World, side: Side, version: int = 101) -> list[tuple[int, tuple[object, ...], bytes]]:
+    """Everything that a side has sent, in order; sockets are told apart by their numbers."""
+    found = []
+    decoders: dict[int, Decoder] = {}
+    for _, name, socket, data in world.records:
+        if name != side.name or not data:
+            continue
+        if socket not in decoders:
+            begins_agreed = data.startswith(MAGIC_H100.to_bytes(4, "big"))
+            decoders[socket] = Decoder(DATA_SOCKET | META_SOCKET, version if begins_agreed else 0)
+        decoder = decoders[socket]
+        decoder.push(data)
+        while (packet := decoder.next()) is not None:
+            found.append((packet[0], packet[1], bytes(packet[2])))
+            if packet[0] in (Cmd.CONNECTION_FEATURES, Cmd.INITIAL_META):
+                decoder.version = version
+    return found

@@ -1,0 +1,155 @@
+"""The SimArray driver against the simulated firmware's own control port: two codecs, one table."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from drivers.controllers.sim_array import SimArray
+from firmware_sim.control import Frozen, Operations
+from firmware_sim.rootcause import MemoryNvram, SetStore
+from harness.core.events import NS_PER_S
+from harness.errors import WireError
+from harness.wire.control import Reason, SetKind, Status
+from harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
+
+SERIAL = "FFSIM-S-0001"
+RING = b"".join(
+    RECORD.pack(n, n, 0x22, 1, 0, n * 0x9E3779B97F4A7C15 % 2**64, n**7 % 2**64, n, 0) for n in range(9000)
+)
+
+
+class Firmware:
+    """What the control port's operations need of a controller."""
+
+    serial_number = SERIAL
+
+    def __init__(self) -> None:
+        self.boot_epoch = 4
+        self.sets = SetStore(MemoryNvram())
+        self.lines: list[str] = []
+        self.level = 0
+        self.plan: object = None
+        self.refused: list[Status] = []
+
+    def identity(self) -> tuple[object, ...]:
+        return (b"SimArray 2", SERIAL.encode(), b"1.0", self.boot_epoch, 2, 2, 10, 20, 4096, 7)
+
+    def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
+        header: dict[str, Any] = dict.fromkeys(HEADER_KEYS, 0)
+        header |= {
+            "set_id": self.sets.next_id,
+            "kind": int(kind),
+            "reason": int(reason),
+            "boot_epoch": self.boot_epoch,
+        }
+        entry = self.sets.add(header | {"incident_id": incident_id}, dict.fromkeys(STATE_KEYS, 0), RING)
+        if kind is SetKind.WARMSTART:
+            self.boot_epoch += 1
+        return Frozen(entry.set_id, self.boot_epoch, 9000, 77)
+
+    def state_record(self, max_bytes: int) -> bytes:
+        return b"\xa1\x64role\x02"
+
+    def print_line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def set_trace_level(self, level: int) -> None:
+        self.level = level
+
+    def arm_faults(self, plan: object) -> None:
+        self.plan = plan
+
+    def control_seen(self, op: int, seq: int) -> None: ...
+    def control_refused(self, op: int, status: Status, text: str) -> None:
+        self.refused.append(status)
+
+
+class Line:
+    """A ByteLink to the operations, in virtual time."""
+
+    name = "virtual line"
+
+    def __init__(self, firmware: Firmware) -> None:
+        self.operations = Operations(firmware)
+        self.to_rig = bytearray()
+        self.now_ns = 0
+
+    def now(self) -> int:
+        return self.now_ns
+
+    def fileno(self) -> int:
+        raise AssertionError("no descriptor")
+
+    def close(self) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.to_rig += b"".join(self.operations.feed(data))
+
+    def read(self, max_bytes: int, deadline_ns: int) -> bytes:
+        if not self.to_rig:
+            self.now_ns = max(self.now_ns, deadline_ns)
+        data = bytes(self.to_rig[:1000])
+        del self.to_rig[:1000]
+        return data
+
+
+@pytest.fixture
+def rig() -> Iterator[tuple[Firmware, SimArray, Line]]:
+    firmware = Firmware()
+    line = Line(firmware)
+    yield firmware, SimArray("secondary", line, serial_number=SERIAL, clock=line), line
+
+
+def test_freeze_pull_acknowledge(rig: tuple[Firmware, SimArray, Line]) -> None:
+    firmware, driver, line = rig
+    limit = 60 * NS_PER_S
+    before = driver.identify(limit)
+    assert (before.boot_epoch, before.pair_state) == (4, "full duplex")
+    made = driver.freeze_frame(before, Reason.CONSOLE_TRIGGER, b"incident-number!")
+    line.write(made)
+    reply = driver.freeze_reply(made, limit)
+    assert reply is not None and reply.ok and reply.boot_epoch == 5
+
+    (entry,) = driver.sets(limit)
+    assert (entry.set_id, entry.kind, entry.complete) == (reply.set_id, "warmstart", True)
+    assert entry.incident_id == b"incident-number!"
+    got = bytearray()
+    pulled = driver.pull(entry, b"", limit, got.extend)
+    assert bytes(got) == firmware.sets.read(entry.set_id)
+    assert len(got) == entry.stored_bytes > 64 << 10
+    assert pulled.header["reason"] == Reason.CONSOLE_TRIGGER
+    assert [event["seq"] for event in pulled.events] == list(range(9000))
+
+    stale = driver.acknowledge(entry, before, limit)
+    assert (stale.ok, stale.status) == (False, "stale epoch")
+    assert driver.acknowledge(entry, driver.identify(limit), limit).ok
+    assert driver.sets(limit) == []
+    with pytest.raises(WireError, match="no such set"):
+        driver.pull(entry, b"", limit, got.extend)
+
+
+def test_services(rig: tuple[Firmware, SimArray, Line]) -> None:
+    firmware, driver, _ = rig
+    limit = 60 * NS_PER_S
+    who = driver.identify(limit)
+    assert driver.state(limit) == {"role": 2}
+    assert driver.print_line("canary", limit).ok and driver.print_line("canary", limit).ok
+    assert firmware.lines == ["canary", "canary"]
+    assert driver.set_trace_level(who, 2, limit).ok and firmware.level == 2
+    assert driver.set_trace_level(who, 9, limit).status == "bad argument"
+    plan = {"seed": 1, "faults": [{"kind": "late_ack", "delay_ms": 5}]}
+    assert driver.set_faults(who, plan, limit).ok and firmware.plan == plan
+
+
+def test_a_frame_for_another_target_is_refused(rig: tuple[Firmware, SimArray, Line]) -> None:
+    firmware, _, line = rig
+    other = SimArray("primary", line, serial_number="FFSIM-P-0001", clock=line)
+    real = SimArray("secondary", line, serial_number=SERIAL, clock=line).identify(NS_PER_S)
+    wrong = type(real)(**{**real.__dict__, "serial_number": "FFSIM-P-0001"})
+    made = other.freeze_frame(wrong, 0, bytes(16))
+    line.write(made)
+    reply = other.freeze_reply(made, 2 * NS_PER_S)
+    assert reply is not None and reply.status == "wrong target"
+    assert firmware.refused == [Status.WRONG_TARGET]
+    assert firmware.boot_epoch == 4

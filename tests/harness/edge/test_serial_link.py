@@ -1,0 +1,262 @@
+"""Serial lines over real PTYs, sockets and RFC 2217."""
+
+import contextlib
+import os
+import pty
+import select
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import serial
+import serial.rfc2217
+
+from harness.core.events import NS_PER_S
+from harness.edge.clock import MonotonicClock, read_wall_clock
+from harness.edge.locks import holder
+from harness.edge.serial_link import SerialLink, open_serial
+from harness.errors import RigError
+from harness.roles import ByteLink
+
+
+def soon(seconds: float = 5.0) -> int:
+    return time.monotonic_ns() + int(seconds * NS_PER_S)
+
+
+def read_exactly(link: ByteLink, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        piece = link.read(65536, soon())
+        assert piece, f"only {got!r} came"
+        got += piece
+    return got
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """The device's end of a PTY, and a link in the file system to the rig's end, as udev makes them."""
+    device, rig = pty.openpty()
+    path = tmp_path / "usb-FTDI_board-if00"
+    path.symlink_to(os.ttyname(rig))
+    yield device, str(path)
+    with contextlib.suppress(OSError):
+        os.close(device)
+    os.close(rig)
+
+
+EVERY_BYTE = bytes(range(256)) * 8
+
+
+def test_a_pty_by_a_link_carries_every_byte(line: tuple[int, str]) -> None:
+    device, path = line
+    link = open_serial(path, baud=115_200)
+    assert isinstance(link, ByteLink)
+    try:
+        tty.setraw(device)
+        link.write(EVERY_BYTE)
+        assert os.read(device, 4096) == EVERY_BYTE
+        os.write(device, EVERY_BYTE)
+        assert read_exactly(link, len(EVERY_BYTE)) == EVERY_BYTE
+        speed = termios.tcgetattr(link.fileno())[4]
+        assert speed == termios.B115200
+    finally:
+        link.close()
+
+
+def test_read_keeps_to_its_deadline(line: tuple[int, str]) -> None:
+    device, path = line
+    link = open_serial(path)
+    begun_ns = time.monotonic_ns()
+    assert link.read(10, begun_ns + 50_000_000) == b""
+    assert 50_000_000 <= time.monotonic_ns() - begun_ns < NS_PER_S
+    assert link.read(10, begun_ns) == b""
+    os.write(device, b"late")
+    assert link.read(2, soon()) == b"la"
+    assert link.read(2, 0) == b"te"
+    link.close()
+
+
+def test_the_descriptor_works_in_another_process(line: tuple[int, str]) -> None:
+    device, path = line
+    link = open_serial(path)
+    fd = link.fileno()
+    subprocess.run([sys.executable, "-c", f"import os; os.write({fd}, b'frame')"], pass_fds=[fd], check=True)
+    assert os.read(device, 100) == b"frame"
+    link.close()
+
+
+def test_in_use_names_the_holder(line: tuple[int, str]) -> None:
+    _, path = line
+    code = f"import serial; s = serial.Serial({path!r}, exclusive=True); print('held', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin and other.stdout
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RigError) as caught:
+            open_serial(path)
+        name = Path(f"/proc/{other.pid}/comm").read_text().strip()
+        assert str(caught.value) == f"{path} is in use by {name} (pid {other.pid})"
+        assert holder(path) == f"{name} (pid {other.pid})"
+    finally:
+        other.communicate(b"\n")
+    open_serial(path).close()
+    assert holder(path) is None
+
+
+def test_twice_in_one_process(line: tuple[int, str]) -> None:
+    _, path = line
+    link = open_serial(path)
+    with pytest.raises(RigError, match="is in use by"):
+        open_serial(path)
+    link.close()
+    open_serial(path).close()
+
+
+def test_missing_tells_what_is_there() -> None:
+    with pytest.raises(
+        RigError, match=r"^/dev/ttyNOTHERE is not there\. (There are: /dev|This machine has no)"
+    ):
+        open_serial("/dev/ttyNOTHERE")
+
+
+def test_what_is_no_serial_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RigError, match="is not a serial line"):
+        open_serial(str(tmp_path / "file"))
+    with pytest.raises(RigError, match="is not a serial line"):
+        open_serial(str(tmp_path))
+    with pytest.raises(RigError, match="/dev/full is not a serial line"):
+        open_serial("/dev/full")
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense://x", "socket://", "socket://host", "rfc2217://127.0.0.1:notaport"]
+)
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(RigError, match="cannot be opened"):
+        open_serial(url)
+
+
+def test_the_far_end_of_a_pty_goes_away(line: tuple[int, str]) -> None:
+    device, path = line
+    link = open_serial(path)
+    os.close(device)
+    with pytest.raises(RigError, match="is gone"):
+        link.read(10, soon())
+    link.close()
+
+
+def test_nobody_takes_the_bytes(line: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.edge.serial_link.WRITE_TIMEOUT_NS", 100_000_000)
+    link = open_serial(line[1])
+    with pytest.raises(RigError, match="takes no bytes"):
+        link.write(bytes(1 << 20))
+    link.close()
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(5)
+        yield listening
+
+
+def test_socket_url(server: socket.socket) -> None:
+    link = open_serial(f"socket://127.0.0.1:{server.getsockname()[1]}")
+    far, _ = server.accept()
+    link.write(EVERY_BYTE)
+    assert far.recv(len(EVERY_BYTE), socket.MSG_WAITALL) == EVERY_BYTE
+    far.sendall(EVERY_BYTE)
+    assert read_exactly(link, len(EVERY_BYTE)) == EVERY_BYTE
+    far.close()
+    with pytest.raises(RigError, match="closed by the other end"):
+        link.read(10, soon())
+    link.close()
+
+
+def test_socket_refused(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    server.close()
+    with pytest.raises(RigError, match=rf"socket://127\.0\.0\.1:{port} cannot be opened: .*refused"):
+        open_serial(f"socket://127.0.0.1:{port}")
+
+
+class PortOfAServer(serial.Serial):
+    """A PTY has no modem lines; a serial server's port has."""
+
+    cts = dsr = ri = cd = dtr = rts = False
+
+
+class Rfc2217Server:
+    """A serial server for one client: pyserial's own port manager in front of a PTY."""
+
+    def __init__(self, listening: socket.socket, path: str) -> None:
+        self.port = PortOfAServer(path, timeout=0.05)
+        self.listening = listening
+        self.is_stopping = False
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        client, _ = self.listening.accept()
+        with client:
+            manager = serial.rfc2217.PortManager(self.port, _Writer(client))
+            while not self.is_stopping:
+                if select.select([client], [], [], 0.01)[0]:
+                    data = client.recv(1024)
+                    if not data:
+                        return
+                    self.port.write(b"".join(manager.filter(data)))
+                if waiting := self.port.in_waiting:
+                    client.sendall(b"".join(manager.escape(self.port.read(waiting))))
+
+    def stop(self) -> None:
+        self.is_stopping = True
+        self.thread.join(5)
+        self.port.close()
+
+
+class _Writer:
+    def __init__(self, client: socket.socket) -> None:
+        self.write = client.sendall
+
+
+def test_rfc2217_is_pumped_to_a_raw_descriptor(server: socket.socket, line: tuple[int, str]) -> None:
+    device, path = line
+    tty.setraw(device)
+    far = Rfc2217Server(server, path)
+    link: SerialLink | None = None
+    try:
+        link = open_serial(f"rfc2217://127.0.0.1:{server.getsockname()[1]}", baud=115_200)
+        assert any("thread" in note for note in link.notes)
+        os.write(link.fileno(), EVERY_BYTE)
+        got = b""
+        while len(got) < len(EVERY_BYTE):
+            assert select.select([device], [], [], 5)[0]
+            got += os.read(device, 4096)
+        assert got == EVERY_BYTE
+        os.write(device, EVERY_BYTE)
+        assert read_exactly(link, len(EVERY_BYTE)) == EVERY_BYTE
+        far.stop()
+        with pytest.raises(RigError, match="is gone"):
+            while True:
+                link.read(100, soon())
+    finally:
+        far.stop()
+        if link is not None:
+            link.close()
+
+
+def test_clocks() -> None:
+    before_ns = MonotonicClock().now()
+    reading = read_wall_clock()
+    assert before_ns <= reading.monotonic_ns <= MonotonicClock().now()
+    assert abs(reading.wall_ns - time.time_ns()) < 5 * NS_PER_S
+    assert 0 <= reading.error_ns < NS_PER_S
