@@ -11,5 +11,5 @@ def prepare(bench: Bench) -> None:
 
     RigError names the setting or the capability that is missing.
     """
-    if bench.simulation is not None:
+    if bench.simulation is not None or bench.rig is not None:
         ensure_privileges([sys.executable, *sys.orig_argv[1:]])

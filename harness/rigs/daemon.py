@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
+from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
 from harness.errors import HarnessError, UsageError
 from harness.rigs import image, wiring
 from harness.rigs.injector import Injector, other
@@ -109,7 +109,8 @@ class Daemon:
 
     def close(self) -> None:
         self._closing.close()
-        for name in (SOCKET, "primary.nbd", "link.netns", *(f"{s}.{l}" for s in SIDES for l in ("console", "control"))):
+        lines = [f"{side}.{line}" for side in SIDES for line in ("console", "control")]
+        for name in (SOCKET, "primary.nbd", "link.netns", *lines):
             (self.directory / name).unlink(missing_ok=True)
 
     # --- the link -------------------------------------------------------------------------------------------

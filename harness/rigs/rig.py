@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
-import platformdirs
 
 from harness.core.events import SIDES, Side
 from harness.core.text import escape
@@ -33,7 +32,8 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 
 def default_directory() -> Path:
     """Where ``rig up`` puts a rig that nobody gave another place."""
-    return Path(platformdirs.user_runtime_dir("freezeframe")) / "rig"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime, "freezeframe-rig") if runtime else Path(f"/tmp/freezeframe-rig-{os.getuid()}")
 
 
 class VirtualRig:
