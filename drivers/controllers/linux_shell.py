@@ -5,7 +5,7 @@ lines that the shell prints and that no echo of the command contains.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from harness.core.events import NS_PER_MS, Ns
@@ -34,6 +34,9 @@ class Shell:
         self._number = clock.now() // NS_PER_MS % 100_000
         """Begins anywhere: an earlier session's answers are not taken for ours."""
         self._held = bytearray()
+        self._resets = itertools.cycle(RESETS)
+        self._is_astray = False
+        """The last thing asked has no answer yet: a reset comes before the next, also before that of a later call."""
         self.kept: list[str] = []
 
     def ask(self, script: str, deadline_ns: Ns) -> list[str]:
@@ -45,17 +48,18 @@ class Shell:
         question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
         answer: list[str] | None = None
         answer_bytes = 0
-        attempts = self._attempts(question)
         ask_ns = self._clock.now()
         while True:
             if answer is None and self._clock.now() >= ask_ns:
-                data, patience_ns = next(attempts)
-                self._link.write(data)
-                ask_ns = self._clock.now() + patience_ns
+                is_reset = self._is_astray
+                self._link.write(next(self._resets) if is_reset else question)
+                ask_ns = self._clock.now() + (RESET_NS if is_reset else ASK_AGAIN_NS)
+                self._is_astray = not is_reset
             for line in self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns):
                 if line.endswith(begin):
                     answer, answer_bytes = [], 0
                 elif line.endswith(end) and answer is not None:
+                    self._is_astray = False
                     return answer
                 elif answer is None:
                     self._keep(line)
@@ -67,13 +71,6 @@ class Shell:
             if self._clock.now() >= deadline_ns:
                 what = "no answer" if answer is None else f"the answer broke off after {answer_bytes} bytes"
                 raise RigError(f"{self._link.name}: {what} from the shell; is it a root shell on this line?")
-
-    @staticmethod
-    def _attempts(question: bytes) -> Iterator[tuple[bytes, Ns]]:
-        """The question, and between its repetitions what brings a shell back that waits for the end of a fragment."""
-        for reset in itertools.cycle(RESETS):
-            yield question, ASK_AGAIN_NS
-            yield reset, RESET_NS
 
     def await_line(self, wanted: Callable[[str], bool], deadline_ns: Ns) -> str | None:
         """The first line outside of answers that is ``wanted``, kept or still to come; None at the deadline."""
