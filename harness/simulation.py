@@ -5,6 +5,7 @@ Nothing here knows the firmware: it is started as ``python -m firmware_sim``, an
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,9 @@ class Simulation:
                 if side == "primary"
                 else ["--peer-control", peer, "--autonomic"]
             )
+        if not self._link.keeps_order:
+            # On one processor there is one queue, and no frame overtakes another.
+            argv = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *argv]
         return argv
 
     def _await_port(self) -> int:

@@ -4,14 +4,16 @@ All reads are bounded, and nothing that stands in an incident is believed to be 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, get_args
 
 from harness.core import timeline
 from harness.core.text import escape
@@ -27,6 +29,7 @@ CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", 
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_TIMELINE_BYTES: Final = 256 << 20
 """No reader believes files longer than these; the writer stays far below."""
+JOURNAL: Final = "host.journal"
 LAST: Final = "last"
 MAX_NAMED: Final = 5
 """So many incidents are named when a prefix fits several."""
@@ -39,6 +42,37 @@ def told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RigError(f"{path}: {error.strerror or error}; the incident up to here is kept") from error
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open ``name``, one of an incident's files, for reading. An incident may come from anywhere: a link, a device
+    or a pipe in the place of a file is not followed and not waited for, but told. FileNotFoundError when there is
+    nothing, RigError for everything else."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = -1
+    try:
+        fd = os.open(folder, flags | os.O_DIRECTORY)
+        *parents, last = name.split("/")
+        for parent in parents:
+            inner = os.open(parent, flags | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        inner = os.open(last, flags | os.O_NOFOLLOW, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.fdopen(fd, "rb")
+    except FileNotFoundError:
+        if fd >= 0:
+            os.close(fd)
+        raise
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise RigError(
+            f"{folder / name}: {error.strerror or error}; an incident is made of plain files"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +97,13 @@ class StoredIncident:
         problems = []
         record: dict[str, Any] = {}
         try:
-            with (path / RECORD).open("rb") as file:
+            with open_inside(path, RECORD) as file:
                 read = json.loads(file.read(MAX_RECORD_BYTES + 1))
             if isinstance(read, dict):
                 record = read
             else:
                 problems.append(f"{RECORD}: not a JSON object")
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError, RigError) as error:
             problems.append(f"{RECORD}: {escape(str(error))}")
         outcome = record.get("outcome")
         if outcome not in OUTCOMES:
@@ -93,16 +127,22 @@ class StoredIncident:
         wall_ns = clock.get("wall_ns") if isinstance(clock, dict) else None
         return wall_ns if isinstance(wall_ns, int) else 0
 
+    def part(self, name: str, max_bytes: int) -> bytes:
+        """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is no plain file."""
+        try:
+            with open_inside(self.path, name) as file, told(self.path / name):
+                return file.read(max_bytes)
+        except FileNotFoundError:
+            return b""
+
     def timeline(self) -> list[Row]:
         """All whole rows by time; the half row that a killed run may leave is skipped."""
         rows = []
-        with contextlib.suppress(FileNotFoundError), told(self.path / TIMELINE):
-            with (self.path / TIMELINE).open("rb") as file:
-                for line in file.read(MAX_TIMELINE_BYTES).splitlines():
-                    with contextlib.suppress(ValueError, RecursionError):
-                        row = json.loads(line)
-                        if isinstance(row, dict):
-                            rows.append(row)
+        for line in self.part(TIMELINE, MAX_TIMELINE_BYTES).splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    rows.append(row)
         return timeline.merged(rows)
 
     def broken_sums(self) -> list[str]:

@@ -13,6 +13,8 @@ from harness.incident import Incident
 from harness.roles import HostPort
 
 WRITER_MODULE: Final = "drivers.hosts.writer"
+STOP_LIMIT_S: Final = 3.0
+"""A run that is stopped waits so long for writes that are still on their way."""
 JOURNAL: Final = "host.journal"
 """In the incident's folder: every write's intent and acknowledgement, the host's side of the evidence."""
 
@@ -30,6 +32,7 @@ class Workload:
             "queue_depth": table.queue_depth,
             "seed": seed,
             "journal_path": str(self.journal_path),
+            "stop_limit_s": STOP_LIMIT_S,
         }
         self._child: Child | None = None
 

@@ -114,6 +114,31 @@ def show(
 
 
 @app.command()
+def export(
+    incident: IncidentArgument = "last",
+    out: OutOption = DEFAULT_OUT,
+    pcapng: Annotated[
+        Path | None,
+        typer.Option(
+            "--pcapng", help="Link, consoles, control frames and actions, for Wireshark.", metavar="FILE"
+        ),
+    ] = None,
+    lua: Annotated[
+        Path | None,
+        typer.Option(
+            "--lua", help="The control frames' dissector, for wireshark -X lua_script:FILE.", metavar="FILE"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an incident as one file."""
+    with reported(as_json):
+        from harness.cli import exports
+
+        exports.export(incident, out, exports.Targets(pcapng=pcapng, lua=lua), as_json=as_json)
+
+
+@app.command()
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Warmstart one controller now: it stores its root cause data set and restarts."""
     with reported(as_json):

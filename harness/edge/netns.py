@@ -28,6 +28,9 @@ SECONDARY_ADDRESS: Final = "10.77.0.2"
 PREFIX_BITS: Final = 24
 
 CLONE_NEWNET: Final = 0x40000000
+CLONE_NEWNS: Final = 0x00020000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 0x40000
 CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 """What namespaces, addresses and AF_PACKET sockets need; bit numbers of <linux/capability.h>."""
 SIOCETHTOOL: Final = 0x8946
@@ -99,6 +102,9 @@ class LinkPair:
     secondary: Namespace
     notes: tuple[str, ...] = ()
     """What the kernel did not allow, for the incident: "primary: tx-checksum offload stays on: ..."."""
+    keeps_order: bool = True
+    """Frames arrive in the order in which they were sent, whichever processor sends them. When the kernel did not allow
+    it, both ends must run on one processor: a capture with segments out of order is hard to read for other tools."""
 
     def close(self) -> None:
         self.primary.close()
@@ -128,7 +134,8 @@ def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
         primary.close()
         secondary.close()
         raise
-    return LinkPair(primary=primary, secondary=secondary, notes=tuple(notes))
+    keeps_order = all(namespace.run(_steer_to_one_processor) for namespace in (primary, secondary))
+    return LinkPair(primary=primary, secondary=secondary, notes=tuple(notes), keeps_order=keeps_order)
 
 
 def _add_veth(peer_namespace_fd: int) -> None:
@@ -149,6 +156,23 @@ def _bring_up(address: str, mtu_bytes: int | None) -> None:
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6").write_text("1")
         route.link("set", index=index, state="up")
+
+
+def _steer_to_one_processor() -> bool:
+    """A veth hands each frame to the processor that sends it, so two frames of one stream can overtake each other.
+    Receive packet steering puts all of them into one queue. Its switch is in sysfs, which shows the devices of the
+    namespace that it was mounted in: it is mounted over the old one, for this thread alone. False: not allowed."""
+    try:
+        if _libc.unshare(CLONE_NEWNS) != 0:
+            return False
+        private = _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+        if not private or _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None) != 0:
+            return False
+        with Path(f"/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus").open("w") as switch:
+            switch.write("1")
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -51,11 +51,13 @@ class CapturedFrame(msgspec.Struct, frozen=True, eq=False):
     interface: int = 0
 
 
-def _option(code: int, value: bytes) -> bytes:
+def option(code: int, value: bytes) -> bytes:
+    """One option of a block: code, length, value, padding."""
     return struct.pack("<HH", code, len(value)) + value + _PAD[len(value) % 4]
 
 
-def _block(kind: int, body: bytes) -> bytes:
+def block(kind: int, body: bytes) -> bytes:
+    """One block around ``body``, whose length is a multiple of four."""
     total = _U32.pack(12 + len(body))
     return _U32.pack(kind) + total + body + total
 
@@ -89,15 +91,15 @@ class PcapngWriter:
         except OSError as error:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
-        section += _option(_SHB_HARDWARE, hardware.encode()) + _option(_SHB_OS, system.encode())
-        section += _option(_SHB_USERAPPL, application.encode()) + _option(_OPT_END, b"")
-        described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + _option(
+        section += option(_SHB_HARDWARE, hardware.encode()) + option(_SHB_OS, system.encode())
+        section += option(_SHB_USERAPPL, application.encode()) + option(_OPT_END, b"")
+        described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + option(
             _IF_NAME, interface.encode()
         )
         if description:
-            described += _option(_IF_DESCRIPTION, description.encode())
-        described += _option(_IF_TSRESOL, bytes([_NANOSECONDS])) + _option(_OPT_END, b"")
-        self._put([_block(_SHB, section), _block(_IDB, described)])
+            described += option(_IF_DESCRIPTION, description.encode())
+        described += option(_IF_TSRESOL, bytes([_NANOSECONDS])) + option(_OPT_END, b"")
+        self._put([block(_SHB, section), block(_IDB, described)])
         if self.full:
             os.close(self._fd)
             raise RigError(f"cannot write the capture file {path}: {self.full}")
@@ -131,11 +133,11 @@ class PcapngWriter:
         """Add the interface statistics (realtime ns; dropped by the kernel) and close the file."""
         body = struct.pack("<III", 0, end_ns >> 32, end_ns & 0xFFFFFFFF)
         for code, t_ns in ((_ISB_STARTTIME, start_ns), (_ISB_ENDTIME, end_ns)):
-            body += _option(code, struct.pack("<II", t_ns >> 32, t_ns & 0xFFFFFFFF))
+            body += option(code, struct.pack("<II", t_ns >> 32, t_ns & 0xFFFFFFFF))
         for code, count in ((_ISB_IFRECV, frames_received), (_ISB_OSDROP, frames_dropped)):
-            body += _option(code, struct.pack("<Q", count))
+            body += option(code, struct.pack("<Q", count))
         try:
-            self._put([_block(_ISB, body + _option(_OPT_END, b""))])
+            self._put([block(_ISB, body + option(_OPT_END, b""))])
             os.fsync(self._fd)
         except OSError as error:
             self.full = self.full or str(error.strerror)
@@ -190,13 +192,18 @@ def read_frames(path: Path) -> Iterator[CapturedFrame]:
     except OSError as error:
         raise RigError(f"cannot read the capture {path}: {error.strerror}") from error
     with file:
-        magic = file.read(4)
-        if magic in _PCAP_MAGICS:
-            yield from _read_pcap(file, *_PCAP_MAGICS[magic])
-        elif magic == _SHB_BYTES:
-            yield from _read_pcapng(file)
-        else:
-            raise WireError(f"{path} is neither pcap nor pcapng", 0, magic)
+        yield from frames_of(file, str(path))
+
+
+def frames_of(file: BinaryIO, name: str) -> Iterator[CapturedFrame]:
+    """As ``read_frames``, of an open file; ``name`` is for the error."""
+    magic = file.read(4)
+    if magic in _PCAP_MAGICS:
+        yield from _read_pcap(file, *_PCAP_MAGICS[magic])
+    elif magic == _SHB_BYTES:
+        yield from _read_pcapng(file)
+    else:
+        raise WireError(f"{name} is neither pcap nor pcapng", 0, magic)
 
 
 def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFrame]:

@@ -37,6 +37,7 @@ from scapy.fields import (
 from scapy.packet import Packet, Raw, bind_layers
 
 from harness.core.drbdstream import parse_header
+from harness.core.layout import layout_items
 from harness.wire import control, drbd
 
 # --- DRBD ---------------------------------------------------------------------------------------------------
@@ -92,24 +93,8 @@ def _field(name: str, kind: str, size: int) -> Any:
     return {"I": IntField, "H": ShortField, "B": ByteField}[kind](name, 0)
 
 
-def _items(layout: struct.Struct) -> list[tuple[str, int]]:
-    """(kind, bytes) of each item of a struct format such as ``>Q8sII``."""
-    items: list[tuple[str, int]] = []
-    count = ""
-    for char in layout.format.lstrip(">"):
-        if char.isdigit():
-            count += char
-        elif char == "s":
-            items.append(("s", int(count or "1")))
-            count = ""
-        else:
-            items += [(char, struct.calcsize(f">{char}"))] * int(count or "1")
-            count = ""
-    return items
-
-
 def _fields(layout: struct.Struct, names: tuple[str, ...]) -> list[Any]:
-    return [_field(name, kind, size) for name, (kind, size) in zip(names, _items(layout), strict=True)]
+    return [_field(name, kind, size) for name, (kind, size) in zip(names, layout_items(layout), strict=True)]
 
 
 class _Body(Packet):  # type: ignore[misc]
@@ -253,7 +238,7 @@ _ENUMS: Final[dict[str, dict[int, str]]] = {
 def _control_fields(layout_name: str) -> list[Any]:
     layout, names = control.FIELDS[layout_name]
     fields = []
-    for name, (kind, size) in zip(names, _items(layout), strict=True):
+    for name, (kind, size) in zip(names, layout_items(layout), strict=True):
         if name in _ENUMS:
             enum = {"B": ByteEnumField, "H": ShortEnumField, "I": IntEnumField}[kind]
             fields.append(enum(name, 0, _ENUMS[name]))

@@ -163,7 +163,7 @@ def test_a_killed_run_leaves_a_readable_incident_and_no_process(tmp_path: Path) 
     process.kill()
     process.wait()
     deadline = time.monotonic() + 10
-    while left := {pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and not _is_zombie(pid)}:
+    while left := [_command(pid) for pid in children if not _is_zombie(pid)]:
         assert time.monotonic() < deadline, f"still there: {left}"
         select.select([], [], [], 0.05)
     done = freezeframe("list", "--out", "found", "--json", cwd=tmp_path)
@@ -181,6 +181,12 @@ def _descendants(pid: int) -> Iterator[int]:
             for child in (task / "children").read_text().split():
                 yield int(child)
                 yield from _descendants(int(child))
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
 
 
 def _is_zombie(pid: int) -> bool:

@@ -108,7 +108,7 @@ def test_the_same_seed_breaks_the_same_write(run_scenario: Callable[..., Result]
     def sector(result: Result) -> str:
         assert result.incident is not None
         console = (StoredIncident.open(result.incident).path / "secondary" / "console.log").read_text()
-        return console.partition("Digest integrity check FAILED: ")[2].split("\r\n")[0]
+        return console.partition("Digest integrity check FAILED: ")[2].splitlines()[0]
 
     first, again, other = (sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6))
     assert first == again

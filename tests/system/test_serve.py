@@ -174,7 +174,8 @@ def test_fio_verifies_what_it_wrote_over_two_warmstarts(pair: tuple[Side, Side],
     primary, secondary = pair
     fio = subprocess.Popen(
         [
-            "fio", "--name=w", "--ioengine=nbd", "--verify_state_save=0", f"--uri={primary.nbd}", "--rw=randwrite", "--bs=4k", "--iodepth=16",
+            "fio", "--name=w", "--ioengine=nbd", "--verify_state_save=0",
+            f"--uri={primary.nbd}", "--rw=randwrite", "--bs=4k", "--iodepth=16",
             f"--size={SIZE_MIB}m", "--io_size=16m", "--verify=crc32c", "--verify_fatal=1", "--minimal",
         ],
         stdout=subprocess.PIPE,
