@@ -39,6 +39,8 @@ class RigConfig(msgspec.Struct, frozen=True, kw_only=True):
     size_mib: int = 64
     memory_mib: int = 256
     mtu_bytes: int = 1500
+    outside: Side | None = None
+    """The side that no node plays: another controller's, in the namespace ``outside.netns``."""
     stays: bool = False
     """False: the rig ends when the daemon's standard input does, that is, with the run that started it."""
     boot_options: dict[Side, dict[str, str]] = {}
@@ -53,7 +55,7 @@ class Daemon:
         self.injector = Injector()
         self._selector = selectors.DefaultSelector()
         self._closing = contextlib.ExitStack()
-        self._wiring = wiring.lay(config.mtu_bytes)
+        self._wiring = wiring.lay(config.mtu_bytes, config.outside)
         self._closing.callback(self._wiring.close)
         self._link_namespace()
         self._ends = self._wiring.packets
@@ -64,7 +66,7 @@ class Daemon:
         built = image.ensure()
         self.description = built.description
         self.nodes: dict[Side, Node] = {}
-        for side in SIDES:
+        for side in (side for side in SIDES if side != config.outside):
             node = self.nodes[side] = Node(
                 side=side,
                 directory=self.directory,
@@ -92,8 +94,8 @@ class Daemon:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         if not config.stays:
             self._selector.register(0, selectors.EVENT_READ, self._on_stdin)
-        for side in reversed(SIDES):
-            self.nodes[side].power_on()
+        for node in reversed(self.nodes.values()):
+            node.power_on()
 
     def run(self) -> None:
         while not self.is_ending:
@@ -110,7 +112,7 @@ class Daemon:
     def close(self) -> None:
         self._closing.close()
         lines = [f"{side}.{line}" for side in SIDES for line in ("console", "control")]
-        for name in (SOCKET, "primary.nbd", "link.netns", *lines):
+        for name in (SOCKET, "primary.nbd", "link.netns", "outside.netns", *lines):
             (self.directory / name).unlink(missing_ok=True)
 
     # --- the link -------------------------------------------------------------------------------------------
@@ -133,9 +135,11 @@ class Daemon:
             self._ends[to].send(frame)
 
     def _link_namespace(self) -> None:
-        link = self.directory / "link.netns"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self._wiring.namespace.path)
+        for name, namespace in (("link", self._wiring.namespace), ("outside", self._wiring.outside)):
+            link = self.directory / f"{name}.netns"
+            link.unlink(missing_ok=True)
+            if namespace is not None:
+                link.symlink_to(namespace.path)
 
     # --- commands -------------------------------------------------------------------------------------------
     def _on_stdin(self, _mask: int) -> None:

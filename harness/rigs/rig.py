@@ -67,7 +67,7 @@ class VirtualRig:
         try:
             process.stdin.write(msgspec.json.encode(config) + b"\n")
             process.stdin.flush()
-            rig._await_boot(log)
+            rig._await_boot(log, [side for side in SIDES if side != config.outside])
         except BaseException as error:
             rig.close()
             if isinstance(error, BrokenPipeError):
@@ -75,10 +75,9 @@ class VirtualRig:
             raise
         return rig
 
-    def _await_boot(self, log: Path) -> None:
+    def _await_boot(self, log: Path, waiting: Sequence[Side]) -> None:
         assert self._process is not None
         deadline = time.monotonic() + BOOT_TIMEOUT_S
-        waiting = list(SIDES)
         while waiting:
             waiting = [side for side in waiting if BANNER not in self._console(side)]
             if self._process.poll() is not None:

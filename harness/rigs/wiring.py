@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.core.events import SIDES, Side
-from harness.edge.netns import Namespace
+from harness.edge.netns import INTERFACE, Namespace, disable_offloads
 from harness.errors import RigError
 
 TUN_DEVICE: Final = "/dev/net/tun"
@@ -48,8 +48,12 @@ class Wiring:
     """Descriptors of the replication and the host device of each node, for QEMU."""
     packets: dict[Side, socket.socket] = field(default_factory=dict)
     """Raw sockets on each end of the replication link: frames that the node of that side sends and receives."""
+    outside: Namespace | None = None
+    """Where another controller can take the place of one node: its end of the link is INTERFACE there."""
 
     def close(self) -> None:
+        if self.outside is not None:
+            self.outside.close()
         for end in self.packets.values():
             end.close()
         for pair in self.taps.values():
@@ -59,17 +63,53 @@ class Wiring:
         self.namespace.close()
 
 
-def lay(mtu_bytes: int) -> Wiring:
-    """Make namespace, devices and sockets. RigError: what the kernel refused."""
+def lay(mtu_bytes: int, outside: Side | None = None) -> Wiring:
+    """Make namespace, devices and sockets; ``outside`` is the side that no node of ours plays. RigError: what the kernel
+    refused."""
     wiring = Wiring(Namespace.create())
     try:
         for side in SIDES:
+            if side == outside:
+                wiring.outside = Namespace.create()
+                _lay_outside(wiring.namespace, wiring.outside, side, mtu_bytes)
+                wiring.packets[side] = wiring.namespace.run(lambda side=side: _packet_socket(side))  # type: ignore[misc]
+                continue
             wiring.taps[side] = wiring.namespace.run(lambda side=side: _tap_pair(side, mtu_bytes))  # type: ignore[misc]
             wiring.packets[side] = wiring.namespace.run(lambda side=side: _packet_socket(side))  # type: ignore[misc]
     except BaseException:
         wiring.close()
         raise
     return wiring
+
+
+def _lay_outside(inner: Namespace, outer: Namespace, side: Side, mtu_bytes: int) -> None:
+    """A veth pair in the place of a node's tap: frames come and go by it in the same way."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    name = replication_interface(side)
+
+    def inside() -> None:
+        with IPRoute() as route:
+            peer = {"ifname": INTERFACE, "net_ns_fd": outer.fd}
+            route.link("add", ifname=name, kind="veth", peer=peer)
+            disable_offloads(name)
+            route.link("set", index=route.link_lookup(ifname=name)[0], mtu=mtu_bytes, state="up")
+
+    def outside() -> None:
+        with IPRoute() as route:
+            disable_offloads(INTERFACE)
+            (index,) = route.link_lookup(ifname=INTERFACE)
+            route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
+            route.link("set", index=index, mtu=mtu_bytes)
+            route.addr("add", index=index, address=REPLICATION_ADDRESSES[side], prefixlen=24)
+            route.link("set", index=index, state="up")
+
+    try:
+        inner.run(inside)
+        outer.run(outside)
+    except (NetlinkError, OSError) as error:
+        raise RigError(f"cannot set up the outside end of the link: {error}") from error
 
 
 def _tap_pair(side: Side, mtu_bytes: int) -> tuple[int, int]:
