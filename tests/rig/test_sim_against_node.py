@@ -1,6 +1,5 @@
 """The simulated controller peers with a real Linux node, in both roles: clean, with a digest fault, with a cut link."""
 
-import contextlib
 import subprocess
 import sys
 import tempfile
@@ -71,9 +70,10 @@ class Pairing:
         return (self.directory / f"{self.node_side}.console.log").read_text(errors="replace")
 
     def state(self) -> str:
-        with contextlib.suppress(RigError):
+        try:
             return self.node.identify(deadline_in(2.0)).pair_state
-        return "no answer"
+        except RigError as error:
+            return str(error)
 
     def await_full_duplex(self) -> None:
         until = time.monotonic() + LIMIT_S
