@@ -33,7 +33,7 @@ MAX_FAILED_PIECES: Final = 5
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 WHO: Final = (
-    "read -r ff_s </sys/class/dmi/id/product_serial || read -r ff_s </etc/machine-id; "
+    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial || read -r ff_s </etc/machine-id; "
     "read -r ff_b </proc/sys/kernel/random/boot_id"
 )
 """Builtins only: it is also the start of the line that crashes the node, which is not to wait for a fork."""
@@ -42,6 +42,9 @@ echo "who $ff_s $ff_b $ff_v $ff_u"
 while read -r ff_k ff_x; do [ "$ff_k" = btime ] && echo "btime $ff_x"; done </proc/stat
 while read -r ff_x; do echo "drbd $ff_x"; done </proc/drbd"""
 
+KERNEL_LOG: Final = "/dev/kmsg"
+CRASH: Final = "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
+"""Blocked tasks into the kernel log, then the crash."""
 EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >meminfo; cat /proc/interrupts >interrupts
 cat /proc/loadavg /proc/uptime >load; cat /proc/net/dev /proc/net/tcp >network; cat /proc/diskstats >diskstats
 grep . /proc/[0-9]*/stat /proc/[0-9]*/stack >tasks
@@ -135,9 +138,8 @@ class LinuxDrbd:
 
     def _crash(self, name: str, reason: int, boot_id: str) -> str:
         return (
-            f"{_reply(name, 'ok')}; exec 9>/dev/kmsg; echo '{NOTE} warmstart {name} {reason} {boot_id}' >&9; "
-            f"while read -r ff_x; do echo \"{NOTE} $ff_x\" >&9; done </proc/drbd; "
-            "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
+            f"{_reply(name, 'ok')}; exec 9>{KERNEL_LOG}; echo '{NOTE} warmstart {name} {reason} {boot_id}' >&9; "
+            f"while read -r ff_x; do echo \"{NOTE} $ff_x\" >&9; done </proc/drbd; {CRASH}"
         )
 
     def _save(self, name: str, reason: int, boot_id: str) -> str:

@@ -5,6 +5,7 @@ lines that the shell prints and that no echo of the command contains.
 """
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ ASK_AGAIN_NS: Final = 700 * NS_PER_MS
 RESETS: Final = (b"\x03\n)\n", b"\x03\n\"\n)\n", b"\x03\n'\n)\n")
 """A node that boots swallows the start of a question, and what is left may open a quote or a brace. An interrupt ends it
 in an interactive shell; another dies of a wrong parenthesis, and the node starts a new one."""
+_ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
+"""What a terminal's shell puts in front of a line."""
 RESET_NS: Final = 200 * NS_PER_MS
 
 
@@ -56,9 +59,10 @@ class Shell:
                 ask_ns = self._clock.now() + (RESET_NS if is_reset else ASK_AGAIN_NS)
                 self._is_astray = not is_reset
             for line in self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns):
-                if line.endswith(begin):
+                line = _ESCAPES.sub("", line)
+                if line == begin:
                     answer, answer_bytes = [], 0
-                elif line.endswith(end) and answer is not None:
+                elif line == end and answer is not None:
                     self._is_astray = False
                     return answer
                 elif answer is None:
