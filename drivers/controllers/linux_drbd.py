@@ -106,7 +106,9 @@ class LinuxDrbd:
                 f"{self.side}: {self.link.name} leads to {escape(serial_number[:80])}, "
                 f"the bench file says {self.serial_number}"
             )
-        seen = linux_records.parse_proc_drbd("\n".join(line[5:] for line in lines if line.startswith("drbd ")))
+        seen = linux_records.parse_proc_drbd(
+            "\n".join(line[5:] for line in lines if line.startswith("drbd "))
+        )
         return Identity(
             model=MODEL,
             serial_number=serial_number,
@@ -139,12 +141,17 @@ class LinuxDrbd:
     def _crash(self, name: str, reason: int, boot_id: str) -> str:
         return (
             f"{_reply(name, 'ok')}; exec 9>{KERNEL_LOG}; echo '{NOTE} warmstart {name} {reason} {boot_id}' >&9; "
-            f"while read -r ff_x; do echo \"{NOTE} $ff_x\" >&9; done </proc/drbd; {CRASH}"
+            f'while read -r ff_x; do echo "{NOTE} $ff_x" >&9; done </proc/drbd; {CRASH}'
         )
 
     def _save(self, name: str, reason: int, boot_id: str) -> str:
         collect = "\n".join(
-            (PACK, f"mkdir -p {FOLDER}/{name}.d; cd {FOLDER}/{name}.d", EVIDENCE, f"ff_pack {name} save {reason} {boot_id}")
+            (
+                PACK,
+                f"mkdir -p {FOLDER}/{name}.d; cd {FOLDER}/{name}.d",
+                EVIDENCE,
+                f"ff_pack {name} save {reason} {boot_id}",
+            )
         )
         return f"(\n{collect}\n) 2>/dev/null; {_reply(name, 'ok')}"
 

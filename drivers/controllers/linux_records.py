@@ -102,7 +102,9 @@ def kernel_events(log: str) -> list[dict[str, Any]]:
     return events
 
 
-def state_record(drbd_text: str, sections: Mapping[str, str], boot_epoch: int, uptime_ns: int) -> dict[str, Any]:
+def state_record(
+    drbd_text: str, sections: Mapping[str, str], boot_epoch: int, uptime_ns: int
+) -> dict[str, Any]:
     """Keys as in wire.rootcause.STATE_KEYS; what such a node cannot tell is empty. ``linux``: each file as it came."""
     seen = parse_proc_drbd(drbd_text)
     counters = seen.counters

@@ -20,7 +20,7 @@ MAX_KEPT_BYTES: Final = 64 << 10
 MARK: Final = "@ff"
 ASK_AGAIN_NS: Final = 700 * NS_PER_MS
 """A shell that starts loses what came before it: nothing heard for so long, the question is put again."""
-RESETS: Final = (b"\x03\n)\n", b"\x03\n\"\n)\n", b"\x03\n'\n)\n")
+RESETS: Final = (b"\x03\n)\n", b'\x03\n"\n)\n', b"\x03\n'\n)\n")
 """A node that boots swallows the start of a question, and what is left may open a quote or a brace. An interrupt ends it
 in an interactive shell; another dies of a wrong parenthesis, and the node starts a new one."""
 _ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
@@ -48,7 +48,9 @@ class Shell:
         begin, end = f"{MARK}+{self._number}", f"{MARK}-{self._number}"
         # One compound command: a shell that echoes has done so before the first mark comes. The quotes keep the
         # marks themselves out of the echo.
-        question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
+        question = (
+            f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
+        )
         answer: list[str] | None = None
         answer_bytes = 0
         ask_ns = self._clock.now()

@@ -136,7 +136,13 @@ def _build(target: Path, versions: dict[str, str]) -> None:
         root, product = work / "root", work / "product"
         root.mkdir()
         product.mkdir()
-        _run("apt-get", "download", "-q", *(f"{name}={version}" for name, version in versions.items()), cwd=work)
+        _run(
+            "apt-get",
+            "download",
+            "-q",
+            *(f"{name}={version}" for name, version in versions.items()),
+            cwd=work,
+        )
         for package in sorted(work.glob("*.deb")):
             _run("dpkg-deb", "-x", str(package), str(root))
         _extract_kernel(next(root.glob("boot/vmlinuz-*")), product / "vmlinux")

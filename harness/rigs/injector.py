@@ -92,7 +92,9 @@ class Injector:
         armed = []
         for fault in faults:
             if fault.get("kind") not in KINDS:
-                raise UsageError(f"{fault.get('kind')!r} cannot be made in a link; these can: {', '.join(KINDS)}")
+                raise UsageError(
+                    f"{fault.get('kind')!r} cannot be made in a link; these can: {', '.join(KINDS)}"
+                )
             at_write, count = int(fault.get("at_write", 1)), int(fault.get("count", 1))
             armed.append(_Fault(fault["kind"], at_write, count, int(fault.get("delay_ms", 0)) * NS_PER_MS))
         self._faults = armed

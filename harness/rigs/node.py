@@ -100,7 +100,11 @@ class Node:
             self._process = None
 
     def status(self) -> dict[str, object]:
-        told: dict[str, object] = {"running": bool(self.pid), "pid": self.pid, "last_lines": self.last_lines()}
+        told: dict[str, object] = {
+            "running": bool(self.pid),
+            "pid": self.pid,
+            "last_lines": self.last_lines(),
+        }
         if self._process is not None and not self.pid:
             told["exit_status"] = self._process.poll()
             told["qemu"] = _tail(self.directory / f"{self.side}.qemu.log")
@@ -139,7 +143,10 @@ class Node:
                 "-device", f"virtio-net-pci,netdev=net{index},mac={mac},romfile=,{OFFLOADS_OFF}",
             ]  # fmt: skip
         # Telnet on the console: a BREAK can be sent in-band, as IAC BREAK.
-        for line, options in (("console", f",telnet=on,logfile={self.console_log},logappend=on"), ("control", "")):
+        for line, options in (
+            ("console", f",telnet=on,logfile={self.console_log},logappend=on"),
+            ("control", ""),
+        ):
             argv += [
                 "-chardev",
                 f"socket,id={line},path={self.directory}/{self.side}.{line},server=on,wait=off{options}",

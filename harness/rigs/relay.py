@@ -30,7 +30,9 @@ USER_TIMEOUT_MS: Final = 3000
 class Relay:
     """Listens at ``path`` and carries each connection's bytes to ``target`` and back. One thread drives it."""
 
-    def __init__(self, selector: BaseSelector, namespace: Namespace, path: Path, target: tuple[str, int]) -> None:
+    def __init__(
+        self, selector: BaseSelector, namespace: Namespace, path: Path, target: tuple[str, int]
+    ) -> None:
         self._selector = selector
         self._namespace = namespace
         self._target = target

@@ -139,7 +139,11 @@ class VirtualRig:
         """RigError when the rig is only half up."""
         for side, node in self.status()["nodes"].items():
             if not node["running"]:
-                how = f"QEMU ended with status {node['exit_status']}" if "exit_status" in node else "it is switched off"
+                how = (
+                    f"QEMU ended with status {node['exit_status']}"
+                    if "exit_status" in node
+                    else "it is switched off"
+                )
                 words = "; ".join(node.get("qemu", [])[-2:])
                 raise RigError(
                     f"the rig is half up: the {side} node is not running, {how}{': ' + words if words else ''}. "
@@ -176,7 +180,6 @@ class VirtualRig:
         except ProcessLookupError:
             return
         try:
-
             poller = select.poll()
             poller.register(fd, select.POLLIN)
             if not poller.poll(DOWN_TIMEOUT_S * 1000):

@@ -138,7 +138,9 @@ def _tap(name: str) -> int:
     try:
         fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise RigError(f"{TUN_DEVICE}: {error.strerror}: the rig's cables are tap devices (module tun)") from error
+        raise RigError(
+            f"{TUN_DEVICE}: {error.strerror}: the rig's cables are tap devices (module tun)"
+        ) from error
     try:
         fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), IFF_TAP | IFF_NO_PI))
     except OSError as error:

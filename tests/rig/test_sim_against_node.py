@@ -36,7 +36,9 @@ class Pairing:
         self.node_side, self.sim_side = node, other(node)
         serials = {side: f"FFNODE-{side[0].upper()}" for side in SIDES}
         self.rig = VirtualRig.start(
-            RigConfig(directory=str(directory), serial_numbers=serials, size_mib=SIZE_MIB, outside=self.sim_side)
+            RigConfig(
+                directory=str(directory), serial_numbers=serials, size_mib=SIZE_MIB, outside=self.sim_side
+            )
         )
         self.line = open_serial(f"unix:{directory}/{node}.control")
         self.node = LinuxDrbd(node, self.line, serial_number=serials[node])

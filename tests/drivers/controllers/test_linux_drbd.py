@@ -88,7 +88,9 @@ def device(request: pytest.FixtureRequest, node: NodeOnDisk) -> Iterator[LinuxDr
     if request.param == "bare":
         ours, theirs = socket.socketpair()
         loop = ["sh", "-c", "while :; do sh 2>/dev/null; done"]
-        shell = subprocess.Popen(loop, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True)
+        shell = subprocess.Popen(
+            loop, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         theirs.close()
         link = SerialLink("test", Socket(ours), [])  # type: ignore[arg-type]
     else:
@@ -194,7 +196,10 @@ def crash_record(incident: bytes = INCIDENT) -> str:
     kernel = [line for line in golden if line.startswith("[")]
     note = [f"[   12.6] freezeframe: warmstart {incident.hex()} 1 {BOOT_ID}"]
     note += [f"[   12.7] freezeframe: {line.strip()}" for line in PROC_DRBD.splitlines()]
-    panic = ["[   12.8] sysrq: Trigger a crash", "[   12.9] Kernel panic - not syncing: sysrq triggered crash"]
+    panic = [
+        "[   12.8] sysrq: Trigger a crash",
+        "[   12.9] Kernel panic - not syncing: sysrq triggered crash",
+    ]
     return "Panic#1 Part1\n" + "\n".join(f"<4>{line}" for line in (*kernel, *note, *panic)) + "\n"
 
 
