@@ -3,13 +3,17 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-SOURCES := harness drivers firmware_sim fixtures tests
+SOURCES := harness drivers firmware_sim fixtures tests benchmarks
 # Tests start processes of their own: two at a time keep a 2-core machine busy.
 WORKERS ?= 2
 SEED ?= 7
+BENCHMARKS := reaction scan link consoles pair capture memory
 SCENARIO ?= bit_flip_receiver
+# Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
+VERDICT_RUNS ?= 500
+VERDICT_PROCESSES ?= 26
 
-.PHONY: help setup demo test lint claims docs rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -19,7 +23,10 @@ help:
 	@echo "make test-rig  the tests of that rig"
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
+	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make docs    the generated documents"
+	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
+	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
 
 setup:
 	@.ci/setup test
@@ -57,5 +64,16 @@ test: lint
 claims: setup
 	@$(BIN)/python -m fixtures.claims
 
+verdict: setup
+	@$(BIN)/python -m fixtures.verdictrun --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
+
 docs: setup claims
 	@$(BIN)/python -m fixtures.framesdoc
+
+bench-setup: setup
+	@.ci/setup bench
+
+bench: $(addprefix bench-,$(BENCHMARKS))
+
+$(addprefix bench-,$(BENCHMARKS)): bench-%: bench-setup
+	@$(BIN)/python -m benchmarks.$* $(BENCH_ARGS)

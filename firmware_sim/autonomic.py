@@ -20,8 +20,9 @@ HEARTBEAT_NS: Final = 500 * NS_PER_MS
 ANSWER_NS: Final = 400 * NS_PER_MS
 """How long the primary has for its answer before the frame is sent again: it stores its set first."""
 ATTEMPTS: Final = 3
-ACK_OVERDUE_NS: Final = 500 * NS_PER_MS
-"""A replicated write that is not answered after this is a wrong response of our own."""
+ACK_OVERDUE_NS: Final = 1_500 * NS_PER_MS
+"""A replicated write that is not answered after this is a wrong response of our own. A healthy controller answers in
+milliseconds; on a machine that stalls it for a second it is still healthy."""
 QUIET_NS: Final = 3_000 * NS_PER_MS
 """After an incident: how long new problems are taken for its aftermath."""
 PROBLEMS: Final = frozenset({Event.REPL_DIGEST_FAILED, Event.SCRUB_MISMATCH, Event.REPL_NEG_ACK})
@@ -115,9 +116,12 @@ class Autonomic:
         if self._unanswered and now_ns >= self._oldest_ns() + ACK_OVERDUE_NS:
             self._unanswered.clear()
             self._report("acknowledgement overdue")
-        if self._problem:
-            if self._instruction is None and now_ns >= self._quiet_until_ns:
-                self._begin(now_ns)
+        if self._problem and (self._instruction is not None or now_ns < self._quiet_until_ns):
+            self._problem = ""
+        if (
+            self._problem and self._partner is not None
+        ):  # until the heartbeat's answer it waits: no frame to a stranger
+            self._begin(now_ns)
             self._problem = ""
         instruction = self._instruction
         if instruction is not None and now_ns >= instruction.sent_ns + ANSWER_NS:
@@ -151,9 +155,12 @@ class Autonomic:
 
     def _instruct(self, now_ns: int, incident_id: bytes, attempts: int) -> None:
         """Send WARMSTART to the boot that we know; the same frame again when it is still the same boot."""
-        known = self._partner or (b"", 0)
-        payload = wire.FREEZE.pack(known[0], known[1], Reason.PEER_TRIGGER, incident_id)
         before = self._instruction
+        if self._partner is None:
+            # It has booted since, and has not told its new epoch yet: this attempt is spent on asking again.
+            self._instruction = Instruction(incident_id, self._send(Op.IDENTIFY, b""), b"", now_ns, attempts)
+            return
+        payload = wire.FREEZE.pack(*self._partner, Reason.PEER_TRIGGER, incident_id)
         if before is not None and before.frame == payload:
             seq = before.seq
             self._out.append(encode(Frame(Op.WARMSTART, seq, payload)))

@@ -39,6 +39,7 @@ from firmware_sim.ports import (
     ReplicationOpened,
 )
 from firmware_sim.rootcause import Nvram, SetStore
+from firmware_sim.scrub import AFTER_NS, PAUSE_NS, Scrub
 from firmware_sim.store import Store
 from firmware_sim.tracebuffer import TraceBuffer
 from harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
@@ -47,11 +48,6 @@ from harness.wire.nbd import Error as NbdError
 from harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
-SCRUB_AFTER_NS: Final = 50 * NS_PER_MS
-"""Written blocks are verified about this long after they were written ..."""
-SCRUB_PAUSE_NS: Final = 5 * NS_PER_MS
-SCRUB_BLOCKS: Final = 256
-"""... this many at once, half a millisecond of work, then a pause."""
 MAX_PIECE_BYTES: Final = 1 << 20
 """Longest write that is replicated in one piece."""
 MAX_TRIM_BYTES: Final = 32 << 20
@@ -98,7 +94,7 @@ class Controller:
         self._dials: dict[str, int] = {"data": 0, "meta": 0}
         self._stale_dials: dict[str, int] = {"data": 0, "meta": 0}
         self._scrub_ns: int | None = None
-        self._scrub_mismatches = 0
+        self.scrub = Scrub(store)
         self._restart = False
         self._stopping = False
         self._out: list[Outbox] = []
@@ -342,31 +338,17 @@ class Controller:
 
     def _plan_scrub(self) -> None:
         if self._scrub_ns is None and self.store.unscrubbed_blocks:
-            self._scrub_ns = self.now_ns + SCRUB_AFTER_NS
+            self._scrub_ns = self.now_ns + AFTER_NS
 
     def _scrub(self) -> None:
         """Verify some of the blocks written lately; neighbouring mismatches are told in one line."""
-        runs: list[list[int]] = []
-        for found in self.store.scrub(SCRUB_BLOCKS):
-            self._scrub_mismatches += 1
-            self._trace(
-                Event.SCRUB_MISMATCH,
-                found.offset_bytes // SECTOR_BYTES,
-                found.length_bytes,
-                found.expected_crc32c,
-                found.found_crc32c,
-            )
-            if runs and runs[-1][1] == found.offset_bytes:
-                runs[-1][1] += found.length_bytes
-            else:
-                runs.append([found.offset_bytes, found.offset_bytes + found.length_bytes])
-        for start, end in runs:
+        for start, end in self.scrub.run(self._trace):
             sector, sectors = start // SECTOR_BYTES, (end - start) // SECTOR_BYTES
             self.console.line(f"block drbd0: Out of sync: start={sector}, size={sectors} (sectors)")
             if self._role is not Role.PRIMARY:
                 # On a primary the mark would copy the damage over the good copy.
                 self.peer.mark_out_of_sync(start, end - start)
-        self._scrub_ns = self.now_ns + SCRUB_PAUSE_NS if self.store.unscrubbed_blocks else None
+        self._scrub_ns = self.now_ns + PAUSE_NS if self.store.unscrubbed_blocks else None
 
     def _trace(self, event: Event, *args: int) -> None:
         """The secondary's event log, with those who look on: the console's counter and the autonomic monitor."""
@@ -396,6 +378,7 @@ class Controller:
         self._boot_ns = now_ns
         self.trace.uptime_ns = 0
         self.console.boot(now_ns)
+        self.scrub = Scrub(self.store)
         kind = "cold boot" if self._cold else "warmstart"
         self.console.line(f"{MODEL} firmware {FIRMWARE_VERSION}")
         self.console.line(f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}")
@@ -476,7 +459,8 @@ class Controller:
             "host_sessions": self.host.sessions,
             "host_writes": self._write_no,
             "unscrubbed_blocks": self.store.unscrubbed_blocks,
-            "scrub_mismatches": self._scrub_mismatches,
+            "scrub_mismatches": self.scrub.mismatches,
+            "damaged_blocks": [list(one) for one in self.scrub.damaged],
             "sets_kept": len(self.sets.entries()),
         }
 

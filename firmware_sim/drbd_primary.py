@@ -57,6 +57,8 @@ class Primary:
         self._link = link
         self._unacked: dict[bytes, tuple[list[Any], Epoch]] = {}
         """block_id -> (its row of last_writes, its epoch), oldest first."""
+        self._buffers: dict[bytes, bytes] = {}
+        """block_id -> the data as they left, until they are answered."""
         self._split: dict[int, list[Any]] = {}
         """Host write in several packets -> [packets unanswered, worst outcome so far]."""
         self._barriers: deque[Epoch] = deque()
@@ -115,7 +117,8 @@ class Primary:
             link.agreed_version, Cmd.DATA, sector, block_id, link.next_seq(), flags | self._reply_flags(),
             len(digest) + len(data),
         )  # fmt: skip
-        link.write(link.data_socket, head + digest, link.faults.sent_data(write_no, data))
+        sent = self._buffers[block_id] = link.faults.sent_data(write_no, data)
+        link.write(link.data_socket, head + digest, sent)
 
     def _reply_flags(self) -> int:
         flags = SEND_WRITE_ACK if self._link.agreed_version >= 100 else 0
@@ -208,6 +211,7 @@ class Primary:
             for block_id, (row, of) in list(self._unacked.items()):
                 if of is epoch:
                     del self._unacked[block_id]
+                    self._buffers.pop(block_id, None)
                     self._complete(row[0], "acked")
 
     def _bad_barrier(self, text: str, count: int) -> LinkFailure:
@@ -220,6 +224,7 @@ class Primary:
         if known is None or known[0][1] != sector:
             return None
         del self._unacked[block_id]
+        self._buffers.pop(block_id, None)
         row, epoch = known
         epoch.unanswered -= 1
         if epoch is self.epoch:
@@ -267,11 +272,19 @@ class Primary:
         )
         raise LinkFailure(Conn.TIMEOUT)
 
+    def audit(self) -> None:
+        """Log what the transmit buffers hold of the writes without an answer: was it still what the digest was made of?"""
+        for block_id, data in self._buffers.items():
+            row = self._unacked[block_id][0]
+            self._link.trace(Event.REPL_UNACKED, row[0], row[1], row[2], crc32c(data))
+
     def lost(self) -> None:
         """The link is gone: whatever the peer may not have stored durably is out of sync; no write waits for it."""
         for epoch in (*self._barriers, self.epoch):
             for offset_bytes, length_bytes in epoch.ranges:
                 self._link.mark_out_of_sync(offset_bytes, length_bytes)
+        self.audit()
+        self._buffers.clear()
         self._barriers.clear()
         self.epoch = Epoch(1)
         self._end_epoch = False

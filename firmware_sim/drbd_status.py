@@ -68,6 +68,10 @@ class Status:
             return PairState.SIMPLEX
         return PairState.SUSPENDED
 
+    def audit(self) -> None:
+        """Log what the transmit buffers hold; changes nothing else."""
+        self._primary.audit()
+
     def queues(self) -> dict[str, int]:
         return {
             "unacked_writes": self._primary.unacked_writes,

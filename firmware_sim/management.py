@@ -63,6 +63,7 @@ class Management:
         word = "warmstart" if warm else "state save"
         why = reason.name.lower().replace("_", " ")
         own.console.line(f"{word}: set {set_id}, reason {why}, incident {incident_id.hex()}")
+        own.peer.audit()
         state = state_record(own)
         if warm:
             dirty_bytes = own.store.dirty_bytes

@@ -3,8 +3,11 @@
 What the host may rely on: data is durable after ``flush``; before it, a power loss (a new Store over the
 same medium) loses it, a warmstart (the same Store) does not.
 
-Protection information is a CRC-32C of every 4-KiB block's *intended* content, as arrays keep T10 DIF beside
-the data. It covers what was written since power-on. A block whose content is not what was intended is found
+Protection information is a CRC-32 of every 4-KiB block's *intended* content, kept apart from the data. It is not
+the CRC-32C that hosts like to put into their blocks: blocks that end in their own CRC have all the same one, so that
+an old block would pass for a new one. It covers what was written since power-on.
+
+A block whose content is not what was intended is found
 by ``scrub``: that is how lost, misdirected and rotten writes, which all were acknowledged as good, come to
 light.
 """
@@ -15,8 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, Generic, Literal, Protocol, TypeVar
-
-from crc32c import crc32c
+from zlib import crc32
 
 BLOCK_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
@@ -127,8 +129,10 @@ class ScrubMismatch:
 
     offset_bytes: int
     length_bytes: int
-    expected_crc32c: int
-    found_crc32c: int
+    expected_crc32: int
+    found_crc32: int
+    content: bytes
+    """As it was found."""
 
 
 class Store(Generic[M]):
@@ -147,7 +151,7 @@ class Store(Generic[M]):
         self._medium = medium
         # Block number -> content that the medium has not got yet, oldest first.
         self._dirty: dict[int, Buffer] = {}
-        # Block number -> CRC-32C of the intended content, for every block written since power-on.
+        # Block number -> CRC-32 of the intended content, for every block written since power-on.
         self._intended: dict[int, int] = {}
         # Blocks written since they were last verified, oldest first (the values mean nothing).
         self._to_scrub: dict[int, None] = {}
@@ -187,10 +191,18 @@ class Store(Generic[M]):
 
     def write(self, offset_bytes: int, data: Buffer) -> None:
         self._check(offset_bytes, len(data))
-        for block, content, intended in self._merged(offset_bytes, data):
-            self._intended[block] = intended
-            self._dirty[block] = content
-            self._to_scrub[block] = None
+        if offset_bytes % BLOCK_BYTES or len(data) % BLOCK_BYTES:
+            for block, content, intended in self._merged(offset_bytes, data):
+                self._intended[block] = intended
+                self._dirty[block] = content
+                self._to_scrub[block] = None
+        else:
+            first = offset_bytes // BLOCK_BYTES
+            contents = [bytes(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+            blocks = range(first, first + len(contents))
+            self._intended.update(zip(blocks, map(crc32, contents), strict=True))
+            self._dirty.update(zip(blocks, contents, strict=True))
+            self._to_scrub.update(dict.fromkeys(blocks))
         self._make_room()
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
@@ -218,10 +230,13 @@ class Store(Generic[M]):
         mismatches = []
         for block in blocks:
             del self._to_scrub[block]
-            found = crc32c(self._content(block))
+            content = self._content(block)
+            found = crc32(content)
             if found != self._intended[block]:
-                offset_bytes = block * BLOCK_BYTES
-                mismatches.append(ScrubMismatch(offset_bytes, BLOCK_BYTES, self._intended[block], found))
+                at = block * BLOCK_BYTES
+                mismatches.append(
+                    ScrubMismatch(at, BLOCK_BYTES, self._intended[block], found, bytes(content))
+                )
         return mismatches
 
     @property
@@ -244,15 +259,14 @@ class Store(Generic[M]):
         """A write that goes wrong unnoticed: the protection information says what was meant, the content
         differs.
 
-        lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: just
-        behind the range, or before it at the volume's end). rotten: bit number ``bit`` (modulo the length)
+        lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: where the highest
+        bit of the address that can be flipped leads to). rotten: bit number ``bit`` (modulo the length)
         of the data is stored inverted.
         """
         self._check(offset_bytes, len(data))
         length = len(data)
         if landing_bytes is None:
-            behind = offset_bytes + length
-            landing_bytes = behind if behind + length <= self.size_bytes else offset_bytes - length
+            landing_bytes = self._misled(offset_bytes, length)
         if mode == "misdirected":
             self._check(landing_bytes, length)
         for block, _, intended in self._merged(offset_bytes, data):
@@ -265,10 +279,20 @@ class Store(Generic[M]):
             rotten[bit // 8 % length] ^= 1 << bit % 8
             self._damage(offset_bytes, rotten)
 
+    def _misled(self, offset_bytes: int, length_bytes: int) -> int:
+        """The address with its highest bit flipped that still leads into the volume, and not to where it should."""
+        bit = 1 << (self.size_bytes.bit_length() - 1)
+        while bit >= length_bytes:
+            landing_bytes = offset_bytes ^ bit
+            if landing_bytes + length_bytes <= self.size_bytes:
+                return landing_bytes
+            bit >>= 1
+        raise ValueError(f"{length_bytes} bytes have no other place in {self.size_bytes} bytes")
+
     def _damage(self, offset_bytes: int, data: Buffer) -> None:
         """Store ``data`` without a word to the protection information; the victims will be scrubbed."""
         for block, _, _ in self._merged(offset_bytes, data):
-            self._intended.setdefault(block, crc32c(self._content(block)))
+            self._intended.setdefault(block, crc32(self._content(block)))
             self._to_scrub[block] = None
         for block, content, _ in self._merged(offset_bytes, data):
             self._dirty[block] = content
@@ -293,7 +317,7 @@ class Store(Generic[M]):
         return [self._medium.pread(first * BLOCK_BYTES, (behind - first) * BLOCK_BYTES)]
 
     def _merged(self, offset_bytes: int, data: Buffer) -> Iterator[tuple[int, Buffer, int]]:
-        """Each block that a write touches: number, its whole new content, CRC-32C of the intended new
+        """Each block that a write touches: number, its whole new content, CRC-32 of the intended new
         content."""
         at = 0
         end = len(data)
@@ -301,13 +325,13 @@ class Store(Generic[M]):
         while at < end:
             if not start and end - at >= BLOCK_BYTES:
                 content: Buffer = bytes(data[at : at + BLOCK_BYTES])
-                yield block, content, crc32c(content)
+                yield block, content, crc32(content)
                 at += BLOCK_BYTES
             else:
                 taken = min(BLOCK_BYTES - start, end - at)
                 old = self._content(block)
                 merged = b"".join((old[:start], data[at : at + taken], old[start + taken :]))
-                yield block, merged, crc32c(merged) ^ self._damage_of(block, old)
+                yield block, merged, crc32(merged) ^ self._damage_of(block, old)
                 at += taken
             start = 0
             block += 1
@@ -320,7 +344,7 @@ class Store(Generic[M]):
         hide.
         """
         intended = self._intended.get(block)
-        return 0 if intended is None else crc32c(content) ^ intended
+        return 0 if intended is None else crc32(content) ^ intended
 
     def _make_room(self) -> None:
         while len(self._dirty) * BLOCK_BYTES > CACHE_LIMIT_BYTES:

@@ -11,10 +11,11 @@ from harness import registry
 from harness.benchfile import Bench, RigTable
 from harness.core.events import NS_PER_S, SIDES, Ns, Side
 from harness.edge.serial_link import SerialLink, open_serial
+from harness.edge.shared_line import SharedLine
 from harness.errors import RigError, WireError, WrongDeviceError
 from harness.rigs.daemon import RigConfig
 from harness.rigs.rig import VirtualRig, default_directory
-from harness.roles import Controller, HostPort, Identity, PowerRail, Serviceable
+from harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
 from harness.simulation import Simulation
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
@@ -57,6 +58,9 @@ class Rig:
                 self.run_dir,
                 serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
                 size_mib=bench.simulation.size_mib,
+                shared_lines={
+                    side for side in SIDES if bench.controller(side).control == bench.controller(side).console
+                },
                 seed=seed,
                 autonomic=bench.simulation.autonomic,
             )
@@ -119,11 +123,14 @@ class Rig:
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)
-        control = self._open_line(side, table.control, table.control_baud)
+        control: ByteLink
         if table.control == table.console:
-            self.consoles[side] = control
-        elif with_console:
-            self.consoles[side] = self._open_line(side, table.console, table.console_baud)
+            self.consoles[side] = line = self._open_line(side, table.console, table.console_baud)
+            control = SharedLine(line)
+        else:
+            control = self._open_line(side, table.control, table.control_baud)
+            if with_console:
+                self.consoles[side] = self._open_line(side, table.console, table.console_baud)
         make_controller = registry.load(table.driver, Controller)
         self.controllers[side] = make_controller(side, control, serial_number=table.serial_number)
 

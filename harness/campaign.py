@@ -17,6 +17,7 @@ from harness.core.events import SIDES
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
+from harness.inquest import conclude
 from harness.session import Session, Silent, View
 from harness.store import Outcome
 from harness.wire import control
@@ -63,6 +64,7 @@ class Result:
             "data_equal": record.get("data_equal"),
             "lost_acked_writes": record.get("lost_acked_writes"),
             "capture_drops": record.get("capture", {}).get("kernel_drops"),
+            "verdict": record.get("verdict"),
             "reasons": self.reasons,
         }
         if trigger:
@@ -116,6 +118,8 @@ class Run:
         """From the first host write on there is something to tell."""
         self.reasons: list[str] = []
         self.compared: recovery.Compared | None = None
+        self.journalled: int | None = None
+        """Acknowledged writes in the journal that the data was compared with; None: not compared."""
 
     def execute(self) -> Result:
         """Run it to its end. UsageError is raised; all else becomes the result's outcome."""
@@ -152,8 +156,13 @@ class Run:
         record["reasons"] = self.reasons
         kept = self.keep or (outcome != "pass" and self.is_underway) or record["trigger"] is not None
         if kept:
-            with contextlib.suppress(RigError):
+            try:
+                conclude(self.incident)
                 self.incident.finish(outcome)
+            except RigError as failure:
+                # An incident that could not be closed has no sums: whatever was seen, it cannot be shown.
+                outcome, error = "rig-trouble", error or failure
+                self.reasons.append(f"the incident could not be closed: {failure}")
         else:
             self.incident.discard()
         record["outcome"] = outcome
@@ -228,6 +237,7 @@ class Run:
             lost_acked_writes=comparison.lost_acked_writes,
             comparison=asdict(comparison),
         )
+        self.journalled = comparison.acked_writes
         self.compared = recovery.Compared(equal=comparison.data_equal, detail=in_words(comparison))
         return self.compared
 
@@ -235,21 +245,10 @@ class Run:
     def _judge(self, session: Session) -> Outcome:
         reasons = self.reasons
         record = self.incident.record
-        if session.lost_evidence:
-            raise RigError("evidence was lost: " + "; ".join(session.lost_evidence))
+        self._judge_evidence(session)
         done = session.workload_done
-        if done is not None:
-            record["workload"] = {
-                "ok": done.ok, "writes_acked": done.writes_acked, "bytes_written": done.bytes_written,
-                "longest_hold_ns": done.longest_hold_ns, "error": done.error,
-            }  # fmt: skip
-            if not done.ok:
-                reasons.append(f"the host's writes failed: {done.error}")
-            if done.writes_acked and record["capture"] and not record["capture"]["writes"]:
-                raise RigError(
-                    f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "
-                    "acknowledged: is it the replication link's interface, or its mirror port?"
-                )
+        if done is not None and not done.ok:
+            reasons.append(f"the host's writes failed: {done.error}")
         if record["data_equal"] is False:
             detail = self.compared.detail if self.compared else ""
             reasons.append(f"the data of host, primary and secondary differ: {detail}")
@@ -268,22 +267,54 @@ class Run:
             )
         if record["data_equal"] is None:
             reasons.append("the data was not compared")
-            return "inconclusive"
-        return "pass"
+        missed = {key: record["capture"].get(key, 0) for key in ("kernel_drops", "gaps")}
+        if not self.scenario.expect.detected and any(missed.values()):
+            reasons.append(
+                f"nothing triggered, but the capture missed {missed['kernel_drops']} frames and has {missed['gaps']} "
+                "gaps: what was in them nobody knows"
+            )
+        return "inconclusive" if reasons else "pass"
+
+    def _judge_evidence(self, session: Session) -> None:
+        """RigError when what the judgement stands on is not there."""
+        record = self.incident.record
+        if session.lost_evidence:
+            raise RigError("evidence was lost: " + "; ".join(session.lost_evidence))
+        done = session.workload_done
+        if done is None:
+            return
+        record["workload"] = {
+            "ok": done.ok, "writes_acked": done.writes_acked, "bytes_written": done.bytes_written,
+            "longest_hold_ns": done.longest_hold_ns, "error": done.error,
+        }  # fmt: skip
+        if done.writes_acked and not record["capture"].get("writes"):
+            raise RigError(
+                f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "
+                "acknowledged: is it the replication link's interface, or its mirror port?"
+            )
+        if self.journalled is not None and self.journalled != done.writes_acked:
+            raise RigError(
+                f"the host's journal holds {self.journalled} acknowledged writes, the writer told of "
+                f"{done.writes_acked}: what was compared was not what was promised"
+            )
 
     def _judge_detection(self, session: Session) -> None:
         expected = self.scenario.expect.rules
-        seen = {one.rule for one in session.triggers}
-        if not seen:
+        if not session.triggers:
             self.reasons.append("the armed fault was not detected")
             return
+        if session.collector is None:
+            rules = ", ".join(sorted({one.rule for one in session.triggers}))
+            self.reasons.append(
+                f"triggers that instruct nobody, or that came before the bench was armed: {rules}"
+            )
+            return
+        # What fired after a frame had gone out may be the frame's own doing: a warmstart closes the link.
+        seen = {one.rule for one in session.causes}
         if expected and not seen & set(expected):
             self.reasons.append(
                 f"none of the expected rules fired ({', '.join(expected)}), but {', '.join(sorted(seen))} did"
             )
-        if session.collector is None:
-            self.reasons.append("the trigger's rule instructs nobody")
-            return
         finish = session.collector.finish
         if finish is None:
             self.reasons.append("the recovery did not end")
@@ -293,6 +324,8 @@ class Run:
                 self.reasons.append(f"the {side.side}'s root cause data set is {side.set}: {side.reason}")
             if side.power_cycled and not self.scenario.expect.power_cycle:
                 self.reasons.append(f"the {side.side} came back only by a power cycle")
+        if self.scenario.expect.power_cycle and not any(side.power_cycled for side in finish.sides):
+            self.reasons.append("no controller hung in its warmstart: none had to be power cycled")
         if finish.rejoined is not True:
             self.reasons.append(
                 f"the pair did not return to full duplex{': ' + finish.detail if finish.detail else ''}"
@@ -334,18 +367,22 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
     )
     try:
         session.arm()
-        view.phase("watching")
+        view.phase(f"watching; the host's port is {rig.bench.primary.host}; stop with Ctrl-C")
         while session.collector is None or session.recovering:
             session.pump(TICK_S)
-    except BaseException:
+            if session.lost_evidence and not session.recovering:
+                raise RigError("the watch has become blind: " + "; ".join(session.lost_evidence))
+    except BaseException as error:
         session.close()
         if session.triggers:
-            incident.finish("interrupted")
+            incident.finish("rig-trouble" if isinstance(error, HarnessError) else "interrupted")
         else:
             incident.discard()
         raise
     session.close()
-    incident.record["reasons"] = [f"trigger {session.triggers[0].rule} on the {session.triggers[0].side}"]
+    conclude(incident)
+    cause = session.causes[0]
+    incident.record["reasons"] = [f"trigger {cause.rule} on the {cause.side}", *session.lost_evidence]
     incident.finish("fail")
     return Result(
         outcome="fail",

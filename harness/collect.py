@@ -58,6 +58,7 @@ class Collector:
         self._rig = rig
         self._incident = incident
         self._is_autonomic = rig.bench.policy.instructed_by == "secondary"
+        self._armed = dict(armed)
         self._recovery = Recovery(rig.bench.policy.recovery(), armed)
         self._compare = compare
         self._changed = changed
@@ -73,6 +74,11 @@ class Collector:
         if actions:
             self._thread = threading.Thread(target=self._run, args=(actions,), name="collector", daemon=True)
             self._thread.start()
+
+    @property
+    def steps(self) -> list[recovery.Transition]:
+        """What the recovery has come to so far; it only grows."""
+        return self._recovery.history
 
     def cancel(self, wait_s: float) -> None:
         """Give up: the action under way ends by its own bound, and nothing follows it."""
@@ -173,7 +179,7 @@ class Collector:
 
         try:
             listed = controller.sets(action.deadline_ns)
-            entry = self._entry(listed)
+            entry = self._entry(side, listed)
             if entry is None:
                 reason = f"it lists {len(listed)} sets, none of this incident"
                 self._incident.missing_set(side, reason)
@@ -192,10 +198,12 @@ class Collector:
         self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
         return Pulled(side=side)
 
-    def _entry(self, listed: list[SetEntry]) -> SetEntry | None:
+    def _entry(self, side: Side, listed: list[SetEntry]) -> SetEntry | None:
         """The set of this incident among those that a controller lists."""
         if self._is_autonomic:
-            return max(listed, key=lambda one: one.set_id, default=None)
+            # Its id is the pair's own. One of an earlier boot than the armed one is of another incident.
+            ours = [one for one in listed if one.boot_epoch >= self._armed[side]]
+            return max(ours, key=lambda one: one.set_id, default=None)
         return next((one for one in listed if one.incident_id == self._incident.incident_id), None)
 
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:

@@ -8,20 +8,30 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 from crc32c import crc32c
 
 from harness.core import blockstamp, writepath
-from harness.core.blockdiff import BlockDiff, rebuilt
+from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
 from harness.core.rootcause import RootCauseSet, decode
 from harness.core.text import escape
 from harness.core.timeline import Row
-from harness.core.writepath import HostWrite, LinkWrite, Suspect, WritePath, items, mapping, number
+from harness.core.writepath import (
+    DeviceClock,
+    HostWrite,
+    LinkWrite,
+    Suspect,
+    WritePath,
+    items,
+    mapping,
+    number,
+)
 from harness.edge.pcapng import CapturedFrame, frames_of
 from harness.errors import RigError, WireError
-from harness.linkread import LinkEvidence, read_link
+from harness.linkread import LinkEvidence, link_ends, read_link
 from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import blockstamp as stamps
 from harness.wire import control
@@ -145,6 +155,10 @@ class Evidence:
     def events(self) -> dict[Side, Sequence[Mapping[str, Any]]]:
         return {side: one.events for side, one in self.sets.items()}
 
+    def boot_events(self, side: Side) -> Sequence[Mapping[str, Any]]:
+        """The event records of the boot in which the set was stored, on the clock of ``clocks``."""
+        return writepath.this_boot(self.events.get(side, ()))
+
     @cached_property
     def host_writes(self) -> list[HostWrite]:
         """The host's journal in the order of sending, as far as it can be read."""
@@ -159,7 +173,7 @@ class Evidence:
     def link(self) -> LinkEvidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
-        return read_link(self.frames(), self.wall_offset_ns, wanted)
+        return read_link(self.frames(), link_ends(self.record), self.wall_offset_ns, wanted)
 
     @cached_property
     def failing(self) -> LinkWrite | None:
@@ -177,19 +191,29 @@ class Evidence:
         return fitting[-1] if fitting else None
 
     @cached_property
-    def path(self) -> WritePath:
-        clocks = {}
+    def clocks(self) -> dict[Side, DeviceClock]:
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
+        the set and the reply."""
+        judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
+        found: dict[Side, DeviceClock] = {}
         for side, one in self.sets.items():
-            clock = writepath.device_clock(self.record, side, one.header)
-            if clock is not None:
-                clocks[side] = clock
+            told = mapping(judged.get(side))
+            offset_ns, error_ns = number(told.get("offset_ns")), number(told.get("error_ns"))
+            if told.get("consistent") is True and offset_ns is not None and error_ns is not None:
+                found[side] = DeviceClock(offset_ns=offset_ns, error_ns=error_ns)
+            elif (clock := writepath.device_clock(self.record, side, one.header)) is not None:
+                found[side] = clock
+        return found
+
+    @cached_property
+    def path(self) -> WritePath:
         return writepath.write_path(
             record=self.record,
             found=self.suspect,
             host=self.host_writes,
             link=self.failing,
             events=self.events,
-            clocks=clocks,
+            clocks=self.clocks,
             trigger_line=escape(self.trigger_text[:200]),
         )
 
@@ -231,12 +255,24 @@ class Evidence:
             self.problems.append(escape(str(error)))
             return b""
 
+    def reads(self, side: Side) -> Iterator[tuple[Ns, bytes]]:
+        """A console as it was read: (when a read returned, what it brought), in order; all at once where the times
+        are lost."""
+        data = self._part(f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES)
+        starts = [(0, 0), *self._times(side), (0, len(data))]
+        for (t_ns, start), (_, end) in pairwise(starts):
+            if data[start:end]:
+                yield bounded(t_ns), data[start:end]
+
+    def _times(self, side: Side) -> list[tuple[Ns, int]]:
+        """(when it returned, offset of its first byte) of each recorded read, by offset."""
+        times = self._part(f"{side}/{TIMES}", MAX_TIMES_BYTES)
+        reads = _TIMES.iter_unpack(times[: len(times) // _TIMES.size * _TIMES.size])
+        return sorted(reads, key=lambda one: one[1])
+
     def _console(self, side: Side) -> list[ConsoleLine]:
         data = self._part(f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES)
-        times = self._part(f"{side}/{TIMES}", MAX_TIMES_BYTES)
-        reads = sorted(
-            _TIMES.iter_unpack(times[: len(times) // _TIMES.size * _TIMES.size]), key=lambda one: one[1]
-        )
+        reads = self._times(side)
         offsets = [offset for _, offset in reads]
         ends = _trigger_ends(self.triggers, side)
         lines = []
@@ -277,7 +313,7 @@ class Evidence:
                 expected = data[start : start + size]
                 found = rebuilt(expected, *crcs)
                 if found is not None:
-                    told = f"what the {side} had, by the CRC-32C in its event {event['seq']}: {found[1]}"
+                    told = f"what the {side} had, by the checksum in its event {event['seq']}: {found[1]}"
                     return BlockDiff(
                         sector=at,
                         expected=expected,
@@ -293,18 +329,19 @@ def bounded(t_ns: int) -> Ns:
     return min(max(t_ns, 0), MAX_TIME_NS)
 
 
-def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(expected, found) of an event record that tells both."""
-    names = {
-        "REPL_DIGEST_FAILED": ("digest", "computed"),
-        "SCRUB_MISMATCH": ("expected_crc32c", "found_crc32c"),
+def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int, Checksum] | None:
+    """(expected, found, of which kind) of an event record that tells both."""
+    told = {
+        "REPL_DIGEST_FAILED": ("digest", "computed", CRC32C),
+        "SCRUB_MISMATCH": ("expected_crc32", "found_crc32", CRC32),
     }.get(event["name"])
-    if names is None:
+    if told is None:
         return None
+    *names, checksum = told
     expected, found = number(event.get(names[0])), number(event.get(names[1]))
     if expected is None or found is None or max(expected, found) >= 1 << 32:
         return None
-    return expected, found
+    return expected, found, checksum
 
 
 def _trigger_ends(triggers: Sequence[Mapping[str, Any]], side: Side) -> list[tuple[int, str, bool]]:

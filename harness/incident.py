@@ -4,15 +4,18 @@
         incident.json                  replaced whole at each milestone: always valid, never half
         timeline.jsonl                 appended row by row
         link.pcapng                    written by linkwatch
+        host.journal                   the host's writes: each intent and acknowledgement, written by the writer
         primary/  secondary/           console.log and console.times, written by the reflex;
                                        set.zst, the root cause data set as pulled, appended as it arrives;
-                                       state.json and events.log, made from it
+                                       state.json and events.log, made from it;
+                                       healthy.cbor, the state record when the bench was armed
         SHA256SUMS                     at the close; `sha256sum -c SHA256SUMS` passes
         .lock                          held (flock) while the run lives; gone after the close
 
 No name of a file comes from a device. All errors of the file system become RigError, which names the path.
 """
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -26,15 +29,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import cbor2
+
 from harness.core import timeline
 from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.edge.clock import read_wall_clock
+from harness.errors import RigError
 from harness.roles import Reply, RootCauseSet
 from harness.store import (
     CONSOLE,
     EVENTS,
+    HEALTHY,
     LINK,
     LOCK,
     OPEN,
@@ -54,6 +61,8 @@ from harness.store import (
 M = TypeVar("M", bound=Callable[..., Any])
 FORMAT: Final = "freezeframe-incident/1"
 INCIDENT_ID_BYTES: Final = 16
+MAX_LINE_BYTES: Final = 1024
+"""Of a trigger's line before and behind the match."""
 MAX_LISTED: Final = 1000
 """As many triggers, actions, steps and notes are kept in incident.json; the timeline has all."""
 
@@ -64,6 +73,8 @@ def _serialised(method: M) -> M:
     @functools.wraps(method)
     def locked(self: "Incident", *args: Any, **kwargs: Any) -> Any:
         with self._mutex:
+            if self._is_closed:
+                raise RigError(f"{self.path}: the incident is closed")
             return method(self, *args, **kwargs)
 
     return cast(M, locked)
@@ -79,6 +90,7 @@ class Incident:
         """What incident.json will hold at the next milestone."""
         self._lock_fd = lock_fd
         self._mutex = threading.RLock()
+        self._is_closed = False
         self._timeline_bytes = 0
         with told(path / TIMELINE):
             self._timeline_fd = os.open(
@@ -190,27 +202,23 @@ class Incident:
 
     @_serialised
     def triggered(self, trigger: Trigger) -> None:
-        """The first trigger is the incident's; those after it are listed."""
-        told = {
-            "rule": trigger.rule,
-            "source": trigger.source,
-            "side": trigger.side,
-            "offset_bytes": trigger.offset_bytes,
-            "excerpt_hex": trigger.excerpt.hex(),
-            "excerpt": escape(trigger.excerpt),
-            "detail": escape(trigger.detail),
-            "sector": trigger.sector,
-            "block_id": escape(trigger.block_id),
-            "instruct": list(trigger.instruct),
-            "t_arrival_ns": trigger.t_arrival_ns,
-            "t_match_ns": trigger.t_match_ns,
-        }
+        """The first trigger is the incident's, unless another is acted on; those after it are listed."""
+        told = _trigger_record(trigger)
         if self.record["trigger"] is None:
             self.record["trigger"] = told
         else:
             self._keep("more_triggers", told)
         self.append_event(trigger, "reflex")
         self.milestone()
+
+    @_serialised
+    def acts_on(self, trigger: Trigger) -> None:
+        """``trigger``, told before, is the one whose frames go out: the incident is its."""
+        told, first = _trigger_record(trigger), self.record["trigger"]
+        if told != first:
+            self.record["trigger"] = told
+            others = [first, *(one for one in self.record["more_triggers"] if one != told)]
+            self.record["more_triggers"] = others[:MAX_LISTED]
 
     @_serialised
     def acted(self, sent: FrameSent | FrameFailed) -> None:
@@ -294,6 +302,11 @@ class Incident:
         self._close_set(side, complete=True, events=len(pulled.events))
 
     @_serialised
+    def store_healthy(self, side: Side, state: Mapping[str, Any]) -> None:
+        """The side's state record while all was well, to hold the one of its failure against."""
+        _replace(self.path / side / HEALTHY, cbor2.dumps(dict(state)))
+
+    @_serialised
     def missing_set(self, side: Side, reason: str) -> None:
         """The set did not arrive, or not whole: say why."""
         self._close_set(side, complete=False, reason=escape(reason))
@@ -323,6 +336,7 @@ class Incident:
         assert outcome in OUTCOMES
         self.record |= fields
         self.record["outcome"] = outcome
+        self._complete_line()
         with told(self.path / TIMELINE):
             os.fsync(self._timeline_fd)
         self.milestone()
@@ -343,13 +357,43 @@ class Incident:
             shutil.rmtree(self.path)
         self._release()
 
+    def _complete_line(self) -> None:
+        """A trigger on a console is told at its last byte; what the line said behind that is known only now."""
+        trigger = self.record["trigger"]
+        if trigger is None or trigger["source"] != "console":
+            return
+        end = trigger["offset_bytes"]
+        with contextlib.suppress(OSError), self.console_path(trigger["side"]).open("rb") as log:
+            log.seek(max(0, end - MAX_LINE_BYTES))
+            before, behind = log.read(min(end, MAX_LINE_BYTES)), log.read(MAX_LINE_BYTES)
+            line = before.rpartition(b"\n")[2] + behind.partition(b"\n")[0]
+            trigger["line"] = escape(line.rstrip(b"\r"))
+
     def _release(self) -> None:
+        self._is_closed = True
         os.close(self._timeline_fd)
         os.close(self._lock_fd)
 
     def _keep(self, name: str, value: Any) -> None:
         if len(self.record[name]) < MAX_LISTED:
             self.record[name].append(value)
+
+
+def _trigger_record(trigger: Trigger) -> dict[str, Any]:
+    return {
+        "rule": trigger.rule,
+        "source": trigger.source,
+        "side": trigger.side,
+        "offset_bytes": trigger.offset_bytes,
+        "excerpt_hex": trigger.excerpt.hex(),
+        "excerpt": escape(trigger.excerpt),
+        "detail": escape(trigger.detail),
+        "sector": trigger.sector,
+        "block_id": escape(trigger.block_id),
+        "instruct": list(trigger.instruct),
+        "t_arrival_ns": trigger.t_arrival_ns,
+        "t_match_ns": trigger.t_match_ns,
+    }
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """A capture file, understood once from end to end: its replicated writes, and the data of those that matter."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from harness.core import ledgerevents
 from harness.core.drbdsession import Dissector, Seen
@@ -10,8 +10,9 @@ from harness.core.drbdstream import command_name
 from harness.core.events import Ns
 from harness.core.ledger import Ledger
 from harness.core.ledgerevents import WriteRow, WriteSent
+from harness.core.linkview import LinkEnds
 from harness.core.tcpstream import Reassembler, StreamEvent
-from harness.core.writepath import LinkWrite
+from harness.core.writepath import LinkWrite, mapping, number
 from harness.edge.pcapng import CapturedFrame
 from harness.wire import drbd
 from harness.wire.drbd import Cmd
@@ -21,6 +22,8 @@ MAX_PAYLOADS: Final = 8
 """Writes over the sector in question whose data is kept: the last ones."""
 MAX_MARKS: Final = 4096
 ASSUMED_ALGORITHM: Final = "crc32c"
+"""Of a capture that lacks the handshake, in an incident that does not name it either."""
+MAX_PORTS: Final = 64
 
 
 @dataclass
@@ -38,12 +41,15 @@ class LinkEvidence:
 
 
 class _Reader:
-    def __init__(self, sector: int) -> None:
+    def __init__(self, ends: LinkEnds, sector: int) -> None:
         self.evidence = LinkEvidence()
         self.rows: list[tuple[WriteRow, Ns]] = []
         self._sector = sector
-        # A capture that lacks the handshake does not name the algorithm: by the digest's four bytes it is this one.
-        self._dissector = Dissector(integrity_alg=ASSUMED_ALGORITHM)
+        self._dissector = Dissector(
+            primary_address=ends.primary_address,
+            secondary_address=ends.secondary_address,
+            integrity_alg=ends.integrity_alg,
+        )
         self._ledger = Ledger()
 
     def take(self, events: Iterable[StreamEvent]) -> None:
@@ -66,6 +72,8 @@ class _Reader:
                     self._keep(row, seen)
             case ledgerevents.DigestMismatch():
                 pass  # told by the rows, once it is known whether the algorithm was the right one
+            case ledgerevents.BrokenStamp(row=row):
+                self.mark(row.packet_no, "digest right, but not what the host's writer stamped")
             case ledgerevents.NegativeAck(packet=packet):
                 self.mark(packet.packet_no, "negative acknowledgement")
             case ledgerevents.RepeatedAck(packet=packet):
@@ -97,9 +105,26 @@ class _Reader:
             self.evidence.marks.setdefault(packet_no, []).append(text)
 
 
-def read_link(frames: Iterable[CapturedFrame], wall_offset_ns: Ns, sector: int) -> LinkEvidence:
+def link_ends(record: Mapping[str, Any]) -> LinkEnds:
+    """Which connections are the replication link, as far as the incident's record tells."""
+    told = mapping(record.get("link"))
+    addresses = [str(told.get(name) or "") for name in ("primary_address", "secondary_address")]
+    ports = told.get("ports")
+    known = [port for port in ports if number(port) is not None] if isinstance(ports, list) else []
+    algorithm = told.get("integrity_alg")
+    return LinkEnds(
+        primary_address=addresses[0],
+        secondary_address=addresses[1],
+        ports=frozenset(known[:MAX_PORTS]),
+        integrity_alg=algorithm if isinstance(algorithm, str) and algorithm else ASSUMED_ALGORITHM,
+    )
+
+
+def read_link(
+    frames: Iterable[CapturedFrame], ends: LinkEnds, wall_offset_ns: Ns, sector: int
+) -> LinkEvidence:
     """Understand a capture; times become those of CLOCK_MONOTONIC. ``sector`` (-1: none): whose data is kept."""
-    reassembler, reader = Reassembler(), _Reader(sector)
+    reassembler, reader = Reassembler(ports=ends.ports), _Reader(ends, sector)
     evidence = reader.evidence
     t_ns = 0
     for frame in frames:

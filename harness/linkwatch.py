@@ -53,6 +53,8 @@ BLOCKS_A_TURN: Final = 64
 """Read before stdin is looked at again."""
 MAX_LAST_BLOCKS: Final = 4096
 """After Stop, so many blocks are still read: more than a ring of the default size holds."""
+LAST_WAIT_S: Final = 0.1
+"""The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded machine."""
 _READ_BYTES: Final = 64 << 10
 
 
@@ -185,7 +187,7 @@ class Linkwatch:
                         self._take(os.read(stdin_fd, _READ_BYTES) or None)
                 self._drain(BLOCKS_A_TURN)
                 self._tell_stats()
-            self._drain(MAX_LAST_BLOCKS)
+            self._drain(MAX_LAST_BLOCKS, LAST_WAIT_S)
         except InterfaceGone as error:
             self._events.put(StreamEnded(t_ns=time.monotonic_ns(), stream="link", error=str(error)))
         finally:
@@ -212,13 +214,18 @@ class Linkwatch:
         wait_ms = (min(deadlines) - now_ns) // NS_PER_MS + 1
         return max(1 if self._events.waiting else 0, min(MAX_WAIT_MS, wait_ms))
 
-    def _drain(self, most_blocks: int) -> None:
-        """Read the blocks that are there, then judge the silence."""
+    def _drain(self, most_blocks: int, wait_s: float = 0.0) -> None:
+        """Read the blocks that are there, and those that come within ``wait_s`` of each other and hold frames from
+        before this call; then judge the silence."""
+        began_realtime_ns = time.time_ns()
         for _ in range(most_blocks):
-            frames = self._ring.read_block()
+            frames = self._ring.read_block(wait_s)
             if not frames:
                 break
+            came_after = wait_s > 0 and frames[0][0] > began_realtime_ns
             self._block(frames)
+            if came_after:
+                break
         else:
             return  # not empty yet: silence proves nothing
         self._notice_drops()

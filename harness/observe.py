@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+import msgspec
+
 from harness.bench import Rig, deadline_in
 from harness.core.events import (
     NS_PER_S,
@@ -19,6 +21,8 @@ from harness.core.events import (
     Arm,
     Disarm,
     LinkStats,
+    NewRules,
+    Note,
     Ns,
     ProcessReady,
     Side,
@@ -26,6 +30,7 @@ from harness.core.events import (
 from harness.core.rules import RuleSet
 from harness.edge.processes import Child
 from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.edge.shared_line import SharedLine
 from harness.errors import RigError
 from harness.incident import Incident
 from harness.linkwatch import LinkwatchConfig
@@ -44,6 +49,7 @@ class Observation:
         """The newest counters of the capture; None when nothing was captured."""
         self.notes: list[str] = []
         self._pending: list[tuple[str, AnyEvent]] = []
+        self._shared: list[SharedLine] = []
         trigger_read, trigger_write = os.pipe()
         try:
             self._reflex = self._start_reflex(rig, incident, rules, trigger_read)
@@ -56,7 +62,12 @@ class Observation:
             os.close(trigger_write)
 
     def _start_reflex(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
-        control = {side: rig.controllers[side].link.fileno() for side in SIDES}
+        links = {side: rig.controllers[side].link for side in SIDES}
+        for side, link in links.items():
+            if isinstance(link, SharedLine):
+                with incident.console_path(side).open("ab") as record:
+                    record.write(link.take_early())
+        copies = {side: link.share() for side, link in links.items() if isinstance(link, SharedLine)}
         config = ReflexConfig(
             streams=[
                 StreamConfig(
@@ -64,18 +75,26 @@ class Observation:
                     fd=rig.consoles[side].fileno(),
                     log_path=str(incident.console_path(side)),
                     times_path=str(incident.console_times_path(side)),
+                    copy_fd=copies.get(side, -1),
                 )
                 for side in SIDES
             ],
-            control=control,
+            control={side: link.fileno() for side, link in links.items()},
             rules=list(rules.console),
             default_instruct=list(rig.bench.policy.instruct),
             trigger_fd=trigger_fd,
         )
-        fds = {stream.fd for stream in config.streams} | set(control.values()) | {trigger_fd}
-        child = Child(
-            "reflex", "harness.reflex", config, stderr_path=rig.run_dir / "reflex.stderr", pass_fds=tuple(fds)
-        )
+        fds = {
+            *(stream.fd for stream in config.streams),
+            *config.control.values(),
+            *copies.values(),
+            trigger_fd,
+        }
+        stderr_path = rig.run_dir / "reflex.stderr"
+        child = Child("reflex", "harness.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds))
+        for fd in copies.values():
+            os.close(fd)
+        self._shared = [link for link in links.values() if isinstance(link, SharedLine)]
         self._children.append(child)
         return child
 
@@ -134,6 +153,11 @@ class Observation:
     def disarm(self) -> None:
         self._reflex.send(Disarm(t_ns=time.monotonic_ns()))
 
+    def replace_rules(self, rules: RuleSet) -> None:
+        """Other console rules, in force from the next byte on; the link's stay."""
+        encoded = msgspec.json.encode(list(rules.console))
+        self._reflex.send(NewRules(t_ns=time.monotonic_ns(), rules=encoded))
+
     def wait(self, deadline_ns: Ns, wake_fd: int | None = None) -> list[tuple[str, AnyEvent]]:
         """Events by the name of their process, as soon as there are some; [] at the deadline or when woken.
 
@@ -167,13 +191,24 @@ class Observation:
                 self.link = event
 
     def stop(self) -> list[tuple[str, AnyEvent]]:
-        """End all children in order (the writer, the link, the reflex) and return what they still had to say."""
-        deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
+        """End all children in order (the writer, the link, the reflex) and return what they still had to say.
+
+        A watcher that does not end by itself has not watched to the end: that is told as an error.
+        """
         last: list[tuple[str, AnyEvent]] = []
         for child in reversed(self._children):
+            deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
             last += [(child.name, event) for event in child.stop(deadline_ns)]
+            # 1 is how the writer ends when the host port failed, which it has told of.
+            if child.exit_status not in ((0, 1) if child.name == "workload" else (0,)):
+                text = f"{child.name} process did not end in order (status {child.exit_status}): it was blind at the end"
+                last.append(
+                    (child.name, Note(t_ns=time.monotonic_ns(), source=child.name, text=text, level="error"))
+                )
         self._note_link(last)
         self._children.clear()
+        for line in self._shared:
+            line.unshare()
         return last
 
     def kill(self) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
 
 from harness.bench import Rig, deadline_in
 from harness.collect import Collector
@@ -23,11 +25,17 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.errors import HarnessError
+from harness.core.rules import RuleSet
+from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
+from harness.roles import Serviceable
+from harness.rulefiles import RuleFiles
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
 from harness.wire import control
 
+STATE_TIMEOUT_S: Final = 5.0
+"""For one question to a controller that has just answered others."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -37,6 +45,7 @@ class View(Protocol):
 
     def phase(self, text: str) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
+    def step(self, side: str, step: str, detail: str) -> None: ...
     def happened(self, source: str, event: AnyEvent) -> None: ...
 
 
@@ -47,6 +56,9 @@ class Silent:
         pass
 
     def progress(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, side: str, step: str, detail: str) -> None:
         pass
 
     def happened(self, source: str, event: AnyEvent) -> None:
@@ -63,9 +75,12 @@ class Session:
         self.incident = incident
         self.view = view
         self.triggers: list[Trigger] = []
+        self.causes: list[Trigger] = []
+        """What was seen before anything was done: the trigger that instructed first, then those of the same moment."""
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
+        self._steps_told = 0
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
@@ -73,18 +88,22 @@ class Session:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
-        self.observation = Observation(rig, incident, rig.bench.rules())
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
+        self._rule_files = RuleFiles(rig.bench)
+        rules = rig.bench.rules()
+        self._canaries = Canaries()
+        self._rules_throughout = rules.console
+        """Console rules that were in force from the start."""
+        self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
-        self.incident.record["controllers"] = {
-            side: {"model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                   "boot_epoch": one.boot_epoch}
-            for side, one in identities.items()
-        }  # fmt: skip
+        self._remember_healthy()
+        self._sing()
         for note in (*self.rig.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
@@ -102,30 +121,88 @@ class Session:
         self.observation.arm(frames)
         self.incident.milestone()
 
+    def _sing(self) -> None:
+        """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        for side, controller in self.rig.controllers.items():
+            if not isinstance(controller, Serviceable):
+                continue
+            reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            deadline_ns = deadline_in(CANARY_TIMEOUT_S)
+            while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+            if reply.ok and side in self._canaries.missing:
+                raise RigError(
+                    f"the {side} controller printed a line that did not come in on its console: is the tap "
+                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                )
+        self.incident.record["canaries"] = self._canaries.record
+
+    def _reload_rules(self) -> None:
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        try:
+            fresh = self._rule_files.changed(time.monotonic_ns())
+        except UsageError as error:
+            self.incident.note(f"the changed rules are not used: {error}")
+            return
+        if fresh is not None:
+            self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self.observation.replace_rules(_with_canary(fresh))
+            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
+
+    def _remember_healthy(self) -> None:
+        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        link, told = self.rig.bench.link, {}
+        for side, controller in self.rig.controllers.items():
+            asked_ns = time.monotonic_ns()
+            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
+            told[side] = {
+                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
+                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
+                "t_answered_ns": time.monotonic_ns(),
+            }  # fmt: skip
+            try:
+                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
+            except (RigError, WireError) as error:
+                self.incident.note(f"{side}: no state record of its health: {error}")
+        self.incident.record |= {
+            "controllers": told,
+            "link": {
+                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
+            },
+        }  # fmt: skip
+
     @property
     def recovering(self) -> bool:
         return self.collector is not None and self.collector.finish is None
 
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
+        self._reload_rules()
         for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+        self._tell_steps()
         if self.collector is not None and self.collector.failure is not None:
             raise self.collector.failure
 
+    def _tell_steps(self) -> None:
+        steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
+        self._steps_told += len(steps)
+        for one in steps:
+            self.view.step(one.side, one.step, one.detail)
+
     def take(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
+            self._canaries.heard(event)
+            return
         self.view.happened(source, event)
         match event:
             case Trigger():
                 self._triggered(source, event)
-            case FrameSent():
-                self.incident.acted(event)
-                self._frame(recovery.FrameOut(side=event.side), event.frame)
-            case FrameFailed():
-                self.incident.acted(event)
-                self._frame(recovery.FrameNotOut(side=event.side, reason=event.error), b"")
+            case FrameSent() | FrameFailed():
+                self._acted(event)
             case WorkloadProgress():
                 self.progressed_ns = event.t_ns
                 self.view.progress(event.bytes_written, event.bytes_total)
@@ -151,25 +228,41 @@ class Session:
         if source != "reflex":
             # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
             return
-        first = not self.triggers
         self.triggers.append(trigger)
         self.incident.triggered(trigger)
-        if first:
-            self.view.phase(f"trigger: {trigger.rule}")
-        if self.collector is None and trigger.instruct:
-            armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
-            self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
-            if self.is_autonomic:
-                for side in armed:
-                    self._frame(recovery.FrameOut(side=side), b"")
+        if self.is_autonomic and trigger.instruct:
+            # The pair acts by itself, and when is not told: all that is seen may be what it acted on.
+            self.causes.append(trigger)
+            if self.collector is None:
+                collector = self._collect(trigger)
+                for side in trigger.instruct:
+                    collector.feed(recovery.FrameOut(side=side))
 
-    def _frame(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes) -> None:
-        if self.collector is not None:
-            self.collector.feed(event, frame)
+    def _acted(self, event: FrameSent | FrameFailed) -> None:
+        # Not a trigger but its frames begin the recovery: one that came before the bench was armed has none. The
+        # reflex tells them right behind the hits of one read, and acts on the first of these that instructs anybody.
+        if self.collector is None and self.triggers:
+            moment_ns = self.triggers[-1].t_match_ns
+            together = [one for one in self.triggers if one.t_match_ns == moment_ns]
+            self.causes = sorted(together, key=lambda one: not one.instruct)
+            self._collect(self.causes[0])
+        self.incident.acted(event)
+        if self.collector is not None and isinstance(event, FrameSent):
+            self.collector.feed(recovery.FrameOut(side=event.side), event.frame)
+        elif self.collector is not None and isinstance(event, FrameFailed):
+            self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
+
+    def _collect(self, trigger: Trigger) -> Collector:
+        self.incident.acts_on(trigger)
+        armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
+        self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        return self.collector
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"\0")
+        # A collector that outlives its cancelling must not write into whatever has the descriptor's number by then.
+        with self._wake_lock, contextlib.suppress(OSError):
+            if not self._is_closed:
+                os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
         """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
@@ -180,10 +273,30 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._wake_lock:
+            self._is_closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _recheck(self) -> None:
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        told: dict[str, Any] = {}
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
+            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
+            if found is not None and not found.agrees:
+                text = f"the record of the {side} console and what the reflex told differ: {found}"
+                self.lost_evidence.append(text)
+                self.incident.note(text)
+        self.incident.record["recheck"] = told
+
+
+def _with_canary(rules: RuleSet) -> RuleSet:
+    return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
 def _plain_stats(stats: LinkStats) -> dict[str, int]:

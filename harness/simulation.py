@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -34,10 +35,13 @@ class Simulation:
         *,
         serial_numbers: dict[Side, str],
         size_mib: int,
+        shared_lines: Collection[Side] = (),
         seed: int = 0,
         autonomic: bool = False,
     ) -> None:
+        """``shared_lines``: whose control frames share the console's UART."""
         self.run_dir = run_dir
+        self._shared_lines = shared_lines
         self.supply_port = 0
         self._link = netns.make_pair()
         namespaces: dict[Side, netns.Namespace] = {
@@ -88,7 +92,7 @@ class Simulation:
             "--host", f"unix:{self.run_dir / f'{side}.nbd'}",
             replication, f"{netns.SECONDARY_ADDRESS}:{REPLICATION_PORT}",
             "--console", "fd:{console_fd}",
-            "--control", "fd:{control_fd}",
+            "--control", "console" if side in self._shared_lines else "fd:{control_fd}",
             "--netns", namespace,
             "--seed", str(seed),
         ]  # fmt: skip

@@ -26,13 +26,23 @@ OPEN: Final = "open"
 """Outcome of an incident whose run still lives; a dead run's is shown as "interrupted"."""
 RECORD, TIMELINE, LINK, SUMS, LOCK = "incident.json", "timeline.jsonl", "link.pcapng", "SHA256SUMS", ".lock"
 CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", "state.json", "events.log"
+JOURNAL: Final = "host.journal"
+"""Every host write's intent and acknowledgement, the host's side of the evidence."""
+HEALTHY: Final = "healthy.cbor"
+"""A side's state record as it was when the bench was armed."""
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_TIMELINE_BYTES: Final = 256 << 20
 """No reader believes files longer than these; the writer stays far below."""
-JOURNAL: Final = "host.journal"
 LAST: Final = "last"
+MAX_INTEGER: Final = (1 << 63) - 1
+"""Larger numbers of a file, which we never write, are read as this one."""
 MAX_NAMED: Final = 5
 """So many incidents are named when a prefix fits several."""
+
+
+def _bounded(digits: str) -> int:
+    """An integer of a file that no calculation with floats or 64 bits can fail on."""
+    return min(max(int(digits), -MAX_INTEGER), MAX_INTEGER)
 
 
 @contextlib.contextmanager
@@ -98,7 +108,7 @@ class StoredIncident:
         record: dict[str, Any] = {}
         try:
             with open_inside(path, RECORD) as file:
-                read = json.loads(file.read(MAX_RECORD_BYTES + 1))
+                read = json.loads(file.read(MAX_RECORD_BYTES + 1), parse_int=_bounded)
             if isinstance(read, dict):
                 record = read
             else:
@@ -140,7 +150,7 @@ class StoredIncident:
         rows = []
         for line in self.part(TIMELINE, MAX_TIMELINE_BYTES).splitlines():
             with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
+                row = json.loads(line, parse_int=_bounded)
                 if isinstance(row, dict):
                     rows.append(row)
         return timeline.merged(rows)

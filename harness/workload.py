@@ -11,12 +11,11 @@ from harness.edge.processes import Child
 from harness.errors import RigError
 from harness.incident import Incident
 from harness.roles import HostPort
+from harness.store import JOURNAL
 
 WRITER_MODULE: Final = "drivers.hosts.writer"
 STOP_LIMIT_S: Final = 3.0
 """A run that is stopped waits so long for writes that are still on their way."""
-JOURNAL: Final = "host.journal"
-"""In the incident's folder: every write's intent and acknowledgement, the host's side of the evidence."""
 
 
 class Workload:

@@ -1,10 +1,16 @@
 """In CI nothing is skipped: what a test skips for is told as its failure."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+# Whoever starts the tests in the background (a shell's &, nohup) leaves these ignored, and all our children would
+# inherit that: the tests of Ctrl-C and of a closed terminal need them as a terminal has them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 

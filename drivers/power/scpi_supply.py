@@ -46,6 +46,8 @@ class ScpiSupply:
         self._limit_a = limit_a
         self._safe_state = safe_state
         self._session: Any = None
+        self._is_owed_answer = False
+        """A query was interrupted (Ctrl-C): its answer may still come and would be taken for the next one's."""
         self._manager: Any = None
         self._open()
         atexit.register(self._close_at_exit)
@@ -112,6 +114,7 @@ class ScpiSupply:
     # --- inside -------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        self._is_owed_answer = False
         with self._translated(
             "cannot be opened: check the address, the cable, and that no other program holds it"
         ):
@@ -158,14 +161,25 @@ class ScpiSupply:
     def _write(self, command: str) -> None:
         if self._session is None:
             raise RigError(f"power supply {self.resource} is closed")
+        if self._is_owed_answer:
+            with contextlib.suppress(RigError), self._translated("cannot be closed"):
+                self._session.close()
+                self._manager.close()
+            self._open()
         with self._translated(f"does not take {command!r}: check its power and the network"):
             self._session.write(command)
 
     def _query(self, command: str) -> str:
-        self._write(command)
-        with self._translated(f"does not answer {command!r}: check its power and the network"):
-            answer: bytes = self._session.read_bytes(MAX_ANSWER_BYTES, break_on_termchar=True)
-            return answer.decode("ascii").strip()
+        try:
+            self._write(command)
+            with self._translated(f"does not answer {command!r}: check its power and the network"):
+                answer: bytes = self._session.read_bytes(MAX_ANSWER_BYTES, break_on_termchar=True)
+                return answer.decode("ascii").strip()
+        except HarnessError:
+            raise
+        except BaseException:
+            self._is_owed_answer = True
+            raise
 
     def _tell(self, command: str) -> None:
         self._write(command)

@@ -1,7 +1,6 @@
 """``doctor``, ``check`` and ``sim``."""
 
 import signal
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -12,6 +11,8 @@ from rich.text import Text
 
 from harness import benchfile
 from harness.bench import Rig
+from harness.benchfile import Bench
+from harness.campaign import run_directory
 from harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
 from harness.cli.privileges import prepare
 from harness.core.events import SIDES
@@ -53,8 +54,16 @@ def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> 
     if bench.simulation is None:
         raise UsageError(f"{bench.path}: has no [simulation]: there is nothing to simulate")
     prepare(bench)
-    run_dir = (directory or Path(tempfile.mkdtemp(prefix="freezeframe-sim-"))).absolute()
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if directory is None:
+        # Nobody will look for its volumes once the pair is gone.
+        with run_directory() as run_dir:
+            _simulate(bench, run_dir, seed=seed, as_json=as_json)
+    else:
+        directory.mkdir(parents=True, exist_ok=True)
+        _simulate(bench, directory.absolute(), seed=seed, as_json=as_json)
+
+
+def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
     stop: list[int] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -70,10 +79,17 @@ def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> 
         if as_json:
             print_json({"bench": str(attach), "directory": str(run_dir)})
         else:
-            say(f"a simulated pair is running; reach it with: --bench {escape(str(attach))}")
+            say("a simulated pair is running, until Ctrl-C")
             for side in SIDES:
                 table = rig.bench.controller(side)
-                say(f"  {side:<9} console {table.console}  control {table.control}  host {table.host}")
-            say("stop it with Ctrl-C")
+                for port, url in (
+                    ("console", table.console),
+                    ("control", table.control),
+                    ("host", table.host),
+                ):
+                    say(f"  {side:<9} {port:<7} {escape(url)}")
+            say("in another terminal, for example:")
+            for line in ("watch", "run neg_ack", "save secondary"):
+                say(f"  freezeframe {line} --bench {escape(str(attach))}")
         while not stop:
             signal.pause()

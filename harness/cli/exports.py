@@ -11,9 +11,12 @@ from harness.cli.output import err, print_json, say
 from harness.core.text import escape
 from harness.errors import RigError, UsageError
 from harness.evidence import Evidence
+from harness.redaction import RedactedEvidence, folder_key
 from harness.report import text
+from harness.report.html import page
 from harness.report.lua import dissector
 from harness.report.pcapng import write_pcapng
+from harness.report.perfetto import trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,11 @@ class Targets:
 
     pcapng: Path | None = None
     lua: Path | None = None
+    perfetto: Path | None = None
+    html: Path | None = None
 
 
-def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None:
+def export(what: str, out_dir: Path, targets: Targets, *, redact: bool, as_json: bool) -> None:
     asked = {one.name: getattr(targets, one.name) for one in fields(targets) if getattr(targets, one.name)}
     if not asked:
         raise UsageError(
@@ -39,9 +44,15 @@ def export(what: str, out_dir: Path, targets: Targets, *, as_json: bool) -> None
     if set(asked) != {"lua"}:
         stored = store.find(what, out_dir)
         evidence = Evidence(stored)
+        if redact:
+            evidence = RedactedEvidence(stored, key=folder_key(stored.path.absolute().parent))
         told["incident"] = str(stored.path.absolute())
         if targets.pcapng:
             told["packets"] = write_pcapng(evidence, targets.pcapng)
+        if targets.perfetto:
+            write_whole(targets.perfetto, trace(evidence))
+        if targets.html:
+            write_whole(targets.html, page(evidence).encode(errors="replace"))
         told["problems"] = [*stored.problems, *dict.fromkeys(evidence.problems)]
     told["written"] = {
         form: {"path": str(path.absolute()), "bytes": path.stat().st_size} for form, path in asked.items()

@@ -1,73 +1,169 @@
-"""``list`` and ``show``."""
+"""``list``, ``show``, ``search`` and ``prune``: the incidents of a folder."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
 from harness import store
-from harness.cli.output import err, out, print_json, say
+from harness.cli import output
+from harness.cli.output import err, print_json, say
 from harness.core.text import escape
+from harness.errors import UsageError
+from harness.index import Index, Indexed
+from harness.quota import GIB, prune
 from harness.report import text
 
+_EQUAL: Final = {True: "yes", False: "NO", None: "-"}
+_MAX_RAW_CHARS: Final = 20_000
 
-def list_incidents(out_dir: Path, *, as_json: bool) -> None:
-    found = store.incidents(out_dir)
+
+def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
+    with Index(out_dir) as index:
+        found, recurrences = index.incidents(), index.recurrences()
     if as_json:
-        print_json({"incidents": [_row(one) for one in found]})
+        rows = [{**_row(one, out_dir), "seen": len(recurrences[one.signature].members)} for one in found]
+        told: dict[str, Any] = {"incidents": rows}
+        if kinds:
+            told["kinds"] = {name: one.text for name, one in recurrences.items()}
+        print_json(told)
         return
     if not found:
-        say(f"no incidents in {escape(str(out_dir))}")
+        there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
+        say(f"no incidents in {escape(str(out_dir))}{there}")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("incident", "outcome", "scenario", "trigger", "data equal"):
-        table.add_column(heading, overflow="fold")
+    if kinds:
+        _list_kinds(found, {name: one.text for name, one in recurrences.items()})
+        return
+    table = _table("incident", "outcome", "scenario", "trigger", "kind", "seen", "data equal")
     for one in found:
-        row = _row(one)
-        equal = {True: "yes", False: "NO", None: "-"}[
-            row["data_equal"] if isinstance(row["data_equal"], bool) else None
-        ]
         table.add_row(
-            Text(text.text(row["id"])),
-            Text(row["outcome"], style=text.OUTCOME_STYLE.get(row["outcome"], "")),
-            Text(text.text(row["scenario"] or "watch")),
-            Text(text.text(row["rule"] or "-")),
-            Text(equal),
+            Text(text.text(one.name)),
+            Text(one.outcome, style=text.OUTCOME_STYLE.get(one.outcome, "")),
+            Text(one.scenario or "watch"),
+            Text(one.rule or "-"),
+            Text(one.signature),
+            Text(str(len(recurrences[one.signature].members))),
+            Text(_EQUAL[one.data_equal]),
         )
-    out.print(table)
+    output.show(table)
 
 
-def _row(one: store.StoredIncident) -> dict[str, Any]:
-    trigger = one.record.get("trigger")
+def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
+    table = _table("kind", "trigger", "line", "recurrence", "newest")
+    newest = {one.signature: one for one in found}
+    for one in newest.values():
+        table.add_row(
+            Text(one.signature),
+            Text(one.rule or "-"),
+            Text(one.line),
+            Text(recurrences[one.signature]),
+            Text(text.text(one.name)),
+        )
+    output.show(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        # An id is there to be copied: it stays whole, however narrow the terminal.
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("incident", "newest"))
+    return table
+
+
+def _row(one: Indexed, out_dir: Path) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "incident": str(one.path.absolute()),
+        "id": one.name,
+        "incident": str((out_dir / one.name).absolute()),
         "outcome": one.outcome,
-        "scenario": one.record.get("scenario"),
-        "bench": one.record.get("bench"),
-        "seed": one.record.get("seed"),
-        "rule": trigger.get("rule") if isinstance(trigger, dict) else None,
-        "data_equal": one.record.get("data_equal"),
+        "scenario": one.scenario,
+        "bench": one.bench,
+        "seed": int(one.seed) if one.seed.isdecimal() else one.seed,
+        "rule": one.rule or None,
+        "data_equal": one.data_equal,
+        "kind": one.signature,
     }
+
+
+def search(what: str, out_dir: Path, *, as_json: bool) -> None:
+    with Index(out_dir) as index:
+        hits = index.search(what)
+    if as_json:
+        print_json({"incidents": [{**_row(one, out_dir), "excerpt": excerpt} for one, excerpt in hits]})
+        return
+    if not hits:
+        say(f"no incident in {escape(str(out_dir))} holds all of: {escape(what)}")
+    for one, excerpt in hits:
+        output.out.print(
+            Text.assemble(
+                (text.text(one.name), "bold"),
+                "  ",
+                (one.outcome, text.OUTCOME_STYLE.get(one.outcome, "")),
+                f"  {one.rule or '-'}\n    {excerpt}",
+            )
+        )
 
 
 def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     one = store.find(what, out_dir)
+    recurrence = _recurrence(one)
     if as_json:
         told: dict[str, Any] = {**one.record, "outcome": one.outcome, "incident": str(one.path.absolute())}
+        if recurrence:
+            told["recurrence"] = recurrence
         if one.problems:
             told["problems"] = list(one.problems)
         if timeline:
             told["timeline"] = one.timeline()
         print_json(told)
         return
-    out.print(text.summary(one.record, one.outcome))
+    try:
+        output.show(text.summary(one.record, one.outcome))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        # Not as we write it: by another version, or by somebody who means harm.
+        err.print("  its record is not as FreezeFrame writes it; as it stands:", style="yellow")
+        say(escape(json.dumps(one.record, default=str))[:_MAX_RAW_CHARS])
+    if recurrence:
+        say(f"this kind: {recurrence}")
     for problem in one.problems:
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
         _timeline(one)
     say(f"incident: {escape(str(one.path.absolute()))}")
+
+
+def _recurrence(one: store.StoredIncident) -> str:
+    """How often its kind was seen among the incidents beside it."""
+    with Index(one.path.absolute().parent) as index:
+        kind = next(
+            (known.signature for known in index.incidents() if known.name == one.path.absolute().name), ""
+        )
+        found = index.recurrences().get(kind)
+    return found.text if found is not None else ""
+
+
+def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: bool) -> None:
+    if not 0 <= keep_gib < 1 << 30:
+        raise UsageError(f"prune: --keep-gib {keep_gib}: a size in GiB, from 0 on")
+    made = prune(out_dir, int(keep_gib * GIB), dry_run=dry_run)
+    if as_json:
+        print_json(
+            {
+                "removed": [] if dry_run else [name for name, _ in made.remove],
+                "would_remove": [name for name, _ in made.remove] if dry_run else [],
+                "total_bytes": made.total_bytes,
+                "left_bytes": made.left_bytes,
+                "enough": made.is_enough,
+            }
+        )
+        return
+    for name, size in made.remove:
+        say(f"{'would remove' if dry_run else 'removed'} {escape(name)}, {text.byte_count(size)}")
+    say(f"{text.byte_count(made.total_bytes)} before, {text.byte_count(made.left_bytes)} after")
+    if not made.is_enough:
+        err.print("  the rest stays: open, or the first or the newest of its kind", style="yellow")
 
 
 def _timeline(one: store.StoredIncident) -> None:

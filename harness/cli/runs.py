@@ -1,73 +1,124 @@
 """``run`` and ``watch``."""
 
 from pathlib import Path
+from typing import Final
 
 import typer
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TransferSpeedColumn,
 )
+from rich.text import Text
 
 from harness import campaign
-from harness.benchfile import load_bench, load_scenario
-from harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, complain, err, out, print_json, say
+from harness.benchfile import MIB, load_bench, load_scenario
+from harness.cli import output
+from harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, complain, err, print_json, say
 from harness.cli.privileges import prepare
-from harness.core.events import AnyEvent, Trigger
+from harness.core.events import AnyEvent, LinkStats, Trigger
 from harness.core.text import escape
 from harness.report import text
 
+REFRESHES_A_SECOND: Final = 4
+"""Enough to look alive; the machine has better things to do."""
+
+
+class _Speed(ProgressColumn):
+    """Writing speed in the unit of the sizes beside it."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed / MIB:.1f} MiB/s" if speed else "", "progress.data.speed")
+
 
 class TerminalView:
-    """A progress bar on a terminal; without one, a line for each thing that a person would want to know."""
+    """A line for each thing that a person would want to know; on a terminal also one that moves."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, *columns: ProgressColumn) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeElapsedColumn(),
+            *columns,
             console=err,
             transient=True,
+            refresh_per_second=REFRESHES_A_SECOND,
             disable=quiet or not err.is_terminal,
         )
         self._task: TaskID | None = None
         self._quiet = quiet
-        self._description = ""
 
-    def phase(self, description: str) -> None:
-        self._description = description
-        if self._task is not None:
-            self._bar.update(self._task, description=escape(description))
-        if not self._quiet:
-            self._bar.console.print(f"  {escape(description)}", markup=False, style="dim")
+    def phase(self, text: str) -> None:
+        self.line(text)
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        self.line(f"{side or 'pair'}: {step}{f' ({detail})' if detail else ''}")
 
     def progress(self, done: int, total: int) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task(escape(self._description), total=total)
-        self._bar.update(self._task, completed=done, total=total)
+        self.move("host writes", done, total)
 
     def happened(self, source: str, event: AnyEvent) -> None:
-        if isinstance(event, Trigger) and source == "reflex" and not self._quiet:
-            seen = escape(event.detail or event.excerpt.rpartition(b"\n")[2])
-            self._bar.console.print(
-                f"  {event.rule} on the {event.side}'s {event.source}: {seen}", markup=False, style="yellow"
-            )
+        if isinstance(event, Trigger) and source == "reflex":
+            seen = event.detail or event.excerpt.rpartition(b"\n")[2].decode("utf-8", "backslashreplace")
+            self.line(f"{event.rule} on the {event.side}'s {event.source}: {seen}", "yellow")
+
+    def line(self, text: str, style: str = "dim") -> None:
+        if self._quiet:
+            return
+        # Words are kept whole on a terminal; a file or a pipe gets one line.
+        shown = Text(escape(text), style)
+        if err.is_terminal:
+            err.print(Padding(shown, (0, 0, 0, 2)), soft_wrap=False)
+        else:
+            err.print(Text("  ") + shown)
+
+    def move(self, text: str, done: int = 0, total: int | None = None) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(escape(text), total=total)
+        self._bar.update(self._task, description=escape(text), completed=done, total=total)
 
     def close(self) -> None:
         self._bar.stop()
 
 
+class RunView(TerminalView):
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(
+            quiet,
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(bar_width=24),
+            DownloadColumn(binary_units=True),
+            _Speed(),
+            TimeElapsedColumn(),
+        )
+
+
+class WatchView(TerminalView):
+    """Says all the time that it is awake, and what has passed over the link."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(
+            quiet, SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+        )
+
+    def happened(self, source: str, event: AnyEvent) -> None:
+        super().happened(source, event)
+        if isinstance(event, LinkStats):
+            self.move(
+                f"writes copied: {event.writes}, answered: {event.acks}, frames dropped: {event.kernel_drops}"
+            )
+
+
 def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_json: bool) -> None:
     plan, rig = load_scenario(scenario), load_bench(bench)
     prepare(rig)
-    view = TerminalView(quiet=as_json)
+    view = RunView(quiet=as_json)
     try:
         result = campaign.run(rig, plan, seed=seed, out_dir=out_dir, view=view, keep=keep)
     finally:
@@ -75,11 +126,15 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
     if as_json:
         print_json(result.as_json())
     elif result.incident is not None or result.outcome == "pass":
-        out.print(text.summary(result.record, result.outcome))
+        output.show(text.summary(result.record, result.outcome))
         if result.incident is not None:
             say(f"incident: {escape(str(result.incident))}")
         elif result.outcome == "pass":
             say("no incident: nothing went wrong, so nothing was kept (--keep keeps it)")
+    elif result.outcome == "interrupted":
+        err.print(
+            "freezeframe: interrupted before the first host write; nothing was kept", style="bold yellow"
+        )
     if result.error is not None:
         complain(result.error)
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
@@ -88,7 +143,7 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
 def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
     rig = load_bench(bench)
     prepare(rig)
-    view = TerminalView(quiet=as_json)
+    view = WatchView(quiet=as_json)
     results = []
     try:
         for result in campaign.watch(rig, out_dir=out_dir, view=view):
@@ -96,7 +151,7 @@ def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
             if as_json:
                 print_json(result.as_json())
             else:
-                out.print(text.summary(result.record, result.outcome))
+                output.show(text.summary(result.record, result.outcome))
                 say(f"incident: {escape(str(result.incident))}")
     except KeyboardInterrupt:
         # How a watch is meant to end.

@@ -1,11 +1,13 @@
 """The block that went wrong, byte for byte, as far as the evidence tells it. Pure: bytes to bytes."""
 
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from crc32c import crc32c
 
-from harness.core.crcbits import flipped_bit
+from harness.core import crcbits
 
 ROW_BYTES: Final = 16
 
@@ -30,26 +32,43 @@ class BlockDiff:
         return [at for at, (one, other) in enumerate(pairs) if one != other]
 
 
-def rebuilt(expected: bytes, expected_crc: int, found_crc: int) -> tuple[bytes, str] | None:
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A CRC that a device tells."""
+
+    name: str
+    polynomial: int
+    compute: Callable[[bytes], int]
+
+
+CRC32C: Final = Checksum("CRC-32C", crcbits.CRC32C, crc32c)
+"""The link's digest, and what event logs tell of a write."""
+CRC32: Final = Checksum("CRC-32", crcbits.CRC32, zlib.crc32)
+"""What a scrub tells of a block."""
+
+
+def rebuilt(
+    expected: bytes, expected_crc: int, found_crc: int, checksum: Checksum = CRC32C
+) -> tuple[bytes, str] | None:
     """The bytes that a device had when it computed ``found_crc`` where ``expected`` should have been.
 
     None unless ``expected_crc`` is really that of ``expected`` and one cause explains the other CRC: nothing but
     zeroes, or one flipped bit. What comes back has been checked against ``found_crc``.
     """
-    if not expected or crc32c(expected) != expected_crc or found_crc == expected_crc:
+    if not expected or checksum.compute(expected) != expected_crc or found_crc == expected_crc:
         return None
     zeroes = bytes(len(expected))
-    if crc32c(zeroes) == found_crc:
-        return zeroes, "nothing but zeroes gives that CRC-32C"
-    place = flipped_bit(expected_crc ^ found_crc, len(expected))
+    if checksum.compute(zeroes) == found_crc:
+        return zeroes, f"nothing but zeroes gives that {checksum.name}"
+    place = crcbits.flipped_bit(expected_crc ^ found_crc, len(expected), polynomial=checksum.polynomial)
     if place is None:
         return None
     offset, bit = place
     found = bytearray(expected)
     found[offset] ^= 1 << bit
-    if crc32c(found) != found_crc:
+    if checksum.compute(bytes(found)) != found_crc:
         return None
-    return bytes(found), f"only bit {bit} of byte {offset} flipped gives that CRC-32C"
+    return bytes(found), f"only bit {bit} of byte {offset} flipped gives that {checksum.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,22 @@ def _stamped(first: Stamp, sectors: int) -> bytes:
     return bytes(block)
 
 
+@lru_cache(maxsize=4096)
+def stamped_crc(sectors: int) -> int:
+    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of them give the same."""
+    whole: int = crc32c(stamp(0, 0, 0, 0, sectors, 0))
+    return whole
+
+
+def is_broken(data: bytes | memoryview, data_crc32c: int) -> bool:
+    """Whether data that begin and end in stamped sectors are not what their writer stamped. Sound data never are."""
+    sectors, magic = len(data) // wire.SECTOR_BYTES, wire.MAGIC
+    if not 0 < sectors <= MAX_WRITE_SECTORS or data[: len(magic)] != magic:
+        return False
+    last = (sectors - 1) * wire.SECTOR_BYTES
+    return data[last : last + len(magic)] == magic and data_crc32c != stamped_crc(sectors)
+
+
 def decode(sector: bytes) -> Stamp | None:
     """What a whole sector says of itself; None when it is not a stamped sector or is damaged."""
     if len(sector) != wire.SECTOR_BYTES or sector[:8] != wire.MAGIC:

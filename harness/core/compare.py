@@ -64,6 +64,8 @@ class Comparison:
     """``sides_equal``, and every sector holds what the host was promised."""
     sectors_different: int
     lost_acked_writes: int
+    acked_writes: int = 0
+    """In the journal that the data was held against; 0 without one: then nothing was promised."""
     lost: tuple[LostWrite, ...] = ()
     """At most MAX_LISTED of them."""
     first_difference: Difference | None = None
@@ -114,6 +116,7 @@ class _Judge:
             data_equal=self._first is None,
             sectors_different=self._different,
             lost_acked_writes=len(self._lost),
+            acked_writes=len(self._journal.acked) if self._journal is not None else 0,
             lost=tuple(self._lost.values())[:MAX_LISTED],
             first_difference=self._first,
             kinds=dict(self._kinds),

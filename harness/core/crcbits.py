@@ -1,4 +1,4 @@
-"""Which single flipped bit explains a wrong CRC-32C: the CRC is linear, so the difference of two CRCs tells.
+"""Which single flipped bit explains a wrong CRC: the CRC is linear, so the difference of two CRCs tells.
 
 The difference of the CRCs of a message and of the same message with one bit flipped depends only on how many
 bits come behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that number is a discrete
@@ -9,19 +9,23 @@ a time).
 from functools import cache
 from typing import Final
 
-_POLYNOMIAL: Final = 0x82F63B78
-"""CRC-32C (Castagnoli), reflected."""
+CRC32C: Final = 0x82F63B78
+"""CRC-32C (Castagnoli), reflected: the replication link's digest."""
+CRC32: Final = 0xEDB88320
+"""CRC-32 (IEEE 802.3), reflected: zlib's."""
 _BABY_STEPS: Final = 4096
 _TOP_BIT: Final = 1 << 31
 
 
-def flipped_bit(crc_difference: int, message_bytes: int) -> tuple[int, int] | None:
+def flipped_bit(
+    crc_difference: int, message_bytes: int, *, polynomial: int = CRC32C
+) -> tuple[int, int] | None:
     """(byte offset, bit) of the one flipped bit in a message of that length; bit 0 is the least significant
     one.
 
     None when no single bit of the message explains the difference. Costs about a millisecond for 1 MiB.
     """
-    babies, back = _tables()
+    babies, back = _tables(polynomial)
     bits, value = message_bytes * 8, crc_difference
     for behind in range(0, bits, _BABY_STEPS):
         small = babies.get(value)
@@ -38,18 +42,18 @@ def flipped_bit(crc_difference: int, message_bytes: int) -> tuple[int, int] | No
 
 
 @cache
-def _tables() -> tuple[dict[int, int], tuple[list[int], ...]]:
-    """(value -> steps from POLYNOMIAL, for the first few; tables of _BABY_STEPS steps back, a byte each)."""
+def _tables(polynomial: int) -> tuple[dict[int, int], tuple[list[int], ...]]:
+    """(value -> steps from the polynomial, for the first few; tables of _BABY_STEPS steps back, a byte each)."""
     babies: dict[int, int] = {}
-    value = _POLYNOMIAL
+    value = polynomial
     for steps in range(_BABY_STEPS):
         babies[value] = steps
-        value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        value = value >> 1 ^ (polynomial if value & 1 else 0)
     columns = []
     for bit in range(32):
         value = 1 << bit
         for _ in range(_BABY_STEPS):  # the polynomial has its top bit set, so that a step can be undone
-            value = (value ^ _POLYNOMIAL) << 1 | 1 if value & _TOP_BIT else value << 1
+            value = (value ^ polynomial) << 1 | 1 if value & _TOP_BIT else value << 1
         columns.append(value)
     tables = []
     for byte in range(4):

@@ -209,6 +209,9 @@ class DrbdStream:
     def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[DrbdPacket | Malformed]:
         """Return the packets that ``data`` completes, and one Malformed where the sender leaves the
         format."""
+        if self._begun is not None and self._begun.swallow(data):  # the way of nearly all bytes
+            self.offset += len(data)
+            return []
         out: list[DrbdPacket | Malformed] = []
         base = self.offset - len(self._held)
         self.offset += len(data)
@@ -303,6 +306,15 @@ class _Begun:
         self._body[self._filled : self._filled + taken] = view[:taken]
         self._filled += taken
         return taken
+
+    def swallow(self, data: bytes | memoryview) -> bool:
+        """Take all of ``data`` if the packet goes on behind it."""
+        end = self._filled + len(data)
+        if end >= len(self._body):
+            return False
+        self._body[self._filled : end] = data
+        self._filled = end
+        return True
 
     def complete(self) -> bool:
         return self._filled == len(self._body)

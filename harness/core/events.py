@@ -36,6 +36,8 @@ class ConsoleBytes(Event, tag="console-bytes", frozen=True, kw_only=True):
     offset_bytes: int
     """Absolute offset of data[0] in that console's stream of this run."""
     data: bytes
+    console: str = ""
+    """Name of the console where a side has several."""
 
 
 class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
@@ -48,7 +50,8 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     offset_bytes: int
     """Console: absolute offset just behind the match. Link: packet number in the capture (0 when none)."""
     t_arrival_ns: Ns
-    """When the read that brought the last byte returned; on the link the kernel's timestamp, as CLOCK_MONOTONIC."""
+    """When the read that brought the last byte returned; on the link the kernel's timestamp, as CLOCK_MONOTONIC; for
+    something that is missing: when its time was up."""
     t_match_ns: Ns
     excerpt: bytes = b""
     """Bytes up to and including the match (at most 256)."""
@@ -58,6 +61,8 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     block_id: str = ""
     instruct: list[Side] = []
     """Who is instructed for it, in this order."""
+    console: str = ""
+    """Name of the console where a side has several."""
 
 
 class FrameSent(Event, tag="frame-sent", frozen=True, kw_only=True):
@@ -135,8 +140,16 @@ class Arm(Event, tag="arm", frozen=True, kw_only=True):
     frames: dict[str, dict[str, bytes]]
 
 
+class NewRules(Event, tag="new-rules", frozen=True, kw_only=True):
+    """Supervisor -> reflex: these console rules are in force from the next byte on."""
+
+    rules: bytes
+    """JSON list of core.rules.ConsoleRule."""
+
+
 AnyEvent = (
-    ProcessReady
+    NewRules
+    | ProcessReady
     | ConsoleBytes
     | Trigger
     | FrameSent

@@ -16,12 +16,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from harness.core.blockstamp import is_broken
 from harness.core.drbdsession import MAX_SESSIONS, Blind, Broken, Seen, Session, SessionClosed, SessionEvent
 from harness.core.drbdstream import DrbdPacket, Malformed
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from harness.core.ledgerevents import (
     Acknowledged,
     BarrierMismatch,
+    BrokenStamp,
     DigestMismatch,
     LedgerEvent,
     MalformedSeen,
@@ -50,6 +52,8 @@ since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS late
 SUSPECT_NS: Final = NS_PER_S
 """A capture that has just lost frames may have lost an answer together with every later sign of it."""
 _EXCERPT_BYTES: Final = 64
+CRC_BYTES: Final = 4
+"""Only crc32c's digest is so short."""
 
 _ACKS: Final = frozenset(
     {Cmd.WRITE_ACK, Cmd.RS_WRITE_ACK, Cmd.RECV_ACK, Cmd.SUPERSEDED, Cmd.RETRY_WRITE, Cmd.NEG_ACK}
@@ -233,6 +237,8 @@ class Ledger:
         if row.digest_wire != row.digest_computed:
             self.totals.digests_wrong += 1
             events.append(DigestMismatch(row, bytes(packet.body[:_EXCERPT_BYTES])))
+        elif size == CRC_BYTES and is_broken(payload[size:], int.from_bytes(row.digest_computed, "little")):
+            events.append(BrokenStamp(row, bytes(packet.body[:_EXCERPT_BYTES])))
 
     def _ack(self, seen: Seen) -> list[LedgerEvent]:
         packet, book = seen.packet, self._book(seen.session)
@@ -340,7 +346,7 @@ class Ledger:
             return []
         rows = [row for row in book.unfinished.values() if row.waiting]
         for row in rows:
-            row.closed = True
+            row.closed, row.t_closed_ns = True, event.t_ns
         if not rows or event.session.leaving or event.reason in ("end of capture", "evicted"):
             return []
         return [UnackedClose(event, rows)]

@@ -41,7 +41,9 @@ class WriteRow:
     t_ack_ns: Ns = 0
     ack_packet_no: int = 0
     closed: bool = False
-    """The session closed before an acknowledgement."""
+    """The session closed before an acknowledgement ..."""
+    t_closed_ns: Ns = 0
+    """... at that time."""
     missing_told: bool = False
     """A rule has told that its acknowledgement is missing."""
 
@@ -64,6 +66,13 @@ class WriteSent(msgspec.Struct, frozen=True, eq=False):
 
 
 class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
+    row: WriteRow
+    excerpt: bytes
+
+
+class BrokenStamp(msgspec.Struct, frozen=True, eq=False):
+    """Data that fit their digest, and not the stamps that their writer gave them: wrong before the digest was made."""
+
     row: WriteRow
     excerpt: bytes
 
@@ -114,6 +123,7 @@ class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
 LedgerEvent = (
     WriteSent
     | DigestMismatch
+    | BrokenStamp
     | Acknowledged
     | NegativeAck
     | RepeatedAck

@@ -21,6 +21,7 @@ from harness.wire import drbd
 
 EVENTS: Final = (
     "digest-mismatch",
+    "broken-stamp",
     "neg-ack",
     "late-ack",
     "missing-ack",
@@ -94,6 +95,9 @@ class LinkRules:
                 return self._row_hit(
                     "digest-mismatch", row, _digest_detail(row), row.t_sent_ns, now_ns, excerpt
                 )
+            case ledgerevents.BrokenStamp(row=row, excerpt=excerpt):
+                detail = f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
+                return self._row_hit("broken-stamp", row, detail, row.t_sent_ns, now_ns, excerpt)
             case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} refused"
                 return self._packet_hit("neg-ack", packet, session.side_of(sender), detail, now_ns)
@@ -137,8 +141,10 @@ class LinkRules:
                 row.missing_told = True
                 detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
                 side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+                # The silence became an error when its time was up, not when the write was sent.
+                due_ns = row.t_sent_ns + rule.deadline_ns
                 triggers += self._emit(
-                    rule, side, row.packet_no, detail, row.t_sent_ns, now_ns, row.sector, row.block_id_text
+                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.block_id_text
                 )
         return triggers
 

@@ -7,6 +7,16 @@
     literal = "Digest integrity check FAILED"     # or regex = '...'
     instruct = ["primary", "secondary"]    # default: the bench's policy; [] = told, nobody is instructed
 
+One match is a hit, unless a console rule says more:
+
+    then = "PingAck did not arrive"        # or then_regex: a hit is this text, behind the first one ...
+    within_ms = 500                        # ... at most so long after it
+
+    count = 5                              # a hit is so many matches ...
+    within_ms = 1000                       # ... in so long
+
+    absent_ms = 2000                       # a hit is no match for so long after the last one (a heartbeat)
+
     [[rule]]
     name = "late-ack"
     source = "link"
@@ -30,6 +40,7 @@ from harness.errors import UsageError
 
 LinkEvent = Literal[
     "digest-mismatch",
+    "broken-stamp",
     "neg-ack",
     "late-ack",
     "missing-ack",
@@ -46,6 +57,8 @@ MAX_RULES: Final = 1000
 """Hyperscan compiles as many in well under a second."""
 MAX_PATTERN_CHARACTERS: Final = 1000
 MAX_DEADLINE_MS: Final = 600_000
+MAX_COUNT: Final = 1000
+CONSOLE_KEYS: Final = ("side", "literal", "regex", "then", "then_regex", "count", "within_ms", "absent_ms")
 REGEX_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
 
 
@@ -58,14 +71,34 @@ class ConsoleRule:
     """Whose console it is looked for on."""
     literal: str = ""
     regex: str = ""
+    then: str = ""
+    then_regex: str = ""
+    """Sequence: a hit is this (one of the two), behind the first text and within ``within_ms`` of its newest match."""
+    count: int = 0
+    """Rate: a hit is this many matches within ``within_ms``."""
+    within_ms: int = 0
+    absent_ms: int = 0
+    """Silence: a hit is no match for so long after the last one."""
     instruct: tuple[Side, ...] | None = None
     """Who is instructed, in this order. None: the bench's policy. Empty: nobody, the hit is only told."""
 
+    @property
+    def is_compound(self) -> bool:
+        """One match alone is no hit."""
+        return bool(self.within_ms or self.absent_ms)
+
     def expression(self) -> bytes:
         """The Hyperscan expression, free of NUL (where the library would cut it)."""
-        if self.literal:
-            return b"".join(b"\\x%02x" % byte for byte in self.literal.encode())
-        return _end_of_line_before_carriage_return(self.regex).encode()
+        return _expression(self.literal, self.regex)
+
+    def then_expression(self) -> bytes:
+        return _expression(self.then, self.then_regex)
+
+
+def _expression(literal: str, regex: str) -> bytes:
+    if literal:
+        return b"".join(b"\\x%02x" % byte for byte in literal.encode())
+    return _end_of_line_before_carriage_return(regex).encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +125,18 @@ class _Rule(configfile.Table):
     side: Literal["primary", "secondary", "any"] | None = None
     literal: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
     regex: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    then: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    then_regex: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    count: int | None = Field(default=None, ge=2, le=MAX_COUNT)
+    within_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
+    absent_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
     event: LinkEvent | None = None
     deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
     instruct: list[Side] | None = Field(default=None, max_length=2)
 
     @model_validator(mode="after")
     def _is_one_kind_of_rule(self) -> "_Rule":
-        foreign = ("event", "deadline_ms") if self.source == "console" else ("side", "literal", "regex")
+        foreign = ("event", "deadline_ms") if self.source == "console" else CONSOLE_KEYS
         for key in foreign:
             if getattr(self, key) is not None:
                 raise ValueError(f"rule {self.name!r}: a {self.source} rule has no {key}")
@@ -107,9 +145,10 @@ class _Rule(configfile.Table):
         if self.source == "console":
             if (self.literal is None) == (self.regex is None):
                 raise ValueError(f"rule {self.name!r}: a console rule has either literal or regex")
-            refusal = _refusal(self.console_rule())
-            if refusal:
-                raise ValueError(f"rule {self.name!r}: regex {self.regex!r}: {refusal}")
+            self._check_condition()
+            for key, regex in (("regex", self.regex), ("then_regex", self.then_regex)):
+                if regex is not None and (refusal := _refusal(regex)):
+                    raise ValueError(f"rule {self.name!r}: {key} {regex!r}: {refusal}")
         elif self.event is None:
             raise ValueError(
                 f"rule {self.name!r}: a link rule has an event; allowed: {', '.join(LINK_EVENTS)}"
@@ -119,12 +158,33 @@ class _Rule(configfile.Table):
             raise ValueError(f"rule {self.name!r}: event {self.event} {due} deadline_ms")
         return self
 
+    def _check_condition(self) -> None:
+        """At most one of sequence, rate and silence, each with its time."""
+        given = [
+            key for key in ("then", "then_regex", "count", "absent_ms") if getattr(self, key) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"rule {self.name!r}: {' and '.join(given)} do not go together")
+        needs_time = bool(given) and given[0] != "absent_ms"
+        if needs_time != (self.within_ms is not None):
+            text = (
+                f"{given[0]} needs within_ms"
+                if needs_time
+                else "within_ms goes with then, then_regex or count"
+            )
+            raise ValueError(f"rule {self.name!r}: {text}")
+
     def console_rule(self) -> ConsoleRule:
         return ConsoleRule(
             name=self.name,
             side=self.side or "any",
             literal=self.literal or "",
             regex=self.regex or "",
+            then=self.then or "",
+            then_regex=self.then_regex or "",
+            count=self.count or 0,
+            within_ms=self.within_ms or 0,
+            absent_ms=self.absent_ms or 0,
             instruct=None if self.instruct is None else tuple(self.instruct),
         )
 
@@ -166,13 +226,13 @@ def combine(parts: Sequence[tuple[str, RuleSet]]) -> RuleSet:
     )
 
 
-def _refusal(rule: ConsoleRule) -> str:
-    """Why Hyperscan does not take the rule's pattern; "" when it does."""
-    if "\0" in rule.regex:
+def _refusal(regex: str) -> str:
+    """Why Hyperscan does not take the pattern; "" when it does."""
+    if "\0" in regex:
         return "holds a NUL character: write \\x00"
     try:
         hyperscan.Database(mode=hyperscan.HS_MODE_STREAM).compile(
-            expressions=[rule.expression()], ids=[0], elements=1, flags=REGEX_FLAGS
+            expressions=[_expression("", regex)], ids=[0], elements=1, flags=REGEX_FLAGS
         )
     except hyperscan.error as error:
         return str(error)

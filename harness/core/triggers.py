@@ -7,83 +7,170 @@ One Hyperscan stream a console, so that a match may begin in one chunk and end m
   that ``a\\d+`` on ``a12`` would be told twice; a person means once, and the first end is the earliest;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
-A Scanner belongs to one thread: Hyperscan's scratch space, one a database, may not be used by two at once.
+What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
+``conditions``. A Scanner belongs to one thread: Hyperscan's scratch space, one a database, may not be used by two at
+once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import hyperscan
 
-from harness.core.events import Side
+from harness.core.conditions import FIRST, THEN, Conditions, Hit
+from harness.core.events import Ns, Side
 from harness.core.rules import REGEX_FLAGS, ConsoleRule
+
+__all__ = ["Hit", "Place", "Scanner"]
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    rule: int
-    """Index into the rules that the Scanner was made with."""
-    end_offset_bytes: int
-    """Absolute offset in the stream just behind the match."""
+class Place:
+    """Where in a console's stream a search begins."""
+
+    offset_bytes: int = 0
+    before: bytes = b""
+    """The bytes in front of it, already searched by another Scanner: texts that begin in them are found, those that
+    end in them are not told again."""
 
 
 class Scanner:
-    """Streaming search for ``rules`` on the consoles of ``sides``."""
+    """Streaming search for ``rules`` on ``consoles``, name -> whose console it is."""
 
-    def __init__(self, rules: Sequence[ConsoleRule], sides: Sequence[Side]) -> None:
-        self._streams = {side: _Stream(rules, side) for side in sides}
+    def __init__(
+        self,
+        rules: Sequence[ConsoleRule],
+        consoles: Mapping[str, Side],
+        places: Mapping[str, Place] | None = None,
+    ) -> None:
+        """``places``: of consoles that have been read before."""
+        searches = {side: _Search(rules, side) for side in set(consoles.values())}
+        start = places or {}
+        self._streams = {
+            name: _Stream(searches[side], start.get(name, Place())) for name, side in consoles.items()
+        }
+        self._has_silence = any(rule.absent_ms for rule in rules)
 
-    def feed(self, side: Side, data: bytes) -> list[Hit]:
+    def adopt(self, other: "Scanner", renumbered: Mapping[int, int]) -> None:
+        """Take over what ``other`` has seen of rules that stay: their old index -> their new one."""
+        for name, stream in self._streams.items():
+            stream.conditions.adopt(other._streams[name].conditions, renumbered)
+
+    def feed(self, console: str, data: bytes, now_ns: Ns) -> list[Hit]:
         """The hits that ``data``, the next bytes of that console, completes, in the order of their ends."""
-        return self._streams[side].feed(data)
+        stream = self._streams[console]
+        stream.scan(data)
+        if stream.ends or stream.has_regex_hit:
+            return stream.judge(data, now_ns)
+        stream.scanned += len(data)  # nearly every read of a run ends here
+        return []
+
+    def next_deadline(self) -> Ns | None:
+        """When ``tick`` has something to tell although no byte comes."""
+        if not self._has_silence:
+            return None
+        deadlines = [stream.conditions.next_deadline() for stream in self._streams.values()]
+        return min([deadline for deadline in deadlines if deadline is not None], default=None)
+
+    def tick(self, console: str, now_ns: Ns) -> list[Hit]:
+        """The texts whose absence on that console is certain: all its bytes that came until ``now_ns`` were fed."""
+        stream = self._streams[console]
+        return stream.conditions.tick(now_ns, stream.offset) if self._has_silence else []
+
+
+class _Search:
+    """The compiled rules of one side; consoles share it."""
+
+    def __init__(self, rules: Sequence[ConsoleRule], side: Side) -> None:
+        self.chosen = [(index, rule) for index, rule in enumerate(rules) if rule.side in (side, "any")]
+        self.patterns = [(index, FIRST, rule) for index, rule in self.chosen]
+        self.patterns += [(index, THEN, rule) for index, rule in self.chosen if rule.then or rule.then_regex]
+        """What Hyperscan's ids stand for."""
+        self.database: hyperscan.Database | None = None
+        if self.patterns:
+            self.database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+            self.database.compile(
+                expressions=[
+                    rule.then_expression() if part == THEN else rule.expression()
+                    for _, part, rule in self.patterns
+                ],
+                ids=list(range(len(self.patterns))),
+                elements=len(self.patterns),
+                flags=REGEX_FLAGS,
+            )
 
 
 class _Stream:
-    def __init__(self, rules: Sequence[ConsoleRule], side: Side) -> None:
-        chosen = [(index, rule) for index, rule in enumerate(rules) if rule.side in (side, "any")]
-        self._offset = 0
-        self._last_end = {index: 0 for index, rule in chosen if rule.regex}
-        """Regex rules: where the rule last matched, told or not; 0: never."""
+    def __init__(self, search: _Search, place: Place) -> None:
+        self.conditions = Conditions(search.chosen)
+        self._search = search
+        self._base = len(place.before) - place.offset_bytes
+        self.scanned = 0
+        """Bytes searched, those before the place included; all offsets in here count so."""
+        self._last_end = {
+            number: 0
+            for number, (_, part, rule) in enumerate(search.patterns)
+            if (rule.then_regex if part == THEN else rule.regex)
+        }
+        """Regexes: where each last matched, told or not; 0: never."""
+        self.has_regex_hit = False
+        self._at_once = [
+            -1 if rule.is_compound or number in self._last_end else index
+            for number, (index, _, rule) in enumerate(search.patterns)
+        ]
+        """Of each pattern the rule, when a match needs no thought; this is the way of a trigger, kept short."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
-        self._ends: list[tuple[int, int]] = []
-        self._stream: hyperscan.Stream | None = None
-        if not chosen:
+        self.ends: list[tuple[int, int]] = []
+        """(pattern, end) of each match in the chunk at hand."""
+        self.scan: Callable[[bytes], object] = _nothing
+        if search.database is None:
             return
-        # Hyperscan's Stream borrows the references it is given: all must live as long as it does.
-        self._database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
-        self._database.compile(
-            expressions=[rule.expression() for _, rule in chosen],
-            ids=[index for index, _ in chosen],
-            elements=len(chosen),
-            flags=REGEX_FLAGS,
-        )
+        # Hyperscan's Stream borrows the references it is given: database and callback must live as long as it does.
         self._callback = self._matched
-        self._stream = self._database.stream(match_event_handler=self._callback)
+        self._stream = search.database.stream(match_event_handler=self._callback)
         self._stream.__enter__()
+        self.scan = self._stream.scan
+        self.scan(place.before)
+        self.judge(place.before, 0)
+        self.conditions = Conditions(search.chosen)
 
-    def _matched(self, rule: int, _start: int, end: int, _flags: int, _context: object) -> None:
+    @property
+    def offset(self) -> int:
+        """Of the next byte to be fed."""
+        return self.scanned - self._base
+
+    def _matched(self, pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
         """Must not raise, and must return a false value: a true one would end the stream."""
-        self._ends.append((rule, end))
+        self.ends.append((pattern, end))
 
-    def feed(self, data: bytes) -> list[Hit]:
-        if self._stream is None or not data:
-            return []
-        self._stream.scan(data)
-        hits = [Hit(rule, end) for rule, end in self._ends if self._is_first_in_line(rule, end, data)]
-        self._ends.clear()
-        last_break = max(data.rfind(b"\n"), data.rfind(b"\r"))
-        if last_break >= 0:
-            self._last_break = self._offset + last_break
-        self._offset += len(data)
+    def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
+        """What the matches in ``data``, just scanned, amount to; ``data`` is behind us then."""
+        hits: list[Hit] = []
+        for pattern, end in self.ends:
+            if (rule := self._at_once[pattern]) >= 0:
+                hits.append(Hit(rule, end - self._base))
+            elif self._is_first_in_line(pattern, end, data):
+                rule, part, _ = self._search.patterns[pattern]
+                if (hit := self.conditions.judge(rule, part, end - self._base, now_ns)) is not None:
+                    hits.append(hit)
+        self.ends.clear()
+        if self.has_regex_hit and (last_break := max(data.rfind(b"\n"), data.rfind(b"\r"))) >= 0:
+            self._last_break = self.scanned + last_break
+        self.scanned += len(data)
         return hits
 
-    def _is_first_in_line(self, rule: int, end: int, data: bytes) -> bool:
-        last_end = self._last_end.get(rule)
+    def _is_first_in_line(self, pattern: int, end: int, data: bytes) -> bool:
+        last_end = self._last_end.get(pattern)
         if last_end is None:
             return True
-        self._last_end[rule] = end
+        self._last_end[pattern] = end
+        self.has_regex_hit = True
         if last_end == 0 or self._last_break >= last_end - 1:
             return True
-        between = data[max(last_end - 1 - self._offset, 0) : max(end - 1 - self._offset, 0)]
+        between = data[max(last_end - 1 - self.scanned, 0) : max(end - 1 - self.scanned, 0)]
         return b"\n" in between or b"\r" in between
+
+
+def _nothing(_data: bytes) -> None:
+    """In place of a search without rules."""

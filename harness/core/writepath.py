@@ -6,15 +6,17 @@ device or from an attacker: every value is checked for its type before it is use
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from harness.core.events import SIDES, Ns, Side
+from harness.core.text import escape
 from harness.wire import drbd
 
 Lane = Literal["host", "primary", "link", "secondary", "harness"]
 LANES: Final[tuple[Lane, ...]] = ("host", "primary", "link", "secondary", "harness")
 MAX_STEPS: Final = 64
+MAX_TEXT_CHARS: Final = 400
 
 SUSPICIOUS_EVENTS: Final = ("REPL_DIGEST_FAILED", "REPL_NEG_ACK", "SCRUB_MISMATCH")
 """Event records of a root cause data set that name the sector that went wrong."""
@@ -155,7 +157,11 @@ def suspect(
         sector = number(more.get("sector"))
         if sector is not None and sector >= 0:
             block_id = str(more.get("block_id", ""))
-            return Suspect(sector=sector, block_id=block_id, why=f"trigger {more.get('rule')} names it")
+            return Suspect(
+                sector=sector,
+                block_id=block_id,
+                why=escape(f"trigger {more.get('rule')} names it")[:MAX_TEXT_CHARS],
+            )
     return None
 
 
@@ -223,7 +229,15 @@ def write_path(
     arrows += [(at + first, to + first) for at, to in tail.arrows]
     if steps and tail.steps:
         arrows.append((first - 1, first))
-    return WritePath(steps=tuple([*steps, *tail.steps][:MAX_STEPS]), arrows=_kept(arrows))
+    return WritePath(
+        steps=tuple(
+            replace(
+                step, name=escape(step.name)[:MAX_TEXT_CHARS], detail=escape(step.detail)[:MAX_TEXT_CHARS]
+            )
+            for step in [*steps, *tail.steps][:MAX_STEPS]
+        ),
+        arrows=_kept(arrows),
+    )
 
 
 def _kept(arrows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

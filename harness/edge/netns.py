@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import socket
 import struct
@@ -261,6 +262,23 @@ def ensure_privileges(argv: Sequence[str]) -> None:
             f"cannot make a simulated bench's network namespaces: {', '.join(missing)} missing, and {why}"
         )
     os.execvpe("unshare", [*_UNSHARE, "--", *argv], {**os.environ, REEXEC_MARKER: "1"})
+
+
+def join_holder(namespace: str, argv: Sequence[str]) -> None:
+    """Return when this process may enter the network namespace at ``namespace``; else run ``argv`` in its place inside
+    the user namespace of the process that holds it: the bench was simulated without root, by this same user.
+
+    Call before any thread or child exists. What cannot be joined is left to whoever enters: the error is told there.
+    """
+    path = Path(namespace)
+    holder = re.match(r"/proc/(\d+)/", str(path.readlink() if path.is_symlink() else path))
+    if holder is None or not missing_capabilities() or REEXEC_MARKER in os.environ:
+        return
+    with contextlib.suppress(OSError):
+        theirs, ours = (Path("/proc", pid, "ns/user").stat().st_ino for pid in (holder[1], "self"))
+        if theirs != ours:
+            nsenter = ["nsenter", "--user", "--preserve-credentials", "--target", holder[1], "--"]
+            os.execvpe(nsenter[0], [*nsenter, *argv], {**os.environ, REEXEC_MARKER: "1"})
 
 
 _UNSHARE: Final = ("unshare", "--user", "--map-root-user")

@@ -178,6 +178,9 @@ _PCAP_MAGICS: Final[dict[bytes, tuple[str, int]]] = {
     b"\xa1\xb2\x3c\x4d": (">", 1),
 }
 """First four bytes of a pcap file -> byte order, nanoseconds a unit of the fraction."""
+_EPB_FIELDS: Final = {order: struct.Struct(order + "IIIII") for order in "<>"}
+"""Interface, time (high, low), captured and original length."""
+_NS_PER_S: Final = 1_000_000_000
 _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 
 
@@ -226,17 +229,19 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
 
 def _read_pcapng(file: BinaryIO) -> Iterator[CapturedFrame]:
     order, interfaces = "<", list[tuple[int, int, int]]()
+    two, at, total = struct.Struct("<II"), 0, 0
     file.seek(0)
     while len(head := file.read(8)) == 8:
-        at = file.tell() - 8
+        at += total
         if head[:4] == _SHB_BYTES:
             magic = file.read(4)
             order = "<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"
             if struct.unpack(order + "I", magic.ljust(4, b"\0"))[0] != _BYTE_ORDER_MAGIC:
                 raise WireError("section header without its byte-order magic", at, head + magic)
             interfaces = []
+            two = struct.Struct(order + "II")
             file.seek(at + 8)
-        kind, total = struct.unpack(order + "II", head)
+        kind, total = two.unpack(head)
         if total < 12 or total % 4 or total > MAX_BLOCK_BYTES:
             raise WireError(f"block of {total} bytes", at, head)
         body = file.read(total - 8)
@@ -244,13 +249,14 @@ def _read_pcapng(file: BinaryIO) -> Iterator[CapturedFrame]:
             return
         if body[-4:] != head[4:]:
             raise WireError("the two lengths of a block differ", at, head + body[-4:])
+        if kind == _EPB:
+            yield _enhanced_packet(body, order, interfaces, at)
+            continue
         body = body[:-4]
         if kind == _IDB and len(body) >= 8:
             interfaces.append(_interface(body, order, at))
             if len(interfaces) > MAX_INTERFACES:
                 raise WireError(f"more than {MAX_INTERFACES} interfaces", at, head)
-        elif kind == _EPB:
-            yield _enhanced_packet(body, order, interfaces, at)
         elif kind == _SPB and len(body) >= 4:
             original = struct.unpack_from(order + "I", body)[0]
             snaplen = interfaces[0][2] if interfaces else 0
@@ -282,13 +288,17 @@ def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
 def _enhanced_packet(
     body: bytes, order: str, interfaces: list[tuple[int, int, int]], at: int
 ) -> CapturedFrame:
-    if len(body) < 20:
+    """``body`` ends with the block's second length."""
+    if len(body) < 24:
         raise WireError("enhanced packet block without its header", at, body)
-    number, high, low, length, original = struct.unpack_from(order + "IIIII", body)
+    number, high, low, length, original = _EPB_FIELDS[order].unpack_from(body)
     if number >= len(interfaces):
         raise WireError(f"packet of interface {number}, which is not described", at, body[:20])
-    if length > len(body) - 20 or length > MAX_FRAME_BYTES:
-        raise WireError(f"packet of {length} bytes in a block of {len(body)}", at, body[:20])
+    if length > len(body) - 24 or length > MAX_FRAME_BYTES:
+        raise WireError(f"packet of {length} bytes in a block of {len(body) - 4}", at, body[:20])
     units, offset_s, _ = interfaces[number]
-    t_ns = offset_s * 1_000_000_000 + (high << 32 | low) * 1_000_000_000 // units
+    ticks = high << 32 | low
+    if units != _NS_PER_S:
+        ticks = ticks * _NS_PER_S // units
+    t_ns = offset_s * _NS_PER_S + ticks
     return CapturedFrame(t_ns, body[20 : 20 + length], original, number)

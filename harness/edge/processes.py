@@ -55,6 +55,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.returncode
+
     def fileno(self) -> int:
         """The descriptor that turns readable when events are there."""
         return self._stdout_fd

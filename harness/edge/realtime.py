@@ -29,7 +29,7 @@ def _lock_memory() -> str:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (OSError, ValueError):
         if limit_bytes != resource.RLIM_INFINITY:
-            return f"memory not locked: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; raise it, or run as root"
+            return f"memory not locked: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; it must be unlimited (ulimit -l)"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
         return f"memory not locked: {os.strerror(ctypes.get_errno())}"

@@ -3,6 +3,7 @@
 Nothing here runs between the read of a trigger and the write of its frame, except ``write_frame``.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -10,7 +11,8 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -31,16 +33,21 @@ from harness.core.events import (
     Trigger,
 )
 from harness.core.frames import decode
-from harness.core.rules import ConsoleRule
-from harness.core.triggers import Hit
+from harness.core.rulebook import RuleBook
+from harness.core.rules import MAX_PATTERN_CHARACTERS, ConsoleRule
+from harness.core.triggers import Hit, Place
 from harness.edge.realtime import become_realtime
 from harness.errors import RigError, WireError
 
 TIMES: Final = struct.Struct("<QQ")
 """One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""
 EXCERPT_BYTES: Final = 256
+REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
+"""Kept of each console, so that new rules find a text that is half there: the longest literal."""
 MAX_BACKLOG_BYTES: Final = 4 << 20
 """Events that wait for a slow supervisor: 14 s of a console at 300 kB/s. Above it console bytes are not told."""
+WRITE_PARTS: Final = 256
+"""Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
 """A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
@@ -49,14 +56,21 @@ READ_BYTES: Final = 64 << 10
 LAST_WORDS_NS: Final = NS_PER_S
 """At the end the consoles are read, and the supervisor told, for at most this long each."""
 
+Handlers = dict[int, Callable[[int], object]]
+"""Descriptor -> what takes it when it is ready."""
+
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     side: Side
     fd: int
     """An inherited descriptor of the console."""
+    name: str = ""
+    """Tells the consoles of one side apart; "": the side has only this one."""
     log_path: str
     """Appended to, byte-exact."""
     times_path: str
+    copy_fd: int = -1
+    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1: none."""
 
 
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,44 +193,51 @@ class Inbox:
             return None
 
 
-def make_inboxes(names: dict[int | None, str]) -> dict[int, Inbox]:
-    return {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
+def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.poll]:
+    """Commands on the standard input, link triggers on their pipe; and the poller of them and of the consoles, in this
+    order: an Arm counts for what came after it."""
+    names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
+    inboxes = {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
+    poller = select.poll()
+    for fd in (*inboxes, *(stream.fd for stream in config.streams)):
+        poller.register(fd, select.POLLIN)
+    return inboxes, poller
 
 
 class Console:
     """One console's place in the stream and its record on disk."""
 
-    def __init__(
-        self, config: StreamConfig, rules: Sequence[ConsoleRule], instruct: list[list[Side]]
-    ) -> None:
+    def __init__(self, config: StreamConfig, book: RuleBook) -> None:
         self.side = config.side
-        self.name = f"{config.side} console"
-        self._rules = rules
-        self._instruct = instruct
+        self.label = config.name
+        self.name = config.name or f"{config.side} console"
+        self._book = book
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._log_fd = os.open(config.log_path, flags, 0o644)
         self._times_fd = os.open(config.times_path, flags, 0o644)
         self._recorded_from = os.fstat(self._log_fd).st_size
         """A reflex that was started again goes on where the record ends."""
-        self._offset = 0
-        self._tail = b""
+        self.place = Place()
+        """Behind the last byte that was read."""
         self._is_recording = True
+        self._copy_fd = config.copy_fd
 
     def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
         """The events for the hits that ``data``, not yet recorded, completed."""
-        seen = self._tail + data
-        first = self._offset - len(self._tail)
+        seen = self.place.before + data
+        first = self.place.offset_bytes - len(self.place.before)
         return [
             Trigger(
                 t_ns=t_match_ns,
-                rule=self._rules[hit.rule].name,
+                rule=self._book.rules[hit.rule].name,
                 source="console",
                 side=self.side,
+                console=self.label,
                 offset_bytes=self._recorded_from + hit.end_offset_bytes,
                 t_arrival_ns=t_arrival_ns,
                 t_match_ns=t_match_ns,
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
-                instruct=self._instruct[hit.rule],
+                instruct=self._book.instructed[hit.rule],
             )
             for hit in hits
         ]
@@ -224,7 +245,8 @@ class Console:
     def record(self, t_arrival_ns: Ns, data: bytes) -> list[Event]:
         """Append to the record on disk; the events that tell of it."""
         told: list[Event] = []
-        offset = self._recorded_from + self._offset
+        place = self.place
+        offset = self._recorded_from + place.offset_bytes
         if self._is_recording:
             try:
                 _append(self._log_fd, data)
@@ -233,15 +255,21 @@ class Console:
                 self._is_recording = False
                 text = f"{self.name}: the record ends at byte {offset}: {error.strerror}"
                 told.append(Note(t_ns=t_arrival_ns, source="reflex", text=text, level="error"))
-        self._offset += len(data)
-        self._tail = (self._tail + data)[-EXCERPT_BYTES:]
-        told.append(ConsoleBytes(t_ns=t_arrival_ns, side=self.side, offset_bytes=offset, data=data))
+        if self._copy_fd >= 0:
+            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
+                os.write(self._copy_fd, data)
+        self.place = Place(place.offset_bytes + len(data), (place.before + data)[-REPLAY_BYTES:])
+        told.append(
+            ConsoleBytes(
+                t_ns=t_arrival_ns, side=self.side, console=self.label, offset_bytes=offset, data=data
+            )
+        )
         return told
 
 
 def _append(fd: int, data: bytes) -> None:
-    written = 0
-    while written < len(data):
+    written = os.write(fd, data)
+    while written < len(data):  # a signal came, or the disk is nearly full
         written += os.write(fd, data[written:])
 
 
@@ -251,6 +279,7 @@ class EventOut:
     def __init__(self, fd: int, poller: select.poll) -> None:
         self._fd = fd
         self._poller = poller
+        self._unrecorded: list[tuple[Console, Ns, bytes, list[Event]]] = []
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._untold_events = 0
@@ -266,17 +295,23 @@ class EventOut:
                 self._untold_bytes += len(event.data)
             else:
                 self._enqueue(event)
-        self.flush()
+
+    def record(self, console: Console, t_arrival_ns: Ns, data: bytes, told: list[Event]) -> None:
+        """To be recorded and told by the next ``flush``: once all consoles that had something have been searched."""
+        self._unrecorded.append((console, t_arrival_ns, data, told))
 
     def room(self, _fd: int) -> None:
         """The pipe has room again."""
         self.flush()
 
     def flush(self) -> None:
-        """Write what the pipe takes; poll for more room while something is left."""
+        """Record what was read, and write what the pipe takes; poll for more room while something is left."""
+        for console, t_arrival_ns, data, told in self._unrecorded:
+            self.tell(told + console.record(t_arrival_ns, data))
+        self._unrecorded.clear()
         while self._backlog and not self._is_gone:
             try:
-                written = os.write(self._fd, self._backlog[0])
+                written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
             except BlockingIOError:
                 break
             except OSError:  # the supervisor is dead: the record on disk goes on
@@ -284,10 +319,12 @@ class EventOut:
                 self._backlog.clear()
                 break
             self._backlog_bytes -= written
-            rest = self._backlog.popleft()[written:]
-            if rest:
-                self._backlog.appendleft(rest)
-            elif self._untold_events and self._backlog_bytes < MAX_BACKLOG_BYTES // 2:
+            while written:
+                first = self._backlog.popleft()
+                if written < len(first):
+                    self._backlog.appendleft(first[written:])
+                written = max(0, written - len(first))
+            if self._untold_events and self._backlog_bytes < MAX_BACKLOG_BYTES // 2:
                 self._tell_what_was_left_out()
         self._poll(bool(self._backlog))
 
@@ -296,6 +333,7 @@ class EventOut:
         deadline_ns = time.monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
+        self.flush()
         while self._backlog:
             left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
             if left_ms <= 0 or not room.poll(left_ms):
@@ -325,18 +363,22 @@ class EventOut:
         self._is_polled = wanted
 
 
-def instructions(config: ReflexConfig) -> list[list[Side]]:
-    """Who is instructed, a list a rule."""
-    return [
-        list(config.default_instruct if rule.instruct is None else rule.instruct) for rule in config.rules
-    ]
+def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Console]) -> None:
+    """Other rules from the next byte on."""
+    rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
+    book.replace(rules, {console.name: console.place for console in consoles})
 
 
-def make_consoles(config: ReflexConfig, instruct: list[list[Side]]) -> dict[int, Console]:
-    """Descriptor -> console; no descriptor blocks from here on. RigError when a record cannot be opened."""
+def make_consoles(config: ReflexConfig) -> tuple[RuleBook, dict[int, Console]]:
+    """The rules, and descriptor -> console; no descriptor blocks from here on. RigError when a record cannot be
+    opened."""
+    sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
+    if len(sides) != len(config.streams):
+        raise RigError("two consoles have the same name")
+    book = RuleBook(config.rules, config.default_instruct, sides)
     try:
         for fd in (*(stream.fd for stream in config.streams), *config.control.values()):
             os.set_blocking(fd, False)
-        return {stream.fd: Console(stream, config.rules, instruct) for stream in config.streams}
+        return book, {stream.fd: Console(stream, book) for stream in config.streams}
     except OSError as error:
         raise RigError(str(error)) from error

@@ -1,6 +1,6 @@
 """An incident in words, for a terminal. Everything in a record may stem from a device: all of it is escaped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import RenderableType
@@ -61,10 +61,11 @@ def outcome_line(outcome: str) -> Text:
 
 
 def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
-    where = f"{trigger.get('side')} {trigger.get('source')}, offset {trigger.get('offset_bytes')}"
+    unit = "packet" if trigger.get("source") == "link" else "offset"
+    where = f"{trigger.get('side')} {trigger.get('source')}, {unit} {trigger.get('offset_bytes')}"
     rows: list[Row] = [("trigger", Text(f"{text(trigger.get('rule'))} ({text(where)})"))]
     if trigger.get("excerpt") and trigger.get("source") == "console":
-        line = text(trigger["excerpt"]).rsplit("\\n", 1)[-1]
+        line = text(trigger.get("line") or trigger["excerpt"]).rsplit("\\n", 1)[-1]
         rows.append(("seen", Text(line[-160:], "cyan")))
     if trigger.get("detail"):
         rows.append(("found", Text(text(trigger["detail"]), "cyan")))
@@ -122,9 +123,10 @@ def _data_rows(record: Mapping[str, Any]) -> list[Row]:
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
     if lost is None:
-        rows.append(("lost writes", Text("not known", "yellow")))
+        rows.append(("lost", Text("not known", "yellow")))
     else:
-        rows.append(("lost writes", Text(f"{lost} acknowledged", "green" if lost == 0 else "bold red")))
+        said = f"{lost or 'no'} acknowledged write{'s' if lost and lost > 1 else ''}"
+        rows.append(("lost", Text(said, "green" if lost == 0 else "bold red")))
     return rows
 
 
@@ -139,6 +141,63 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
+def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
+    """Where a reader begins: the place of the trigger in the evidence."""
+    if trigger.get("source") == "console":
+        place = f"{text(trigger.get('side'))}/console.log, from byte {text(trigger.get('offset_bytes'))} on"
+    else:
+        place = f"link.pcapng, packet {text(trigger.get('offset_bytes'))}"
+        if trigger.get("block_id"):
+            place += f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
+    return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
+
+
+def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
+    """One line of the timeline on one clock: milliseconds from the detection, with the error bound."""
+    error = "?" if row["error_ns"] is None else f"{row['error_ns'] / 1e6:.3f}"
+    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} ms +-{error:<8}"
+    return f"{at} {row['side']:<9} {row['source']:<9} {row['event']:<18} {text(row.get('text', ''))[:120]}"
+
+
+def _verdict_line(verdict: Mapping[str, Any]) -> Text:
+    return Text(text(verdict.get("text")), "bold" if verdict.get("conclusive") else "yellow")
+
+
+def verdict_report(verdict: Mapping[str, Any]) -> RenderableType:
+    """The verdict with what speaks for it, the write's way, and what the evidence lacks."""
+    rows: list[Row] = [("verdict", _verdict_line(verdict))]
+    rows += [("because", Text(text(reason))) for reason in verdict["reasons"]]
+    rows += [("also", Text(text(f"{one['kind']}: {one['reason']}"))) for one in verdict["also"]]
+    rows += [("way", Text(text(_step_line(step, verdict["route"])))) for step in verdict["route"]]
+    for row in verdict["state_differences"]:
+        healthy = f"healthy {row['healthy_primary']} / {row['healthy_secondary']}"
+        rows.append(
+            ("differs", Text(text(f"{row['field']}: {row['primary']} / {row['secondary']} ({healthy})")))
+        )
+    rows += [("evidence", Text(text(lack), "yellow")) for lack in verdict["evidence_lacks"]]
+    return _table(rows)
+
+
+def _step_line(step: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+    """Time since the first step, with its error, and the checksum."""
+    start_ns = next((one["t_ns"] for one in steps if one["t_ns"] is not None), None)
+    when = "at an unknown time"
+    if step["t_ns"] is not None and start_ns is not None:
+        when = f"{(step['t_ns'] - start_ns) / 1e6:+12.3f} ms (+-{(step['error_ns'] or 0) / 1e6:.3f})"
+    crc = f" crc32c {step['crc32c']}" if "crc32c" in step else ""
+    digest = "" if step.get("digest_right") is not False else " DIGEST WRONG"
+    return f"{when}  {step['at']}{crc}{digest}"
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
 def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
     """What happened, in the order in which a person asks."""
     trigger = record.get("trigger")
@@ -147,14 +206,11 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_run_rows(record),
         *(_trigger_rows(trigger) if trigger else [("trigger", Text("none"))]),
         *_action_rows(record),
+        *([("verdict", _verdict_line(record["verdict"]))] if record.get("verdict") else []),
         *_set_rows(record.get("sets", {})),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
+        *(_look_rows(trigger, record.get("id", "last")) if trigger else []),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    return _table(rows)

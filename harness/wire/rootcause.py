@@ -27,8 +27,10 @@ epoch: current epoch number; epoch_writes: writes in it. queues: {host_requests,
 cache: {dirty_bytes, dirty_extents, flushes}. bitmap: list of [first_block, blocks] runs that are out of sync.
 last_writes: newest last, at most LAST_WRITES of
 [write_no, sector, bytes, crc32c, block_id (8 raw bytes), time_ns, stage]; stage: see WriteStage.
-diagnostics: {"self_test": "pass", ...}; faults: the armed fault plan, empty on a healthy controller."""
+diagnostics: {"self_test": "pass", ..., "damaged_blocks": [[sector, content as found], ...] of this boot, at most
+DAMAGED_BLOCKS}; faults: the armed fault plan, empty on a healthy controller."""
 LAST_WRITES: Final = 256
+DAMAGED_BLOCKS: Final = 16
 
 
 class WriteStage(IntEnum):
@@ -77,6 +79,8 @@ class Event(IntEnum):
     REPL_PROTOCOL_ERROR = 0x0039
     REPL_TIMEOUT = 0x003A
     REPL_UNKNOWN_ACK = 0x003B
+    REPL_UNACKED = 0x003C
+    """A write without an answer, as it lies in the transmit buffer when the link goes or the state is saved."""
     RESYNC_START = 0x0040
     RESYNC_DONE = 0x0041
     SCRUB_MISMATCH = 0x0050
@@ -115,9 +119,10 @@ EVENT_ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
     Event.REPL_PROTOCOL_ERROR: ("command", "length"),
     Event.REPL_TIMEOUT: ("waited_ms", "unacked"),
     Event.REPL_UNKNOWN_ACK: ("block_id", "sector"),
+    Event.REPL_UNACKED: ("write_no", "sector", "bytes", "crc32c"),
     Event.RESYNC_START: ("as_source", "blocks"),
     Event.RESYNC_DONE: ("blocks", "duration_ms"),
-    Event.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32c", "found_crc32c"),
+    Event.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32", "found_crc32"),
     Event.DESTAGE: ("bytes",),
     Event.CONTROL_FRAME: ("op", "seq"),
     Event.PEER_INSTRUCTED: ("reason", "status"),

@@ -16,6 +16,7 @@ from scapy.utils import rdpcap
 
 from firmware_sim.bitmap import Bitmap, BitmapReceiver
 from firmware_sim.drbd_codec import (
+    MAX_BODY_BYTES,
     DecodeError,
     Decoder,
     Packet,
@@ -49,7 +50,7 @@ def streams(draw: st.DrawFn) -> tuple[int, bytes, list[tuple[int, tuple[Any, ...
         command = draw(st.sampled_from(sorted(drbd.LAYOUTS)))
         layout, _, has_body = drbd.LAYOUTS[command]
         fields = layout.unpack(draw(st.binary(min_size=layout.size, max_size=layout.size)))
-        body = draw(st.binary(max_size=24)) if has_body else b""
+        body = draw(st.binary(max_size=min(24, MAX_BODY_BYTES[command]))) if has_body else b""
         if command is Cmd.DATA and version >= 95 and draw(st.booleans()):
             body = bytes(40_000)
         stream += encode(version, command, *fields, body=body)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import golden_incidents
 import pytest
+import zstandard
 from golden_incidents import RECEIVER, SENDER
 
 from harness.core.blockdiff import hex_rows
 from harness.errors import RigError
 from harness.evidence import Evidence
+from harness.report.html import page
+from harness.report.perfetto import trace
 from harness.store import StoredIncident, open_inside
 
 
@@ -136,3 +139,29 @@ def test_a_record_full_of_wrong_types_is_read_all_the_same(tmp_path: Path) -> No
     (stored.path / "secondary" / "console.times").write_bytes(struct.pack("<QQ", 2**64 - 1, 0))
     evidence = Evidence(StoredIncident.open(stored.path))
     assert evidence.link.frames and evidence.diff is None
+
+
+def test_bombs_and_floods_cost_little(tmp_path: Path) -> None:
+    """A set that unpacks to more than any set may hold, a timeline and a console without end, a capture of lies."""
+    stored = golden_incidents.unpack(SENDER, tmp_path)
+    bomb = zstandard.ZstdCompressor(level=1).compressobj(size=1 << 27)
+    packed = b"".join(bomb.compress(bytes(1 << 24)) for _ in range(8)) + bomb.flush()
+    assert len(packed) < 1 << 20
+    (stored.path / "primary" / "set.zst").write_bytes(packed)
+    undeclared = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    (stored.path / "secondary" / "set.zst").write_bytes(
+        undeclared.compress(bytes(1 << 26)) + undeclared.flush()
+    )
+    with (stored.path / "timeline.jsonl").open("ab") as rows:
+        rows.write(b'{"t_ns":1,"source":"a","event":"b"}\n' * 100_000)
+    (stored.path / "primary" / "console.log").write_bytes(b"\n" * 50_000 + b"x" * 1_000_000)
+    capture = stored.path / "link.pcapng"
+    capture.write_bytes(capture.read_bytes() + struct.pack("<II", 6, 0xFFFFFFF0) + bytes(64))
+    (stored.path / "host.journal").write_bytes(b"FFJRNL01" + b"\xff" * 100_000)
+    evidence = Evidence(stored)
+    shown = page(evidence)
+    assert len(shown) < 2 << 20
+    assert len(trace(evidence)) < 64 << 20
+    assert evidence.sets == {} and evidence.link.frames > 100 and evidence.host_writes == []
+    assert sum("set cannot be read" in one for one in evidence.problems) == 2
+    assert any("link.pcapng" in one for one in evidence.problems)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.core import timeline
@@ -96,6 +97,17 @@ def test_a_finished_incident_is_whole(tmp_path: Path) -> None:
     assert stored.broken_sums() == []
     (incident.path / "link.pcapng").write_bytes(b"other")
     assert stored.broken_sums() == ["link.pcapng"]
+
+
+def test_the_whole_line_of_a_console_trigger_is_told(tmp_path: Path) -> None:
+    incident = create(tmp_path)
+    log = b"boot\r\n[ 1.5] drbd0: Out of sync: start=24, size=8 \x1b[1m(sectors)\r\n[ 1.6] next\r\n"
+    incident.console_path("secondary").write_bytes(log)
+    end = log.index(b"start=") + 6
+    incident.triggered(msgspec.structs.replace(TRIGGER, offset_bytes=end, excerpt=log[:end]))
+    incident.finish("fail")
+    line = Incident.open(incident.path).record["trigger"]["line"]
+    assert line == r"[ 1.5] drbd0: Out of sync: start=24, size=8 \x1b[1m(sectors)"
 
 
 def test_a_clean_run_leaves_nothing(tmp_path: Path) -> None:
@@ -247,3 +259,37 @@ def test_rows_hold_only_json_and_escaped_text() -> None:
     row = timeline.row(1, "x", "y", "primary", text="a\x1b" + "b" * 9000, data=b"\x00\xff", level=3)
     assert row["text"].startswith("a\\x1bb") and len(row["text"]) < 5000
     assert row["data_hex"] == "00ff" and json.loads(json.dumps(row)) == row
+
+
+def test_the_trigger_that_is_acted_on_is_the_incidents(tmp_path: Path) -> None:
+    """Its time is the reaction's: one that instructs nobody, or that came too early, is listed behind it."""
+    incident = create(tmp_path)
+    early = msgspec.structs.replace(TRIGGER, rule="early", t_arrival_ns=1, instruct=[])
+    for one in (early, TRIGGER, msgspec.structs.replace(TRIGGER, rule="later")):
+        incident.triggered(one)
+    assert incident.record["trigger"]["rule"] == "early"
+    incident.acts_on(TRIGGER)
+    incident.acted(SENT)
+    assert incident.record["trigger"]["rule"] == TRIGGER.rule
+    assert incident.record["trigger"]["reaction_us"] == 61.0
+    assert [one["rule"] for one in incident.record["more_triggers"]] == ["early", "later"]
+    incident.finish("fail")
+
+
+@pytest.mark.parametrize("end", ["finish", "discard"])
+def test_nobody_writes_into_a_closed_incident(tmp_path: Path, end: str) -> None:
+    """A collector that outlives its run must not change what the sums were made of, nor write into descriptors
+    that belong to somebody else by then."""
+    incident = create(tmp_path)
+    incident.append_set("primary", b"abc")
+    _ = incident.finish("fail") if end == "finish" else incident.discard()
+    for write in (
+        lambda: incident.append_set("primary", b"def"),
+        lambda: incident.missing_set("primary", "gone"),
+        lambda: incident.step(1, "primary", "up"),
+        incident.milestone,
+    ):
+        with pytest.raises(RigError, match="the incident is closed"):
+            write()
+    if end == "finish":
+        assert StoredIncident.open(incident.path).broken_sums() == []

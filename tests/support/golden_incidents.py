@@ -18,6 +18,10 @@ def unpack(name: str, out_dir: Path) -> StoredIncident:
         (FOLDER / f"{name}.tar.zst").read_bytes(), max_output_size=16 << 20
     )
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(out_dir, filter="data")
+        if hasattr(
+            tarfile, "data_filter"
+        ):  # not in Debian 12's Python 3.11.2, where it is the only way anyway
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(out_dir)
         folder = archive.getnames()[0]
     return StoredIncident.open(out_dir / folder)

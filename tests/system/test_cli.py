@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,35 @@ def test_a_clean_run_leaves_nothing_unless_asked(tmp_path: Path) -> None:
     assert list((tmp_path / "incidents").iterdir()) == []
 
 
+def test_a_trigger_from_before_the_bench_was_armed_fails_the_run_and_hangs_nothing(tmp_path: Path) -> None:
+    """It has no frames, so no recovery follows; what is in the log of a pair that just came up is no secret either."""
+    shutil.copytree(load_bench("sim").path.parent, tmp_path / "bench")
+    (tmp_path / "bench/rules/sim.toml").write_text(
+        '[[rule]]\nname = "came-up"\nsource = "console"\nliteral = "pair state"\n'
+    )
+    (tmp_path / "small.toml").write_text(
+        'name = "small"\ntitle = "small"\nworkload.bytes_mib = 1\nexpect.detected = false\n'
+    )
+    done = freezeframe("run", "small.toml", "--bench", "bench/sim.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert told(done)["actions"] == []
+    assert "unexpected trigger came-up" in told(done)["reasons"][0]
+
+
+def test_an_early_trigger_is_not_taken_for_the_one_that_is_acted_on(tmp_path: Path) -> None:
+    shutil.copytree(load_bench("sim").path.parent, tmp_path / "bench")
+    rules = tmp_path / "bench/rules/sim.toml"
+    came_up = '[[rule]]\nname = "came-up"\nsource = "console"\nliteral = "pair state"\n\n'
+    rules.write_text(came_up + rules.read_text())
+    done = freezeframe("run", "bit_flip_receiver", "--bench", "bench/sim.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    result = told(done)
+    assert result["trigger"]["rule"] == "digest-failed"
+    assert 0 < result["trigger"]["reaction_us"] < 1e6
+    more = json.loads((Path(result["incident"]) / "incident.json").read_text())["more_triggers"]
+    assert more[0]["rule"] == "came-up"
+
+
 def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(tmp_path: Path) -> None:
     done = freezeframe("run", "bit_flip_receiver", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -147,13 +177,52 @@ def start_run(tmp_path: Path, scenario: str) -> tuple[subprocess.Popen[bytes], P
     return process, path
 
 
-def test_ctrl_c_ends_a_run_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_a_run_in_order(number: signal.Signals, tmp_path: Path) -> None:
     process, path = start_run(tmp_path, "lost_ack")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(30) == 130
     stored = StoredIncident.open(path)
     assert stored.outcome == "interrupted"
     assert stored.broken_sums() == []
+
+
+def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(tmp_path: Path) -> None:
+    for delay_s in (0.12, 0.25, 0.5, 1.0):
+        process = subprocess.Popen(
+            [*COMMAND, "run", "clean", "--out", "found"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        select.select([], [], [], delay_s)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+        # Before its first line Python itself takes the signal.
+        assert process.returncode == 130 or b"harness" not in said, said
+        assert b"Traceback" not in said or b"harness" not in said, said
+
+
+def test_what_is_read_by_head_is_one_row_a_line_and_no_failure(tmp_path: Path) -> None:
+    done = freezeframe("run", "neg_ack", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line != line.rstrip()]
+    assert [line for line in lines if line.startswith("reaction") and "answered after" in line]
+    assert [line for line in lines if line.startswith("look first at  ") and "drbd.block_id == 0x" in line]
+    for step in ("frame out", "up", "set pulled"):
+        assert f"primary: {step}" in done.stderr
+    assert "pair: full duplex" in done.stderr
+    pipe = subprocess.run(
+        ["bash", "-c", f"{' '.join(COMMAND)} show last --timeline | head -1; echo ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert pipe.stdout.splitlines()[-1] == "0"
+    assert pipe.stderr == ""
 
 
 def test_a_killed_run_leaves_a_readable_incident_and_no_process(tmp_path: Path) -> None:
@@ -193,6 +262,16 @@ def _is_zombie(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
+
+
+@pytest.mark.parametrize("watcher", ["harness.reflex", "harness.linkwatch"])
+def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, watcher: str) -> None:
+    process, path = start_run(tmp_path, "clean")
+    (pid,) = (pid for pid in _descendants(process.pid) if watcher in _command(pid))
+    os.kill(pid, signal.SIGSTOP)
+    assert process.wait(60) == 3
+    assert StoredIncident.open(path).outcome == "rig-trouble"
+    assert "blind at the end" in (path / "incident.json").read_text()
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
@@ -249,6 +328,27 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Pat
     done = freezeframe(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--seed", "x"], "--seed"),
+        (["frobnicate"], "frobnicate"),
+        (["warmstart", "primary"], "--bench"),
+        (["pull", "primary", "--bench", "sim", "--set", "-1"], "--set"),
+        (["run", "no_such_scenario"], "no such scenario"),
+    ],
+)
+def test_a_usage_error_with_json_is_one_object_too(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = freezeframe(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told(done)["outcome"] == "usage"
+    assert said in told(done)["error"]["text"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "no such folder" in freezeframe("list", "--out", "nowhere", cwd=tmp_path).stdout
 
 
 def test_doctor_and_check_say_what_is_there(tmp_path: Path) -> None:

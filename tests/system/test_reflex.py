@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from harness.core import events, frames
@@ -421,3 +422,27 @@ def test_says_what_it_could_not_have(tmp_path: Path) -> None:
     finally:
         child.stop(time.monotonic_ns() + 5 * NS_PER_S)
         line.close()
+
+
+def test_rules_are_replaced_without_losing_a_byte(bench: Bench) -> None:
+    """A text that is half there when the new rules come is found; every byte stays recorded."""
+    bench.console["primary"].say(b"before: Digest integ")
+    bench.told_bytes("primary", 20)
+    fresh = [ConsoleRule(name="new", literal="Digest integrity")]
+    bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode(fresh)))
+    bench.arm()
+    bench.console["primary"].say(b"rity, after")
+    (trigger,) = bench.until(events.Trigger)
+    assert (trigger.rule, trigger.offset_bytes) == ("new", 24)
+    assert bench.told_bytes("primary", 31) == b"before: Digest integrity, after"
+
+
+def test_silence_is_a_trigger(bench: Bench) -> None:
+    heartbeat = ConsoleRule(name="heartbeat", literal="alive", absent_ms=50)
+    bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode([heartbeat])))
+    bench.arm()
+    bench.console["primary"].say(b"alive")
+    (trigger,) = bench.until(events.Trigger)
+    (read,) = bench.until(events.ConsoleBytes)
+    assert trigger.t_arrival_ns - read.t_ns >= 50_000_000
+    bench.until(events.FrameSent, 2)

@@ -9,12 +9,31 @@ from pathlib import Path
 import pytest
 
 from fixtures.pair import Incidents
-from harness.benchfile import builtin_scenarios, load_scenario
+from fixtures.pair import run_scenario as run_on
+from harness.benchfile import builtin_scenarios, load_bench, load_scenario
 from harness.campaign import Result
 from harness.edge.pcapng import read_frames
+from harness.inquest import verdict_of
 from harness.store import StoredIncident
 
 FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
+CHECK, ANSWER = ("secondary before check", "data changed"), "response"
+VERDICTS: dict[str, tuple[tuple[str, str], list[str]]] = {
+    "bit_flip_sender": (("primary after digest", "data changed"), []),
+    "bit_flip_receiver": (CHECK, []),
+    "bit_flip_store": (("secondary store after ack", "stored bits changed"), []),
+    "neg_ack": ((ANSWER, "neg-ack"), []),
+    "lost_ack": ((ANSWER, "lost"), []),
+    "late_ack": ((ANSWER, "late"), []),
+    "repeated_ack": ((ANSWER, "repeated"), []),
+    "wrong_barrier_count": ((ANSWER, "wrong barrier"), []),
+    "lost_write": (("lost write", "not stored"), []),
+    "misdirected_write": (("misdirected write", "stored elsewhere"), []),
+    "stall": (("stall", "not reading"), []),
+    "console_garble": (CHECK, ["garbled console"]),
+    "hung_warmstart": (CHECK, ["hung warmstart"]),
+}
+"""Scenario -> (stage, kind) of the verdict, and what else it tells."""
 TSHARK = ["tshark", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
 
 
@@ -58,6 +77,13 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
     assert told["capture_drops"] == 0
     assert result.incident is not None
     assert_is_whole(result.incident)
+    verdict = told["verdict"]
+    assert verdict["conclusive"], verdict["text"]
+    assert (verdict["stage"], verdict["kind"]) == VERDICTS[kind][0]
+    assert [one["kind"] for one in verdict["also"]] == VERDICTS[kind][1]
+    assert verdict == StoredIncident.open(result.incident).record["verdict"]
+    again = verdict_of(StoredIncident.open(result.incident))
+    assert json.dumps(again) == json.dumps(verdict), "replayed without the bench, byte for byte"
     for side, one in told["sets"].items():
         pulled = (result.incident / side / "set.zst").read_bytes()
         assert hashlib.sha256(pulled).hexdigest() == one["sha256"]
@@ -113,3 +139,16 @@ def test_the_same_seed_breaks_the_same_write(run_scenario: Callable[..., Result]
     first, again, other = (sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6))
     assert first == again
     assert first != other
+
+
+def test_one_uart_a_controller_carries_console_and_control_frames(incidents: Incidents) -> None:
+    result = run_on(load_bench("sim_shared"), "bit_flip_receiver", seed=3, incidents=incidents)
+    assert result.outcome == "pass", result.reasons
+    assert result.incident is not None
+    assert_is_whole(result.incident)
+    for side in ("primary", "secondary"):
+        console = (result.incident / side / "console.log").read_bytes()
+        assert (
+            b"boot epoch 1" in console
+        )  # from before the reflex, when the identity was asked for on the same line
+        assert b"boot epoch 2, warmstart" in console

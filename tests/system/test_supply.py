@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -286,3 +287,47 @@ def test_a_wrong_config_is_one_line(tmp_path: Path, text: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"supply.json" in done.stderr
+
+
+def test_an_interrupted_query_does_not_shift_the_answers(tmp_path: Path) -> None:
+    """Ctrl-C while an answer is awaited: the outputs are then switched off and measured, and that must be true."""
+    asked, late = threading.Event(), threading.Event()
+
+    def instrument(listener: socket.socket) -> None:
+        """Answers each query with itself; the first measurement only after the interruption."""
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with (
+                contextlib.suppress(OSError),  # the driver hangs up without having read all
+                connection,
+                connection.makefile("rw", newline="\n") as lines,
+            ):
+                for line in lines:
+                    if line.startswith("MEAS") and not asked.is_set():
+                        asked.set()
+                        late.wait(LIMIT_S)
+                    if "?" in line:
+                        lines.write("0\n" if line.startswith("SYST") else f"{line.strip()}\n")
+                        lines.flush()
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=instrument, args=(listener,), daemon=True)
+        thread.start()
+        supply = ScpiSupply(f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET", safe_state="leave")
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        main = threading.get_ident()
+        threading.Thread(
+            target=lambda: (asked.wait(LIMIT_S), signal.pthread_kill(main, signal.SIGUSR1)), daemon=True
+        ).start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                supply.measure("primary")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        late.set()
+        assert supply.identify() == "*IDN?"
+        supply.close()
+        thread.join(LIMIT_S)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 
 RUNNER = CliRunner()
+FORMS = ("pcapng", "lua", "perfetto", "html")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_export_names_what_it_wrote(out: Path, tmp_path: Path) -> None:
-    files = {"pcapng": tmp_path / "a.pcapng", "lua": tmp_path / "a.lua"}
+    files = {form: tmp_path / f"a.{form}" for form in FORMS}
     asked = [part for form, path in files.items() for part in (f"--{form}", str(path))]
     done = RUNNER.invoke(app, ["export", "last", "--out", str(out), *asked, "--json"])
     assert done.exit_code == 0, done.output

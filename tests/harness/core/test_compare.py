@@ -57,7 +57,12 @@ def test_all_right_with_and_without_the_write_that_may_have_happened(
     data = volume(*writes)
     verdict = judge(data, data, chunk_bytes=chunk_bytes)
     assert verdict == Comparison(
-        bytes_compared=SIZE_BYTES, sides_equal=True, data_equal=True, sectors_different=0, lost_acked_writes=0
+        bytes_compared=SIZE_BYTES,
+        sides_equal=True,
+        data_equal=True,
+        sectors_different=0,
+        lost_acked_writes=0,
+        acked_writes=2,
     )
 
 

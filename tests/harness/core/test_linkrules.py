@@ -335,7 +335,7 @@ def test_a_burst_of_hits_is_counted_not_told(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"event": "lost-ack"}, "digest-mismatch, neg-ack"),
+        ({"event": "lost-ack"}, "digest-mismatch, broken-stamp"),
         ({"event": "neg-ack", "deadline_ms": 5}, "late-ack and missing-ack only"),
         ({"event": "late-ack", "deadline_ms": -1}, "1 to"),
         ({"event": "late-ack", "instruct": ("both",)}, "primary, secondary"),

@@ -157,6 +157,7 @@ def test_a_lossy_capture_gives_gaps_and_no_wrong_byte(data, cuts, lost, random) 
         elif isinstance(event, StreamGap):
             assert not any(seen[event.offset : event.offset + event.length_bytes])
             missing += event.length_bytes
+    assert reassembler.gaps == sum(isinstance(event, StreamGap) for event in events)
     assert sum(seen) + missing == len(data)
     assert missing == len(data) - sum(len(f) - 54 for f in kept)
 

@@ -71,9 +71,12 @@ def _ends_at(pattern: re.Pattern[bytes], stream: bytes, start: int, end: int) ->
     return match is not None and match.end() == end
 
 
+CONSOLES: dict[str, Side] = {side: side for side in SIDES}
+
+
 def found(rules: tuple[ConsoleRule, ...], side: Side, chunks: list[bytes]) -> list[Hit]:
-    scanner = Scanner(rules, SIDES)
-    return [hit for chunk in chunks for hit in scanner.feed(side, chunk)]
+    scanner = Scanner(rules, CONSOLES)
+    return [hit for chunk in chunks for hit in scanner.feed(side, chunk, 0)]
 
 
 def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
@@ -101,14 +104,14 @@ def test_every_border_inside_a_match() -> None:
 
 
 def test_two_consoles_are_two_streams() -> None:
-    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), SIDES)
-    assert scanner.feed("primary", b"FAI") == []
-    assert scanner.feed("secondary", b"LED") == []
-    assert scanner.feed("primary", b"LED") == [Hit(0, 6)]
+    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), CONSOLES)
+    assert scanner.feed("primary", b"FAI", 0) == []
+    assert scanner.feed("secondary", b"LED", 0) == []
+    assert scanner.feed("primary", b"LED", 0) == [Hit(0, 6)]
 
 
 def test_no_rules_no_hits() -> None:
-    assert Scanner((), SIDES).feed("primary", b"FAILED") == []
+    assert Scanner((), CONSOLES).feed("primary", b"FAILED", 0) == []
 
 
 def test_many_rules_at_once() -> None:
@@ -141,7 +144,8 @@ BENCH_RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
     ],
 )
 def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
-    rules = parse_rules((BENCH_RULES / "sim.toml").read_text(), "sim.toml").console
+    files = [parse_rules((BENCH_RULES / file).read_text(), file) for file in ("sim.toml", "garble.toml")]
+    rules = tuple(rule for one in files for rule in one.console)
     hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
     assert [rules[hit.rule].name for hit in hits] == [name]
 

@@ -1,0 +1,244 @@
+"""What every benchmark shares: its result as a table, JSON and a section of docs/performance.md; peers; statistics.
+
+    python -m benchmarks.NAME [--json] [--rounds N] [--seconds S] [--no-write]
+
+Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them. The peers live
+in an environment of their own, ``.venv-bench`` (``make bench-setup``): the product never imports them.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PERFORMANCE: Final = ROOT / "docs" / "performance.md"
+NATIVE: Final = Path(__file__).resolve().parent / "native"
+PEERS_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+_HEAD: Final = """# Performance
+
+Written by `make bench` (`make bench-NAME` for one table; `--json` for figures only). Peers run interleaved with ours in
+the same minutes, so the ratios say more than the figures: the machine may be shared.
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line of what must be shown."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = True
+    unit: str = "x"
+
+    @property
+    def reached(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        verdict = "reached" if self.reached else "NOT REACHED"
+        return (
+            f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
+        )
+
+
+@dataclass
+class Result:
+    """One benchmark's outcome."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[Any]]
+    targets: list[Target] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        told = asdict(self)
+        told["targets"] = [asdict(one) | {"reached": one.reached} for one in self.targets]
+        told["rows"] = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return told | {"machine": machine(), "date": now()}
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", f"`python -m benchmarks.{self.name}`, {now()}, {machine()}.", ""]
+        lines += ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
+        lines += ["| " + " | ".join(number(cell) for cell in row) + " |" for row in self.rows]
+        lines += [""] + [f"* {target}" for target in self.targets] + [f"* {note}" for note in self.notes]
+        return "\n".join(lines) + "\n"
+
+
+def number(value: Any) -> str:
+    """Three significant digits, thousands separated."""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="minutes")
+
+
+def machine() -> str:
+    """Processor, cores, kernel, load of others at this moment."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return (
+        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+def percentile(values: Sequence[float], percent: float) -> float:
+    if not values:
+        return float("nan")
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else float("nan")
+
+
+def cpu_seconds(pid: int, *, children: bool = False) -> float:
+    """User and system time that a process has used so far; with ``children`` that of its children, too."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    total = (int(fields[11]) + int(fields[12])) * TICK_S
+    if children:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += sum(
+                    cpu_seconds(int(one), children=True) for one in (task / "children").read_text().split()
+                )
+    return total
+
+
+def peak_mib(pid: int) -> float:
+    """Largest resident set so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+def compiled(name: str, directory: Path) -> Path:
+    """``native/NAME.c`` compiled with the machine's C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("the C peers need a compiler: apt-get install gcc")
+    target = directory / name
+    if not target.exists():
+        command = [compiler, "-O2", "-Wall", "-D_GNU_SOURCE", "-o", str(target), str(NATIVE / f"{name}.c")]
+        subprocess.run(command, check=True)
+    return target
+
+
+def peers_python() -> str:
+    if not PEERS_PYTHON.exists():
+        raise SystemExit("the peers are not installed: make bench-setup")
+    return str(PEERS_PYTHON)
+
+
+def have(*tools: str) -> bool:
+    return all(shutil.which(tool) for tool in tools)
+
+
+def die_with_parent() -> None:
+    """For ``preexec_fn``: no contestant outlives the benchmark."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+
+
+@contextlib.contextmanager
+def running(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A child that is gone afterwards, whatever happens."""
+    child = subprocess.Popen(argv, preexec_fn=die_with_parent, **options)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def scratch(*, memory: bool = False) -> Iterator[Path]:
+    """A directory for one benchmark; ``memory``: not on a disk, whose speed is not what is measured."""
+    base = "/dev/shm" if memory and Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="ff-bench-", dir=base) as name:
+        yield Path(name)
+
+
+def ours(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Options:
+    rounds: int
+    seconds: float
+    arguments: argparse.Namespace
+
+
+def main(
+    measure: Callable[[Options], Result],
+    *,
+    rounds: int,
+    seconds: float,
+    add: Callable[[argparse.ArgumentParser], Any] = lambda _: None,
+) -> None:
+    """Run one benchmark as a command."""
+    parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"a contestant and round (default {seconds:g})"
+    )
+    add(parser)
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    result = measure(Options(arguments.rounds, arguments.seconds, arguments))
+    if not arguments.no_write:
+        write_section(result)
+    print(json.dumps(result.as_json()) if arguments.json else result.markdown())
+
+
+def write_section(result: Result) -> None:
+    """Replace this benchmark's section of docs/performance.md, or add it."""
+    text = PERFORMANCE.read_text() if PERFORMANCE.exists() else _HEAD
+    begin, end = f"<!-- begin {result.name} -->", f"<!-- end {result.name} -->"
+    section = f"{begin}\n{result.markdown()}{end}\n"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n", re.DOTALL)
+    text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}"
+    PERFORMANCE.write_text(text)

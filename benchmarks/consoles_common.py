@@ -1,0 +1,213 @@
+"""PTYs in place of UARTs, the generator at their far end, and the reactors under test at the near one."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tty
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.common import PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
+from harness.core import events
+from harness.core.rules import ConsoleRule
+from harness.edge.reflex_io import ReflexConfig, StreamConfig
+
+PEERS: Final = Path(__file__).resolve().parent / "peers"
+TRIGGER: Final = "Digest integrity check FAILED"
+FRAME: Final = b"F" * 50
+START_TIMEOUT_S: Final = 30.0
+
+
+class Line:
+    """A raw PTY: the device's end and ours."""
+
+    def __init__(self) -> None:
+        self.device, self.ours = os.openpty()
+        tty.setraw(self.ours)
+        self.path = os.ttyname(self.ours)
+
+    def close(self) -> None:
+        os.close(self.device)
+        os.close(self.ours)
+
+
+@dataclass
+class Outcome:
+    """One contestant's round."""
+
+    latencies_us: list[float]
+    missed: int
+    cpu_s: float
+    peak_mib: float
+    sent_bytes: int
+    recorded_bytes: int = -1
+
+
+@contextlib.contextmanager
+def lines(count: int) -> Iterator[tuple[list[Line], Line]]:
+    """Consoles and a control line."""
+    every = [Line() for _ in range(count + 1)]
+    try:
+        yield every[:-1], every[-1]
+    finally:
+        for one in every:
+            one.close()
+
+
+def generate(
+    generator: Path,
+    consoles: list[Line],
+    control: Line,
+    *,
+    rate: int,
+    triggers: int,
+    gap_us: int,
+    warm_up_ms: int,
+) -> tuple["subprocess.Popen[bytes]", list[str]]:
+    fds = [control.device, *(one.device for one in consoles)]
+    argv = [str(generator), str(rate), str(warm_up_ms), str(triggers), str(gap_us), *map(str, fds)]
+    return (
+        subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=fds, preexec_fn=die_with_parent),
+        argv,
+    )
+
+
+def await_line(stream: "subprocess.Popen[bytes]", text: bytes) -> None:
+    assert stream.stdout is not None
+    for line in stream.stdout:
+        if text in line:
+            return
+    raise SystemExit(f"a contestant did not start: {stream.args}")
+
+
+def finish(
+    generator: "subprocess.Popen[bytes]", pid: int, cpu_before_s: float, *, children: bool = False
+) -> Outcome:
+    assert generator.stdout is not None
+    text = generator.stdout.read().decode().split("\n")
+    generator.wait()
+    cpu_s, peak = cpu_seconds(pid, children=children) - cpu_before_s, peak_mib(pid)
+    latencies = [int(line) for line in text if line.lstrip("-").isdigit()]
+    sent = next(int(line.split()[1]) for line in text if line.startswith("sent"))
+    good = [one / 1000 for one in latencies if one >= 0]
+    return Outcome(good, len(latencies) - len(good), cpu_s, peak, sent)
+
+
+def run_native(
+    reactor: Path,
+    generator: Path,
+    directory: Path,
+    *,
+    count: int,
+    rate: int,
+    triggers: int,
+    gap_us: int,
+    warm_up_ms: int,
+) -> Outcome:
+    """The C reactor."""
+    with lines(count) as (consoles, control):
+        fds = [control.ours, *(one.ours for one in consoles)]
+        argv = [str(reactor), str(directory), *map(str, fds)]
+        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds) as child:
+            await_line(child, b"ready")
+            before = cpu_seconds(child.pid)
+            made, _ = generate(
+                generator,
+                consoles,
+                control,
+                rate=rate,
+                triggers=triggers,
+                gap_us=gap_us,
+                warm_up_ms=warm_up_ms,
+            )
+            return finish(made, child.pid, before)
+
+
+def run_peer(
+    script: str, generator: Path, *, rate: int, triggers: int, gap_us: int, warm_up_ms: int
+) -> Outcome:
+    """One of the Python peers, in its own environment."""
+    with lines(1) as (consoles, control):
+        ready_read, ready_write = os.pipe()
+        environment = os.environ | {"CONTROL_FD": str(control.ours), "READY_FD": str(ready_write)}
+        argv = [str(PEERS_PYTHON), str(PEERS / script), consoles[0].path, str(control.ours)]
+        if script.startswith("embedded"):
+            argv = [
+                str(PEERS_PYTHON), "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:labgrid",
+                "--rootdir", str(PEERS),
+                "-c", os.devnull, "--embedded-services", "serial", "--port", consoles[0].path, str(PEERS / script),
+            ]  # fmt: skip
+        fds = (control.ours, ready_write)
+        with running(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=fds, env=environment
+        ) as child:
+            os.close(ready_write)
+            if script.startswith("embedded"):
+                assert os.read(ready_read, 16), "pytest-embedded did not start"
+            else:
+                await_line(child, b"ready")
+            os.close(ready_read)
+            before = cpu_seconds(child.pid, children=True)
+            made, _ = generate(
+                generator,
+                consoles,
+                control,
+                rate=rate,
+                triggers=triggers,
+                gap_us=gap_us,
+                warm_up_ms=warm_up_ms,
+            )
+            return finish(made, child.pid, before, children=True)
+
+
+def run_ours(
+    generator: Path, directory: Path, *, count: int, rate: int, triggers: int, gap_us: int, warm_up_ms: int,
+    view: bool = True,
+) -> Outcome:  # fmt: skip
+    """``harness.reflex`` as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
+    with lines(count) as (consoles, control):
+        streams = [
+            StreamConfig(
+                side="primary", name=f"c{number}", fd=one.ours,
+                log_path=str(directory / f"o{number}.log"), times_path=str(directory / f"o{number}.times"),
+            )
+            for number, one in enumerate(consoles)
+        ]  # fmt: skip
+        rule = ConsoleRule(name="digest", literal=TRIGGER)
+        config = ReflexConfig(
+            streams=streams, control={"primary": control.ours}, rules=[rule], default_instruct=["primary"]
+        )
+        fds = [control.ours, *(one.ours for one in consoles)]
+        with running(
+            ours("harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(msgspec.json.encode(config) + b"\n")
+            child.stdin.flush()
+            decoder = events.Decoder()
+            told = decoder.feed(os.read(child.stdout.fileno(), 1 << 16))
+            assert any(isinstance(event, events.ProcessReady) for event in told), told
+            pipes = {"stdin": child.stdout.fileno(), "stdout": child.stdin.fileno()}
+            with running([sys.executable, "-m", "benchmarks.supervisor"], **pipes):
+                before = cpu_seconds(child.pid)
+                made, _ = generate(
+                    generator,
+                    consoles,
+                    control,
+                    rate=rate,
+                    triggers=triggers,
+                    gap_us=gap_us,
+                    warm_up_ms=warm_up_ms,
+                )
+                outcome = finish(made, child.pid, before)
+        outcome.recorded_bytes = sum(Path(one.log_path).stat().st_size for one in streams)
+        for one in streams:
+            Path(one.log_path).unlink()
+            Path(one.times_path).unlink()
+        return outcome

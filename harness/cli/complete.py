@@ -1,0 +1,51 @@
+"""What the shell offers at a press of TAB. It must answer at once and never fail: no module of the bench is imported."""
+
+import contextlib
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+INCIDENTS_SHOWN: Final = 50
+"""The newest: more do not help anybody who presses TAB."""
+
+
+def _built_in(folder: str) -> list[str]:
+    with contextlib.suppress(OSError, ModuleNotFoundError):
+        files = resources.files("bench_configs").joinpath(folder).iterdir()
+        return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return []
+
+
+def _files(incomplete: str) -> list[str]:
+    """TOML files, and the directories in which there may be some."""
+    folder, _, start = incomplete.rpartition("/")
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).iterdir()):
+            if path.name.startswith(start) and (path.suffix == ".toml" or (folder and path.is_dir())):
+                found.append(f"{folder}/{path.name}" if "/" in incomplete else path.name)
+    return found
+
+
+def _starting(words: list[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def scenarios(incomplete: str) -> list[str]:
+    return _starting(_built_in("scenarios"), incomplete) + _files(incomplete)
+
+
+def benches(incomplete: str) -> list[str]:
+    return _starting(_built_in("."), incomplete) + _files(incomplete)
+
+
+def sides(incomplete: str) -> list[str]:
+    return _starting(["primary", "secondary"], incomplete)
+
+
+def incidents(incomplete: str) -> list[str]:
+    """Those of the default folder."""
+    with contextlib.suppress(OSError):
+        names = sorted((path.name for path in Path("incidents").iterdir() if path.is_dir()), reverse=True)
+        return _starting(["last", *names[:INCIDENTS_SHOWN]], incomplete)
+    return _starting(["last"], incomplete)

@@ -1,0 +1,91 @@
+"""``rules test``: what a changed rule file would have found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.progress import track
+
+from harness import rulelab, store
+from harness.cli.output import err, out, print_json, say
+from harness.core.rules import RuleSet, combine, parse_rules
+from harness.core.text import escape
+from harness.errors import UsageError
+from harness.evidence import Evidence
+
+MAX_RULE_FILE_BYTES: Final = 1 << 20
+MAX_SHOWN: Final = 10
+"""New and lost hits told of each incident; --json has all."""
+
+
+def read_rules(paths: Sequence[Path]) -> RuleSet:
+    parts = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_RULE_FILE_BYTES)
+            parts.append((str(path), parse_rules(data.decode("utf-8"), str(path))))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: not UTF-8, at byte {error.start}") from error
+    return combine(parts)
+
+
+def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_json: bool) -> None:
+    rules = read_rules(files)
+    baseline = read_rules(against) if against else None
+    known = store.incidents(out_dir)
+    if not known:
+        raise UsageError(f"{out_dir}: no incidents here: nothing to try the rules on")
+    hidden = as_json or not err.is_terminal
+    results = [
+        rulelab.compare(Evidence(one), rules, baseline)
+        for one in track(known, description="replaying", console=err, transient=True, disable=hidden)
+    ]
+    if as_json:
+        print_json({"incidents": [_plain(one) for one in results], "rules": _totals(results)})
+        return
+    for result in results:
+        _tell(result)
+    same = sum(1 for one in results if one.is_same)
+    say(f"{len(results)} incidents, {same} of them as before")
+    for rule, counts in _totals(results).items():
+        say(f"  {rule}: {counts['new']} new, {counts['lost']} lost")
+
+
+def _tell(result: rulelab.Result) -> None:
+    if result.is_same and not result.problems:
+        return
+    say(f"{escape(result.incident)}: {result.kept} as before, {len(result.new)} new, {len(result.lost)} lost")
+    for sign, style, hits in (("+", "green", result.new), ("-", "red", result.lost)):
+        for place, text in hits[:MAX_SHOWN]:
+            where = "frame" if place.source == "link" else "byte"
+            out.print(
+                f"  {sign} {place.rule}, {place.side} {place.source}, {where} {place.where}: {text}",
+                style=style, markup=False,
+            )  # fmt: skip
+        if len(hits) > MAX_SHOWN:
+            say(f"  {sign} and {len(hits) - MAX_SHOWN} more")
+    for problem in result.problems:
+        err.print(f"  {escape(problem)}", style="yellow", markup=False)
+
+
+def _plain(result: rulelab.Result) -> dict[str, object]:
+    def listed(hits: tuple[tuple[rulelab.Place, str], ...]) -> list[dict[str, object]]:
+        return [
+            {"rule": at.rule, "source": at.source, "side": at.side, "where": at.where, "text": text}
+            for at, text in hits
+        ]
+
+    return {
+        "id": result.incident,
+        "kept": result.kept,
+        "new": listed(result.new),
+        "lost": listed(result.lost),
+        "problems": list(result.problems),
+    }
+
+
+def _totals(results: Sequence[rulelab.Result]) -> dict[str, dict[str, int]]:
+    return {rule: {"new": new, "lost": lost} for rule, (new, lost) in rulelab.totals(results).items()}

@@ -1,0 +1,94 @@
+"""Everything that an incident's sources tell, on the host's clock: one row a happening, each with its error bound. Pure.
+
+What the host noted itself has no error against its own clock. Frames are timed by the wall clock, devices by their uptime:
+their rows are off by up to what ties those clocks to ours, and two rows whose bounds overlap have no certain order.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from harness.core import deviceclock
+from harness.core.events import NS_PER_S, Ns
+from harness.core.evidence import Evidence, SideEvidence
+from harness.core.findings import link_error_ns
+from harness.core.linkevidence import NO_ID
+from harness.core.text import escape
+from harness.core.timeline import Row, row
+from harness.wire.drbd import Cmd
+
+MAX_ROWS: Final = 20_000
+LINE_BYTES: Final = 400
+PLAIN: Final = frozenset({"seq", "uptime_ns", "name", "level"})
+
+
+def rows(e: Evidence, from_ns: Ns, to_ns: Ns) -> list[Row]:
+    """The rows between two times, in order; at most MAX_ROWS of them. Each has ``error_ns``."""
+    found = [one for one in _all(e) if from_ns <= one["t_ns"] <= to_ns]
+    found.sort(key=lambda one: one["t_ns"])
+    return found[:MAX_ROWS]
+
+
+def _all(e: Evidence) -> Iterator[Row]:
+    for write in e.journal.writes.values() if e.journal else ():
+        text = f"write {write.write_id}: sector {write.lba} + {write.sectors}"
+        yield row(write.time_ns, "host", "intent", "", error_ns=0, text=text)
+    for side in e.sides.values():
+        yield from _logged(side)
+        yield from _printed(side)
+    yield from _captured(e)
+    if e.trigger:
+        text = str(e.trigger.get("rule"))
+        yield row(e.trigger["t_match_ns"], "reflex", "trigger", e.trigger["side"], error_ns=0, text=text)
+    for action in e.actions:
+        yield row(action["t_frame_ns"], "reflex", "control frame", action["side"], error_ns=0)
+        reply = action.get("reply") or {}
+        if reply.get("t_ack_ns"):
+            yield row(
+                reply["t_ack_ns"],
+                "control",
+                "reply",
+                action["side"],
+                error_ns=0,
+                text=str(reply.get("status", "")),
+            )
+    for step in e.recovery:
+        yield row(step["t_ns"], "recovery", str(step["step"]), step["side"], error_ns=0)
+
+
+def _logged(side: SideEvidence) -> Iterator[Row]:
+    for record in side.events:
+        at = side.at(record)
+        if at is not None:
+            text = " ".join(f"{name}={value}" for name, value in record.items() if name not in PLAIN)
+            yield row(at[0], "event log", str(record["name"]), side.side, error_ns=at[1], text=text)
+
+
+def _printed(side: SideEvidence) -> Iterator[Row]:
+    """Console lines: when they were printed, where the device's clock tells, else when they were read."""
+    for line in deviceclock.lines(side.console, side.console_times):
+        data = side.console[line.offset_bytes : line.offset_bytes + LINE_BYTES].split(b"\n", 1)[0]
+        t_ns, error_ns = line.t_read_ns, None
+        if side.clock is not None:
+            printed_ns, bound_ns = side.clock.host_ns(line.uptime_ns), side.clock.error_at(line.uptime_ns)
+            # The uptime of another boot leads to another time: then only the reading is known.
+            if line.t_read_ns - NS_PER_S < printed_ns <= line.t_read_ns + bound_ns:
+                t_ns, error_ns = printed_ns, bound_ns
+        yield row(t_ns, "console", "line", side.side, error_ns=error_ns, text=escape(data.rstrip(b"\r")))
+
+
+def _captured(e: Evidence) -> Iterator[Row]:
+    error_ns = link_error_ns(e)
+    for write in e.link.writes if e.link else ():
+        sent = write.row
+        which = f"write {write.write_id}" if write.write_id != NO_ID else f"block_id {sent.block_id_text}"
+        text = f"{which}: sector {write.sector} + {write.sectors}"
+        wrong = ", digest wrong" if write.digest_is_right is False else ""
+        fields: dict[str, Any] = {"error_ns": error_ns}
+        yield row(
+            sent.t_sent_ns, "link", "data", "primary", **fields, text=text + wrong, packet_no=sent.packet_no
+        )
+        if sent.ack >= 0:
+            name = Cmd(sent.ack).name
+            yield row(
+                sent.t_ack_ns, "link", name, "secondary", **fields, text=text, packet_no=sent.ack_packet_no
+            )

@@ -1,0 +1,132 @@
+"""After a run: the recorded console bytes against the rules once more, with a plain matcher, and what the reflex told.
+
+Slow and obvious on purpose: ``bytes.find`` for literals, the standard library's ``re`` line by line for regexes. It
+shares nothing with the Scanner but the rules. A miss of either is evidence against the harness, never against a device.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.core.events import NS_PER_MS, Ns, Side
+from harness.core.rules import ConsoleRule
+
+TimeOf = Callable[[int], Ns]
+"""Offset behind a match -> when the read that completed it returned."""
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """One console's outcome. Offsets are those just behind a match."""
+
+    checked_bytes: int
+    hits: int
+    """That the plain matcher found."""
+    missed: list[tuple[str, int]] = field(default_factory=list)
+    """(rule, offset) that the reflex should have told and did not."""
+    unfounded: list[tuple[str, int]] = field(default_factory=list)
+    """Told by the reflex, and not there."""
+    not_checked: list[str] = field(default_factory=list)
+    """Rules that the plain matcher cannot judge: silences, sequences and rates of regexes, other syntax."""
+
+    @property
+    def agrees(self) -> bool:
+        return not self.missed and not self.unfounded
+
+
+def recheck(
+    rules: Sequence[ConsoleRule],
+    side: Side,
+    data: bytes,
+    reads: Sequence[tuple[Ns, int]],
+    told: Iterable[tuple[str, int]],
+) -> Recheck:
+    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read, in order. ``told``:
+    (rule, offset) of each hit that the reflex told of this console."""
+    told_of: dict[str, list[int]] = {}
+    for name, end in told:
+        told_of.setdefault(name, []).append(end)
+    outcome = Recheck(len(data), 0)
+    hits = 0
+    starts = [offset for _, offset in reads]
+
+    def time_of(end: int) -> Ns:
+        at = bisect_right(starts, end - 1) - 1
+        return reads[at][0] if at >= 0 else 0
+
+    for rule in rules:
+        if rule.side not in (side, "any"):
+            continue
+        seen = told_of.get(rule.name, [])
+        if rule.regex or rule.then_regex:
+            lines = None if rule.is_compound else _lines(rule.regex, data)
+            if lines is None:
+                outcome.not_checked.append(rule.name)
+                continue
+            hits += len(lines)
+            outcome.missed.extend(
+                (rule.name, end) for start, end in lines if not any(start < one <= end for one in seen)
+            )
+            continue
+        if rule.absent_ms:
+            outcome.not_checked.append(rule.name)
+            continue
+        ends = _ends(rule.literal.encode(), data)
+        if rule.then:
+            ends = _sequence(rule, ends, _ends(rule.then.encode(), data), time_of)
+        elif rule.count:
+            ends = _rate(rule, ends, time_of)
+        hits += len(ends)
+        outcome.missed.extend((rule.name, end) for end in sorted(set(ends) - set(seen)))
+        outcome.unfounded.extend((rule.name, end) for end in sorted(set(seen) - set(ends)))
+    return Recheck(len(data), hits, outcome.missed, outcome.unfounded, outcome.not_checked)
+
+
+def _ends(literal: bytes, data: bytes) -> list[int]:
+    """Behind each occurrence, overlapping ones, too."""
+    ends, at = [], data.find(literal)
+    while at >= 0:
+        ends.append(at + len(literal))
+        at = data.find(literal, at + 1)
+    return ends
+
+
+def _lines(regex: str, data: bytes) -> list[tuple[int, int]] | None:
+    """(start, end) of each line that matches; None when ``re`` does not know the syntax."""
+    try:
+        pattern = re.compile(regex.encode(), re.MULTILINE)
+    except re.error:
+        return None
+    found, start = [], 0
+    for line in data.split(b"\n")[:-1]:
+        if pattern.search(line.removesuffix(b"\r") + b"\n"):
+            found.append((start, start + len(line) + 1))
+        start += len(line) + 1
+    return found
+
+
+def _sequence(rule: ConsoleRule, firsts: list[int], thens: list[int], time_of: TimeOf) -> list[int]:
+    """Each first text is good for one: the newest before a second text counts, and those before it are spent."""
+    hits, spent = [], 0
+    for end in thens:
+        start = end - len(rule.then.encode())
+        behind = [first for first in firsts if spent < first <= end]
+        if not behind or behind[-1] > start:
+            continue
+        spent = end
+        if time_of(end) - time_of(behind[-1]) <= rule.within_ms * NS_PER_MS:
+            hits.append(end)
+    return hits
+
+
+def _rate(rule: ConsoleRule, ends: list[int], time_of: TimeOf) -> list[int]:
+    """A hit begins a new count."""
+    hits, counted = [], 0
+    for number, end in enumerate(ends, 1):
+        if number - counted < rule.count:
+            continue
+        if time_of(end) - time_of(ends[number - rule.count]) <= rule.within_ms * NS_PER_MS:
+            hits.append(end)
+            counted = number
+    return hits

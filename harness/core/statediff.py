@@ -1,0 +1,86 @@
+"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from harness.core.rootcause import jsonable
+
+UUID_PRIMARY_BIT: Final = 1
+"""Lowest bit of the current UUID: set on the primary, and no difference of generations."""
+MAX_WRITES_LISTED: Final = 16
+
+State = Mapping[str, Any]
+
+
+def _current(state: State) -> object:
+    uuids = state.get("uuids")
+    return (
+        uuids[0] & ~UUID_PRIMARY_BIT
+        if isinstance(uuids, list) and uuids and isinstance(uuids[0], int)
+        else None
+    )
+
+
+_PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], object]]]] = (
+    ("pair state", lambda p: p.get("pair_state"), lambda s: s.get("pair_state")),
+    ("connection", lambda p: p.get("conn"), lambda s: s.get("conn")),
+    ("protocol version", lambda p: p.get("protocol_version"), lambda s: s.get("protocol_version")),
+    ("data generation (current UUID)", _current, _current),
+    ("primary's disk, as it and as its peer say", lambda p: p.get("disk"), lambda s: s.get("peer_disk")),
+    ("secondary's disk, as its peer and as it say", lambda p: p.get("peer_disk"), lambda s: s.get("disk")),
+    ("blocks out of sync", lambda p: p.get("dirty_blocks"), lambda s: s.get("dirty_blocks")),
+)  # fmt: skip
+"""Name, and what of each record must be equal."""
+
+
+def differences(
+    primary: State | None, secondary: State | None, healthy: Mapping[str, State | None]
+) -> list[dict[str, Any]]:
+    """A row a field that differs: field, primary, secondary, and what both said when the bench was armed."""
+    if primary is None or secondary is None:
+        return []
+    rows = []
+    healthy_primary, healthy_secondary = healthy.get("primary"), healthy.get("secondary")
+    for name, of_primary, of_secondary in _PAIRS:
+        one, other = of_primary(primary), of_secondary(secondary)
+        if one != other:
+            rows.append(
+                {
+                    "field": name,
+                    "primary": jsonable(one),
+                    "secondary": jsonable(other),
+                    "healthy_primary": jsonable(of_primary(healthy_primary)) if healthy_primary else None,
+                    "healthy_secondary": jsonable(of_secondary(healthy_secondary))
+                    if healthy_secondary
+                    else None,
+                }
+            )
+    return rows + _writes(primary, secondary)
+
+
+def _writes(primary: State, secondary: State) -> list[dict[str, Any]]:
+    """Writes that both remember, by their block_id, with other data."""
+    theirs = _by_block_id(secondary)
+    rows: list[dict[str, Any]] = []
+    for block_id, (sector, size, checksum) in _by_block_id(primary).items():
+        other = theirs.get(block_id)
+        if other is not None and other != (sector, size, checksum) and len(rows) < MAX_WRITES_LISTED:
+            rows.append(
+                {
+                    "field": f"write {block_id.hex()} (sector, bytes, CRC-32C)",
+                    "primary": [sector, size, checksum],
+                    "secondary": list(other),
+                    "healthy_primary": None,
+                    "healthy_secondary": None,
+                }
+            )
+    return rows
+
+
+def _by_block_id(state: State) -> dict[bytes, tuple[int, int, int]]:
+    rows = state.get("last_writes")
+    return {
+        row[4]: (row[1], row[2], row[3])
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, list) and len(row) >= 7 and isinstance(row[4], bytes)
+    }

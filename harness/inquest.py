@@ -1,0 +1,124 @@
+"""An incident's folder -> its evidence -> the verdict. What is missing or damaged is said, not raised.
+
+The run that recorded the incident and ``replay``, years later and without a bench, come through here: the same files
+give the same verdict, byte for byte.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from harness.core import rootcause
+from harness.core.events import SIDES, Ns, Side
+from harness.core.evidence import Evidence, gather
+from harness.core.rootcause import RootCauseSet, decode_cbor
+from harness.core.verdict import judge
+from harness.edge.clock import read_wall_clock
+from harness.edge.pcapng import frames_of
+from harness.errors import HarnessError, WireError
+from harness.incident import Incident
+from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
+from harness.wire import control
+
+MAX_CONSOLE_BYTES: Final = 64 << 20
+MAX_JOURNAL_BYTES: Final = 1 << 30
+MAX_FRAMES: Final = 20_000_000
+_TIMES: Final = struct.Struct("<QQ")
+"""One entry of console.times a read: t_ns, offset_bytes of its first byte."""
+
+
+def verdict_of(stored: StoredIncident) -> dict[str, Any]:
+    """The verdict on a recorded incident. WireError: what it holds is no incident of ours."""
+    try:
+        return judge(evidence_of(stored))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise WireError(
+            f"{stored.path}: its record makes no sense: {type(error).__name__}: {error}"
+        ) from error
+
+
+def conclude(incident: Incident) -> None:
+    """Give a recorded incident its verdict; all else that goes into incident.json but its outcome is in it by now."""
+    incident.update(clock_end=asdict(read_wall_clock()))
+    try:
+        incident.update(verdict=verdict_of(StoredIncident.open(incident.path)))
+    except HarnessError as error:
+        incident.note(f"no verdict: {error}")
+
+
+def evidence_of(stored: StoredIncident) -> Evidence:
+    record = stored.record
+    sets: dict[Side, RootCauseSet | None] = {}
+    problems: dict[Side, str] = {}
+    for side in SIDES:
+        sets[side], problems[side] = _set(stored, side)
+    frames = _Frames(stored)
+    return gather(
+        record,
+        sets=sets,
+        set_problems=problems,
+        healthy={side: _healthy(stored, side) for side in SIDES},
+        consoles={side: _console(stored, side) for side in SIDES},
+        journal=_part(stored, JOURNAL, MAX_JOURNAL_BYTES) or None,
+        frames=frames,
+        frames_problem=lambda: frames.problem,
+    )
+
+
+class _Frames:
+    """The capture's frames on the monotonic clock; ends early, and says why, where the file is damaged."""
+
+    def __init__(self, stored: StoredIncident) -> None:
+        self._folder = stored.path
+        clock = stored.record.get("clock") or {}
+        self._wall_minus_monotonic_ns = clock.get("wall_ns", 0) - clock.get("monotonic_ns", 0)
+        self.problem = ""
+
+    def __iter__(self) -> Iterator[tuple[Ns, bytes]]:
+        try:
+            with open_inside(self._folder, LINK) as file:
+                for number, frame in enumerate(frames_of(file, LINK)):
+                    if number >= MAX_FRAMES:
+                        self.problem = f"only the first {MAX_FRAMES} frames of {LINK} are read"
+                        return
+                    yield frame.t_ns - self._wall_minus_monotonic_ns, frame.data
+        except FileNotFoundError:
+            self.problem = "there is no capture of the link"
+        except (HarnessError, OSError) as error:
+            self.problem = f"{LINK}: {error}"
+
+
+def _part(stored: StoredIncident, name: str, limit: int) -> bytes:
+    """At most ``limit`` bytes of a file; b"" when there is none that can be read."""
+    try:
+        return stored.part(name, limit)
+    except HarnessError:
+        return b""
+
+
+def _set(stored: StoredIncident, side: Side) -> tuple[RootCauseSet | None, str]:
+    """(the set, why there is none)"""
+    told = (stored.record.get("sets") or {}).get(side) or {}
+    data = _part(stored, f"{side}/{SET}", control.MAX_SET_BYTES)
+    if not data:
+        return None, told.get("reason") or "it was not pulled"
+    try:
+        return rootcause.decode(data, told.get("sha256") if told.get("complete") else None), ""
+    except WireError as error:
+        return None, str(error)
+
+
+def _healthy(stored: StoredIncident, side: Side) -> Mapping[str, Any] | None:
+    data = _part(stored, f"{side}/{HEALTHY}", control.MAX_SET_BYTES)
+    try:
+        state = decode_cbor(data) if data else None
+    except WireError:
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def _console(stored: StoredIncident, side: Side) -> tuple[bytes, list[tuple[Ns, int]]]:
+    times = _part(stored, f"{side}/{TIMES}", MAX_CONSOLE_BYTES)
+    whole = len(times) // _TIMES.size * _TIMES.size
+    return _part(stored, f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES), list(_TIMES.iter_unpack(times[:whole]))

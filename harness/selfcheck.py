@@ -1,0 +1,64 @@
+"""Proof that the watching works: canary lines before the run, and the recorded bytes searched once more after it."""
+
+import secrets
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from harness.core.events import Ns, Side, Trigger
+from harness.core.recheck import Recheck, recheck
+from harness.core.rules import ConsoleRule
+
+CANARY: Final = "freezeframe canary "
+CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())
+"""In force beside the bench's rules; told, and nobody is instructed for it."""
+CANARY_TIMEOUT_S: Final = 3.0
+MAX_RECHECKED_BYTES: Final = 256 << 20
+"""Of a console's record: some seconds of plain searching a rule."""
+NS_PER_US: Final = 1_000
+_TIMES: Final = struct.Struct("<QQ")
+
+
+class Canaries:
+    """Lines that the controllers are asked to print: each must come back as a trigger of CANARY_RULE."""
+
+    def __init__(self) -> None:
+        self._asked_ns: dict[Side, Ns] = {}
+        self.record: dict[str, Any] = {}
+        """For incident.json, a side: asked, seen, and how long from the request to the match."""
+
+    def text(self, side: Side) -> str:
+        """A new line for that console."""
+        self._asked_ns[side] = time.monotonic_ns()
+        self.record[side] = {"seen": False}
+        return CANARY + secrets.token_hex(4)
+
+    def heard(self, trigger: Trigger) -> None:
+        asked_ns = self._asked_ns.pop(trigger.side, None)
+        if asked_ns is not None:
+            self.record[trigger.side] = {
+                "seen": True,
+                "round_trip_us": (trigger.t_match_ns - asked_ns) // NS_PER_US,
+                "arrival_to_match_us": (trigger.t_match_ns - trigger.t_arrival_ns) / NS_PER_US,
+            }
+
+    @property
+    def missing(self) -> list[Side]:
+        return list(self._asked_ns)
+
+
+def recheck_console(
+    rules: Sequence[ConsoleRule], side: Side, log: Path, times: Path, told: Sequence[Trigger]
+) -> Recheck | None:
+    """The whole record of one console; None when it is too large or cannot be read."""
+    try:
+        if log.stat().st_size > MAX_RECHECKED_BYTES:
+            return None
+        data, raw = log.read_bytes(), times.read_bytes()
+    except OSError:
+        return None
+    whole = len(raw) // _TIMES.size * _TIMES.size
+    seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
+    return recheck(rules, side, data, list(_TIMES.iter_unpack(raw[:whole])), seen)

@@ -1,0 +1,161 @@
+"""Rules that need more than one match: sequence, rate, silence; and rules that are replaced in a running stream."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core.conditions import Hit
+from harness.core.events import NS_PER_MS
+from harness.core.rulebook import RuleBook
+from harness.core.rules import ConsoleRule, parse_rules
+from harness.core.triggers import Place, Scanner
+from harness.errors import UsageError
+
+MS = NS_PER_MS
+SEQUENCE = ConsoleRule(name="s", literal="link down", then="write failed", within_ms=500)
+RATE = ConsoleRule(name="r", literal="retry", count=3, within_ms=100)
+SILENCE = ConsoleRule(name="h", literal="alive", absent_ms=200)
+
+
+def scan(rule: ConsoleRule, *reads: tuple[float, bytes]) -> list[int]:
+    """Ends of the hits of one rule; reads are (milliseconds, bytes)."""
+    scanner = Scanner([rule], {"c": "primary"})
+    return [hit.end_offset_bytes for t_ms, data in reads for hit in scanner.feed("c", data, int(t_ms * MS))]
+
+
+def test_a_then_b_in_time() -> None:
+    assert scan(SEQUENCE, (0, b"link down\n"), (500, b"noise\nwrite failed\n")) == [28]
+    assert scan(SEQUENCE, (0, b"link down\n"), (501, b"write failed\n")) == []
+
+
+def test_b_alone_or_before_a_is_no_hit() -> None:
+    assert scan(SEQUENCE, (0, b"write failed link down")) == []
+
+
+def test_each_a_is_good_for_one_b_and_the_newest_counts() -> None:
+    assert scan(SEQUENCE, (0, b"link down, write failed, write failed")) == [23]
+    assert scan(SEQUENCE, (0, b"link down "), (400, b"link down "), (800, b"write failed")) == [32]
+
+
+def test_interleaved_lines_do_not_hide_b() -> None:
+    assert scan(SEQUENCE, (0, b"link do"), (1, b"wn\r\nother\r\nwri"), (2, b"te failed")) == [30]
+
+
+def test_overlapping_texts_are_no_sequence() -> None:
+    rule = ConsoleRule(name="o", literal="abab", then="abcd", within_ms=10)
+    assert scan(rule, (0, b"ababcd")) == []
+    assert scan(rule, (0, b"abababcd")) == []
+    assert scan(rule, (0, b"ababxabcd")) == [9]
+
+
+def test_then_may_be_a_regex() -> None:
+    rule = ConsoleRule(name="x", regex=r"port \d down", then_regex=r"timeout after \d+ms$", within_ms=10)
+    assert scan(rule, (0, b"port 3 down\r\ntimeout after 12ms\r\n")) == [32]
+
+
+def test_rate() -> None:
+    assert scan(RATE, (0, b"retry "), (50, b"retry "), (100, b"retry ")) == [17]
+    assert scan(RATE, (0, b"retry "), (50, b"retry "), (101, b"retry ")) == []
+    assert scan(RATE, (0, b"retry " * 7)) == [17, 35], "a hit begins a new count"
+
+
+def test_silence_is_told_once_and_wakes_up_again() -> None:
+    scanner = Scanner([SILENCE], {"c": "primary", "d": "secondary"})
+    assert scanner.next_deadline() is None, "what was never alive is not missed"
+    assert scanner.feed("c", b"alive", 10 * MS) == []
+    assert scanner.next_deadline() == 210 * MS
+    assert scanner.feed("c", b"..alive", 150 * MS) == []
+    assert scanner.next_deadline() == 350 * MS
+    assert scanner.tick("c", 349 * MS) == []
+    assert scanner.tick("d", 350 * MS) == []
+    assert scanner.tick("c", 350 * MS) == [Hit(0, 12)]
+    assert scanner.tick("c", 999 * MS) == []
+    assert scanner.next_deadline() is None
+    scanner.feed("c", b"alive", 2000 * MS)
+    assert scanner.next_deadline() == 2200 * MS
+
+
+def test_waiting_is_never_too_short_nor_busy() -> None:
+    book = RuleBook([SILENCE], ["primary"], {"c": "primary"})
+    assert book.wait_ms(0) is None
+    book.scanner.feed("c", b"alive", 0)
+    assert book.wait_ms(0) == 200
+    assert book.wait_ms(200 * MS - 1) == 1
+    assert book.wait_ms(200 * MS) == 0
+    assert book.wait_ms(900 * MS) == 0
+
+
+# --- rules replaced in a running stream ---------------------------------------------------------------------------
+TEXT = b"retry alive link down retry write failed alive retry FAILED link down write failed"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(TEXT)), st.permutations(range(4)))
+def test_a_reload_changes_nothing_for_rules_that_stay(cut: int, order: list[int]) -> None:
+    rules = [SEQUENCE, RATE, SILENCE, ConsoleRule(name="p", literal="FAILED")]
+    consoles = {"c": "primary"}
+    whole = RuleBook(rules, [], {"c": "primary"})
+    right = {(rules[hit.rule].name, hit.end_offset_bytes) for hit in whole.scanner.feed("c", TEXT, 0)}
+    book = RuleBook(rules, [], dict.fromkeys(consoles, "primary"))
+    hits = [
+        (book.rules[hit.rule].name, hit.end_offset_bytes) for hit in book.scanner.feed("c", TEXT[:cut], 0)
+    ]
+    book.replace([rules[at] for at in order], {"c": Place(cut, TEXT[:cut])})
+    hits += [
+        (book.rules[hit.rule].name, hit.end_offset_bytes) for hit in book.scanner.feed("c", TEXT[cut:], 0)
+    ]
+    assert sorted(hits) == sorted(right)
+    assert book.scanner.next_deadline() == whole.scanner.next_deadline()
+
+
+def test_new_rules_find_a_text_that_is_half_there_and_tell_nothing_twice() -> None:
+    book = RuleBook([], ["secondary"], {"c": "primary"})
+    before = b"x" * 9000 + b"FAILED and FAI"
+    book.replace([ConsoleRule(name="a", literal="FAILED")], {"c": Place(len(before), before[-4000:])})
+    assert book.scanner.feed("c", b"LED", 0) == [Hit(0, len(before) + 3)]
+    assert book.who([Hit(0, 1)]) == ["secondary"]
+
+
+def test_who_is_instructed() -> None:
+    rules = [
+        ConsoleRule(name="told", literal="a", instruct=()),
+        ConsoleRule(name="own", literal="b", instruct=("secondary", "primary")),
+        ConsoleRule(name="policy", literal="c"),
+    ]
+    book = RuleBook(rules, ["primary"], {})
+    assert book.instructed == [[], ["secondary", "primary"], ["primary"]]
+    assert book.who([Hit(0, 1), Hit(2, 2), Hit(1, 3)]) == ["primary"]
+    assert book.who([Hit(0, 1)]) == []
+    assert book.who([]) == []
+
+
+# --- rule files ---------------------------------------------------------------------------------------------------
+def rule_file(*lines: str) -> str:
+    return "\n".join(["[[rule]]", 'name = "r"', 'source = "console"', *lines])
+
+
+def test_rule_file() -> None:
+    text = rule_file('literal = "a"', 'then_regex = "b+"', "within_ms = 7")
+    (rule,) = parse_rules(text, "f").console
+    assert rule == ConsoleRule(name="r", literal="a", then_regex="b+", within_ms=7)
+    assert rule.is_compound
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['literal = "a"', "within_ms = 5"], "within_ms goes with"),
+        (['literal = "a"', "count = 5"], "count needs within_ms"),
+        (['literal = "a"', 'then = "b"'], "then needs within_ms"),
+        (['literal = "a"', "absent_ms = 5", "within_ms = 5"], "within_ms goes with"),
+        (['literal = "a"', "absent_ms = 5", "count = 5"], "count and absent_ms do not go together"),
+        (['literal = "a"', 'then = "b"', 'then_regex = "c"', "within_ms = 1"], "do not go together"),
+        (['literal = "a"', 'then_regex = "("', "within_ms = 1"], "then_regex '('"),
+        (['literal = "a"', "count = 1", "within_ms = 1"], "count"),
+        (["absent_ms = 5"], "either literal or regex"),
+    ],
+)
+def test_conditions_that_are_refused(lines: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match="rule") as raised:
+        parse_rules(rule_file(*lines), "f")
+    assert said in str(raised.value)

@@ -1,0 +1,58 @@
+"""The plain matcher agrees with the Scanner on anything, and finds what either has missed."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core.events import NS_PER_MS, Ns
+from harness.core.recheck import Recheck, recheck
+from harness.core.rules import ConsoleRule
+from harness.core.triggers import Scanner
+
+RULES = [
+    ConsoleRule(name="literal", literal="aba"),
+    ConsoleRule(name="other side", side="secondary", literal="a"),
+    ConsoleRule(name="regex", regex=r"b\d+$"),
+    ConsoleRule(name="sequence", literal="ab", then="ba", within_ms=3),
+    ConsoleRule(name="rate", literal="a", count=3, within_ms=2),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.text("ab1\r\n", max_size=6)), max_size=30))
+def test_agrees_with_the_scanner(parts: list[tuple[int, str]]) -> None:
+    scanner, now_ns, data = Scanner(RULES, {"c": "primary"}), 0, b""
+    reads: list[tuple[Ns, int]] = []
+    told: list[tuple[str, int]] = []
+    for pause_ms, text in parts:
+        now_ns += pause_ms * NS_PER_MS
+        if text:
+            reads.append((now_ns, len(data)))
+            hits = scanner.feed("c", text.encode(), now_ns)
+            told += [(RULES[hit.rule].name, hit.end_offset_bytes) for hit in hits]
+            data += text.encode()
+    found = recheck(RULES, "primary", data, reads, told)
+    assert found.agrees, found
+    assert found.checked_bytes == len(data)
+
+
+def test_a_miss_and_an_invention_are_found() -> None:
+    rules = [ConsoleRule(name="a", literal="FAILED"), ConsoleRule(name="r", regex="bad+")]
+    data = b"FAILED\nbaddd\nFAILED\n"
+    reads = [(0, 0)]
+    right = [("a", 6), ("r", 10), ("a", 19)]
+    assert recheck(rules, "primary", data, reads, right) == Recheck(20, 3)
+    found = recheck(rules, "primary", data, reads, [("a", 6), ("a", 11)])
+    assert found.missed == [("a", 19), ("r", 13)]
+    assert found.unfounded == [("a", 11)]
+    assert not found.agrees
+
+
+def test_what_cannot_be_judged_is_named() -> None:
+    rules = [
+        ConsoleRule(name="silence", literal="x", absent_ms=5),
+        ConsoleRule(name="sequence of regexes", regex="a", then="b", within_ms=5),
+        ConsoleRule(name="foreign", regex="(a"),
+    ]
+    found = recheck(rules, "primary", b"xab", [(0, 0)], [])
+    assert found.not_checked == [rule.name for rule in rules]
+    assert found.agrees

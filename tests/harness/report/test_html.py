@@ -1,0 +1,194 @@
+"""The page in a real browser: clicked through, without an error on its console and without a request."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import golden_incidents
+import pytest
+from golden_incidents import RECEIVER, SENDER
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from harness.evidence import Evidence
+from harness.report.html import page
+
+WAIT_S = 20
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed: .ci/setup test installs them")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("profile")
+    for one in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run",
+                "disable-dev-shm-usage", f"user-data-dir={profile}", "window-size=1280,1000"):  # fmt: skip
+        options.add_argument(f"--{one}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    opened.set_page_load_timeout(WAIT_S)
+    yield opened
+    opened.quit()
+
+
+def show(browser: webdriver.Chrome, path: Path) -> None:
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    WebDriverWait(browser, WAIT_S).until(
+        lambda driver: driver.execute_script("return document.documentElement.dataset.ready") == "yes"
+    )
+
+
+def assert_silent(browser: webdriver.Chrome, path: Path) -> None:
+    """No message on the console, no request but for the page itself, no dialog."""
+    assert browser.get_log("browser") == []
+    told = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [one["params"]["request"]["url"] for one in told if one["method"] == "Network.requestWillBeSent"]
+    # chrome: the browser's own first tab, which a page cannot reach
+    assert [url for url in asked if not url.startswith(("data:", "chrome:"))] == [path.as_uri()]
+    assert not [one for one in told if one["method"] == "Page.javascriptDialogOpening"]
+
+
+def write(folder: Path, evidence: Evidence) -> Path:
+    path = folder / "incident.html"
+    path.write_text(page(evidence))
+    return path
+
+
+@pytest.mark.parametrize("name", [RECEIVER, SENDER])
+def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, name: str) -> None:
+    evidence = Evidence(golden_incidents.unpack(name, tmp_path))
+    path = write(tmp_path, evidence)
+    show(browser, path)
+    assert "Digest integrity check FAILED" in browser.find_element(By.ID, "headline").text
+    cards = browser.find_element(By.ID, "summary").text
+    assert "digest-failed" in cards and "complete" in cards
+
+    # the way: one dot a step, and the row lights up with its dot
+    dots = browser.find_elements(By.CSS_SELECTOR, "#way circle")
+    assert len(dots) == len(evidence.path.steps)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#way path.arrow")) == len(evidence.path.arrows)
+    webdriver.ActionChains(browser).move_to_element(dots[2]).perform()
+    lit = browser.find_elements(By.CSS_SELECTOR, "#way li.lit .name")
+    assert [one.text for one in lit] == [evidence.path.steps[2].name]
+
+    # timeline: one picture at a time
+    panels = {
+        key: browser.find_element(By.ID, f"panel-{key}") for key in ("close", "whole", "primary", "secondary")
+    }
+    assert panels["close"].is_displayed() and not panels["whole"].is_displayed()
+    browser.find_element(By.CSS_SELECTOR, "label[for=tab-whole]").click()
+    assert panels["whole"].is_displayed() and not panels["close"].is_displayed()
+    assert panels["whole"].find_elements(By.CSS_SELECTOR, "line.zero")
+
+    # the failing byte
+    marked = browser.find_elements(By.CSS_SELECTOR, "table.hex i.x")
+    diff = evidence.diff
+    assert diff is not None
+    at = diff.offsets[0]
+    shown = [one.text for one in marked if re.fullmatch(r"[0-9a-f]{2}", one.text)]
+    assert shown == [f"{diff.expected[at]:02x}", f"{diff.found[at]:02x}"]
+    assert f"byte {at} from sector {diff.sector}" in browser.find_element(By.ID, "diff").text
+
+    # consoles: the other side, filter, back to the trigger
+    browser.find_element(By.CSS_SELECTOR, "label[for=tab-primary]").click()
+    assert panels["primary"].is_displayed() and not panels["secondary"].is_displayed()
+    box = panels["primary"].find_element(By.CSS_SELECTOR, "input[type=search]")
+    box.send_keys("pair state")
+    lines = [
+        one for one in browser.find_elements(By.CSS_SELECTOR, "#lines-primary > div") if one.is_displayed()
+    ]
+    assert lines and all("pair state" in one.text for one in lines)
+    browser.find_element(By.ID, "jump").click()
+    assert panels["secondary"].is_displayed()
+    trigger = browser.find_element(By.ID, "trigger-line")
+    assert trigger.is_displayed() and "Digest integrity check FAILED" in trigger.text
+
+    # the rest
+    browser.find_element(By.CSS_SELECTOR, "#rows summary").click()
+    assert browser.find_element(By.ID, "rows-body").is_displayed()
+    assert browser.find_elements(By.CSS_SELECTOR, "#state tr.differs")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle")) == len(evidence.link.writes)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle.failing")) == 1
+    assert_silent(browser, path)
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover=alert(3) '\x1b[2J{{7*7}}</style>\u202e"
+
+
+def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    stored = golden_incidents.unpack(RECEIVER, tmp_path)
+    record = json.loads((stored.path / "incident.json").read_text())
+
+    def poisoned(value: object) -> object:
+        if isinstance(value, str):
+            return value + HOSTILE
+        if isinstance(value, list):
+            return [poisoned(one) for one in value]
+        if isinstance(value, dict):
+            return {key: poisoned(one) for key, one in value.items()}
+        return value
+
+    bad = poisoned(record)
+    assert isinstance(bad, dict)
+    bad["trigger"] |= {"side": "secondary", "source": "console"}
+    bad["verdict"] = {
+        "conclusive": True, "stage": HOSTILE, "reasons": [HOSTILE], "text": HOSTILE, HOSTILE: HOSTILE, "bit_mask": HOSTILE,
+        "also": [{"kind": HOSTILE}], "state_differences": [{"field": HOSTILE}], "evidence_lacks": [HOSTILE],
+    }  # fmt: skip
+    bad["outcome"] = "fail"
+    bad["versions"] = {HOSTILE: HOSTILE, "packages": {HOSTILE: HOSTILE}}
+    (stored.path / "incident.json").write_text(json.dumps(bad))
+    for side in ("primary", "secondary"):
+        with (stored.path / side / "console.log").open("ab") as log:
+            log.write(HOSTILE.encode() + b"\n" + b"\xff\xfe\x00" * 5000)
+    with (stored.path / "timeline.jsonl").open("a") as rows:
+        rows.write(json.dumps({"t_ns": 1, "source": HOSTILE, "event": HOSTILE, HOSTILE: HOSTILE}) + "\n")
+    evidence = Evidence(type(stored).open(stored.path))
+    path = write(tmp_path, evidence)
+    assert "<img" not in path.read_text() and "\x1b" not in path.read_text()
+    assert path.read_text().count("<script>") == 1
+    show(browser, path)
+    assert "<script>alert(1)</script>" in browser.find_element(By.ID, "headline").text
+    for label in browser.find_elements(By.TAG_NAME, "label"):
+        label.click()
+    assert_silent(browser, path)
+
+
+def test_the_verdict_comes_first(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    stored = golden_incidents.unpack(SENDER, tmp_path)
+    record = json.loads((stored.path / "incident.json").read_text())
+    record["verdict"] = {
+        "conclusive": True, "text": "First diverged in the primary.", "stage": "primary after digest", "bit_mask": 8,
+        "reasons": ["two checksums differ"], "evidence_grade": "A", "lba": 1184, "expected": "de47", "found": "d647",
+        "state_differences": [{"field": "blocks out of sync", "primary": 304, "secondary": 0}],
+    }  # fmt: skip
+    (stored.path / "incident.json").write_text(json.dumps(record))
+    path = write(tmp_path, Evidence(type(stored).open(stored.path)))
+    show(browser, path)
+    assert browser.find_element(By.ID, "headline").text == "First diverged in the primary."
+    said = browser.find_element(By.ID, "verdict").text
+    assert "primary after digest" in said and "0x08" in said and "two checksums differ" in said
+    assert "blocks out of sync 304 0 - -" in browser.find_element(By.ID, "state").text
+    assert_silent(browser, path)
+
+
+def test_an_empty_incident_is_a_page_too(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    stored = golden_incidents.unpack(RECEIVER, tmp_path)
+    for part in list(stored.path.rglob("*")):
+        if part.is_file():
+            part.unlink()
+    (stored.path / "incident.json").write_text("{}")
+    path = write(tmp_path, Evidence(type(stored).open(stored.path)))
+    show(browser, path)
+    assert browser.find_element(By.ID, "headline").text == "Nothing triggered."
+    assert "there is no link.pcapng" in browser.find_element(By.ID, "about").text
+    assert_silent(browser, path)

@@ -1,0 +1,73 @@
+"""The pytest plugin as a user meets it: a test file of their own, one that fails among it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.store import StoredIncident
+
+pytestmark = pytest.mark.system
+
+TESTS = """
+from harness.benchfile import FaultTable
+
+def test_named_wrongly(pair, faults):
+    faults.arm(FaultTable(kind="neg_ack", at_write=3))
+    pair.write()
+    assert pair.await_trigger().rule == "digest-failed"
+"""
+
+
+def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) -> None:
+    mine, found = tmp_path / "mine", tmp_path / "found"
+    mine.mkdir()
+    found.mkdir()  # pytest takes the common ancestor of what is there for its root, and counts node ids from it
+    (mine / "test_mine.py").write_text(TESTS)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--ff-seed", "5", "--ff-out", str(found)],
+        cwd=mine,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "assert 'link-neg-ack' == 'digest-failed'" in done.stdout
+    named = re.search(r"- freezeframe incidents -+\n(.+)", done.stdout)
+    assert named, done.stdout
+    incident = StoredIncident.open(Path(named[1]))
+    assert incident.path.parent == found
+    assert (incident.outcome, incident.broken_sums()) == ("fail", [])
+    assert incident.record["trigger"]["rule"] == "link-neg-ack"
+    assert "pytest 'test_mine.py::test_named_wrongly' --ff-bench sim --ff-seed 5" in done.stdout
+
+
+UNASKED = """
+def test_sees_nothing(pair, secondary):
+    secondary.print_line("block drbd0: Digest integrity check FAILED: 0s +4096")
+
+def test_is_content(pair, primary, secondary):
+    assert {primary.identity.pair_state, secondary.identity.pair_state} == {"full duplex"}
+"""
+
+
+def test_an_unexpected_trigger_fails_a_test_that_passed_and_only_that(tmp_path: Path) -> None:
+    mine, found = tmp_path / "mine", tmp_path / "found"
+    mine.mkdir()
+    found.mkdir()
+    (mine / "test_mine.py").write_text(UNASKED)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--ff-out", str(found)],
+        cwd=mine,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "unexpected trigger: digest-failed on the secondary's console" in done.stdout
+    assert "2 passed, 1 error" in done.stdout
+    (incident,) = found.iterdir()  # the quiet pair left none
+    assert str(incident) in done.stdout
+    assert StoredIncident.open(incident).record["trigger"]["rule"] == "digest-failed"
