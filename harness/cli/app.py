@@ -349,9 +349,7 @@ def sim(
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
 
-rig_app = typer.Typer(
-    help="A pair of virtual Linux nodes that replicate with DRBD, up between runs.", no_args_is_help=True
-)
+rig_app = typer.Typer(help="A pair of virtual Linux nodes with DRBD.", no_args_is_help=True)
 app.add_typer(rig_app, name="rig")
 RigDirectory = Annotated[
     Path | None, typer.Option("--dir", help="Where the rig is; by default runs find it there by themselves.")
