@@ -13,12 +13,14 @@ SCENARIO ?= bit_flip_receiver
 VERDICT_RUNS ?= 500
 VERDICT_PROCESSES ?= 26
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
 	@echo "make demo    set-up, then a simulated pair, one seeded fault, one incident"
 	@echo "make test    set-up, then every check and every test"
+	@echo "make rig-demo  the same on two real Linux nodes with DRBD, in QEMU; no KVM needed"
+	@echo "make test-rig  the tests of that rig"
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
@@ -38,6 +40,15 @@ define check
 	@log=$$(mktemp); if $(2) >$$log 2>&1; then echo "$(1): ok"; rm -f $$log; \
 	else echo "$(1): FAILED: $(2)"; cat $$log; rm -f $$log; exit 1; fi
 endef
+
+# The image of the nodes is built once, before the clock of the demo runs.
+rig-demo:
+	@.ci/setup rig
+	@$(BIN)/freezeframe run bit_flip_sender --bench drbd_qemu --seed $(SEED)
+
+test-rig:
+	@.ci/setup rig
+	@$(BIN)/python -m pytest -q tests/rig --run-rig --timeout 600 $(PYTEST_ARGS)
 
 lint: setup
 	$(call check,ruff check,$(BIN)/ruff check $(SOURCES))

@@ -2,18 +2,20 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from harness import registry
-from harness.benchfile import Bench
+from harness.benchfile import Bench, RigTable
 from harness.core.events import NS_PER_S, SIDES, Ns, Side
 from harness.edge.serial_link import SerialLink, open_serial
 from harness.edge.shared_line import SharedLine
 from harness.errors import RigError, WireError, WrongDeviceError
-from harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail
+from harness.rigs.daemon import RigConfig
+from harness.rigs.rig import VirtualRig, default_directory
+from harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
 from harness.simulation import Simulation
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
@@ -37,6 +39,7 @@ class Rig:
         """What could not be had, for the incident."""
         self.run_dir = run_dir
         self.simulation: Simulation | None = None
+        self.virtual: VirtualRig | None = None
         self.power: PowerRail | None = None
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
@@ -63,6 +66,9 @@ class Rig:
             )
             self._closing.callback(self.simulation.close)
             bench = bench.resolve(self.run_dir, self.simulation.supply_port)
+        if bench.rig is not None:
+            self.virtual = self._open_virtual(bench, bench.rig)
+            bench = bench.resolve(self.virtual.directory, 0)
         self.bench = bench
         if bench.power is not None and (only is None or self.simulation is not None):
             make_power = registry.load(bench.power.driver, PowerRail)
@@ -82,6 +88,38 @@ class Rig:
             self._open_lines(side, with_console=only is None)
         for side in sides:
             self.identities[side] = self.identify(side, deadline_in(IDENTIFY_TIMEOUT_S))
+
+    def _open_virtual(self, bench: Bench, table: RigTable) -> VirtualRig:
+        """The rig that ``freezeframe rig up`` left, or one of our own that ends with us."""
+        found = VirtualRig(default_directory())
+        if found.is_up():
+            found.check()
+            self.notes.append(f"the rig in {found.directory} was up already")
+        else:
+            config = RigConfig(
+                directory=str(self.run_dir),
+                serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+                size_mib=table.size_mib,
+                memory_mib=table.memory_mib,
+                mtu_bytes=table.mtu_bytes,
+            )
+            found = VirtualRig.start(config)
+        self._closing.callback(found.close)
+        return found
+
+    def arm_faults(self, plans: Mapping[Side, Mapping[str, Any]]) -> None:
+        """Fault plans by side, as in wire.faults; empty ones disarm. They are made in the replication link where the
+        rig has an injector there, else by the controllers themselves. RigError: who cannot, or refused."""
+        if self.virtual is not None:
+            self.virtual.arm([fault for plan in plans.values() for fault in plan["faults"]])
+            return
+        for side, plan in plans.items():
+            controller = self.controllers[side]
+            if not isinstance(controller, Serviceable):
+                raise RigError(f"the {side} controller's driver cannot arm faults")
+            reply = controller.set_faults(self.identify(side, deadline_in(5.0)), dict(plan), deadline_in(5.0))
+            if not reply.ok:
+                raise RigError(f"the {side} controller refused the fault plan: {reply.status} {reply.text}")
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)

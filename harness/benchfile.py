@@ -24,6 +24,7 @@ from harness.core.rules import RuleSet
 from harness.edge.system import Finding
 from harness.errors import HarnessError, RigError, UsageError
 from harness.registry import load as load_driver
+from harness.rigs.injector import KINDS as LINK_FAULTS
 from harness.roles import Controller, HostPort, PowerRail
 from harness.wire import control
 from harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
@@ -51,6 +52,16 @@ class SimulationTable(Table):
     """Size of each controller's volume."""
     autonomic: bool = False
     """The secondary instructs the primary itself, over a second link between the two."""
+
+
+class RigTable(Table):
+    """The pair is two virtual Linux nodes on this machine: see harness.rigs."""
+
+    size_mib: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Size of each node's volume."""
+    memory_mib: Annotated[int, Field(ge=192, le=4096)] = 256
+    mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 1500
+    """Of the replication link."""
 
 
 class ControllerTable(Table):
@@ -139,6 +150,7 @@ class Bench(Table):
 
     bench: BenchTable
     simulation: SimulationTable | None = None
+    rig: RigTable | None = None
     primary: ControllerTable
     secondary: ControllerTable
     link: LinkTable
@@ -164,8 +176,10 @@ class Bench(Table):
             for found in _PLACEHOLDER.findall(text):
                 if found not in PLACEHOLDERS:
                     yield where, f"unknown placeholder {found}; allowed: {', '.join(PLACEHOLDERS)}"
-                elif self.simulation is None:
+                elif self.simulation is None and (self.rig is None or found != "{run}"):
                     yield where, f"{found} stands only in a bench that has a [simulation]"
+        if self.simulation is not None and self.rig is not None:
+            yield ("rig",), "a bench has a [simulation] or a [rig], not both"
         if self.primary.serial_number == self.secondary.serial_number:
             yield ("secondary", "serial_number"), "is the primary's too; each controller has its own"
         lines = {self.primary.console, self.primary.control}
@@ -447,6 +461,14 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
             name=name,
             status="warning",
             detail="cannot be played here: needs on_hung_warmstart = 'power-cycle'",
+        )
+        return
+    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
+    if bench.rig is not None and inside:
+        yield Finding(
+            name=name,
+            status="warning",
+            detail=f"cannot be played here: {', '.join(inside)} is not made in the link but inside a controller",
         )
         return
     if scenario.name != path.stem:

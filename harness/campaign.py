@@ -18,7 +18,6 @@ from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
 from harness.inquest import conclude
-from harness.roles import Serviceable
 from harness.session import Session, Silent, View
 from harness.store import Outcome
 from harness.wire import control
@@ -194,18 +193,12 @@ class Run:
             return self._judge(session)
 
     def _set_faults(self, rig: Rig) -> None:
-        for side in SIDES:
-            plan = self.scenario.fault_plan(side, self.seed)
-            if not plan["faults"]:
-                continue
-            controller = rig.controllers[side]
-            if not isinstance(controller, Serviceable):
-                raise RigError(
-                    f"the {side} controller's driver cannot arm faults; scenario {self.scenario.name} needs it"
-                )
-            reply = controller.set_faults(rig.identities[side], plan, deadline_in(5.0))
-            if not reply.ok:
-                raise RigError(f"the {side} controller refused the fault plan: {reply.status} {reply.text}")
+        plans = {side: self.scenario.fault_plan(side, self.seed) for side in SIDES}
+        plans = {side: plan for side, plan in plans.items() if plan["faults"]}
+        if not plans:
+            return
+        rig.arm_faults(plans)
+        for side, plan in plans.items():
             self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
 
     def _writes(self, session: Session, workload: Workload, run_dir: Path) -> None:

@@ -89,6 +89,10 @@ class _Frames:
             self.problem = f"{LINK}: {error}"
 
 
+ZSTD_MAGIC: Final = bytes.fromhex("28b52ffd")
+"""First bytes of a set of wire.rootcause; other types of controllers pack theirs otherwise."""
+
+
 def _part(stored: StoredIncident, name: str, limit: int) -> bytes:
     """At most ``limit`` bytes of a file; b"" when there is none that can be read."""
     try:
@@ -106,7 +110,8 @@ def _set(stored: StoredIncident, side: Side) -> tuple[RootCauseSet | None, str]:
     try:
         return rootcause.decode(data, told.get("sha256") if told.get("complete") else None), ""
     except WireError as error:
-        return None, str(error)
+        is_ours = data.startswith(ZSTD_MAGIC)
+        return None, error.what if is_ours else "it is not of the format that the verdict reads"
 
 
 def _healthy(stored: StoredIncident, side: Side) -> Mapping[str, Any] | None:

@@ -23,7 +23,7 @@ class Workload:
 
     def __init__(self, rig: Rig, incident: Incident, *, seed: int) -> None:
         self.journal_path = incident.path / JOURNAL
-        table = rig.bench.workload
+        table, policy = rig.bench.workload, rig.bench.policy
         self._config = {
             "uri": rig.bench.primary.host,
             "bytes_total": table.bytes_mib * MIB,
@@ -32,6 +32,8 @@ class Workload:
             "seed": seed,
             "journal_path": str(self.journal_path),
             "stop_limit_s": STOP_LIMIT_S,
+            # Held, not failed: while a controller restarts and the pair becomes whole, its host waits.
+            "reconnect_limit_s": max(30.0, policy.boot_timeout_s + policy.rejoin_timeout_s),
         }
         self._child: Child | None = None
 

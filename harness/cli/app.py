@@ -349,6 +349,42 @@ def sim(
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
 
+rig_app = typer.Typer(help="A pair of virtual Linux nodes with DRBD.", no_args_is_help=True)
+app.add_typer(rig_app, name="rig")
+RigDirectory = Annotated[
+    Path | None, typer.Option("--dir", help="Where the rig is; by default runs find it there by themselves.")
+]
+
+
+@rig_app.command("up")
+def rig_up(
+    bench: BenchOption = "drbd_qemu", directory: RigDirectory = None, as_json: JsonOption = False
+) -> None:
+    """Boot both nodes and leave them running."""
+    with reported(as_json):
+        from harness.cli import rig
+
+        rig.up(bench, directory, as_json=as_json)
+
+
+@rig_app.command("down")
+def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
+    """Take the rig down; nothing of it is left."""
+    with reported(as_json):
+        from harness.cli import rig
+
+        rig.down(directory, as_json=as_json)
+
+
+@rig_app.command("status")
+def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
+    """Say what of the rig is running."""
+    with reported(as_json):
+        from harness.cli import rig
+
+        rig.status(directory, as_json=as_json)
+
+
 def main() -> None:
     """The command; its exit status is the process's."""
     for number in (signal.SIGTERM, signal.SIGHUP):

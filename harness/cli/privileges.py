@@ -15,7 +15,7 @@ def prepare(bench: Bench) -> None:
     """
     begin_work()
     argv = [sys.executable, *sys.orig_argv[1:]]
-    if bench.simulation is not None:
+    if bench.simulation is not None or bench.rig is not None:
         ensure_privileges(argv)
     elif bench.link.namespace is not None:
         join_holder(bench.link.namespace, argv)

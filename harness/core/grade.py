@@ -65,7 +65,7 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
 def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     own = e.sides[side]
     if own.set is None:
-        yield 2, f"the {side}'s root cause data set is missing: {own.set_problem or 'no reason told'}"
+        yield 2, f"the {side}'s root cause data set cannot be used: {own.set_problem or 'no reason told'}"
     elif not own.log_is_whole and (not own.events or _depth_ns(own) < DEPTH_NS):
         yield 1, f"the {side}'s event log reaches back less than {DEPTH_NS // NS_PER_MS} ms"
     if not own.console:

@@ -64,7 +64,7 @@ def _only_told(e: Evidence, side: SideEvidence) -> list[Finding]:
         Finding(
             stage=None, kind="damaged blocks", side=side.side, candidates=STORE_STAGES, lba=sector,
             reasons=(f"the {side.side}'s console says that {sectors} sectors from {sector} on are out of sync",),
-            missing=f"the {side.side}'s root cause data set is missing: {side.set_problem or 'no reason told'}",
+            missing=f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
         )
     ]  # fmt: skip
 

@@ -91,7 +91,7 @@ def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[
         return (
             None,
             "",
-            f"the primary's root cause data set is missing: {primary.set_problem or 'no reason told'}",
+            f"the primary's root cause data set cannot be used: {primary.set_problem or 'no reason told'}",
         )
     sent, kept = primary.of_write("REPL_SEND", number), primary.of_write("REPL_UNACKED", number)
     if sent is None or kept is None:

@@ -31,6 +31,8 @@ WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
 PUMP_BYTES: Final = 4096
 PUMP_POLL_S: Final = 0.05
 """How long a pumped line's read may sit before it looks whether the link was closed."""
+UNIX_PREFIX: Final = "unix:"
+"""Not a URL of pyserial's: a unix socket, as QEMU gives its serial lines."""
 PTY_PREFIX: Final = "/dev/pts/"
 BY_ID: Final = Path("/dev/serial/by-id")
 SHOWN_PORTS: Final = 20
@@ -39,7 +41,7 @@ SHOWN_PORTS: Final = 20
 class SerialLink:
     """Plays roles.ByteLink. Made by ``open_serial``."""
 
-    def __init__(self, name: str, port: serial.SerialBase, notes: list[str]) -> None:
+    def __init__(self, name: str, port: serial.SerialBase | socket.socket, notes: list[str]) -> None:
         self.name = name
         self.notes = notes
         """What the line could not have: "ttyUSB0: no low-latency mode ..."."""
@@ -149,6 +151,8 @@ class _Pump:
 
 def open_serial(url: str, *, baud: int = DEFAULT_BAUD) -> SerialLink:
     """Open ``url`` for this process alone. RigError: missing (with what is there), in use (by whom), refused."""
+    if url.startswith(UNIX_PREFIX):
+        return SerialLink(url, _unix_socket(url.removeprefix(UNIX_PREFIX)), [])
     is_device = "://" not in url
     if is_device:
         _check_device(url)
@@ -172,6 +176,17 @@ def _tell_empty_from_ended(fd: int) -> None:
     attributes[6][termios.VMIN] = 1
     attributes[6][termios.VTIME] = 0
     termios.tcsetattr(fd, termios.TCSANOW, attributes)
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """The line of a virtual machine. One user at a time is its server's business: a second one hears nothing."""
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(path)
+    except OSError as error:
+        line.close()
+        raise RigError(f"{path} cannot be opened: {error.strerror}; is the rig up?") from error
+    return line
 
 
 def _check_device(path: str) -> None:

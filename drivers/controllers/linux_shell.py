@@ -1,0 +1,106 @@
+"""A dialogue with a root shell on a serial line: commands out, what they print in.
+
+Works with a bare ``sh`` as with an interactive one that echoes, prompts and folds lines: answers stand between two
+lines that the shell prints and that no echo of the command contains.
+"""
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import Final
+
+from harness.core.events import NS_PER_MS, Ns
+from harness.errors import RigError, WireError
+from harness.roles import ByteLink, Clock
+
+READ_BYTES: Final = 64 << 10
+MAX_ANSWER_BYTES: Final = 4 << 20
+MAX_KEPT_BYTES: Final = 64 << 10
+"""Of what comes outside an answer: replies to a line that somebody else has written."""
+MARK: Final = "@ff"
+ASK_AGAIN_NS: Final = 700 * NS_PER_MS
+"""A shell that starts loses what came before it: nothing heard for so long, the question is put again."""
+RESETS: Final = (b"\x03\n)\n", b'\x03\n"\n)\n', b"\x03\n'\n)\n")
+"""A node that boots swallows the start of a question, and what is left may open a quote or a brace. An interrupt ends it
+in an interactive shell; another dies of a wrong parenthesis, and the node starts a new one."""
+_ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
+"""What a terminal's shell puts in front of a line."""
+RESET_NS: Final = 200 * NS_PER_MS
+
+
+class Shell:
+    """One question at a time. ``kept`` holds the whole lines that came outside of answers."""
+
+    def __init__(self, link: ByteLink, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._number = clock.now() // NS_PER_MS % 100_000
+        """Begins anywhere: an earlier session's answers are not taken for ours."""
+        self._held = bytearray()
+        self._resets = itertools.cycle(RESETS)
+        self._is_astray = False
+        """The last thing asked has no answer yet: a reset comes before the next, also before that of a later call."""
+        self.kept: list[str] = []
+
+    def ask(self, script: str, deadline_ns: Ns) -> list[str]:
+        """Run ``script`` (sh, any number of lines) and return the lines that it printed. RigError: no answer in time."""
+        self._number += 1
+        begin, end = f"{MARK}+{self._number}", f"{MARK}-{self._number}"
+        # One compound command: a shell that echoes has done so before the first mark comes. The quotes keep the
+        # marks themselves out of the echo.
+        question = (
+            f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
+        )
+        answer: list[str] | None = None
+        answer_bytes = 0
+        ask_ns = self._clock.now()
+        while True:
+            if answer is None and self._clock.now() >= ask_ns:
+                is_reset = self._is_astray
+                self._link.write(next(self._resets) if is_reset else question)
+                ask_ns = self._clock.now() + (RESET_NS if is_reset else ASK_AGAIN_NS)
+                self._is_astray = not is_reset
+            for line in self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns):
+                line = _ESCAPES.sub("", line)
+                if line == begin:
+                    answer, answer_bytes = [], 0
+                elif line == end and answer is not None:
+                    self._is_astray = False
+                    return answer
+                elif answer is None:
+                    self._keep(line)
+                else:
+                    answer.append(line)
+                    answer_bytes += len(line)
+                    if answer_bytes > MAX_ANSWER_BYTES:
+                        raise WireError(f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes")
+            if self._clock.now() >= deadline_ns:
+                what = "no answer" if answer is None else f"the answer broke off after {answer_bytes} bytes"
+                raise RigError(f"{self._link.name}: {what} from the shell; is it a root shell on this line?")
+
+    def await_line(self, wanted: Callable[[str], bool], deadline_ns: Ns) -> str | None:
+        """The first line outside of answers that is ``wanted``, kept or still to come; None at the deadline."""
+        while True:
+            for index, line in enumerate(self.kept):
+                if wanted(line):
+                    del self.kept[: index + 1]
+                    return line
+            if self._clock.now() >= deadline_ns:
+                return None
+            for line in self._lines(deadline_ns):
+                self._keep(line)
+
+    def _keep(self, line: str) -> None:
+        self.kept.append(line)
+        while sum(map(len, self.kept)) > MAX_KEPT_BYTES:
+            del self.kept[0]
+
+    def _lines(self, until_ns: Ns) -> list[str]:
+        """The whole lines that one read completes."""
+        data = self._link.read(READ_BYTES, until_ns)
+        self._held += data
+        *whole, rest = self._held.split(b"\n")
+        if len(rest) > MAX_ANSWER_BYTES:
+            raise WireError(f"{self._link.name}: a line of more than {MAX_ANSWER_BYTES} bytes")
+        self._held = bytearray(rest)
+        return [bytes(line).strip(b"\r").decode("utf-8", "replace") for line in whole]

@@ -1,0 +1,75 @@
+"""``rig up``, ``rig down``, ``rig status``: a pair of virtual Linux nodes that stays up between runs."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from harness.benchfile import load_bench
+from harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
+from harness.cli.privileges import prepare
+from harness.core.events import SIDES
+from harness.core.text import escape
+from harness.errors import RigError, UsageError
+from harness.rigs import image
+from harness.rigs.daemon import RigConfig
+from harness.rigs.rig import VirtualRig, default_directory
+
+
+def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:
+    bench = load_bench(bench_name)
+    if bench.rig is None:
+        raise UsageError(f"{bench.path}: has no [rig]: there is nothing to bring up")
+    prepare(bench)
+    where = directory or default_directory()
+    if not as_json and not image.is_built():
+        say("building the nodes' image (once)")
+    config = RigConfig(
+        directory=str(where.absolute()),
+        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+        size_mib=bench.rig.size_mib,
+        memory_mib=bench.rig.memory_mib,
+        mtu_bytes=bench.rig.mtu_bytes,
+        stays=True,
+    )
+    rig = VirtualRig.start(config)
+    rig.let_go()
+    _tell(rig, as_json=as_json)
+
+
+def down(directory: Path | None, *, as_json: bool) -> None:
+    where = directory or default_directory()
+    was_up = VirtualRig(where).down()
+    if as_json:
+        print_json({"directory": str(where), "was_up": was_up})
+    else:
+        say(f"the rig in {where} is down" if was_up else f"no rig was up in {where}")
+
+
+def status(directory: Path | None, *, as_json: bool) -> None:
+    _tell(VirtualRig(directory or default_directory()), as_json=as_json)
+
+
+def _tell(rig: VirtualRig, *, as_json: bool) -> None:
+    """Exit status 3 when the rig is not up, or only half."""
+    told: dict[str, Any] = {"directory": str(rig.directory), **rig.status()}
+    try:
+        rig.check()
+        problem = ""
+    except RigError as error:
+        problem = str(error)
+    if as_json:
+        print_json({**told, "problem": problem})
+    else:
+        say(f"rig in {told['directory']}, process {told['pid']}: {told['image']}")
+        for side, node in told["nodes"].items():
+            say(f"  {side:<9} {'running, process ' + str(node['pid']) if node['running'] else 'NOT RUNNING'}")
+            for line in node["last_lines"][-1:]:
+                say(f"            {escape(line)}")
+        link = told["link"]
+        say(f"  link      {link['frames']} frames, {link['dropped']} dropped")
+        for line in link["fired"]:
+            say(f"            {escape(line)}")
+        if problem:
+            say(escape(problem))
+    raise typer.Exit(EXIT_RIG if problem else EXIT_PASS)

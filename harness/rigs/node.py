@@ -1,0 +1,171 @@
+"""One virtual node: a QEMU process, its disks, its two serial lines. Power is the process: off = it is killed.
+
+Works without KVM: the processor is translated (TCG). Memory outlives a reset of the guest, as on a board, and is
+lost with the power.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from harness.core.events import Side
+from harness.errors import RigError
+from harness.rigs.image import Image
+from harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
+
+QEMU: Final = "qemu-system-x86_64"
+MIB: Final = 1 << 20
+METADATA_BYTES: Final = 4 * MIB
+"""DRBD's external metadata: some kilobytes at these sizes."""
+RECORD_ADDRESS: Final = 0x8000000
+"""Where ramoops keeps the record, 4 MiB that the kernel leaves alone. Not at the top of memory: at a reset QEMU puts
+the initrd there again."""
+KERNEL_ARGUMENTS: Final = (
+    f"console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
+    "mitigations=off nowatchdog quiet loglevel=7"
+)
+PR_SET_PDEATHSIG: Final = 1
+BANNER: Final = b"node: replication configured"
+"""Printed by the guest's init once DRBD runs."""
+MAC_PREFIX: Final = "52:54:00:ff"
+OFFLOADS_OFF: Final = ",".join(
+    f"{name}=off"
+    for name in ("csum", "gso", "guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "host_tso4",
+                 "host_tso6", "host_ecn", "host_ufo", "mrg_rxbuf")
+)  # fmt: skip
+"""Frames on the link are of wire size and have valid checksums."""
+LAST_LINES: Final = 5
+
+
+@dataclass
+class Node:
+    """A node of the rig that lives in ``directory``."""
+
+    side: Side
+    directory: Path
+    image: Image
+    serial_number: str
+    size_mib: int
+    memory_mib: int
+    mtu_bytes: int
+    taps: tuple[int, int]
+    boot_options: Mapping[str, str] = field(default_factory=dict)
+    """Further ff_NAME=VALUE words for the guest's init."""
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def console_log(self) -> Path:
+        """Everything that the node printed since its rig came up."""
+        return self.directory / f"{self.side}.console.log"
+
+    @property
+    def pid(self) -> int:
+        """0 while it has no power."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    def prepare(self) -> None:
+        """New disks: all zeros."""
+        for name, size_bytes in (("img", self.size_mib * MIB), ("md", METADATA_BYTES)):
+            with (self.directory / f"{self.side}.{name}").open("wb") as disk:
+                disk.truncate(size_bytes)
+
+    def power_on(self) -> None:
+        if self.pid:
+            return
+        if shutil.which(QEMU) is None:
+            raise RigError(f"{QEMU} is missing: apt install --no-install-recommends qemu-system-x86")
+        with (self.directory / f"{self.side}.qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=self.taps,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def power_off(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def status(self) -> dict[str, object]:
+        told: dict[str, object] = {
+            "running": bool(self.pid),
+            "pid": self.pid,
+            "last_lines": self.last_lines(),
+        }
+        if self._process is not None and not self.pid:
+            told["exit_status"] = self._process.poll()
+            told["qemu"] = _tail(self.directory / f"{self.side}.qemu.log")
+        return told
+
+    def last_lines(self) -> list[str]:
+        return _tail(self.console_log)
+
+    def _argv(self) -> list[str]:
+        words = {
+            "name": self.side,
+            "role": self.side,
+            "address": REPLICATION_ADDRESSES[self.side],
+            "peer": REPLICATION_ADDRESSES["secondary" if self.side == "primary" else "primary"],
+            "host_address": f"{HOST_NETWORKS[self.side]}.2",
+            "mtu": str(self.mtu_bytes),
+            **self.boot_options,
+        }
+        append = " ".join((KERNEL_ARGUMENTS, *(f"ff_{name}={value}" for name, value in words.items())))
+        argv = [
+            QEMU, "-name", f"freezeframe-{self.side}", "-nodefaults", "-no-user-config", "-display", "none",
+            "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1",
+            "-m", str(self.memory_mib),
+            "-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", append,
+            "-smbios", f"type=1,manufacturer=QEMU,product=FreezeFrame-node,serial={self.serial_number}",
+        ]  # fmt: skip
+        for index, name in enumerate(("img", "md")):
+            argv += [
+                "-drive", f"file={self.directory}/{self.side}.{name},format=raw,if=none,id=disk{index},cache=unsafe",
+                "-device", f"virtio-blk-pci,drive=disk{index}",
+            ]  # fmt: skip
+        for index, fd in enumerate(self.taps):
+            mac = f"{MAC_PREFIX}:{index:02x}:{1 if self.side == 'primary' else 2:02x}"
+            argv += [
+                "-netdev", f"tap,id=net{index},fd={fd}",
+                "-device", f"virtio-net-pci,netdev=net{index},mac={mac},romfile=,{OFFLOADS_OFF}",
+            ]  # fmt: skip
+        # Telnet on the console: a BREAK can be sent in-band, as IAC BREAK.
+        for line, options in (
+            ("console", f",telnet=on,logfile={self.console_log},logappend=on"),
+            ("control", ""),
+        ):
+            argv += [
+                "-chardev",
+                f"socket,id={line},path={self.directory}/{self.side}.{line},server=on,wait=off{options}",
+                "-serial", f"chardev:{line}",
+            ]  # fmt: skip
+        return argv
+
+
+def _die_with_parent() -> None:
+    """In the child, before QEMU: no node outlives its rig, even when that is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            return file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return []

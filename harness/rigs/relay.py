@@ -1,0 +1,166 @@
+"""The host's cable to the primary node: a unix socket on this machine, TCP inside the rig's namespace.
+
+A node that crashes says nothing to its connections: keep-alive probes find out within some seconds, and the host,
+whose connection is then closed here, connects again. While the node boots the host is held in the connect.
+"""
+
+import contextlib
+import errno
+import socket
+import time
+from pathlib import Path
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from typing import Final
+
+from harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from harness.edge.netns import Namespace
+
+CHUNK_BYTES: Final = 256 << 10
+MAX_HELD_BYTES: Final = 4 << 20
+"""Read from one end and not yet taken by the other."""
+RETRY_NS: Final = 200 * NS_PER_MS
+CONNECT_LIMIT_NS: Final = 60 * NS_PER_S
+"""A host that has waited so long for a booting node is told that it is not there."""
+KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 2}
+"""Seconds, seconds, probes: a dead node is noticed in 3 s."""
+USER_TIMEOUT_MS: Final = 3000
+"""The same for what was sent and not acknowledged."""
+
+
+class Relay:
+    """Listens at ``path`` and carries each connection's bytes to ``target`` and back. One thread drives it."""
+
+    def __init__(
+        self, selector: BaseSelector, namespace: Namespace, path: Path, target: tuple[str, int]
+    ) -> None:
+        self._selector = selector
+        self._namespace = namespace
+        self._target = target
+        self._listener = socket.socket(socket.AF_UNIX)
+        path.unlink(missing_ok=True)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        self._carriers: set[_Carrier] = set()
+        selector.register(self._listener, EVENT_READ, self._accept)
+
+    def tick(self, now: Ns) -> None:
+        for carrier in list(self._carriers):
+            carrier.tick(now)
+
+    def next_deadline(self) -> Ns | None:
+        return min((one.retry_ns for one in self._carriers if one.retry_ns), default=None)
+
+    def close(self) -> None:
+        for carrier in list(self._carriers):
+            carrier.close()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+
+    def connect(self) -> socket.socket:
+        """A socket of the rig's namespace, on its way to the node."""
+
+        def made() -> socket.socket:
+            node = socket.socket(socket.AF_INET)
+            node.setblocking(False)
+            node.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            node.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option, value in KEEPALIVE.items():
+                node.setsockopt(socket.IPPROTO_TCP, option, value)
+            node.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+            node.connect_ex(self._target)
+            return node
+
+        return self._namespace.run(made)
+
+    def _accept(self, _mask: int) -> None:
+        host, _ = self._listener.accept()
+        host.setblocking(False)
+        self._carriers.add(_Carrier(self, self._selector, host, time.monotonic_ns()))
+
+    def forget(self, carrier: "_Carrier") -> None:
+        self._carriers.discard(carrier)
+
+
+class _Carrier:
+    """One connection of a host."""
+
+    def __init__(self, relay: Relay, selector: BaseSelector, host: socket.socket, now: Ns) -> None:
+        self._relay = relay
+        self._selector = selector
+        self._host = host
+        self._node: socket.socket | None = None
+        self._connected = False
+        self._to_node = bytearray()
+        self._to_host = bytearray()
+        self._give_up_ns = now + CONNECT_LIMIT_NS
+        self.retry_ns: Ns = now
+        """When to try the node again; 0 while there is nothing to try."""
+        selector.register(host, EVENT_READ, self._on_host)
+        self.tick(now)
+
+    def tick(self, now: Ns) -> None:
+        if not self.retry_ns or now < self.retry_ns:
+            return
+        if now >= self._give_up_ns:
+            self.close()
+            return
+        self._drop_node()
+        self._node = self._relay.connect()
+        self._selector.register(self._node, EVENT_WRITE, self._on_node)
+        # A node that is booting swallows the first request: ask again rather than wait for TCP's own patience.
+        self.retry_ns = now + 5 * RETRY_NS
+
+    def close(self) -> None:
+        self._drop_node()
+        self._selector.unregister(self._host)
+        self._host.close()
+        self._relay.forget(self)
+
+    def _drop_node(self) -> None:
+        if self._node is not None:
+            self._selector.unregister(self._node)
+            self._node.close()
+            self._node = None
+
+    def _on_host(self, mask: int) -> None:
+        self._carry(self._host, self._to_node, self._to_host, mask)
+
+    def _on_node(self, mask: int) -> None:
+        assert self._node is not None
+        if not self._connected:
+            error = self._node.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self._drop_node()
+                self.retry_ns = time.monotonic_ns() + RETRY_NS
+                return
+            self._connected = True
+            self.retry_ns = 0
+        self._carry(self._node, self._to_host, self._to_node, mask)
+
+    def _carry(self, source: socket.socket, inward: bytearray, outward: bytearray, mask: int) -> None:
+        """Read from ``source`` into ``inward`` and write ``outward`` to it; then watch for what is possible next."""
+        try:
+            if mask & EVENT_READ and len(inward) < MAX_HELD_BYTES:
+                data = source.recv(CHUNK_BYTES)
+                if not data:
+                    self.close()
+                    return
+                inward += data
+            for end, held in ((self._host, self._to_host), (self._node, self._to_node)):
+                if end is not None and held and (end is self._host or self._connected):
+                    with contextlib.suppress(BlockingIOError):
+                        del held[: end.send(held)]
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EINTR):
+                self.close()
+                return
+        self._watch(self._host, self._to_node, self._to_host)
+        if self._node is not None and self._connected:
+            self._watch(self._node, self._to_host, self._to_node)
+
+    def _watch(self, end: socket.socket, inward: bytearray, outward: bytearray) -> None:
+        mask = (EVENT_READ if len(inward) < MAX_HELD_BYTES else 0) | (EVENT_WRITE if outward else 0)
+        key = self._selector.get_key(end)
+        if mask and mask != key.events:
+            self._selector.modify(end, mask, key.data)

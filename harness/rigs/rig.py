@@ -1,0 +1,225 @@
+"""A virtual rig as its user sees it: brought up, or found running; asked, told, taken down."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from harness.core.events import SIDES, Side
+from harness.core.text import escape
+from harness.errors import RigError
+from harness.rigs import image
+from harness.rigs.daemon import SOCKET, RigConfig
+from harness.rigs.node import BANNER
+
+COMMAND_TIMEOUT_S: Final = 5.0
+BOOT_TIMEOUT_S: Final = 90.0
+"""From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its time."""
+DOWN_TIMEOUT_S: Final = 10.0
+MAX_ANSWER_BYTES: Final = 1 << 20
+
+
+def default_directory() -> Path:
+    """Where ``rig up`` puts a rig that nobody gave another place."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime, "freezeframe-rig") if runtime else Path(f"/tmp/freezeframe-rig-{os.getuid()}")
+
+
+class VirtualRig:
+    """The rig in ``directory``, through its daemon. ``close`` takes it down if this object brought it up for itself."""
+
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.directory = directory
+        self._process = process
+
+    # --- up ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def start(cls, config: RigConfig) -> Self:
+        """Bring a rig up and wait until both nodes have configured their replication. RigError: why not."""
+        directory = Path(config.directory)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if cls(directory).is_up():
+            raise RigError(f"a rig is already up in {directory}; take it down with: freezeframe rig down")
+        for leftover in directory.glob("*.console.log"):
+            leftover.unlink()
+        log = directory / "rig.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "harness.rigs.daemon"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        rig = cls(directory, process)
+        try:
+            process.stdin.write(msgspec.json.encode(config) + b"\n")
+            process.stdin.flush()
+            rig._await_boot(log, [side for side in SIDES if side != config.outside])
+        except BaseException as error:
+            rig.close()
+            if isinstance(error, BrokenPipeError):
+                raise rig._died(log) from error
+            raise
+        return rig
+
+    def _await_boot(self, log: Path, waiting: Sequence[Side]) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        while waiting:
+            waiting = [side for side in waiting if BANNER not in self._console(side)]
+            if self._process.poll() is not None:
+                raise self._died(log)
+            if waiting and time.monotonic() >= deadline:
+                raise RigError(self._silent(waiting))
+            if waiting and (self.directory / SOCKET).exists():
+                self.check()
+            time.sleep(0.05)
+
+    def _silent(self, waiting: Sequence[Side]) -> str:
+        side = waiting[0]
+        lines = self._console(side).decode(errors="replace").splitlines()
+        last = f"the last it printed: {escape(lines[-1][-120:])}" if lines else "it printed nothing"
+        return f"the {side} node did not boot within {BOOT_TIMEOUT_S:.0f} s; {last}"
+
+    def _console(self, side: Side) -> bytes:
+        with contextlib.suppress(OSError):
+            return (self.directory / f"{side}.console.log").read_bytes()
+        return b""
+
+    def _died(self, log: Path) -> RigError:
+        words = log.read_text(errors="replace")[-600:].strip().splitlines()
+        return RigError(f"the rig did not come up: {words[-1] if words else 'no reason given'}")
+
+    # --- running ------------------------------------------------------------------------------------------------
+    def is_up(self) -> bool:
+        try:
+            self.ask({"do": "status"})
+        except RigError:
+            return False
+        return True
+
+    def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """One command of the daemon. RigError: no rig there, or it could not be done."""
+        path = self.directory / SOCKET
+        try:
+            with socket.socket(socket.AF_UNIX) as channel:
+                channel.settimeout(COMMAND_TIMEOUT_S)
+                channel.connect(str(path))
+                channel.sendall(json.dumps(command).encode() + b"\n")
+                answer = b""
+                while not answer.endswith(b"\n") and len(answer) < MAX_ANSWER_BYTES:
+                    data = channel.recv(65536)
+                    if not data:
+                        break
+                    answer += data
+            told: dict[str, Any] = json.loads(answer)
+        except (OSError, ValueError) as error:
+            raise RigError(f"no rig is up in {self.directory} ({error}); freezeframe rig up") from error
+        if not told.pop("ok"):
+            raise RigError(f"rig: {told.get('error')}")
+        return told
+
+    def status(self) -> dict[str, Any]:
+        return self.ask({"do": "status"})
+
+    def check(self) -> None:
+        """RigError when the rig is only half up."""
+        for side, node in self.status()["nodes"].items():
+            if not node["running"]:
+                how = (
+                    f"QEMU ended with status {node['exit_status']}"
+                    if "exit_status" in node
+                    else "it is switched off"
+                )
+                words = "; ".join(node.get("qemu", [])[-2:])
+                raise RigError(
+                    f"the rig is half up: the {side} node is not running, {how}{': ' + words if words else ''}. "
+                    "Take it down and up again: freezeframe rig down; freezeframe rig up"
+                )
+
+    def power(self, side: Side, *, on: bool) -> None:
+        self.ask({"do": "power", "side": side, "on": on})
+
+    def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        """Faults for the injector in the link, as in a fault plan; an empty list takes them away."""
+        self.ask({"do": "arm", "faults": list(faults)})
+
+    def cut(self, senders: Sequence[Side], seconds: float) -> None:
+        """What these sides send into the link is lost for so long."""
+        self.ask({"do": "cut", "senders": list(senders), "ms": round(seconds * 1000)})
+
+    # --- down ---------------------------------------------------------------------------------------------------
+    def down(self) -> bool:
+        """Take the rig down and wait until nothing of it is left. False: none was up."""
+        try:
+            pid = int(self.status()["pid"])
+        except RigError:
+            return False
+        with contextlib.suppress(RigError):
+            self.ask({"do": "down"})
+        self._await_end(pid)
+        return True
+
+    def _await_end(self, pid: int) -> None:
+        """By descriptor, so that a pid that was given to another process meanwhile is not touched."""
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            if not poller.poll(DOWN_TIMEOUT_S * 1000):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                poller.poll(DOWN_TIMEOUT_S * 1000)
+        finally:
+            os.close(fd)
+
+    def let_go(self) -> None:
+        """The rig stays up when this object is closed."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=DOWN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def describe_image() -> tuple[image.Image, float]:
+    """The image, built if need be, and how long that took in seconds."""
+    began = time.monotonic()
+    built = image.ensure()
+    return built, time.monotonic() - began

@@ -1,0 +1,262 @@
+"""The Linux DRBD driver against a real ``sh`` on a PTY or a socket, whose node is played by a folder of files."""
+
+import hashlib
+import os
+import pty
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drivers.controllers import linux_drbd, linux_records
+from drivers.controllers.linux_drbd import LinuxDrbd
+from harness.edge.serial_link import SerialLink
+from harness.errors import RigError, UsageError, WireError, WrongDeviceError
+from harness.roles import Controller
+from harness.wire import drbd
+from harness.wire.control import PairState
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
+BOOT_ID = "7ade8d4b-b793-4f3b-97f0-8b6ff9ce9183"
+INCIDENT = bytes(range(16))
+PROC_DRBD = """version: 8.4.11 (api:1/proto:86-101)
+srcversion: F73C670A7EC572DB9CF3E5B
+ 0: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----
+    ns:20 nr:0 dw:0 dr:0 al:8 bm:0 lo:0 pe:3 ua:0 ap:2 ep:1 wo:f oos:8
+"""
+
+
+class Socket:
+    """A socket as SerialLink takes it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def close(self) -> None:
+        self._end.close()
+
+
+class NodeOnDisk:
+    """The files of a Linux node under ``root``, and a shell whose scripts see them in place of the machine's own."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        for name, content in {
+            "sys/class/dmi/id/product_serial": "FFTEST-1\n",
+            "proc/sys/kernel/random/boot_id": f"{BOOT_ID}\n",
+            "proc/sys/kernel/osrelease": "6.1.0-56-cloud-amd64\n",
+            "proc/uptime": "42.50 12.00\n",
+            "proc/stat": "cpu 1 2 3\nbtime 1795403761\n",
+            "proc/drbd": PROC_DRBD,
+            "proc/mounts": "pstore /sys/fs/pstore pstore rw 0 0\n",
+        }.items():
+            self.put(name, content)
+        # Whatever these tests do, they do not crash the machine that they run on.
+        monkeypatch.setattr(linux_drbd, "CRASH", f"echo yes >{root}/crashed")
+        monkeypatch.setattr(linux_drbd, "KERNEL_LOG", f"{root}/kmsg")
+        for name in ("WHO", "IDENTIFY", "LIST", "EVIDENCE", "FOLDER"):
+            monkeypatch.setattr(linux_drbd, name, self.moved(getattr(linux_drbd, name)))
+
+    def moved(self, script: str) -> str:
+        return re.sub(r"(?<![\w.])/(?=(proc|sys|run|var|etc)\b)", f"{self.root}/", script)
+
+    def put(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeOnDisk:
+    return NodeOnDisk(tmp_path, monkeypatch)
+
+
+def soon(seconds: float = 10.0) -> int:
+    return time.monotonic_ns() + int(seconds * 1e9)
+
+
+@pytest.fixture(params=["bare", "interactive"])
+def device(request: pytest.FixtureRequest, node: NodeOnDisk) -> Iterator[LinuxDrbd]:
+    """A bare sh on a socket; or one that echoes and prompts on a PTY."""
+    if request.param == "bare":
+        ours, theirs = socket.socketpair()
+        loop = ["sh", "-c", "while :; do sh 2>/dev/null; done"]
+        shell = subprocess.Popen(
+            loop, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        link = SerialLink("test", Socket(ours), [])  # type: ignore[arg-type]
+    else:
+        master, slave = pty.openpty()
+        shell = subprocess.Popen(
+            ["bash", "--norc", "-i"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        link = SerialLink("test", os.fdopen(master, "r+b", buffering=0), [])  # type: ignore[arg-type]
+    try:
+        yield LinuxDrbd("primary", link, serial_number="FFTEST-1")
+    finally:
+        os.killpg(shell.pid, 9)
+        shell.wait()
+        link.close()
+
+
+def test_it_plays_the_role(device: LinuxDrbd) -> None:
+    role: Controller = device
+    assert role.side == "primary"
+
+
+def test_identify(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    who = device.identify(soon())
+    assert (who.serial_number, who.boot_epoch, who.role) == ("FFTEST-1", 1795403761, drbd.Role.PRIMARY)
+    assert (who.pair_state, who.uptime_ns) == ("full duplex", 42_500_000_000)
+    # The clock steps: the same boot keeps its epoch. Another boot is later even when its clock says otherwise.
+    node.put("proc/stat", "btime 1795403760\n")
+    assert device.identify(soon()).boot_epoch == 1795403761
+    node.put("proc/sys/kernel/random/boot_id", "81643c7b-5627-4c36-9680-6eb45db5ae34\n")
+    assert device.identify(soon()).boot_epoch == 1795403762
+
+
+def test_another_node_is_not_taken_for_ours(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    node.put("sys/class/dmi/id/product_serial", "OTHER-\x1b[2J\n")
+    with pytest.raises(WrongDeviceError, match=r"leads to OTHER-\\x1b"):
+        device.identify(soon())
+
+
+def test_a_fragment_left_by_somebody_else_is_cleared(device: LinuxDrbd) -> None:
+    for fragment in (b"{ echo 'half", b'\necho "open\n', b"if true; then\n"):
+        device.link.write(fragment)
+        assert device.identify(soon()).serial_number == "FFTEST-1"
+
+
+def test_save_list_pull(device: LinuxDrbd) -> None:
+    frame = device.freeze_frame(device.identify(soon()), 3, INCIDENT, disruptive=False)
+    device.link.write(frame)
+    reply = device.freeze_reply(frame, soon())
+    assert reply is not None
+    assert (reply.ok, reply.status) == (True, "ok")
+    (entry,) = device.sets(soon())
+    assert (entry.incident_id, entry.kind, entry.reason, entry.complete) == (INCIDENT, "save", 3, True)
+    arrived: list[bytes] = []
+    pulled = device.pull(entry, b"", soon(), arrived.append)
+    stored = b"".join(arrived)
+    assert hashlib.sha256(stored).hexdigest() == entry.sha256
+    assert pulled.state["pair_state"] == PairState.FULL_DUPLEX
+    assert pulled.state["dirty_blocks"] == 2
+    assert pulled.state["queues"]["unacked_writes"] == 3
+    # From where an earlier pull broke off.
+    rest: list[bytes] = []
+    device.pull(entry, stored[:100], soon(), rest.append)
+    assert stored[:100] + b"".join(rest) == stored
+    with pytest.raises(WireError, match="SHA-256"):
+        device.pull(entry, b"x" + stored[1:], soon(), rest.append)
+
+
+def test_a_frame_for_another_boot_or_target_is_refused(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    frame = device.freeze_frame(device.identify(soon()), 1, INCIDENT, disruptive=True)
+    for file, content, status in (
+        ("proc/sys/kernel/random/boot_id", "81643c7b-5627-4c36-9680-6eb45db5ae34\n", "stale epoch"),
+        ("sys/class/dmi/id/product_serial", "OTHER\n", "wrong target"),
+    ):
+        node.put(file, content)
+        device.link.write(frame)
+        reply = device.freeze_reply(frame, soon())
+        assert reply is not None
+        assert (reply.ok, reply.status) == (False, status)
+    # A node that cannot say who it is.
+    (node.root / "sys/class/dmi/id/product_serial").unlink()
+    device.link.write(frame)
+    reply = device.freeze_reply(frame, soon())
+    assert reply is not None
+    assert not reply.ok
+    assert not (node.root / "crashed").exists()
+
+
+def test_the_frame_crashes_its_target_and_leaves_a_note(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    frame = device.freeze_frame(device.identify(soon()), 2, INCIDENT)
+    device.link.write(frame)
+    reply = device.freeze_reply(frame, soon())
+    assert reply is not None
+    assert reply.ok
+    device.identify(soon())  # the line is behind it
+    assert (node.root / "crashed").read_text() == "yes\n"
+    note = (node.root / "kmsg").read_text()
+    assert f"freezeframe: warmstart {INCIDENT.hex()} 2 {BOOT_ID}\n" in note
+
+
+def crash_record(incident: bytes = INCIDENT) -> str:
+    golden = (GOLDEN / "cycle-mtu1500-a.tail.raw.log").read_text(errors="replace").splitlines()
+    kernel = [line for line in golden if line.startswith("[")]
+    note = [f"[   12.6] freezeframe: warmstart {incident.hex()} 1 {BOOT_ID}"]
+    note += [f"[   12.7] freezeframe: {line.strip()}" for line in PROC_DRBD.splitlines()]
+    panic = [
+        "[   12.8] sysrq: Trigger a crash",
+        "[   12.9] Kernel panic - not syncing: sysrq triggered crash",
+    ]
+    return "Panic#1 Part1\n" + "\n".join(f"<4>{line}" for line in (*kernel, *note, *panic)) + "\n"
+
+
+def test_the_record_of_a_crash_becomes_a_set(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record())
+    device.identify(soon())
+    (entry,) = device.sets(soon())
+    assert (entry.kind, entry.incident_id, entry.boot_epoch) == ("warmstart", INCIDENT, 1795403761)
+    pulled = device.pull(entry, b"", soon(), lambda _: None)
+    texts = [event["text"] for event in pulled.events]
+    assert "sysrq: Trigger a crash" in texts
+    assert any("drbd" in text for text in texts)
+    assert (pulled.state["role"], pulled.state["conn"]) == (drbd.Role.PRIMARY, drbd.Conn.CONNECTED)
+    assert [one.sha256 for one in device.sets(soon())] == [entry.sha256]
+
+
+def test_a_record_that_was_cut_says_so(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("sysrq: Trigger")[0])
+    (entry,) = device.sets(soon())
+    assert not entry.complete
+
+
+def test_a_silent_line_is_told_in_time(node: NodeOnDisk) -> None:
+    ours, theirs = socket.socketpair()
+    link = SerialLink("nobody", Socket(ours), [])  # type: ignore[arg-type]
+    began = time.monotonic()
+    with pytest.raises(RigError, match="nobody: no answer from the shell"):
+        LinuxDrbd("primary", link, serial_number="X").identify(soon(0.5))
+    assert time.monotonic() - began < 2
+    link.close()
+    theirs.close()
+
+
+def test_a_serial_number_that_could_be_a_command_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    with pytest.raises(UsageError, match="allowed are letters"):
+        LinuxDrbd("primary", SerialLink("x", Socket(ours), []), serial_number='"; reboot "')  # type: ignore[arg-type]
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----", PairState.FULL_DUPLEX),
+        ("cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate C r-----", PairState.COPY_PENDING),
+        ("cs:SyncTarget ro:Secondary/Primary ds:Inconsistent/UpToDate C r-----", PairState.COPY_PENDING),
+        ("cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r-----", PairState.SUSPENDED),
+        ("cs:StandAlone ro:Primary/Unknown ds:UpToDate/DUnknown   r-----", PairState.SIMPLEX),
+        ("cs:Unconfigured", PairState.SIMPLEX),
+    ],
+)
+def test_pair_states(line: str, state: PairState) -> None:
+    assert linux_records.parse_proc_drbd(f"version: 8.4.11\n 0: {line}\n").pair_state == state
+
+
+@pytest.mark.parametrize("stored", [b"", b"not gzip", b"\x1f\x8b\x08\x00" + bytes(20)])
+def test_a_set_that_is_none_is_an_error_of_the_wire(stored: bytes) -> None:
+    with pytest.raises(WireError):
+        linux_records.unpack(stored)
