@@ -11,8 +11,8 @@ from typing import Final
 from harness.bench import Rig, deadline_in
 from harness.core.blockstamp import Journal, Write
 from harness.core.events import NS_PER_S, SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
-from harness.core.frames import decode
 from harness.core.redrive import Result, failed_again, failing_write, told_sector, why_not
+from harness.edge.reflex_io import sequence_number
 from harness.errors import RigError, WireError
 from harness.incident import MAX_LINE_BYTES, Incident
 from harness.roles import HostPort, Serviceable
@@ -86,7 +86,7 @@ class Redrive:
         except RigError as error:
             return FrameFailed(t_ns=t_ns, side=side, error=str(error))
         done_ns = time.monotonic_ns()
-        return FrameSent(t_ns=t_ns, side=side, seq=decode(frame).seq, t_done_ns=done_ns, frame=frame)
+        return FrameSent(t_ns=t_ns, side=side, seq=sequence_number(frame), t_done_ns=done_ns, frame=frame)
 
     def _saved(self, side: Side, frame: bytes) -> str:
         """What came of the non-disruptive save, in a word."""

@@ -134,7 +134,7 @@ class Attempt(msgspec.Struct, frozen=True):
         return FrameSent(
             t_ns=self.t_ns,
             side=self.side,
-            seq=_sequence_number(self.frame),
+            seq=sequence_number(self.frame),
             t_done_ns=self.t_done_ns,
             frame=self.frame,
         )
@@ -168,7 +168,7 @@ def _write_within(fd: int, data: bytes) -> None:
             poller.poll(left_ms)
 
 
-def _sequence_number(frame: bytes) -> int:
+def sequence_number(frame: bytes) -> int:
     """The frame's seq when it is one of ours; 0 when it is another device type's."""
     try:
         return decode(frame).seq
