@@ -127,6 +127,20 @@ class HostPort(Protocol):
     def close(self) -> None: ...
 
 
+class HostWorkload(Protocol):
+    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is told and what it tells."""
+
+    @staticmethod
+    def workload_module() -> str:
+        """The module that is run."""
+        ...
+
+    @staticmethod
+    def keeps_journal() -> bool:
+        """Whether it writes down each write and its acknowledgement: without that nobody knows what was promised."""
+        ...
+
+
 class PowerRail(Protocol):
     """A supply that powers the controllers. ``close`` leaves its safe state: limits set, what the bench file says."""
 

@@ -113,6 +113,8 @@ class Evidence:
     actions: Sequence[Mapping[str, Any]] = ()
     recovery: Sequence[Mapping[str, Any]] = ()
     comparison: Mapping[str, Any] | None = None
+    wrong_reads: Sequence[tuple[int, int, str]] = ()
+    """(byte offset, length, what it said) of what the workload read back and found to be not what it wrote."""
     wall_step_ns: int = 0
     """How far the wall clock, by which frames are timed, moved against the monotonic one during the run."""
     clock_error_ns: Ns = 0
@@ -132,7 +134,8 @@ class Evidence:
     @property
     def is_uneventful(self) -> bool:
         """Nothing triggered, and the data of both sides are what the host was promised."""
-        return self.trigger is None and bool((self.comparison or {}).get("data_equal"))
+        equal = bool((self.comparison or {}).get("data_equal"))
+        return self.trigger is None and equal and not self.wrong_reads
 
     @property
     def link_times_hold(self) -> bool:
@@ -327,6 +330,11 @@ def gather(
             clock=device_clock(side, record, found, console, times),
         )
     read, journal_problem = _journal(journal)
+    workload = record.get("workload") or {}
+    if read is None and workload.get("keeps_journal") is False:
+        journal_problem = (
+            f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
+        )
     link, link_problem = None, ""
     if frames is not None:
         link = LinkEvidence(link_ends(record), suspects(sides.values()))
@@ -348,6 +356,7 @@ def gather(
         actions=record.get("actions") or (),
         recovery=record.get("recovery") or (),
         comparison=record.get("comparison"),
+        wrong_reads=[(at, size, str(text)) for at, size, text in workload.get("wrong_reads") or ()],
         wall_step_ns=wall_step_ns(record),
         clock_error_ns=int((record.get("clock") or {}).get("error_ns", 0)),
     )

@@ -118,17 +118,29 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
 def _data_rows(record: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     workload = record.get("workload") or {}
-    if workload:
+    if "writes_acked" in workload:
         acknowledged = byte_count(workload.get("bytes_written", 0))
         longest = duration(workload.get("longest_hold_ns", 0))
         said = f"{acknowledged} acknowledged in {workload.get('writes_acked', 0)} writes, longest wait for one {longest}"
         rows.append(("host", Text(said)))
+        if workload.get("verified_bytes"):
+            wrong = workload.get("wrong_reads_total", 0)
+            verified = byte_count(workload["verified_bytes"])
+            said = f"{verified} verified by {text(workload.get('driver'))}, {wrong} blocks wrong"
+            rows.append(("read back", Text(said, "bold red" if wrong else "")))
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
     if lost is None:
-        rows.append(("lost", Text("not known", "yellow")))
+        why = (
+            ""
+            if workload.get("keeps_journal", True)
+            else f": {text(workload.get('driver'))} keeps no journal"
+        )
+        rows.append(("lost", Text(f"not known{why}", "yellow")))
     else:
         said = f"{lost or 'no'} acknowledged write{'s' if lost and lost > 1 else ''}"
+        unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
+        said += f", {unflushed} of them never flushed" if unflushed else ""
         rows.append(("lost", Text(said, "green" if lost == 0 else "bold red")))
     return rows
 
