@@ -144,6 +144,7 @@ class Incident:
             "data_equal": None,
             "lost_acked_writes": None,
             "capture": {},
+            "workload": {},
             "notes": [],
             **fields,
         }

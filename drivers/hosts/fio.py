@@ -169,16 +169,14 @@ class FioRun:
             if not report.status and not report.error:
                 segments.append((at, length_bytes))
                 return segments
-            fruitless = 0 if done else fruitless + 1
-            # Of the acknowledged ones some may lie behind the first that is not.
-            sure = max(0, done - self._config.queue_depth) * self._config.write_bytes
-            self._await_port(report, fruitless)
+            # fio counts the requests that failed, and of the others some may lie behind these.
+            sure = max(0, done - 2 * self._config.queue_depth)
+            self.acked = before + sure
+            fruitless = 0 if sure else fruitless + 1
             if sure:
-                segments.append((at, at + sure))
-                self.acked -= done - sure // self._config.write_bytes
-                at += sure
-            else:
-                self.acked = before
+                segments.append((at, at + sure * self._config.write_bytes))
+                at = segments[-1][1]
+            self._await_port(report, fruitless)
         return segments
 
     def _verify(self, start: int, end: int) -> None:

@@ -236,7 +236,7 @@ class Journal:
         start = lba - self.first_lba
         if crc32c(record[: RECORD.size]) != wire.CRC.unpack_from(record, RECORD.size)[0]:
             raise WireError("damaged journal record", at, record)
-        if kind in (FLUSHED, DISCONNECTED):
+        if kind in (FLUSHED, DISCONNECTED) and not (sectors or write_id or lba):
             if kind == DISCONNECTED:
                 self.at_risk |= self._unflushed
             self._unflushed.clear()
