@@ -43,6 +43,8 @@ class Identity:
     uptime_ns: int
     events_logged: int
     capabilities: int = 0
+    uptime_error_ns: int = 0
+    """How far ``uptime_ns`` may be from the clock of its console lines and its event log, where these are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,16 @@ class Serviceable(Protocol):
     def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply: ...
     def print_line(self, text: str, deadline_ns: Ns) -> Reply: ...
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply: ...
+
+
+@runtime_checkable
+class SetReader(Protocol):
+    """What a controller's driver offers whose root cause data sets are not of the format of ``wire.rootcause``."""
+
+    @staticmethod
+    def decode_set(stored: bytes, serial_number: str) -> RootCauseSet:
+        """A set as it was pulled, without the device. Pure. WireError: it is damaged, or not one."""
+        ...
 
 
 class HostPort(Protocol):

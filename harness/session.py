@@ -159,6 +159,7 @@ class Session:
             asked_ns = time.monotonic_ns()
             one = controller.identify(deadline_in(STATE_TIMEOUT_S))
             told[side] = {
+                "driver": self.rig.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
                 "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
                 "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
                 "t_answered_ns": time.monotonic_ns(),

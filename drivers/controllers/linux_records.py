@@ -84,6 +84,19 @@ def parse_proc_drbd(text: str) -> DrbdState:
     )
 
 
+_KNOWN: Final = (
+    ("BOOT", re.compile(r"^Linux version \d()()")),
+    ("REPL_DIGEST_FAILED", re.compile(r"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")),
+    (
+        "REPL_BUFFER_CHANGED",
+        re.compile(r"Digest mismatch, buffer modified by upper layers during write: (\d{1,18})s \+(\d{1,9})"),
+    ),
+)
+"""Lines that prove something of one write. The last is the sender's second look: with an integrity-alg it makes the digest
+again when the data are in the socket (drbd_send_dblock, 8.4 and 9), and tells when its buffer has changed meanwhile."""
+TELLS: Final = frozenset(name for name, _ in _KNOWN)
+
+
 def kernel_events(log: str) -> list[dict[str, Any]]:
     """Kernel log lines as event records; lines without a time belong to the one before."""
     events: list[dict[str, Any]] = []
@@ -96,10 +109,18 @@ def kernel_events(log: str) -> list[dict[str, Any]]:
             uptime_ns = int(found[2][-12:]) * NS_PER_S + int(found[3][:9].ljust(9, "0"))
             text = found[4]
         if text:
-            events.append(
-                {"seq": len(events), "uptime_ns": uptime_ns, "name": "KERNEL", "level": level, "text": text}
-            )
+            name, where = _meaning(text)
+            head = {"seq": len(events), "uptime_ns": uptime_ns, "name": name, "level": level}
+            events.append(head | where | {"text": text})
     return events
+
+
+def _meaning(text: str) -> tuple[str, dict[str, int]]:
+    for name, pattern in _KNOWN:
+        found = pattern.search(text)
+        if found is not None:
+            return name, {"sector": int(found[1]), "bytes": int(found[2])} if found[1] else {}
+    return "KERNEL", {}
 
 
 def state_record(
@@ -179,7 +200,7 @@ def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
         "first_seq": 0,
         "next_seq": len(events),
     }
-    return RootCauseSet(header=header, state=state, events=events)
+    return RootCauseSet(header=header, state=state, events=events, tells=TELLS)
 
 
 PAIR_STATE_NAMES: Final = control.PAIR_STATE_NAMES

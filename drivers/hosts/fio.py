@@ -225,7 +225,7 @@ class FioRun:
             self._program, f"--name={JOB}", *self._target(), "--thread", "--rw=write",
             f"--bs={self._config.write_bytes}", f"--iodepth={self._config.queue_depth}",
             f"--offset={start}", f"--size={end - start}", "--verify=crc32c",
-            f"--randseed={self._config.seed & 0xFFFFFFFF}", "--allrandrepeat=1", *options,
+            f"--randseed={self._config.seed & 0xFFFFFFFF}", "--allrandrepeat=1", "--verify_state_save=0", *options,
             "--eta=never", "--status-interval=1", "--output-format=json",
         ]  # fmt: skip
         reports, before = Reports(), self.acked

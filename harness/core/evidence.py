@@ -60,6 +60,10 @@ class SideEvidence:
         """Nothing of that boot has been overwritten."""
         return bool(self.events) and self.events[0]["name"] == "BOOT"
 
+    def tells(self, *names: str) -> bool:
+        """Whether the set's log would hold such records if anything of the kind had happened in its time."""
+        return self.set is not None and (self.set.tells is None or self.set.tells.issuperset(names))
+
     def named(self, *names: str) -> list[EventRecord]:
         return [one for one in self.events if one["name"] in names]
 
@@ -211,6 +215,7 @@ def without_tell_tales(found: RootCauseSet | None) -> RootCauseSet | None:
         header=found.header,
         state={key: value for key, value in found.state.items() if key != "faults"},
         events=[one for one in found.events if one["name"] not in TELL_TALES],
+        tells=found.tells,
     )
 
 
@@ -228,8 +233,8 @@ def device_clock(
         bounds.append(
             Bound(
                 uptime_ns=told["uptime_ns"],
-                not_before_ns=told["t_asked_ns"],
-                not_after_ns=told["t_answered_ns"],
+                not_before_ns=told["t_asked_ns"] - told.get("uptime_error_ns", 0),
+                not_after_ns=told["t_answered_ns"] + told.get("uptime_error_ns", 0),
             )
         )
     for action in record.get("actions") or ():

@@ -49,7 +49,7 @@ def store_findings(e: Evidence) -> list[Finding]:
         mismatches = [dict(one) for one in side.named("SCRUB_MISMATCH")]
         if mismatches:
             found += _scrubbed(e, side, mismatches)
-        elif side.set is None:
+        elif not side.tells("SCRUB_MISMATCH"):
             found += _only_told(e, side)
     return found
 
@@ -64,7 +64,8 @@ def _only_told(e: Evidence, side: SideEvidence) -> list[Finding]:
         Finding(
             stage=None, kind="damaged blocks", side=side.side, candidates=STORE_STAGES, lba=sector,
             reasons=(f"the {side.side}'s console says that {sectors} sectors from {sector} on are out of sync",),
-            missing=f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
+            missing=f"the {side.side}'s log tells no more of them" if side.set is not None
+            else f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
         )
     ]  # fmt: skip
 
