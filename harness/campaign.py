@@ -18,7 +18,7 @@ from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
 from harness.inquest import conclude
-from harness.session import Session, Silent, View
+from harness.session import WORKLOAD_SILENT_S, Session, Silent, View
 from harness.store import Outcome
 from harness.wire import control
 from harness.workload import Workload, compare_volumes, in_words
@@ -207,11 +207,24 @@ class Run:
         while session.workload_done is None:
             session.pump(TICK_S)
             silent_s = (time.monotonic_ns() - session.progressed_ns) / 1e9
+            if session.workload_is_frozen:
+                workload.kill()
+                raise RigError(
+                    f"the workload's process has been silent for {WORKLOAD_SILENT_S:.0f} s: is it frozen, or this machine "
+                    "overloaded?"
+                )
+            self._check_sight(session)
             if silent_s > STALLED_S and not session.recovering:
                 self.reasons.append(f"host writes made no progress for {STALLED_S:.0f} s")
                 return
             if workload.died and session.workload_done is None:
                 raise workload.death()
+
+    @staticmethod
+    def _check_sight(session: Session) -> None:
+        """RigError: the run has become blind, and proves nothing more."""
+        if session.lost_evidence and not session.recovering:
+            raise RigError("evidence was lost: " + "; ".join(session.lost_evidence))
 
     def _aftermath(self, session: Session) -> None:
         """What comes after the last write: a late trigger, and the recovery to its end."""
@@ -221,6 +234,7 @@ class Run:
             self.view.phase("waiting for the fault to be seen")
         while session.collector is None and time.monotonic_ns() < quiet_ns:
             session.pump(min(TICK_S, max(0.0, (quiet_ns - time.monotonic_ns()) / 1e9)))
+            self._check_sight(session)
         while session.recovering:
             session.pump(TICK_S)
 
@@ -228,6 +242,8 @@ class Run:
         """Host journal, primary and secondary against each other; called once the pair is whole, by whoever is there."""
         deadline_ns = deadline_in(STALLED_S)
         while session.workload_done is None and time.monotonic_ns() < deadline_ns:
+            if session.workload_is_frozen:
+                raise RigError("the workload's process is silent: there is nothing to compare with")
             # Called from the collector's thread: the supervisor's own takes the writer's events meanwhile.
             time.sleep(0.02)
         session.rig.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))

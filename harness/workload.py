@@ -50,6 +50,10 @@ class Workload:
     def died(self) -> bool:
         return self._child is not None and self._child.ended
 
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill_if_running()
+
     def death(self) -> RigError:
         assert self._child is not None
         return self._child.death()

@@ -214,6 +214,7 @@ class FioRun:
                 if time.monotonic() >= limit_s:
                     away = f"host port away for {self._config.reconnect_limit_s:g} s"
                     raise RigError(f"{away}: {error}") from error
+            self._progress(self.acked)
             self._wait_for_stop(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
             attempt += 1
         self._reconnects += 1
@@ -266,8 +267,11 @@ class FioRun:
             if not data:
                 return
             if reports.feed(data):
-                done = int((reports.job.get("write") or {}).get("total_ios") or 0)
-                self._progress(done + acked_before if acked_before is not None else self.acked)
+                report = Report(0, reports.job, "")
+                if acked_before is not None:
+                    self._progress(acked_before + report.count("write", "total_ios"))
+                else:
+                    self._progress(self.acked, self.verified_bytes + report.count("read", "io_bytes"))
 
     def _stop_asked(self, poller: "select.poll") -> bool:
         """Wait until fio tells something or the supervisor does."""
@@ -298,7 +302,7 @@ class FioRun:
                 break
         raise Stopped("fio was stopped before its end: nothing was verified")
 
-    def _progress(self, acked: int) -> None:
+    def _progress(self, acked: int, verified: int = 0) -> None:
         self._outbox.tell(
             events.WorkloadProgress(
                 t_ns=time.monotonic_ns(),
@@ -306,6 +310,7 @@ class FioRun:
                 bytes_total=self._config.bytes_total,
                 writes_acked=acked,
                 reconnects=self._reconnects,
+                bytes_verified=verified or self.verified_bytes,
             )
         )
 

@@ -30,8 +30,8 @@ CONNECT_TIMEOUT_S: Final = 2.0
 BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Pauses between attempts to connect again; the last one repeats."""
 PROGRESS_NS: Final = 100 * NS_PER_MS
-IDLE_S: Final = 5.0
-"""Longest sleep; nothing depends on it."""
+HEARTBEAT_NS: Final = NS_PER_S
+"""So often at least, also when nothing has moved: who is silent for longer does not run."""
 
 
 class Stopped(HarnessError):
@@ -158,6 +158,7 @@ class Writer:
     def run(self) -> None:
         """Write everything, flush, or stop when asked. RigError when the bench or the device fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
+        self._told_ns = time.monotonic_ns()
         try:
             while not self._flushed:
                 self._round()
@@ -219,13 +220,13 @@ class Writer:
         self._poll(poller, self._sleep_ms(now_ns))
 
     def _sleep_ms(self, now_ns: Ns) -> float:
-        wake = [now_ns + int(IDLE_S * NS_PER_S)]
+        wake: list[Ns] = []
         if (allowed_ns := self.workload.next_deadline(now_ns)) is not None:
             wake.append(allowed_ns)
         if self._stop_ns is not None:
             wake.append(self._stop_ns)
-        if self.workload.acked != self._told_acked:
-            wake.append(self._told_ns + PROGRESS_NS)
+        changed = self.workload.acked != self._told_acked
+        wake.append(self._told_ns + (PROGRESS_NS if changed else HEARTBEAT_NS))
         return max(0.0, (min(wake) - now_ns) / NS_PER_MS)
 
     def _poll(self, poller: "select.poll", timeout_ms: float) -> None:
@@ -250,8 +251,8 @@ class Writer:
             raise Stopped(f"{waiting} writes not acknowledged {self._config.stop_limit_s:g} s after Stop")
 
     def _progress(self, now_ns: Ns, *, at_once: bool = False) -> None:
-        due = at_once or now_ns - self._told_ns >= PROGRESS_NS
-        if due and self.workload.acked != self._told_acked:
+        changed = self.workload.acked != self._told_acked
+        if at_once or now_ns - self._told_ns >= (PROGRESS_NS if changed else HEARTBEAT_NS):
             self._told_ns = now_ns
             self._told_acked = self.workload.acked
             self._outbox.tell(

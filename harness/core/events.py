@@ -102,12 +102,25 @@ class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):
     error: str
 
 
+class PowerSample(Event, tag="power-sample", frozen=True, kw_only=True):
+    """What a supply's output delivered, by the instrument."""
+
+    side: Side
+    volts: float
+    amperes: float
+    error_ns: Ns
+    """Half of what the question took: the instrument measured within."""
+
+
 class WorkloadProgress(Event, tag="workload-progress", frozen=True, kw_only=True):
+    """Told at least once a second, also when nothing has moved: who is silent for longer does not run."""
+
     bytes_written: int
     """Acknowledged bytes so far."""
     bytes_total: int
     writes_acked: int
     reconnects: int = 0
+    bytes_verified: int = 0
 
 
 Whose = Literal["", "caller", "rig", "device"]
