@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from harness.core import blockstamp, writepath
+from harness import registry
+from harness.core import blockstamp, rootcause, writepath
 from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
-from harness.core.rootcause import RootCauseSet, decode
+from harness.core.rootcause import RootCauseSet
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.writepath import (
@@ -30,8 +31,9 @@ from harness.core.writepath import (
     number,
 )
 from harness.edge.pcapng import CapturedFrame, frames_of
-from harness.errors import RigError, WireError
+from harness.errors import HarnessError, RigError, WireError
 from harness.linkread import LinkEvidence, link_ends, read_link
+from harness.roles import Controller, SetReader
 from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import blockstamp as stamps
 from harness.wire import control
@@ -139,15 +141,15 @@ class Evidence:
 
     @cached_property
     def sets(self) -> dict[Side, RootCauseSet]:
-        """The root cause data sets that can be decoded; other device types' are left out."""
+        """The root cause data sets that can be decoded."""
         found: dict[Side, RootCauseSet] = {}
         for side in SIDES:
             stored = self._part(f"{side}/{SET}", control.MAX_SET_BYTES)
             if not stored:
                 continue
             try:
-                found[side] = decode(stored)
-            except WireError as error:
+                found[side] = decode_set(self.record, side, stored)
+            except HarnessError as error:
                 self.problems.append(f"{side}'s set cannot be read: {escape(str(error))}")
         return found
 
@@ -322,6 +324,19 @@ class Evidence:
                         found_from=told,
                     )
         return None
+
+
+def decode_set(record: Mapping[str, Any], side: Side, data: bytes) -> RootCauseSet:
+    """A side's set as it was pulled, read by the driver that pulled it. WireError: it is damaged; UsageError or RigError:
+    that driver is not here."""
+    told = mapping(mapping(record.get("sets")).get(side))
+    sha256 = told.get("sha256") if told.get("complete") else None
+    who = mapping(mapping(record.get("controllers")).get(side))
+    reader = registry.load(str(who["driver"]), Controller) if "driver" in who else None
+    if not isinstance(reader, SetReader):
+        return rootcause.decode(data, sha256)
+    rootcause.check_sha256(data, sha256)
+    return reader.decode_set(data, str(who.get("serial_number", "")))
 
 
 def bounded(t_ns: int) -> Ns:

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from harness import registry
-from harness.core import rootcause
 from harness.core.events import SIDES, Ns, Side
 from harness.core.evidence import Evidence, gather
 from harness.core.rootcause import RootCauseSet, decode_cbor
@@ -18,8 +16,8 @@ from harness.core.verdict import judge
 from harness.edge.clock import read_wall_clock
 from harness.edge.pcapng import frames_of
 from harness.errors import HarnessError, WireError
+from harness.evidence import decode_set
 from harness.incident import Incident
-from harness.roles import Controller, SetReader
 from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import control
 
@@ -111,19 +109,6 @@ def _set(stored: StoredIncident, side: Side) -> tuple[RootCauseSet | None, str]:
         return None, error.what
     except HarnessError as error:
         return None, str(error)
-
-
-def decode_set(record: Mapping[str, Any], side: Side, data: bytes) -> RootCauseSet:
-    """A side's set as it was pulled, read by the driver that pulled it. WireError: it is damaged; UsageError or RigError:
-    that driver is not here."""
-    told = (record.get("sets") or {}).get(side) or {}
-    sha256 = told.get("sha256") if told.get("complete") else None
-    who = (record.get("controllers") or {}).get(side) or {}
-    reader = registry.load(str(who["driver"]), Controller) if "driver" in who else None
-    if not isinstance(reader, SetReader):
-        return rootcause.decode(data, sha256)
-    rootcause.check_sha256(data, sha256)
-    return reader.decode_set(data, str(who.get("serial_number", "")))
 
 
 def _healthy(stored: StoredIncident, side: Side) -> Mapping[str, Any] | None:

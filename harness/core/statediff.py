@@ -1,9 +1,13 @@
-"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones."""
+"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones;
+and all fields side by side, in words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.core.rootcause import jsonable
+from harness.core.rootcause import RootCauseSet, jsonable
+from harness.core.text import escape
+from harness.wire import control, drbd
 
 UUID_PRIMARY_BIT: Final = 1
 """Lowest bit of the current UUID: set on the primary, and no difference of generations."""
@@ -84,3 +88,53 @@ def _by_block_id(state: State) -> dict[bytes, tuple[int, int, int]]:
         for row in (rows if isinstance(rows, list) else [])
         if isinstance(row, list) and len(row) >= 7 and isinstance(row[4], bytes)
     }
+
+
+# --- all fields, for a person --------------------------------------------------------------------------------
+MAX_ROWS: Final = 200
+_NAMES: Final[dict[str, Mapping[int, str]]] = {
+    "role": drbd.ROLE_NAMES,
+    "conn": drbd.CONN_NAMES,
+    "disk": drbd.DISK_NAMES,
+    "peer_disk": drbd.DISK_NAMES,
+    "pair_state": control.PAIR_STATE_NAMES,
+}
+_LISTED_APART: Final = frozenset({"last_writes"})
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    name: str
+    primary: str
+    secondary: str
+    differs: bool
+
+
+def field_rows(primary: RootCauseSet | None, secondary: RootCauseSet | None) -> list[FieldRow]:
+    """Every field of header and state; those that differ first."""
+    both = [dict(_flat(one)) if one is not None else {} for one in (primary, secondary)]
+    rows = []
+    for name in dict.fromkeys([*both[0], *both[1]]):
+        left, right = (one.get(name, "-") for one in both)
+        rows.append(FieldRow(name, left, right, left != right))
+    return sorted(rows[: 10 * MAX_ROWS], key=lambda row: not row.differs)[:MAX_ROWS]
+
+
+def _flat(one: RootCauseSet) -> Iterator[tuple[str, str]]:
+    for part, content in (("", one.state), ("set: ", one.header)):
+        for name, value in jsonable(content).items():
+            if name in _LISTED_APART:
+                continue
+            if isinstance(value, Mapping) and value:
+                for inner, deeper in list(value.items())[:50]:
+                    yield escape(f"{part}{name}.{inner}")[:80], escape(str(deeper))[:200]
+            else:
+                yield escape(part + name)[:80], _shown(name, value)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _NAMES and type(value) is int:
+        return escape(_NAMES[name].get(value, str(value)))
+    if name == "uuids" and isinstance(value, list):
+        return " ".join(f"{one:016X}" if type(one) is int else escape(str(one)) for one in value[:4])
+    return escape(str(value))[:200]

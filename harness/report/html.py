@@ -16,10 +16,11 @@ import jinja2
 
 from harness.core.blockdiff import HexRow, hex_rows
 from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
+from harness.core.statediff import field_rows
 from harness.core.text import escape
 from harness.core.writepath import items, mapping, number
 from harness.evidence import Evidence
-from harness.report import pictures, statediff
+from harness.report import pictures
 from harness.report.pictures import Lane, duration
 from harness.report.text import OUTCOME_MEANING, byte_count
 
@@ -89,8 +90,7 @@ def page(evidence: Evidence) -> str:
         diff_note=_diff_note(evidence),
         hex=_hex(evidence),
         consoles=[(side, _console(evidence, side, zero_ns)) for side in SIDES],
-        fields=statediff.field_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
-        writes=statediff.write_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
+        fields=field_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
         rows=_rows(evidence, zero_ns),
         notes=[_short(note) for note in _texts(evidence.record.get("notes"))],
         problems=[*map(escape, evidence.stored.problems), *dict.fromkeys(evidence.problems)],
