@@ -299,22 +299,23 @@ def _console(evidence: Evidence, side: Side, zero_ns: Ns | None) -> dict[str, An
     return {"lines": shown, "before": first, "after": len(lines) - last}
 
 
-def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, str, str, str]]:
-    """(since the trigger, source, side, event, the rest) of the timeline's rows."""
-    told = []
+def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
+    """(since the trigger, give or take, source, side, event, the rest) of the timeline's rows."""
+    told: list[tuple[str, ...]] = []
     for row in evidence.rows[:MAX_ROWS]:
         t_ns = number(row.get("t_ns"))
         rest = ", ".join(
             f"{name} {row[name]}"
             for name in row
-            if name not in ("t_ns", "source", "side", "event", "excerpt_hex")
+            if name not in ("t_ns", "error_ns", "source", "side", "event", "excerpt_hex")
             and row[name] not in ("", [], None)
         )
         since = duration(t_ns - zero_ns) if t_ns is not None and zero_ns is not None else ""
+        error = f"± {duration(number(row.get('error_ns')) or 0)}"
         told.append(
-            (since, *(_short(row.get(name, "")) for name in ("source", "side", "event")), _short(rest))
+            (since, error, *(_short(row.get(name, "")) for name in ("source", "side", "event")), _short(rest))
         )
-    return [(one[0], one[1], one[2], one[3], one[4]) for one in told]
+    return told
 
 
 def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -167,11 +167,28 @@ def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
 
 
+CLOCK_HEAD: Final = (
+    f"{'happened, ms':>12} {'give or take':<12} {'detected, ms':>12}  {'side':<9} {'source':<9} what"
+)
+_OF_THE_CLOCK: Final = frozenset(
+    {"t_ns", "error_ns", "t_detect_ns", "source", "side", "event", "text", "excerpt_hex"}
+)
+
+
 def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
-    """One line of the timeline on one clock: milliseconds from the detection, with the error bound."""
-    error = "?" if row["error_ns"] is None else f"{row['error_ns'] / 1e6:.3f}"
-    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} ms +-{error:<8}"
-    return f"{at} {row['side']:<9} {row['source']:<9} {row['event']:<18} {text(row.get('text', ''))[:120]}"
+    """One line of the timeline on one clock: when it happened and when it was detected, both in milliseconds from the
+    detection that counts, and the error bound."""
+    error_ns, detect_ns = row.get("error_ns"), row.get("t_detect_ns")
+    error = "?" if type(error_ns) is not int else f"{error_ns / 1e6:.3f}"
+    detected = "-" if type(detect_ns) is not int else f"{(detect_ns - (origin_ns or 0)) / 1e6:+.3f}"
+    more = " ".join(
+        f"{name}={value}"
+        for name, value in row.items()
+        if name not in _OF_THE_CLOCK and value not in ("", [], None)
+    )
+    said = " ".join(text(one) for one in (row.get("event"), row.get("text") or "", more) if one)
+    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} +-{error:<10} {detected:>12}"
+    return f"{at}  {text(row.get('side') or ''):<9} {text(row.get('source') or ''):<9} {said[:160]}"
 
 
 def _verdict_line(verdict: Mapping[str, Any]) -> Text:
