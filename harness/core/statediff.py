@@ -18,22 +18,30 @@ State = Mapping[str, Any]
 
 def _current(state: State) -> object:
     uuids = state.get("uuids")
-    return (
-        uuids[0] & ~UUID_PRIMARY_BIT
-        if isinstance(uuids, list) and uuids and isinstance(uuids[0], int)
-        else None
-    )
+    first = uuids[0] if isinstance(uuids, list) and uuids else None
+    return f"{first & ~UUID_PRIMARY_BIT:016X}" if type(first) is int else None
 
 
+def _name(names: Mapping[int, str], key: str) -> Callable[[State], object]:
+    def told(state: State) -> object:
+        value = state.get(key)
+        return names.get(value, value) if type(value) is int else value
+
+    return told
+
+
+_PAIR_STATE: Final = _name(control.PAIR_STATE_NAMES, "pair_state")
+_CONN: Final = _name(drbd.CONN_NAMES, "conn")
+_DISK, _PEER_DISK = _name(drbd.DISK_NAMES, "disk"), _name(drbd.DISK_NAMES, "peer_disk")
 _PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], object]]]] = (
-    ("pair state", lambda p: p.get("pair_state"), lambda s: s.get("pair_state")),
-    ("connection", lambda p: p.get("conn"), lambda s: s.get("conn")),
+    ("pair state", _PAIR_STATE, _PAIR_STATE),
+    ("connection", _CONN, _CONN),
     ("protocol version", lambda p: p.get("protocol_version"), lambda s: s.get("protocol_version")),
     ("data generation (current UUID)", _current, _current),
-    ("primary's disk, as it and as its peer say", lambda p: p.get("disk"), lambda s: s.get("peer_disk")),
-    ("secondary's disk, as its peer and as it say", lambda p: p.get("peer_disk"), lambda s: s.get("disk")),
+    ("primary's disk, as it and as its peer say", _DISK, _PEER_DISK),
+    ("secondary's disk, as its peer and as it say", _PEER_DISK, _DISK),
     ("blocks out of sync", lambda p: p.get("dirty_blocks"), lambda s: s.get("dirty_blocks")),
-)  # fmt: skip
+)
 """Name, and what of each record must be equal."""
 
 
