@@ -39,6 +39,8 @@ from harness.wire import blockstamp as stamps
 from harness.wire import control
 
 MAX_CONSOLE_BYTES: Final = 64 << 20
+MAX_NAME_CHARS: Final = 64
+"""Of a driver."""
 MAX_TIMES_BYTES: Final = 16 << 20
 MAX_LINE_BYTES: Final = 4096
 """A longer line of a console is cut into pieces."""
@@ -332,7 +334,7 @@ def decode_set(record: Mapping[str, Any], side: Side, data: bytes) -> RootCauseS
     told = mapping(mapping(record.get("sets")).get(side))
     sha256 = told.get("sha256") if told.get("complete") else None
     who = mapping(mapping(record.get("controllers")).get(side))
-    reader = registry.load(str(who["driver"]), Controller) if "driver" in who else None
+    reader = registry.load(str(who["driver"])[:MAX_NAME_CHARS], Controller) if "driver" in who else None
     if not isinstance(reader, SetReader):
         return rootcause.decode(data, sha256)
     rootcause.check_sha256(data, sha256)

@@ -22,6 +22,7 @@ NOTE: Final = "freezeframe:"
 """Begins the lines that a freeze leaves in the kernel log."""
 MAX_RAW_BYTES: Final = 64 << 20
 MAX_MEMBERS: Final = 64
+MAX_NAME_CHARS: Final = 200
 MAX_LOG_LINES: Final = 200_000
 MAX_LINE_CHARS: Final = 4096
 
@@ -157,7 +158,8 @@ def state_record(
 
 
 def unpack(stored: bytes) -> dict[str, str]:
-    """The files of a set's archive (gzip of tar), by their names. WireError: not one, too large, cut off."""
+    """The files of a set's archive (gzip of tar), by their names, which are never paths of ours: nothing is extracted.
+    WireError: not one, too large, cut off."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(stored)) as packed:
             raw = packed.read(MAX_RAW_BYTES + 1)
@@ -166,16 +168,22 @@ def unpack(stored: bytes) -> dict[str, str]:
     if len(raw) > MAX_RAW_BYTES:
         raise WireError(f"the set unpacks to more than {MAX_RAW_BYTES} bytes", 0, stored)
     files: dict[str, str] = {}
+    seen = 0
     try:
         with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
-            for member in archive:
-                if len(files) >= MAX_MEMBERS:
+            for seen, member in enumerate(archive, 1):
+                if seen > MAX_MEMBERS:
                     raise WireError(f"the set holds more than {MAX_MEMBERS} files")
-                content = archive.extractfile(member) if member.isfile() else None
+                # A sparse file unpacks to zeroes without end; links and devices are nothing that we read.
+                if not member.isfile() or member.issparse() or member.size > len(raw):
+                    continue
+                content = archive.extractfile(member)
                 if content is not None:
-                    files[member.name.removeprefix("./")] = content.read().decode("utf-8", "replace")
-    except (tarfile.TarError, ValueError) as error:
-        raise WireError(f"the set is no tar archive: {error}") from error
+                    files[member.name.removeprefix("./")[:MAX_NAME_CHARS]] = content.read().decode(
+                        "utf-8", "replace"
+                    )
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+        raise WireError(f"the set is no tar archive: {type(error).__name__}: {error}"[:200]) from error
     return files
 
 
