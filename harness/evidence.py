@@ -17,13 +17,14 @@ from harness import registry
 from harness.core import blockstamp, rootcause, writepath
 from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
+from harness.core.evidence import link_ends
+from harness.core.linkevidence import LinkEvidence, LinkWrite
 from harness.core.rootcause import RootCauseSet
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.writepath import (
     DeviceClock,
     HostWrite,
-    LinkWrite,
     Suspect,
     WritePath,
     items,
@@ -32,7 +33,6 @@ from harness.core.writepath import (
 )
 from harness.edge.pcapng import CapturedFrame, frames_of
 from harness.errors import HarnessError, RigError, WireError
-from harness.linkread import LinkEvidence, link_ends, read_link
 from harness.roles import Controller, SetReader
 from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import blockstamp as stamps
@@ -177,7 +177,11 @@ class Evidence:
     def link(self) -> LinkEvidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
-        return read_link(self.frames(), link_ends(self.record), self.wall_offset_ns, wanted)
+        found = LinkEvidence(link_ends(self.record), lambda write: write.covers(wanted))
+        for packet_no, frame in enumerate(self.frames(), 1):
+            found.feed(frame.t_ns - self.wall_offset_ns, frame.data, packet_no)
+        found.close()
+        return found
 
     @cached_property
     def failing(self) -> LinkWrite | None:
@@ -227,7 +231,7 @@ class Evidence:
         if self.suspect is None:
             return None
         written = self._written(self.suspect.sector)
-        on_link = self.link.payloads.get(self.failing.packet_no) if self.failing else None
+        on_link = self.failing.data or None if self.failing else None
         if written is not None and on_link is not None and self.failing is not None:
             first, expected = written
             if first == self.failing.sector and len(expected) == len(on_link) and expected != on_link:

@@ -25,6 +25,9 @@ TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
 WRITE_NO_MASK: Final = (1 << 63) - 1
 """wire.rootcause: a secondary's write_no is so much of the block_id."""
+MAX_PORTS: Final = 64
+USUAL_ALGORITHM: Final = "crc32c"
+"""Of a capture that lacks the handshake, in an incident that does not name it either."""
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall clock."""
 
@@ -268,14 +271,18 @@ def wall_step_ns(record: Mapping[str, Any]) -> int:
 
 
 def link_ends(record: Mapping[str, Any]) -> LinkEnds:
-    """Which connections of the capture are the replication link, as the incident tells."""
-    told = record.get("link") or {}
-    return LinkEnds(
-        primary_address=told.get("primary_address", ""),
-        secondary_address=told.get("secondary_address", ""),
-        ports=frozenset(told.get("ports") or (drbd.PORT,)),
-        integrity_alg=told.get("integrity_alg", ""),
-    )
+    """Which connections of the capture are the replication link, as far as the incident tells in so many words."""
+    told = record.get("link")
+    told = told if isinstance(told, dict) else {}
+    texts = {
+        name: told[name] if isinstance(told.get(name), str) else ""
+        for name in ("primary_address", "secondary_address", "integrity_alg")
+    }
+    is_guess = not texts["integrity_alg"]
+    texts["integrity_alg"] = texts["integrity_alg"] or USUAL_ALGORITHM
+    ports = told.get("ports")
+    known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
+    return LinkEnds(ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)), is_guess=is_guess, **texts)
 
 
 _CONSOLE_DIGEST: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")
@@ -296,14 +303,14 @@ def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
-    """Which captured writes keep their data: those that somebody complained of, and those that break their stamps."""
+    """Which captured writes keep their data, beside those that are wrong in themselves: what somebody complained of."""
     sectors = set[int]()
     for side in sides:
         sectors |= {one["sector"] for one in side.named("REPL_DIGEST_FAILED")}
         sectors |= {sector for sector, _, _ in told_digests(side)}
 
     def is_suspect(write: LinkWrite) -> bool:
-        return write.sector in sectors or broken_stamps(write)
+        return write.sector in sectors
 
     return is_suspect
 
