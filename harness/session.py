@@ -223,13 +223,14 @@ class Session:
             self._canaries.heard(event)
             return
         self.view.happened(source, event)
+        if source == "workload":
+            self._workload_heard_ns = time.monotonic_ns()
         match event:
             case Trigger():
                 self._triggered(source, event)
             case FrameSent() | FrameFailed():
                 self._acted(event)
             case WorkloadProgress():
-                self._workload_heard_ns = time.monotonic_ns()
                 if self._progress != (event.bytes_written, event.bytes_verified):
                     self._progress = (event.bytes_written, event.bytes_verified)
                     self.progressed_ns = event.t_ns

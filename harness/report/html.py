@@ -173,7 +173,9 @@ def _cards(evidence: Evidence) -> list[Card]:
         )
     lost = number(record.get("lost_acked_writes"))
     if lost is not None:
-        cards.append(Card("acknowledged writes lost", str(lost), "", "bad" if lost else "good"))
+        unflushed = number(mapping(record.get("comparison")).get("lost_unflushed_writes"))
+        note = f"{unflushed} of them never flushed" if unflushed else ""
+        cards.append(Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good"))
     if capture:
         drops = number(capture.get("kernel_drops")) or 0
         note = f"{drops} dropped, {number(capture.get('digests_checked')) or 0} digests checked"
