@@ -337,7 +337,7 @@ class Controller:
             self._autonomic.link_lost()
 
     def _plan_scrub(self) -> None:
-        if self._scrub_ns is None and self.store.unscrubbed_blocks:
+        if self._scrub_ns is None and self.store.needs_scrub:
             self._scrub_ns = self.now_ns + AFTER_NS
 
     def _scrub(self) -> None:
@@ -348,7 +348,7 @@ class Controller:
             if self._role is not Role.PRIMARY:
                 # On a primary the mark would copy the damage over the good copy.
                 self.peer.mark_out_of_sync(start, end - start)
-        self._scrub_ns = self.now_ns + PAUSE_NS if self.store.unscrubbed_blocks else None
+        self._scrub_ns = self.now_ns + PAUSE_NS if self.store.needs_scrub else None
 
     def _trace(self, event: Event, *args: int) -> None:
         """The secondary's event log, with those who look on: the console's counter and the autonomic monitor."""

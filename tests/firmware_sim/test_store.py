@@ -110,7 +110,7 @@ def test_requests_outside_of_the_volume_are_refused(offset: int, length: int) ->
 
 def test_cache_is_bounded_and_destages_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CACHE_LIMIT_BYTES", 8 * BLOCK_BYTES)
-    monkeypatch.setattr(store_module, "DESTAGE_BLOCKS", 2)
+    monkeypatch.setattr(store_module, "DESTAGE_BYTES", 2 * BLOCK_BYTES)
     medium = MemoryMedium()
     store = make(medium)
     for block in range(12):
