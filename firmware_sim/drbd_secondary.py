@@ -104,7 +104,7 @@ class Secondary:
         stall_ns = self._link.faults.stall_ns(write_no)
         if stall_ns <= 0:
             return False
-        self.stalled = (command, fields, body)
+        self.stalled = (command, fields, memoryview(bytes(body)))
         self._link.arm("stall", stall_ns)
         return True
 

@@ -267,7 +267,7 @@ class Server:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         session = self._number()
 
-        def data(received: bytes) -> None:
+        def data(received: memoryview) -> None:
             self._inbox.append(HostData(session, received))
 
         def end(_reason: str) -> None:
@@ -283,7 +283,7 @@ class Server:
     def _replication_opened(self, connection: socket.socket, kind: Literal["data", "meta", ""]) -> None:
         number = self._number()
 
-        def data(received: bytes) -> None:
+        def data(received: memoryview) -> None:
             self._inbox.append(ReplicationData(number, received))
 
         def end(reason: str) -> None:
@@ -346,8 +346,8 @@ class Server:
         self._attach(port, connection, lambda _reason: None)
 
     def _attach(self, port: str, source: socket.socket | int, end: Callable[[str], None]) -> None:
-        def data(received: bytes) -> None:
-            self._inbox.append(ControlData(port, received))
+        def data(received: memoryview) -> None:
+            self._inbox.append(ControlData(port, bytes(received)))
 
         limit = CONSOLE_LIMIT_BYTES if port == "console" else 0
         self._lines[port] = Stream(self._selector, source, data, end, drop_above_bytes=limit)

@@ -435,7 +435,7 @@ def _checksums(*pieces: Buffer) -> Checksums:
     """CRC-32 of each block."""
     if len(pieces) == 1 and len(pieces[0]) == BLOCK_BYTES:
         return array("I", (crc32(pieces[0]),))
-    views = map(memoryview, pieces)
+    views = [memoryview(piece) for piece in pieces]
     return array(
         "I", [crc32(view[at : at + BLOCK_BYTES]) for view in views for at in range(0, len(view), BLOCK_BYTES)]
     )
