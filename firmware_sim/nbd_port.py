@@ -5,8 +5,7 @@ answers the requests, in any order, with ``reply``. What the session decided to 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from harness.wire import nbd
 
@@ -26,7 +25,10 @@ BULK: Final = frozenset({"trim", "write_zeroes", "cache"})
 size does."""
 FUA: Final = int(nbd.CommandFlag.FUA)
 NO_HOLE: Final = int(nbd.CommandFlag.NO_HOLE)
-"""Plain integers: the inverse of an IntFlag knows only the named bits."""
+"""Plain integers: the inverse of an IntFlag knows only the named bits, and looking up an enum's member takes a tenth of a
+microsecond."""
+WRITE: Final = int(nbd.Command.WRITE)
+DISC: Final = int(nbd.Command.DISC)
 SERVER_FLAGS: Final = int(nbd.Handshake.FIXED_NEWSTYLE | nbd.Handshake.NO_ZEROES)
 EXPORT_FLAGS: Final = int(
     nbd.Transmission.HAS_FLAGS
@@ -39,8 +41,7 @@ EXPORT_FLAGS: Final = int(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One command of the host, already checked against the volume's size, the block size and the access
     rights."""
 
@@ -219,12 +220,8 @@ class NbdSession:
                 fields = nbd.REQUEST.unpack_from(data, at)
                 at += nbd.REQUEST.size
             magic, flags, command, cookie, offset, length = fields
-            writes = command == nbd.Command.WRITE
-            if (
-                magic != nbd.REQUEST_MAGIC
-                or command == nbd.Command.DISC
-                or (writes and length > nbd.MAX_REQUEST_BYTES)
-            ):
+            writes = command == WRITE
+            if magic != nbd.REQUEST_MAGIC or command == DISC or (writes and length > nbd.MAX_REQUEST_BYTES):
                 self.closed = True
                 break
             if writes and end - at < length:
@@ -245,7 +242,7 @@ class NbdSession:
         self._payload += taken
         if len(self._payload) == length:
             payload, self._payload, self._pending = bytes(self._payload), bytearray(), None
-            self._complete(requests, nbd.Command.WRITE, flags, cookie, offset, length, payload)
+            self._complete(requests, WRITE, flags, cookie, offset, length, payload)
         return len(taken)
 
     def _complete(
