@@ -90,6 +90,7 @@ class Watched:
         self.pair = Pair(load_bench("sim"), run, Incidents(directory), 1, "benchmark")
         self.uris = {side: f"nbd+unix:///?socket={run / f'{side}.nbd'}" for side in ("primary", "secondary")}
         self._pids = bench_processes()
+        self._begin = {side: len(getattr(self.pair, side).console) for side in self.uris}
 
     def cpu(self) -> dict[str, float]:
         """Seconds by process; fio's are those of the children that have ended."""
@@ -107,8 +108,8 @@ class Watched:
         self.write("--rw=write", "--bs=64k", "--iodepth=8", "--verify=crc32c", "--do_verify=0")
         stats = self.pair.link.stats()
         wrong = [f"trigger {one.rule}" for one in self.pair.session.triggers]
-        for side in ("primary", "secondary"):
-            if b"pair state:" in getattr(self.pair, side).console:
+        for side, begin in self._begin.items():
+            if b"pair state:" in getattr(self.pair, side).console[begin:]:
                 wrong.append(f"the {side} left full duplex")
         if not self.pair.compare().sides_equal:
             wrong.append("the volumes differ")
