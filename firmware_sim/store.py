@@ -275,13 +275,12 @@ class Store(Generic[M]):
         """
         self._check(offset_bytes, len(data))
         length = len(data)
-        if landing_bytes is None:
-            landing_bytes = self._misled(offset_bytes, length)
         if mode == "misdirected":
+            landing_bytes = self._misled(offset_bytes, length) if landing_bytes is None else landing_bytes
             self._check(landing_bytes, length)
         first, _, checksums = self._whole_blocks(offset_bytes, data)
         self._protect(first, checksums)
-        if mode == "misdirected":
+        if landing_bytes is not None:
             self._damage(landing_bytes, data)
         elif mode == "rotten":
             rotten = bytearray(data)

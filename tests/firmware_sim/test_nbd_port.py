@@ -200,8 +200,12 @@ CONVERSATION = a_conversation()
 def replay(splits: list[int]) -> tuple[list[Request], bytes]:
     session = NbdSession(SIZE_BYTES)
     requests, out = [], []
+    port = bytearray(len(CONVERSATION))
     for start, end in zip([0, *splits], [*splits, len(CONVERSATION)], strict=True):
-        requests += session.feed(CONVERSATION[start:end])
+        # All through one buffer, which the next read overwrites.
+        port[: end - start] = CONVERSATION[start:end]
+        requests += session.feed(memoryview(port)[: end - start])
+        port[: end - start] = b"?" * (end - start)
         out.append(session.take_output())
     return requests, b"".join(out)
 
