@@ -23,7 +23,7 @@ from firmware_sim.drbd_contract import (
     PeerConfig,
 )
 from firmware_sim.drbd_handshake import Handshake, wants_out
-from firmware_sim.drbd_link import Link
+from firmware_sim.drbd_link import CONNECTED, Link
 from firmware_sim.drbd_metadata import BITMAP, Metadata
 from firmware_sim.drbd_primary import Primary
 from firmware_sim.drbd_repair import Repair
@@ -393,7 +393,7 @@ class Peer(Status):
             packet = decoder.next()
             if packet is None:
                 break
-            if link.conn < Conn.CONNECTED and on_data:
+            if on_data and link.conn < CONNECTED:
                 self._handshake.check_order(packet[0])
             handlers[packet[0]](packet)
             if self._sockets.decoders.get(socket) is not decoder:
