@@ -105,7 +105,14 @@ class Watched:
 
     def check(self) -> dict[str, int]:
         """That it was what it is said to be: SystemExit names what was not. Returns the capture's counters."""
-        self.write("--rw=write", "--bs=64k", "--iodepth=8", "--verify=crc32c", "--do_verify=0")
+        self.write(
+            "--rw=write",
+            "--bs=64k",
+            "--iodepth=8",
+            "--verify=crc32c",
+            "--do_verify=0",
+            "--verify_state_save=0",
+        )
         stats = self.pair.link.stats()
         wrong = [f"trigger {one.rule}" for one in self.pair.session.triggers]
         for side, begin in self._begin.items():
