@@ -3,8 +3,8 @@
 Nothing of ours is installed on the node. Who it is: the serial number of its DMI table, else its machine id. Boot epoch:
 the time of its boot in seconds (``btime``), fixed per boot id when first seen. Warmstart: one line of shell that checks
 both, notes the incident and DRBD's state in the kernel log, and crashes the kernel by SysRq; the record outlives it in
-pstore (ramoops and others) or in /var/crash (kdump). Save: the same evidence, taken while the node runs on. A
-root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of base64.
+pstore (ramoops and others; systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node
+runs on. A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of base64.
 """
 
 import base64
@@ -30,6 +30,9 @@ PIECE_BYTES: Final = 24 << 10
 """One question's worth of a pull: 2.9 s at 115,200 baud."""
 MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
+RECORD_TIMEOUT_NS: Final = 15 * NS_PER_S
+"""A node answers before its boot is over, and some keep their records in modules and files that come late."""
+LIST_AGAIN_NS: Final = NS_PER_S // 2
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 WHO: Final = (
@@ -61,7 +64,7 @@ END_OF_RECORD: Final = r"Kernel panic\|sysrq: Trigger a crash\|---\[ end"
 LIST: Final = f"""mkdir -p {FOLDER}; cd {FOLDER}
 [ -d /sys/fs/pstore ] && ! grep -q pstore /proc/mounts && mount -t pstore pstore /sys/fs/pstore
 {PACK}
-for r in /sys/fs/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue
+for r in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue
 set -- $(grep -ao '{NOTE} warmstart [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1)
 [ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown
 [ -f $3.info ] && continue
@@ -91,6 +94,8 @@ class LinuxDrbd:
         self._shell = Shell(link, self._clock)
         self._epochs: dict[str, int] = {}
         """Boot id -> boot epoch, in the order in which they were seen."""
+        self._awaited: bytes = b""
+        """The incident of the last warmstart that was told to go: its record may take a while to appear."""
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
@@ -161,9 +166,11 @@ class LinuxDrbd:
             raise UsageError("not a frame of this driver")
         mark = f"{MARK}! {named[1].decode()} "
         line = self._shell.await_line(lambda text: mark in text, deadline_ns)
-        if line is None:
+        status = None if line is None else line.partition(mark)[2].strip()[:40]
+        if status in (None, "ok") and f"{NOTE} warmstart".encode() in frame:
+            self._awaited = bytes.fromhex(named[1].decode())
+        if status is None:
             return None
-        status = line.partition(mark)[2].strip()[:40]
         return Reply(
             ok=status == "ok",
             status=escape(status),
@@ -178,7 +185,15 @@ class LinuxDrbd:
         return linux_records.state_record(text, {}, identity.boot_epoch, identity.uptime_ns)
 
     def sets(self, deadline_ns: Ns) -> list[SetEntry]:
-        return [_entry(line, self._epochs) for line in self._listed(deadline_ns)]
+        until_ns = min(self._clock.now() + RECORD_TIMEOUT_NS, deadline_ns)
+        while True:
+            entries = [_entry(line, self._epochs) for line in self._listed(deadline_ns)]
+            is_here = any(one.incident_id == self._awaited for one in entries)
+            again_ns = self._clock.now() + LIST_AGAIN_NS
+            if is_here or not self._awaited or again_ns >= until_ns:
+                self._awaited = b""
+                return entries
+            self._shell.await_line(lambda _: False, again_ns)
 
     def _listed(self, deadline_ns: Ns) -> list[list[str]]:
         lines = self._shell.ask(LIST, deadline_ns)

@@ -216,6 +216,32 @@ def test_the_record_of_a_crash_becomes_a_set(device: LinuxDrbd, node: NodeOnDisk
     assert [one.sha256 for one in device.sets(soon())] == [entry.sha256]
 
 
+def test_a_record_that_comes_late_is_waited_for(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    """A node answers before its boot is over: its shell may be up before its record is."""
+    frame = device.freeze_frame(device.identify(soon()), 1, INCIDENT)
+    device.link.write(frame)
+    assert device.freeze_reply(frame, soon()) is not None
+    script = f"sleep 1.5; mv {node.root}/late {node.root}/sys/fs/pstore/dmesg-ramoops-0"
+    node.put("late", crash_record())
+    (node.root / "sys/fs/pstore").mkdir(parents=True)
+    with subprocess.Popen(["sh", "-c", script]):
+        (entry,) = device.sets(soon())
+    assert (entry.kind, entry.incident_id) == ("warmstart", INCIDENT)
+
+
+def test_a_record_that_never_comes_is_not_waited_for_without_end(
+    device: LinuxDrbd, node: NodeOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_drbd, "RECORD_TIMEOUT_NS", 1_000_000_000)
+    frame = device.freeze_frame(device.identify(soon()), 1, INCIDENT)
+    device.link.write(frame)
+    assert device.freeze_reply(frame, soon()) is not None
+    began = time.monotonic()
+    assert device.sets(soon()) == []
+    assert 0.5 < time.monotonic() - began < 5
+    assert device.sets(soon()) == []
+
+
 def test_a_record_that_was_cut_says_so(device: LinuxDrbd, node: NodeOnDisk) -> None:
     node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("sysrq: Trigger")[0])
     (entry,) = device.sets(soon())
