@@ -80,6 +80,8 @@ class Controller(Protocol):
 
     side: Side
     link: ByteLink
+    warmstart_line: bytes
+    """Regex: what the console says first when a warmstart begins."""
 
     def identify(self, deadline_ns: Ns) -> Identity: ...
     def freeze_frame(

@@ -25,13 +25,14 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
+from harness.core.onset import began_ns
 from harness.core.rules import RuleSet
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
 from harness.roles import Serviceable
 from harness.rulefiles import RuleFiles
-from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, read_console, recheck_console
 from harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
@@ -279,6 +280,7 @@ class Session:
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
         self._recheck()
+        self._time_warmstarts()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         with self._wake_lock:
@@ -298,6 +300,17 @@ class Session:
                 self.lost_evidence.append(text)
                 self.incident.note(text)
         self.incident.record["recheck"] = told
+
+    def _time_warmstarts(self) -> None:
+        """How long each side took from its control frame to the first word of its warmstart."""
+        for action in self.incident.record["actions"]:
+            side, sent_ns = action["side"], action.get("t_frame_done_ns")
+            recorded = read_console(self.incident.console_path(side), self.incident.console_times_path(side))
+            if sent_ns is None or recorded is None:
+                continue
+            began = began_ns(*recorded, self.rig.controllers[side].warmstart_line, sent_ns)
+            action["t_warmstart_ns"] = began
+            action["warmstart_us"] = None if began is None else (began - sent_ns) / 1000
 
 
 def _with_canary(rules: RuleSet) -> RuleSet:

@@ -79,8 +79,7 @@ note of a freeze is a crash that nobody asked for; it is named by its own hash."
 class LinuxDrbd:
     """Plays roles.Controller."""
 
-    boot_banner: bytes = rb"Linux version \d"
-    """Regex: a line that the kernel prints once when it starts."""
+    warmstart_line: bytes = rb"sysrq: Trigger a crash"
 
     def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
         if _UNSAFE.search(serial_number):
