@@ -48,7 +48,8 @@ rig-demo:
 
 test-rig:
 	@.ci/setup rig
-	@$(BIN)/python -m pytest -q tests/rig --run-rig --timeout 600 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q tests/rig --run-rig --timeout 300 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q tests/system/test_scenarios.py --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
 
 lint: setup
 	$(call check,ruff check,$(BIN)/ruff check $(SOURCES))

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -96,14 +96,7 @@ class Rig:
             found.check()
             self.notes.append(f"the rig in {found.directory} was up already")
         else:
-            config = RigConfig(
-                directory=str(self.run_dir),
-                serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
-                size_mib=table.size_mib,
-                memory_mib=table.memory_mib,
-                mtu_bytes=table.mtu_bytes,
-            )
-            found = VirtualRig.start(config)
+            found = VirtualRig.start(virtual_config(bench, table, self.run_dir))
         self._closing.callback(found.close)
         return found
 
@@ -216,4 +209,30 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """RigError: what went wrong was the virtual rig's end, which is told before what it was seen as."""
+        trouble = self.virtual.trouble() if self.virtual is not None and isinstance(error, RigError) else ""
         self.close()
+        if trouble and trouble not in str(error):
+            raise RigError(f"{trouble} (seen as: {error})") from error
+
+
+def virtual_config(bench: Bench, table: RigTable, directory: Path, *, stays: bool = False) -> RigConfig:
+    """The virtual rig of a bench file, in ``directory``."""
+    return RigConfig(
+        directory=str(directory.absolute()),
+        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+        size_mib=table.size_mib,
+        memory_mib=table.memory_mib,
+        mtu_bytes=table.mtu_bytes,
+        stays=stays,
+    )
+
+
+@contextlib.contextmanager
+def standing_rig(bench: Bench) -> Iterator[None]:
+    """For several runs on a virtual bench: its rig is brought up once, unless one is up already. Else nothing."""
+    if bench.rig is None or VirtualRig(default_directory()).is_up():
+        yield
+        return
+    with VirtualRig.start(virtual_config(bench, bench.rig, default_directory())):
+        yield

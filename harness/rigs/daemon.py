@@ -24,6 +24,7 @@ from harness.rigs import image, wiring
 from harness.rigs.injector import Injector, other
 from harness.rigs.node import Node
 from harness.rigs.relay import Relay
+from harness.rigs.rounds import dispatch
 
 SOCKET: Final = "rig.sock"
 NBD_PORT: Final = 10809
@@ -102,8 +103,7 @@ class Daemon:
             now = time.monotonic_ns()
             deadlines = [now + IDLE_NS, self.injector.next_deadline(), self._relay.next_deadline()]
             wake = min(one for one in deadlines if one is not None)
-            for key, mask in self._selector.select(max(0.0, (wake - now) / NS_PER_S)):
-                key.data(mask)
+            dispatch(self._selector, max(0.0, (wake - now) / NS_PER_S))
             now = time.monotonic_ns()
             for sender, frame in self.injector.release(now):
                 self._send(other(sender), frame)

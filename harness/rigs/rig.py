@@ -26,6 +26,8 @@ from harness.rigs.node import BANNER
 COMMAND_TIMEOUT_S: Final = 5.0
 BOOT_TIMEOUT_S: Final = 90.0
 """From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its time."""
+LOG: Final = "rig.stderr"
+"""What the rig's own process had to say; a run keeps it in its incident."""
 DOWN_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 
@@ -53,7 +55,7 @@ class VirtualRig:
             raise RigError(f"a rig is already up in {directory}; take it down with: freezeframe rig down")
         for leftover in directory.glob("*.console.log"):
             leftover.unlink()
-        log = directory / "rig.log"
+        log = directory / LOG
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.rigs.daemon"],
@@ -149,6 +151,19 @@ class VirtualRig:
                     f"the rig is half up: the {side} node is not running, {how}{': ' + words if words else ''}. "
                     "Take it down and up again: freezeframe rig down; freezeframe rig up"
                 )
+
+    def trouble(self) -> str:
+        """What is wrong with it; empty: nothing."""
+        if self._process is not None and self._process.poll() is not None:
+            words = (self.directory / LOG).read_text(errors="replace").strip().splitlines()
+            return (
+                f"the rig's process has ended: {escape(words[-1][-300:]) if words else 'it gave no reason'}"
+            )
+        try:
+            self.check()
+        except RigError as error:
+            return str(error)
+        return ""
 
     def power(self, side: Side, *, on: bool) -> None:
         self.ask({"do": "power", "side": side, "on": on})
