@@ -17,7 +17,7 @@ import pytest
 
 from drivers.controllers.linux_drbd import LinuxDrbd
 from harness.bench import deadline_in
-from harness.core.events import SIDES, Side
+from harness.core.events import Side
 from harness.edge.serial_link import open_serial
 from harness.errors import RigError
 from harness.rigs import rig as rigs
