@@ -290,6 +290,8 @@ class Peer(Status):
                 self._sockets.begin_again()
             return
         was_up = link.conn >= Conn.WF_REPORT_PARAMS
+        if final and not was_up and not self._stopping:
+            link.log_link("Discarding network configuration.")
         was_paired = link.conn >= Conn.CONNECTED and link.peer_disk >= Disk.INCONSISTENT
         link.change(
             conn=Conn.DISCONNECTING if final else failure.conn,
@@ -297,6 +299,8 @@ class Peer(Status):
             peer_disk=Disk.UNKNOWN,
             whole_link=True,
         )
+        if failure.after:
+            link.log_link(failure.after)
         if was_up:
             link.log_link("ack_receiver terminated")
             link.log_link(f"Terminating drbd_a_{self._config.resource}")
@@ -331,10 +335,9 @@ class Peer(Status):
         if link.conn is Conn.DISCONNECTING:
             link.change(conn=Conn.STANDALONE, whole_link=True)
             link.log_link("receiver terminated")
+            link.log_link(f"Terminating drbd_r_{self._config.resource}")
             if self._stopping:
                 self._end_cleanly()
-            else:
-                link.log_link("Discarding network configuration.")
             return
         link.change(conn=Conn.UNCONNECTED, whole_link=True)
         link.log_link("receiver terminated")
@@ -425,7 +428,7 @@ class Peer(Status):
             Cmd.PROTOCOL: lambda p: handshake.protocol(p[1], p[2]),
             Cmd.PROTOCOL_UPDATE: lambda p: handshake.protocol(p[1], p[2]),
             Cmd.SYNC_PARAM89: lambda p: handshake.sync_param(p[1]),
-            Cmd.SIZES: lambda p: handshake.sizes(p[1]),
+            Cmd.SIZES: lambda p: handshake.sizes(p[1], p[2]),
             Cmd.UUIDS: lambda p: handshake.uuids(p[1]),
             Cmd.STATE: lambda p: handshake.state(p[1][0]),
             Cmd.STATE_CHG_REQ: self._state_change,

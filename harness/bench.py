@@ -116,19 +116,21 @@ class Rig:
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)
+        make_controller = registry.load(table.driver, Controller)
+        breaks = bool(getattr(make_controller, "sends_break", False))
         control: ByteLink
         if table.control == table.console:
-            self.consoles[side] = line = self._open_line(side, table.console, table.console_baud)
+            line = self._open_line(side, table.console, table.console_baud, breaks=breaks)
+            self.consoles[side] = line
             control = SharedLine(line)
         else:
-            control = self._open_line(side, table.control, table.control_baud)
+            control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
             if with_console:
                 self.consoles[side] = self._open_line(side, table.console, table.console_baud)
-        make_controller = registry.load(table.driver, Controller)
         self.controllers[side] = make_controller(side, control, serial_number=table.serial_number)
 
-    def _open_line(self, side: Side, url: str, baud: int) -> SerialLink:
-        line = open_serial(url, baud=baud)
+    def _open_line(self, side: Side, url: str, baud: int, *, breaks: bool = False) -> SerialLink:
+        line = open_serial(url, baud=baud, breaks=breaks)
         self._closing.callback(line.close)
         self._lines.append(line)
         self.notes += [f"{side}: {note}" for note in line.notes]
