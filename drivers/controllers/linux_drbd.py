@@ -73,7 +73,7 @@ set -- $(grep -ao '{NOTE} [aw][a-z]* [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n
 [ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown
 [ -f $3.info ] && continue
 mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-after; dmesg >dmesg-after
-tail -c 8000 record | grep -q '{END_OF_RECORD}' || echo "the record has no end" >incomplete
+grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete
 ff_pack $3 $2 $4 $5; done
 for i in *.info; do [ -f "$i" ] && echo "$(cat $i) $(ls ${{i%.info}}.d/incomplete 2>/dev/null | wc -l)"; done; cd /"""
 """Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A record without the
