@@ -313,7 +313,7 @@ def test_a_record_that_never_comes_is_not_waited_for_without_end(
 
 
 def test_a_record_that_was_cut_says_so(device: LinuxDrbd, node: NodeOnDisk) -> None:
-    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("sysrq: Trigger")[0])
+    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("Kernel panic")[0])
     (entry,) = device.sets(soon())
     assert not entry.complete
 
