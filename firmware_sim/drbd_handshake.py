@@ -207,6 +207,9 @@ class Handshake:
         link = self._link
         self._told.add(Cmd.SIZES)
         backing, user, exported, *_ = fields
+        if backing and abs(backing - link.sectors) > min(backing, link.sectors) >> 3:
+            text = f"Considerable difference in lower level device sizes: {backing}s vs. {link.sectors}s"
+            link.log_device(text)
         size = min(sectors for sectors in (backing, user, exported) if sectors) if backing else exported
         if size < link.sectors:
             text = f"The peer's disk size is too small! ({size} < {link.sectors} sectors)"

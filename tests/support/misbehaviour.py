@@ -95,6 +95,18 @@ def _deaf_to_pings(peer: Any) -> None:
     peer._handlers[Cmd.PING] = peer._ignore
 
 
+def _unknown_ack(peer: Any) -> None:
+    send = peer._secondary._send_ack
+
+    def other(command: Cmd, row: list[Any], *rest: Any) -> None:
+        known = row[4]
+        row[4] = bytes([known[0] ^ 0x40]) + known[1:]
+        send(command, row, *rest)
+        row[4] = known
+
+    peer._secondary._send_ack = other
+
+
 def _wrong_barrier_number(peer: Any) -> None:
     link, send = peer._link, peer._link.send
 
@@ -116,7 +128,8 @@ CASES = [
     Case("algorithm mismatch", "secondary", config={"integrity_alg": "md5"}, is_mute=True, end=GIVEN_UP),
     Case("disk too small", "secondary", smaller_bytes=SMALLER_BYTES, is_mute=True, end=GIVEN_UP),
     Case("NEG_ACK", "primary", hooks={"ack": "neg"}, writes=2, end=""),
-    Case("unknown ack", "primary", hooks={"ack": "repeated"}, writes=1),
+    Case("unknown ack", "primary", act=_unknown_ack, writes=1),
+    Case("repeated ack", "primary", hooks={"ack": "repeated"}, writes=1, end=""),
     Case("wrong barrier count", "primary", hooks={"count": 1}, writes=2),
     Case("wrong barrier number", "primary", act=_wrong_barrier_number, writes=2),
     Case("no write ack", "primary", hooks={"ack": "lost"}, writes=1),
