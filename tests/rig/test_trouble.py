@@ -76,7 +76,7 @@ def up() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="ff-") as directory:
         bench = Bench(Path(directory))
         status, told = bench.run("rig", "up")
-        assert status == 0, told
+        assert status == 0, (told["reasons"], told)
         try:
             yield bench
         finally:
@@ -129,7 +129,7 @@ def test_a_break_that_is_eaten_is_noticed_by_its_missing_echo(up: Bench, tmp_pat
 
 def test_the_last_requests_to_disks_are_in_the_record(up: Bench, tmp_path: Path) -> None:
     status, told = up.scenario(BENCH, tmp_path, "neg_ack")
-    assert status == 0, told
+    assert status == 0, (told["reasons"], told)
     record = (Path(told["incident"]) / "primary" / "events.log").read_text()
     before, _, trace = record.partition("Kernel panic - not syncing")
     assert "block_bio_queue: 147,0 W" in trace, "147 is DRBD's major number"
@@ -273,7 +273,7 @@ def test_a_killed_run_leaves_a_readable_incident_and_a_rig_for_the_next(up: Benc
     assert incident.record["trigger"]["rule"]
     assert (folder / "secondary" / "console.log").stat().st_size
     status, told = up.scenario(BENCH, tmp_path, "clean")
-    assert status == 0, told
+    assert status == 0, (told["reasons"], told)
 
 
 def test_a_killed_run_takes_its_own_rig_with_it(tmp_path: Path, short: Path) -> None:
