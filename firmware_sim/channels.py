@@ -43,7 +43,10 @@ class PortError(Exception):
 
 
 class Stream:
-    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is gone."""
+    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is gone.
+
+    ``on_blocked(True)`` when output has to wait, and again whenever the kernel has taken some of it; False when it is out.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Stream:
         on_end: Callable[[str], None],
         *,
         drop_above_bytes: int = 0,
+        on_blocked: Callable[[bool], None] | None = None,
     ) -> None:
         self._selector = selector
         self._socket = source if isinstance(source, socket.socket) else None
@@ -67,6 +71,8 @@ class Stream:
         """Stands in the output where text was lost."""
         self._mask = 0
         self._held = False
+        self._on_blocked = on_blocked
+        self._is_blocked = False
         self.open = True
         os.set_blocking(self._fd, False)
         self._update()
@@ -103,6 +109,7 @@ class Stream:
 
     def flush(self) -> None:
         """Give the kernel what it takes now."""
+        before = self._out_bytes
         while self._out and self.open:
             parts = [self._out[at] for at in range(min(len(self._out), WRITE_PARTS))]
             try:
@@ -113,7 +120,14 @@ class Stream:
                 self._end(error)
                 return
             self._sent(sent)
+        if self._on_blocked is not None and (self._out or self._is_blocked):
+            self._tell_blocked(self._out_bytes < before, self._on_blocked)
         self._update()
+
+    def _tell_blocked(self, has_moved: bool, tell: Callable[[bool], None]) -> None:
+        if not self._out or has_moved or not self._is_blocked:
+            tell(bool(self._out))
+        self._is_blocked = bool(self._out)
 
     def _sent(self, sent: int) -> None:
         self._out_bytes -= sent

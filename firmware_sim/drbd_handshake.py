@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from firmware_sim.drbd_codec import max_data_bytes, packet_name
 from firmware_sim.drbd_contract import LinkFailure
-from firmware_sim.drbd_link import Link
+from firmware_sim.drbd_link import THREAD_ID, Link
 from firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
 from firmware_sim.drbd_resync import Resync
 from firmware_sim.drbd_uuids import NEEDS_NEWER_PEER, SPLIT_BRAIN, UNRELATED, Generations, decide
@@ -42,9 +42,6 @@ BEFORE_STATE: Final = frozenset(
 )
 BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 """What the peer may send before its parameters, and from then until its first state."""
-
-THREAD_ID: Final = 1
-"""Where the kernel's lines name one of its threads: this firmware has one."""
 
 
 def _error(command: Cmd, body_bytes: int) -> str:

@@ -32,6 +32,8 @@ from harness.wire.rootcause import LAST_WRITES, Event
 SEPARATE_BYTES: Final = 16 << 10
 """Longer pieces of output leave as they are; shorter ones are joined, which costs less than another send."""
 NO_SOCKET: Final = -1
+THREAD_ID: Final = 1
+"""Where the kernel's lines name one of its threads: this firmware has one."""
 MAX_SEQ: Final = 0xFFFFFFFF
 
 _ANY: Final = (Disk.DISKLESS, Disk.UP_TO_DATE)

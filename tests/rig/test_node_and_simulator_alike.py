@@ -21,6 +21,7 @@ from misbehaviour import (
     normalised,
 )
 from real_link import RealSide
+from waiting import await_true
 
 from drivers.controllers.linux_drbd import LinuxDrbd
 from harness.bench import deadline_in
@@ -136,10 +137,9 @@ def of_node(node: Node, case: Case) -> list[str]:
         # The next connection is the case: what the end of this one prints is not.
         at = len(node.console())
         node.disconnect()
-        until = time.monotonic() + LIMIT_S
-        while "Unconnected -> WFConnection" not in node.console()[at:]:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        await_true(
+            lambda: "Unconnected -> WFConnection" in node.console()[at:], LIMIT_S, "the node to notice"
+        )
         at = len(node.console())
         backend = MemoryBackend(case.smaller_bytes) if case.smaller_bytes else None
         peer = node.connect(hooks, backend, muted=True, **case.config)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from line_relay import LineRelay
+from waiting import await_true
 
 from drivers.controllers.linux_drbd import LinuxDrbd
 from harness.bench import deadline_in
@@ -243,13 +244,11 @@ def test_a_node_that_dies_for_good_ends_the_run_within_its_limits(up: Bench, tmp
 
 def await_in(out: Path, ready: Callable[[str], bool], limit_s: float = 60.0) -> Path:
     """Until the timeline of the run's incident says so; its folder."""
-    until = time.monotonic() + limit_s
-    while True:
-        for path in out.glob("*/timeline.jsonl"):
-            if ready(path.read_text()):
-                return path.parent
-        assert time.monotonic() < until
-        time.sleep(0.05)
+
+    def found() -> Path | None:
+        return next((path.parent for path in out.glob("*/timeline.jsonl") if ready(path.read_text())), None)
+
+    return await_true(found, limit_s, "the run's incident to tell it")
 
 
 def whole_again(up: Bench) -> None:
@@ -282,18 +281,11 @@ def test_a_killed_run_takes_its_own_rig_with_it(tmp_path: Path, short: Path) -> 
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(short), "TMPDIR": str(short)}
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:
-        until = time.monotonic() + 60
-        while not (consoles := list(short.glob("*/*.console.log"))) or len(nodes_under(short)) < 2:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        await_true(lambda: len(nodes_under(short)) == 2, 60, "both nodes to run")
     finally:
         running.send_signal(signal.SIGKILL)
         running.wait()
-    assert consoles
-    until = time.monotonic() + 20
-    while nodes_under(short):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    await_true(lambda: not nodes_under(short), 20, "the nodes to be gone")
 
 
 def nodes_under(directory: Path) -> list[int]:
