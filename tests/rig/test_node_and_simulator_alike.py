@@ -141,7 +141,7 @@ def of_node(node: Node, case: Case) -> list[str]:
             lambda: "Unconnected -> WFConnection" in node.console()[at:], LIMIT_S, "the node to notice"
         )
         at = len(node.console())
-        backend = MemoryBackend(case.smaller_bytes) if case.smaller_bytes else None
+        backend = other_backend(case, node.backend)
         peer = node.connect(hooks, backend, muted=True, **case.config)
     else:
         at = len(node.console())
@@ -158,6 +158,16 @@ def of_node(node: Node, case: Case) -> list[str]:
     return until_end(node.console()[at:].splitlines(), case)
 
 
+def other_backend(case: Case, last: MemoryBackend) -> MemoryBackend:
+    """The volume of the one that comes back, and is not as it was."""
+    backend = MemoryBackend(case.smaller_bytes or SIZE_BYTES)
+    if case.uuids is not None:
+        backend.metadata.uuids = case.uuids(list(last.metadata.uuids))
+        backend.metadata.disk = last.metadata.disk
+        backend.metadata.bitmap.clear_all()
+    return backend
+
+
 def of_simulator(case: Case) -> list[str]:
     """The one that misbehaves is the dialler."""
     world = World(dialler=PATIENT, listener=VICTIM, size_bytes=SIZE_BYTES)
@@ -170,7 +180,7 @@ def of_simulator(case: Case) -> list[str]:
         world.run_until(lambda: "Unconnected -> WFConnection" in victim.lines[-1])
         at = len(victim.lines)
         world.a.config |= case.config
-        world.a.backend = MemoryBackend(case.smaller_bytes or SIZE_BYTES)
+        world.a.backend = other_backend(case, world.a.backend)
         world.a.boot()
         mute(world.a.peer)
         world.a.peer.start(world.now)
@@ -191,7 +201,8 @@ def of_simulator(case: Case) -> list[str]:
 def until_end(lines: list[str], case: Case) -> list[str]:
     found = []
     for line in lines:
-        if "drbd r0: " in line or "block drbd0: " in line:
+        # Which helpers a node calls is its configuration, and it tells of each call.
+        if ("drbd r0: " in line or "block drbd0: " in line) and "helper command" not in line:
             found.append(normalised(line[line.index("block drbd0" if "block" in line else "drbd r0") :]))
             if case.end and case.end in line:
                 break
