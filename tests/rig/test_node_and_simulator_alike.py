@@ -1,6 +1,7 @@
 """What a replication peer does wrong, done to a real node and to a simulated controller: both print the same lines, and
 both come back. And the peer that does nothing wrong, at the protocol versions from 95 to 101."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -117,14 +118,31 @@ class Node:
         self.rig.close()
 
 
+class Nodes:
+    """One node at a time: booted when a test needs that side, and kept for the next that does."""
+
+    def __init__(self) -> None:
+        self._held = contextlib.ExitStack()
+        self._node: Node | None = None
+
+    def side(self, side: Side) -> Node:
+        if self._node is None or self._node.side != side:
+            self.close()
+            directory = self._held.enter_context(tempfile.TemporaryDirectory(prefix="ff-"))
+            self._node = Node(Path(directory), side)
+            self._held.callback(self._node.close)
+        return self._node
+
+    def close(self) -> None:
+        self._node = None
+        self._held.close()
+
+
 @pytest.fixture(scope="module")
-def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    with tempfile.TemporaryDirectory(prefix="ff-") as directory:
-        made = Node(Path(directory), request.param)
-        try:
-            yield made
-        finally:
-            made.close()
+def nodes() -> Iterator[Nodes]:
+    made = Nodes()
+    yield made
+    made.close()
 
 
 def of_node(node: Node, case: Case) -> list[str]:
@@ -218,12 +236,9 @@ def without_races(lines: list[str], case: Case) -> list[str]:
     return [line.replace("NetworkFailure", "BrokenPipe") for line in kept]
 
 
-@pytest.mark.parametrize(
-    ("node", "case"),
-    [pytest.param(case.victim, case, id=f"{case.victim} {case.name}") for case in CASES],
-    indirect=["node"],
-)
-def test_both_print_the_same(node: Node, case: Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.victim} {case.name}")
+def test_both_print_the_same(nodes: Nodes, case: Case) -> None:
+    node = nodes.side(case.victim)
     printed, expected = of_node(node, case), of_simulator(case)
     real, simulated = without_races(printed, case), without_races(expected, case)
     # What was found, and into which state it led, come first and in this order; behind that several threads print.
@@ -240,9 +255,10 @@ def assert_equal(node: Node) -> None:
 
 
 @pytest.mark.parametrize("version", [95, 96, 97, 99, 100, 101])
-@pytest.mark.parametrize("node", SIDES, indirect=True)
-def test_protocol_versions(node: Node, version: int) -> None:
+@pytest.mark.parametrize("side", SIDES)
+def test_protocol_versions(nodes: Nodes, side: Side, version: int) -> None:
     """Writes of all lengths, barriers, a cut, writes on one side, a resync; again the data are equal."""
+    node = nodes.side(side)
     node.reset()
     at = len(node.console())
     peer = node.connect(protocol_max=version)
