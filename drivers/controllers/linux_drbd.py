@@ -56,7 +56,7 @@ EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >memi
 cat /proc/loadavg /proc/uptime >load; cat /proc/net/dev /proc/net/tcp >network; cat /proc/diskstats >diskstats
 grep . /proc/[0-9]*/stat /proc/[0-9]*/stack >tasks
 drbdsetup show >config; drbdsetup status --verbose --statistics >status || drbdsetup events all --now >status
-cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
+cat /sys/kernel/tracing/trace >trace || cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
 """What a save collects; a node without one of these just has no such file."""
 
 PACK: Final = """ff_pack() { # id kind reason boot_id: the archive of the files here, and the line that lists it
