@@ -158,14 +158,17 @@ class Sockets:
     # --- a peer that does not read ------------------------------------------------------------------------------------
 
     def blocked(self, socket: int, is_blocked: bool) -> None:
-        """The socket takes no more, or has taken some again. On the data socket patience is counted from here."""
+        """The socket takes no more, or has taken some again.
+
+        The kernel waits for room twice before it counts: the first time part of a packet has left.
+        """
         link = self._link
         if socket not in (link.data_socket, link.meta_socket) or link.conn < Conn.WF_REPORT_PARAMS:
             return
         self._on_meta = socket == link.meta_socket
         self._ko_left = link.config.ko_count
         if is_blocked:
-            link.arm("send", link.config.timeout_ns)
+            link.arm("send", 2 * link.config.timeout_ns)
         else:
             link.disarm("send")
 

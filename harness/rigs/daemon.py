@@ -60,6 +60,8 @@ class Daemon:
         self._closing.callback(self._wiring.close)
         self._link_namespace()
         self._ends = self._wiring.packets
+        assert self._wiring.mirror is not None
+        self._mirror = self._wiring.mirror
         for side in SIDES:
             self._selector.register(
                 self._ends[side], selectors.EVENT_READ, lambda _, side=side: self._frames(side)
@@ -130,7 +132,9 @@ class Daemon:
                 self._send(other(sender), out)
 
     def _send(self, to: Side, frame: bytes) -> None:
-        # A full queue drops, as a switch does; TCP sends again.
+        # First the mirror: what a node says of a frame comes behind it. A full queue drops, as a switch does.
+        with contextlib.suppress(OSError):
+            self._mirror.send(frame)
         with contextlib.suppress(OSError):
             self._ends[to].send(frame)
 
