@@ -276,12 +276,13 @@ def test_a_break_in_the_bytes_becomes_one_on_the_line_of_a_serial_server(
     far = Rfc2217Server(server, path)
     link = open_serial(f"rfc2217://127.0.0.1:{server.getsockname()[1]}", breaks=True)
     try:
-        os.write(link.fileno(), b"ls\n" + BREAK + b"c")
-        got = b""
-        while len(got) < 4:
-            assert select.select([device], [], [], 5)[0]
-            got += os.read(device, 4096)
-        assert got == b"ls\nc"
+        for written, arrives in ((b"ls\n", b"ls\n"), (BREAK + b"c", b"c")):
+            os.write(link.fileno(), written)
+            got = b""
+            while len(got) < len(arrives):
+                assert select.select([device], [], [], 5)[0]
+                got += os.read(device, 4096)
+            assert got == arrives
         assert far.port.done == [b"ls\n", True, False, b"c"]
     finally:
         link.close()
