@@ -139,6 +139,22 @@ def test_a_repeated_ack_is_of_a_known_write_until_its_epoch_is_over() -> None:
     assert whole(world)
 
 
+def test_a_peer_that_does_not_drain_its_socket() -> None:
+    """The kernel warns each time no byte has left for the timeout, once the first wait is over."""
+    world = World(both={"timeout_ns": S, "ko_count": 7}).start("a")
+    world.b.hooks = world.b.peer._link.faults = Fault(stall=60 * S)
+    for write_no in range(1, 41):
+        world.a.write(write_no, 4096 * write_no, bytes(32768))
+    at = len(world.a.lines)
+    world.run(10 * S)
+    warnings = [line for line in world.a.lines[at:] if "sock_sendmsg" in line]
+    assert warnings == [
+        f"drbd r0: [drbd_w_r0/1] sock_sendmsg time expired, ko = {left}" for left in (6, 5, 4, 3, 2)
+    ]
+    assert "Remote failed to finish a request within 7000ms > ko-count (7)" in world.a.text()
+    assert "conn( Connected -> Timeout )" in world.a.text()
+
+
 def test_a_wrong_barrier_count() -> None:
     world = three_writes(count=True)
     world.run(5 * S)
