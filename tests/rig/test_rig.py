@@ -1,5 +1,6 @@
 """The rig of two Linux nodes: up and down without a trace, its scenarios, and every kind of trouble told clearly."""
 
+import contextlib
 import json
 import os
 import re
@@ -54,11 +55,24 @@ def up(runtime: Path) -> Iterator[Path]:
     status, told, said = cli("rig", "up", runtime=runtime)
     assert status == 0, (told, said)
     yield runtime
+    namespace = (runtime / "freezeframe-rig" / "link.netns").stat().st_ino
     processes = [told["pid"], *(node["pid"] for node in told["nodes"].values())]
     assert cli("rig", "down", runtime=runtime)[0] == 0
     assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
+    # Its cables go with the namespace, and that with the last who is in it.
+    assert namespace not in namespaces()
     left = {path.name for path in (runtime / "freezeframe-rig").iterdir()}
     assert not {"rig.sock", "link.netns", "primary.nbd", "primary.console", "secondary.control"} & left
+
+
+def namespaces() -> set[int]:
+    """Network namespaces that a process is in, or holds open."""
+    found = set()
+    for path in (*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")):
+        with contextlib.suppress(OSError):
+            if path.parent.name == "ns" or os.readlink(path).startswith("net:"):
+                found.add(path.stat().st_ino)
+    return found
 
 
 def test_a_second_rig_in_its_place_is_refused(up: Path) -> None:
