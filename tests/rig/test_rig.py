@@ -70,7 +70,7 @@ def namespaces() -> set[int]:
     found = set()
     for path in (*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")):
         with contextlib.suppress(OSError):
-            if path.parent.name == "ns" or os.readlink(path).startswith("net:"):
+            if path.parent.name == "ns" or str(path.readlink()).startswith("net:"):
                 found.add(path.stat().st_ino)
     return found
 
