@@ -44,11 +44,13 @@ endef
 # The image of the nodes is built once, before the clock of the demo runs.
 rig-demo:
 	@.ci/setup rig
+	@$(BIN)/python -m harness.rigs.image
 	@$(BIN)/freezeframe run bit_flip_sender --bench drbd_qemu --seed $(SEED)
 
 test-rig:
 	@.ci/setup rig
-	@$(BIN)/python -m pytest -q tests/rig --run-rig --timeout 600 $(PYTEST_ARGS)
+	@$(BIN)/python -m harness.rigs.image
+	@$(BIN)/python -m pytest -q tests/rig tests/system/test_scenarios.py --run-rig --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
 
 lint: setup
 	$(call check,ruff check,$(BIN)/ruff check $(SOURCES))

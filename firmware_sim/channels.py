@@ -43,6 +43,7 @@ class Stream:
 
     ``data`` is a view of the stream's one read buffer: good until the selector is asked again. A fresh buffer a read would
     cost more system calls than the read.
+    ``on_blocked(True)`` when output has to wait, and again whenever the kernel has taken some of it; False when it is out.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Stream:
         on_end: Callable[[str], None],
         *,
         drop_above_bytes: int = 0,
+        on_blocked: Callable[[bool], None] | None = None,
     ) -> None:
         self._selector = selector
         self._socket = source if isinstance(source, socket.socket) else None
@@ -68,6 +70,8 @@ class Stream:
         """Stands in the output where text was lost."""
         self._mask = 0
         self._held = False
+        self._on_blocked = on_blocked
+        self._is_blocked = False
         self.open = True
         os.set_blocking(self._fd, False)
         self._update()
@@ -104,6 +108,7 @@ class Stream:
 
     def flush(self) -> None:
         """Give the kernel what it takes now."""
+        before = self._out_bytes
         while self._out and self.open:
             parts = [self._out[at] for at in range(min(len(self._out), WRITE_PARTS))]
             try:
@@ -114,7 +119,14 @@ class Stream:
                 self._end(error)
                 return
             self._sent(sent)
+        if self._on_blocked is not None and (self._out or self._is_blocked):
+            self._tell_blocked(self._out_bytes < before, self._on_blocked)
         self._update()
+
+    def _tell_blocked(self, has_moved: bool, tell: Callable[[bool], None]) -> None:
+        if not self._out or has_moved or not self._is_blocked:
+            tell(bool(self._out))
+        self._is_blocked = bool(self._out)
 
     def _sent(self, sent: int) -> None:
         self._out_bytes -= sent

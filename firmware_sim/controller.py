@@ -32,6 +32,7 @@ from firmware_sim.ports import (
     HostOpened,
     Inbox,
     Outbox,
+    ReplicationBlocked,
     ReplicationClose,
     ReplicationClosed,
     ReplicationData,
@@ -177,7 +178,7 @@ class Controller:
                         self._execute(job)
                 else:
                     self._held.extend(jobs)
-            case ReplicationData():
+            case ReplicationData() | ReplicationBlocked():
                 if item.socket in self._sockets and not self._restart:
                     self.peer.handle(self.now_ns, item)
             case ReplicationOpened():

@@ -108,9 +108,11 @@ class Completion(NamedTuple):
 
 
 class LinkFailure(Exception):
-    """The link must go: into connection state ``conn``, after the log ``lines``. STANDALONE: no reconnect."""
+    """The link must go: into connection state ``conn``, after the log ``lines``, before the line ``after``.
+    STANDALONE: no reconnect."""
 
-    def __init__(self, conn: Conn, *lines: str) -> None:
+    def __init__(self, conn: Conn, *lines: str, after: str = "") -> None:
         super().__init__(conn.name, *lines)
         self.conn = conn
         self.lines = lines
+        self.after = after

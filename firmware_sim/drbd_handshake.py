@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from firmware_sim.drbd_codec import max_data_bytes, packet_name
 from firmware_sim.drbd_contract import LinkFailure
-from firmware_sim.drbd_link import Link
+from firmware_sim.drbd_link import THREAD_ID, Link
 from firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
 from firmware_sim.drbd_resync import Resync
 from firmware_sim.drbd_uuids import NEEDS_NEWER_PEER, SPLIT_BRAIN, UNRELATED, Generations, decide
@@ -42,6 +42,12 @@ BEFORE_STATE: Final = frozenset(
 )
 BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 """What the peer may send before its parameters, and from then until its first state."""
+
+
+def _error(command: Cmd, body_bytes: int) -> str:
+    """The line of a packet that was read and cannot be served; EIO."""
+    return f"error receiving {packet_name(command)}, e: -5 l: {body_bytes}!"
+
 
 E = TypeVar("E", Role, Conn, Disk)
 
@@ -131,7 +137,7 @@ class Handshake:
     def auth_response(self, body: memoryview) -> None:
         link = self._link
         if not self._authenticating or not hmac.compare_digest(bytes(body), self._hmac(self._challenge)):
-            raise LinkFailure(Conn.STANDALONE, "Authentication of peer failed, trying again later.")
+            raise LinkFailure(Conn.STANDALONE, "Authentication of peer failed")
         self._authenticating = False
         link.log_link(f"Peer authenticated using {len(body)} bytes HMAC")
         self._send_parameters()
@@ -158,6 +164,7 @@ class Handshake:
             link.change(disk=Disk.INCONSISTENT)
         link.send(Cmd.STATE, link.state_word())
         link.change(conn=Conn.WF_REPORT_PARAMS, whole_link=True)
+        link.log_link(f"Starting ack_recv thread (from drbd_r_{config.resource} [{THREAD_ID}])")
 
     def send_uuids(self, flags: int = 0) -> None:
         link, metadata = self._link, self._link.backend.metadata
@@ -168,36 +175,42 @@ class Handshake:
     def protocol(self, fields: tuple[Any, ...], body: memoryview) -> None:
         link = self._link
         self._told.add(Cmd.PROTOCOL)
+
+        def refused(what: str) -> LinkFailure:
+            text = f"incompatible {what} settings"
+            return LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.PROTOCOL, len(body)))
+
         ours = (PROTOCOL_C, 0, 0, 0)
         for name, own, peer in zip(
             ("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), ours, fields[:4], strict=True
         ):
             if own != peer:
-                raise LinkFailure(Conn.STANDALONE, f"incompatible {name} settings")
+                raise refused(name)
         if fields[4] & UuidFlag.DISCARD_MY_DATA and link.config.discard_my_data:
-            raise LinkFailure(Conn.STANDALONE, "incompatible discard-my-data settings")
+            raise refused("discard-my-data")
         if fields[5]:
-            raise LinkFailure(Conn.STANDALONE, "incompatible allow-two-primaries settings")
+            raise refused("allow-two-primaries")
         algorithm = bytes(body).split(b"\0")[0].decode("ascii", "replace")
         if algorithm != link.config.integrity_alg:
-            raise LinkFailure(Conn.STANDALONE, "incompatible data-integrity-alg settings")
-        if algorithm:
-            link.log_link(f"peer data-integrity-alg: {algorithm}")
+            raise refused("data-integrity-alg")
 
     def sync_param(self, fields: tuple[Any, ...]) -> None:
         for name, value in zip(("verify", "csums"), fields[1:3], strict=True):
             if value.strip(b"\0"):
-                raise LinkFailure(Conn.STANDALONE, f"different {name}-alg settings")
+                text = f"different {name}-alg settings"
+                raise LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.SYNC_PARAM89, 0))
 
-    def sizes(self, fields: tuple[Any, ...]) -> None:
+    def sizes(self, fields: tuple[Any, ...], body: memoryview) -> None:
         link = self._link
         self._told.add(Cmd.SIZES)
         backing, user, exported, *_ = fields
+        if backing and abs(backing - link.sectors) > min(backing, link.sectors) >> 3:
+            text = f"Considerable difference in lower level device sizes: {backing}s vs. {link.sectors}s"
+            link.log_device(text)
         size = min(sectors for sectors in (backing, user, exported) if sectors) if backing else exported
         if size < link.sectors:
-            raise LinkFailure(
-                Conn.STANDALONE, f"The peer's disk size is too small! ({size} < {link.sectors} sectors)"
-            )
+            text = f"The peer's disk size is too small! ({size} < {link.sectors} sectors)"
+            raise LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.SIZES, len(body)))
 
     def uuids(self, fields: tuple[Any, ...]) -> None:
         link, metadata = self._link, self._link.backend.metadata
@@ -250,6 +263,9 @@ class Handshake:
             self._decide(peer_role, peer_disk)
             return
         settled = link.conn is Conn.CONNECTED
+        if settled and link.peer_disk is Disk.UP_TO_DATE and peer_conn > Conn.SYNC_SOURCE:
+            # What it told before it noticed that the resync is done.
+            peer_disk = max(peer_disk, Disk.UP_TO_DATE)
         link.change(peer_role=peer_role, peer_disk=peer_disk if settled else None)
         if link.conn is Conn.SYNC_SOURCE and peer_conn is Conn.CONNECTED:
             self._resync.peer_reports_done()
@@ -259,9 +275,8 @@ class Handshake:
     def _decide(self, peer_role: Role, peer_disk: Disk) -> None:
         link = self._link
         if link.role is Role.PRIMARY and peer_role is Role.PRIMARY:
-            raise LinkFailure(
-                Conn.STANDALONE, "State change failed: Multiple primaries not allowed by config"
-            )
+            text = "State change failed: Multiple primaries not allowed by config"
+            raise LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.STATE, 0))
         result = self._compare(peer_role, peer_disk)
         self._check_verdict(result)
         if abs(result) == 2:
@@ -332,16 +347,20 @@ class Handshake:
     def _check_verdict(self, result: int) -> None:
         """Refuse what no resync can mend."""
         link = self._link
+
+        def refused(text: str) -> LinkFailure:
+            return LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.STATE, 0))
+
         if result == UNRELATED:
-            raise LinkFailure(Conn.STANDALONE, "Unrelated data, aborting!")
+            raise refused("Unrelated data, aborting!")
         if result == NEEDS_NEWER_PEER:
-            raise LinkFailure(Conn.STANDALONE, "Equivalent unrotated UUIDs, but current primary present.")
+            raise refused("Equivalent unrotated UUIDs, but current primary present.")
         if abs(result) == SPLIT_BRAIN:
-            raise LinkFailure(Conn.STANDALONE, "Split-Brain detected but unresolved, dropping connection!")
+            raise refused("Split-Brain detected but unresolved, dropping connection!")
         if result > 0 and link.disk <= Disk.INCONSISTENT:
-            raise LinkFailure(Conn.STANDALONE, "I shall become SyncSource, but I am inconsistent!")
+            raise refused("I shall become SyncSource, but I am inconsistent!")
         if result < 0 and link.role is Role.PRIMARY:
-            raise LinkFailure(Conn.STANDALONE, "I shall become SyncTarget, but I am primary!")
+            raise refused("I shall become SyncTarget, but I am primary!")
 
     # --- roles ----------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ NO_SOCKET: Final = -1
 # Members that are looked at for each write: to find them on their enum each time takes a tenth of a microsecond.
 CONNECTED: Final = Conn.CONNECTED
 SYNC_SOURCE: Final = Conn.SYNC_SOURCE
+THREAD_ID: Final = 1
+"""Where the kernel's lines name one of its threads: this firmware has one."""
 MAX_SEQ: Final = 0xFFFFFFFF
 
 _ANY: Final = (Disk.DISKLESS, Disk.UP_TO_DATE)

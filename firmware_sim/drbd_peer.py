@@ -33,9 +33,11 @@ from firmware_sim.drbd_sockets import DATA_COMMANDS, META_COMMANDS, Sockets
 from firmware_sim.drbd_status import Status
 from firmware_sim.ports import (
     Outbox,
+    ReplicationBlocked,
     ReplicationClosed,
     ReplicationData,
     ReplicationHold,
+    ReplicationInbox,
     ReplicationOpened,
 )
 from harness.wire.drbd import ID_SYNCER, SECTOR_BYTES, STATE_FIELDS, Cmd, Conn, Disk, Role
@@ -75,14 +77,13 @@ class Peer(Status):
             "dial": self._sockets.dial, "meta_dial": self._sockets.dial_meta,
             "initial": self._sockets.drop_silent, "handshake": self._handshake.late, "down": self._down,
             "ping": self._sockets.ping, "ping_ack": self._sockets.ping_ack_late,
-            "request": self._primary.check_timeout,
+            "request": self._primary.check_timeout, "send": self._sockets.send_late,
             "late_acks": self._secondary.send_late_acks, "stall": self._end_stall, "stop": self._disconnected,
         }  # fmt: skip
         self._handlers = self._make_handlers()
         assert set(self._handlers) == DATA_COMMANDS | META_COMMANDS
 
     # --- what the caller does -------------------------------------------------------------------------------------
-
     def start(self, now: int) -> None:
         """Attach the volume (the first time) and look for the peer."""
         link = self._link
@@ -243,7 +244,7 @@ class Peer(Status):
             self._guarded(self._timers[name])
         self._settle()
 
-    def handle(self, now: int, item: ReplicationOpened | ReplicationData | ReplicationClosed) -> None:
+    def handle(self, now: int, item: ReplicationInbox) -> None:
         link = self._link
         link.now = now
         match item:
@@ -255,6 +256,8 @@ class Peer(Status):
                     decoder.keep()
             case ReplicationOpened():
                 self._sockets.opened(item.socket, item.kind)
+            case ReplicationBlocked():
+                self._sockets.blocked(item.socket, item.is_blocked)
             case ReplicationClosed():
                 failure = self._sockets.closed(item.socket)
                 if failure is not None:
@@ -281,7 +284,6 @@ class Peer(Status):
             self._lose(LinkFailure(Conn.STANDALONE if exc.final else Conn.PROTOCOL_ERROR, str(exc)))
 
     # --- losing the link ------------------------------------------------------------------------------------------
-
     def _lose(self, failure: LinkFailure) -> None:
         """Drop both sockets; what was under way is marked out of sync and completes."""
         link = self._link
@@ -294,6 +296,8 @@ class Peer(Status):
                 self._sockets.begin_again()
             return
         was_up = link.conn >= Conn.WF_REPORT_PARAMS
+        if final and not was_up and not self._stopping:
+            link.log_link("Discarding network configuration.")
         was_paired = link.conn >= Conn.CONNECTED and link.peer_disk >= Disk.INCONSISTENT
         link.change(
             conn=Conn.DISCONNECTING if final else failure.conn,
@@ -301,9 +305,11 @@ class Peer(Status):
             peer_disk=Disk.UNKNOWN,
             whole_link=True,
         )
+        if failure.after:
+            link.log_link(failure.after)
         if was_up:
             link.log_link("ack_receiver terminated")
-            link.log_link(f"Terminating drbd_a_{self._config.resource}")
+            link.log_link(f"Terminating drbd_a_{link.config.resource}")
         self._forget_connection()
         metadata = link.backend.metadata
         diverges = link.role is Role.PRIMARY and link.disk is Disk.UP_TO_DATE and not metadata.just_created
@@ -335,10 +341,9 @@ class Peer(Status):
         if link.conn is Conn.DISCONNECTING:
             link.change(conn=Conn.STANDALONE, whole_link=True)
             link.log_link("receiver terminated")
+            link.log_link(f"Terminating drbd_r_{self._config.resource}")
             if self._stopping:
                 self._end_cleanly()
-            else:
-                link.log_link("Discarding network configuration.")
             return
         link.change(conn=Conn.UNCONNECTED, whole_link=True)
         link.log_link("receiver terminated")
@@ -347,7 +352,6 @@ class Peer(Status):
         self._sockets.look_for_peer(self._config.connect_interval_ns)
 
     # --- what the peer sends --------------------------------------------------------------------------------------
-
     def _end_stall(self) -> None:
         link = self._link
         link.put(ReplicationHold(link.data_socket, False))
@@ -425,7 +429,7 @@ class Peer(Status):
             Cmd.PROTOCOL: lambda p: handshake.protocol(p[1], p[2]),
             Cmd.PROTOCOL_UPDATE: lambda p: handshake.protocol(p[1], p[2]),
             Cmd.SYNC_PARAM89: lambda p: handshake.sync_param(p[1]),
-            Cmd.SIZES: lambda p: handshake.sizes(p[1]),
+            Cmd.SIZES: lambda p: handshake.sizes(p[1], p[2]),
             Cmd.UUIDS: lambda p: handshake.uuids(p[1]),
             Cmd.STATE: lambda p: handshake.state(p[1][0]),
             Cmd.STATE_CHG_REQ: self._state_change,

@@ -47,13 +47,15 @@ TENTH_NS: Final = 100 * NS_PER_MS
 
 
 class Epoch:
-    __slots__ = ("number", "ranges", "sent_ns", "unanswered")
+    __slots__ = ("answered", "number", "ranges", "sent_ns", "unanswered")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.ranges: list[tuple[int, int]] = []
         """(offset_bytes, length_bytes) of each write sent: their count is the set_size that the peer must answer."""
         self.unanswered = 0
+        self.answered: set[tuple[int, bytes]] = set()
+        """(sector, block_id): the kernel keeps a request until its epoch's barrier is answered, and takes it for known."""
         self.sent_ns = 0
         """When its barrier left."""
 
@@ -173,6 +175,8 @@ class Primary:
         row = self._take(sector, block_id)
         if row is None:
             link.trace(Event.REPL_UNKNOWN_ACK, int.from_bytes(block_id, "big"), sector)
+            if any((sector, block_id) in epoch.answered for epoch in (self.epoch, *self._barriers)):
+                return
             link.log_device(
                 f"got_BlockAck: failed to find request 0x{block_id[::-1].hex()}, sector {sector}s"
             )
@@ -233,6 +237,7 @@ class Primary:
         self._buffers.pop(block_id, None)
         row, epoch = known
         epoch.unanswered -= 1
+        epoch.answered.add((sector, block_id))
         if epoch is self.epoch:
             self._end_epoch = True
         return row

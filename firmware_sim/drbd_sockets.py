@@ -5,7 +5,7 @@ from typing import Final
 
 from firmware_sim.drbd_codec import INITIAL, DecodeError, Decoder
 from firmware_sim.drbd_contract import NS_PER_MS, LinkFailure
-from firmware_sim.drbd_link import NO_SOCKET, Link
+from firmware_sim.drbd_link import NO_SOCKET, THREAD_ID, Link
 from firmware_sim.ports import ReplicationDial
 from harness.wire.drbd import META_SOCKET, Cmd, Conn
 
@@ -43,6 +43,8 @@ class Sockets:
         self.heard_ns = 0
         """When the data socket last brought something."""
         self._ping_sent_ns = 0
+        self._ko_left = 0
+        self._on_meta = False
 
     @property
     def complete(self) -> bool:
@@ -152,6 +154,34 @@ class Sockets:
             self.drop(socket)
         if self._new:
             self._link.timers["initial"] = min(self._new.values())
+
+    # --- a peer that does not read ------------------------------------------------------------------------------------
+
+    def blocked(self, socket: int, is_blocked: bool) -> None:
+        """The socket takes no more, or has taken some again.
+
+        The kernel waits for room twice before it counts: the first time part of a packet has left.
+        """
+        link = self._link
+        if socket not in (link.data_socket, link.meta_socket) or link.conn < Conn.WF_REPORT_PARAMS:
+            return
+        self._on_meta = socket == link.meta_socket
+        self._ko_left = link.config.ko_count
+        if is_blocked:
+            link.arm("send", 2 * link.config.timeout_ns)
+        else:
+            link.disarm("send")
+
+    def send_late(self) -> None:
+        """Timer "send": so long no byte left. On the meta socket once is too often."""
+        link = self._link
+        self._ko_left -= 1
+        if self._on_meta or self._ko_left == 0:
+            raise LinkFailure(Conn.TIMEOUT)
+        thread = f"drbd_w_{link.config.resource}/{THREAD_ID}"
+        link.log_link(f"[{thread}] sock_sendmsg time expired, ko = {max(0, self._ko_left)}")
+        self.ping()
+        link.arm("send", link.config.timeout_ns)
 
     # --- pings ------------------------------------------------------------------------------------------------------
 

@@ -59,8 +59,25 @@ class ControlData:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicationBlocked:
+    """Output waits because the peer does not read; told again whenever it has taken some. False: all is out."""
+
+    socket: int
+    is_blocked: bool
+
+
+ReplicationInbox = ReplicationOpened | ReplicationData | ReplicationClosed | ReplicationBlocked
+
 Inbox = (
-    HostOpened | HostData | HostClosed | ReplicationOpened | ReplicationData | ReplicationClosed | ControlData
+    ReplicationBlocked
+    | HostOpened
+    | HostData
+    | HostClosed
+    | ReplicationOpened
+    | ReplicationData
+    | ReplicationClosed
+    | ControlData
 )
 
 

@@ -47,6 +47,7 @@ from firmware_sim.ports import (
     HostSend,
     Inbox,
     Outbox,
+    ReplicationBlocked,
     ReplicationClose,
     ReplicationClosed,
     ReplicationData,
@@ -296,8 +297,11 @@ class Server:
             self._sockets.pop(number, None)
             self._inbox.append(ReplicationClosed(number, reason))
 
+        def blocked(is_blocked: bool) -> None:
+            self._inbox.append(ReplicationBlocked(number, is_blocked))
+
         self._inbox.append(ReplicationOpened(number, kind))
-        self._sockets[number] = Stream(self._selector, connection, data, end)
+        self._sockets[number] = Stream(self._selector, connection, data, end, on_blocked=blocked)
 
     # --- dialling -------------------------------------------------------------------------------------------
     def _dial(self, kind: Literal["data", "meta"]) -> None:

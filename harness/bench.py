@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -100,14 +100,7 @@ class Rig:
             found.check()
             self.notes.append(f"the rig in {found.directory} was up already")
         else:
-            config = RigConfig(
-                directory=str(self.run_dir),
-                serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
-                size_mib=table.size_mib,
-                memory_mib=table.memory_mib,
-                mtu_bytes=table.mtu_bytes,
-            )
-            found = VirtualRig.start(config)
+            found = VirtualRig.start(virtual_config(bench, table, self.run_dir))
         self._closing.callback(found.close)
         return found
 
@@ -127,19 +120,21 @@ class Rig:
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)
+        make_controller = registry.load(table.driver, Controller)
+        breaks = bool(getattr(make_controller, "sends_break", False))
         control: ByteLink
         if table.control == table.console:
-            self.consoles[side] = line = self._open_line(side, table.console, table.console_baud)
+            line = self._open_line(side, table.console, table.console_baud, breaks=breaks)
+            self.consoles[side] = line
             control = SharedLine(line)
         else:
-            control = self._open_line(side, table.control, table.control_baud)
+            control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
             if with_console:
                 self.consoles[side] = self._open_line(side, table.console, table.console_baud)
-        make_controller = registry.load(table.driver, Controller)
         self.controllers[side] = make_controller(side, control, serial_number=table.serial_number)
 
-    def _open_line(self, side: Side, url: str, baud: int) -> SerialLink:
-        line = open_serial(url, baud=baud)
+    def _open_line(self, side: Side, url: str, baud: int, *, breaks: bool = False) -> SerialLink:
+        line = open_serial(url, baud=baud, breaks=breaks)
         self._closing.callback(line.close)
         self._lines.append(line)
         self.notes += [f"{side}: {note}" for note in line.notes]
@@ -228,4 +223,30 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """RigError: what went wrong was the virtual rig's end, which is told before what it was seen as."""
+        trouble = self.virtual.trouble() if self.virtual is not None and isinstance(error, RigError) else ""
         self.close()
+        if trouble and trouble not in str(error):
+            raise RigError(f"{trouble} (seen as: {error})") from error
+
+
+def virtual_config(bench: Bench, table: RigTable, directory: Path, *, stays: bool = False) -> RigConfig:
+    """The virtual rig of a bench file, in ``directory``."""
+    return RigConfig(
+        directory=str(directory.absolute()),
+        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+        size_mib=table.size_mib,
+        memory_mib=table.memory_mib,
+        mtu_bytes=table.mtu_bytes,
+        stays=stays,
+    )
+
+
+@contextlib.contextmanager
+def standing_rig(bench: Bench) -> Iterator[None]:
+    """For several runs on a virtual bench: its rig is brought up once, unless one is up already. Else nothing."""
+    if bench.rig is None or VirtualRig(default_directory()).is_up():
+        yield
+        return
+    with VirtualRig.start(virtual_config(bench, bench.rig, default_directory())):
+        yield

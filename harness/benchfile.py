@@ -460,23 +460,22 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         last = fault.at_write + fault.spread_writes
         if fault.kind != "hung_warmstart" and last > writes:
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
-    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
-        yield Finding(
-            name=name,
-            status="warning",
-            detail="cannot be played here: needs on_hung_warmstart = 'power-cycle'",
-        )
-        return
-    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
-    if bench.rig is not None and inside:
-        yield Finding(
-            name=name,
-            status="warning",
-            detail=f"cannot be played here: {', '.join(inside)} is not made in the link but inside a controller",
-        )
+    why_not = unplayable(bench, scenario)
+    if why_not:
+        yield Finding(name=name, status="warning", detail=f"cannot be played here: {why_not}")
         return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
     yield from (Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems)
     if not problems:
         yield Finding(name=name, status="ok", detail=scenario.title)
+
+
+def unplayable(bench: Bench, scenario: Scenario) -> str:
+    """Why a bench cannot play a scenario; empty: it can."""
+    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
+        return "needs on_hung_warmstart = 'power-cycle'"
+    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
+    if bench.rig is not None and inside:
+        return f"{', '.join(inside)} is not made in the link but inside a controller"
+    return ""

@@ -186,6 +186,7 @@ class Run:
                 self.view.phase("host writes")
                 self._writes(session, workload, run_dir)
                 self._aftermath(session)
+                self._note_link_faults(rig)
                 if session.collector is None:
                     self._compare(session, workload)
             finally:
@@ -200,6 +201,18 @@ class Run:
         rig.arm_faults(plans)
         for side, plan in plans.items():
             self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
+
+    def _note_link_faults(self, rig: Rig) -> None:
+        """What the injector of a virtual rig did. RigError: nothing, though something was armed."""
+        if rig.virtual is None or not self.scenario.faults:
+            return
+        link = rig.virtual.status()["link"]
+        if not link["fired"]:
+            raise RigError(
+                f"the armed fault was not made: {link['writes']} replicated writes passed the link"
+            )
+        for line in link["fired"]:
+            self.incident.note(f"made in the link: {line}")
 
     def _writes(self, session: Session, workload: Workload, run_dir: Path) -> None:
         session.observation.add(workload.start(run_dir))

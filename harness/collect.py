@@ -240,6 +240,11 @@ class Collector:
             self._incident.missing_set(side, str(error))
             return PullBroke(side=side, reason=str(error), arrived_bytes=arrived_bytes)
         self._incident.store_set(side, pulled)
+        if not entry.complete:
+            # All that there is: the controller was stopped before it had stored it whole.
+            reason = "its controller did not store it whole"
+            self._incident.missing_set(side, reason)
+            return PullBroke(side=side, reason=reason, arrived_bytes=entry.stored_bytes, resumable=False)
         self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
         if self._redrive is not None:
             self._keep_saves(side, [one for one in self._ours(listed) if one != entry], action.deadline_ns)

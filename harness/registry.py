@@ -19,6 +19,7 @@ BUILT_IN: Final = {
     "fio": "drivers.hosts.fio:Fio",
     "image": "drivers.hosts.image:ImageHost",
     "linux_drbd": "drivers.controllers.linux_drbd:LinuxDrbd",
+    "linux_drbd_break": "drivers.controllers.linux_drbd:LinuxDrbdBreak",
     "sim_array": "drivers.controllers.sim_array:SimArray",
     "nbd": "drivers.hosts.nbd:NbdHost",
     "scpi_supply": "drivers.power.scpi_supply:ScpiSupply",

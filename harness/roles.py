@@ -82,6 +82,8 @@ class Controller(Protocol):
 
     side: Side
     link: ByteLink
+    warmstart_line: bytes
+    """Regex: what the console says first when a warmstart begins."""
 
     def identify(self, deadline_ns: Ns) -> Identity: ...
     def freeze_frame(
@@ -108,12 +110,25 @@ class Controller(Protocol):
 
 
 @runtime_checkable
-class Serviceable(Protocol):
+class Printing(Protocol):
+    """A controller that can be asked to say something on its console."""
+
+    def print_line(self, text: str, deadline_ns: Ns) -> Reply: ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A controller on which something must be done before a frame is armed for it."""
+
+    def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None: ...
+
+
+@runtime_checkable
+class Serviceable(Printing, Protocol):
     """What a controller offers beside Controller; absent on some devices."""
 
     def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply: ...
     def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply: ...
-    def print_line(self, text: str, deadline_ns: Ns) -> Reply: ...
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply: ...
 
 

@@ -53,6 +53,15 @@ def recheck_console(
     rules: Sequence[ConsoleRule], side: Side, log: Path, times: Path, told: Sequence[Trigger]
 ) -> Recheck | None:
     """The whole record of one console; None when it is too large or cannot be read."""
+    recorded = read_console(log, times)
+    if recorded is None:
+        return None
+    seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
+    return recheck(rules, side, *recorded, seen)
+
+
+def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]] | None:
+    """The bytes, and (t_ns, offset of its first byte) of each read; None when it is too large or cannot be read."""
     try:
         if log.stat().st_size > MAX_RECHECKED_BYTES:
             return None
@@ -60,5 +69,4 @@ def recheck_console(
     except OSError:
         return None
     whole = len(raw) // _TIMES.size * _TIMES.size
-    seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
-    return recheck(rules, side, data, list(_TIMES.iter_unpack(raw[:whole])), seen)
+    return data, list(_TIMES.iter_unpack(raw[:whole]))

@@ -26,14 +26,15 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
+from harness.core.onset import began_ns
 from harness.core.rules import RuleSet
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
 from harness.powerlog import PowerLog
-from harness.roles import Serviceable
+from harness.roles import Preparable, Printing
 from harness.rulefiles import RuleFiles
-from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
+from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, read_console, recheck_console
 from harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
@@ -123,6 +124,9 @@ class Session:
             return
         reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
+        for side, controller in self.rig.controllers.items():
+            if isinstance(controller, Preparable):
+                controller.prepare(identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S))
         first = self.rig.bench.policy.instruct[0]
         for source, reason in reasons.items():
             for side in SIDES:
@@ -139,7 +143,7 @@ class Session:
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         for side, controller in self.rig.controllers.items():
-            if not isinstance(controller, Serviceable):
+            if not isinstance(controller, Printing):
                 continue
             reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
             deadline_ns = deadline_in(CANARY_TIMEOUT_S)
@@ -306,6 +310,7 @@ class Session:
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
         self._recheck()
+        self._time_warmstarts()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         with self._wake_lock:
@@ -325,6 +330,18 @@ class Session:
                 self.lost_evidence.append(text)
                 self.incident.note(text)
         self.incident.record["recheck"] = told
+
+    def _time_warmstarts(self) -> None:
+        """How long each side took from its control frame to the first word of its warmstart."""
+        for action in self.incident.record["actions"]:
+            side, sent_ns = action["side"], action.get("t_frame_done_ns")
+            recorded = read_console(self.incident.console_path(side), self.incident.console_times_path(side))
+            pattern = getattr(self.rig.controllers[side], "warmstart_line", b"")
+            if sent_ns is None or recorded is None or not pattern:
+                continue
+            began = began_ns(*recorded, pattern, sent_ns)
+            action["t_warmstart_ns"] = began
+            action["warmstart_us"] = None if began is None else (began - sent_ns) / 1000
 
 
 def _with_canary(rules: RuleSet) -> RuleSet:

@@ -3,8 +3,8 @@
 Nothing of ours is installed on the node. Who it is: the serial number of its DMI table, else its machine id. Boot epoch:
 the time of its boot in seconds (``btime``), fixed per boot id when first seen. Warmstart: one line of shell that checks
 both, notes the incident and DRBD's state in the kernel log, and crashes the kernel by SysRq; the record outlives it in
-pstore (ramoops and others) or in /var/crash (kdump). Save: the same evidence, taken while the node runs on. A
-root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of base64.
+pstore (ramoops and others; systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node
+runs on. A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of base64.
 """
 
 import base64
@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from drivers.controllers import linux_records
@@ -20,6 +21,7 @@ from drivers.controllers.linux_shell import MARK, Shell
 from harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
 from harness.core.text import escape
 from harness.edge.clock import MonotonicClock
+from harness.edge.serial_link import BREAK
 from harness.errors import RigError, UsageError, WireError, WrongDeviceError
 from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
 from harness.wire import control
@@ -33,6 +35,11 @@ UPTIME_ERROR_NS: Final = 100 * NS_PER_MS
 seen on a virtual node)."""
 MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
+RECORD_TIMEOUT_NS: Final = 15 * NS_PER_S
+"""A node answers before its boot is over, and some keep their records in modules and files that come late."""
+ECHO_NS: Final = NS_PER_S // 2
+"""From BREAK and key to the kernel's line that names the key: some milliseconds."""
+LIST_AGAIN_NS: Final = NS_PER_S // 2
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 WHO: Final = (
@@ -52,7 +59,7 @@ EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >memi
 cat /proc/loadavg /proc/uptime >load; cat /proc/net/dev /proc/net/tcp >network; cat /proc/diskstats >diskstats
 grep . /proc/[0-9]*/stat /proc/[0-9]*/stack >tasks
 drbdsetup show >config; drbdsetup status --verbose --statistics >status || drbdsetup events all --now >status
-cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
+cat /sys/kernel/tracing/trace >trace || cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
 """What a save collects; a node without one of these just has no such file."""
 
 PACK: Final = """ff_pack() { # id kind reason boot_id: the archive of the files here, and the line that lists it
@@ -64,23 +71,23 @@ END_OF_RECORD: Final = r"Kernel panic\|sysrq: Trigger a crash\|---\[ end"
 LIST: Final = f"""mkdir -p {FOLDER}; cd {FOLDER}
 [ -d /sys/fs/pstore ] && ! grep -q pstore /proc/mounts && mount -t pstore pstore /sys/fs/pstore
 {PACK}
-for r in /sys/fs/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue
-set -- $(grep -ao '{NOTE} warmstart [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1)
+for r in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue
+set -- $(grep -ao '{NOTE} [aw][a-z]* [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1)
 [ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown
 [ -f $3.info ] && continue
 mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-after; dmesg >dmesg-after
-tail -c 8000 record | grep -q '{END_OF_RECORD}' || echo "the record has no end" >incomplete
+grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete
 ff_pack $3 $2 $4 $5; done
 for i in *.info; do [ -f "$i" ] && echo "$(cat $i) $(ls ${{i%.info}}.d/incomplete 2>/dev/null | wc -l)"; done; cd /"""
 """Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A record without the
-note of a freeze is a crash that nobody asked for; it is named by its own hash."""
+note of a freeze is a crash that nobody asked for; it is named by its own hash. A note "armed" says only which incident
+was the one to come when the node crashed."""
 
 
 class LinuxDrbd:
     """Plays roles.Controller."""
 
-    boot_banner: bytes = rb"Linux version \d"
-    """Regex: a line that the kernel prints once when it starts."""
+    warmstart_line: bytes = rb"sysrq: Trigger a crash"
 
     def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
         if _UNSAFE.search(serial_number):
@@ -94,6 +101,10 @@ class LinuxDrbd:
         self._shell = Shell(link, self._clock)
         self._epochs: dict[str, int] = {}
         """Boot id -> boot epoch, in the order in which they were seen."""
+        self._by_shell = b""
+        self._awaited: bytes = b""
+        self._is_due = False
+        """The incident of the last warmstart that was told to go: its record may take a while to appear."""
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
@@ -130,9 +141,7 @@ class LinuxDrbd:
         """One line of shell, built of builtins, that does nothing on another node or in another boot."""
         if len(incident_id) != control.INCIDENT_ID_BYTES:
             raise UsageError(f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}")
-        boot_id = next((one for one, epoch in self._epochs.items() if epoch == identity.boot_epoch), "")
-        if not boot_id:
-            raise UsageError(f"{self.side}: boot epoch {identity.boot_epoch} is not one that it was seen in")
+        boot_id = self._boot_id(identity)
         name = incident_id.hex()
         act = self._crash(name, reason, boot_id) if disruptive else self._save(name, reason, boot_id)
         refusals = (
@@ -141,6 +150,12 @@ class LinuxDrbd:
         )
         target = f'"$ff_s/$ff_b" = "{identity.serial_number}/{boot_id}"'
         return f"\n{WHO}; if [ {target} ]; then {act}; {refusals}\n".encode()
+
+    def _boot_id(self, identity: Identity) -> str:
+        boot_id = next((one for one, epoch in self._epochs.items() if epoch == identity.boot_epoch), "")
+        if not boot_id:
+            raise UsageError(f"{self.side}: boot epoch {identity.boot_epoch} is not one that it was seen in")
+        return boot_id
 
     def _crash(self, name: str, reason: int, boot_id: str) -> str:
         return (
@@ -165,9 +180,11 @@ class LinuxDrbd:
             raise UsageError("not a frame of this driver")
         mark = f"{MARK}! {named[1].decode()} "
         line = self._shell.await_line(lambda text: mark in text, deadline_ns)
-        if line is None:
+        status = None if line is None else line.partition(mark)[2].strip()[:40]
+        if status in (None, "ok") and f"{NOTE} warmstart".encode() in frame:
+            self._awaited, self._is_due = bytes.fromhex(named[1].decode()), True
+        if status is None:
             return None
-        status = line.partition(mark)[2].strip()[:40]
         return Reply(
             ok=status == "ok",
             status=escape(status),
@@ -176,13 +193,33 @@ class LinuxDrbd:
             t_received_ns=self._clock.now(),
         )
 
+    def print_line(self, text: str, deadline_ns: Ns) -> Reply:
+        """At the level of an error, like the lines that a bench waits for."""
+        quoted = "".join(one for one in text if one.isprintable() and one not in "'\\")
+        self._shell.ask(f"echo '<3>{quoted}' >{KERNEL_LOG}", deadline_ns)
+        return Reply(ok=True, status="ok", t_received_ns=self._clock.now())
+
     def state(self, deadline_ns: Ns) -> dict[str, Any]:
         identity = self.identify(deadline_ns)
         text = "\n".join(self._shell.ask("cat /proc/drbd", deadline_ns))
         return linux_records.state_record(text, {}, identity.boot_epoch, identity.uptime_ns)
 
     def sets(self, deadline_ns: Ns) -> list[SetEntry]:
-        return [_entry(line, self._epochs) for line in self._listed(deadline_ns)]
+        until_ns = min(self._clock.now() + RECORD_TIMEOUT_NS, deadline_ns)
+        while True:
+            entries = [_entry(line, self._epochs) for line in self._listed(deadline_ns)]
+            is_here = any(one.incident_id == self._awaited for one in entries)
+            again_ns = self._clock.now() + LIST_AGAIN_NS
+            if is_here or not self._is_due or again_ns >= until_ns:
+                self._is_due = False
+                return [self._named(one) for one in entries]
+            self._shell.await_line(lambda _: False, again_ns)
+
+    def _named(self, entry: SetEntry) -> SetEntry:
+        """A crash while an incident was armed is its warmstart when the frame went out."""
+        if entry.kind != "armed":
+            return entry
+        return replace(entry, kind="warmstart" if entry.incident_id == self._awaited else "crash")
 
     def _listed(self, deadline_ns: Ns) -> list[list[str]]:
         lines = self._shell.ask(LIST, deadline_ns)
@@ -249,6 +286,61 @@ def _header(serial_number: str, boot_epoch: int) -> dict[str, Any]:
         "set_id": 0, "kind": "", "reason": 0, "incident_id": b"", "model": MODEL, "serial_number": serial_number,
         "firmware_version": "", "boot_epoch": boot_epoch, "wall_ns": boot_epoch * NS_PER_S,
     }  # fmt: skip
+
+
+class LinuxDrbdBreak(LinuxDrbd):
+    """The same node by its console alone: a root shell on that line, and SysRq by BREAK, which needs no process of a node
+    that may have none to spare. Plays roles.Preparable too."""
+
+    sends_break = True
+
+    def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None:
+        """What a BREAK cannot carry is noted before: whose the next crash is. RigError: it cannot be noted."""
+        boot_id = self._boot_id(identity)
+        # Level 7: for the log ring, not for the console.
+        note = f"<7>{NOTE} armed {incident_id.hex()} 0 {boot_id}"
+        lines = self._shell.ask(
+            f"echo 1 >/proc/sys/kernel/sysrq; echo '{note}' >{KERNEL_LOG} && echo noted", deadline_ns
+        )
+        if "noted" not in lines:
+            raise RigError(
+                f"{self.side}: {self.link.name}: cannot write to {KERNEL_LOG}; is it a root shell?"
+            )
+
+    def freeze_frame(
+        self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
+    ) -> bytes:
+        """BREAK and the key; behind them which incident it is, for ``freeze_reply`` and for who reads the record."""
+        by_shell = super().freeze_frame(identity, reason, incident_id, disruptive=disruptive)
+        if not disruptive:
+            return by_shell
+        self._by_shell = by_shell
+        self._shell.kept.clear()
+        return BREAK + b"c\n: " + incident_id.hex().encode() + b"\n"
+
+    def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
+        """The kernel's echo. A BREAK is often eaten without a word on its way: then the node's shell does it."""
+        if not frame.startswith(BREAK):
+            return super().freeze_reply(frame, deadline_ns)
+        incident = frame.split(b": ")[1].strip().decode()
+        echo = self._shell.await_line(
+            lambda line: "sysrq: " in line, min(self._clock.now() + ECHO_NS, deadline_ns)
+        )
+        if echo is None:
+            self.link.write(self._by_shell)
+            reply = super().freeze_reply(self._by_shell, deadline_ns)
+            return reply and replace(
+                reply, text="the BREAK got lost on its way; the node's shell was told instead"
+            )
+        self._awaited, self._is_due = bytes.fromhex(incident), True
+        return Reply(
+            ok=True,
+            status="ok",
+            text=escape(echo.strip()[:80]),
+            set_id=_set_id(incident),
+            boot_epoch=next(reversed(self._epochs.values()), 0),
+            t_received_ns=self._clock.now(),
+        )
 
 
 _ENTRY: Final = re.compile(r"set [0-9a-f]{32} \w+ \d{1,5} [\w-]{1,36} \d{1,12} \d{1,12} [0-9a-f]{64} [01]")

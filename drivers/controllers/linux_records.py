@@ -98,6 +98,25 @@ again when the data are in the socket (drbd_send_dblock, 8.4 and 9), and tells w
 TELLS: Final = frozenset(name for name, _ in _KNOWN)
 
 
+_CHANGE: Final = re.compile(r"\b(role|peer|conn|disk|pdsk)\( \w+ -> (\w+) \)")
+
+
+def state_of_log(log: str) -> str:
+    """The last state that DRBD told of itself, in the words of /proc/drbd; empty: it told of none."""
+    seen = {
+        "conn": "StandAlone",
+        "role": "Secondary",
+        "peer": "Unknown",
+        "disk": "Diskless",
+        "pdsk": "DUnknown",
+    }
+    changes = [found for line in log.splitlines() if "drbd" in line for found in _CHANGE.findall(line)]
+    if not changes:
+        return ""
+    seen |= dict(changes)
+    return f" 0: cs:{seen['conn']} ro:{seen['role']}/{seen['peer']} ds:{seen['disk']}/{seen['pdsk']}"
+
+
 def kernel_events(log: str) -> list[dict[str, Any]]:
     """Kernel log lines as event records; lines without a time belong to the one before."""
     events: list[dict[str, Any]] = []
@@ -202,7 +221,8 @@ def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
         event["text"].partition(NOTE)[2].removeprefix(" ") for event in events if NOTE in event["text"]
     )
     uptime_ns = int(events[-1]["uptime_ns"]) if events else 0
-    state = state_record(files.get("drbd") or noted, files, header["boot_epoch"], uptime_ns)
+    told = files.get("drbd") or (noted if _STATE.search(noted) else state_of_log(log))
+    state = state_record(told, files, header["boot_epoch"], uptime_ns)
     header = header | {
         "uptime_ns": uptime_ns,
         "first_seq": 0,

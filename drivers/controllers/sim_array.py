@@ -42,10 +42,7 @@ assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
 class SimArray:
     """Plays roles.Controller and roles.Serviceable."""
 
-    boot_banner: bytes = rb"SimArray \d+ firmware "
-    """Regex: the line that a controller prints first when it starts."""
-    console_ready: bytes = rb"serial number \S+, boot epoch \d+"
-    """Regex: the line that says that it has come up, and which boot this is."""
+    warmstart_line: bytes = rb"warmstart: set \d+"
 
     def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
         if not serial_number.isascii() or not 1 <= len(serial_number) <= control.SERIAL_NUMBER_BYTES:

@@ -18,7 +18,7 @@ from harness.edge.versions import versions
 from harness.errors import RigError, UsageError
 from harness.incident import Incident
 from harness.report import text
-from harness.roles import SetEntry
+from harness.roles import Preparable, SetEntry
 from harness.wire import control
 
 
@@ -35,12 +35,10 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
     verb = "warmstart" if disruptive else "save"
     with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
         controller, identity = rig.controllers[side], rig.identities[side]
-        frame = controller.freeze_frame(
-            identity,
-            control.Reason.OPERATOR,
-            secrets.token_bytes(control.INCIDENT_ID_BYTES),
-            disruptive=disruptive,
-        )
+        incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
+        if disruptive and isinstance(controller, Preparable):
+            controller.prepare(identity, incident_id, deadline_in(bench.policy.reply_timeout_s))
+        frame = controller.freeze_frame(identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive)
         sent_ns = time.monotonic_ns()
         controller.link.write(frame)
         reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))

@@ -5,14 +5,13 @@ from typing import Any
 
 import typer
 
+from harness.bench import virtual_config
 from harness.benchfile import load_bench
 from harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
 from harness.cli.privileges import prepare
-from harness.core.events import SIDES
 from harness.core.text import escape
 from harness.errors import RigError, UsageError
 from harness.rigs import image
-from harness.rigs.daemon import RigConfig
 from harness.rigs.rig import VirtualRig, default_directory
 
 
@@ -24,15 +23,7 @@ def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:
     where = directory or default_directory()
     if not as_json and not image.is_built():
         say("building the nodes' image (once)")
-    config = RigConfig(
-        directory=str(where.absolute()),
-        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
-        size_mib=bench.rig.size_mib,
-        memory_mib=bench.rig.memory_mib,
-        mtu_bytes=bench.rig.mtu_bytes,
-        stays=True,
-    )
-    rig = VirtualRig.start(config)
+    rig = VirtualRig.start(virtual_config(bench, bench.rig, where, stays=True))
     rig.let_go()
     _tell(rig, as_json=as_json)
 

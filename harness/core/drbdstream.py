@@ -1,5 +1,5 @@
 """One direction of one replication socket: bytes -> DRBD packets (versions 86 to 101, tables in
-``harness.wire.drbd``).
+``harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and were not run).
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that version's
 headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as after a hole in the
@@ -20,7 +20,9 @@ from harness.wire import drbd
 from harness.wire.drbd import Cmd
 
 _H80, _H95, _H100 = 80, 95, 100
-ANY_HEADER: Final = frozenset({_H80, _H95, _H100})
+_NINE: Final = drbd.DRBD9_VERSION
+"""Beside the headers: DRBD 9's commands are allowed too."""
+ANY_HEADER: Final = frozenset({_H80, _H95, _H100, _NINE})
 _SHORT_HEADER_BYTES: Final = drbd.HEADER_H80.size
 _LONG_HEADER_BYTES: Final = drbd.HEADER_H100.size
 _BEFORE_AGREEMENT: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META, Cmd.CONNECTION_FEATURES})
@@ -47,7 +49,10 @@ def _limits() -> dict[int, tuple[int, int]]:
     return limits
 
 
-LENGTH_LIMITS: Final = _limits()
+_ALL_LIMITS: Final = _limits()
+LENGTH_LIMITS: Final = {
+    command: limits for command, limits in _ALL_LIMITS.items() if command not in drbd.DRBD9_COMMANDS
+}
 """Command -> (shortest, longest length behind the header)."""
 _NAMES: Final[dict[int, str]] = {int(cmd): f"P_{cmd.name}" for cmd in Cmd}
 _SYNC_PARAM95_TAIL: Final = ("c_plan_ahead", "c_delay_target", "c_fill_target", "c_max_rate")
@@ -137,6 +142,8 @@ def split_state(word: int) -> dict[str, int]:
 
 def allowed_headers(version: int) -> frozenset[int]:
     """Headers that a sender uses once ``version`` is agreed."""
+    if version >= drbd.DRBD9_VERSION:
+        return frozenset({_H100, _NINE})
     if version >= 100:
         return frozenset({_H100})
     return frozenset({_H80, _H95}) if version >= 95 else frozenset({_H80})
@@ -167,6 +174,8 @@ def parse_header(
     else:
         return f"no magic of a header: 0x{magic:08x}"
     limits = LENGTH_LIMITS.get(command)
+    if limits is None and _NINE in headers:
+        limits = _ALL_LIMITS.get(command)
     if limits is None:
         return f"unknown command 0x{command:04x}, length {length}"
     if not limits[0] <= length <= limits[1]:

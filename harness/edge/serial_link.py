@@ -31,6 +31,10 @@ WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
 PUMP_BYTES: Final = 4096
 PUMP_POLL_S: Final = 0.05
 """How long a pumped line's read may sit before it looks whether the link was closed."""
+BREAK: Final = b"\xff\xf3"
+"""In the bytes written to a line that was opened with ``breaks``: a BREAK, as telnet has it (RFC 854, IAC BREAK)."""
+BREAK_S: Final = 0.25
+"""How long one lasts: longer than any character, as terminal programs send it."""
 UNIX_PREFIX: Final = "unix:"
 """Not a URL of pyserial's: a unix socket, as QEMU gives its serial lines."""
 PTY_PREFIX: Final = "/dev/pts/"
@@ -41,16 +45,20 @@ SHOWN_PORTS: Final = 20
 class SerialLink:
     """Plays roles.ByteLink. Made by ``open_serial``."""
 
-    def __init__(self, name: str, port: serial.SerialBase | socket.socket, notes: list[str]) -> None:
+    def __init__(
+        self, name: str, port: serial.SerialBase | socket.socket, notes: list[str], *, breaks: bool = False
+    ) -> None:
         self.name = name
         self.notes = notes
         """What the line could not have: "ttyUSB0: no low-latency mode ..."."""
         self._port = port
         self._pump: _Pump | None = None
         try:
+            if breaks and isinstance(port, serial.SerialBase):
+                raise OSError("a BREAK is no byte: the port itself must send it")
             self._fd: int = port.fileno()
         except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
-            self._pump = _Pump(port)
+            self._pump = _Pump(port, breaks=breaks)
             self._fd = self._pump.fileno()
             notes.append(f"{name}: pumped by a thread, slower than a line of its own")
         os.set_blocking(self._fd, False)
@@ -102,8 +110,9 @@ class SerialLink:
 class _Pump:
     """Carries a pyserial port's bytes to and from one end of a socket pair."""
 
-    def __init__(self, port: serial.SerialBase) -> None:
+    def __init__(self, port: serial.SerialBase, *, breaks: bool) -> None:
         self._port = port
+        self._breaks = breaks
         self.error = ""
         """Why the line ended; "" while it has not."""
         self._closing = False
@@ -135,7 +144,11 @@ class _Pump:
     def _outward(self) -> None:
         try:
             while data := self._ours.recv(PUMP_BYTES):
-                self._port.write(data)
+                first, *rest = data.split(BREAK) if self._breaks else [data]
+                self._port.write(first)
+                for piece in rest:
+                    self._port.send_break(BREAK_S)
+                    self._port.write(piece)
         except (serial.SerialException, OSError) as error:
             self._give_up(error)
 
@@ -149,10 +162,13 @@ class _Pump:
             self._ours.shutdown(socket.SHUT_RDWR)
 
 
-def open_serial(url: str, *, baud: int = DEFAULT_BAUD) -> SerialLink:
-    """Open ``url`` for this process alone. RigError: missing (with what is there), in use (by whom), refused."""
+def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> SerialLink:
+    """Open ``url`` for this process alone; with ``breaks`` BREAK in what is written to it is one. A unix socket's server
+    has to understand telnet for that. RigError: missing (with what is there), in use (by whom), refused."""
     if url.startswith(UNIX_PREFIX):
         return SerialLink(url, _unix_socket(url.removeprefix(UNIX_PREFIX)), [])
+    if breaks and url.startswith("socket://"):
+        raise RigError(f"{url} cannot carry a BREAK: use the terminal server's rfc2217:// port")
     is_device = "://" not in url
     if is_device:
         _check_device(url)
@@ -166,7 +182,7 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD) -> SerialLink:
             port = serial.serial_for_url(url, baudrate=baud, timeout=0)
     except (serial.SerialException, OSError, ValueError) as error:
         raise _translated(url, error, is_device) from error
-    return SerialLink(url, port, notes)
+    return SerialLink(url, port, notes, breaks=breaks)
 
 
 def _tell_empty_from_ended(fd: int) -> None:

@@ -108,6 +108,8 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
     for action in record.get("actions", []):
         reply = action.get("reply") or {}
         said = action.get("error") or reply.get("status") or "no answer yet"
+        if action.get("t_warmstart_ns"):
+            said += f", warmstart began {duration(action['t_warmstart_ns'] - action['t_frame_done_ns'])} after the frame"
         rows.append((f"{text(action.get('side'))} instructed", Text(text(said))))
     redrive = record.get("redrive")
     if redrive:

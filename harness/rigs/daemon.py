@@ -24,6 +24,7 @@ from harness.rigs import image, wiring
 from harness.rigs.injector import Injector, other
 from harness.rigs.node import Node
 from harness.rigs.relay import Relay
+from harness.rigs.rounds import dispatch
 
 SOCKET: Final = "rig.sock"
 NBD_PORT: Final = 10809
@@ -59,6 +60,8 @@ class Daemon:
         self._closing.callback(self._wiring.close)
         self._link_namespace()
         self._ends = self._wiring.packets
+        assert self._wiring.mirror is not None
+        self._mirror = self._wiring.mirror
         for side in SIDES:
             self._selector.register(
                 self._ends[side], selectors.EVENT_READ, lambda _, side=side: self._frames(side)
@@ -102,8 +105,7 @@ class Daemon:
             now = time.monotonic_ns()
             deadlines = [now + IDLE_NS, self.injector.next_deadline(), self._relay.next_deadline()]
             wake = min(one for one in deadlines if one is not None)
-            for key, mask in self._selector.select(max(0.0, (wake - now) / NS_PER_S)):
-                key.data(mask)
+            dispatch(self._selector, max(0.0, (wake - now) / NS_PER_S))
             now = time.monotonic_ns()
             for sender, frame in self.injector.release(now):
                 self._send(other(sender), frame)
@@ -130,7 +132,9 @@ class Daemon:
                 self._send(other(sender), out)
 
     def _send(self, to: Side, frame: bytes) -> None:
-        # A full queue drops, as a switch does; TCP sends again.
+        # First the mirror: what a node says of a frame comes behind it. A full queue drops, as a switch does.
+        with contextlib.suppress(OSError):
+            self._mirror.send(frame)
         with contextlib.suppress(OSError):
             self._ends[to].send(frame)
 

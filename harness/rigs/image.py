@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from typing import Final
 
 import platformdirs
 
-from harness.errors import RigError
+from harness.errors import HarnessError, RigError
+from harness.rigs.packages import Archive
 
 RECIPE: Final = "1"
 """Changes with the recipe, so that older images are not taken for its product."""
@@ -44,8 +46,6 @@ LIBRARY_FOLDERS: Final = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
 """Start of the kernel's payload (Documentation of LZ4: legacy frame)."""
-TOOLS: Final = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "lz4": "lz4"}
-APT_TIMEOUT_S: Final = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +61,36 @@ class Image:
 
 def ensure() -> Image:
     """The image, built when it is not there. RigError: a tool or a package is missing, and how to get it."""
-    folder = Path(platformdirs.user_cache_dir("freezeframe")) / "rig"
-    versions = _versions()
-    target = folder / _key(versions)
+    archive, versions = _archive()
+    target = _folder() / _key(versions)
     kernel = next(name for name in versions if name.startswith("linux-image-"))
     description = f"{kernel} {versions[kernel]}, drbd-utils {versions['drbd-utils']}"
     image = Image(kernel=target / "vmlinux", initrd=target / "initrd", description=description)
     if target.is_dir():
         return image
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            _build(target, versions)
+            _build(target, archive, versions)
     return image
 
 
 def is_built() -> bool:
     """Whether ``ensure`` would only look. RigError as there."""
-    return (Path(platformdirs.user_cache_dir("freezeframe")) / "rig" / _key(_versions())).is_dir()
+    return (_folder() / _key(_archive()[1])).is_dir()
+
+
+def _folder() -> Path:
+    folder = Path(platformdirs.user_cache_dir("freezeframe")) / "rig"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _archive() -> tuple[Archive, dict[str, str]]:
+    if shutil.which("lz4") is None:
+        raise RigError("lz4 is missing, which the rig's image is made with: apt install lz4")
+    archive = Archive(_folder() / "apt", KERNEL_META)
+    return archive, archive.versions(PACKAGES)
 
 
 def _key(versions: dict[str, str]) -> str:
@@ -96,55 +107,20 @@ def _guest_files() -> list[tuple[str, bytes]]:
     return sorted((entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.is_file())
 
 
-def _versions() -> dict[str, str]:
-    """The candidate version of every package, as apt knows them now."""
-    for tool, package in TOOLS.items():
-        if shutil.which(tool) is None:
-            raise RigError(f"{tool} is missing, which the rig's image is made with: apt install {package}")
-    depends = _run("apt-cache", "depends", "--important", KERNEL_META)
-    found = re.search(r"Depends: (linux-image-[\w.+-]+)", depends)
-    if found is None:
-        raise RigError(f"apt knows no {KERNEL_META}; is this Debian for amd64? Try: apt-get update")
-    names = (found[1], *PACKAGES)
-    versions = {}
-    for block in _run("apt-cache", "policy", *names).split("\n"):
-        if block and not block.startswith(" "):
-            name = block.rstrip(":")
-        elif (candidate := re.match(r"\s+Candidate: (\S+)", block)) and candidate[1] != "(none)":
-            versions[name] = candidate[1]
-    missing = sorted(set(names) - set(versions))
-    if missing:
-        raise RigError(f"apt knows no package {', '.join(missing)}; try: apt-get update")
-    return versions
-
-
-def _run(*argv: str, cwd: Path | None = None) -> str:
-    try:
-        done = subprocess.run(
-            argv, cwd=cwd, capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RigError(f"{argv[0]} did not end within {APT_TIMEOUT_S:.0f} s") from error
-    if done.returncode:
-        raise RigError(f"{' '.join(argv[:3])} failed: {done.stderr.strip()[-400:]}")
-    return done.stdout
-
-
-def _build(target: Path, versions: dict[str, str]) -> None:
+def _build(target: Path, archive: Archive, versions: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as scratch:
         work = Path(scratch)
         root, product = work / "root", work / "product"
         root.mkdir()
         product.mkdir()
-        _run(
-            "apt-get",
-            "download",
-            "-q",
-            *(f"{name}={version}" for name, version in versions.items()),
-            cwd=work,
-        )
-        for package in sorted(work.glob("*.deb")):
-            _run("dpkg-deb", "-x", str(package), str(root))
+        try:
+            archive.unpack(versions, work, root)
+        except RigError as error:
+            # The usual reason: the archive has newer packages by now, and keeps no old ones.
+            archive.update()
+            raise RigError(
+                f"{error}; the lists of packages may be old: try again, or apt-get update"
+            ) from error
         _extract_kernel(next(root.glob("boot/vmlinuz-*")), product / "vmlinux")
         with (product / "initrd").open("wb") as file:
             for entry in _entries(root):
@@ -227,3 +203,17 @@ def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (
     fields = (next(_inode), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def main() -> int:
+    """``python -m harness.rigs.image``: build it if need be, and say what is in it."""
+    try:
+        print(f"image of the nodes: {ensure().description}")
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,8 +27,12 @@ METADATA_BYTES: Final = 4 * MIB
 RECORD_ADDRESS: Final = 0x8000000
 """Where ramoops keeps the record, 4 MiB that the kernel leaves alone. Not at the top of memory: at a reset QEMU puts
 the initrd there again."""
+TRACE_ARGUMENTS: Final = (
+    "trace_event=block:block_bio_queue,block:block_bio_complete trace_buf_size=32k ftrace_dump_on_oops"
+)
+"""The last requests to disks go into the kernel log with the crash, behind its own lines: DRBD 8.4 has no trace events."""
 KERNEL_ARGUMENTS: Final = (
-    f"console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
+    f"{TRACE_ARGUMENTS} console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
     "mitigations=off nowatchdog quiet loglevel=7"
 )
 PR_SET_PDEATHSIG: Final = 1

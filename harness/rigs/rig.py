@@ -24,8 +24,12 @@ from harness.rigs.daemon import SOCKET, RigConfig
 from harness.rigs.node import BANNER
 
 COMMAND_TIMEOUT_S: Final = 5.0
+IMAGE_TIMEOUT_S: Final = 600.0
+"""To find the nodes' image, or to download and make it."""
 BOOT_TIMEOUT_S: Final = 90.0
 """From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its time."""
+LOG: Final = "rig.stderr"
+"""What the rig's own process had to say; a run keeps it in its incident."""
 DOWN_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 
@@ -51,9 +55,9 @@ class VirtualRig:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if cls(directory).is_up():
             raise RigError(f"a rig is already up in {directory}; take it down with: freezeframe rig down")
-        for leftover in directory.glob("*.console.log"):
-            leftover.unlink()
-        log = directory / "rig.log"
+        for leftover in (*directory.glob("*.console.log"), directory / SOCKET):
+            leftover.unlink(missing_ok=True)
+        log = directory / LOG
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.rigs.daemon"],
@@ -77,14 +81,18 @@ class VirtualRig:
 
     def _await_boot(self, log: Path, waiting: Sequence[Side]) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        # The daemon answers once it has the image, which may have to be made first, and powers the nodes then.
+        deadline, is_powered = time.monotonic() + IMAGE_TIMEOUT_S, False
         while waiting:
+            if not is_powered and (self.directory / SOCKET).exists():
+                deadline, is_powered = time.monotonic() + BOOT_TIMEOUT_S, True
             waiting = [side for side in waiting if BANNER not in self._console(side)]
             if self._process.poll() is not None:
                 raise self._died(log)
             if waiting and time.monotonic() >= deadline:
-                raise RigError(self._silent(waiting))
-            if waiting and (self.directory / SOCKET).exists():
+                image_late = f"the nodes' image was not made within {IMAGE_TIMEOUT_S:.0f} s"
+                raise RigError(self._silent(waiting) if is_powered else image_late)
+            if waiting and is_powered:
                 self.check()
             time.sleep(0.05)
 
@@ -149,6 +157,19 @@ class VirtualRig:
                     f"the rig is half up: the {side} node is not running, {how}{': ' + words if words else ''}. "
                     "Take it down and up again: freezeframe rig down; freezeframe rig up"
                 )
+
+    def trouble(self) -> str:
+        """What is wrong with it; empty: nothing."""
+        if self._process is not None and self._process.poll() is not None:
+            words = (self.directory / LOG).read_text(errors="replace").strip().splitlines()
+            return (
+                f"the rig's process has ended: {escape(words[-1][-300:]) if words else 'it gave no reason'}"
+            )
+        try:
+            self.check()
+        except RigError as error:
+            return str(error)
+        return ""
 
     def power(self, side: Side, *, on: bool) -> None:
         self.ask({"do": "power", "side": side, "on": on})

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,11 @@ HOST_NETWORKS: Final[dict[Side, str]] = {"primary": "10.78.1", "secondary": "10.
 """On the host's cable the host is .1 and the node .2."""
 
 
+MIRROR: Final = "mirror"
+"""Where the link is captured, as at a switch's mirror port: every frame as it is delivered, behind the injector."""
+_MIRROR_IN: Final = "mirror-in"
+
+
 def replication_interface(side: Side) -> str:
     return f"repl-{side}"
 
@@ -48,6 +54,8 @@ class Wiring:
     """Descriptors of the replication and the host device of each node, for QEMU."""
     packets: dict[Side, socket.socket] = field(default_factory=dict)
     """Raw sockets on each end of the replication link: frames that the node of that side sends and receives."""
+    mirror: socket.socket | None = None
+    """Frames sent into it come out of MIRROR."""
     outside: Namespace | None = None
     """Where another controller can take the place of one node: its end of the link is INTERFACE there."""
 
@@ -56,6 +64,8 @@ class Wiring:
             self.outside.close()
         for end in self.packets.values():
             end.close()
+        if self.mirror is not None:
+            self.mirror.close()
         for pair in self.taps.values():
             for fd in pair:
                 os.close(fd)
@@ -68,18 +78,35 @@ def lay(mtu_bytes: int, outside: Side | None = None) -> Wiring:
     refused."""
     wiring = Wiring(Namespace.create())
     try:
+        wiring.mirror = wiring.namespace.run(lambda: _mirror(mtu_bytes))
         for side in SIDES:
             if side == outside:
                 wiring.outside = Namespace.create()
                 _lay_outside(wiring.namespace, wiring.outside, side, mtu_bytes)
-                wiring.packets[side] = wiring.namespace.run(lambda side=side: _packet_socket(side))  # type: ignore[misc]
-                continue
-            wiring.taps[side] = wiring.namespace.run(lambda side=side: _tap_pair(side, mtu_bytes))  # type: ignore[misc]
-            wiring.packets[side] = wiring.namespace.run(lambda side=side: _packet_socket(side))  # type: ignore[misc]
+            else:
+                wiring.taps[side] = wiring.namespace.run(partial(_tap_pair, side, mtu_bytes))
+            wiring.packets[side] = wiring.namespace.run(partial(_packet_socket, replication_interface(side)))
     except BaseException:
         wiring.close()
         raise
     return wiring
+
+
+def _mirror(mtu_bytes: int) -> socket.socket:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as route:
+            route.link("add", ifname=_MIRROR_IN, kind="veth", peer={"ifname": MIRROR})
+            for name in (_MIRROR_IN, MIRROR):
+                with contextlib.suppress(OSError):
+                    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+                disable_offloads(name)
+                route.link("set", index=route.link_lookup(ifname=name)[0], mtu=mtu_bytes, state="up")
+    except (NetlinkError, OSError) as error:
+        raise RigError(f"cannot set up the link's mirror port: {error}") from error
+    return _packet_socket(_MIRROR_IN)
 
 
 def _lay_outside(inner: Namespace, outer: Namespace, side: Side, mtu_bytes: int) -> None:
@@ -149,11 +176,11 @@ def _tap(name: str) -> int:
     return fd
 
 
-def _packet_socket(side: Side) -> socket.socket:
+def _packet_socket(interface: str) -> socket.socket:
     end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     end.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         end.setsockopt(socket.SOL_SOCKET, option, PACKET_BUFFER_BYTES)
-    end.bind((replication_interface(side), ETH_P_ALL))
+    end.bind((interface, ETH_P_ALL))
     end.setblocking(False)
     return end

@@ -1,4 +1,4 @@
-"""Tables of the DRBD replication protocol, versions 86 to 101.
+"""Tables of the DRBD replication protocol, versions 86 to 101, and what DRBD 9 (110 and up) calls its own packets.
 
 Source: Linux 6.1 ``drivers/block/drbd/drbd_protocol.h`` and ``include/linux/drbd.h`` (facts), checked against captures
 of real nodes in ``tests/golden/drbd``. All integers are big-endian and packed, except: ``block_id`` (8 bytes) and
@@ -32,7 +32,7 @@ H80_MAX_LENGTH_BYTES: Final = 32768
 
 
 class Cmd(IntEnum):
-    """Packet commands. 0x25, 0x26, 0x2e-0x30, 0x35 and 0x40 up are reserved or DRBD 9's."""
+    """Packet commands. 0x25 and 0x26 are reserved."""
 
     DATA = 0x00
     DATA_REPLY = 0x01
@@ -83,6 +83,22 @@ class Cmd(IntEnum):
     RS_DEALLOCATED = 0x33
     WSAME = 0x34
     ZEROES = 0x36
+    # DRBD 9's own, from protocol 110 on. From the published headers; not run here.
+    TWOPC_PREPARE = 0x2E
+    TWOPC_ABORT = 0x2F
+    DAGTAG = 0x30
+    TWOPC_PREP_RSZ = 0x35
+    PEER_ACK = 0x40
+    PEERS_IN_SYNC = 0x41
+    UUIDS110 = 0x42
+    PEER_DAGTAG = 0x43
+    CURRENT_UUID = 0x44
+    TWOPC_YES = 0x45
+    TWOPC_NO = 0x46
+    TWOPC_COMMIT = 0x47
+    TWOPC_RETRY = 0x48
+    CONFIRM_STABLE = 0x49
+    RS_CANCEL_AHEAD = 0x4A
     INITIAL_META = 0xFFF1
     INITIAL_DATA = 0xFFF2
     CONNECTION_FEATURES = 0xFFFE
@@ -109,11 +125,22 @@ P_DELAY_PROBE: Final = struct.Struct(">II")
 P_SYNC_PARAM: Final = struct.Struct(">I")
 P_SYNC_PARAM89: Final = struct.Struct(">I64s64s")
 P_SYNC_PARAM95: Final = struct.Struct(">I64s64sIIII")
+P_TWOPC_REQUEST: Final = struct.Struct(">IIIQQII")
+P_TWOPC_REPLY: Final = struct.Struct(">IIQQQ")
+P_UUIDS110: Final = struct.Struct(">5Q")
+P_PAIR: Final = struct.Struct(">QQ")
+P_PEER_BLOCK_DESC: Final = struct.Struct(">QQII")
+P_PEER_DAGTAG: Final = struct.Struct(">QI")
+P_CONFIRM_STABLE: Final = struct.Struct(">8s8sII")
 P_EMPTY: Final = struct.Struct("")
 
 _DATA_FIELDS: Final = ("sector", "block_id", "seq_num", "dp_flags")
 _BLOCK_FIELDS: Final = ("sector", "block_id", "blksize", "seq_num")
 _REQ_FIELDS: Final = ("sector", "block_id", "blksize", "pad")
+_TWOPC_FIELDS: Final = (
+    "tid", "initiator_node_id", "target_node_id", "nodes_to_reach", "primary_nodes", "mask", "val",
+)  # fmt: skip
+_TWOPC_REPLY_FIELDS: Final = ("tid", "initiator_node_id", "reachable_nodes", "primary_nodes", "weak_nodes")
 
 LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     Cmd.DATA: (P_DATA, _DATA_FIELDS, True),
@@ -179,6 +206,29 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     Cmd.TRIM: (P_TRIM, (*_DATA_FIELDS, "size"), False),
     Cmd.ZEROES: (P_TRIM, (*_DATA_FIELDS, "size"), False),
     Cmd.WSAME: (P_TRIM, (*_DATA_FIELDS, "size"), True),
+    Cmd.TWOPC_PREPARE: (P_TWOPC_REQUEST, _TWOPC_FIELDS, True),
+    Cmd.TWOPC_ABORT: (P_TWOPC_REQUEST, _TWOPC_FIELDS, True),
+    Cmd.TWOPC_COMMIT: (P_TWOPC_REQUEST, _TWOPC_FIELDS, True),
+    Cmd.TWOPC_PREP_RSZ: (P_TWOPC_REQUEST, _TWOPC_FIELDS, True),
+    Cmd.TWOPC_YES: (P_TWOPC_REPLY, _TWOPC_REPLY_FIELDS, True),
+    Cmd.TWOPC_NO: (P_TWOPC_REPLY, _TWOPC_REPLY_FIELDS, True),
+    Cmd.TWOPC_RETRY: (P_TWOPC_REPLY, _TWOPC_REPLY_FIELDS, True),
+    Cmd.DAGTAG: (P_SYNC_UUID, ("dagtag",), False),
+    Cmd.PEER_ACK: (P_PAIR, ("mask", "dagtag"), False),
+    Cmd.PEERS_IN_SYNC: (P_PEER_BLOCK_DESC, ("sector", "mask", "size", "pad"), False),
+    Cmd.UUIDS110: (
+        P_UUIDS110,
+        ("current_uuid", "dirty_bits", "uuid_flags", "node_mask", "bitmap_uuids_mask"),
+        True,
+    ),
+    Cmd.PEER_DAGTAG: (P_PEER_DAGTAG, ("dagtag", "node_id"), False),
+    Cmd.CURRENT_UUID: (P_PAIR, ("uuid", "weak_nodes"), False),
+    Cmd.CONFIRM_STABLE: (
+        P_CONFIRM_STABLE,
+        ("oldest_block_id", "youngest_block_id", "set_size", "pad"),
+        False,
+    ),
+    Cmd.RS_CANCEL_AHEAD: (P_BLOCK_ACK, _BLOCK_FIELDS, False),
     Cmd.INITIAL_META: (P_EMPTY, (), False),
     Cmd.INITIAL_DATA: (P_EMPTY, (), False),
     Cmd.CONNECTION_FEATURES: (
@@ -188,6 +238,17 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     ),
 }
 """Command -> (fixed part, its field names, whether more bytes may follow). SIZES may be followed by P_QLIM."""
+
+DRBD9_VERSION: Final = 110
+"""First protocol version of DRBD 9."""
+DRBD9_COMMANDS: Final = frozenset(
+    {
+        Cmd.TWOPC_PREPARE, Cmd.TWOPC_ABORT, Cmd.TWOPC_COMMIT, Cmd.TWOPC_PREP_RSZ, Cmd.TWOPC_YES, Cmd.TWOPC_NO,
+        Cmd.TWOPC_RETRY, Cmd.DAGTAG, Cmd.PEER_ACK, Cmd.PEERS_IN_SYNC, Cmd.UUIDS110, Cmd.PEER_DAGTAG,
+        Cmd.CURRENT_UUID, Cmd.CONFIRM_STABLE, Cmd.RS_CANCEL_AHEAD,
+    }
+)  # fmt: skip
+"""Which nobody sends below that version."""
 
 QLIM_FIELDS: Final = (
     "physical_block_size",
@@ -332,6 +393,16 @@ DISK_NAMES: Final[dict[int, str]] = {
     Disk.DISKLESS: "Diskless", Disk.ATTACHING: "Attaching", Disk.FAILED: "Failed",
     Disk.NEGOTIATING: "Negotiating", Disk.INCONSISTENT: "Inconsistent", Disk.OUTDATED: "Outdated",
     Disk.UNKNOWN: "DUnknown", Disk.CONSISTENT: "Consistent", Disk.UP_TO_DATE: "UpToDate",
+}  # fmt: skip
+DISK_NAMES_9: Final[dict[int, str]] = {
+    **{number: name for number, name in DISK_NAMES.items() if number < Disk.FAILED},
+    Disk.FAILED: "Detaching",
+    **{number + 1: name for number, name in DISK_NAMES.items() if number >= Disk.FAILED},
+}
+"""Disk states of DRBD 9, by its numbers. Its connection states have 8.4's numbers; on the wire Connected is 9, and
+what 8.4 calls Connected is Established."""
+CONN_NAMES_9: Final[dict[int, str]] = CONN_NAMES | {
+    Conn.WF_CONNECTION: "Connecting", Conn.WF_REPORT_PARAMS: "Connected", Conn.CONNECTED: "Established",
 }  # fmt: skip
 ROLE_NAMES: Final[dict[int, str]] = {
     Role.UNKNOWN: "Unknown",

@@ -52,6 +52,28 @@ def test_a_stream_whose_output_piles_up_is_not_read() -> None:
     assert selector.get_key(ours.fileno()).events & selectors.EVENT_READ
 
 
+def test_output_that_has_to_wait_is_told_and_each_move_of_it() -> None:
+    ours, theirs = socket.socketpair()
+    told: list[bool] = []
+    stream = Stream(selectors.DefaultSelector(), ours, print, print, on_blocked=told.append)
+    stream.queue(b"short")
+    stream.flush()
+    assert told == []
+    stream.queue(bytes(4 << 20))
+    stream.flush()
+    stream.flush()
+    assert told == [True], "waiting, and nothing has moved since"
+    theirs.setblocking(False)
+    while stream.pending_bytes:
+        theirs.recv(1 << 20)
+        stream.flush()
+    assert told[-1] is False
+    assert set(told[:-1]) == {True}
+    assert len(told) > 2
+    ours.close()
+    theirs.close()
+
+
 def test_the_end_of_a_stream_is_told_once() -> None:
     ours, theirs = socket.socketpair()
     selector = selectors.DefaultSelector()

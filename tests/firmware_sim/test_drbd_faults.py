@@ -5,7 +5,7 @@ import re
 import pytest
 from drbd_world import HOP_NS, MS, SIZE_BYTES, Hooks, S, World, packets, whole
 
-from firmware_sim.drbd_codec import encode, encode_header
+from firmware_sim.drbd_codec import encode, encode_ack, encode_header
 from firmware_sim.drbd_peer import AckPlan
 from firmware_sim.ports import ReplicationClosed, ReplicationData
 from harness.wire.drbd import Cmd, Conn, Role
@@ -124,13 +124,35 @@ def test_a_late_ack_delays_its_barrier() -> None:
     assert late[0] == start + HOP_NS + 500 * MS
 
 
-def test_a_repeated_ack_drops_the_link() -> None:
+def test_a_repeated_ack_is_of_a_known_write_until_its_epoch_is_over() -> None:
+    """As on a real node (tests/rig): nothing is printed, nothing drops. Behind the barrier's answer it drops the link."""
     world = three_writes(ack=AckPlan("repeated"))
+    world.run(5 * S)
+    assert "failed to find request" not in world.a.text()
+    assert world.a.traced(Event.REPL_UNKNOWN_ACK) == [(2, 256)]
+    assert world.a.peer.conn is Conn.CONNECTED
+    link = world.b.peer._link
+    link.write(link.meta_socket, encode_ack(101, Cmd.WRITE_ACK, 256, (2).to_bytes(8, "big"), 65536, 9))
     world.run(5 * S)
     assert "got_BlockAck: failed to find request 0x0200000000000000, sector 256s" in world.a.text()
     assert "conn( Connected -> NetworkFailure )" in world.a.text()
-    assert world.a.traced(Event.REPL_UNKNOWN_ACK) == [(2, 256)]
     assert whole(world)
+
+
+def test_a_peer_that_does_not_drain_its_socket() -> None:
+    """The kernel warns each time no byte has left for the timeout, once the first wait is over."""
+    world = World(both={"timeout_ns": S, "ko_count": 7}).start("a")
+    world.b.hooks = world.b.peer._link.faults = Fault(stall=60 * S)
+    for write_no in range(1, 41):
+        world.a.write(write_no, 4096 * write_no, bytes(32768))
+    at = len(world.a.lines)
+    world.run(10 * S)
+    warnings = [line for line in world.a.lines[at:] if "sock_sendmsg" in line]
+    assert warnings == [
+        f"drbd r0: [drbd_w_r0/1] sock_sendmsg time expired, ko = {left}" for left in (6, 5, 4, 3, 2)
+    ]
+    assert "Remote failed to finish a request within 7000ms > ko-count (7)" in world.a.text()
+    assert "conn( Connected -> Timeout )" in world.a.text()
 
 
 def test_a_wrong_barrier_count() -> None:

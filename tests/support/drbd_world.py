@@ -8,6 +8,7 @@ from typing import Any
 from firmware_sim.drbd_codec import Decoder
 from firmware_sim.drbd_peer import AckPlan, Metadata, Peer, PeerConfig
 from firmware_sim.ports import (
+    ReplicationBlocked,
     ReplicationClose,
     ReplicationClosed,
     ReplicationData,
@@ -25,6 +26,8 @@ S = 1_000 * MS
 HOP_NS = 100_000
 """Travel time of bytes, and of a connection."""
 SIZE_BYTES = 1 << 20
+BUFFER_BYTES = 512 << 10
+"""Of both ends of a connection."""
 CACHED_WRITES = 20
 """Writes that a power loss undoes."""
 
@@ -159,6 +162,7 @@ class World:
         self._in_flight: deque[tuple[int, Side, Any]] = deque()
         self._sockets = 0
         self._open: set[int] = set()
+        self._piled: dict[tuple[str, int], int] = {}
 
     # --- driving --------------------------------------------------------------------------------------------------
 
@@ -202,6 +206,8 @@ class World:
             self.now = max(self.now, due_bytes[0])
             _, side, item = self._in_flight[due_bytes[1]]
             del self._in_flight[due_bytes[1]]
+            if isinstance(item, ReplicationData):
+                self._fill(side.other, item.socket, -len(item.data))
             side.peer.handle(self.now, item)
         elif due_tick is not None and due_tick <= end:
             self.now = max(self.now, due_tick)
@@ -264,6 +270,7 @@ class World:
                     self.records.append((self.now, side.name, item.socket, data))
                     for piece in self.split(data):
                         self._post(side.other, ReplicationData(item.socket, piece))
+                    self._fill(side, item.socket, len(data))
             case ReplicationClose():
                 if item.socket in self._open:
                     self._open.discard(item.socket)
@@ -273,6 +280,13 @@ class World:
                 (side.held.add if item.hold else side.held.discard)(item.socket)
             case _:
                 raise AssertionError(item)
+
+    def _fill(self, side: Side, socket: int, length: int) -> None:
+        """What is under way, or not read: above BUFFER_BYTES the sender feels it, and each time some of it has gone."""
+        before = self._piled.get((side.name, socket), 0)
+        piled = self._piled[side.name, socket] = max(0, before + length)
+        if before > BUFFER_BYTES if length < 0 else before <= BUFFER_BYTES < piled:
+            self._post(side, ReplicationBlocked(socket, piled > BUFFER_BYTES))
 
     def equal(self) -> bool:
         return self.a.backend.data == self.b.backend.data

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from drivers.controllers import linux_drbd, linux_records
-from drivers.controllers.linux_drbd import LinuxDrbd
-from harness.edge.serial_link import SerialLink
+from drivers.controllers.linux_drbd import LinuxDrbd, LinuxDrbdBreak
+from harness.edge.serial_link import BREAK, SerialLink
 from harness.errors import RigError, UsageError, WireError, WrongDeviceError
 from harness.roles import Controller
 from harness.wire import drbd
@@ -191,6 +191,76 @@ def test_the_frame_crashes_its_target_and_leaves_a_note(device: LinuxDrbd, node:
     assert f"freezeframe: warmstart {INCIDENT.hex()} 2 {BOOT_ID}\n" in note
 
 
+def armed_by_break(device: LinuxDrbd) -> tuple[LinuxDrbdBreak, bytes]:
+    """The same line and node, by the driver that sends BREAK."""
+    by_break = LinuxDrbdBreak("primary", device.link, serial_number="FFTEST-1")
+    identity = by_break.identify(soon())
+    by_break.prepare(identity, INCIDENT, soon())
+    return by_break, by_break.freeze_frame(identity, 1, INCIDENT)
+
+
+def test_a_break_is_proved_by_the_kernels_echo(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    by_break, frame = armed_by_break(device)
+    assert frame.startswith(BREAK + b"c")
+    assert f"<7>freezeframe: armed {INCIDENT.hex()} 0 {BOOT_ID}\n" in (node.root / "kmsg").read_text()
+    device.link.write(frame)
+    device.link.write(b"\necho '[    9.0] sysrq: Trigger a crash'\n")  # in the kernel's place
+    reply = by_break.freeze_reply(frame, soon())
+    assert reply is not None
+    assert reply.ok
+    assert "sysrq: Trigger a crash" in reply.text
+    assert not (node.root / "crashed").exists()
+
+
+def test_a_break_without_an_echo_is_lost_and_the_shell_is_told(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    by_break, frame = armed_by_break(device)
+    device.link.write(b"\n" + frame.removeprefix(BREAK))
+    reply = by_break.freeze_reply(frame, soon())
+    assert reply is not None
+    assert (reply.ok, reply.status) == (True, "ok")
+    assert "the BREAK got lost" in reply.text
+    by_break.identify(soon())
+    assert (node.root / "crashed").read_text() == "yes\n"
+
+
+def test_a_node_that_cannot_note_whose_the_crash_is_is_not_armed(
+    device: LinuxDrbd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_drbd, "KERNEL_LOG", "/nonexistent/kmsg")
+    with pytest.raises(RigError, match="cannot write to /nonexistent/kmsg; is it a root shell"):
+        armed_by_break(device)
+
+
+@pytest.mark.parametrize(("is_ours", "kind"), [(True, "warmstart"), (False, "crash")])
+def test_the_record_of_a_node_that_was_armed(
+    device: LinuxDrbd, node: NodeOnDisk, is_ours: bool, kind: str
+) -> None:
+    """Its warmstart when the frame went out; else it has crashed by itself."""
+    by_break, frame = armed_by_break(device)
+    if is_ours:
+        device.link.write(b"\necho 'sysrq: Trigger a crash'\n")
+        assert by_break.freeze_reply(frame, soon()) is not None
+    node.put(
+        "sys/fs/pstore/dmesg-ramoops-0",
+        crash_record().replace("freezeframe: warmstart", "freezeframe: armed"),
+    )
+    (entry,) = by_break.sets(soon())
+    assert (entry.kind, entry.incident_id, entry.complete) == (kind, INCIDENT, True)
+
+
+def test_a_canary_goes_into_the_kernel_log_as_an_error(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    assert device.print_line("freezeframe canary 12ab 'quoted'", soon()).ok
+    assert (node.root / "kmsg").read_text() == "<3>freezeframe canary 12ab quoted\n"
+
+
+def test_the_state_is_read_from_the_log_where_nothing_else_tells_it() -> None:
+    lines = (GOLDEN / "integrity-mtu1500-a.tail.raw.log").read_text(errors="replace")
+    state = linux_records.parse_proc_drbd(linux_records.state_of_log(lines))
+    assert (state.role, state.conn) == (drbd.Role.PRIMARY, drbd.Conn.CONNECTED)
+    assert (state.disk, state.peer_disk) == (drbd.Disk.UP_TO_DATE, drbd.Disk.UP_TO_DATE)
+    assert linux_records.state_of_log("nothing of it") == ""
+
+
 def crash_record(incident: bytes = INCIDENT) -> str:
     golden = (GOLDEN / "cycle-mtu1500-a.tail.raw.log").read_text(errors="replace").splitlines()
     kernel = [line for line in golden if line.startswith("[")]
@@ -216,8 +286,34 @@ def test_the_record_of_a_crash_becomes_a_set(device: LinuxDrbd, node: NodeOnDisk
     assert [one.sha256 for one in device.sets(soon())] == [entry.sha256]
 
 
+def test_a_record_that_comes_late_is_waited_for(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    """A node answers before its boot is over: its shell may be up before its record is."""
+    frame = device.freeze_frame(device.identify(soon()), 1, INCIDENT)
+    device.link.write(frame)
+    assert device.freeze_reply(frame, soon()) is not None
+    script = f"sleep 1.5; mv {node.root}/late {node.root}/sys/fs/pstore/dmesg-ramoops-0"
+    node.put("late", crash_record())
+    (node.root / "sys/fs/pstore").mkdir(parents=True)
+    with subprocess.Popen(["sh", "-c", script]):
+        (entry,) = device.sets(soon())
+    assert (entry.kind, entry.incident_id) == ("warmstart", INCIDENT)
+
+
+def test_a_record_that_never_comes_is_not_waited_for_without_end(
+    device: LinuxDrbd, node: NodeOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_drbd, "RECORD_TIMEOUT_NS", 1_000_000_000)
+    frame = device.freeze_frame(device.identify(soon()), 1, INCIDENT)
+    device.link.write(frame)
+    assert device.freeze_reply(frame, soon()) is not None
+    began = time.monotonic()
+    assert device.sets(soon()) == []
+    assert 0.5 < time.monotonic() - began < 5
+    assert device.sets(soon()) == []
+
+
 def test_a_record_that_was_cut_says_so(device: LinuxDrbd, node: NodeOnDisk) -> None:
-    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("sysrq: Trigger")[0])
+    node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record().partition("Kernel panic")[0])
     (entry,) = device.sets(soon())
     assert not entry.complete
 

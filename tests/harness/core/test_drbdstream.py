@@ -246,7 +246,7 @@ def test_a_look_that_went_wrong_is_not_the_senders_fault() -> None:
     [
         (b"garbage garbage garbage", "no magic"),
         (h100(0x0005), "unknown command 0x0005"),
-        (h100(0x0041), "unknown command 0x0041"),
+        (h100(0x004F), "unknown command 0x004f"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0, 0xFFFFFFFF, 0), "P_DATA with length 4294967295"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0, 23, 0), "24 to"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0x13, 0, 7), "pad is 0x00000007"),
@@ -305,3 +305,26 @@ def test_the_golden_stream_gives_the_same_packets_byte_by_byte() -> None:
                     b += single.feed(data[at : at + 1], event.t_ns, number)
     assert summary(a) == summary(b)
     assert len(a) == 2
+
+
+@pytest.mark.parametrize("command", sorted(drbd.DRBD9_COMMANDS), ids=lambda command: command.name)
+def test_what_drbd_9_says_of_its_own_is_a_packet_there_and_nothing_below(command: Cmd) -> None:
+    """By the published headers; none of it was run."""
+    fixed, names, _ = drbd.LAYOUTS[command]
+    data = h100(command, bytes(fixed.size)) + h100(Cmd.PING)
+    nine = DrbdStream(headers=allowed_headers(118)).feed(data, 1, 1)
+    assert [packet.name for packet in nine if isinstance(packet, DrbdPacket)] == [
+        f"P_{command.name}",
+        "P_PING",
+    ]
+    assert isinstance(nine[0], DrbdPacket)
+    assert set(nine[0].fields()) == set(names)
+    eight = DrbdStream(headers=allowed_headers(101)).feed(data, 1, 1)
+    assert isinstance(eight[0], Malformed)
+    assert eight[0].what == f"unknown command 0x{command:04x}, length {fixed.size}"
+
+
+def test_the_names_of_states_in_drbd_9() -> None:
+    assert drbd.DISK_NAMES_9[2] == "Detaching"
+    assert drbd.DISK_NAMES_9[9] == "UpToDate"
+    assert drbd.CONN_NAMES_9[10] == "Established"

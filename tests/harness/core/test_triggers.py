@@ -150,7 +150,8 @@ def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
     assert [rules[hit.rule].name for hit in hits] == [name]
 
 
-REAL_CONSOLES = sorted((Path(__file__).parents[2] / "golden" / "drbd").glob("*.raw.log"))
+GOLDEN_DRBD = Path(__file__).parents[2] / "golden" / "drbd"
+REAL_CONSOLES = sorted(GOLDEN_DRBD.glob("*.raw.log"))
 REAL_HITS = {
     "cycle-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
     "integrity-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
@@ -194,6 +195,22 @@ def test_lines_of_the_kernel_source(line: bytes, name: str) -> None:
     rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
     hits = found(rules, "primary", [b"[    1.000000] " + line + b"\r\n"])
     assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+REAL_FAILURES = GOLDEN_DRBD / "node-failures.log"
+REAL_RULES = {
+    "digest-failed", "receive-error", "bad-barrier-ack", "protocol-error", "remote-timeout", "ping-timeout",
+    "wrong-packet", "beyond-end",
+}  # fmt: skip
+
+
+def test_lines_that_a_real_node_printed_when_its_peer_misbehaved() -> None:
+    """Each rule that is marked "seen" has its line among those, or in the captures above."""
+    text = (BENCH_RULES / "drbd.toml").read_text()
+    rules = parse_rules(text, "drbd.toml").console
+    hits = found(rules, "secondary", [REAL_FAILURES.read_bytes().replace(b"\n", b"\r\n")])
+    assert {rules[hit.rule].name for hit in hits} == REAL_RULES
+    assert set(re.findall(r'name = "([\w-]+)" # seen', text)) <= REAL_RULES
 
 
 def test_no_warning_before_the_last_one() -> None:

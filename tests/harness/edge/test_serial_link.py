@@ -13,6 +13,7 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import serial
@@ -21,7 +22,7 @@ import serial.rfc2217
 from harness.core.events import NS_PER_S
 from harness.edge.clock import MonotonicClock, read_wall_clock
 from harness.edge.locks import holder
-from harness.edge.serial_link import SerialLink, open_serial
+from harness.edge.serial_link import BREAK, SerialLink, open_serial
 from harness.errors import RigError
 from harness.roles import ByteLink
 
@@ -193,6 +194,19 @@ class PortOfAServer(serial.Serial):
 
     cts = dsr = ri = cd = dtr = rts = False
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.done: list[bool | bytes] = []
+        """In their order: BREAK begins (True), ends (False), bytes."""
+        super().__init__(*args, **settings)
+
+    def write(self, data: bytes, /) -> int | None:
+        if data:
+            self.done.append(bytes(data))
+        return super().write(data)
+
+    def _update_break_state(self) -> None:
+        self.done.append(self._break_state)
+
 
 class Rfc2217Server:
     """A serial server for one client: pyserial's own port manager in front of a PTY."""
@@ -252,6 +266,32 @@ def test_rfc2217_is_pumped_to_a_raw_descriptor(server: socket.socket, line: tupl
         far.stop()
         if link is not None:
             link.close()
+
+
+def test_a_break_in_the_bytes_becomes_one_on_the_line_of_a_serial_server(
+    server: socket.socket, line: tuple[int, str]
+) -> None:
+    device, path = line
+    tty.setraw(device)
+    far = Rfc2217Server(server, path)
+    link = open_serial(f"rfc2217://127.0.0.1:{server.getsockname()[1]}", breaks=True)
+    try:
+        for written, arrives in ((b"ls\n", b"ls\n"), (BREAK + b"c", b"c")):
+            os.write(link.fileno(), written)
+            got = b""
+            while len(got) < len(arrives):
+                assert select.select([device], [], [], 5)[0]
+                got += os.read(device, 4096)
+            assert got == arrives
+        assert far.port.done == [b"ls\n", True, False, b"c"]
+    finally:
+        link.close()
+        far.stop()
+
+
+def test_a_line_that_can_carry_no_break_is_refused_for_one(server: socket.socket) -> None:
+    with pytest.raises(RigError, match="cannot carry a BREAK: use the terminal server's rfc2217:// port"):
+        open_serial(f"socket://127.0.0.1:{server.getsockname()[1]}", breaks=True)
 
 
 def test_clocks() -> None:

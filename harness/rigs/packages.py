@@ -1,0 +1,117 @@
+"""Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is installed.
+
+On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian), or where its lists were never fetched, apt
+works in a folder of ours, with Debian's archive and Debian's key.
+"""
+
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from harness.errors import RigError
+
+SUITE: Final = "bookworm"
+ARCHIVE: Final = "http://deb.debian.org/debian"
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+TOOLS: Final = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg"}
+TIMEOUT_S: Final = 300.0
+
+
+class Archive:
+    """apt, asked in one way throughout."""
+
+    def __init__(self, folder: Path, kernel_meta: str) -> None:
+        """``folder``: where a state of our own may lie. RigError: a tool is missing, or the archive cannot be reached."""
+        for tool, package in TOOLS.items():
+            if shutil.which(tool) is None:
+                raise RigError(
+                    f"{tool} is missing, which the rig's image is made with: apt install {package}"
+                )
+        self._options: list[str] = []
+        self._kernel_meta = kernel_meta
+        if _host_suite() != SUITE or not self._kernel():
+            self._options = _own_state(folder)
+            if not list((folder / "state/lists").glob("*_Packages*")):
+                self.update()
+
+    def update(self) -> None:
+        """Fetch the lists of packages. Only a state of our own: the machine's is its owner's."""
+        if self._options:
+            run("apt-get", *self._options, "update", "-q")
+
+    def versions(self, names: Sequence[str]) -> dict[str, str]:
+        """The candidate version of the kernel's package and of each of ``names``."""
+        kernel = self._kernel()
+        if not kernel:
+            raise RigError(f"apt knows no {self._kernel_meta}; is {ARCHIVE} within reach?")
+        wanted, found, name = [kernel, *names], {}, ""
+        for block in run("apt-cache", *self._options, "policy", *wanted).split("\n"):
+            if block and not block.startswith(" "):
+                name = block.rstrip(":")
+            elif (candidate := re.match(r"\s+Candidate: (\S+)", block)) and candidate[1] != "(none)":
+                found[name] = candidate[1]
+        missing = sorted(set(wanted) - set(found))
+        if missing:
+            raise RigError(f"apt knows no package {', '.join(missing)}; try: apt-get update")
+        return found
+
+    def unpack(self, versions: dict[str, str], scratch: Path, root: Path) -> None:
+        """Download into ``scratch``, unpack into ``root``."""
+        wanted = [f"{name}={version}" for name, version in versions.items()]
+        run("apt-get", *self._options, "download", "-q", *wanted, cwd=scratch)
+        for package in sorted(scratch.glob("*.deb")):
+            run("dpkg-deb", "-x", str(package), str(root))
+
+    def _kernel(self) -> str:
+        try:
+            depends = run("apt-cache", *self._options, "depends", "--important", self._kernel_meta)
+        except RigError:  # apt-cache fails for a name that it does not know
+            return ""
+        found = re.search(r"Depends: (linux-image-[\w.+-]+)", depends)
+        return found[1] if found else ""
+
+
+def _host_suite() -> str:
+    try:
+        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    except OSError:
+        return ""
+
+
+def _own_state(folder: Path) -> list[str]:
+    if not KEYRING.exists():
+        raise RigError(f"{KEYRING} is missing: apt install debian-archive-keyring")
+    for name in ("state/lists/partial", "cache/archives/partial", "etc"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "state/status").touch()
+    sources = "".join(
+        f"deb [signed-by={KEYRING} arch=amd64] {archive} {suite} main\n"
+        for archive, suite in ((ARCHIVE, SUITE), (f"{ARCHIVE}-security", f"{SUITE}-security"))
+    )
+    (folder / "etc/sources.list").write_text(sources)
+    settings = {
+        "Dir::State": folder / "state",
+        "Dir::State::status": folder / "state/status",
+        "Dir::Cache": folder / "cache",
+        "Dir::Etc::SourceList": folder / "etc/sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "APT::Architecture": "amd64",
+        "APT::Architectures": "amd64",
+        "APT::Sandbox::User": "root",
+    }
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
+def run(*argv: str, cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RigError(f"{argv[0]} did not end within {TIMEOUT_S:.0f} s") from error
+    if done.returncode:
+        words = " ".join(word for word in argv if "=" not in word and word != "-o")
+        raise RigError(f"{words[:60]} failed: {done.stderr.strip()[-400:]}")
+    return done.stdout

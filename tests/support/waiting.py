@@ -1,0 +1,18 @@
+"""A bounded wait for something that gives no event of its own: another process's file, a node's state."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+STEP_S = 0.05
+
+
+def await_true(ready: Callable[[], T | None], limit_s: float, what: str) -> T:
+    """What ``ready`` returns once it is true."""
+    until = time.monotonic() + limit_s
+    while not (value := ready()):
+        assert time.monotonic() < until, f"waited {limit_s:g} s for {what}"
+        threading.Event().wait(STEP_S)
+    return value
