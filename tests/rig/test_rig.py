@@ -80,6 +80,11 @@ def test_a_fault_of_the_link_is_seen_frozen_collected_and_compared(
         assert "Digest integrity check FAILED" in (incident / "secondary" / "console.log").read_text(
             errors="replace"
         )
+        verdict = told["verdict"]
+        assert verdict["candidates"] == ["primary after digest", "on the link"], verdict["text"]
+        assert verdict["bit_mask"] and verdict["byte_offset"] is not None and verdict["write_id"] is not None
+        assert any("once the data were in its socket" in reason for reason in verdict["reasons"])
+        assert all(clock["consistent"] for clock in verdict["clocks"].values())
     summed = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=incident, capture_output=True, text=True)
     assert summed.returncode == 0, summed.stdout
 
