@@ -68,6 +68,10 @@ class Fio:
     def keeps_journal() -> bool:
         return False
 
+    @staticmethod
+    def programs() -> tuple[str, ...]:
+        return ("fio",)
+
 
 @dataclass
 class Report:
