@@ -251,7 +251,7 @@ def test_check_says_when_the_workloads_program_is_missing(
     rules = f"{ROOT}/bench_configs/rules/"
     bench.write_text(SIM.replace('driver = "nbd"', 'driver = "fio"').replace('"rules/', f'"{rules}'))
     workload = "driver of workload"
-    assert ["ok"] == [one.status for one in benchfile.check(bench) if one.name == workload]
+    assert [one.status for one in benchfile.check(bench) if one.name == workload] == ["ok"]
     monkeypatch.setenv("PATH", str(tmp_path))
     (told,) = (one for one in benchfile.check(bench) if one.name == workload)
     assert (told.status, told.detail) == ("problem", "fio: fio is not installed on this machine")
