@@ -9,7 +9,8 @@ import ipaddress
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -436,11 +437,14 @@ def _check_drivers(bench: Bench) -> Iterator[Finding]:
         wanted.append(("power", bench.power.driver, PowerRail))
     for name, driver, role in wanted:
         try:
-            load_driver(driver, role)
+            loaded = load_driver(driver, role)
         except HarnessError as error:
             yield Finding(name=f"driver of {name}", status="problem", detail=str(error))
-        else:
-            yield Finding(name=f"driver of {name}", status="ok", detail=driver)
+            continue
+        programs: Sequence[str] = getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
+        missing = [one for one in programs if shutil.which(one) is None]
+        said = f"{driver}: {', '.join(missing)} is not installed on this machine" if missing else driver
+        yield Finding(name=f"driver of {name}", status="problem" if missing else "ok", detail=said)
 
 
 def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ be carried out raises RigError (the bench), WireError (the device's bytes), or r
 device refused: a failing device is a result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -165,6 +165,11 @@ class HostWorkload(Protocol):
     @staticmethod
     def keeps_journal() -> bool:
         """Whether it writes down each write and its acknowledgement: without that nobody knows what was promised."""
+        ...
+
+    @staticmethod
+    def programs() -> Sequence[str]:
+        """What it runs that must be installed on this machine."""
         ...
 
 

@@ -220,6 +220,10 @@ class BlockDeviceHost:
     def keeps_journal() -> bool:
         return True
 
+    @staticmethod
+    def programs() -> tuple[str, ...]:
+        return ()
+
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """RigError: it cannot be read."""
         with _translated(self._address.path):

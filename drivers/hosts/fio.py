@@ -29,6 +29,7 @@ from drivers.hosts.workload import WriterConfig
 from drivers.hosts.writer import (
     BACKOFF_S,
     CONNECT_TIMEOUT_S,
+    HEARTBEAT_NS,
     Inbox,
     Outbox,
     RigTrouble,
@@ -37,7 +38,7 @@ from drivers.hosts.writer import (
     end_of,
 )
 from harness.core import events
-from harness.core.events import NS_PER_S, Ns
+from harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from harness.core.text import escape
 from harness.errors import HarnessError, RigError, UsageError
 
@@ -67,6 +68,10 @@ class Fio:
     @staticmethod
     def keeps_journal() -> bool:
         return False
+
+    @staticmethod
+    def programs() -> tuple[str, ...]:
+        return ("fio",)
 
 
 @dataclass
@@ -138,6 +143,9 @@ class FioRun:
         self.wrong_total = 0
         self._reports: list[Mapping[str, Any]] = []
         self._reconnects = 0
+        self._told = (0, 0)
+        self._moved_ns = time.monotonic_ns()
+        """When fio last told of more acknowledged writes."""
 
     @property
     def bytes_acked(self) -> int:
@@ -177,6 +185,8 @@ class FioRun:
                 segments.append((at, at + sure * self._config.write_bytes))
                 at = segments[-1][1]
             self._await_port(report, fruitless)
+            # fio does not count the writes that it gave up; their wait is known to the second of its reports.
+            self.longest_hold_ns = max(self.longest_hold_ns, time.monotonic_ns() - self._moved_ns)
         return segments
 
     def _verify(self, start: int, end: int) -> None:
@@ -262,6 +272,7 @@ class FioRun:
             if self._stop_asked(poller):
                 self._end(child)
             if not poller.poll(0):
+                self._progress(*self._told)  # fio reports nothing while its port keeps it waiting
                 continue
             data = os.read(fd, 1 << 16)
             if not data:
@@ -277,7 +288,7 @@ class FioRun:
         """Wait until fio tells something or the supervisor does."""
         if not self._inbox.ended:
             poller.register(self._inbox.fd, select.POLLIN)
-        ready = dict(poller.poll(0 if self._inbox.has_rest else None))
+        ready = dict(poller.poll(0 if self._inbox.has_rest else HEARTBEAT_NS / NS_PER_MS))
         if not self._inbox.ended:
             poller.unregister(self._inbox.fd)
         asked = (self._inbox.fd in ready or self._inbox.has_rest) and self._inbox.stop_asked()
@@ -303,6 +314,9 @@ class FioRun:
         raise Stopped("fio was stopped before its end: nothing was verified")
 
     def _progress(self, acked: int, verified: int = 0) -> None:
+        if acked > self._told[0]:
+            self._moved_ns = time.monotonic_ns()
+        self._told = (acked, verified)
         self._outbox.tell(
             events.WorkloadProgress(
                 t_ns=time.monotonic_ns(),

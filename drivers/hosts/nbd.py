@@ -222,6 +222,10 @@ class NbdHost:
     def keeps_journal() -> bool:
         return True
 
+    @staticmethod
+    def programs() -> tuple[str, ...]:
+        return ()
+
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         pieces = self._all("read", offset_bytes, length_bytes)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

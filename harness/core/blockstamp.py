@@ -8,6 +8,7 @@ what a volume must hold is known to the byte, however the writer ended.
 import hashlib
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -258,6 +259,15 @@ class Journal:
         """Writes that may or may not have happened, in the order of sending."""
         return [write for write_id, write in self.writes.items() if write_id not in self.acked]
 
+    @cached_property
+    def _acked_by_start(self) -> tuple[list[int], dict[int, list[Write]], int]:
+        """First sectors of the acknowledged writes in order, the writes by them, and the longest one's sectors."""
+        by_start: dict[int, list[Write]] = {}
+        for write_id in self.acked:
+            write = self.writes[write_id]
+            by_start.setdefault(write.lba, []).append(write)
+        return sorted(by_start), by_start, max((self.writes[one].sectors for one in self.acked), default=0)
+
     @property
     def acked_bytes(self) -> int:
         return sum(self.writes[write_id].sectors for write_id in self.acked) * wire.SECTOR_BYTES
@@ -275,10 +285,13 @@ class Journal:
         last, _ = self.expected(lba)
         if last is None or last.write_id not in self.at_risk:
             return None
-        over = [self.writes[one] for one in self.acked if one <= last.write_id]
-        over = sorted((w for w in over if w.lba <= lba < w.lba + w.sectors), key=lambda w: -w.write_id)
+        starts, by_start, longest = self._acked_by_start
+        near = starts[bisect_right(starts, lba - longest) : bisect_right(starts, lba)]
+        over = [w for start in near for w in by_start[start] if lba < w.lba + w.sectors]
         allowed = []
-        for write in over:
+        for write in sorted(over, key=lambda w: -w.write_id):
+            if write.write_id > last.write_id:
+                continue
             allowed.append(write)
             if write.write_id not in self.at_risk:
                 return allowed

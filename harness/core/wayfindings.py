@@ -46,9 +46,11 @@ def digest_findings(e: Evidence) -> list[Finding]:
 
 
 def _complaints(side: SideEvidence) -> list[dict[str, Any]]:
-    """Digest failures that the side logged: in its event log, or without that on its console."""
+    """Digest failures that the side logged: in its event log, or where that does not reach back, on its console."""
     if side.tells("REPL_DIGEST_FAILED"):
-        return [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
+        logged = [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
+        if logged or side.log_is_whole:
+            return logged
     return [{"sector": sector, "bytes": size} for sector, size, _ in told_digests(side)]
 
 

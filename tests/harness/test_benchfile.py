@@ -244,6 +244,19 @@ def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     assert [finding.status for finding in benchfile.check(tmp_path / "nothing.toml")] == ["problem"]
 
 
+def test_check_says_when_the_workloads_program_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = tmp_path / "sim.toml"
+    rules = f"{ROOT}/bench_configs/rules/"
+    bench.write_text(SIM.replace('driver = "nbd"', 'driver = "fio"').replace('"rules/', f'"{rules}'))
+    workload = "driver of workload"
+    assert [one.status for one in benchfile.check(bench) if one.name == workload] == ["ok"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (told,) = (one for one in benchfile.check(bench) if one.name == workload)
+    assert (told.status, told.detail) == ("problem", "fio: fio is not installed on this machine")
+
+
 # --- the document ---------------------------------------------------------------------------------------------
 def test_the_document_names_every_key() -> None:
     text = (ROOT / "docs/bench-files.md").read_text()

@@ -104,3 +104,17 @@ def test_a_driver_that_is_not_here_is_said(tmp_path: Path) -> None:
     verdict = verdict_of(stored)
     assert any("driver 'vendor_array' not found" in lack for lack in verdict["evidence_lacks"])
     assert not verdict["conclusive"]
+
+
+def test_a_record_that_lost_the_complaint_leaves_the_console_s(real: Evidence) -> None:
+    secondary = real.secondary
+    assert secondary.set is not None
+    late = RootCauseSet(
+        header=secondary.set.header, state=secondary.set.state, events=secondary.set.events[-5:],
+        tells=secondary.set.tells,
+    )  # fmt: skip
+    assert not any(one["name"] == "REPL_DIGEST_FAILED" for one in late.events)
+    blind = replace(real, link=None, sides={**real.sides, "secondary": replace(secondary, set=late)})
+    verdict = judge(blind)
+    assert (verdict["write_lba"], verdict["write_sectors"]) == (SECTOR, 8)
+    assert verdict["candidates"] == ["primary after digest", "on the link", "secondary before check"]

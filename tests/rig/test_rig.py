@@ -75,6 +75,29 @@ def namespaces() -> set[int]:
     return found
 
 
+def test_a_flipped_byte_is_seen_frozen_collected_and_judged(up: Path, tmp_path: Path) -> None:
+    status, told, said = cli(
+        "run", "bit_flip_sender", "--bench", "drbd_qemu", "--seed", "5", "--out", str(tmp_path), runtime=up
+    )
+    assert (status, told.get("outcome")) == (0, "pass"), (told.get("reasons"), said)
+    assert {side: one["complete"] for side, one in told["sets"].items()} == dict.fromkeys(SERIALS, True)
+    assert (told["data_equal"], told["lost_acked_writes"]) == (True, 0)
+    incident = Path(told["incident"])
+    record = (incident / "primary" / "events.log").read_text()
+    assert "freezeframe: warmstart" in record
+    assert "sysrq: Trigger a crash" in record
+    assert "Digest integrity check FAILED" in (incident / "secondary" / "console.log").read_text(
+        errors="replace"
+    )
+    verdict = told["verdict"]
+    assert verdict["candidates"] == ["primary after digest", "on the link"], verdict["text"]
+    assert verdict["bit_mask"] and verdict["byte_offset"] is not None and verdict["write_id"] is not None
+    assert any("once the data were in its socket" in reason for reason in verdict["reasons"])
+    assert all(clock["consistent"] for clock in verdict["clocks"].values())
+    summed = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=incident, capture_output=True, text=True)
+    assert summed.returncode == 0, summed.stdout
+
+
 def test_a_second_rig_in_its_place_is_refused(up: Path) -> None:
     status, told, _ = cli("rig", "up", runtime=up)
     assert status == 3

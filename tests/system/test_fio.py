@@ -197,6 +197,21 @@ def test_a_run_with_fio_as_the_host_finds_the_bit(flipped: Callable[[str], Resul
     assert json.loads((result.incident / RESULTS).read_text())[0]["job"]["write"]["total_ios"] == 512
 
 
+def test_fio_goes_on_where_a_power_cycle_broke_it_off(tmp_path: Path, ff_bench: Bench) -> None:
+    """The primary hangs, is silent for seconds, and loses its connections with its power: held, not failed."""
+    from harness.benchfile import builtin_folder, load_scenario
+
+    path = tmp_path / "fio_hung.toml"
+    text = (builtin_folder() / "scenarios" / "hung_warmstart.toml").read_text()
+    path.write_text(text.replace('"hung_warmstart"', '"fio_hung"', 1) + '\n[workload]\ndriver = "fio"\n')
+    result = run(ff_bench, load_scenario(path), seed=2, out_dir=tmp_path / "incidents")
+    assert result.outcome == "pass", result.reasons
+    workload = result.record["workload"]
+    assert (workload["verified_bytes"], workload["wrong_reads_total"]) == (64 << 20, 0)
+    assert workload["longest_hold_ns"] > 1e9
+    assert any("fio ended with status" in note for note in result.record["notes"])
+
+
 def test_a_run_without_fio_is_rig_trouble(
     flipped: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
