@@ -15,6 +15,7 @@ light.
 import os
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -175,15 +176,22 @@ class Store(Generic[M]):
 
     @property
     def dirty_bytes(self) -> int:
-        return self._dirty().count(1) * BLOCK_BYTES
+        return len(self._dirty()) * BLOCK_BYTES
 
     @property
     def dirty_extents(self) -> int:
         """Contiguous runs of dirty blocks."""
-        return (b"\0" + self._dirty()).count(b"\0\1")
+        dirty = self._dirty()
+        return sum(block - 1 not in dirty for block in dirty)
 
-    def _dirty(self) -> bytes:
-        return bytes(map(bool, self._newest))
+    def _dirty(self) -> set[int]:
+        """Blocks that the medium has not got yet. The work is bounded by the cache, not by the volume."""
+        return {
+            block
+            for number, (first, content) in self._log.items()
+            for block in range(first, first + len(content) // BLOCK_BYTES)
+            if self._newest[block] == number
+        }
 
     # --- the volume ---------------------------------------------------------------------------------------
 
@@ -280,7 +288,7 @@ class Store(Generic[M]):
             self._check(landing_bytes, length)
         first, _, checksums = self._whole_blocks(offset_bytes, data)
         self._protect(first, checksums)
-        if landing_bytes is not None:
+        if mode == "misdirected" and landing_bytes is not None:
             self._damage(landing_bytes, data)
         elif mode == "rotten":
             rotten = bytearray(data)
@@ -408,26 +416,32 @@ class Store(Generic[M]):
             taken_bytes += len(content)
             if taken_bytes >= max_bytes:
                 break
-        extents.sort(key=_first_block)
-        at = 0
-        while at < len(extents):
-            first, behind, data = extents[at]
-            at += 1
-            if at < len(extents) and extents[at][0] == behind:
-                neighbours = [data]
-                while at < len(extents) and extents[at][0] == behind:
-                    neighbours.append(extents[at][2])
-                    behind = extents[at][1]
-                    at += 1
-                data = b"".join(neighbours)
-            self._medium.pwrite(first * BLOCK_BYTES, data)
-            self._newest[first:behind] = array("Q", (0,)) * (behind - first)
+        runs: list[tuple[int, int, list[Buffer]]] = []
+        for first, behind, data in sorted(extents):
+            if runs and runs[-1][1] == first:
+                first, _, neighbours = runs.pop()
+                neighbours.append(data)
+                runs.append((first, behind, neighbours))
+            else:
+                runs.append((first, behind, [data]))
+        try:
+            for first, behind, pieces in runs:
+                self._medium.pwrite(first * BLOCK_BYTES, b"".join(pieces))
+                self._newest[first:behind] = array("Q", (0,)) * (behind - first)
+        except OSError:
+            # Nothing is lost, but what has been overwritten must not pile up until the medium is well again.
+            self._forget(number for number in list(self._log) if not self._holds_any(number))
+            raise
+        self._forget(numbers)
+
+    def _holds_any(self, number: int) -> bool:
+        """Whether a write holds the newest content of any block."""
+        first, content = self._log[number]
+        return number in self._newest[first : first + len(content) // BLOCK_BYTES]
+
+    def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._log_bytes -= len(self._log.pop(number)[1])
-
-
-def _first_block(extent: tuple[int, int, Buffer]) -> int:
-    return extent[0]
 
 
 def _checksums(*pieces: Buffer) -> Checksums:
