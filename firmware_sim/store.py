@@ -193,14 +193,16 @@ class Store(Generic[M]):
         differs.
 
         lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: where the highest
-        bit of the address that can be flipped leads to). rotten: bit number ``bit`` (modulo the length)
+        bit of the address that can be flipped leads to; nowhere, when there is none). rotten: bit number ``bit`` (modulo the length)
         of the data is stored inverted.
         """
         self._check(offset_bytes, len(data))
         length = len(data)
         if mode == "misdirected":
-            landing_bytes = self._misled(offset_bytes, length) if landing_bytes is None else landing_bytes
-            self._check(landing_bytes, length)
+            if landing_bytes is None:
+                landing_bytes = self._misled(offset_bytes, length)
+            else:
+                self._check(landing_bytes, length)
         first, _, checksums = self._whole_blocks(offset_bytes, data)
         self._protect(first, checksums)
         if mode == "misdirected" and landing_bytes is not None:
@@ -210,7 +212,7 @@ class Store(Generic[M]):
             rotten[bit // 8 % length] ^= 1 << bit % 8
             self._damage(offset_bytes, rotten)
 
-    def _misled(self, offset_bytes: int, length_bytes: int) -> int:
+    def _misled(self, offset_bytes: int, length_bytes: int) -> int | None:
         """The address with its highest bit flipped that still leads into the volume, and not to where it should."""
         bit = 1 << (self.size_bytes.bit_length() - 1)
         while bit >= length_bytes:
@@ -218,7 +220,7 @@ class Store(Generic[M]):
             if landing_bytes + length_bytes <= self.size_bytes:
                 return landing_bytes
             bit >>= 1
-        raise ValueError(f"{length_bytes} bytes have no other place in {self.size_bytes} bytes")
+        return None
 
     def _damage(self, offset_bytes: int, data: Buffer) -> None:
         """Store ``data`` without a word to the protection information; the victims will be scrubbed."""

@@ -226,6 +226,13 @@ def test_a_misdirected_write_lands_inside_and_an_impossible_landing_is_refused()
         store.write_faulty(0, pattern(BLOCK_BYTES), "misdirected", landing_bytes=SIZE_BYTES)
 
 
+def test_a_misdirected_write_that_has_no_other_place_is_lost() -> None:
+    store = make()
+    store.write_faulty(0, pattern(SIZE_BYTES), "misdirected")
+    assert store.read(0, SIZE_BYTES) == bytes(SIZE_BYTES)
+    assert len(store.scrub(100)) == SIZE_BYTES // BLOCK_BYTES
+
+
 def test_scrub_finds_one_rotten_bit() -> None:
     store = make()
     data = pattern(2 * BLOCK_BYTES, 5)
