@@ -193,8 +193,8 @@ class Store(Generic[M]):
         differs.
 
         lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: where the highest
-        bit of the address that can be flipped leads to; nowhere, when there is none). rotten: bit number ``bit`` (modulo the length)
-        of the data is stored inverted.
+        bit of the address that can be flipped leads to; nowhere, when there is none). rotten: bit number ``bit``
+        (modulo the length) of the data is stored inverted.
         """
         self._check(offset_bytes, len(data))
         length = len(data)
