@@ -35,6 +35,7 @@ from firmware_sim.config import BOOT_NS, ControllerConfig
 from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_metadata import Metadata
+from firmware_sim.medium import FileMedium
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -57,7 +58,7 @@ from firmware_sim.ports import (
     ReplicationSend,
 )
 from firmware_sim.rootcause import FileNvram
-from firmware_sim.store import FileMedium, Store
+from firmware_sim.store import Store
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000

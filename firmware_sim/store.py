@@ -12,43 +12,27 @@ by ``scrub``: that is how lost, misdirected and rotten writes, which all were ac
 light.
 """
 
-import os
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from isal.isal_zlib import crc32
+
+from firmware_sim.medium import Buffer, Medium
 
 BLOCK_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
 CACHE_LIMIT_BYTES: Final = 32 << 20
 DESTAGE_BYTES: Final = 1 << 20
 """Destaged at once when the cache is over its limit: a few milliseconds of a slow medium."""
-MAX_METADATA_BYTES: Final = 16 << 20
 ZEROES: Final = bytes(1 << 20)
 """One step of a trim."""
 
-Buffer = bytes | bytearray | memoryview
 Checksums: TypeAlias = "array[int]"
 FaultMode = Literal["lost", "misdirected", "rotten"]
-
-
-class Medium(Protocol):
-    """Durable storage. ``pread`` beyond what was ever written gives zeroes. Errors are OSError."""
-
-    def pread(self, offset_bytes: int, length_bytes: int) -> bytes: ...
-    def pwrite(self, offset_bytes: int, data: Buffer) -> None: ...
-    def sync(self) -> None: ...
-    def read_metadata(self) -> bytes | None:
-        """What ``write_metadata`` stored last; None when it never did."""
-        ...
-
-    def write_metadata(self, data: bytes) -> None:
-        """Replace the metadata: afterwards the old or the new is there, never a mixture."""
-        ...
 
 
 class HasBytes(Protocol):
@@ -56,74 +40,6 @@ class HasBytes(Protocol):
 
 
 M = TypeVar("M", bound=HasBytes)
-
-
-class FileMedium:
-    """A sparse file, and the metadata in a file beside it (``NAME.meta``)."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._metadata_path = self._path.with_name(self._path.name + ".meta")
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def pread(self, offset_bytes: int, length_bytes: int) -> bytes:
-        data = os.pread(self._fd, length_bytes, offset_bytes)
-        return data if len(data) == length_bytes else data + bytes(length_bytes - len(data))
-
-    def pwrite(self, offset_bytes: int, data: Buffer) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, offset_bytes)
-            view, offset_bytes = view[written:], offset_bytes + written
-
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
-    def read_metadata(self) -> bytes | None:
-        try:
-            with self._metadata_path.open("rb") as file:
-                return file.read(MAX_METADATA_BYTES)
-        except FileNotFoundError:
-            return None
-
-    def write_metadata(self, data: bytes) -> None:
-        fresh = self._metadata_path.with_name(self._metadata_path.name + ".new")
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fdatasync(file.fileno())
-        fresh.replace(self._metadata_path)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-class MemoryMedium:
-    """A medium for virtual time: survives a Store as a file would."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._metadata: bytes | None = None
-        self.syncs = 0
-
-    def pread(self, offset_bytes: int, length_bytes: int) -> bytes:
-        data = bytes(self._data[offset_bytes : offset_bytes + length_bytes])
-        return data + bytes(length_bytes - len(data))
-
-    def pwrite(self, offset_bytes: int, data: Buffer) -> None:
-        end = offset_bytes + len(data)
-        if end > len(self._data):
-            self._data += bytes(end - len(self._data))
-        self._data[offset_bytes:end] = data
-
-    def sync(self) -> None:
-        self.syncs += 1
-
-    def read_metadata(self) -> bytes | None:
-        return self._metadata
-
-    def write_metadata(self, data: bytes) -> None:
-        self._metadata = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +91,22 @@ class Store(Generic[M]):
 
     @property
     def dirty_bytes(self) -> int:
-        return self._dirty().count(1) * BLOCK_BYTES
+        return len(self._dirty()) * BLOCK_BYTES
 
     @property
     def dirty_extents(self) -> int:
         """Contiguous runs of dirty blocks."""
-        return (b"\0" + self._dirty()).count(b"\0\1")
+        dirty = self._dirty()
+        return sum(block - 1 not in dirty for block in dirty)
 
-    def _dirty(self) -> bytes:
-        return bytes(map(bool, self._newest))
+    def _dirty(self) -> set[int]:
+        """Blocks that the medium has not got yet. The work is bounded by the cache, not by the volume."""
+        return {
+            block
+            for number, (first, content) in self._log.items()
+            for block in range(first, first + len(content) // BLOCK_BYTES)
+            if self._newest[block] == number
+        }
 
     # --- the volume ---------------------------------------------------------------------------------------
 
@@ -270,24 +193,26 @@ class Store(Generic[M]):
         differs.
 
         lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: where the highest
-        bit of the address that can be flipped leads to). rotten: bit number ``bit`` (modulo the length)
-        of the data is stored inverted.
+        bit of the address that can be flipped leads to; nowhere, when there is none). rotten: bit number ``bit``
+        (modulo the length) of the data is stored inverted.
         """
         self._check(offset_bytes, len(data))
         length = len(data)
         if mode == "misdirected":
-            landing_bytes = self._misled(offset_bytes, length) if landing_bytes is None else landing_bytes
-            self._check(landing_bytes, length)
+            if landing_bytes is None:
+                landing_bytes = self._misled(offset_bytes, length)
+            else:
+                self._check(landing_bytes, length)
         first, _, checksums = self._whole_blocks(offset_bytes, data)
         self._protect(first, checksums)
-        if landing_bytes is not None:
+        if mode == "misdirected" and landing_bytes is not None:
             self._damage(landing_bytes, data)
         elif mode == "rotten":
             rotten = bytearray(data)
             rotten[bit // 8 % length] ^= 1 << bit % 8
             self._damage(offset_bytes, rotten)
 
-    def _misled(self, offset_bytes: int, length_bytes: int) -> int:
+    def _misled(self, offset_bytes: int, length_bytes: int) -> int | None:
         """The address with its highest bit flipped that still leads into the volume, and not to where it should."""
         bit = 1 << (self.size_bytes.bit_length() - 1)
         while bit >= length_bytes:
@@ -295,7 +220,7 @@ class Store(Generic[M]):
             if landing_bytes + length_bytes <= self.size_bytes:
                 return landing_bytes
             bit >>= 1
-        raise ValueError(f"{length_bytes} bytes have no other place in {self.size_bytes} bytes")
+        return None
 
     def _damage(self, offset_bytes: int, data: Buffer) -> None:
         """Store ``data`` without a word to the protection information; the victims will be scrubbed."""
@@ -408,26 +333,32 @@ class Store(Generic[M]):
             taken_bytes += len(content)
             if taken_bytes >= max_bytes:
                 break
-        extents.sort(key=_first_block)
-        at = 0
-        while at < len(extents):
-            first, behind, data = extents[at]
-            at += 1
-            if at < len(extents) and extents[at][0] == behind:
-                neighbours = [data]
-                while at < len(extents) and extents[at][0] == behind:
-                    neighbours.append(extents[at][2])
-                    behind = extents[at][1]
-                    at += 1
-                data = b"".join(neighbours)
-            self._medium.pwrite(first * BLOCK_BYTES, data)
-            self._newest[first:behind] = array("Q", (0,)) * (behind - first)
+        runs: list[tuple[int, int, list[Buffer]]] = []
+        for first, behind, data in sorted(extents):
+            if runs and runs[-1][1] == first:
+                first, _, neighbours = runs.pop()
+                neighbours.append(data)
+                runs.append((first, behind, neighbours))
+            else:
+                runs.append((first, behind, [data]))
+        try:
+            for first, behind, pieces in runs:
+                self._medium.pwrite(first * BLOCK_BYTES, b"".join(pieces))
+                self._newest[first:behind] = array("Q", (0,)) * (behind - first)
+        except OSError:
+            # Nothing is lost, but what has been overwritten must not pile up until the medium is well again.
+            self._forget(number for number in list(self._log) if not self._holds_any(number))
+            raise
+        self._forget(numbers)
+
+    def _holds_any(self, number: int) -> bool:
+        """Whether a write holds the newest content of any block."""
+        first, content = self._log[number]
+        return number in self._newest[first : first + len(content) // BLOCK_BYTES]
+
+    def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._log_bytes -= len(self._log.pop(number)[1])
-
-
-def _first_block(extent: tuple[int, int, Buffer]) -> int:
-    return extent[0]
 
 
 def _checksums(*pieces: Buffer) -> Checksums:

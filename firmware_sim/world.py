@@ -18,6 +18,7 @@ from firmware_sim.control import Frame, Receiver, encode
 from firmware_sim.controller import Controller, Phase
 from firmware_sim.drbd_contract import PeerConfig
 from firmware_sim.drbd_metadata import Metadata
+from firmware_sim.medium import MemoryMedium
 from firmware_sim.ports import (
     ConsoleSend,
     ControlData,
@@ -38,7 +39,7 @@ from firmware_sim.ports import (
     ReplicationSend,
 )
 from firmware_sim.rootcause import MemoryNvram
-from firmware_sim.store import MemoryMedium, Store
+from firmware_sim.store import Store
 from firmware_sim.worldhost import HostClient, HostRequest
 from harness.wire.control import PairState
 

@@ -74,6 +74,22 @@ def test_output_that_has_to_wait_is_told_and_each_move_of_it() -> None:
     theirs.close()
 
 
+def test_what_two_streams_read_in_one_round_is_there_until_the_next() -> None:
+    selector = selectors.DefaultSelector()
+    read: list[memoryview] = []
+    theirs = []
+    for words in (b"the first's", b"the second's"):
+        ours, other = socket.socketpair()
+        Stream(selector, ours, read.append, print)
+        other.send(words)
+        theirs.append(other)
+    for key, mask in selector.select(1):
+        key.data(mask)
+    assert sorted(bytes(one) for one in read) == [b"the first's", b"the second's"]
+    for other in theirs:
+        other.close()
+
+
 def test_the_end_of_a_stream_is_told_once() -> None:
     ours, theirs = socket.socketpair()
     selector = selectors.DefaultSelector()

@@ -1,5 +1,8 @@
 """The store against a flat model, its protection information, and what power loss and warmstart leave."""
 
+import contextlib
+import random
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_sim import store as store_module
-from firmware_sim.store import BLOCK_BYTES, SECTOR_BYTES, FileMedium, Medium, MemoryMedium, Store
+from firmware_sim.medium import FileMedium, Medium, MemoryMedium
+from firmware_sim.store import BLOCK_BYTES, SECTOR_BYTES, Store
 
 SIZE_BYTES = 16 * BLOCK_BYTES
 
@@ -110,7 +114,7 @@ def test_a_cache_that_overflows_and_faulty_writes_against_two_flat_models(
             due.update(range(at // BLOCK_BYTES, -(-(at + len(data)) // BLOCK_BYTES)))
 
         for action, (offset, length), seed in [*steps, ("scrub", (0, 0), 0)]:
-            data = pattern(length, seed)
+            data = random.Random(seed).randbytes(length)
             match action:
                 case "write":
                     store.write(offset, data)
@@ -222,6 +226,13 @@ def test_a_misdirected_write_lands_inside_and_an_impossible_landing_is_refused()
         store.write_faulty(0, pattern(BLOCK_BYTES), "misdirected", landing_bytes=SIZE_BYTES)
 
 
+def test_a_misdirected_write_that_has_no_other_place_is_lost() -> None:
+    store = make()
+    store.write_faulty(0, pattern(SIZE_BYTES), "misdirected")
+    assert store.read(0, SIZE_BYTES) == bytes(SIZE_BYTES)
+    assert len(store.scrub(100)) == SIZE_BYTES // BLOCK_BYTES
+
+
 def test_scrub_finds_one_rotten_bit() -> None:
     store = make()
     data = pattern(2 * BLOCK_BYTES, 5)
@@ -291,6 +302,27 @@ def test_a_full_medium_fails_the_flush_and_loses_nothing() -> None:
     medium.full = False
     store.flush()
     assert medium.pread(0, BLOCK_BYTES) == pattern(BLOCK_BYTES)
+
+
+def test_what_a_full_medium_keeps_in_the_cache_is_bounded_by_the_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "CACHE_LIMIT_BYTES", 2 * BLOCK_BYTES)
+    medium = FullMedium()
+    store = make(medium)
+    tracemalloc.start()
+    try:
+        for seed in range(400):
+            with contextlib.suppress(OSError):
+                store.write(seed % 4 * BLOCK_BYTES, bytes((seed & 0xFF,)) * (4 * BLOCK_BYTES))
+        assert tracemalloc.get_traced_memory()[0] < 8 * SIZE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert store.read(3 * BLOCK_BYTES, 4 * BLOCK_BYTES) == bytes((399 & 0xFF,)) * (4 * BLOCK_BYTES)
+    medium.full = False
+    store.flush()
+    assert medium.pread(3 * BLOCK_BYTES, 4 * BLOCK_BYTES) == bytes((399 & 0xFF,)) * (4 * BLOCK_BYTES)
+    assert store.dirty_bytes == 0
 
 
 def test_a_flush_reaches_the_medium_before_it_returns() -> None:

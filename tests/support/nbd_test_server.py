@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from firmware_sim.medium import MemoryMedium
 from firmware_sim.nbd_port import NbdSession, Request
-from firmware_sim.store import MemoryMedium, Store
+from firmware_sim.store import Store
 from harness.wire.nbd import Error
 
 
