@@ -14,7 +14,6 @@ from harness.core import recovery
 from harness.core.events import (
     SIDES,
     AnyEvent,
-    ConsoleBytes,
     FrameFailed,
     FrameSent,
     LinkStats,
@@ -222,7 +221,7 @@ class Session:
                 if event.level == "error":
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
-            case ConsoleBytes() | LinkStats():
+            case LinkStats():
                 pass
             case _:
                 self.incident.append_event(event, source)

@@ -87,6 +87,11 @@ class ConsoleRule:
         """One match alone is no hit."""
         return bool(self.within_ms or self.absent_ms)
 
+    @property
+    def is_plain(self) -> bool:
+        """Each match is a hit."""
+        return bool(self.literal) and not self.is_compound
+
     def expression(self) -> bytes:
         """The Hyperscan expression, free of NUL (where the library would cut it)."""
         return _expression(self.literal, self.regex)
