@@ -1,8 +1,8 @@
 """Dump pull: one root cause data set, a full event log, over a serial line paced at 921,600 baud both ways.
 
 Ours is the product's own pull: ``drivers.controllers.sim_array`` against the simulator's control port, resumable, each
-frame's CRC and the set's SHA-256 checked. lrzsz (ZMODEM) sends the same content uncompressed, as it lies in a controller without
-compression, and the compressed set as a file. Raw copy is the line's floor: nothing checked, nothing sent again.
+frame's CRC and the set's SHA-256 checked. lrzsz (ZMODEM) sends the same content uncompressed, as it lies in a controller
+without compression, and the compressed set as a file. Raw copy is the line's floor: nothing checked, nothing sent again.
 """
 
 import os
