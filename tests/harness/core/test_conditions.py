@@ -149,6 +149,9 @@ def test_rule_file() -> None:
         (['literal = "a"', 'then_regex = "("', "within_ms = 1"], "then_regex '('"),
         (['literal = "a"', "count = 1", "within_ms = 1"], "count"),
         (["absent_ms = 5"], "either literal or regex"),
+        (['regex = "a"', "interleaved = true"], "interleaved goes with a literal"),
+        (['literal = "a"', "interleaved = true"], "interleaved goes with a literal"),
+        ([r'literal = "a\nb"', "interleaved = true"], "without a line's end"),
     ],
 )
 def test_conditions_that_are_refused(lines: list[str], said: str) -> None:
