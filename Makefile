@@ -7,7 +7,7 @@ SOURCES := harness drivers firmware_sim fixtures tests benchmarks
 # Tests start processes of their own: two at a time keep a 2-core machine busy.
 WORKERS ?= 2
 SEED ?= 7
-BENCHMARKS := reaction scan link consoles pair capture memory
+BENCHMARKS := reaction scan link consoles pair capture memory dump
 SCENARIO ?= bit_flip_receiver
 # Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
 VERDICT_RUNS ?= 500

@@ -21,6 +21,7 @@ RULES: Final = [
     {"name": "missing", "event": "missing-ack", "deadline_ms": 5000},
     {"name": "barrier", "event": "barrier-count"},
 ]
+DRAIN: Final = "import os\nwhile os.read(0, 65536): pass"
 
 
 class Watch:
@@ -77,7 +78,7 @@ def traffic(role: str, link: LinkPair, size_bytes: int, writes: int, mb_per_s: f
 
 @contextlib.contextmanager
 def running_link(mb_per_s: float, directory: Path) -> Iterator[None]:
-    """A watched link with traffic, until the end of the block."""
+    """A watched link with traffic, and a run's live view, until the end of the block."""
     link = make_pair()
     with contextlib.closing(link), contextlib.ExitStack() as stack:
         watch = stack.enter_context(watching(link, directory / "load.pcapng", max_mib=256))
@@ -89,8 +90,22 @@ def running_link(mb_per_s: float, directory: Path) -> Iterator[None]:
         stack.enter_context(
             running(traffic("sender", link, 65536, 1 << 40, mb_per_s), stdout=subprocess.DEVNULL)
         )
-        drain = [sys.executable, "-c", "import os\nwhile os.read(0, 65536): pass"]
         assert watch.child.stdout is not None
-        stack.enter_context(running(drain, stdin=watch.child.stdout.fileno()))
+        stack.enter_context(running([sys.executable, "-c", DRAIN], stdin=watch.child.stdout.fileno()))
+        stack.enter_context(_live_view())
         time.sleep(0.5)
+        yield
+
+
+@contextlib.contextmanager
+def _live_view() -> Iterator[None]:
+    """``freezeframe run``'s view on a terminal that somebody reads."""
+    theirs, terminal = os.openpty()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, theirs)
+        stack.enter_context(
+            running(ours("benchmarks.view"), stderr=terminal, env=os.environ | {"TERM": "xterm"})
+        )
+        os.close(terminal)
+        stack.enter_context(running([sys.executable, "-c", DRAIN], stdin=theirs))
         yield

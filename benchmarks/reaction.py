@@ -1,8 +1,8 @@
-"""Reaction: from the last byte of a trigger line on a busy console to the control frame on its line.
+"""Reaction: from a trigger line on a busy console to the control frame on its line.
 
 The generator (C) plays a console of 300 kB/s over a PTY, puts a trigger line into it every few dozen milliseconds, and
 measures the time until the answer stands on the control line. ``--loaded`` (the default): for all contestants, ours
-and theirs, a replication link of 20 MB/s is captured, watched and recorded beside it.
+and theirs, a replication link of 20 MB/s is captured, watched and recorded beside it, and a run's live view is drawn.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def _result(outcomes: dict[str, list[Outcome]], *, loaded: bool) -> Result:
     us = medians["FreezeFrame reflex"]
     return Result(
         "reaction",
-        "Reaction on a busy console (300 kB/s)" + (", with capture and link watch running" if loaded else ""),
+        "Reaction on a busy console (300 kB/s)"
+        + (", with capture, link watch and live view running" if loaded else ""),
         ["reactor", "triggers", "missed", "median us", "99th us", "median / C", "99th / C's"],
         rows,
         [

@@ -1,4 +1,4 @@
-"""Stands for the supervisor of a run with a live view: decodes every event of the reflex, arms again after each frame.
+"""Stands for the supervisor of a run: decodes every event of the reflex, arms again after each frame.
 
 Events on the standard input, commands on the standard output.
 """
@@ -9,19 +9,16 @@ import time
 
 from benchmarks.consoles_common import FRAME
 from harness.core import events
-from harness.core.logbuffer import LogBuffer
 
 
 def main() -> None:
-    decoder, lines = events.Decoder(), LogBuffer()
+    decoder = events.Decoder()
     arm = events.encode(events.Arm(t_ns=time.monotonic_ns(), frames={"console": {"primary": FRAME}}))
     os.write(1, arm)
     while data := os.read(0, 1 << 16):
         for event in decoder.feed(data):
             if isinstance(event, events.FrameSent):
                 os.write(1, arm)
-            elif isinstance(event, events.ConsoleBytes):
-                lines.append(event.t_ns, event.data)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Final
 from harness.core import oneclock
 from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.evidence import Evidence, gather
+from harness.core.ringdepth import ring_depth
 from harness.core.rootcause import RootCauseSet, decode_cbor
 from harness.core.timeline import Row
 from harness.core.verdict import judge
@@ -62,9 +63,22 @@ def conclude(incident: Incident) -> None:
     """Give a recorded incident its verdict; all else that goes into incident.json but its outcome is in it by now."""
     incident.update(clock_end=asdict(read_wall_clock()))
     try:
-        incident.update(verdict=verdict_of(StoredIncident.open(incident.path)))
+        stored = StoredIncident.open(incident.path)
+        verdict = verdict_of(stored)
+        incident.update(verdict=verdict, event_logs=event_logs(stored, verdict))
     except HarnessError as error:
         incident.note(f"no verdict: {error}")
+
+
+def event_logs(stored: StoredIncident, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A side whose set is there: how much of its log was left when it was saved."""
+    t_arrival_ns = (stored.record.get("trigger") or {}).get("t_arrival_ns")
+    sets = {side: _set(stored, side)[0] for side in SIDES}
+    return {
+        side: asdict(ring_depth(one, t_arrival_ns, verdict, side))
+        for side, one in sets.items()
+        if one is not None
+    }
 
 
 def evidence_of(stored: StoredIncident) -> Evidence:

@@ -15,7 +15,6 @@ from harness.core.events import (
     NS_PER_S,
     SIDES,
     AnyEvent,
-    ConsoleBytes,
     FrameFailed,
     FrameSent,
     LinkStats,
@@ -252,7 +251,7 @@ class Session:
                 if event.level == "error":
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
-            case ConsoleBytes() | LinkStats():
+            case LinkStats():
                 pass
             case _:
                 self.incident.append_event(event, source)

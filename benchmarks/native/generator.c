@@ -1,5 +1,5 @@
 /* Plays N consoles: steady log text at a given rate on each, and on one of them at a time a trigger line; measures the
- * time from the write of the trigger's last byte to the arrival of the answer on a control line.
+ * time from just before the write of the trigger line to the arrival of the answer on a control line.
  *
  *   generator BYTES_PER_S WARM_UP_MS TRIGGERS GAP_US CONTROL_FD CONSOLE_FD...
  *
@@ -84,8 +84,8 @@ int main(int argc, char **argv) {
                 column[i] = 0;
             }
             while (read(control, junk, sizeof junk) > 0) {}
+            told = now_ns(); /* before the write: a reactor of high priority may run before it returns */
             sent += put(console[i], TRIGGER, sizeof TRIGGER - 1);
-            told = now_ns();
         }
         struct pollfd p = {control, POLLIN, 0};
         struct timespec wait = {0, TICK_NS};

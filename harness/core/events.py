@@ -30,17 +30,6 @@ class ProcessReady(Event, tag="process-ready", frozen=True, kw_only=True):
     """What it could not have, for the incident: "memory not locked: RLIMIT_MEMLOCK is 8 MiB"."""
 
 
-class ConsoleBytes(Event, tag="console-bytes", frozen=True, kw_only=True):
-    """Bytes read from a console; already recorded to disk when this is sent."""
-
-    side: Side
-    offset_bytes: int
-    """Absolute offset of data[0] in that console's stream of this run."""
-    data: bytes
-    console: str = ""
-    """Name of the console where a side has several."""
-
-
 class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     """A rule's hit. t_ns = t_match_ns."""
 
@@ -182,7 +171,6 @@ class NewRules(Event, tag="new-rules", frozen=True, kw_only=True):
 AnyEvent = (
     NewRules
     | ProcessReady
-    | ConsoleBytes
     | Trigger
     | FrameSent
     | FrameFailed

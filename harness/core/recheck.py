@@ -59,8 +59,10 @@ def recheck(
         if rule.side not in (side, "any"):
             continue
         seen = told_of.get(rule.name, [])
-        if rule.regex or rule.then_regex:
-            lines = None if rule.is_compound else _lines(rule.regex, data)
+        if rule.regex or rule.then_regex or rule.interleaved:
+            lines = None
+            if not rule.is_compound:
+                lines = _torn(rule.literal.encode(), data) if rule.interleaved else _lines(rule.regex, data)
             if lines is None:
                 outcome.not_checked.append(rule.name)
                 continue
@@ -102,6 +104,20 @@ def _lines(regex: str, data: bytes) -> list[tuple[int, int]] | None:
     for line in data.split(b"\n")[:-1]:
         if pattern.search(line.removesuffix(b"\r") + b"\n"):
             found.append((start, start + len(line) + 1))
+        start += len(line) + 1
+    return found
+
+
+def _torn(literal: bytes, data: bytes) -> list[tuple[int, int]]:
+    """(start, end) of each line that holds the literal, or begins with the rest of one that the line before begins."""
+    found, start, before = [], 0, b""
+    for line in data.split(b"\n")[:-1]:
+        cuts = range(1, len(literal))
+        if literal in line or (
+            start and any(line.startswith(literal[at:]) and literal[:at] in before for at in cuts)
+        ):
+            found.append((start, start + len(line) + 1))
+        before = line
         start += len(line) + 1
     return found
 

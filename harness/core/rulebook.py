@@ -1,21 +1,26 @@
 """The console rules in force: what is looked for where, and who is instructed for it. Can be replaced between two reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from harness.core.conditions import Hit
 from harness.core.events import NS_PER_MS, Ns, Side
 from harness.core.rules import ConsoleRule
-from harness.core.triggers import Place, Scanner
+from harness.core.triggers import Place, Scanner, no_strike
 
 
 class RuleBook:
     def __init__(
-        self, rules: Sequence[ConsoleRule], default_instruct: Sequence[Side], consoles: Mapping[str, Side]
+        self,
+        rules: Sequence[ConsoleRule],
+        default_instruct: Sequence[Side],
+        consoles: Mapping[str, Side],
+        strike: Callable[[int], None] = no_strike,
     ) -> None:
-        """``consoles``: name -> whose. ``default_instruct``: for rules without ``instruct``, the bench's policy."""
+        """``consoles``: name -> whose. ``default_instruct``: for rules without ``instruct``, the bench's policy.
+        ``strike``: see Scanner."""
         self._default = list(default_instruct)
         self._consoles = dict(consoles)
-        self._put(rules, Scanner(rules, self._consoles))
+        self._strike = strike
+        self._put(rules, Scanner(rules, self._consoles, strike=strike))
 
     def _put(self, rules: Sequence[ConsoleRule], scanner: Scanner) -> None:
         self.rules, self.scanner = list(rules), scanner
@@ -25,18 +30,11 @@ class RuleBook:
     def replace(self, rules: Sequence[ConsoleRule], places: Mapping[str, Place]) -> None:
         """Other rules from the next byte on. ``places``: where each console is, so that a text that is half there is
         found; rules that stay the same keep what they have seen."""
-        fresh = Scanner(rules, self._consoles, places)
+        fresh = Scanner(rules, self._consoles, places, self._strike)
         fresh.adopt(
             self.scanner, {self.rules.index(rule): at for at, rule in enumerate(rules) if rule in self.rules}
         )
         self._put(rules, fresh)
-
-    def who(self, hits: Sequence[Hit]) -> list[Side]:
-        """Who is instructed, in this order: of the first hit that is more than told."""
-        for hit in hits:
-            if sides := self.instructed[hit.rule]:
-                return sides
-        return []
 
     def wait_ms(self, now_ns: Ns) -> int | None:
         """How long a silence may still last; None: for ever."""

@@ -17,6 +17,11 @@ One match is a hit, unless a console rule says more:
 
     absent_ms = 2000                       # a hit is no match for so long after the last one (a heartbeat)
 
+A console that several writers share may tear a text apart:
+
+    interleaved = true                     # other text up to the end of a line may stand in the literal, at one place
+    regex = 'digest[\\s\\S]{0,80}FAILED'     # up to 80 bytes of anything may stand in between
+
     [[rule]]
     name = "late-ack"
     source = "link"
@@ -56,9 +61,21 @@ TIMED_LINK_EVENTS: Final[frozenset[LinkEvent]] = frozenset({"late-ack", "missing
 MAX_RULES: Final = 1000
 """Hyperscan compiles as many in well under a second."""
 MAX_PATTERN_CHARACTERS: Final = 1000
+MAX_INTERLEAVED_BYTES: Final = 100
+"""The expression grows with the square of it."""
 MAX_DEADLINE_MS: Final = 600_000
 MAX_COUNT: Final = 1000
-CONSOLE_KEYS: Final = ("side", "literal", "regex", "then", "then_regex", "count", "within_ms", "absent_ms")
+CONSOLE_KEYS: Final = (
+    "side",
+    "literal",
+    "interleaved",
+    "regex",
+    "then",
+    "then_regex",
+    "count",
+    "within_ms",
+    "absent_ms",
+)
 REGEX_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
 
 
@@ -70,6 +87,8 @@ class ConsoleRule:
     side: Literal["primary", "secondary", "any"] = "any"
     """Whose console it is looked for on."""
     literal: str = ""
+    interleaved: bool = False
+    """The literal may be interrupted once, by other text up to the end of a line: it goes on where the next line begins."""
     regex: str = ""
     then: str = ""
     then_regex: str = ""
@@ -87,17 +106,30 @@ class ConsoleRule:
         """One match alone is no hit."""
         return bool(self.within_ms or self.absent_ms)
 
+    @property
+    def is_plain(self) -> bool:
+        """Each match is a hit."""
+        return bool(self.literal) and not self.is_compound and not self.interleaved
+
     def expression(self) -> bytes:
         """The Hyperscan expression, free of NUL (where the library would cut it)."""
+        if self.interleaved:
+            text = self.literal.encode()
+            torn = (_exactly(text[:at]) + b"[^\\n]*\\n" + _exactly(text[at:]) for at in range(1, len(text)))
+            return b"|".join([_exactly(text), *torn])
         return _expression(self.literal, self.regex)
 
     def then_expression(self) -> bytes:
         return _expression(self.then, self.then_regex)
 
 
+def _exactly(text: bytes) -> bytes:
+    return b"".join(b"\\x%02x" % byte for byte in text)
+
+
 def _expression(literal: str, regex: str) -> bytes:
     if literal:
-        return b"".join(b"\\x%02x" % byte for byte in literal.encode())
+        return _exactly(literal.encode())
     return _end_of_line_before_carriage_return(regex).encode()
 
 
@@ -124,6 +156,7 @@ class _Rule(configfile.Table):
     source: Literal["console", "link"]
     side: Literal["primary", "secondary", "any"] | None = None
     literal: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
+    interleaved: bool | None = None
     regex: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
     then: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
     then_regex: str | None = Field(default=None, min_length=1, max_length=MAX_PATTERN_CHARACTERS)
@@ -145,6 +178,9 @@ class _Rule(configfile.Table):
         if self.source == "console":
             if (self.literal is None) == (self.regex is None):
                 raise ValueError(f"rule {self.name!r}: a console rule has either literal or regex")
+            if self.interleaved and not _can_be_torn(self.literal or ""):
+                limit = f"of 2 to {MAX_INTERLEAVED_BYTES} bytes, without a line's end"
+                raise ValueError(f"rule {self.name!r}: interleaved goes with a literal {limit}")
             self._check_condition()
             for key, regex in (("regex", self.regex), ("then_regex", self.then_regex)):
                 if regex is not None and (refusal := _refusal(regex)):
@@ -179,6 +215,7 @@ class _Rule(configfile.Table):
             name=self.name,
             side=self.side or "any",
             literal=self.literal or "",
+            interleaved=bool(self.interleaved),
             regex=self.regex or "",
             then=self.then or "",
             then_regex=self.then_regex or "",
@@ -224,6 +261,10 @@ def combine(parts: Sequence[tuple[str, RuleSet]]) -> RuleSet:
         console=tuple(rule for _, rules in parts for rule in rules.console),
         link=tuple(rule for _, rules in parts for rule in rules.link),
     )
+
+
+def _can_be_torn(literal: str) -> bool:
+    return 2 <= len(literal.encode()) <= MAX_INTERLEAVED_BYTES and "\n" not in literal and "\r" not in literal
 
 
 def _refusal(regex: str) -> str:

@@ -3,8 +3,9 @@
 One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later. Told are:
 
 * a literal: each occurrence, also overlapping ones;
-* a regex: its first end in each line (ended by ``\\r`` or ``\\n``). Hyperscan tells every end of a match, so
-  that ``a\\d+`` on ``a12`` would be told twice; a person means once, and the first end is the earliest;
+* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``). Hyperscan tells
+  every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and the first end is the
+  earliest;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
 What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
@@ -34,6 +35,10 @@ class Place:
     end in them are not told again."""
 
 
+def no_strike(_rule: int) -> None:
+    """For who waits for the hits."""
+
+
 class Scanner:
     """Streaming search for ``rules`` on ``consoles``, name -> whose console it is."""
 
@@ -42,12 +47,14 @@ class Scanner:
         rules: Sequence[ConsoleRule],
         consoles: Mapping[str, Side],
         places: Mapping[str, Place] | None = None,
+        strike: Callable[[int], None] = no_strike,
     ) -> None:
-        """``places``: of consoles that have been read before."""
+        """``places``: of consoles that have been read before. ``strike``: called with the rule of each hit that one match
+        of a literal makes, in the midst of the search, before ``feed`` returns; it must not raise."""
         searches = {side: _Search(rules, side) for side in set(consoles.values())}
         start = places or {}
         self._streams = {
-            name: _Stream(searches[side], start.get(name, Place())) for name, side in consoles.items()
+            name: _Stream(searches[side], start.get(name, Place()), strike) for name, side in consoles.items()
         }
         self._has_silence = any(rule.absent_ms for rule in rules)
 
@@ -101,7 +108,12 @@ class _Search:
 
 
 class _Stream:
-    def __init__(self, search: _Search, place: Place) -> None:
+    __slots__ = (
+        "_at_once", "_base", "_callback", "_last_break", "_last_end", "_search", "_stream", "_strike", "conditions", "ends",
+        "has_regex_hit", "scan", "scanned",
+    )  # fmt: skip
+
+    def __init__(self, search: _Search, place: Place, strike: Callable[[int], None]) -> None:
         self.conditions = Conditions(search.chosen)
         self._search = search
         self._base = len(place.before) - place.offset_bytes
@@ -110,9 +122,9 @@ class _Stream:
         self._last_end = {
             number: 0
             for number, (_, part, rule) in enumerate(search.patterns)
-            if (rule.then_regex if part == THEN else rule.regex)
+            if (rule.then_regex if part == THEN else rule.regex or rule.interleaved)
         }
-        """Regexes: where each last matched, told or not; 0: never."""
+        """Regexes and the like: where each last matched, told or not; 0: never."""
         self.has_regex_hit = False
         self._at_once = [
             -1 if rule.is_compound or number in self._last_end else index
@@ -124,6 +136,7 @@ class _Stream:
         self.ends: list[tuple[int, int]] = []
         """(pattern, end) of each match in the chunk at hand."""
         self.scan: Callable[[bytes], object] = _nothing
+        self._strike: Callable[[int], None] = no_strike  # what was there before is not told again
         if search.database is None:
             return
         # Hyperscan's Stream borrows the references it is given: database and callback must live as long as it does.
@@ -134,6 +147,7 @@ class _Stream:
         self.scan(place.before)
         self.judge(place.before, 0)
         self.conditions = Conditions(search.chosen)
+        self._strike = strike
 
     @property
     def offset(self) -> int:
@@ -142,6 +156,8 @@ class _Stream:
 
     def _matched(self, pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
         """Must not raise, and must return a false value: a true one would end the stream."""
+        if (rule := self._at_once[pattern]) >= 0:
+            self._strike(rule)
         self.ends.append((pattern, end))
 
     def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:

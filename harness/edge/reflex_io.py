@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -22,7 +22,6 @@ from harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     AnyEvent,
-    ConsoleBytes,
     Event,
     FrameFailed,
     FrameSent,
@@ -44,8 +43,10 @@ TIMES: Final = struct.Struct("<QQ")
 EXCERPT_BYTES: Final = 256
 REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
-MAX_BACKLOG_BYTES: Final = 4 << 20
-"""Events that wait for a slow supervisor: 14 s of a console at 300 kB/s. Above it console bytes are not told."""
+TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
+"""``console.times`` is written so often: a killed reflex has lost the times of so much, and no byte."""
+MOMENT_S: Final = 150e-6
+"""Long enough for a kernel thread and the other end, where that is a process of this machine."""
 WRITE_PARTS: Final = 256
 """Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
@@ -119,6 +120,35 @@ def ready(config: ReflexConfig) -> ProcessReady:
     return ProcessReady(t_ns=time.monotonic_ns(), process="reflex", notes=notes)
 
 
+Volley = Sequence[tuple[Side, bytes | None, int | None]]
+"""What one trigger writes, in order: to whom, the frame, the control line."""
+
+
+class Armed:
+    """The frames that are armed, and what each rule would write of them."""
+
+    def __init__(self, control: Mapping[Side, int]) -> None:
+        self._control = control
+        self._frames: Mapping[str, Mapping[str, bytes]] | None = None
+        self.by_rule: dict[int, Volley] = {}
+        """Of each console rule that instructs anybody."""
+
+    def load(self, frames: Mapping[str, Mapping[str, bytes]] | None) -> None:
+        """None: nothing is armed. Consoles trigger nothing before ``aim``."""
+        self._frames, self.by_rule = frames, {}
+
+    def aim(self, book: RuleBook) -> None:
+        if self._frames is not None:
+            self.by_rule = {rule: self.volley("console", who) for rule, who in enumerate(book.instructed)}
+
+    def volley(self, reason: str, who: Sequence[Side]) -> Volley:
+        """Empty when nothing is armed, or nobody is instructed."""
+        if self._frames is None:
+            return []
+        frames = self._frames.get(reason, {})
+        return [(side, frames.get(side), self._control.get(side)) for side in who]
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One frame's way to its control line."""
 
@@ -143,29 +173,57 @@ class Attempt(msgspec.Struct, frozen=True):
 def write_frame(side: Side, frame: bytes | None, fd: int | None) -> Attempt:
     """Write ``frame`` to the non-blocking ``fd``, for WRITE_LIMIT_NS at most."""
     t_ns = time.monotonic_ns()
-    error = ""
     if frame is None or fd is None:
         return Attempt(side, b"", t_ns, t_ns, "no frame is armed for it, or it has no control line")
+    error = ""
     try:
-        _write_within(fd, frame)
+        if (written := os.write(fd, frame)) < len(frame):
+            error = _write_rest(fd, frame, written)
+    except BlockingIOError:
+        error = _write_rest(fd, frame, 0)
     except OSError as problem:
         error = problem.strerror or str(problem)
     return Attempt(side, frame, t_ns, time.monotonic_ns(), error)
 
 
-def _write_within(fd: int, data: bytes) -> None:
-    written, deadline_ns = 0, time.monotonic_ns() + WRITE_LIMIT_NS
+def _write_rest(fd: int, data: bytes, written: int) -> str:
+    """The line was full. "" when it took the rest in time."""
+    deadline_ns = time.monotonic_ns() + WRITE_LIMIT_NS
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
     while written < len(data):
+        # A full PTY may call itself writable all the same: the deadline counts, not the answer.
+        left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
+        if left_ms <= 0:
+            return f"the line took {written} of {len(data)} bytes"
+        poller.poll(left_ms)
         try:
             written += os.write(fd, data[written:])
         except BlockingIOError:
-            # A full PTY may call itself writable all the same: the deadline counts, not the answer.
-            left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
-            if left_ms <= 0:
-                raise TimeoutError(0, f"the line took {written} of {len(data)} bytes") from None
-            poller = select.poll()
-            poller.register(fd, select.POLLOUT)
-            poller.poll(left_ms)
+            pass
+        except OSError as problem:
+            return problem.strerror or str(problem)
+    return ""
+
+
+def closed() -> bytes:
+    """What a read of nothing means."""
+    raise OSError(0, "closed")
+
+
+def last_words(fds: Sequence[int], read: Callable[[int], bool], out: "EventOut") -> None:
+    """What the consoles still hold, and the rest of what is to be told."""
+    deadline_ns = time.monotonic_ns() + LAST_WORDS_NS
+    for fd in fds:
+        while read(fd) and time.monotonic_ns() < deadline_ns:
+            out.flush()
+    out.finish(LAST_WORDS_NS)
+
+
+def let_the_kernel_send() -> None:
+    """A kernel thread of ordinary priority carries a PTY's bytes on, and some adapters': it would have to wait until this
+    SCHED_FIFO process has recorded and told. Sleep for a moment before that."""
+    time.sleep(MOMENT_S)
 
 
 def sequence_number(frame: bytes) -> int:
@@ -193,14 +251,16 @@ class Inbox:
             return None
 
 
-def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.poll]:
-    """Commands on the standard input, link triggers on their pipe; and the poller of them and of the consoles, in this
-    order: an Arm counts for what came after it."""
+def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
+    """Commands on the standard input, link triggers on their pipe; and the poller of them and of the consoles."""
     names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
     inboxes = {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
-    poller = select.poll()
-    for fd in (*inboxes, *(stream.fd for stream in config.streams)):
-        poller.register(fd, select.POLLIN)
+    poller = select.epoll()
+    try:
+        for fd in (*inboxes, *(stream.fd for stream in config.streams)):
+            poller.register(fd, select.EPOLLIN)
+    except OSError as error:
+        raise RigError(f"descriptor {fd} cannot be watched: {error.strerror}") from error
     return inboxes, poller
 
 
@@ -217,15 +277,24 @@ class Console:
         self._times_fd = os.open(config.times_path, flags, 0o644)
         self._recorded_from = os.fstat(self._log_fd).st_size
         """A reflex that was started again goes on where the record ends."""
-        self.place = Place()
-        """Behind the last byte that was read."""
+        self._read_bytes = 0
+        """Recorded since."""
+        self._before = bytearray()
+        """The newest bytes of the record, REPLAY_BYTES and some more."""
+        self.times = bytearray()
+        """Entries of ``console.times`` that are not written yet."""
         self._is_recording = True
         self._copy_fd = config.copy_fd
 
+    @property
+    def place(self) -> Place:
+        """Behind the last byte that was read."""
+        return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
+
     def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
         """The events for the hits that ``data``, not yet recorded, completed."""
-        seen = self.place.before + data
-        first = self.place.offset_bytes - len(self.place.before)
+        seen = bytes(self._before) + data
+        first = self._read_bytes - len(self._before)
         return [
             Trigger(
                 t_ns=t_match_ns,
@@ -239,76 +308,109 @@ class Console:
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
                 instruct=self._book.instructed[hit.rule],
             )
-            for hit in hits
+            # Those for which the search itself strikes come first: what was written was written for the first.
+            for hit in sorted(hits, key=lambda hit: not self._book.rules[hit.rule].is_plain)
         ]
 
-    def record(self, t_arrival_ns: Ns, data: bytes) -> list[Event]:
-        """Append to the record on disk; the events that tell of it."""
-        told: list[Event] = []
-        place = self.place
-        offset = self._recorded_from + place.offset_bytes
+    def record(self, t_arrival_ns: Ns, data: bytes) -> Note | None:
+        """Append to the record on disk; a note, once, when that takes no more."""
+        note = None
         if self._is_recording:
             try:
-                _append(self._log_fd, data)
-                _append(self._times_fd, TIMES.pack(t_arrival_ns, offset))
+                if (written := os.write(self._log_fd, data)) < len(data):
+                    _write_all(self._log_fd, data[written:])  # a signal came, or the disk is nearly full
             except OSError as error:
-                self._is_recording = False
-                text = f"{self.name}: the record ends at byte {offset}: {error.strerror}"
-                told.append(Note(t_ns=t_arrival_ns, source="reflex", text=text, level="error"))
+                note = self._end_of_record(error)
+        self.times += TIMES.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
+        self._read_bytes += len(data)
+        self._before += data
+        if len(self._before) > 2 * REPLAY_BYTES:
+            del self._before[:-REPLAY_BYTES]
         if self._copy_fd >= 0:
             with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
                 os.write(self._copy_fd, data)
-        self.place = Place(place.offset_bytes + len(data), (place.before + data)[-REPLAY_BYTES:])
-        told.append(
-            ConsoleBytes(
-                t_ns=t_arrival_ns, side=self.side, console=self.label, offset_bytes=offset, data=data
-            )
-        )
-        return told
+        return note
+
+    def record_times(self) -> Note | None:
+        times, self.times = self.times, bytearray()
+        try:
+            if self._is_recording:
+                _write_all(self._times_fd, times)
+        except OSError as error:
+            return self._end_of_record(error)
+        return None
+
+    def _end_of_record(self, error: OSError) -> Note:
+        self._is_recording = False
+        at = os.fstat(self._log_fd).st_size
+        text = f"{self.name}: the record ends at byte {at}: {error.strerror}"
+        return Note(t_ns=time.monotonic_ns(), source="reflex", text=text, level="error")
 
 
-def _append(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    while written < len(data):  # a signal came, or the disk is nearly full
+def _write_all(fd: int, data: bytes | bytearray) -> None:
+    written = 0
+    while written < len(data):
         written += os.write(fd, data[written:])
 
 
 class EventOut:
-    """Events to the supervisor over a pipe that may be full or gone: never waits, never drops a trigger."""
+    """The record, and events to the supervisor over a pipe that may be full or gone: never waits, never drops a trigger."""
 
-    def __init__(self, fd: int, poller: select.poll) -> None:
+    def __init__(self, fd: int, poller: select.epoll) -> None:
         self._fd = fd
         self._poller = poller
-        self._unrecorded: list[tuple[Console, Ns, bytes, list[Event]]] = []
+        self._unrecorded: list[tuple[Console, Ns, bytes]] = []
+        self._untimed: list[Console] = []
+        """Consoles with times to be written."""
+        self._times_due_ns: Ns = 0
         self._backlog: deque[bytes] = deque()
-        self._backlog_bytes = 0
-        self._untold_events = 0
-        self._untold_bytes = 0
         self._is_gone = False
         self._is_polled = False
         os.set_blocking(fd, False)
 
     def tell(self, told: Sequence[Event]) -> None:
-        for event in told:
-            if isinstance(event, ConsoleBytes) and self._backlog_bytes > MAX_BACKLOG_BYTES:
-                self._untold_events += 1
-                self._untold_bytes += len(event.data)
-            else:
-                self._enqueue(event)
+        """Events for the next ``flush``."""
+        if not self._is_gone:
+            self._backlog += map(events.encode, told)
 
-    def record(self, console: Console, t_arrival_ns: Ns, data: bytes, told: list[Event]) -> None:
-        """To be recorded and told by the next ``flush``: once all consoles that had something have been searched."""
-        self._unrecorded.append((console, t_arrival_ns, data, told))
+    def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:
+        """To be recorded by the next ``flush``: once all consoles that had something have been searched."""
+        self._unrecorded.append((console, t_arrival_ns, data))
 
     def room(self, _fd: int) -> None:
-        """The pipe has room again."""
-        self.flush()
+        """The pipe has room again: ``flush`` comes by anyway."""
+
+    def wait_s(self, silence_ms: int | None) -> float | None:
+        """How long to wait for bytes; None: for ever."""
+        if silence_ms is None:
+            return TIMES_WITHIN_NS / NS_PER_S if self._untimed else None
+        return min(silence_ms * NS_PER_MS, TIMES_WITHIN_NS) / NS_PER_S
 
     def flush(self) -> None:
         """Record what was read, and write what the pipe takes; poll for more room while something is left."""
-        for console, t_arrival_ns, data, told in self._unrecorded:
-            self.tell(told + console.record(t_arrival_ns, data))
-        self._unrecorded.clear()
+        t_ns = 0
+        for console, t_ns, data in self._unrecorded:
+            if not console.times:
+                self._untimed.append(console)
+            if note := console.record(t_ns, data):
+                self.tell([note])
+        if t_ns:
+            self._unrecorded.clear()
+            if t_ns > self._times_due_ns:
+                self._flush_times()
+                self._times_due_ns = t_ns + TIMES_WITHIN_NS
+        elif self._untimed:  # a quiet moment
+            self._flush_times()
+        if self._backlog:
+            self._flush_events()
+
+    def _flush_times(self) -> None:
+        for console in self._untimed:
+            if note := console.record_times():
+                self.tell([note])
+        self._untimed.clear()
+
+    def _flush_events(self) -> None:
         while self._backlog and not self._is_gone:
             try:
                 written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
@@ -318,46 +420,29 @@ class EventOut:
                 self._is_gone = True
                 self._backlog.clear()
                 break
-            self._backlog_bytes -= written
             while written:
                 first = self._backlog.popleft()
                 if written < len(first):
                     self._backlog.appendleft(first[written:])
                 written = max(0, written - len(first))
-            if self._untold_events and self._backlog_bytes < MAX_BACKLOG_BYTES // 2:
-                self._tell_what_was_left_out()
         self._poll(bool(self._backlog))
 
     def finish(self, limit_ns: Ns) -> None:
-        """Write the rest, for at most ``limit_ns``."""
+        """Record the rest, and write it, for at most ``limit_ns``."""
         deadline_ns = time.monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
         self.flush()
+        self._flush_times()
         while self._backlog:
             left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
             if left_ms <= 0 or not room.poll(left_ms):
                 return
             self.flush()
 
-    def _enqueue(self, event: Event) -> None:
-        if self._is_gone:
-            return
-        message = events.encode(event)
-        self._backlog.append(message)
-        self._backlog_bytes += len(message)
-
-    def _tell_what_was_left_out(self) -> None:
-        text = (
-            f"{self._untold_events} reads of console ({self._untold_bytes} bytes) were not told: "
-            "the supervisor was slow; the record on disk has them"
-        )
-        self._untold_events = self._untold_bytes = 0
-        self._enqueue(Note(t_ns=time.monotonic_ns(), source="reflex", text=text, level="warning"))
-
     def _poll(self, wanted: bool) -> None:
         if wanted and not self._is_polled:
-            self._poller.register(self._fd, select.POLLOUT)
+            self._poller.register(self._fd, select.EPOLLOUT)
         elif self._is_polled and not wanted:
             self._poller.unregister(self._fd)
         self._is_polled = wanted
@@ -369,13 +454,13 @@ def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Con
     book.replace(rules, {console.name: console.place for console in consoles})
 
 
-def make_consoles(config: ReflexConfig) -> tuple[RuleBook, dict[int, Console]]:
-    """The rules, and descriptor -> console; no descriptor blocks from here on. RigError when a record cannot be
-    opened."""
+def make_consoles(config: ReflexConfig, strike: Callable[[int], None]) -> tuple[RuleBook, dict[int, Console]]:
+    """The rules, and descriptor -> console; no descriptor blocks from here on. ``strike``: see Scanner. RigError when a
+    record cannot be opened."""
     sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
     if len(sides) != len(config.streams):
         raise RigError("two consoles have the same name")
-    book = RuleBook(config.rules, config.default_instruct, sides)
+    book = RuleBook(config.rules, config.default_instruct, sides, strike)
     try:
         for fd in (*(stream.fd for stream in config.streams), *config.control.values()):
             os.set_blocking(fd, False)

@@ -30,6 +30,9 @@ MIN_FREE_BYTES: Final = 1 << 30
 """An incident of 64 MiB of writes is about 200 MiB; several must fit."""
 BYTES_A_GIB: Final = 1 << 30
 
+LOW_LATENCY_MS: Final = 1
+"""FTDI's shortest latency timer, which its driver takes for low-latency mode; the default is 16."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -193,9 +196,22 @@ def _serial_devices() -> Iterator[Finding]:
         yield Finding(
             name=name,
             status="ok" if usable else "warning",
-            detail=escape(f"{port.device}: {port.description}") + ("" if usable else "; no permission"),
+            detail=escape(f"{port.device}: {port.description}")
+            + latency(Path("/sys/class/tty") / Path(port.device).name)
+            + ("" if usable else "; no permission"),
             remedy="" if usable else "sudo usermod -aG dialout $USER, then log in again",
         )
+
+
+def latency(sysfs: Path) -> str:
+    """How long a USB adapter holds bytes back, as far as its driver tells: FTDI's does. "" when nothing is known."""
+    try:
+        timer_ms = int((sysfs / "device" / "latency_timer").read_text())
+    except (OSError, ValueError):
+        return ""
+    if timer_ms <= LOW_LATENCY_MS:
+        return f"; low-latency mode ({timer_ms} ms)"
+    return f"; holds bytes back for up to {timer_ms} ms, until a bench opens it and asks for low-latency mode"
 
 
 def _space(out_dir: Path) -> Finding:

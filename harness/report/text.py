@@ -78,6 +78,21 @@ def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def _log_rows(record: Mapping[str, Any]) -> list[Row]:
+    """How much of each event log was left: what the reaction's speed was for."""
+    rows: list[Row] = []
+    for side, log in (record.get("event_logs") or {}).items():
+        since = log.get("since_trigger")
+        said = f"{'not known how many' if since is None else since} events between the trigger and the save"
+        behind = log.get("since_write")
+        if behind is not None:
+            said += f"; the failing write's first stood {behind} back, of {log.get('held')} held"
+        elif log.get("overwritten"):
+            said += f"; {log['overwritten']} older ones were overwritten"
+        rows.append((f"{text(side)} event log", Text(text(said))))
+    return rows
+
+
 def _set_rows(sets: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for side, one in sets.items():
@@ -242,6 +257,7 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_action_rows(record),
         *([("verdict", _verdict_line(record["verdict"]))] if record.get("verdict") else []),
         *_set_rows(record.get("sets", {})),
+        *_log_rows(record),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
         *(_look_rows(trigger, record.get("id", "last")) if trigger else []),

@@ -113,7 +113,6 @@ def test_new_rules_find_a_text_that_is_half_there_and_tell_nothing_twice() -> No
     before = b"x" * 9000 + b"FAILED and FAI"
     book.replace([ConsoleRule(name="a", literal="FAILED")], {"c": Place(len(before), before[-4000:])})
     assert book.scanner.feed("c", b"LED", 0) == [Hit(0, len(before) + 3)]
-    assert book.who([Hit(0, 1)]) == ["secondary"]
 
 
 def test_who_is_instructed() -> None:
@@ -124,9 +123,6 @@ def test_who_is_instructed() -> None:
     ]
     book = RuleBook(rules, ["primary"], {})
     assert book.instructed == [[], ["secondary", "primary"], ["primary"]]
-    assert book.who([Hit(0, 1), Hit(2, 2), Hit(1, 3)]) == ["primary"]
-    assert book.who([Hit(0, 1)]) == []
-    assert book.who([]) == []
 
 
 # --- rule files ---------------------------------------------------------------------------------------------------
@@ -153,6 +149,9 @@ def test_rule_file() -> None:
         (['literal = "a"', 'then_regex = "("', "within_ms = 1"], "then_regex '('"),
         (['literal = "a"', "count = 1", "within_ms = 1"], "count"),
         (["absent_ms = 5"], "either literal or regex"),
+        (['regex = "a"', "interleaved = true"], "interleaved goes with a literal"),
+        (['literal = "a"', "interleaved = true"], "interleaved goes with a literal"),
+        ([r'literal = "a\nb"', "interleaved = true"], "without a line's end"),
     ],
 )
 def test_conditions_that_are_refused(lines: list[str], said: str) -> None:

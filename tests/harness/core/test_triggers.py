@@ -21,6 +21,8 @@ RULES = (
     ConsoleRule(name="line end", regex=r"D$"),
     ConsoleRule(name="line start", regex=r"^F"),
     ConsoleRule(name="noise", regex=r"[\x80-\xff]{2,}"),
+    ConsoleRule(name="garble in between", regex=r"F[\s\S]{0,4}D"),
+    ConsoleRule(name="torn apart", literal="AFBD", interleaved=True),
 )
 ALPHABET = [
     b"A",
@@ -46,11 +48,12 @@ def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[t
     for index, rule in enumerate(rules):
         if rule.side not in (side, "any"):
             continue
-        if rule.literal:
+        if rule.literal and not rule.interleaved:
             literal = rule.literal.encode()
             hits |= {(index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)}
             continue
-        pattern = rule.regex.replace("$", r"\r?(?=\n)").encode()
+        regex = r"AFBD|A[^\n]*\nFBD|AF[^\n]*\nBD|AFB[^\n]*\nD" if rule.interleaved else rule.regex
+        pattern = regex.replace("$", r"\r?(?=\n)").encode()
         line_of_last = -1
         for end in range(1, len(stream) + 1):
             starts = range(end)
@@ -101,6 +104,21 @@ def test_every_border_inside_a_match() -> None:
     rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED"),)
     for cut in range(len(stream) + 1):
         assert found(rules, "primary", [stream[:cut], stream[cut:]]) == [Hit(0, 329)]
+
+
+def test_a_line_that_tears_a_text_apart() -> None:
+    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED", interleaved=True),)
+    text = b"[1.0] block drbd0: Digest integrity check FAILED: 8s\r\n"
+    place = text.index(b"Digest")
+    for at in range(place + 1, place + 29):
+        torn = text[:at] + b"[0.9] cpu 1: all well\r\n" + text[at:]
+        assert found(rules, "primary", [torn]) == [Hit(0, torn.index(b": 8s"))]
+        assert found(rules, "primary", [torn[n : n + 1] for n in range(len(torn))]) == [
+            Hit(0, torn.index(b": 8s"))
+        ]
+    twice = text[: place + 5] + b"x\ny\n" + text[place + 5 :]
+    assert found(rules, "primary", [twice]) == []
+    assert found(rules, "primary", [b"Digest is fine\n integral check FAILED\n"]) == []
 
 
 def test_two_consoles_are_two_streams() -> None:

@@ -58,3 +58,15 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
     before = os.sched_getscheduler(0)
     system.examine(tmp_path)
     assert os.sched_getscheduler(0) == before and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("timer", "said"), [("16\n", "up to 16 ms"), ("1\n", "low-latency mode (1 ms)"), ("?", ""), (None, "")]
+)
+def test_how_long_an_adapter_holds_bytes_back(tmp_path: Path, timer: str | None, said: str) -> None:
+    (tmp_path / "device").mkdir()
+    if timer is not None:
+        (tmp_path / "device" / "latency_timer").write_text(timer)
+    told = system.latency(tmp_path)
+    assert said in told
+    assert bool(said) == bool(told)
