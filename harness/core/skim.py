@@ -1,0 +1,19 @@
+"""The loops over every frame: in C where the module was built, else in Python; ``NATIVE`` tells which."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+
+    NATIVE: bool
+else:
+    try:
+        from harness.core._native import Fill, HalfState, Skimmer, ring_block, survey
+
+        NATIVE = True
+    except ImportError:
+        from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+
+        NATIVE = False
+
+__all__ = ["NATIVE", "Fill", "HalfState", "Skimmer", "ring_block", "survey"]
