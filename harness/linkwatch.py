@@ -38,6 +38,7 @@ from harness.core.events import (
 )
 from harness.core.linkrules import LinkRule
 from harness.core.linkview import LinkEnds, LinkView
+from harness.core.skim import Run
 from harness.edge.packet_ring import InterfaceGone, PacketRing
 from harness.edge.pcapng import PcapngWriter
 from harness.errors import HarnessError, UsageError
@@ -154,7 +155,6 @@ class Linkwatch:
                 hardware=platform.machine(),
                 system=platform.platform(),
                 application="FreezeFrame linkwatch",
-                max_bytes=config.max_pcapng_mib << 20,
             )
         except BaseException:
             self._ring.close()
@@ -219,31 +219,30 @@ class Linkwatch:
         before this call; then judge the silence."""
         began_realtime_ns = time.time_ns()
         for _ in range(most_blocks):
-            frames = self._ring.read_block(wait_s)
-            if not frames:
+            run = self._ring.read_run(wait_s)
+            if run is None:
                 break
-            came_after = wait_s > 0 and frames[0][0] > began_realtime_ns
-            self._block(frames)
-            if came_after:
+            self._run(run)
+            if wait_s > 0 and run.t_first_ns > began_realtime_ns:
                 break
         else:
             return  # not empty yet: silence proves nothing
         self._notice_drops()
         if self._view is not None:
-            self._understand([])
+            self._understand(None)
 
-    def _block(self, frames: list[tuple[int, memoryview, int]]) -> None:
-        """Record one block, then understand it."""
-        self._file.write(frames)
+    def _run(self, run: Run) -> None:
+        """Record one block's frames, then understand them."""
+        self._file.write(run.data, run.frames)
         if self._file.full and not self._file_trouble_told:
             self._file_trouble_told = True
             self._note(f"frames are no longer recorded in {self._file.path}: {self._file.full}")
         self._notice_drops()
         first = self._packets + 1
-        self._packets += len(frames)
-        self._bytes += sum(len(frame) for _, frame, _ in frames)
+        self._packets += run.frames
+        self._bytes += run.bytes_captured
         if self._view is not None:
-            self._understand(frames, first)
+            self._understand(run, first)
 
     def _notice_drops(self) -> None:
         """Tell the understanding part before it concludes anything from what it does not see."""
@@ -252,18 +251,18 @@ class Linkwatch:
             self._view.frames_lost(time.monotonic_ns())
         self._drops = drops
 
-    def _understand(self, frames: list[tuple[int, memoryview, int]], first: int = 0) -> None:
-        """Feed the frames, or with none judge the silence. A fault of ours in here must not end the
-        recording."""
+    def _understand(self, run: Run | None, first: int = 0) -> None:
+        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
         assert self._view is not None
-        view, ring = self._view, self._ring
+        view, clock = self._view, time.monotonic_ns
         try:
-            for number, (realtime_ns, frame, _) in enumerate(frames, first):
-                found = view.feed(ring.monotonic(realtime_ns), frame, number, time.monotonic_ns())
+            if run is None:
+                self._trigger(view.tick(clock()))
+                return
+            for t_ns, frame, number in view.frames(run.data, first, self._ring.realtime_offset_ns):
+                found = view.feed(t_ns, frame, number, clock())
                 if found:
                     self._trigger(found)
-            if not frames:
-                self._trigger(view.tick(time.monotonic_ns()))
         except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
             self._view = None
             self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")

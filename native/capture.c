@@ -18,7 +18,7 @@ static PyObject *contradiction(const char *what)
     return NULL;
 }
 
-/* ring_block(block, out) -> (bytes written to out, frames, captured bytes, time of the first frame in ns) */
+/* ring_block(block, out) -> (bytes written to out, frames, captured bytes, first time, last time) */
 static PyObject *ring_block(PyObject *self, PyObject *args)
 {
     Py_buffer block, out;
@@ -28,10 +28,12 @@ static PyObject *ring_block(PyObject *self, PyObject *args)
     const uint8_t *base = block.buf;
     uint8_t *to = out.buf;
     Py_ssize_t size = block.len, room = out.len, used = 0, frames = 0;
-    int64_t first_ns = 0;
+    int64_t first_ns = 0, t_ns = 0;
     long long captured_bytes = 0;
     PyObject *result = NULL;
 
+    /* The kernel handed the block over by a word in it that the caller has read. */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (size < BLOCK_HEAD_BYTES) {
         contradiction("block without its header");
         goto done;
@@ -56,7 +58,7 @@ static PyObject *ring_block(PyObject *self, PyObject *args)
             contradiction("no room for the frames of a block");
             goto done;
         }
-        int64_t t_ns = (int64_t)u32_at(head + PACKET_SEC_AT) * NS_PER_S + u32_at(head + PACKET_NSEC_AT);
+        t_ns = (int64_t)u32_at(head + PACKET_SEC_AT) * NS_PER_S + u32_at(head + PACKET_NSEC_AT);
         uint8_t *epb = to + used;
         put_u32(epb, EPB_TYPE);
         put_u32(epb + 4, total);
@@ -76,8 +78,9 @@ static PyObject *ring_block(PyObject *self, PyObject *args)
         captured_bytes += captured;
         at += u32_at(head);
     }
-    result = Py_BuildValue("nnLL", used, frames, captured_bytes, (long long)first_ns);
+    result = Py_BuildValue("nnLLL", used, frames, captured_bytes, (long long)first_ns, (long long)t_ns);
 done:
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* all was read before the caller gives the block back */
     PyBuffer_Release(&block);
     PyBuffer_Release(&out);
     return result;

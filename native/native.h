@@ -50,7 +50,8 @@ static inline int epb_at(const uint8_t *at, Py_ssize_t left, epb_t *found)
     found->data = at + EPB_HEAD_BYTES;
     found->captured = captured;
     found->total = total;
-    found->t_ns = (int64_t)((uint64_t)u32_at(at + 12) << 32 | u32_at(at + 16));
+    uint64_t t_ns = (uint64_t)u32_at(at + 12) << 32 | u32_at(at + 16);
+    found->t_ns = t_ns > INT64_MAX ? INT64_MAX : (int64_t)t_ns;
     return 1;
 }
 

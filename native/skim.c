@@ -154,7 +154,7 @@ static PyTypeObject Fill_Type = {
 typedef struct {
     PyObject_HEAD
     long long next_seq; /* -1: not known */
-    long long offset, t_last_ns;
+    long long offset, last_packet_no;
     char steady;
     PyObject *fill, *other;
 } Half;
@@ -195,7 +195,7 @@ static void half_dealloc(Half *self)
 static PyMemberDef half_members[] = {
     {"next_seq", T_LONGLONG, offsetof(Half, next_seq), 0, NULL},
     {"offset", T_LONGLONG, offsetof(Half, offset), 0, NULL},
-    {"t_last_ns", T_LONGLONG, offsetof(Half, t_last_ns), 0, NULL},
+    {"last_packet_no", T_LONGLONG, offsetof(Half, last_packet_no), 0, NULL},
     {"steady", T_BOOL, offsetof(Half, steady), 0, NULL},
     {"fill", T_OBJECT_EX, offsetof(Half, fill), 0, NULL},
     {"other", T_OBJECT_EX, offsetof(Half, other), 0, NULL},
@@ -334,7 +334,7 @@ static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int
 }
 
 /* TELLS: the Python code must see this frame, and nothing was changed; -1: an exception. */
-static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, int64_t t_ns)
+static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long long number)
 {
     located_t where;
     int odd;
@@ -386,7 +386,7 @@ static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, int64_t 
         half->next_seq = (uint32_t)((uint32_t)half->next_seq + (uint32_t)length);
         half->offset += (long long)length;
     }
-    half->t_last_ns = t_ns;
+    half->last_packet_no = number;
     return TELLS_NOTHING;
 }
 
@@ -417,9 +417,10 @@ static PyObject *frames_next(Frames *self)
     const uint8_t *base = self->buffer.buf;
     while (self->at < self->buffer.len && epb_at(base + self->at, self->buffer.len - self->at, &epb)) {
         Py_ssize_t start = self->at + EPB_HEAD_BYTES;
-        long long number = self->number++, t_ns = epb.t_ns - self->offset_ns;
+        long long number = self->number++;
+        long long t_ns = (long long)((uint64_t)epb.t_ns - (uint64_t)self->offset_ns);
         self->at += epb.total;
-        int verdict = skim_frame(self->skimmer, epb.data, epb.captured, t_ns);
+        int verdict = skim_frame(self->skimmer, epb.data, epb.captured, number);
         if (verdict < 0)
             return NULL;
         if (verdict == NOT_OURS)

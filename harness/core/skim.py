@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from harness.core.skimpure import Buffer, Run, blocks, encode
+
 if TYPE_CHECKING:
     from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
 
@@ -16,4 +18,6 @@ else:
 
         NATIVE = False
 
-__all__ = ["NATIVE", "Fill", "HalfState", "Skimmer", "ring_block", "survey"]
+__all__ = [
+    "NATIVE", "Buffer", "Fill", "HalfState", "Run", "Skimmer", "blocks", "encode", "ring_block", "survey",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 EPB: Final = 6
 EPB_LEAST_BYTES: Final = 32
@@ -20,6 +20,8 @@ EPB_HEAD: Final = struct.Struct("<IIIIIII")
 EPB_HEAD_BYTES: Final = EPB_HEAD.size
 MAX_BLOCK_BYTES: Final = 16 << 20
 MAX_FRAME_BYTES: Final = 1 << 20
+MAX_TIME_NS: Final = (1 << 63) - 1
+"""Later times, which no capture has, are taken for this one."""
 _U32: Final = struct.Struct("<I")
 _BLOCK_HEAD: Final = struct.Struct("@12xII")
 """linux/if_packet.h, struct tpacket_block_desc: num_pkts, offset_to_first_pkt."""
@@ -30,14 +32,39 @@ _NS_PER_S: Final = 1_000_000_000
 Buffer = bytes | bytearray | memoryview
 
 
-def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int]:
+class Run(NamedTuple):
+    """Captured frames in the one form."""
+
+    data: Buffer
+    """Whole enhanced packet blocks; who gave it out says how long it is good for."""
+    frames: int
+    bytes_captured: int
+    t_first_ns: int
+    """CLOCK_REALTIME, as all times in blocks."""
+    t_last_ns: int
+
+
+def encode(frames: Iterable[tuple[int, Buffer, int]]) -> bytes:
+    """(time, frame, original length) each as an enhanced packet block."""
+    parts: list[Buffer] = []
+    for t_ns, data, original_length in frames:
+        length = len(data)
+        padding = -length % 4
+        total = EPB_LEAST_BYTES + length + padding
+        t_ns = min(max(t_ns, 0), MAX_TIME_NS)
+        parts.append(EPB_HEAD.pack(EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
+        parts += (data, bytes(padding) + _U32.pack(total))
+    return b"".join(parts)
+
+
+def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int, int]:
     """One block of a TPACKET_V3 ring as enhanced packet blocks, written to ``out``: (bytes written, frames, bytes
-    captured, time of the first frame). ValueError when the block contradicts itself or ``out`` is too small."""
+    captured, first time, last time). ValueError when the block contradicts itself or ``out`` is too small."""
     view, to = memoryview(block), memoryview(out)
     if len(view) < 20:
         raise ValueError("capture ring: block without its header")
     count, at = _BLOCK_HEAD.unpack_from(view)
-    used = captured_bytes = first_ns = 0
+    used = captured_bytes = first_ns = t_ns = 0
     for number in range(count):
         if at + _PACKET_HEAD.size > len(view):
             raise ValueError("capture ring: frame outside of its block")
@@ -59,20 +86,20 @@ def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, in
         used += total
         captured_bytes += captured
         at += following
-    return used, count, captured_bytes, first_ns
+    return used, count, captured_bytes, first_ns, t_ns
 
 
-def _blocks(view: memoryview, at: int) -> Iterator[tuple[int, int, int]]:
-    """(where the data begin, captured length, time) of each whole block from ``at`` on."""
+def blocks(view: memoryview, at: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """(where the data begin, captured length, original length, time) of each whole block from ``at`` on."""
     while 0 <= at <= len(view) - EPB_LEAST_BYTES:
-        kind, total, interface, high, low, captured, _ = EPB_HEAD.unpack_from(view, at)
+        kind, total, interface, high, low, captured, original = EPB_HEAD.unpack_from(view, at)
         if kind != EPB or interface or total < EPB_LEAST_BYTES or total % 4 or total > MAX_BLOCK_BYTES:
             return
         if at + total > len(view) or captured > total - EPB_LEAST_BYTES or captured > MAX_FRAME_BYTES:
             return
         if _U32.unpack_from(view, at + total - 4)[0] != total:
             return
-        yield at + EPB_HEAD_BYTES, captured, high << 32 | low
+        yield at + EPB_HEAD_BYTES, captured, original, min(high << 32 | low, MAX_TIME_NS)
         at += total
 
 
@@ -80,7 +107,7 @@ def survey(data: Buffer, at: int, most: int) -> tuple[int, int, int, int, int]:
     """(end, frames, bytes captured, first time, last time) of the whole blocks from ``at`` on, at most ``most``."""
     view = memoryview(data)
     frames = captured_bytes = first_ns = last_ns = 0
-    for start, captured, t_ns in _blocks(view, at):
+    for start, captured, _, t_ns in blocks(view, at):
         if frames == most:
             break
         first_ns = t_ns if not frames else first_ns
@@ -155,7 +182,7 @@ class HalfState:
     begun incomplete.
     """
 
-    __slots__ = ("fill", "next_seq", "offset", "other", "steady", "t_last_ns")
+    __slots__ = ("fill", "last_packet_no", "next_seq", "offset", "other", "steady")
 
     fill: Fill
     """Where its consumer collects."""
@@ -166,7 +193,7 @@ class HalfState:
         self.next_seq = -1
         """Sequence number of the byte at ``offset``; -1 until one is known."""
         self.offset = 0
-        self.t_last_ns = 0
+        self.last_packet_no = 0
         self.steady = False
         """Open, and nothing waits: no hole, nothing out of order, no FIN."""
 
@@ -182,5 +209,5 @@ class Skimmer:
     def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[int, memoryview, int]]:
         """(time less ``offset_ns``, frame, number) of those of ``run`` that have to be fed, in order."""
         view = memoryview(run)
-        for number, (start, captured, t_ns) in enumerate(_blocks(view, 0), first_no):
+        for number, (start, captured, _, t_ns) in enumerate(blocks(view), first_no):
             yield t_ns - offset_ns, view[start : start + captured], number
