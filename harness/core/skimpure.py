@@ -108,7 +108,7 @@ def survey(data: Buffer, at: int, most: int) -> tuple[int, int, int, int, int]:
     view = memoryview(data)
     frames = captured_bytes = first_ns = last_ns = 0
     for start, captured, _, t_ns in blocks(view, at):
-        if frames == most:
+        if frames >= most:
             break
         first_ns = t_ns if not frames else first_ns
         frames, captured_bytes, last_ns = frames + 1, captured_bytes + captured, t_ns
