@@ -34,7 +34,7 @@ class Watch:
         config = {
             "interface": INTERFACE, "namespace": link.secondary.path, "pcapng_path": str(pcapng), "trigger_fd": -1,
             "primary_address": PRIMARY_ADDRESS, "secondary_address": SECONDARY_ADDRESS, "rules": RULES,
-            "integrity_alg": "crc32c", "ring_mib": ring_mib, "max_pcapng_mib": max_mib,
+            "integrity_alg": "crc32c", "ring_mib": ring_mib, "capture_mib": max_mib,
         }  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None

@@ -17,6 +17,7 @@ from harness.core import blockstamp, writepath
 from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
 from harness.core.rootcause import RootCauseSet, decode
+from harness.core.skim import Run
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.writepath import (
@@ -29,10 +30,10 @@ from harness.core.writepath import (
     mapping,
     number,
 )
-from harness.edge.pcapng import CapturedFrame, frames_of
+from harness.edge.pcapng import CapturedFrame, run_frames
 from harness.errors import RigError, WireError
 from harness.linkread import LinkEvidence, link_ends, read_link
-from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
+from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
 from harness.wire import blockstamp as stamps
 from harness.wire import control
 
@@ -45,6 +46,7 @@ MAX_HOST_WRITES: Final = 1 << 20
 MAX_SECTOR: Final = 1 << 55
 """2**64 bytes."""
 MAX_TIME_NS: Final = (1 << 63) - 1
+MAX_OFFSET_NS: Final = 1 << 62
 _TIMES: Final = struct.Struct("<QQ")
 
 
@@ -88,7 +90,9 @@ class Evidence:
         """Add to CLOCK_MONOTONIC of the run for CLOCK_REALTIME."""
         clock = mapping(self.record.get("clock"))
         wall_ns, monotonic_ns = number(clock.get("wall_ns")), number(clock.get("monotonic_ns"))
-        return wall_ns - monotonic_ns if wall_ns is not None and monotonic_ns is not None else 0
+        if wall_ns is None or monotonic_ns is None:
+            return 0
+        return min(max(wall_ns - monotonic_ns, -MAX_OFFSET_NS), MAX_OFFSET_NS)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -173,7 +177,7 @@ class Evidence:
     def link(self) -> LinkEvidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
-        return read_link(self.frames(), link_ends(self.record), self.wall_offset_ns, wanted)
+        return read_link(self.runs(), link_ends(self.record), self.wall_offset_ns, wanted)
 
     @cached_property
     def failing(self) -> LinkWrite | None:
@@ -240,9 +244,13 @@ class Evidence:
 
     def frames(self) -> Iterator[CapturedFrame]:
         """The link's frames in order; a damaged end is a problem, not an error."""
+        for run in self.runs():
+            yield from run_frames(run)
+
+    def runs(self) -> Iterator[Run]:
+        """The same in runs."""
         try:
-            with open_inside(self.stored.path, LINK) as file:
-                yield from frames_of(file, LINK)
+            yield from link_runs(self.stored.path)
         except FileNotFoundError:
             self.problems.append(f"there is no {LINK}")
         except (RigError, WireError, OSError) as error:

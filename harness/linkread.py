@@ -11,9 +11,9 @@ from harness.core.events import Ns
 from harness.core.ledger import Ledger
 from harness.core.ledgerevents import WriteRow, WriteSent
 from harness.core.linkview import LinkEnds
+from harness.core.skim import Run
 from harness.core.tcpstream import Reassembler, StreamEvent
 from harness.core.writepath import LinkWrite, mapping, number
-from harness.edge.pcapng import CapturedFrame
 from harness.wire import drbd
 from harness.wire.drbd import Cmd
 
@@ -120,22 +120,20 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
     )
 
 
-def read_link(
-    frames: Iterable[CapturedFrame], ends: LinkEnds, wall_offset_ns: Ns, sector: int
-) -> LinkEvidence:
+def read_link(runs: Iterable[Run], ends: LinkEnds, wall_offset_ns: Ns, sector: int) -> LinkEvidence:
     """Understand a capture; times become those of CLOCK_MONOTONIC. ``sector`` (-1: none): whose data is kept."""
     reassembler, reader = Reassembler(ports=ends.ports), _Reader(ends, sector)
     evidence = reader.evidence
     t_ns = 0
-    for frame in frames:
-        t_ns = frame.t_ns - wall_offset_ns
-        evidence.frames += 1
-        evidence.bytes_captured += len(frame.data)
-        evidence.t_first_ns = evidence.t_first_ns or t_ns
-        reader.take(reassembler.feed(t_ns, frame.data, evidence.frames))
-        if evidence.frames % 256 == 0:
-            reader.take(reassembler.tick(t_ns))
-            reader.tick(t_ns)
+    for run in runs:
+        evidence.t_first_ns = evidence.t_first_ns or run.t_first_ns - wall_offset_ns
+        for at_ns, frame, frame_no in reassembler.frames(run.data, evidence.frames + 1, wall_offset_ns):
+            reader.take(reassembler.feed(at_ns, frame, frame_no))
+        evidence.frames += run.frames
+        evidence.bytes_captured += run.bytes_captured
+        t_ns = run.t_last_ns - wall_offset_ns
+        reader.take(reassembler.tick(t_ns))
+        reader.tick(t_ns)
     reader.take(reassembler.close(t_ns))
     evidence.t_last_ns = t_ns
     evidence.gaps = reassembler.gaps

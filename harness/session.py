@@ -26,6 +26,7 @@ from harness.core.events import (
     WorkloadProgress,
 )
 from harness.core.rules import RuleSet
+from harness.edge.capture_ring import join
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
@@ -257,6 +258,7 @@ class Session:
 
     def _collect(self, trigger: Trigger) -> Collector:
         self.incident.acts_on(trigger)
+        self.observation.freeze(trigger.t_arrival_ns)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
         if self.rig.bench.policy.redrive:
@@ -278,6 +280,7 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._join_capture()
         self._recheck()
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
@@ -285,6 +288,13 @@ class Session:
             self._is_closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def _join_capture(self) -> None:
+        try:
+            join(self.incident.link_path)
+        except RigError as error:
+            self.lost_evidence.append(str(error))
+            self.incident.note(str(error))
 
     def _recheck(self) -> None:
         """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""

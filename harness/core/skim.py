@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.core.skimpure import Buffer, Run, blocks, encode
+from harness.core.skimpure import Buffer, Run, blocks, encode, run_of
 
 if TYPE_CHECKING:
     from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
@@ -19,5 +19,6 @@ else:
         NATIVE = False
 
 __all__ = [
-    "NATIVE", "Buffer", "Fill", "HalfState", "Run", "Skimmer", "blocks", "encode", "ring_block", "survey",
+    "NATIVE", "Buffer", "Fill", "HalfState", "Run", "Skimmer", "blocks", "encode", "ring_block",
+    "run_of", "survey",
 ]  # fmt: skip

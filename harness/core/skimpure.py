@@ -9,7 +9,7 @@ that stand at ``HalfState``. Whoever feeds what comes out sees the same packets,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 EPB: Final = 6
@@ -55,6 +55,13 @@ def encode(frames: Iterable[tuple[int, Buffer, int]]) -> bytes:
         parts.append(EPB_HEAD.pack(EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
         parts += (data, bytes(padding) + _U32.pack(total))
     return b"".join(parts)
+
+
+def run_of(frames: Sequence[tuple[int, Buffer]]) -> Run:
+    """Whole frames as a run."""
+    data = encode((t_ns, frame, len(frame)) for t_ns, frame in frames)
+    times = [t_ns for t_ns, _ in frames] or [0]
+    return Run(data, len(frames), sum(len(frame) for _, frame in frames), times[0], times[-1])
 
 
 def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int, int]:

@@ -10,6 +10,7 @@ interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REAL
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ from harness.errors import RigError, WireError
 LINKTYPE_ETHERNET: Final = 1
 _SHB, _IDB, _SPB, _ISB, _EPB = 0x0A0D0D0A, 1, 3, 5, 6
 _BYTE_ORDER_MAGIC: Final = 0x1A2B3C4D
-_OPT_END, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL = 0, 2, 3, 4
+_OPT_END, _OPT_COMMENT, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL = 0, 1, 2, 3, 4
 _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET = 2, 3, 9, 14
 _ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_IFDROP, _ISB_OSDROP = 2, 3, 4, 5, 7
 _NANOSECONDS: Final = 9
 """if_tsresol: powers of ten."""
 _DEFAULT_TSRESOL: Final = 6
 _U32: Final = struct.Struct("<I")
+_TWO: Final = struct.Struct("<II")
 _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 """By ``length % 4``: what is missing to a whole word."""
 _READ_BYTES: Final = 256 << 10
@@ -72,6 +74,7 @@ class PcapngWriter:
         system: str,
         application: str,
         description: str = "",
+        comment: str = "",
     ) -> None:
         """RigError when the file cannot be made."""
         self.path = path
@@ -86,7 +89,8 @@ class PcapngWriter:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         section += option(_SHB_HARDWARE, hardware.encode()) + option(_SHB_OS, system.encode())
-        section += option(_SHB_USERAPPL, application.encode()) + option(_OPT_END, b"")
+        section += option(_SHB_USERAPPL, application.encode())
+        section += (option(_OPT_COMMENT, comment.encode()) if comment else b"") + option(_OPT_END, b"")
         described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + option(
             _IF_NAME, interface.encode()
         )
@@ -182,10 +186,14 @@ def frames_of(file: BinaryIO, name: str) -> Iterator[CapturedFrame]:
     for part in _parts(file, name):
         if isinstance(part, CapturedFrame):
             yield part
-            continue
-        view = memoryview(part.data)
-        for at, captured, original, t_ns in blocks(view):
-            yield CapturedFrame(t_ns, bytes(view[at : at + captured]), original)
+        else:
+            yield from run_frames(part)
+
+
+def run_frames(run: Run) -> Iterator[CapturedFrame]:
+    view = memoryview(run.data)
+    for at, captured, original, t_ns in blocks(view):
+        yield CapturedFrame(t_ns, bytes(view[at : at + captured]), original)
 
 
 def runs_of(file: BinaryIO, name: str) -> Iterator[Run]:
@@ -310,6 +318,28 @@ class _Section:
             captured = min(original, snaplen or original, len(body) - 4)
             return CapturedFrame(0, body[4 : 4 + captured], original)
         return None
+
+
+def first_packet_at(data: Buffer | mmap.mmap) -> int:
+    """Where the packets begin in a file of ``PcapngWriter``."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, total = _TWO.unpack_from(data, at)
+        if kind not in (_SHB, _IDB) or not 12 <= total <= len(data) - at:
+            break
+        at += total
+    return at
+
+
+def whole_to(data: Buffer | mmap.mmap, at: int) -> int:
+    """Where the last whole block ends, from the packets at ``at`` on."""
+    at = survey(memoryview(data), at, len(data))[0]
+    while at + 12 <= len(data):
+        _, total = _TWO.unpack_from(data, at)
+        if not 12 <= total <= len(data) - at:
+            break
+        at += total
+    return at
 
 
 def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
