@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks.common import cpu_seconds, ours, peak_mib, running
 from harness.core import events
 from harness.core.events import AnyEvent, LinkStats, Stop
+from harness.edge.capture_ring import join, segments
 from harness.edge.netns import INTERFACE, PRIMARY_ADDRESS, SECONDARY_ADDRESS, LinkPair, make_pair
 
 RULES: Final = [
@@ -66,8 +67,12 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096) -> Iterator[Watch]:
+    """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
+    for _, old in segments(pcapng):
+        old.unlink()
     with running(ours("harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         yield Watch(child, link, pcapng, ring_mib, max_mib)
+    join(pcapng)
 
 
 def traffic(role: str, link: LinkPair, size_bytes: int, writes: int, mb_per_s: float) -> list[str]:

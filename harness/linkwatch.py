@@ -52,6 +52,8 @@ MAX_WAIT_MS: Final = 250
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
 """Events that wait for a slow reader; beyond it counters are left out, then everything but triggers."""
+NICE: Final = -10
+"""Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
 """Read before stdin is looked at again."""
 MAX_LAST_BLOCKS: Final = 4096
@@ -351,6 +353,8 @@ def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:
 
 def main() -> int:
     stdin_fd = sys.stdin.fileno()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     try:
         config, early = read_config(stdin_fd)
         Linkwatch(config).run(stdin_fd, early)

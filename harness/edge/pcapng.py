@@ -36,7 +36,7 @@ _U32: Final = struct.Struct("<I")
 _TWO: Final = struct.Struct("<II")
 _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 """By ``length % 4``: what is missing to a whole word."""
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 64 << 10
 _RUN_FRAMES: Final = 4096
 MAX_INTERFACES: Final = 256
 
