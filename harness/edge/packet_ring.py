@@ -130,8 +130,11 @@ class PacketRing:
         if now_ns - self._clock_checked_ns >= CLOCK_CHECK_NS:
             self._measure_clock(now_ns)
         at = self._at * BLOCK_BYTES
-        with self._view[at : at + BLOCK_BYTES] as block:
-            used, frames, bytes_captured, t_first_ns, t_last_ns = ring_block(block, self._out)
+        try:
+            with self._view[at : at + BLOCK_BYTES] as block:
+                used, frames, bytes_captured, t_first_ns, t_last_ns = ring_block(block, self._out)
+        except ValueError as error:
+            raise RigError(f"capture on {self.interface}: {error}") from error
         _BLOCK_STATUS.pack_into(self._map, at + _BLOCK_STATUS_AT, _TP_STATUS_KERNEL)
         self._at = (self._at + 1) % self._blocks
         return Run(self._out[:used], frames, bytes_captured, t_first_ns, t_last_ns)
