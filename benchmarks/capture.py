@@ -42,6 +42,8 @@ FILLS = 4
 FRAME_OVERHEAD_BYTES = 96
 """About what the kernel keeps a frame, beside the frame."""
 HALVINGS = 5
+HANDED_OVER_S = 1.5
+"""libpcap's tools let the kernel keep a block that is not full for a second."""
 SCAPY_LEAST = 125
 """Frames a second; where scapy loses some of these already, it counts as if it had not."""
 OURS, SCAPY_NAME = "FreezeFrame linkwatch", "scapy AsyncSniffer"
@@ -122,7 +124,7 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
     with running(inside(link, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         time.sleep(1.0)
         pps = blast(program, link, *shape)
-        time.sleep(0.5)
+        time.sleep(HANDED_OVER_S)
         cpu_s = cpu_seconds(child.pid)
         child.send_signal(signal.SIGINT)
         child.wait(20)
