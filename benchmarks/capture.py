@@ -102,10 +102,11 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
     """One burst."""
     if name == OURS:
         with watching(link, capture, max_mib=32768) as watch:
+            started_s = cpu_seconds(watch.child.pid)
             pps = blast(program, link, *shape)
             time.sleep(0.3)
             _, _, cpu_s, _ = watch.stop()
-        return Run(pps, frames_in(capture) / shape[1], cpu_s / shape[1] * 1e6)
+        return Run(pps, frames_in(capture) / shape[1], (cpu_s - started_s) / shape[1] * 1e6)
     if name == SCAPY_NAME:
         argv = inside(link, peers_python(), "-c", SCAPY, INTERFACE)
         with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
