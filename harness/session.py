@@ -258,9 +258,10 @@ class Session:
 
     def _collect(self, trigger: Trigger) -> Collector:
         self.incident.acts_on(trigger)
-        self.observation.freeze(trigger.t_arrival_ns)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        with contextlib.suppress(RigError):  # a watch that has died is told where its events are waited for
+            self.observation.freeze(trigger.t_arrival_ns)
         if self.rig.bench.policy.redrive:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
