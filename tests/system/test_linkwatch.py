@@ -367,8 +367,8 @@ def test_a_killed_watch_leaves_its_segments(link: LinkPair, nodes: Nodes, tmp_pa
         watch.close()
     assert segments(watch.path)
     join(watch.path)
-    frames = list(read_frames(watch.path))
-    assert sum(len(frame.data) for frame in frames) > 64 << 16
+    # What is on disk when it is killed has blocks around its frames.
+    assert sum(len(frame.data) for frame in read_frames(watch.path)) > 60 << 16
 
 
 def _delete_interface() -> None:
