@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks.common import cpu_seconds, ours, peak_mib, running
 from harness.core import events
 from harness.core.events import AnyEvent, LinkStats, Stop
+from harness.edge.capture_ring import join, segments
 from harness.edge.netns import INTERFACE, PRIMARY_ADDRESS, SECONDARY_ADDRESS, LinkPair, make_pair
 
 RULES: Final = [
@@ -35,7 +36,7 @@ class Watch:
         config = {
             "interface": INTERFACE, "namespace": link.secondary.path, "pcapng_path": str(pcapng), "trigger_fd": -1,
             "primary_address": PRIMARY_ADDRESS, "secondary_address": SECONDARY_ADDRESS, "rules": RULES,
-            "integrity_alg": "crc32c", "ring_mib": ring_mib, "max_pcapng_mib": max_mib,
+            "integrity_alg": "crc32c", "ring_mib": ring_mib, "capture_mib": max_mib,
         }  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
@@ -67,8 +68,12 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096) -> Iterator[Watch]:
+    """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
+    for _, old in segments(pcapng):
+        old.unlink()
     with running(ours("harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         yield Watch(child, link, pcapng, ring_mib, max_mib)
+    join(pcapng)
 
 
 def traffic(role: str, link: LinkPair, size_bytes: int, writes: int, mb_per_s: float) -> list[str]:

@@ -94,6 +94,11 @@ class LinkTable(Table):
     """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
     integrity_alg: Annotated[str, Field(max_length=64)] = ""
     """Digest algorithm of the link, for a capture that begins after the handshake in which the peers agree on it."""
+    capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """The window around a trigger that an incident keeps; shorter where the bound is reached."""
 
 
 class PowerTable(Table):

@@ -20,6 +20,7 @@ from harness.core.events import SIDES, Ns, Side
 from harness.core.evidence import link_ends
 from harness.core.linkevidence import LinkEvidence, LinkWrite
 from harness.core.rootcause import RootCauseSet
+from harness.core.skim import Run
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.writepath import (
@@ -31,10 +32,10 @@ from harness.core.writepath import (
     mapping,
     number,
 )
-from harness.edge.pcapng import CapturedFrame, frames_of
+from harness.edge.pcapng import CapturedFrame, run_frames
 from harness.errors import HarnessError, RigError, WireError
 from harness.roles import Controller, SetReader
-from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
+from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
 from harness.wire import blockstamp as stamps
 from harness.wire import control
 
@@ -49,6 +50,7 @@ MAX_HOST_WRITES: Final = 1 << 20
 MAX_SECTOR: Final = 1 << 55
 """2**64 bytes."""
 MAX_TIME_NS: Final = (1 << 63) - 1
+MAX_OFFSET_NS: Final = 1 << 62
 _TIMES: Final = struct.Struct("<QQ")
 
 
@@ -92,7 +94,9 @@ class Evidence:
         """Add to CLOCK_MONOTONIC of the run for CLOCK_REALTIME."""
         clock = mapping(self.record.get("clock"))
         wall_ns, monotonic_ns = number(clock.get("wall_ns")), number(clock.get("monotonic_ns"))
-        return wall_ns - monotonic_ns if wall_ns is not None and monotonic_ns is not None else 0
+        if wall_ns is None or monotonic_ns is None:
+            return 0
+        return min(max(wall_ns - monotonic_ns, -MAX_OFFSET_NS), MAX_OFFSET_NS)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -178,8 +182,8 @@ class Evidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
         found = LinkEvidence(link_ends(self.record), lambda write: write.covers(wanted))
-        for packet_no, frame in enumerate(self.frames(), 1):
-            found.feed(frame.t_ns - self.wall_offset_ns, frame.data, packet_no)
+        for run in self.runs():
+            found.feed(run, self.wall_offset_ns)
         found.close()
         return found
 
@@ -248,9 +252,13 @@ class Evidence:
 
     def frames(self) -> Iterator[CapturedFrame]:
         """The link's frames in order; a damaged end is a problem, not an error."""
+        for run in self.runs():
+            yield from run_frames(run)
+
+    def runs(self) -> Iterator[Run]:
+        """The same in runs."""
         try:
-            with open_inside(self.stored.path, LINK) as file:
-                yield from frames_of(file, LINK)
+            yield from link_runs(self.stored.path)
         except FileNotFoundError:
             self.problems.append(f"there is no {LINK}")
         except (RigError, WireError, OSError) as error:

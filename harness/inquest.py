@@ -14,14 +14,14 @@ from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.evidence import Evidence, gather
 from harness.core.ringdepth import ring_depth
 from harness.core.rootcause import RootCauseSet, decode_cbor
+from harness.core.skim import Run
 from harness.core.timeline import Row
 from harness.core.verdict import judge
 from harness.edge.clock import read_wall_clock
-from harness.edge.pcapng import frames_of
 from harness.errors import HarnessError, WireError
 from harness.evidence import decode_set
 from harness.incident import Incident
-from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
+from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
 from harness.wire import control
 
 MAX_CONSOLE_BYTES: Final = 64 << 20
@@ -29,6 +29,7 @@ MAX_JOURNAL_BYTES: Final = 1 << 30
 MAX_FRAMES: Final = 20_000_000
 AROUND_NS: Final = 20 * NS_PER_MS
 """Before the cause and behind the detection: so much of the timeline is about the failure itself."""
+MAX_OFFSET_NS: Final = 1 << 62
 _TIMES: Final = struct.Struct("<QQ")
 """One entry of console.times a read: t_ns, offset_bytes of its first byte."""
 
@@ -96,27 +97,30 @@ def evidence_of(stored: StoredIncident) -> Evidence:
         consoles={side: _console(stored, side) for side in SIDES},
         journal=_part(stored, JOURNAL, MAX_JOURNAL_BYTES) or None,
         frames=frames,
+        frames_offset_ns=frames.offset_ns,
         frames_problem=lambda: frames.problem,
     )
 
 
 class _Frames:
-    """The capture's frames on the monotonic clock; ends early, and says why, where the file is damaged."""
+    """The capture; ends early, and says why, where the file is damaged."""
 
     def __init__(self, stored: StoredIncident) -> None:
         self._folder = stored.path
         clock = stored.record.get("clock") or {}
-        self._wall_minus_monotonic_ns = clock.get("wall_ns", 0) - clock.get("monotonic_ns", 0)
+        offset_ns = clock.get("wall_ns", 0) - clock.get("monotonic_ns", 0)
+        self.offset_ns = min(max(offset_ns, -MAX_OFFSET_NS), MAX_OFFSET_NS)
         self.problem = ""
 
-    def __iter__(self) -> Iterator[tuple[Ns, bytes]]:
+    def __iter__(self) -> Iterator[Run]:
+        frames = 0
         try:
-            with open_inside(self._folder, LINK) as file:
-                for number, frame in enumerate(frames_of(file, LINK)):
-                    if number >= MAX_FRAMES:
-                        self.problem = f"only the first {MAX_FRAMES} frames of {LINK} are read"
-                        return
-                    yield frame.t_ns - self._wall_minus_monotonic_ns, frame.data
+            for run in link_runs(self._folder):
+                yield run
+                frames += run.frames
+                if frames >= MAX_FRAMES:
+                    self.problem = f"only the first {frames} frames of {LINK} are read"
+                    return
         except FileNotFoundError:
             self.problem = "there is no capture of the link"
         except (HarnessError, OSError) as error:

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -28,6 +28,7 @@ from harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     Event,
+    Freeze,
     LinkStats,
     Note,
     Ns,
@@ -38,6 +39,8 @@ from harness.core.events import (
 )
 from harness.core.linkrules import LinkRule
 from harness.core.linkview import LinkEnds, LinkView
+from harness.core.skim import Run
+from harness.edge.capture_ring import Bounds, CaptureRing
 from harness.edge.packet_ring import InterfaceGone, PacketRing
 from harness.edge.pcapng import PcapngWriter
 from harness.errors import HarnessError, UsageError
@@ -49,6 +52,8 @@ MAX_WAIT_MS: Final = 250
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
 """Events that wait for a slow reader; beyond it counters are left out, then everything but triggers."""
+NICE: Final = -10
+"""Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
 """Read before stdin is looked at again."""
 MAX_LAST_BLOCKS: Final = 4096
@@ -75,8 +80,11 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     integrity_alg: str = ""
     """Assumed where the capture does not show the handshake."""
     event_fd: int = 1
-    max_pcapng_mib: int = 4096
-    """The capture file grows no further; what comes then is still watched, and counted as not recorded."""
+    capture_mib: int = 1024
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    before_s: float = 600.0
+    """Of the window around the trigger; shorter where the bound is reached."""
+    after_s: float = 600.0
 
 
 def link_rules(rules: list[dict[str, Any]]) -> list[LinkRule]:
@@ -135,6 +143,7 @@ class Linkwatch:
     """One run of the process."""
 
     def __init__(self, config: LinkwatchConfig) -> None:
+        self._config = config
         ends = LinkEnds(
             primary_address=config.primary_address,
             secondary_address=config.secondary_address,
@@ -147,14 +156,14 @@ class Linkwatch:
             config.interface, namespace=config.namespace or None, ring_bytes=config.ring_mib << 20
         )
         try:
-            self._file = PcapngWriter(
+            self._disk = CaptureRing(
                 Path(config.pcapng_path),
-                interface=config.interface,
-                snaplen_bytes=0,
-                hardware=platform.machine(),
-                system=platform.platform(),
-                application="FreezeFrame linkwatch",
-                max_bytes=config.max_pcapng_mib << 20,
+                self._new_file,
+                Bounds(
+                    max_bytes=config.capture_mib << 20,
+                    before_ns=int(config.before_s * NS_PER_S),
+                    after_ns=int(config.after_s * NS_PER_S),
+                ),
             )
         except BaseException:
             self._ring.close()
@@ -164,9 +173,20 @@ class Linkwatch:
         self._inbox = events.Decoder()
         self._packets = self._bytes = self._drops = 0
         self._stats_due_ns: Ns = 0
-        self._file_trouble_told = False
+        self._disk_told = False
         self._stopping = False
         self._start_realtime_ns = time.time_ns()
+
+    def _new_file(self, path: Path, comment: str) -> PcapngWriter:
+        return PcapngWriter(
+            path,
+            interface=self._config.interface,
+            snaplen_bytes=0,
+            hardware=platform.machine(),
+            system=platform.platform(),
+            application="FreezeFrame linkwatch",
+            comment=comment,
+        )
 
     def run(self, stdin_fd: int, early: bytes) -> None:
         """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``: bytes behind
@@ -204,6 +224,8 @@ class Linkwatch:
         for event in self._inbox.feed(data):
             if isinstance(event, Stop):
                 self._stopping = True
+            elif isinstance(event, Freeze):
+                self._disk.freeze(event.t_ns + self._ring.realtime_offset_ns)
 
     def _wait_ms(self) -> int:
         """Until the next deadline of the rules, or the next counters."""
@@ -219,31 +241,34 @@ class Linkwatch:
         before this call; then judge the silence."""
         began_realtime_ns = time.time_ns()
         for _ in range(most_blocks):
-            frames = self._ring.read_block(wait_s)
-            if not frames:
+            run = self._ring.read_run(wait_s)
+            if run is None:
                 break
-            came_after = wait_s > 0 and frames[0][0] > began_realtime_ns
-            self._block(frames)
-            if came_after:
+            self._run(run)
+            if wait_s > 0 and run.t_first_ns > began_realtime_ns:
                 break
         else:
             return  # not empty yet: silence proves nothing
         self._notice_drops()
         if self._view is not None:
-            self._understand([])
+            self._understand(None)
 
-    def _block(self, frames: list[tuple[int, memoryview, int]]) -> None:
-        """Record one block, then understand it."""
-        self._file.write(frames)
-        if self._file.full and not self._file_trouble_told:
-            self._file_trouble_told = True
-            self._note(f"frames are no longer recorded in {self._file.path}: {self._file.full}")
+    def _run(self, run: Run) -> None:
+        """Record one block's frames, then understand them."""
+        disk = self._disk
+        disk.write(run)
+        if (disk.full or disk.is_complete) and not self._disk_told:
+            self._disk_told = True
+            if disk.full:
+                self._note(f"frames are no longer recorded in {disk.path}: {disk.full}")
+            else:
+                self._note(f"{disk.path}: the window behind the trigger is complete", "info")
         self._notice_drops()
         first = self._packets + 1
-        self._packets += len(frames)
-        self._bytes += sum(len(frame) for _, frame, _ in frames)
+        self._packets += run.frames
+        self._bytes += run.bytes_captured
         if self._view is not None:
-            self._understand(frames, first)
+            self._understand(run, first)
 
     def _notice_drops(self) -> None:
         """Tell the understanding part before it concludes anything from what it does not see."""
@@ -252,29 +277,33 @@ class Linkwatch:
             self._view.frames_lost(time.monotonic_ns())
         self._drops = drops
 
-    def _understand(self, frames: list[tuple[int, memoryview, int]], first: int = 0) -> None:
-        """Feed the frames, or with none judge the silence. A fault of ours in here must not end the
-        recording."""
+    def _understand(self, run: Run | None, first: int = 0) -> None:
+        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
         assert self._view is not None
-        view, ring = self._view, self._ring
+        view, clock = self._view, time.monotonic_ns
         try:
-            for number, (realtime_ns, frame, _) in enumerate(frames, first):
-                found = view.feed(ring.monotonic(realtime_ns), frame, number, time.monotonic_ns())
+            if run is None:
+                self._trigger(view.tick(clock()))
+                return
+            for t_ns, frame, number in view.frames(run.data, first, self._ring.realtime_offset_ns):
+                found = view.feed(t_ns, frame, number, clock())
                 if found:
                     self._trigger(found)
-            if not frames:
-                self._trigger(view.tick(time.monotonic_ns()))
         except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
             self._view = None
             self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
 
     def _trigger(self, triggers: list[Trigger]) -> None:
-        for trigger in triggers:
+        for found in triggers:
+            # Numbered as in the file that a person will open: the ring on disk may have come round.
+            trigger = msgspec.structs.replace(found, offset_bytes=self._disk.number(found.offset_bytes))
             self._triggers.put(trigger)
             self._events.put(trigger)
+        if triggers:
+            self._disk.pin(time.time_ns())
 
-    def _note(self, text: str) -> None:
-        self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level="error"))
+    def _note(self, text: str, level: Literal["info", "error"] = "error") -> None:
+        self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level=level))
 
     def _tell_stats(self, *, final: bool = False) -> None:
         now_ns = time.monotonic_ns()
@@ -283,14 +312,18 @@ class Linkwatch:
         self._stats_due_ns = now_ns + STATS_INTERVAL_NS
         self._notice_drops()
         counts = {"packets": self._packets, "bytes_captured": self._bytes, "kernel_drops": self._drops}
-        self._events.put(self._last_view.stats(t_ns=now_ns, **counts))
+        stats = self._last_view.stats(t_ns=now_ns, **counts)
+        disk = self._disk
+        self._events.put(
+            msgspec.structs.replace(stats, frames_stored=disk.frames_stored, first_packet_no=disk.first_no)
+        )
 
     def _finish(self) -> None:
         if self._view is not None:
             with contextlib.suppress(Exception):
                 self._trigger(self._view.close(time.monotonic_ns()))
         statistics = self._ring.statistics()
-        self._file.close(
+        self._disk.close(
             start_ns=self._start_realtime_ns,
             end_ns=time.time_ns(),
             frames_received=statistics.received,
@@ -320,6 +353,8 @@ def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:
 
 def main() -> int:
     stdin_fd = sys.stdin.fileno()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     try:
         config, early = read_config(stdin_fd)
         Linkwatch(config).run(stdin_fd, early)

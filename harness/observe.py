@@ -20,6 +20,7 @@ from harness.core.events import (
     AnyEvent,
     Arm,
     Disarm,
+    Freeze,
     LinkStats,
     NewRules,
     Note,
@@ -110,16 +111,15 @@ class Observation:
             ports=[link.port],
             integrity_alg=link.integrity_alg,
             trigger_fd=trigger_fd,
+            capture_mib=link.capture_mib,
+            before_s=link.before_s,
+            after_s=link.after_s,
         )
-        self._children.append(
-            Child(
-                "linkwatch",
-                "harness.linkwatch",
-                config,
-                stderr_path=rig.run_dir / "linkwatch.stderr",
-                pass_fds=(trigger_fd,),
-            )
+        stderr_path = rig.run_dir / "linkwatch.stderr"
+        self._linkwatch = Child(
+            "linkwatch", "harness.linkwatch", config, stderr_path=stderr_path, pass_fds=(trigger_fd,)
         )
+        self._children.append(self._linkwatch)
 
     def add(self, child: Child) -> None:
         self._children.append(child)
@@ -149,6 +149,10 @@ class Observation:
             reason: {str(side): frame for side, frame in sides.items()} for reason, sides in frames.items()
         }
         self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
+
+    def freeze(self, t_ns: Ns) -> None:
+        """The trigger of that time is the incident's: keep the capture's window around it."""
+        self._linkwatch.send(Freeze(t_ns=t_ns))
 
     def disarm(self) -> None:
         self._reflex.send(Disarm(t_ns=time.monotonic_ns()))

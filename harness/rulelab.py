@@ -22,7 +22,6 @@ from harness.evidence import Evidence
 
 MAX_HITS: Final = 20_000
 """Of one incident; a rule that hits more often is wrong anyway."""
-TICK_FRAMES: Final = 256
 MAX_SHOWN_CHARS: Final = 200
 Source = Literal["console", "link"]
 
@@ -152,14 +151,14 @@ def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
         for rule in rules.link
     ]
     view, t_ns, count = LinkView(link_ends(evidence.record), made), 0, 0
-    for frame in evidence.frames():
-        t_ns, count = frame.t_ns - evidence.wall_offset_ns, count + 1
-        due_ns = view.next_deadline()
-        if due_ns is not None and due_ns <= t_ns:
-            yield from _placed(view.tick(due_ns))
-        yield from _placed(view.feed(t_ns, frame.data, count, t_ns))
-        if count % TICK_FRAMES == 0:
-            yield from _placed(view.tick(t_ns))
+    for run in evidence.runs():
+        for at_ns, frame, frame_no in view.frames(run.data, count + 1, evidence.wall_offset_ns):
+            due_ns = view.next_deadline()
+            if due_ns is not None and due_ns <= at_ns:
+                yield from _placed(view.tick(due_ns))
+            yield from _placed(view.feed(at_ns, frame, frame_no, at_ns))
+        t_ns, count = run.t_last_ns - evidence.wall_offset_ns, count + run.frames
+        yield from _placed(view.tick(t_ns))
     yield from _placed(view.close(t_ns))
 
 

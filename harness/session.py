@@ -27,6 +27,7 @@ from harness.core.events import (
 )
 from harness.core.onset import began_ns
 from harness.core.rules import RuleSet
+from harness.edge.capture_ring import join
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
@@ -288,6 +289,8 @@ class Session:
         self.incident.acts_on(trigger)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        with contextlib.suppress(RigError):  # a watch that has died is told where its events are waited for
+            self.observation.freeze(trigger.t_arrival_ns)
         if self.rig.bench.policy.redrive:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
@@ -308,6 +311,7 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._join_capture()
         self._recheck()
         self._time_warmstarts()
         if self.observation.link is not None:
@@ -316,6 +320,13 @@ class Session:
             self._is_closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def _join_capture(self) -> None:
+        try:
+            join(self.incident.link_path)
+        except RigError as error:
+            self.lost_evidence.append(str(error))
+            self.incident.note(str(error))
 
     def _recheck(self) -> None:
         """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""

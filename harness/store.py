@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
 from harness.core import timeline
+from harness.core.skim import Run
 from harness.core.text import escape
 from harness.core.timeline import Row
+from harness.edge.capture_ring import kept_runs
 from harness.errors import RigError, UsageError
 
 Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
@@ -55,6 +57,11 @@ def told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RigError(f"{path}: {error.strerror or error}; the incident up to here is kept") from error
+
+
+def link_runs(folder: Path) -> Iterator[Run]:
+    """The capture of an incident, also of one that was killed before its segments were made one file."""
+    return kept_runs(folder / LINK, lambda name: open_inside(folder, name))
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO:

@@ -221,10 +221,11 @@ class Dissector:
     def _opened(self, event: StreamOpened) -> list[SessionEvent]:
         flow = event.flow
         if not self._pair <= {flow.source, flow.destination}:
+            flow.fill.discard()
             return []
         out: list[SessionEvent] = []
         session = self._session_for(flow, event, out)
-        stream = DrbdStream(from_start=event.from_start, headers=_headers(session))
+        stream = DrbdStream(from_start=event.from_start, headers=_headers(session), fill=flow.fill)
         self._channels[flow.number] = _Channel(session, flow.source, flow.connection, stream)
         return out
 
@@ -266,6 +267,7 @@ class Dissector:
             elif type(found) is Malformed:
                 if found.offset == 0 and not self._must_be_drbd:
                     channel.foreign = True
+                    event.flow.fill.discard()
                     return out
                 out.append(Broken(channel.session, channel.sender, found))
         return out

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from harness.core.events import Ns
+from harness.core.skim import Fill
 from harness.wire import drbd
 from harness.wire.drbd import Cmd
 
@@ -185,24 +186,38 @@ def parse_header(
     return command, volume, header, size, length
 
 
+_Begun = tuple[int, Ns, int, int, int, int, int, bool]
+"""Of a packet whose body is arriving: where the body begins in the stream; then first time, first frame, offset, command,
+volume, header and tentative of DrbdPacket."""
+
+
 class DrbdStream:
     """``feed`` the bytes in order, ``gap`` where the capture has a hole. Set ``headers`` when a version is
     agreed."""
 
-    def __init__(self, *, from_start: bool = True, headers: frozenset[int] = ANY_HEADER) -> None:
+    def __init__(
+        self, *, from_start: bool = True, headers: frozenset[int] = ANY_HEADER, fill: Fill | None = None
+    ) -> None:
+        """``fill``: where bodies that come in pieces are collected; whoever else copies into it moves ``offset`` on."""
         self.headers = headers
-        self.offset = 0
-        """Of the next byte to be fed."""
         self.skipped_bytes = 0
         """Bytes passed over while looking for a header."""
+        self._offset = 0
+        """Of the next byte to be fed, while no body is arriving."""
         self._held = b""
         """The first bytes of a header that is split between segments."""
         self._held_from: tuple[Ns, int] = (0, 0)
+        self._fill = Fill() if fill is None else fill
         self._begun: _Begun | None = None
         """The packet whose body is still arriving."""
         self._looking = not from_start
         self._trust = _TRUSTED if from_start else 0
         """Headers found right behind each other since the last look, up to _TRUSTED."""
+
+    @property
+    def offset(self) -> int:
+        """Of the next byte to be fed."""
+        return self._offset if self._begun is None else self._begun[0] + self._fill.filled
 
     @property
     def looking(self) -> bool:
@@ -211,31 +226,38 @@ class DrbdStream:
 
     def gap(self, length_bytes: int) -> None:
         """The capture lacks ``length_bytes`` here: drop what was begun and look for the next header."""
-        self.offset += length_bytes
+        self._offset = self.offset + length_bytes
         self._begun, self._held = None, b""
+        self._fill.drop()
         self._looking, self._trust = True, 0
 
     def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[DrbdPacket | Malformed]:
         """Return the packets that ``data`` completes, and one Malformed where the sender leaves the
         format."""
-        if self._begun is not None and self._begun.swallow(data):  # the way of nearly all bytes
-            self.offset += len(data)
+        fill, begun = self._fill, self._begun
+        if begun is not None and fill.swallow(data):  # the way of nearly all bytes that were not skimmed
             return []
         out: list[DrbdPacket | Malformed] = []
         base = self.offset - len(self._held)
-        self.offset += len(data)
         first: tuple[Ns, int] = (t_ns, packet_no)
         if self._held:
             data, self._held, first = self._held + bytes(data), b"", self._held_from
-        view = memoryview(data)
+        view = data if type(data) is memoryview else memoryview(data)
         at, end = 0, len(view)
+        if begun is not None:
+            at = fill.take(view)
+            if not fill.complete:
+                return out
+            _, t_first_ns, first_no, offset, command, volume, header, tentative = begun
+            body = memoryview(fill.finish())
+            out.append(
+                DrbdPacket(
+                    t_ns, t_first_ns, packet_no, first_no, offset, command, volume, header, body, tentative
+                )
+            )
+            self._begun = None
+        self._offset = base + end
         while at < end:
-            if self._begun is not None:
-                at += self._begun.take(view[at:])
-                if self._begun.complete():
-                    out.append(self._begun.packet(t_ns, packet_no))
-                    self._begun = None
-                continue
             if self._looking:
                 at = self._look(view, at)
             parsed = parse_header(view, at, self.headers)
@@ -254,34 +276,35 @@ class DrbdStream:
             command, volume, header, size, length = parsed
             self._looking = False
             if base + at == 0:
-                self._trust = (
-                    _TRUSTED  # the very first bytes of a stream: nobody's data stands there by chance
-                )
+                self._trust = _TRUSTED  # nobody's data stands at the very beginning by chance
             self._trust = min(_TRUSTED, self._trust + 1)
             t_first_ns, first_no = first if at == 0 else (t_ns, packet_no)
-            start = at + size
+            offset, start = base + at, at + size
             at = start + length
             tentative = self._trust < _TRUSTED
             if at <= end:
+                body = view[start:at]
                 out.append(
                     DrbdPacket(
                         t_ns,
                         t_first_ns,
                         packet_no,
                         first_no,
-                        base + start - size,
+                        offset,
                         command,
                         volume,
                         header,
-                        view[start:at],
+                        body,
                         tentative,
                     )
                 )
             else:
-                self._begun = _Begun(
-                    t_first_ns, first_no, base + start - size, command, volume, header, length, tentative
-                )
-                at = start
+                fill.begin(length)
+                fill.take(view[start:])
+                self._begun = (
+                    offset + size, t_first_ns, first_no, offset, command, volume, header, tentative
+                )  # fmt: skip
+                break
         return out
 
     def _look(self, view: memoryview, at: int) -> int:
@@ -294,46 +317,6 @@ class DrbdStream:
                 return at + match.start()
         self.skipped_bytes += len(raw)
         return at + len(raw)
-
-
-class _Begun:
-    """A packet whose body arrives in pieces; they are copied into one buffer of the announced length."""
-
-    __slots__ = ("_body", "_filled", "_head", "_tentative")
-
-    def __init__(
-        self, t_first_ns: Ns, first_packet_no: int, offset: int, command: int, volume: int, header: int,
-        length: int, tentative: bool,
-    ) -> None:  # fmt: skip
-        self._head = (t_first_ns, first_packet_no, offset, command, volume, header)
-        self._body = bytearray(length)
-        self._filled = 0
-        self._tentative = tentative
-
-    def take(self, view: memoryview) -> int:
-        taken = min(len(self._body) - self._filled, len(view))
-        self._body[self._filled : self._filled + taken] = view[:taken]
-        self._filled += taken
-        return taken
-
-    def swallow(self, data: bytes | memoryview) -> bool:
-        """Take all of ``data`` if the packet goes on behind it."""
-        end = self._filled + len(data)
-        if end >= len(self._body):
-            return False
-        self._body[self._filled : end] = data
-        self._filled = end
-        return True
-
-    def complete(self) -> bool:
-        return self._filled == len(self._body)
-
-    def packet(self, t_ns: Ns, packet_no: int) -> DrbdPacket:
-        t_first_ns, first_no, offset, command, volume, header = self._head
-        return DrbdPacket(
-            t_ns, t_first_ns, packet_no, first_no, offset, command, volume, header, memoryview(self._body),
-            self._tentative,
-        )  # fmt: skip
 
 
 def _text(raw: bytes | memoryview) -> str:

@@ -82,6 +82,10 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     writes: int = 0
     acks: int = 0
     digests_checked: int = 0
+    frames_stored: int = 0
+    """On disk; fewer than packets where the ring on disk has come round or its window is full."""
+    first_packet_no: int = 1
+    """Since the start, of the first frame that is on disk."""
 
 
 class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):
@@ -151,6 +155,10 @@ class Stop(Event, tag="stop", frozen=True, kw_only=True):
     """Supervisor -> child: finish, flush, report, exit."""
 
 
+class Freeze(Event, tag="freeze", frozen=True, kw_only=True):
+    """Supervisor -> linkwatch: the trigger of ``t_ns`` is the incident's; keep the window around it."""
+
+
 class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
     """Supervisor -> reflex: go on recording and scanning, send no frames (hits are still told)."""
 
@@ -180,6 +188,7 @@ AnyEvent = (
     | WorkloadDone
     | Note
     | Stop
+    | Freeze
     | Disarm
     | Arm
 )

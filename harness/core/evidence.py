@@ -17,6 +17,7 @@ from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
 from harness.core.linkview import LinkEnds
 from harness.core.rootcause import RootCauseSet
+from harness.core.skim import Run
 from harness.errors import WireError
 from harness.wire import drbd
 from harness.wire.drbd import SECTOR_BYTES
@@ -323,11 +324,12 @@ def gather(
     healthy: Mapping[Side, Mapping[str, Any] | None] | None = None,
     consoles: Mapping[Side, tuple[bytes, Sequence[tuple[Ns, int]]]] | None = None,
     journal: bytes | None = None,
-    frames: Iterable[tuple[Ns, bytes]] | None = None,
+    frames: Iterable[Run] | None = None,
+    frames_offset_ns: Ns = 0,
     frames_problem: Callable[[], str] = str,
 ) -> Evidence:
-    """Put the parts of an incident together. ``record``: incident.json. ``frames``: (CLOCK_MONOTONIC, frame);
-    ``frames_problem`` tells, once they have been read, why they ended early."""
+    """Put the parts of an incident together. ``record``: incident.json. ``frames``: the capture, its clock ahead of
+    CLOCK_MONOTONIC by ``frames_offset_ns``; ``frames_problem`` tells, once they have been read, why they ended early."""
     sides: dict[Side, SideEvidence] = {}
     for side in SIDES:
         found = without_tell_tales(sets.get(side))
@@ -350,8 +352,8 @@ def gather(
     link, link_problem = None, ""
     if frames is not None:
         link = LinkEvidence(link_ends(record), suspects(sides.values()))
-        for number, (t_ns, frame) in enumerate(frames, 1):
-            link.feed(t_ns, frame, number)
+        for run in frames:
+            link.feed(run, frames_offset_ns)
         link.close()
         link_problem = frames_problem()
     capture = record.get("capture") or {}
@@ -361,7 +363,7 @@ def gather(
         link_problem=link_problem
         or ("" if link is not None and link.frames else "there is no capture of the link"),
         capture_drops=int(capture.get("kernel_drops") or 0),
-        capture_frames=capture.get("packets"),
+        capture_frames=capture.get("frames_stored", capture.get("packets")),
         journal=read,
         journal_problem=journal_problem,
         trigger=record.get("trigger"),

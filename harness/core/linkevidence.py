@@ -19,6 +19,7 @@ from harness.core.events import NS_PER_S, Ns
 from harness.core.ledger import Ledger
 from harness.core.ledgerevents import LedgerEvent, WriteRow
 from harness.core.linkview import LinkEnds
+from harness.core.skim import Run
 from harness.core.tcpstream import Reassembler, StreamEvent
 from harness.wire import blockstamp as stamps
 from harness.wire import drbd
@@ -124,7 +125,7 @@ class WrongAnswer:
 
 @dataclass(eq=False)
 class LinkEvidence:
-    """All that a capture tells. ``feed`` each frame in order, then ``close``."""
+    """All that a capture tells. ``feed`` each run of frames in order, then ``close``."""
 
     ends: LinkEnds
     is_suspect: Callable[[LinkWrite], bool] = lambda write: False
@@ -161,14 +162,19 @@ class LinkEvidence:
         """Too many writes: the evidence ends before the capture does."""
         return len(self.writes) >= MAX_WRITES
 
-    def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int) -> None:
-        self.frames += 1
-        self.bytes_captured += len(frame)
-        self.t_first_ns = self.t_first_ns or t_ns
-        self.t_last_ns = t_ns
-        events = self._reassembler.feed(t_ns, frame, packet_no)
-        if events:
-            self._understand(events)
+    def feed(self, run: Run, offset_ns: Ns) -> None:
+        """``offset_ns``: CLOCK_REALTIME - CLOCK_MONOTONIC."""
+        self.t_first_ns = self.t_first_ns or run.t_first_ns - offset_ns
+        for t_ns, frame, packet_no in self._reassembler.frames(run.data, self.frames + 1, offset_ns):
+            self._tick(t_ns)
+            events = self._reassembler.feed(t_ns, frame, packet_no)
+            if events:
+                self._understand(events)
+        self.frames += run.frames
+        self.bytes_captured += run.bytes_captured
+        self.t_last_ns = run.t_last_ns - offset_ns
+
+    def _tick(self, t_ns: Ns) -> None:
         deadline_ns = self._ledger.next_deadline()
         if deadline_ns is not None and deadline_ns <= t_ns:
             self._learn(self._ledger.tick(t_ns), None)

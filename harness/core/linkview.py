@@ -1,6 +1,6 @@
 """The understanding part of the link watch in one piece: frames and time in, triggers and counters out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +8,7 @@ from harness.core.drbdsession import Dissector, SessionEvent
 from harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
 from harness.core.ledger import Ledger
 from harness.core.linkrules import LinkRule, LinkRules
+from harness.core.skim import Buffer
 from harness.core.tcpstream import Reassembler, StreamEvent
 
 SILENCE_MARGIN_NS: Final = 50 * NS_PER_MS
@@ -31,7 +32,9 @@ class LinkEnds:
 
 
 class LinkView:
-    """``feed`` each frame in order, ``tick`` when everything captured until now has been fed."""
+    """``feed`` each frame in order, or those that ``frames`` gives out of each run of frames (``core.skimpure``);
+    ``tick`` when everything captured until now has been fed.
+    """
 
     def __init__(self, ends: LinkEnds, rules: Iterable[LinkRule]) -> None:
         self.reassembler = Reassembler(ports=ends.ports)
@@ -43,6 +46,11 @@ class LinkView:
         )
         self.ledger = Ledger()
         self.rules = LinkRules(rules)
+
+    def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[Ns, memoryview, int]]:
+        """(time, frame, number) for ``feed``, each of which has to follow before the next is asked for; ``offset_ns`` is
+        taken from the times of the run. The frames live as long as ``run`` is not overwritten."""
+        return self.reassembler.frames(run, first_no, offset_ns)
 
     def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int, now_ns: Ns) -> list[Trigger]:
         """One captured frame; ``t_ns`` when it was on the wire, ``now_ns`` when it is looked at."""

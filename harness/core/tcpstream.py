@@ -28,6 +28,7 @@ from harness.core.ipheaders import (
     NOT_FRAGMENTED_MASK,
     locate_tcp,
 )
+from harness.core.skim import Fill, HalfState, Skimmer
 
 HOLE_PATIENCE_NS: Final = 50 * NS_PER_MS
 """Longer than any disorder between the two directions of one capture, far shorter than any deadline of a
@@ -62,6 +63,8 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     source_port: int
     destination: str
     destination_port: int
+    fill: Fill = msgspec.field(default_factory=Fill)
+    """Where this direction's consumer collects a body, so that the bytes of its middle can go there unfed."""
 
 
 class StreamOpened(msgspec.Struct, frozen=True, eq=False):
@@ -108,23 +111,21 @@ _Pending = tuple[int, int, Ns, int, bytes]
 """(offset, order of arrival, t_ns, packet_no, data); the order keeps sorting away from the data."""
 
 
-class _Half:
-    """One direction: ``next_seq`` is the sequence number of the byte at ``offset``; None until one is
-    known."""
+class _Half(HalfState):
+    """One direction."""
 
     __slots__ = (
-        "closed", "fin_at", "flow", "isn", "missed_since_ns", "missed_to", "next_seq", "offset", "opened",
-        "other",
-        "pending", "pending_bytes", "t_last_ns",
+        "closed", "fin_at", "flow", "isn", "missed_since_ns", "missed_to", "opened", "pending",
+        "pending_bytes",
     )  # fmt: skip
 
     other: _Half
 
     def __init__(self, flow: Flow) -> None:
+        super().__init__()
         self.flow = flow
+        self.fill = flow.fill
         self.isn: int | None = None
-        self.next_seq: int | None = None
-        self.offset = 0
         self.opened = False
         self.closed = False
         self.fin_at: int | None = None
@@ -132,7 +133,16 @@ class _Half:
         self.pending_bytes = 0
         self.missed_to = 0
         self.missed_since_ns: Ns | None = None
-        self.t_last_ns: Ns = 0
+
+    def judge(self) -> None:
+        """Say whether frames of this direction may be passed over; behind whatever changes that."""
+        self.steady = (
+            self.next_seq >= 0
+            and not self.pending
+            and self.missed_since_ns is None
+            and self.fin_at is None
+            and not self.closed
+        )
 
     def deadline_ns(self) -> Ns:
         """When the hole that it waits at is given up."""
@@ -141,9 +151,9 @@ class _Half:
         return self.pending[0][2] + HOLE_LIMIT_NS
 
 
-class Reassembler:
-    """``feed`` every captured frame in order; ``tick`` at ``next_deadline``; ``close`` at the end of the
-    capture.
+class Reassembler(Skimmer):
+    """``feed`` every captured frame in order, or those that ``frames`` gives out of a run of them; ``tick`` at
+    ``next_deadline``; ``close`` at the end of the capture.
 
     ``ports``: only connections with one of these ports are followed; empty follows all. Memory is bounded by
     ``max_connections`` and ``max_pending_bytes`` a direction.
@@ -156,15 +166,14 @@ class Reassembler:
         max_connections: int = MAX_CONNECTIONS,
         max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
-        self.skipped_frames = 0
-        """Frames that are not TCP over IP, are fragments, or whose headers contradict their length."""
+        super().__init__(ports)
         self.hostile_frames = 0
-        """Of these: IP or TCP headers that cannot be true."""
+        """Of ``skipped_frames``: IP or TCP headers that cannot be true."""
         self.gaps = 0
         self._ports = ports
         self._max_connections = max_connections
         self._max_pending_bytes = max_pending_bytes
-        self._halves: dict[bytes, _Half] = {}
+        self._halves: dict[bytes, _Half] = self.halves
         self._uncertain: dict[int, _Half] = {}
         """Directions whose receiver has acknowledged more than was captured."""
         self._flows = 0
@@ -204,15 +213,12 @@ class Reassembler:
             events: list[StreamEvent] = []
             half = self._connect(key, t_ns, packet_no, events)
             return events + self._segment(half, t_ns, packet_no, seq, ack, flags, view[data_at:end])
-        half.t_last_ns = t_ns
+        half.last_packet_no = packet_no
         if (
             seq == half.next_seq
+            and half.steady
             and flags & (_FIN | _SYN | _RST | _ACK) == _ACK
             and data_at < end <= len(view)
-            and not half.pending
-            and half.missed_since_ns is None
-            and half.fin_at is None
-            and not half.closed
         ):  # the whole of a healthy bulk transfer comes this way
             length = end - data_at
             event = StreamData(half.flow, t_ns, packet_no, half.offset, view[data_at:end])
@@ -222,6 +228,7 @@ class Reassembler:
             if ack != other.next_seq or other.missed_since_ns is not None:
                 late: list[StreamEvent] = [event]
                 self._acknowledged(other, ack, t_ns, packet_no, late)
+                other.judge()
                 return late
             return [event]
         return self._segment(half, t_ns, packet_no, seq, ack, flags, view[data_at:end])
@@ -244,6 +251,7 @@ class Reassembler:
                 to = half.missed_to if acknowledged else half.pending[0][0]
                 self._give_up(half, to, now_ns, 0, events)
                 self._finish(half, now_ns, 0, events)
+            half.judge()
         return events
 
     def close(self, t_ns: Ns) -> list[StreamEvent]:
@@ -276,7 +284,7 @@ class Reassembler:
         half = _Half(Flow(number, number // 2, a, source_port, b, destination_port))
         half.other = _Half(Flow(number + 1, number // 2, b, destination_port, a, source_port))
         half.other.other = half
-        half.t_last_ns = half.other.t_last_ns = t_ns
+        half.last_packet_no = half.other.last_packet_no = packet_no
         self._halves[key] = half
         self._halves[reverse_key] = half.other
         return half
@@ -289,7 +297,7 @@ class Reassembler:
             key=lambda entry: (
                 not (entry[1].closed and entry[1].other.closed),
                 bool(entry[1].offset or entry[1].other.offset),
-                max(entry[1].t_last_ns, entry[1].other.t_last_ns),
+                max(entry[1].last_packet_no, entry[1].other.last_packet_no),
             ),
         )
         self._drop(half, t_ns, packet_no, "evicted", events)
@@ -310,15 +318,24 @@ class Reassembler:
         if flags & _SYN:
             half = self._synchronise(half, t_ns, packet_no, seq, bool(flags & _ACK), events)
             seq = (seq + 1) & _SEQ_MASK
+        self._apply(half, t_ns, packet_no, seq, ack, flags, data, events)
+        half.judge()
+        half.other.judge()
+        return events
+
+    def _apply(
+        self, half: _Half, t_ns: Ns, packet_no: int, seq: int, ack: int, flags: int, data: memoryview,
+        events: list[StreamEvent],
+    ) -> None:  # fmt: skip
         if half.closed:
-            return events
+            return
         if flags & _RST:
             self._drop(half, t_ns, packet_no, "rst", events)
-            return events
-        if half.next_seq is None and (len(data) or flags & _FIN):
+            return
+        if half.next_seq < 0 and (len(data) or flags & _FIN):
             half.next_seq = seq
             self._open(half, t_ns, packet_no, False, False, events)
-        if half.next_seq is not None:
+        if half.next_seq >= 0:
             at = half.offset + _signed(seq - half.next_seq)
             if len(data):
                 self._take(half, at, t_ns, packet_no, data, events)
@@ -327,7 +344,6 @@ class Reassembler:
             self._finish(half, t_ns, packet_no, events)
         if flags & _ACK:
             self._acknowledged(half.other, ack, t_ns, packet_no, events)
-        return events
 
     def _synchronise(
         self, half: _Half, t_ns: Ns, packet_no: int, isn: int, answer: bool, events: list[StreamEvent]
@@ -336,8 +352,8 @@ class Reassembler:
         if half.isn == isn:
             return half
         first = (isn + 1) & _SEQ_MASK
-        known = half.next_seq is not None or half.closed
-        if known and not half.closed and 0 <= _signed((half.next_seq or 0) - first) == half.offset:
+        known = half.next_seq >= 0 or half.closed
+        if known and not half.closed and 0 <= _signed(half.next_seq - first) == half.offset:
             half.isn = isn  # the SYN of what we are following, captured behind its data
             return half
         if known:
@@ -394,7 +410,7 @@ class Reassembler:
 
     def _advance(self, half: _Half, length: int) -> None:
         half.offset += length
-        half.next_seq = ((half.next_seq or 0) + length) & _SEQ_MASK
+        half.next_seq = (half.next_seq + length) & _SEQ_MASK
         if half.missed_since_ns is not None and half.offset >= half.missed_to:
             half.missed_since_ns = None
 
@@ -427,7 +443,7 @@ class Reassembler:
         self, half: _Half, ack: int, t_ns: Ns, packet_no: int, events: list[StreamEvent]
     ) -> None:
         """The receiver of ``half`` has everything below ``ack``: what we lack of it, the capture missed."""
-        if half.next_seq is None or half.closed:
+        if half.next_seq < 0 or half.closed:
             return
         ahead = _signed(ack - half.next_seq)
         if ahead > _MAX_WINDOW_BYTES:
@@ -458,6 +474,7 @@ class Reassembler:
             self._give_up(half, half.pending[-1][0], t_ns, packet_no, events)
             self._drain(half, events)
         half.closed = True
+        half.steady = False
         half.missed_since_ns = None
         self._uncertain.pop(half.flow.number, None)
         if half.opened:

@@ -1,10 +1,10 @@
 """Capture of one interface: AF_PACKET with a TPACKET_V3 ring that the kernel fills and this process maps.
 
 The kernel stamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are full or after
-``RETIRE_MS``; no frame costs a system call. Frames given out are views of the ring: they live until the next
-``read_block``. What the kernel had to drop is counted by ``statistics``.
+``RETIRE_MS``; no frame costs a system call. A block is turned into a run of pcapng's enhanced packet blocks and given
+back to the kernel at once. What the kernel had to drop is counted by ``statistics``.
 
-Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc, tpacket3_hdr), native byte order.
+Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc), native byte order.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from harness.core.events import NS_PER_S, Ns
+from harness.core.skim import Run, ring_block
 from harness.edge.clock import read_wall_clock
 from harness.edge.netns import Namespace
 from harness.errors import RigError
@@ -46,12 +46,8 @@ _REQ3: Final = struct.Struct("@7I")
 """block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv, feature_req_word."""
 _FRAME_SIZE: Final = 2048
 """Only divides the block in the kernel's arithmetic; frames of version 3 have their own length."""
-_BLOCK_HEAD: Final = struct.Struct("@IIIII")
-"""version, offset_to_priv, block_status, num_pkts, offset_to_first_pkt."""
 _BLOCK_STATUS: Final = struct.Struct("@I")
 _BLOCK_STATUS_AT: Final = 8
-_PACKET_HEAD: Final = struct.Struct("@IIIIIIHH")
-"""next_offset, sec, nsec, snaplen, len, status, mac, net."""
 _STATS3: Final = struct.Struct("@III")
 """tp_packets (dropped ones included), tp_drops, tp_freeze_q_cnt; reading resets them."""
 _MREQ: Final = struct.Struct("@iHH8s")
@@ -91,7 +87,6 @@ class PacketRing:
         self.namespace = namespace
         self._blocks = max(2, ring_bytes // BLOCK_BYTES)
         self._at = 0
-        self._held = False
         self._received = self._dropped = self._freezes = 0
         self._clock_checked_ns: Ns = 0
         self.realtime_offset_ns = 0
@@ -111,6 +106,8 @@ class PacketRing:
             self._socket.close()
             raise RigError(f"cannot capture on {interface}: {error.strerror}") from error
         self._view = memoryview(self._map)
+        self._out = memoryview(bytearray(BLOCK_BYTES))
+        """A frame takes less room in a capture file than in the ring."""
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN | select.POLLERR)
         self._measure_clock(time.monotonic_ns())
@@ -118,24 +115,29 @@ class PacketRing:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def read_block(self, timeout_s: float = 0.0) -> list[tuple[Ns, memoryview, int]]:
-        """(realtime ns, frame, original length) of each frame of the next block; [] when none comes in time.
+    def read_run(self, timeout_s: float = 0.0) -> Run | None:
+        """The frames of the next block; None when none comes in time. Good until the next call.
 
-        The frames are views of the ring and end with the next call. InterfaceGone when the interface has
-        vanished; while it is only down, nothing comes.
+        InterfaceGone when the interface has vanished; while it is only down, nothing comes.
         """
-        self._release()
         if self._status() & _TP_STATUS_USER == 0:
             for _, ready in self._poller.poll(max(0, round(timeout_s * 1000))):
                 if ready & select.POLLERR:
                     self._check_error()
             if self._status() & _TP_STATUS_USER == 0:
-                return []
+                return None
         now_ns = time.monotonic_ns()
         if now_ns - self._clock_checked_ns >= CLOCK_CHECK_NS:
             self._measure_clock(now_ns)
-        self._held = True
-        return list(self._frames())
+        at = self._at * BLOCK_BYTES
+        try:
+            with self._view[at : at + BLOCK_BYTES] as block:
+                used, frames, bytes_captured, t_first_ns, t_last_ns = ring_block(block, self._out)
+        except ValueError as error:
+            raise RigError(f"capture on {self.interface}: {error}") from error
+        _BLOCK_STATUS.pack_into(self._map, at + _BLOCK_STATUS_AT, _TP_STATUS_KERNEL)
+        self._at = (self._at + 1) % self._blocks
+        return Run(self._out[:used], frames, bytes_captured, t_first_ns, t_last_ns)
 
     def monotonic(self, realtime_ns: int) -> Ns:
         """A frame's time as CLOCK_MONOTONIC."""
@@ -150,12 +152,8 @@ class PacketRing:
         return RingStatistics(self._received, self._dropped, self._freezes)
 
     def close(self) -> None:
-        self._release()
         self._view.release()
-        with contextlib.suppress(
-            BufferError
-        ):  # somebody still holds a frame: its memory goes with the last view
-            self._map.close()
+        self._map.close()
         self._socket.close()
 
     def _make_ring(self) -> mmap.mmap:
@@ -169,25 +167,6 @@ class PacketRing:
     def _status(self) -> int:
         status: int = _BLOCK_STATUS.unpack_from(self._map, self._at * BLOCK_BYTES + _BLOCK_STATUS_AT)[0]
         return status
-
-    def _frames(self) -> Iterator[tuple[Ns, memoryview, int]]:
-        base = self._at * BLOCK_BYTES
-        _, _, _, count, first = _BLOCK_HEAD.unpack_from(self._map, base)
-        at = base + first
-        view, unpack = self._view, _PACKET_HEAD.unpack_from
-        for _ in range(count):
-            following, seconds, nanoseconds, captured, length, _, mac, _ = unpack(view, at)
-            start = at + mac
-            yield seconds * NS_PER_S + nanoseconds, view[start : start + captured], length
-            at += following
-
-    def _release(self) -> None:
-        """Give the block back to the kernel."""
-        if self._held:
-            at = self._at * BLOCK_BYTES + _BLOCK_STATUS_AT
-            _BLOCK_STATUS.pack_into(self._map, at, _TP_STATUS_KERNEL)
-            self._at = (self._at + 1) % self._blocks
-            self._held = False
 
     def _measure_clock(self, now_ns: Ns) -> None:
         reading = read_wall_clock()

@@ -1,8 +1,8 @@
 """Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
 
-The writer hands whole blocks to the kernel with one ``writev`` a batch and buffers nothing: whatever moment
-the process is killed, the file holds complete blocks up to the last batch. When the disk is full it cuts the
-file back to the last complete block and goes no further.
+The writer hands whole runs of blocks (``core.skimpure``) to the kernel, each with one ``write``, and buffers nothing:
+whatever moment the process is killed, the file holds complete blocks up to the last run. When the disk is full it cuts
+the file back to the last complete run and goes no further. The reader gives runs again.
 
 pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
 interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
@@ -10,35 +10,34 @@ interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REAL
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
+from harness.core.skim import Buffer, Run, blocks, encode, survey
+from harness.core.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
 from harness.errors import RigError, WireError
 
 LINKTYPE_ETHERNET: Final = 1
 _SHB, _IDB, _SPB, _ISB, _EPB = 0x0A0D0D0A, 1, 3, 5, 6
 _BYTE_ORDER_MAGIC: Final = 0x1A2B3C4D
-_OPT_END, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL = 0, 2, 3, 4
+_OPT_END, _OPT_COMMENT, _SHB_HARDWARE, _SHB_OS, _SHB_USERAPPL = 0, 1, 2, 3, 4
 _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET = 2, 3, 9, 14
 _ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_IFDROP, _ISB_OSDROP = 2, 3, 4, 5, 7
 _NANOSECONDS: Final = 9
 """if_tsresol: powers of ten."""
 _DEFAULT_TSRESOL: Final = 6
-_EPB_HEAD: Final = struct.Struct("<IIIIIII")
 _U32: Final = struct.Struct("<I")
+_TWO: Final = struct.Struct("<II")
 _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 """By ``length % 4``: what is missing to a whole word."""
-_EPB_TAILS_BYTES: Final = 32
-"""An enhanced packet block without its data and padding."""
-_IOV_BATCH: Final = 1020
-"""Below IOV_MAX (1024), a multiple of the three parts of a block."""
-MAX_BLOCK_BYTES: Final = 16 << 20
-MAX_FRAME_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 64 << 10
+_RUN_FRAMES: Final = 4096
 MAX_INTERFACES: Final = 256
 
 
@@ -63,8 +62,7 @@ def block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """Writes a new file. ``write`` takes (realtime ns, frame, original length) and returns how many it
-    stored."""
+    """Writes a new file."""
 
     def __init__(
         self,
@@ -75,59 +73,41 @@ class PcapngWriter:
         hardware: str,
         system: str,
         application: str,
-        max_bytes: int,
         description: str = "",
+        comment: str = "",
     ) -> None:
-        """``max_bytes``: no packet is written beyond this size. RigError when the file cannot be made."""
+        """RigError when the file cannot be made."""
         self.path = path
         self.full = ""
         """Why nothing more is written; "" while all is well."""
-        self.frames_written = 0
-        self.frames_not_written = 0
+        self.frames = 0
+        """In the file."""
         self.size_bytes = 0
-        self._max_bytes = max_bytes
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         section += option(_SHB_HARDWARE, hardware.encode()) + option(_SHB_OS, system.encode())
-        section += option(_SHB_USERAPPL, application.encode()) + option(_OPT_END, b"")
+        section += option(_SHB_USERAPPL, application.encode())
+        section += (option(_OPT_COMMENT, comment.encode()) if comment else b"") + option(_OPT_END, b"")
         described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + option(
             _IF_NAME, interface.encode()
         )
         if description:
             described += option(_IF_DESCRIPTION, description.encode())
         described += option(_IF_TSRESOL, bytes([_NANOSECONDS])) + option(_OPT_END, b"")
-        self._put([block(_SHB, section), block(_IDB, described)])
+        self._put(block(_SHB, section) + block(_IDB, described))
         if self.full:
             os.close(self._fd)
             raise RigError(f"cannot write the capture file {path}: {self.full}")
 
-    def write(self, frames: Iterable[tuple[int, bytes | memoryview, int]]) -> int:
-        """Store the frames of one batch, in order; those that no longer fit are counted, not stored."""
-        parts: list[bytes | memoryview] = []
-        size, count, stored = 0, 0, 0
-        for t_ns, data, original_length in frames:
-            length = len(data)
-            total = _EPB_TAILS_BYTES + (length + 3 & ~3)
-            if self.full or self.size_bytes + size + total > self._max_bytes:
-                self.full = self.full or f"the limit of {self._max_bytes >> 20} MiB is reached"
-                self.frames_not_written += 1
-                continue
-            parts.append(
-                _EPB_HEAD.pack(_EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length)
-            )
-            parts.append(data)
-            parts.append(_PAD[length & 3] + _U32.pack(total))
-            size += total
-            count += 1
-            if len(parts) >= _IOV_BATCH:
-                stored += self._batch(parts, count)
-                parts, size, count = [], 0, 0
-        if parts:
-            stored += self._batch(parts, count)
-        return stored
+    def write(self, run: Buffer, frames: int) -> bool:
+        """Store a run of ``frames`` enhanced packet blocks; False, and ``full`` says why, when it is not stored."""
+        if self.full or not self._put(run):
+            return False
+        self.frames += frames
+        return True
 
     def close(self, *, start_ns: int, end_ns: int, frames_received: int, frames_dropped: int) -> None:
         """Add the interface statistics (realtime ns; dropped by the kernel) and close the file."""
@@ -137,35 +117,29 @@ class PcapngWriter:
         for code, count in ((_ISB_IFRECV, frames_received), (_ISB_OSDROP, frames_dropped)):
             body += option(code, struct.pack("<Q", count))
         try:
-            self._put([block(_ISB, body + option(_OPT_END, b""))])
+            self._put(block(_ISB, body + option(_OPT_END, b"")))
             os.fsync(self._fd)
         except OSError as error:
             self.full = self.full or str(error.strerror)
         finally:
             os.close(self._fd)
 
-    def _batch(self, parts: list[bytes | memoryview], count: int) -> int:
-        if self._put(parts):
-            self.frames_written += count
-            return count
-        self.frames_not_written += count
-        return 0
+    def abandon(self) -> None:
+        """Close the file as it is: another one goes on behind it."""
+        os.close(self._fd)
 
-    def _put(self, parts: list[bytes | memoryview]) -> bool:
+    def _put(self, data: Buffer) -> bool:
         """All of it or, told in ``full``, none of it."""
-        wanted = sum(map(len, parts))
         try:
-            written = os.writev(self._fd, parts)
-            if written < wanted:  # a signal or the end of the disk
-                rest = b"".join(parts)[written:]
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
+            written = os.write(self._fd, data)
+            while written < len(data):  # a signal or the end of the disk
+                written += os.write(self._fd, memoryview(data)[written:])
         except OSError as error:
             self.full = str(error.strerror)
             os.ftruncate(self._fd, self.size_bytes)
             os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
             return False
-        self.size_bytes += wanted
+        self.size_bytes += len(data)
         return True
 
 
@@ -190,21 +164,66 @@ def read_frames(path: Path) -> Iterator[CapturedFrame]:
     A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be
     opened, WireError when its bytes are no capture of Ethernet frames.
     """
+    with _opened(path) as file:
+        yield from frames_of(file, str(path))
+
+
+def read_runs(path: Path) -> Iterator[Run]:
+    """The same in runs, which take a reader a fraction of the time; each lives as long as somebody holds it."""
+    with _opened(path) as file:
+        yield from runs_of(file, str(path))
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise RigError(f"cannot read the capture {path}: {error.strerror}") from error
-    with file:
-        yield from frames_of(file, str(path))
 
 
 def frames_of(file: BinaryIO, name: str) -> Iterator[CapturedFrame]:
     """As ``read_frames``, of an open file; ``name`` is for the error."""
+    for part in _parts(file, name):
+        if isinstance(part, CapturedFrame):
+            yield part
+        else:
+            yield from run_frames(part)
+
+
+def run_frames(run: Run) -> Iterator[CapturedFrame]:
+    view = memoryview(run.data)
+    for at, captured, original, t_ns in blocks(view):
+        yield CapturedFrame(t_ns, bytes(view[at : at + captured]), original)
+
+
+def runs_of(file: BinaryIO, name: str) -> Iterator[Run]:
+    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost."""
+    single: list[CapturedFrame] = []
+    for part in _parts(file, name):
+        if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
+            yield _as_run(single)
+            single = []
+        if isinstance(part, CapturedFrame):
+            single.append(part)
+        else:
+            yield part
+    if single:
+        yield _as_run(single)
+
+
+def _as_run(frames: list[CapturedFrame]) -> Run:
+    data = encode((one.t_ns, one.data, one.original_length) for one in frames)
+    size = sum(len(one.data) for one in frames)
+    return Run(data, len(frames), size, frames[0].t_ns, frames[-1].t_ns)
+
+
+def _parts(file: BinaryIO, name: str) -> Iterator[Run | CapturedFrame]:
+    """Runs where the file has their form, else single frames."""
     magic = file.read(4)
     if magic in _PCAP_MAGICS:
         yield from _read_pcap(file, *_PCAP_MAGICS[magic])
     elif magic == _SHB_BYTES:
-        yield from _read_pcapng(file)
+        yield from _read_pcapng(file, magic)
     else:
         raise WireError(f"{name} is neither pcap nor pcapng", 0, magic)
 
@@ -227,41 +246,100 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
         yield CapturedFrame(seconds * 1_000_000_000 + fraction * unit_ns, data, original)
 
 
-def _read_pcapng(file: BinaryIO) -> Iterator[CapturedFrame]:
-    order, interfaces = "<", list[tuple[int, int, int]]()
-    two, at, total = struct.Struct("<II"), 0, 0
-    file.seek(0)
-    while len(head := file.read(8)) == 8:
-        at += total
-        if head[:4] == _SHB_BYTES:
-            magic = file.read(4)
-            order = "<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"
-            if struct.unpack(order + "I", magic.ljust(4, b"\0"))[0] != _BYTE_ORDER_MAGIC:
-                raise WireError("section header without its byte-order magic", at, head + magic)
-            interfaces = []
-            two = struct.Struct(order + "II")
-            file.seek(at + 8)
-        kind, total = two.unpack(head)
-        if total < 12 or total % 4 or total > MAX_BLOCK_BYTES:
-            raise WireError(f"block of {total} bytes", at, head)
-        body = file.read(total - 8)
-        if len(body) < total - 8:
-            return
-        if body[-4:] != head[4:]:
-            raise WireError("the two lengths of a block differ", at, head + body[-4:])
-        if kind == _EPB:
-            yield _enhanced_packet(body, order, interfaces, at)
+def _read_pcapng(file: BinaryIO, data: bytes) -> Iterator[Run | CapturedFrame]:
+    """``data``: what was read already."""
+    section, at, start = _Section(), 0, 0
+    """Where in ``data`` we are, and where in the file that begins."""
+    while True:
+        if section.is_plain:
+            end, frames, bytes_captured, t_first_ns, t_last_ns = survey(data, at, _RUN_FRAMES)
+            if frames:
+                yield Run(memoryview(data)[at:end], frames, bytes_captured, t_first_ns, t_last_ns)
+                at = end
+                continue
+        whole = section.block(data, at, start)
+        if whole is None:
+            more = file.read(_READ_BYTES)
+            if not more:
+                return
+            data, at, start = data[at:] + more, 0, start + at
             continue
-        body = body[:-4]
+        found = section.take(data, at, whole, start)
+        if found is not None:
+            yield found
+        at += whole
+
+
+class _Section:
+    """What the blocks of a section mean: its byte order and its interfaces."""
+
+    def __init__(self) -> None:
+        self._order = "<"
+        self._interfaces: list[tuple[int, int, int]] = []
+
+    @property
+    def is_plain(self) -> bool:
+        """Its packets of interface 0 are of the form of a run."""
+        first = self._interfaces[0] if self._interfaces else None
+        return self._order == "<" and first is not None and first[:2] == (_NS_PER_S, 0)
+
+    def block(self, data: bytes, at: int, start: int) -> int | None:
+        """The length of the block at ``data[at]``; None: it is not there whole. WireError when it cannot be one."""
+        is_section = data[at : at + 4] == _SHB_BYTES
+        if len(data) - at < (12 if is_section else 8):
+            return None
+        if is_section:
+            magic = data[at + 8 : at + 12]
+            self._order, self._interfaces = ("<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"), []
+            if struct.unpack(self._order + "I", magic)[0] != _BYTE_ORDER_MAGIC:
+                raise WireError("section header without its byte-order magic", start + at, data[at : at + 12])
+        (total,) = struct.unpack_from(self._order + "I", data, at + 4)
+        if total < 12 or total % 4 or total > MAX_BLOCK_BYTES:
+            raise WireError(f"block of {total} bytes", start + at, data[at : at + 8])
+        return int(total) if at + total <= len(data) else None
+
+    def take(self, data: bytes, at: int, total: int, start: int) -> CapturedFrame | None:
+        (kind,) = struct.unpack_from(self._order + "I", data, at)
+        end = at + total
+        if data[end - 4 : end] != data[at + 4 : at + 8]:
+            raise WireError(
+                "the two lengths of a block differ", start + at, data[at : at + 8] + data[end - 4 : end]
+            )
+        if kind == _EPB:
+            return _enhanced_packet(data[at + 8 : end], self._order, self._interfaces, start + at)
+        body = data[at + 8 : end - 4]
         if kind == _IDB and len(body) >= 8:
-            interfaces.append(_interface(body, order, at))
-            if len(interfaces) > MAX_INTERFACES:
-                raise WireError(f"more than {MAX_INTERFACES} interfaces", at, head)
+            self._interfaces.append(_interface(body, self._order, start + at))
+            if len(self._interfaces) > MAX_INTERFACES:
+                raise WireError(f"more than {MAX_INTERFACES} interfaces", start + at, body[:8])
         elif kind == _SPB and len(body) >= 4:
-            original = struct.unpack_from(order + "I", body)[0]
-            snaplen = interfaces[0][2] if interfaces else 0
+            original = struct.unpack_from(self._order + "I", body)[0]
+            snaplen = self._interfaces[0][2] if self._interfaces else 0
             captured = min(original, snaplen or original, len(body) - 4)
-            yield CapturedFrame(0, body[4 : 4 + captured], original)
+            return CapturedFrame(0, body[4 : 4 + captured], original)
+        return None
+
+
+def first_packet_at(data: Buffer | mmap.mmap) -> int:
+    """Where the packets begin in a file of ``PcapngWriter``."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, total = _TWO.unpack_from(data, at)
+        if kind not in (_SHB, _IDB) or not 12 <= total <= len(data) - at:
+            break
+        at += total
+    return at
+
+
+def whole_to(data: Buffer | mmap.mmap, at: int) -> int:
+    """Where the last whole block ends, from the packets at ``at`` on."""
+    at = survey(memoryview(data), at, len(data))[0]
+    while at + 12 <= len(data):
+        _, total = _TWO.unpack_from(data, at)
+        if not 12 <= total <= len(data) - at:
+            break
+        at += total
+    return at
 
 
 def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:

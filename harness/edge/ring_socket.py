@@ -15,6 +15,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.supersocket import SuperSocket
 
+from harness.core.skim import blocks
 from harness.edge.packet_ring import DEFAULT_RING_BYTES, PacketRing
 from harness.errors import UsageError
 
@@ -42,8 +43,11 @@ class RingSocket(SuperSocket):  # type: ignore[misc]
 
     def recv_raw(self, x: int = 0) -> tuple[type[Packet] | None, bytes | None, float | None]:
         """(Ether, the frame's bytes, its time in seconds); all None when there is no frame."""
-        if not self._waiting:
-            self._waiting.extend((t_ns, bytes(frame)) for t_ns, frame, _ in self.ring.read_block())
+        if not self._waiting and (run := self.ring.read_run()) is not None:
+            view = memoryview(run.data)
+            self._waiting.extend(
+                (t_ns, bytes(view[at : at + length])) for at, length, _, t_ns in blocks(view)
+            )
         if not self._waiting:
             return None, None, None
         t_ns, frame = self._waiting.popleft()

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
+from harness.core import skim
 from harness.core.text import escape
 from harness.edge import netns
 
@@ -49,7 +50,7 @@ class Finding:
 def examine(out_dir: Path) -> list[Finding]:
     """Everything ``doctor`` looks at; changes nothing. Incidents would go to ``out_dir``."""
     parts: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _python, _kernel, _packages, _tools, _rights, _realtime, _memory_lock, _serial_devices
+        _python, _kernel, _packages, _native, _tools, _rights, _realtime, _memory_lock, _serial_devices
     )  # fmt: skip
     return [finding for part in parts for finding in part()] + [_space(out_dir)]
 
@@ -97,6 +98,17 @@ def _packages() -> Iterator[Finding]:
     else:
         detail = f"missing: {', '.join(missing or [DISTRIBUTION])}"
         yield Finding(name="packages", status="problem", detail=detail, remedy="make setup")
+
+
+def _native() -> Iterator[Finding]:
+    yield Finding(
+        name="C module",
+        status="ok" if skim.NATIVE else "warning",
+        detail="in use: the link is watched at its full rate"
+        if skim.NATIVE
+        else "not built: the link is watched by the Python code, several times slower",
+        remedy="" if skim.NATIVE else f"{apt_line(['gcc', 'python3-dev'])}, then make setup again",
+    )
 
 
 def _installed(name: str) -> bool:

@@ -170,6 +170,9 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
         f"{capture.get('packets', 0)} frames, {byte_count(capture.get('bytes_captured', 0))}, "
         f"{capture.get('digests_checked', 0)} digests checked, {drops} dropped"
     )
+    stored, packets = capture.get("frames_stored"), capture.get("packets")
+    if isinstance(stored, int) and isinstance(packets, int) and stored < packets:
+        said += f"; in link.pcapng the {stored} from number {capture.get('first_packet_no')} on"
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 

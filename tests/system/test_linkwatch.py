@@ -32,10 +32,14 @@ from link_script import (
 )
 
 from harness.core import events
-from harness.core.events import AnyEvent, LinkStats, Note, ProcessReady, Stop, StreamEnded, Trigger
+from harness.core.events import AnyEvent, Freeze, LinkStats, Note, ProcessReady, Stop, StreamEnded, Trigger
+from harness.core.linkrules import LinkRule
+from harness.core.linkview import LinkEnds, LinkView
+from harness.core.skim import blocks
+from harness.edge.capture_ring import join, segments
 from harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
 from harness.edge.packet_ring import PacketRing
-from harness.edge.pcapng import read_frames
+from harness.edge.pcapng import read_frames, read_runs
 from harness.errors import RigError
 
 pytestmark = [
@@ -299,6 +303,74 @@ def test_the_end_of_the_interface_ends_the_watch(tmp_path: Path) -> None:
     assert list(read_frames(watch.path)) is not None
 
 
+def test_hours_of_link_stay_within_the_bound_and_a_trigger_keeps_its_window(
+    link: LinkPair, nodes: Nodes, tmp_path: Path
+) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES, capture_mib=8)
+    try:
+        watch.wait(ProcessReady)
+        nodes.handshake()
+        for epoch in range(12):
+            nodes.epoch(1 + epoch * 32, 32, 65536)
+            assert sum(one.stat().st_size for one in tmp_path.iterdir()) <= 6 << 20
+        nodes.primary(p_data(9999, 89600, bytes(65536), digest=b"oops"))
+        trigger = watch.wait(Trigger)
+        assert watch.process.stdin is not None
+        watch.process.stdin.write(events.encode(Freeze(t_ns=trigger.t_arrival_ns)))
+        watch.process.stdin.flush()
+        nodes.secondary(p_ack(9999, 89600, 65536))
+        for epoch in range(4):
+            nodes.epoch(10000 + epoch * 32, 32, 65536)
+        told = watch.stop()
+    finally:
+        watch.close()
+    stats = [event for event in told if isinstance(event, LinkStats)][-1]
+    assert stats.first_packet_no > 1 and stats.packets > stats.frames_stored
+    assert [event.level for event in told if isinstance(event, Note)] == ["info"]  # the window is complete
+    assert len(segments(watch.path)) >= 4
+    join(watch.path)
+    assert watch.path.stat().st_size <= 9 << 20
+    view = LinkView(
+        LinkEnds(ports=frozenset({7788}), integrity_alg="crc32c"),
+        [LinkRule(name="d", event="digest-mismatch")],
+    )
+    found, first_no = [], 1
+    for run in read_runs(watch.path):
+        for t_ns, frame, number in view.frames(run.data, first_no, 0):
+            found += view.feed(t_ns, frame, number, t_ns)
+        first_no += run.frames
+    assert first_no - 1 == stats.frames_stored
+    assert [(one.sector, one.offset_bytes) for one in found] == [(89600, trigger.offset_bytes)]
+    if shutil.which("tshark"):
+        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
+        shown = subprocess.run(
+            ["tshark", "-r", str(watch.path), *options, "-Y", "drbd.sector==89600 && drbd.command==0", "-T", "fields",
+             "-e", "frame.number"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert shown.stdout.split() == [str(trigger.offset_bytes)]
+
+
+def test_a_killed_watch_leaves_its_segments(link: LinkPair, nodes: Nodes, tmp_path: Path) -> None:
+    watch = Watch(link, tmp_path / "link.pcapng", capture_mib=16)
+    try:
+        watch.wait(ProcessReady)
+        nodes.handshake()
+        nodes.epoch(1, 64, 65536)
+        deadline = time.monotonic() + TIMEOUT_S
+        while sum(one.stat().st_size for one in tmp_path.iterdir()) < 64 << 16:
+            assert time.monotonic() < deadline
+            select.select([], [], [], 0.01)
+        watch.process.kill()
+        watch.process.wait(TIMEOUT_S)
+    finally:
+        watch.close()
+    assert segments(watch.path)
+    join(watch.path)
+    # What is on disk when it is killed has blocks around its frames.
+    assert sum(len(frame.data) for frame in read_frames(watch.path)) > 60 << 16
+
+
 def _delete_interface() -> None:
     from pyroute2 import IPRoute
 
@@ -348,10 +420,12 @@ def test_every_frame_of_a_burst_is_captured_with_its_time(link: LinkPair) -> Non
         numbers: list[int] = []
         deadline = time.monotonic() + TIMEOUT_S
         while len(numbers) < 2000 and time.monotonic() < deadline:
-            for t_ns, frame, length in ring.read_block(0.2):
-                if length == 1042 and frame[23] == 17:
+            run = ring.read_run(0.2)
+            view = memoryview(b"" if run is None else run.data)
+            for at, _, length, t_ns in blocks(view):
+                if length == 1042 and view[at + 23] == 17:
                     assert before_ns - 10e6 <= ring.monotonic(t_ns) <= time.monotonic_ns() + 10e6
-                    numbers.append(int.from_bytes(frame[42:46], "big"))
+                    numbers.append(int.from_bytes(view[at + 42 : at + 46], "big"))
         # While the neighbour's address is asked for, the first datagrams wait, and others overtake them.
         assert sorted(numbers) == list(range(2000))
         assert ring.statistics().dropped == 0

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,8 @@ class Installed:
         return record | {"path": path}
 
 
-def _run(command: list[str], cwd: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def _run(command: list[str], cwd: Path, **variables: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
     )
@@ -61,6 +63,22 @@ def _run(command: list[str], cwd: Path) -> None:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(tmp_path_factory.mktemp("wheel"))
+
+
+def test_without_a_compiler_it_is_built_and_reads_captures_all_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    kept_out = shutil.ignore_patterns(".*", "build", "dist", "incidents", "*.egg-info", "*.so", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=kept_out)
+    wheels = tmp_path / "wheels"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], tmp_path, CC="/bin/false")
+    (wheel,) = wheels.glob("freezeframe-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(tmp_path / "installed")
+    program = "import os; from harness.core import skim; import harness.core.linkview; "
+    program += "assert not skim.NATIVE and skim.__file__.startswith(os.getcwd())"
+    _run([sys.executable, "-c", program], tmp_path / "installed")
 
 
 def state(record: dict[str, Any], side: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from harness.core.evidence import gather, without_tell_tales
 from harness.core.findings import Stage
 from harness.core.oneclock import rows
 from harness.core.rootcause import RootCauseSet
+from harness.core.skim import run_of
 from harness.core.verdict import judge
 from harness.edge.pcapng import read_frames
 from harness.store import MAX_INTEGER
@@ -185,7 +186,7 @@ def test_the_flipped_bit_of_a_real_capture_is_found() -> None:
     """Two Linux nodes, one bit flipped in flight (tests/golden/drbd): the byte that the injector's log names."""
     frames = [(one.t_ns, one.data) for one in read_frames(GOLDEN / "small-failure.pcap")]
     record: Mapping[str, Any] = {"link": {"ports": [7788], "integrity_alg": "crc32c"}}
-    verdict = judge(gather(record, sets={}, frames=frames))
+    verdict = judge(gather(record, sets={}, frames=[run_of(frames)]))
     assert (verdict["write_lba"], verdict["write_sectors"]) == (89600, 128)
     assert (verdict["byte_offset"], verdict["lba"]) == (FLIPPED_AT, 89600 + FLIPPED_AT // 512)
     assert verdict["bit_mask"].bit_count() == 1 and verdict["bytes_different"] == 1

@@ -1,0 +1,220 @@
+"""The loops of the link watch that see every frame, in Python: what ``harness.core._native`` (harness/native/*.c) does in C.
+
+Captured frames have one form: runs of pcapng's enhanced packet blocks in memory, interface 0, nanoseconds, little-endian.
+The ring's blocks are turned into it, a capture file is it. ``Skimmer.frames`` gives out those frames of a run that may
+tell something; this one gives out all of them, the C one passes over the middle of a healthy bulk transfer, by the rules
+that stand at ``HalfState``. Whoever feeds what comes out sees the same packets, times and frame numbers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+EPB: Final = 6
+EPB_LEAST_BYTES: Final = 32
+"""An enhanced packet block without its data and padding."""
+EPB_HEAD: Final = struct.Struct("<IIIIIII")
+"""type, total length, interface, time (high, low), captured length, original length."""
+EPB_HEAD_BYTES: Final = EPB_HEAD.size
+MAX_BLOCK_BYTES: Final = 16 << 20
+MAX_FRAME_BYTES: Final = 1 << 20
+MAX_TIME_NS: Final = (1 << 63) - 1
+"""Later times, which no capture has, are taken for this one."""
+_U32: Final = struct.Struct("<I")
+_BLOCK_HEAD: Final = struct.Struct("@12xII")
+"""linux/if_packet.h, struct tpacket_block_desc: num_pkts, offset_to_first_pkt."""
+_PACKET_HEAD: Final = struct.Struct("@IIIIIIHH")
+"""struct tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net."""
+_NS_PER_S: Final = 1_000_000_000
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Run(NamedTuple):
+    """Captured frames in the one form."""
+
+    data: Buffer
+    """Whole enhanced packet blocks; who gave it out says how long it is good for."""
+    frames: int
+    bytes_captured: int
+    t_first_ns: int
+    """CLOCK_REALTIME, as all times in blocks."""
+    t_last_ns: int
+
+
+def encode(frames: Iterable[tuple[int, Buffer, int]]) -> bytes:
+    """(time, frame, original length) each as an enhanced packet block."""
+    parts: list[Buffer] = []
+    for t_ns, data, original_length in frames:
+        length = len(data)
+        padding = -length % 4
+        total = EPB_LEAST_BYTES + length + padding
+        t_ns = min(max(t_ns, 0), MAX_TIME_NS)
+        parts.append(EPB_HEAD.pack(EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
+        parts += (data, bytes(padding) + _U32.pack(total))
+    return b"".join(parts)
+
+
+def run_of(frames: Sequence[tuple[int, Buffer]]) -> Run:
+    """Whole frames as a run."""
+    data = encode((t_ns, frame, len(frame)) for t_ns, frame in frames)
+    times = [t_ns for t_ns, _ in frames] or [0]
+    return Run(data, len(frames), sum(len(frame) for _, frame in frames), times[0], times[-1])
+
+
+def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int, int]:
+    """One block of a TPACKET_V3 ring as enhanced packet blocks, written to ``out``: (bytes written, frames, bytes
+    captured, first time, last time). ValueError when the block contradicts itself or ``out`` is too small."""
+    view, to = memoryview(block), memoryview(out)
+    if len(view) < 20:
+        raise ValueError("capture ring: block without its header")
+    count, at = _BLOCK_HEAD.unpack_from(view)
+    used = captured_bytes = first_ns = t_ns = 0
+    for number in range(count):
+        if at + _PACKET_HEAD.size > len(view):
+            raise ValueError("capture ring: frame outside of its block")
+        following, seconds, nanoseconds, captured, length, _, mac, _ = _PACKET_HEAD.unpack_from(view, at)
+        start = at + mac
+        if start + captured > len(view) or captured > MAX_FRAME_BYTES:
+            raise ValueError("capture ring: frame longer than its block")
+        padded = captured + 3 & ~3
+        total = EPB_LEAST_BYTES + padded
+        if used + total > len(to):
+            raise ValueError("capture ring: no room for the frames of a block")
+        t_ns = seconds * _NS_PER_S + nanoseconds
+        first_ns = first_ns if number else t_ns
+        EPB_HEAD.pack_into(to, used, EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, captured, length)
+        data_at = used + EPB_HEAD_BYTES
+        to[data_at : data_at + captured] = view[start : start + captured]
+        to[data_at + captured : data_at + padded] = bytes(padded - captured)
+        _U32.pack_into(to, used + total - 4, total)
+        used += total
+        captured_bytes += captured
+        at += following
+    return used, count, captured_bytes, first_ns, t_ns
+
+
+def blocks(view: memoryview, at: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """(where the data begin, captured length, original length, time) of each whole block from ``at`` on."""
+    while 0 <= at <= len(view) - EPB_LEAST_BYTES:
+        kind, total, interface, high, low, captured, original = EPB_HEAD.unpack_from(view, at)
+        if kind != EPB or interface or total < EPB_LEAST_BYTES or total % 4 or total > MAX_BLOCK_BYTES:
+            return
+        if at + total > len(view) or captured > total - EPB_LEAST_BYTES or captured > MAX_FRAME_BYTES:
+            return
+        if _U32.unpack_from(view, at + total - 4)[0] != total:
+            return
+        yield at + EPB_HEAD_BYTES, captured, original, min(high << 32 | low, MAX_TIME_NS)
+        at += total
+
+
+def survey(data: Buffer, at: int, most: int) -> tuple[int, int, int, int, int]:
+    """(end, frames, bytes captured, first time, last time) of the whole blocks from ``at`` on, at most ``most``."""
+    view = memoryview(data)
+    frames = captured_bytes = first_ns = last_ns = 0
+    for start, captured, _, t_ns in blocks(view, at):
+        if frames >= most:
+            break
+        first_ns = t_ns if not frames else first_ns
+        frames, captured_bytes, last_ns = frames + 1, captured_bytes + captured, t_ns
+        at = start - EPB_HEAD_BYTES + EPB_HEAD.unpack_from(view, start - EPB_HEAD_BYTES)[1]
+    return at, frames, captured_bytes, first_ns, last_ns
+
+
+class Fill:
+    """The body of one packet while it arrives in pieces: they are copied into one buffer of the announced length."""
+
+    __slots__ = ("_body", "discarding", "filled", "length")
+
+    def __init__(self) -> None:
+        self._body: bytearray | None = None
+        self.length = 0
+        """Announced; 0 while no body is arriving."""
+        self.filled = 0
+        self.discarding = False
+
+    def begin(self, length: int) -> None:
+        if not 1 <= length <= MAX_BLOCK_BYTES:
+            raise ValueError("a body of this length is not filled")
+        self._body, self.length, self.filled = bytearray(length), length, 0
+
+    def take(self, data: Buffer) -> int:
+        """Copy what fits; how many bytes that was."""
+        if self._body is None:
+            return 0
+        taken = min(self.length - self.filled, len(data))
+        self._body[self.filled : self.filled + taken] = data[:taken]
+        self.filled += taken
+        return taken
+
+    def swallow(self, data: Buffer) -> bool:
+        """Copy all of it, if the body goes on behind it; else nothing."""
+        end = self.filled + len(data)
+        if self._body is None or end >= self.length:
+            return False
+        self._body[self.filled : end] = data
+        self.filled = end
+        return True
+
+    @property
+    def complete(self) -> bool:
+        return self._body is not None and self.filled == self.length
+
+    def finish(self) -> Buffer:
+        """The complete body."""
+        body = self._body
+        if body is None or self.filled != self.length:
+            raise ValueError("the body is not complete")
+        self.drop()
+        return body
+
+    def drop(self) -> None:
+        """Forget the body that has begun."""
+        self._body, self.length, self.filled = None, 0, 0
+
+    def discard(self) -> None:
+        """Nobody wants the bytes of this direction, now or later."""
+        self.drop()
+        self.discarding = True
+
+
+class HalfState:
+    """One direction of a TCP connection, as far as a frame in the middle of a bulk transfer touches it.
+
+    Such a frame may be passed over, its bytes copied to ``fill`` and the counters moved on, when this direction is
+    ``steady`` and the other one steady or not begun; its flags are ACK and no SYN, FIN, RST; it acknowledges nothing above
+    the other's ``next_seq``; and it is empty, or begins at ``next_seq``, was captured whole, and leaves the body that has
+    begun incomplete.
+    """
+
+    __slots__ = ("fill", "last_packet_no", "next_seq", "offset", "other", "steady")
+
+    fill: Fill
+    """Where its consumer collects."""
+    other: Any
+    """The HalfState of the other direction."""
+
+    def __init__(self) -> None:
+        self.next_seq = -1
+        """Sequence number of the byte at ``offset``; -1 until one is known."""
+        self.offset = 0
+        self.last_packet_no = 0
+        self.steady = False
+        """Open, and nothing waits: no hole, nothing out of order, no FIN."""
+
+
+class Skimmer:
+    """All directions that are followed, by addresses and ports as they stand in the frames."""
+
+    def __init__(self, ports: Iterable[int]) -> None:
+        self.halves: dict[bytes, Any] = {}
+        self.skipped_frames = 0
+        """Frames that are not TCP over IP, are fragments, have other ports, or contradict their length."""
+
+    def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[int, memoryview, int]]:
+        """(time less ``offset_ns``, frame, number) of those of ``run`` that have to be fed, in order."""
+        view = memoryview(run)
+        for number, (start, captured, _, t_ns) in enumerate(blocks(view), first_no):
+            yield t_ns - offset_ns, view[start : start + captured], number

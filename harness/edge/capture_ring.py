@@ -1,0 +1,251 @@
+"""The newest of a link's capture on disk, bounded, and the window around a trigger.
+
+Frames go to ``link.pcapng``. When that has grown to a segment it is renamed to ``link.NNNNNNNNNNNN.pcapng``, by the
+number of its first frame since the capture began, and a new one begins. Until a trigger the oldest segments are removed:
+half of the bound is for what came before a trigger, half for what comes behind it. ``freeze`` keeps the window before the
+trigger and goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end: in place,
+segment by segment, so that it needs no second copy, and a kill in between loses nothing.
+
+Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told stays true:
+``pin``, called with each trigger, and ``freeze`` keep what is there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from harness.core.events import NS_PER_S, Ns
+from harness.core.skim import Run, survey
+from harness.edge.pcapng import PcapngWriter, first_packet_at, runs_of, whole_to
+from harness.errors import RigError
+
+SEGMENTS: Final = 8
+"""Of each half of the bound, and of the time before a trigger: how finely the window is cut."""
+MIN_SEGMENT_BYTES: Final = 1 << 20
+PIN_NS: Final = 2 * NS_PER_S
+"""So long after a trigger nothing is removed that the bound leaves room for: the supervisor needs some milliseconds to
+say that the trigger is the incident's."""
+_COPY_BYTES: Final = 1 << 20
+_NAME: Final = "{stem}.{number:012d}{suffix}"
+_MAX_FRAMES: Final = 1 << 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    max_bytes: int
+    before_ns: Ns
+    after_ns: Ns
+
+
+@dataclass(frozen=True)
+class _Segment:
+    path: Path
+    first_no: int
+    frames: int
+    size_bytes: int
+    t_last_ns: Ns
+
+
+class CaptureRing:
+    """``write`` each run; ``full`` says why nothing more is kept. All times are CLOCK_REALTIME, as the frames'."""
+
+    def __init__(self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds) -> None:
+        """``make`` begins a file, with a comment or "". RigError when it cannot."""
+        self.path = path
+        self.full = ""
+        """Why nothing more is recorded although it should be; "" while all is well."""
+        self.is_complete = False
+        """The window behind the trigger is recorded; what comes now is not kept, as wanted."""
+        self.frames_stored = 0
+        """In all segments that are there."""
+        self._make = make
+        self._bounds = bounds
+        self._segment_bytes = max(MIN_SEGMENT_BYTES, bounds.max_bytes // 2 // SEGMENTS)
+        self._older: deque[_Segment] = deque()
+        self._older_bytes = 0
+        self._first_no = 1
+        """Of the file that is being written."""
+        self._t_began_ns: Ns | None = None
+        self._t_last_ns: Ns = 0
+        self._until_ns: Ns | None = None
+        """Frozen: recorded up to then."""
+        self._pinned_ns: Ns = 0
+        self._file = make(path, "")
+
+    @property
+    def first_no(self) -> int:
+        """The number, since the capture began, of the first frame that is kept."""
+        return self._older[0].first_no if self._older else self._first_no
+
+    def number(self, packet_no: int) -> int:
+        """What frame ``packet_no`` of the capture is numbered in the file; 0: it is not in it."""
+        return max(0, packet_no - self.first_no + 1)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._older_bytes + self._file.size_bytes
+
+    def write(self, run: Run) -> None:
+        if self.full or self.is_complete:
+            return
+        size = len(run.data)
+        if self._until_ns is not None and (
+            run.t_first_ns > self._until_ns or self.size_bytes + size > self._bounds.max_bytes
+        ):
+            self.is_complete = True
+            return
+        if self._is_due(run, size):
+            self._roll()
+        if not self._file.write(run.data, run.frames):
+            self.full = self._file.full
+            return
+        self._t_began_ns = run.t_first_ns if self._t_began_ns is None else self._t_began_ns
+        self._t_last_ns = run.t_last_ns
+        self.frames_stored += run.frames
+        if self._until_ns is None and self._older:
+            self._remove(run.t_last_ns)
+
+    def pin(self, t_ns: Ns) -> None:
+        """A trigger was found."""
+        self._pinned_ns = t_ns + PIN_NS
+
+    def freeze(self, t_ns: Ns) -> None:
+        """The trigger at ``t_ns`` is the incident's: keep its window. Only the first counts."""
+        if self._until_ns is None:
+            self._until_ns = t_ns + self._bounds.after_ns
+
+    def close(self, *, start_ns: Ns, end_ns: Ns, frames_received: int, frames_dropped: int) -> None:
+        """Add the statistics of the interface; the segments stay for ``join``."""
+        self._file.close(
+            start_ns=start_ns, end_ns=end_ns, frames_received=frames_received, frames_dropped=frames_dropped
+        )
+        self.full = self.full or self._file.full
+
+    def _is_due(self, run: Run, size: int) -> bool:
+        if self._file.frames == 0 or self._t_began_ns is None:
+            return False
+        age_ns = run.t_first_ns - self._t_began_ns
+        return self._file.size_bytes + size > self._segment_bytes or (
+            self._until_ns is None and age_ns > self._bounds.before_ns // SEGMENTS
+        )
+
+    def _roll(self) -> None:
+        """Set the file aside as a segment, and begin another."""
+        aside = segment_path(self.path, self._first_no)
+        file = self._file
+        try:
+            file.abandon()
+            self.path.rename(aside)
+            following = self._first_no + file.frames
+            self._file = self._make(self.path, f"begins with frame {following} of the capture")
+        except (OSError, RigError) as error:
+            self.full = str(error)
+            return
+        self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
+        self._older_bytes += file.size_bytes
+        self._first_no, self._t_began_ns = following, None
+
+    def _remove(self, now_ns: Ns) -> None:
+        """The oldest segments, as far as the window before a trigger does without them."""
+        room = self._bounds.max_bytes if now_ns < self._pinned_ns else self._bounds.max_bytes // 2
+        while self._older and (
+            self.size_bytes > room
+            or (now_ns >= self._pinned_ns and self._older[0].t_last_ns < now_ns - self._bounds.before_ns)
+        ):
+            oldest = self._older.popleft()
+            self._older_bytes -= oldest.size_bytes
+            self.frames_stored -= oldest.frames
+            try:
+                oldest.path.unlink(missing_ok=True)
+            except OSError as error:
+                self.full = f"{oldest.path}: {error.strerror}"
+                return
+
+
+# --- one file of the segments -----------------------------------------------------------------------------------
+def segment_path(path: Path, first_no: int) -> Path:
+    return path.with_name(_NAME.format(stem=path.stem, number=first_no, suffix=path.suffix))
+
+
+def segments(path: Path) -> list[tuple[int, Path]]:
+    """(number of the first frame, file) of each segment set aside from the capture at ``path``, in order."""
+    pattern = re.compile(rf"{re.escape(path.stem)}\.(\d{{12}}){re.escape(path.suffix)}")
+    found = []
+    if path.parent.is_dir():
+        for one in path.parent.iterdir():
+            if match := pattern.fullmatch(one.name):
+                found.append((int(match[1]), one))
+    return sorted(found)
+
+
+def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]:
+    """Every run of a capture that may not be joined yet: the segments in order, then ``path``."""
+    parts = segments(path)
+    for position, (first_no, one) in enumerate(parts):
+        following = parts[position + 1][0] if position + 1 < len(parts) else None
+        left = _MAX_FRAMES if following is None else following - first_no
+        with open_file(one.name) as file:
+            for run in runs_of(file, one.name):
+                if run.frames >= left:
+                    end, frames, size, t_first_ns, t_last_ns = survey(run.data, 0, left)
+                    yield Run(memoryview(run.data)[:end], frames, size, t_first_ns, t_last_ns)
+                    break
+                left -= run.frames
+                yield run
+    if path.exists() or not parts:
+        with open_file(path.name) as file:
+            yield from runs_of(file, path.name)
+
+
+def join(path: Path) -> None:
+    """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment stays as it is."""
+    parts = segments(path)
+    if not parts:
+        return
+    try:
+        if path.exists():  # no join has begun
+            last_no, last = parts[-1]
+            first_no = last_no + _count(last)
+            aside = segment_path(path, first_no)
+            path.rename(aside)
+            parts.append((first_no, aside))
+        first_no, whole = parts[0]
+        with whole.open("r+b") as out:
+            for number, one in parts[1:]:
+                _cut(out.fileno(), number - first_no)
+                _append(out.fileno(), one)
+                one.unlink()
+            os.fsync(out.fileno())
+        whole.rename(path)
+    except OSError as error:
+        raise RigError(f"the segments of {path} cannot be made one file: {error.strerror}") from error
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(run.frames for run in runs_of(file, path.name))
+
+
+def _cut(fd: int, frames: int) -> None:
+    """End the file behind so many frames: what stands there is a half copy of the next segment, or statistics."""
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        end, found, *_ = survey(memoryview(data), first_packet_at(data), frames)
+    if found == frames:
+        os.ftruncate(fd, end)
+    os.lseek(fd, 0, os.SEEK_END)
+
+
+def _append(fd: int, path: Path) -> None:
+    """The packets and statistics of ``path``, without the header that is the same, and without half a block."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = first_packet_at(data)
+        end = whole_to(data, at)
+        while at < end:
+            at += os.write(fd, data[at : min(end, at + _COPY_BYTES)])

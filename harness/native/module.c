@@ -1,0 +1,19 @@
+/* harness.core._native, optional: the two loops of the link watch that see every frame (docs/decisions/0009). Pure: bytes in,
+   bytes and counts out; no file, no clock, no thread, no allocation that the wire decides. */
+#include "native.h"
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "harness.core._native",
+    .m_doc = "The link watch's loops over every frame; harness.core.skimpure is the reference.",
+    .m_size = -1,
+    .m_methods = capture_methods,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && add_skim_types(module) < 0)
+        Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,230 @@
+"""The capture on disk: bounded while nothing happens, whole around a trigger, one file at the end, whatever is killed."""
+
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from harness.core.events import NS_PER_S
+from harness.core.skim import run_of
+from harness.edge.capture_ring import (
+    MIN_SEGMENT_BYTES,
+    PIN_NS,
+    Bounds,
+    CaptureRing,
+    join,
+    kept_runs,
+    segment_path,
+    segments,
+)
+from harness.edge.pcapng import PcapngWriter, first_packet_at, read_frames
+from harness.errors import RigError
+
+MIB = 1 << 20
+T_NS = 1_795_394_356_000_000_000
+FRAME_BYTES = 8192
+STEP_NS = NS_PER_S // 100
+
+
+def make(path: Path, comment: str) -> PcapngWriter:
+    return PcapngWriter(
+        path, interface="repl0", snaplen_bytes=0, hardware="h", system="s", application="a", comment=comment
+    )
+
+
+class Link:
+    """Frames that carry their number since the capture began, one each STEP_NS."""
+
+    def __init__(
+        self, directory: Path, *, mib: int = 16, before_s: float = 600, after_s: float = 600
+    ) -> None:
+        self.path = directory / "link.pcapng"
+        bounds = Bounds(
+            max_bytes=mib * MIB, before_ns=int(before_s * NS_PER_S), after_ns=int(after_s * NS_PER_S)
+        )
+        self.ring = CaptureRing(self.path, make, bounds)
+        self.number = 0
+
+    @property
+    def now_ns(self) -> int:
+        return T_NS + self.number * STEP_NS
+
+    def pass_on(self, frames: int, *, at_once: int = 5) -> None:
+        for _ in range(frames // at_once):
+            batch = []
+            for _ in range(at_once):
+                self.number += 1
+                batch.append((self.now_ns, self.number.to_bytes(8, "big").ljust(FRAME_BYTES, b"\0")))
+            self.ring.write(run_of(batch))
+
+    def on_disk(self) -> int:
+        return sum(one.stat().st_size for one in self.path.parent.iterdir())
+
+    def close(self) -> None:
+        self.ring.close(start_ns=T_NS, end_ns=self.now_ns, frames_received=self.number, frames_dropped=3)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Link:
+    return Link(tmp_path)
+
+
+def in_file(path: Path) -> list[int]:
+    return [int.from_bytes(frame.data[:8], "big") for frame in read_frames(path)]
+
+
+def kept(path: Path) -> list[int]:
+    runs = kept_runs(path, lambda name: (path.parent / name).open("rb"))
+    return [
+        int.from_bytes(bytes(memoryview(run.data)[at : at + 8]), "big")
+        for run in runs
+        for at in range(28, len(run.data), FRAME_BYTES + 32)
+    ]
+
+
+def is_gapless(found: list[int]) -> bool:
+    return all(one + 1 == other for one, other in pairwise(found))
+
+
+def test_a_short_run_is_one_file_and_nothing_is_moved(link: Link) -> None:
+    link.pass_on(50)
+    link.close()
+    assert segments(link.path) == []
+    join(link.path)
+    assert in_file(link.path) == list(range(1, 51))
+    assert link.ring.number(7) == 7
+
+
+def test_hours_without_a_trigger_stay_within_half_the_bound_and_the_newest_is_there(link: Link) -> None:
+    most = 0
+    for _ in range(120):
+        link.pass_on(100)  # 94 MiB in all
+        most = max(most, link.on_disk())
+    assert most <= 8 * MIB + MIN_SEGMENT_BYTES
+    link.close()
+    before = kept(link.path)
+    assert link.ring.frames_stored == len(before)
+    join(link.path)
+    found = in_file(link.path)
+    assert found == before
+    assert is_gapless(found) and found[-1] == link.number
+    assert found[0] == link.ring.first_no > 1
+    assert len(found) * FRAME_BYTES > 6 * MIB
+    assert [one.name for one in link.path.parent.iterdir()] == ["link.pcapng"]
+
+
+def test_the_window_around_a_trigger_stays_and_its_number_is_the_files(link: Link) -> None:
+    link.pass_on(4000)
+    trigger_no, trigger_ns = link.number, link.now_ns
+    told = link.ring.number(trigger_no)
+    link.ring.pin(trigger_ns)
+    link.pass_on(100)
+    link.ring.freeze(trigger_ns)
+    link.pass_on(8000)
+    assert link.ring.is_complete and not link.ring.full
+    assert link.on_disk() <= 16 * MIB
+    link.close()
+    join(link.path)
+    found = in_file(link.path)
+    assert found[told - 1] == trigger_no
+    assert is_gapless(found)
+    behind = (found[-1] - trigger_no) * FRAME_BYTES
+    assert behind > 7 * MIB
+
+
+def test_a_pin_that_nobody_follows_up_ends(link: Link) -> None:
+    link.pass_on(3000)
+    first_no = link.ring.first_no
+    link.ring.pin(link.now_ns)
+    link.pass_on(PIN_NS // STEP_NS - 10)
+    assert link.ring.first_no == first_no
+    link.pass_on(3000)
+    assert link.ring.first_no > first_no and not link.ring.is_complete
+    assert link.on_disk() <= 9 * MIB
+
+
+def test_the_window_is_counted_in_seconds(tmp_path: Path) -> None:
+    link = Link(tmp_path, before_s=4, after_s=2)
+    link.pass_on(2000, at_once=1)
+    assert len(segments(link.path)) <= 10
+    trigger_no = link.number
+    link.ring.freeze(link.now_ns)
+    link.pass_on(1000, at_once=1)
+    link.close()
+    join(link.path)
+    found = in_file(link.path)
+    assert 4 <= (trigger_no - found[0]) / 100 <= 5
+    assert found[-1] - trigger_no == 200
+
+
+def test_only_the_first_trigger_counts(tmp_path: Path) -> None:
+    link = Link(tmp_path, after_s=2)
+    link.ring.freeze(link.now_ns)
+    link.pass_on(100)
+    link.ring.freeze(link.now_ns)
+    link.pass_on(500)
+    assert link.ring.is_complete and link.ring.frames_stored == 200
+
+
+def test_a_joined_file_is_one_section_with_names_and_statistics(link: Link) -> None:
+    link.pass_on(2000)
+    link.close()
+    join(link.path)
+    if shutil.which("capinfos") is None:
+        pytest.skip("capinfos (Debian package wireshark-common) missing")
+    told = subprocess.run(
+        ["capinfos", "-M", str(link.path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"Number of packets:   {link.ring.frames_stored}" in told
+    assert "Number of interfaces in file: 1" in told
+    assert f"begins with frame {link.ring.first_no} of the capture" in told
+
+
+@pytest.mark.parametrize("torn", [0, 1, 30, FRAME_BYTES + 31])
+def test_a_killed_writer_leaves_what_it_had_written(link: Link, torn: int) -> None:
+    link.pass_on(2000)  # never closed
+    with link.path.open("r+b") as file:
+        file.truncate(link.path.stat().st_size - torn)
+    before = kept(link.path)
+    assert is_gapless(before) and before[-1] == link.number - (1 if torn else 0)
+    join(link.path)
+    assert in_file(link.path) == before
+
+
+def test_a_join_that_was_killed_anywhere_is_taken_up_again(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    link = Link(tmp_path / "whole")
+    link.pass_on(700)
+    link.close()
+    whole, parts = kept(link.path), segments(link.path)
+    assert len(parts) >= 4
+    second = parts[1][1].read_bytes()
+    at = first_packet_at(second)
+    for copied in (0, 1, 100, 5000, len(second) - at):
+        folder = tmp_path / f"copied-{copied}"
+        shutil.copytree(link.path.parent, folder)
+        path = folder / "link.pcapng"
+        path.rename(segment_path(path, whole[-1] - len(in_file(path)) + 1))
+        with (folder / parts[0][1].name).open("ab") as file:
+            file.write(second[at : at + copied])
+        assert kept(path) == whole
+        join(path)
+        assert in_file(path) == whole
+        assert [one.name for one in folder.iterdir()] == ["link.pcapng"]
+
+
+def test_what_cannot_be_joined_is_an_error_and_nothing_is_lost(link: Link) -> None:
+    link.pass_on(700)
+    link.close()
+    before, (_, first) = kept(link.path), segments(link.path)[0]
+    hidden = first.with_suffix(".hidden")
+    first.rename(hidden)
+    first.mkdir()
+    with pytest.raises(RigError, match="cannot be made one file"):
+        join(link.path)
+    first.rmdir()
+    hidden.rename(first)
+    join(link.path)
+    assert in_file(link.path) == before

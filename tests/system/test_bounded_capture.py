@@ -1,0 +1,55 @@
+"""A run whose capture on disk is far smaller than its link: verdict and frame number of the trigger stay right."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fixtures.pair import Incidents
+from harness import campaign
+from harness.benchfile import builtin_folder, load_bench, load_scenario
+from harness.core.evidence import link_ends
+from harness.core.linkrules import LinkRule
+from harness.core.linkview import LinkView
+from harness.inquest import verdict_of
+from harness.store import StoredIncident, link_runs
+
+MIB = 1 << 20
+
+
+@pytest.mark.system
+def test_an_incident_keeps_the_window_around_its_trigger(incidents: Incidents, tmp_path: Path) -> None:
+    text = (builtin_folder() / "sim.toml").read_text().replace('"rules/', f'"{builtin_folder() / "rules"}/')
+    path = tmp_path / "small.toml"
+    path.write_text(text.replace("[link]\n", "[link]\ncapture_mib = 8\n"))
+    scenario = load_scenario(builtin_folder() / "scenarios" / "neg_ack.toml")
+    result = campaign.run(load_bench(path), scenario, seed=3, out_dir=incidents.out_dir, keep=True)
+    assert result.outcome == "pass", result.reasons
+    assert result.incident is not None
+    stored, record = StoredIncident.open(result.incident), result.record
+    assert sorted(one.name for one in result.incident.glob("link*")) == ["link.pcapng"]
+    assert (result.incident / "link.pcapng").stat().st_size <= 8 * MIB + 4096
+    capture = record["capture"]
+    assert capture["first_packet_no"] > 1 and capture["packets"] > 2 * capture["frames_stored"]
+    assert sum(run.frames for run in link_runs(stored.path)) == capture["frames_stored"]
+    told = verdict_of(stored)
+    assert (told["stage"], told["conclusive"]) == ("response", True)
+    view, first_no, found = LinkView(link_ends(record), [LinkRule(name="n", event="neg-ack")]), 1, []
+    for run in link_runs(stored.path):
+        for t_ns, frame, number in view.frames(run.data, first_no, 0):
+            found += view.feed(t_ns, frame, number, t_ns)
+        first_no += run.frames
+    trigger = record["trigger"]
+    assert trigger["source"] == "link"
+    assert [(one.offset_bytes, one.sector) for one in found] == [(trigger["offset_bytes"], trigger["sector"])]
+    if shutil.which("tshark"):
+        wanted = f"frame.number=={trigger['offset_bytes']} && drbd.command==0x0019"
+        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap", "-Y", wanted]
+        shown = subprocess.run(
+            ["tshark", "-r", str(result.incident / "link.pcapng"), *options],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(shown.stdout.splitlines()) == 1
