@@ -13,6 +13,7 @@ from harness.core.rootcause import RootCauseSet
 
 WRITE_EVENTS: Final = frozenset({"HOST_WRITE", "REPL_SEND", "REPL_RECEIVE", "REPL_UNACKED"})
 """Events that name a write and where it went."""
+BLOCK_ID_BYTES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def _since_write(saved: RootCauseSet, verdict: Mapping[str, Any]) -> int | None:
 def _write_numbers(verdict: Mapping[str, Any]) -> set[int]:
     """By which a log may know the write: the primary's own count, which is its block id read from the small end; or the
     secondary's, the low 63 bits of the block id read from the big end."""
-    raw = bytes.fromhex(str(verdict.get("block_id") or "").removeprefix("0x"))
-    if not raw:
+    block_id = verdict.get("block_id")
+    if not block_id:
         return set()
+    raw = int(block_id, 16).to_bytes(BLOCK_ID_BYTES, "big")
     return {int.from_bytes(raw, "little"), int.from_bytes(raw, "big") & (1 << 63) - 1}

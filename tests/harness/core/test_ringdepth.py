@@ -39,3 +39,8 @@ def test_the_secondary_counts_by_block_id() -> None:
 def test_what_is_not_known_is_not_told() -> None:
     assert ring_depth(saved(*LOG[3:], first_seq=9), 1000, VERDICT, "primary") == RingDepth(2, 9, 2, None)
     assert ring_depth(saved(), 1000, {}, "primary") == RingDepth(0, 0, None, None)
+
+
+def test_a_block_id_of_fewer_digits() -> None:
+    log = saved((5, "HOST_WRITE", 1 << 56, 128))
+    assert ring_depth(log, None, {"write_lba": 128, "block_id": "0x1"}, "primary") == RingDepth(1, 0, None, 0)
