@@ -9,10 +9,10 @@ import pytest
 from fixtures.pair import Incidents
 from harness import campaign
 from harness.benchfile import builtin_folder, load_bench, load_scenario
+from harness.core.evidence import link_ends
 from harness.core.linkrules import LinkRule
 from harness.core.linkview import LinkView
 from harness.inquest import verdict_of
-from harness.linkread import link_ends
 from harness.store import StoredIncident, link_runs
 
 MIB = 1 << 20
