@@ -59,7 +59,7 @@ class Reflex:
 
     def fire(self, volley: reflex_io.Volley) -> None:
         if volley:
-            self.sent = [reflex_io.write_frame(side, frame, fd) for side, frame, fd in volley]
+            self.sent = reflex_io.write_frames(volley)
             self.armed.load(None)
             reflex_io.let_the_kernel_send()
 

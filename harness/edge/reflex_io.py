@@ -1,6 +1,6 @@
 """What stands around the hot route: its configuration, the record on disk, the events to the supervisor.
 
-Nothing here runs between the read of a trigger and the write of its frame, except ``write_frame``.
+Nothing here runs between the read of a trigger and the write of its frame, except ``write_frames``.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from time import monotonic_ns
 from typing import Final
 
 import msgspec
@@ -117,7 +118,7 @@ def read_config(fd: int) -> ReflexConfig:
 def ready(config: ReflexConfig) -> ProcessReady:
     """Become as fast as we may; say what could not be had."""
     notes = become_realtime() if config.realtime else []
-    return ProcessReady(t_ns=time.monotonic_ns(), process="reflex", notes=notes)
+    return ProcessReady(t_ns=monotonic_ns(), process="reflex", notes=notes)
 
 
 Volley = Sequence[tuple[Side, bytes | None, int | None]]
@@ -170,30 +171,35 @@ class Attempt(msgspec.Struct, frozen=True):
         )
 
 
-def write_frame(side: Side, frame: bytes | None, fd: int | None) -> Attempt:
-    """Write ``frame`` to the non-blocking ``fd``, for WRITE_LIMIT_NS at most."""
-    t_ns = time.monotonic_ns()
-    if frame is None or fd is None:
-        return Attempt(side, b"", t_ns, t_ns, "no frame is armed for it, or it has no control line")
-    error = ""
-    try:
-        if (written := os.write(fd, frame)) < len(frame):
-            error = _write_rest(fd, frame, written)
-    except BlockingIOError:
-        error = _write_rest(fd, frame, 0)
-    except OSError as problem:
-        error = problem.strerror or str(problem)
-    return Attempt(side, frame, t_ns, time.monotonic_ns(), error)
+def write_frames(volley: Volley) -> list[Attempt]:
+    """Write each frame to its non-blocking line, for WRITE_LIMIT_NS at most. One function, because each call on the way to
+    the first write takes a microsecond or two when the caches are cold."""
+    attempts = []
+    for side, frame, fd in volley:
+        t_ns = monotonic_ns()
+        error = ""
+        if frame is None or fd is None:
+            frame, error = b"", "no frame is armed for it, or it has no control line"
+        else:
+            try:
+                if (written := os.write(fd, frame)) < len(frame):
+                    error = _write_rest(fd, frame, written)
+            except BlockingIOError:
+                error = _write_rest(fd, frame, 0)
+            except OSError as problem:
+                error = problem.strerror or str(problem)
+        attempts.append(Attempt(side, frame, t_ns, monotonic_ns(), error))
+    return attempts
 
 
 def _write_rest(fd: int, data: bytes, written: int) -> str:
     """The line was full. "" when it took the rest in time."""
-    deadline_ns = time.monotonic_ns() + WRITE_LIMIT_NS
+    deadline_ns = monotonic_ns() + WRITE_LIMIT_NS
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     while written < len(data):
         # A full PTY may call itself writable all the same: the deadline counts, not the answer.
-        left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
+        left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
         if left_ms <= 0:
             return f"the line took {written} of {len(data)} bytes"
         poller.poll(left_ms)
@@ -213,9 +219,9 @@ def closed() -> bytes:
 
 def last_words(fds: Sequence[int], read: Callable[[int], bool], out: "EventOut") -> None:
     """What the consoles still hold, and the rest of what is to be told."""
-    deadline_ns = time.monotonic_ns() + LAST_WORDS_NS
+    deadline_ns = monotonic_ns() + LAST_WORDS_NS
     for fd in fds:
-        while read(fd) and time.monotonic_ns() < deadline_ns:
+        while read(fd) and monotonic_ns() < deadline_ns:
             out.flush()
     out.finish(LAST_WORDS_NS)
 
@@ -344,7 +350,7 @@ class Console:
         self._is_recording = False
         at = os.fstat(self._log_fd).st_size
         text = f"{self.name}: the record ends at byte {at}: {error.strerror}"
-        return Note(t_ns=time.monotonic_ns(), source="reflex", text=text, level="error")
+        return Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")
 
 
 def _write_all(fd: int, data: bytes | bytearray) -> None:
@@ -429,13 +435,13 @@ class EventOut:
 
     def finish(self, limit_ns: Ns) -> None:
         """Record the rest, and write it, for at most ``limit_ns``."""
-        deadline_ns = time.monotonic_ns() + limit_ns
+        deadline_ns = monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
         self.flush()
         self._flush_times()
         while self._backlog:
-            left_ms = (deadline_ns - time.monotonic_ns()) / NS_PER_MS
+            left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
             if left_ms <= 0 or not room.poll(left_ms):
                 return
             self.flush()

@@ -430,6 +430,24 @@ def test_rules_are_replaced_without_losing_a_byte(bench: Bench) -> None:
     assert bench.recorded("primary", 31) == b"before: Digest integrity, after"
 
 
+def test_rules_are_replaced_again_and_again_in_a_flood(bench: Bench) -> None:
+    """Rules that stay find each of their texts, once, whatever comes and goes beside them; no byte is lost."""
+    stays = ConsoleRule(name="stays", literal="state: 7", instruct=())
+    text = b"".join(b"line %05d, state: %d\r\n" % (number, number % 10) for number in range(20_000))
+    pieces = [text[at : at + 9973] for at in range(0, len(text), 9973)]
+    for number, piece in enumerate(pieces):
+        others = [
+            ConsoleRule(name=f"other {number} {n}", literal=f"nothing {number} {n}")
+            for n in range(number % 4)
+        ]
+        bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode([*others, stays])))
+        bench.console["primary"].say(piece)
+    assert bench.recorded("primary", len(text)) == text
+    bench.stop()
+    right = [at + 8 for at in range(len(text)) if text.startswith(b"state: 7", at)]
+    assert [trigger.offset_bytes for trigger in bench.until(events.Trigger, len(right))] == right
+
+
 def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
     """Nobody stops the reflex: what a kill would leave has a time for each read."""
     for number in range(3):
