@@ -180,7 +180,7 @@ class Primary:
             link.log_device(
                 f"got_BlockAck: failed to find request 0x{block_id[::-1].hex()}, sector {sector}s"
             )
-            raise LinkFailure(Conn.NETWORK_FAILURE)
+            raise LinkFailure(Conn.NETWORK_FAILURE, "got_BlockAck [drbd] failed")
         if in_sync:
             link.backend.metadata.bitmap.clear_bytes(sector * SECTOR_BYTES, length_bytes)
         row[6] = ACKED

@@ -27,6 +27,8 @@ from waiting import await_true
 from drivers.controllers.linux_drbd import LinuxDrbd
 from harness.bench import deadline_in
 from harness.core.events import SIDES, Side
+from harness.core.rules import parse_rules
+from harness.core.triggers import Scanner
 from harness.edge.serial_link import open_serial
 from harness.rigs.daemon import RigConfig
 from harness.rigs.injector import other
@@ -36,6 +38,7 @@ from harness.wire.control import PairState
 from harness.wire.drbd import Role
 
 pytestmark = pytest.mark.rig
+RULES = Path(__file__).parents[2] / "bench_configs" / "rules"
 CONNECT = (
     "drbdsetup connect r0 ipv4:{own}:7788 ipv4:{peer}:7788 --protocol C --data-integrity-alg crc32c "
     "--ping-int 2 --timeout 20 --ko-count 2 --connect-int 1"
@@ -173,7 +176,7 @@ def of_node(node: Node, case: Case) -> list[str]:
             peer.run_until(lambda: done in node.console()[at:], LIMIT_S)
     if case.end:
         peer.run_until(lambda: case.end in node.console()[at:], LIMIT_S)
-    return until_end(node.console()[at:].splitlines(), case)
+    return node.console()[at:].splitlines()
 
 
 def other_backend(case: Case, last: MemoryBackend) -> MemoryBackend:
@@ -237,17 +240,28 @@ def without_races(lines: list[str], case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.victim} {case.name}")
-def test_both_print_the_same(nodes: Nodes, case: Case) -> None:
+def test_both_print_the_same(nodes: Nodes, case: Case, tmp_path: Path) -> None:
     node = nodes.side(case.victim)
-    printed, expected = of_node(node, case), of_simulator(case)
+    raw = of_node(node, case)
+    (tmp_path / "console.log").write_text("\n".join(raw))  # for who looks why
+    printed, expected = until_end(raw, case), of_simulator(case)
     real, simulated = without_races(printed, case), without_races(expected, case)
     # What was found, and into which state it led, come first and in this order; behind that several threads print.
     assert real[:2] == simulated[:2], "\n".join(["node:", *printed, "simulator:", *expected])
     assert sorted(real) == sorted(simulated), "\n".join(["node:", *printed, "simulator:", *expected])
+    assert rules_that_see(raw, case) == case.rules
     if not case.is_mute:
         node.connect()
         node.await_full_duplex()
         assert_equal(node)
+
+
+def rules_that_see(lines: list[str], case: Case) -> set[str]:
+    """Of the nodes' bench, in what was printed until the end of the case."""
+    rules = parse_rules((RULES / "drbd.toml").read_text(), "drbd.toml").console
+    end = next((number for number, line in enumerate(lines, 1) if case.end and case.end in line), len(lines))
+    data = "".join(f"{line}\r\n" for line in lines[:end]).encode()
+    return {rules[hit.rule].name for hit in Scanner(rules, {"node": case.victim}).feed("node", data, 0)}
 
 
 def assert_equal(node: Node) -> None:

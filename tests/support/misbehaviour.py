@@ -65,6 +65,8 @@ class Case:
     closes: bool = False
     is_mute: bool = False
     """It hears the parameters of its victim and says nothing to them."""
+    rules: set[str] = field(default_factory=set)
+    """Of bench_configs/rules/drbd.toml: which of them see what the victim prints."""
     end: str = "conn( Unconnected -> WFConnection )"
 
 
@@ -122,29 +124,78 @@ def _wrong_barrier_number(peer: Any) -> None:
 
 GIVEN_UP = "Terminating drbd_r_r0"
 CASES = [
-    Case("bad digest", "secondary", hooks={"flip": True}, writes=1),
-    Case("write past the end", "secondary", act=_past_end),
-    Case("garbage", "secondary", act=_garbage),
-    Case("a packet that has no handler", "secondary", act=_unexpected),
+    Case(
+        "bad digest",
+        "secondary",
+        rules={"digest-failed", "receive-error", "protocol-error"},
+        hooks={"flip": True},
+        writes=1,
+    ),
+    Case(
+        "write past the end",
+        "secondary",
+        rules={"beyond-end", "receive-error", "protocol-error"},
+        act=_past_end,
+    ),
+    Case("garbage", "secondary", rules={"wrong-packet", "protocol-error"}, act=_garbage),
+    Case(
+        "a packet that has no handler", "secondary", rules={"wrong-packet", "protocol-error"}, act=_unexpected
+    ),
     Case("peer closes", "secondary", closes=True),
-    Case("algorithm mismatch", "secondary", config={"integrity_alg": "md5"}, is_mute=True, end=GIVEN_UP),
-    Case("disk too small", "secondary", smaller_bytes=SMALLER_BYTES, is_mute=True, end=GIVEN_UP),
-    Case("unrelated data", "secondary", uuids=lambda _: [0x5EED << 16, 0, 0, 0], is_mute=True, end=GIVEN_UP),
+    Case(
+        "algorithm mismatch",
+        "secondary",
+        rules={"receive-error"},
+        config={"integrity_alg": "md5"},
+        is_mute=True,
+        end=GIVEN_UP,
+    ),
+    Case(
+        "disk too small",
+        "secondary",
+        rules={"receive-error"},
+        smaller_bytes=SMALLER_BYTES,
+        is_mute=True,
+        end=GIVEN_UP,
+    ),
+    Case(
+        "unrelated data",
+        "secondary",
+        rules={"unrelated-data", "receive-error"},
+        uuids=lambda _: [0x5EED << 16, 0, 0, 0],
+        is_mute=True,
+        end=GIVEN_UP,
+    ),
     Case(
         "split brain",
         "primary",
+        rules={"split-brain", "receive-error"},
         uuids=lambda last: [0x5EED << 16, last[0] & ~1, 0, 0],
         is_mute=True,
         end=GIVEN_UP,
     ),
     Case("NEG_ACK", "primary", hooks={"ack": "neg"}, writes=2, end=""),
-    Case("unknown ack", "primary", act=_unknown_ack, writes=1),
+    Case("unknown ack", "primary", rules={"unknown-request"}, act=_unknown_ack, writes=1),
     Case("repeated ack", "primary", hooks={"ack": "repeated"}, writes=1, end=""),
-    Case("wrong barrier count", "primary", hooks={"count": 1}, writes=2),
-    Case("wrong barrier number", "primary", act=_wrong_barrier_number, writes=2),
-    Case("no write ack", "primary", hooks={"ack": "lost"}, writes=1),
-    Case("no ping ack", "primary", act=_deaf_to_pings),
-    Case("data socket not drained", "primary", hooks={"stall": 30 * S}, writes=2000),
+    Case(
+        "wrong barrier count",
+        "primary",
+        rules={"bad-barrier-ack", "protocol-error"},
+        hooks={"count": 1},
+        writes=2,
+    ),
+    Case(
+        "wrong barrier number",
+        "primary",
+        rules={"bad-barrier-ack", "protocol-error"},
+        act=_wrong_barrier_number,
+        writes=2,
+    ),
+    Case("no write ack", "primary", rules={"remote-timeout"}, hooks={"ack": "lost"}, writes=1),
+    Case("no ping ack", "primary", rules={"ping-timeout"}, act=_deaf_to_pings),
+    Case(
+        "data socket not drained", "primary", rules={"remote-timeout"}, hooks={"stall": 30 * S}, writes=2000
+    ),
     Case("peer closes", "primary", closes=True),
 ]
 
