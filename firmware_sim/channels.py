@@ -29,10 +29,6 @@ BACKLOG: Final = 64
 _serial_ports: Final[list[serial.Serial]] = []
 """Open as long as the process: a collected Serial object closes its descriptor."""
 
-_read_buffer: Final = bytearray(READ_BYTES)
-_read_view: Final = memoryview(_read_buffer)
-"""All streams read into this: a fresh buffer a read would cost more system calls than the read."""
-
 Buffer = bytes | bytearray | memoryview
 Target = tuple[str, int] | str
 """An address and a TCP port, or the path of a socket file."""
@@ -43,13 +39,17 @@ class PortError(Exception):
 
 
 class Stream:
-    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is gone."""
+    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is gone.
+
+    ``data`` is a view of the stream's one read buffer: good until the selector is asked again. A fresh buffer a read would
+    cost more system calls than the read.
+    """
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
         source: socket.socket | int,
-        on_data: Callable[[bytes], None],
+        on_data: Callable[[memoryview], None],
         on_end: Callable[[str], None],
         *,
         drop_above_bytes: int = 0,
@@ -57,6 +57,7 @@ class Stream:
         self._selector = selector
         self._socket = source if isinstance(source, socket.socket) else None
         self._fd = source if isinstance(source, int) else source.fileno()
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._on_data = on_data
         self._on_end = on_end
         self._drop_above_bytes = drop_above_bytes
@@ -133,14 +134,14 @@ class Stream:
             self.flush()
         if mask & selectors.EVENT_READ and self.open:
             try:
-                size = os.readv(self._fd, [_read_buffer])
+                size = os.readv(self._fd, [self._buffer])
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._end(error)
                 return
             if size:
-                self._on_data(bytes(_read_view[:size]))
+                self._on_data(self._buffer[:size])
             else:
                 self._end(None)
 

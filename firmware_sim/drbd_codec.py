@@ -6,6 +6,7 @@ agreement) means h80, 95..99 h80 or h95 by length, from 100 on h100. The body of
 
 import hashlib
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -50,6 +51,9 @@ MAX_BODY_BYTES: Final[dict[int, int]] = {
     Cmd.AUTH_RESPONSE: drbd.MAX_DIGEST_BYTES,
 }
 """Longest body that is believed, by command; commands that are not here have none."""
+
+MAX_CHUNKS: Final = 256
+"""Pieces of a packet kept as they came: one that comes byte by byte must not cost a hundred times its size."""
 
 NAMES: Final[dict[int, str]] = {
     Cmd.DATA: "Data", Cmd.DATA_REPLY: "DataReply", Cmd.RS_DATA_REPLY: "RSDataReply", Cmd.BARRIER: "Barrier",
@@ -151,10 +155,11 @@ class Decoder:
 
     def __init__(self, commands: frozenset[Cmd], version: int = 0) -> None:
         self.commands = commands
-        self._view = memoryview(b"")
+        self._chunks: deque[memoryview] = deque()
         self._at = 0
-        self._tail: list[Buffer] = []
-        self._tail_bytes = 0
+        """Where in the first chunk the next packet begins."""
+        self.held_bytes = 0
+        """Bytes pushed that no packet has been made of yet."""
         self.version = version
 
     @property
@@ -166,14 +171,21 @@ class Decoder:
         self._version = version
         self._header_bytes = self._need = header_bytes(version)
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes pushed that no packet has been made of yet."""
-        return len(self._view) - self._at + self._tail_bytes
-
     def push(self, data: Buffer) -> None:
-        self._tail.append(data)
-        self._tail_bytes += len(data)
+        """More bytes. They must stay as they are as long as packets are made of them, or until ``keep``."""
+        if data:
+            self._chunks.append(memoryview(data))
+            self.held_bytes += len(data)
+
+    def keep(self) -> None:
+        """Whoever pushed the last bytes may change them from now on: copy what is left of them."""
+        if self._chunks:
+            last = self._chunks.pop()
+            if not self._chunks:
+                last, self._at = last[self._at :], 0
+            self._chunks.append(memoryview(bytes(last)))
+        if len(self._chunks) > MAX_CHUNKS:
+            self._gather(self.held_bytes)
 
     def feed(self, data: Buffer) -> list[Packet]:
         """``push`` and all packets that this completes."""
@@ -182,35 +194,43 @@ class Decoder:
 
     def next(self) -> Packet | None:
         """The next whole packet. Raises DecodeError; the decoder is of no use after that."""
-        while True:
-            have = len(self._view) - self._at
-            if have < self._need:
-                if have + self._tail_bytes < self._need:
-                    return None
-                if have or len(self._tail) > 1:
-                    self._view = memoryview(b"".join((self._view[self._at :], *self._tail)))
-                else:
-                    self._view = memoryview(self._tail[0])
-                self._at = 0
-                self._tail.clear()
-                self._tail_bytes = 0
-                have = len(self._view)
-            at = self._at
-            command, length = self._header(at)
-            total = self._header_bytes + length
+        while self.held_bytes >= self._need:
+            view, at = self._chunks[0], self._at
+            if len(view) - at < self._need:
+                view, at = self._gather(self._need), 0
+            command, length = self._header(view, at)
             size, has_body = self._check(command, length)
-            if have < total:
+            total = self._header_bytes + length
+            if len(view) - at < total:
                 self._need = total
                 continue
             self._need = self._header_bytes
-            self._at = at + total
+            self.held_bytes -= total
+            self._at = end = at + total
+            if end == len(view):
+                self._chunks.popleft()
+                self._at = 0
             start = at + self._header_bytes
-            fields = drbd.LAYOUTS[command][0].unpack_from(self._view, start)  # type: ignore[index]
-            return command, fields, self._view[start + size : at + total] if has_body else _NOTHING
+            fields = drbd.LAYOUTS[command][0].unpack_from(view, start)  # type: ignore[index]
+            return command, fields, view[start + size : end] if has_body else _NOTHING
+        return None
 
-    def _header(self, at: int) -> tuple[int, int]:
+    def _gather(self, length_bytes: int) -> memoryview:
+        """Make one chunk of so many bytes, from those that hold them."""
+        gathered = bytearray()
+        while (missing := length_bytes - len(gathered)) > 0:
+            chunk = self._chunks.popleft()[self._at :]
+            gathered += chunk[:missing]
+            self._at = 0
+            if len(chunk) > missing:
+                self._chunks.appendleft(chunk[missing:])
+        view = memoryview(gathered)
+        self._chunks.appendleft(view)
+        return view
+
+    def _header(self, view: memoryview, at: int) -> tuple[int, int]:
         """Command and length of the header at ``at``; raises on the wrong magic for the version in force."""
-        view, version = self._view, self._version
+        version = self._version
         if version >= 100:
             magic, _volume, command, length, pad = drbd.HEADER_H100.unpack_from(view, at)
             if magic == drbd.MAGIC_H100:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from firmware_sim.bitmap import BLOCK_BYTES
-from firmware_sim.drbd_codec import DecodeError, Packet
+from firmware_sim.drbd_codec import DecodeError, Decoder, Packet
 from firmware_sim.drbd_contract import (
     NS_PER_MS,
     AckPlan,
@@ -23,7 +23,7 @@ from firmware_sim.drbd_contract import (
     PeerConfig,
 )
 from firmware_sim.drbd_handshake import Handshake, wants_out
-from firmware_sim.drbd_link import Link
+from firmware_sim.drbd_link import CONNECTED, Link
 from firmware_sim.drbd_metadata import BITMAP, Metadata
 from firmware_sim.drbd_primary import Primary
 from firmware_sim.drbd_repair import Repair
@@ -248,7 +248,11 @@ class Peer(Status):
         link.now = now
         match item:
             case ReplicationData():
-                self._guarded(lambda: self._received(item.socket, item.data))
+                decoder = self._sockets.decoders.get(item.socket)
+                if decoder is not None:
+                    decoder.push(item.data)
+                    self._guarded(lambda: self._received(item.socket, decoder))
+                    decoder.keep()
             case ReplicationOpened():
                 self._sockets.opened(item.socket, item.kind)
             case ReplicationClosed():
@@ -350,11 +354,7 @@ class Peer(Status):
         self._secondary.resume()
         self._drain(link.data_socket)
 
-    def _received(self, socket: int, data: bytes) -> None:
-        decoder = self._sockets.decoders.get(socket)
-        if decoder is None:
-            return
-        decoder.push(data)
+    def _received(self, socket: int, decoder: Decoder) -> None:
         if not self._sockets.is_new(socket):
             # The peer's features may come before this side has seen its second socket: they wait for it.
             if self._sockets.complete:
@@ -393,7 +393,7 @@ class Peer(Status):
             packet = decoder.next()
             if packet is None:
                 break
-            if link.conn < Conn.CONNECTED and on_data:
+            if on_data and link.conn < CONNECTED:
                 self._handshake.check_order(packet[0])
             handlers[packet[0]](packet)
             if self._sockets.decoders.get(socket) is not decoder:

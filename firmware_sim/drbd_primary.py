@@ -19,7 +19,7 @@ from crc32c import crc32c
 
 from firmware_sim.drbd_codec import CRC32C, encode_data_head, max_data_bytes
 from firmware_sim.drbd_contract import NS_PER_MS, Completion, LinkFailure
-from firmware_sim.drbd_link import SEPARATE_BYTES, Link
+from firmware_sim.drbd_link import SEPARATE_BYTES, SYNC_SOURCE, Link
 from harness.wire.drbd import MAX_EPOCH_WRITES, SECTOR_BYTES, Cmd, Conn, DpFlag, Feature
 from harness.wire.rootcause import Event, WriteStage
 
@@ -31,12 +31,18 @@ BARRIER: Final = struct.Struct("<I")
 MAX_BARRIER: Final = 0xFFFFFFFF
 MAX_TRIM_BYTES: Final = 128 << 20
 MAX_TRIM_BYTES_WITHOUT_WSAME: Final = 4 << 20
-# Plain numbers: the operators of IntFlag take microseconds, a write a few tens of them.
+# Plain numbers and names: the operators of IntFlag take microseconds, finding an enum's member a tenth of one, and a write
+# some twenty of them.
 RW_SYNC: Final = int(DpFlag.RW_SYNC)
 FUA: Final = int(DpFlag.FUA)
 DISCARD: Final = int(DpFlag.DISCARD)
 SEND_WRITE_ACK: Final = int(DpFlag.SEND_WRITE_ACK)
 MAY_SET_IN_SYNC: Final = int(DpFlag.MAY_SET_IN_SYNC)
+DATA: Final = Cmd.DATA
+SENT: Final = WriteStage.SENT
+ACKED: Final = WriteStage.ACKED
+REPL_SEND: Final = Event.REPL_SEND
+REPL_ACK_RECEIVED: Final = Event.REPL_ACK_RECEIVED
 TENTH_NS: Final = 100 * NS_PER_MS
 
 
@@ -114,7 +120,7 @@ class Primary:
         self._enter(write_no, block_id, sector, len(data), checksum)
         digest = CRC32C.pack(checksum) if link.crc32c_digest else link.digest(data) if link.digest else b""
         head = encode_data_head(
-            link.agreed_version, Cmd.DATA, sector, block_id, link.next_seq(), flags | self._reply_flags(),
+            link.agreed_version, DATA, sector, block_id, link.next_seq(), flags | self._reply_flags(),
             len(digest) + len(data),
         )  # fmt: skip
         sent = self._buffers[block_id] = link.faults.sent_data(write_no, data)
@@ -122,7 +128,7 @@ class Primary:
 
     def _reply_flags(self) -> int:
         flags = SEND_WRITE_ACK if self._link.agreed_version >= 100 else 0
-        return flags | MAY_SET_IN_SYNC if self._link.conn is Conn.SYNC_SOURCE else flags
+        return flags | MAY_SET_IN_SYNC if self._link.conn is SYNC_SOURCE else flags
 
     def _enter(self, write_no: int, block_id: bytes, sector: int, length_bytes: int, checksum: int) -> None:
         """Count a packet that leaves now; before it, end the epoch that must end."""
@@ -132,10 +138,10 @@ class Primary:
         epoch = self.epoch
         epoch.ranges.append((sector * SECTOR_BYTES, length_bytes))
         epoch.unanswered += 1
-        row = [write_no, sector, length_bytes, checksum, block_id, link.now, WriteStage.SENT]
+        row = [write_no, sector, length_bytes, checksum, block_id, link.now, SENT]
         self._unacked[block_id] = (row, epoch)
         link.last_writes.append(row)
-        link.trace(Event.REPL_SEND, write_no, sector, length_bytes, checksum)
+        link.trace(REPL_SEND, write_no, sector, length_bytes, checksum)
         if "request" not in link.timers:
             self._watch()
 
@@ -173,8 +179,8 @@ class Primary:
             raise LinkFailure(Conn.NETWORK_FAILURE)
         if in_sync:
             link.backend.metadata.bitmap.clear_bytes(sector * SECTOR_BYTES, length_bytes)
-        row[6] = WriteStage.ACKED
-        link.trace(Event.REPL_ACK_RECEIVED, row[0], sector)
+        row[6] = ACKED
+        link.trace(REPL_ACK_RECEIVED, row[0], sector)
         self._complete(row[0], "acked")
 
     def neg_ack(self, fields: tuple[Any, ...]) -> None:

@@ -1,13 +1,16 @@
 """What a controller reads of its replication peer: roles, states, queues, the last writes."""
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
-from firmware_sim.drbd_link import Link
+from firmware_sim.drbd_link import CONNECTED, Link
 from firmware_sim.drbd_primary import Primary
 from firmware_sim.drbd_secondary import Secondary
 from harness.wire.control import PairState
 from harness.wire.drbd import Conn, Disk, Role
+
+UP_TO_DATE: Final = Disk.UP_TO_DATE
+FULL_DUPLEX: Final = PairState.FULL_DUPLEX
 
 
 class Status:
@@ -60,8 +63,8 @@ class Status:
     @property
     def pair_state(self) -> PairState:
         link = self._link
-        if link.conn is Conn.CONNECTED and link.disk is link.peer_disk is Disk.UP_TO_DATE:
-            return PairState.FULL_DUPLEX
+        if link.conn is CONNECTED and link.disk is link.peer_disk is UP_TO_DATE:
+            return FULL_DUPLEX
         if link.conn >= Conn.WF_REPORT_PARAMS:
             return PairState.COPY_PENDING
         if link.conn is Conn.STANDALONE or link.backend.metadata.just_created:

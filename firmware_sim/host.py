@@ -56,7 +56,7 @@ class HostSide:
         for nbd in self._sessions.values():
             nbd.read_only = read_only
 
-    def feed(self, session: int, data: bytes) -> list[Job]:
+    def feed(self, session: int, data: bytes | memoryview) -> list[Job]:
         """Bytes from a host -> the jobs they complete, in order."""
         nbd = self._sessions.get(session)
         if nbd is None:

@@ -20,7 +20,8 @@ class HostOpened:
 @dataclass(frozen=True, slots=True)
 class HostData:
     session: int
-    data: bytes
+    data: bytes | memoryview
+    """Good for this step only: what is to be kept is copied. So are those of ReplicationData."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class ReplicationOpened:
 @dataclass(frozen=True, slots=True)
 class ReplicationData:
     socket: int
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,23 +13,26 @@ light.
 """
 
 import os
-from collections.abc import Iterator
+from array import array
+from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
-from typing import Final, Generic, Literal, Protocol, TypeVar
-from zlib import crc32
+from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+from isal.isal_zlib import crc32
 
 BLOCK_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512
 CACHE_LIMIT_BYTES: Final = 32 << 20
-DESTAGE_BLOCKS: Final = 256
-"""Blocks destaged at once when the cache is over its limit: 1 MiB, a few milliseconds of a slow medium."""
+DESTAGE_BYTES: Final = 1 << 20
+"""Destaged at once when the cache is over its limit: a few milliseconds of a slow medium."""
 MAX_METADATA_BYTES: Final = 16 << 20
-ZEROES: Final = memoryview(bytes(1 << 20))
+ZEROES: Final = bytes(1 << 20)
 """One step of a trim."""
 
 Buffer = bytes | bytearray | memoryview
+Checksums: TypeAlias = "array[int]"
 FaultMode = Literal["lost", "misdirected", "rotten"]
 
 
@@ -140,6 +143,10 @@ class Store(Generic[M]):
     the volume.
 
     OSError from the medium comes through; what could not be destaged stays in the cache.
+
+    The cache is a log of writes, each in whole blocks, and for every block the number of the write that holds its newest
+    content. What a block is known for is kept in arrays over all blocks, so that a long write costs little more than a
+    short one.
     """
 
     def __init__(self, medium: Medium, size_bytes: int, metadata: M) -> None:
@@ -149,61 +156,48 @@ class Store(Generic[M]):
         self.metadata = metadata
         self.flushes = 0
         self._medium = medium
-        # Block number -> content that the medium has not got yet, oldest first.
-        self._dirty: dict[int, Buffer] = {}
-        # Block number -> CRC-32 of the intended content, for every block written since power-on.
-        self._intended: dict[int, int] = {}
-        # Blocks written since they were last verified, oldest first (the values mean nothing).
-        self._to_scrub: dict[int, None] = {}
+        blocks = size_bytes // BLOCK_BYTES
+        # Number of a write -> its first block and its content, oldest first; overwritten content counts until destaged.
+        self._log: dict[int, tuple[int, bytes]] = {}
+        self._log_bytes = 0
+        self._next_number = 1
+        # Of every block: the number of the write that holds what the medium has not got yet, or 0.
+        self._newest = array("Q", (0,)) * blocks
+        # Of every block: CRC-32 of the intended content; whether there is one (it was written since power-on), and
+        # whether it was written since it was last verified.
+        self._intended = array("I", (0,)) * blocks
+        self._protected = bytearray(blocks)
+        self._unscrubbed = bytearray(blocks)
+        # Where there are unscrubbed blocks: first block and number of blocks, oldest first.
+        self._to_scrub: deque[tuple[int, int]] = deque()
 
     # --- counters -----------------------------------------------------------------------------------------
 
     @property
     def dirty_bytes(self) -> int:
-        return len(self._dirty) * BLOCK_BYTES
+        return self._dirty().count(1) * BLOCK_BYTES
 
     @property
     def dirty_extents(self) -> int:
         """Contiguous runs of dirty blocks."""
-        return sum(block - 1 not in self._dirty for block in self._dirty)
+        return (b"\0" + self._dirty()).count(b"\0\1")
+
+    def _dirty(self) -> bytes:
+        return bytes(map(bool, self._newest))
 
     # --- the volume ---------------------------------------------------------------------------------------
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         self._check(offset_bytes, length_bytes)
-        first = offset_bytes // BLOCK_BYTES
-        behind = -(-(offset_bytes + length_bytes) // BLOCK_BYTES)
-        if not any(block in self._dirty for block in range(first, behind)):
-            return self._medium.pread(offset_bytes, length_bytes)
-        pieces: list[Buffer] = []
-        clean_from = first
-        for block in range(first, behind):
-            content = self._dirty.get(block)
-            if content is not None:
-                pieces += self._clean(clean_from, block)
-                pieces.append(content)
-                clean_from = block + 1
-        pieces += self._clean(clean_from, behind)
-        start = offset_bytes - first * BLOCK_BYTES
-        if start or length_bytes % BLOCK_BYTES:
-            return b"".join(pieces)[start : start + length_bytes]
-        return b"".join(pieces)
+        first, skipped_bytes = divmod(offset_bytes, BLOCK_BYTES)
+        whole = b"".join(self._pieces(first, -(-(offset_bytes + length_bytes) // BLOCK_BYTES)))
+        return whole[skipped_bytes : skipped_bytes + length_bytes]
 
     def write(self, offset_bytes: int, data: Buffer) -> None:
         self._check(offset_bytes, len(data))
-        if offset_bytes % BLOCK_BYTES or len(data) % BLOCK_BYTES:
-            for block, content, intended in self._merged(offset_bytes, data):
-                self._intended[block] = intended
-                self._dirty[block] = content
-                self._to_scrub[block] = None
-        else:
-            first = offset_bytes // BLOCK_BYTES
-            contents = [bytes(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
-            blocks = range(first, first + len(contents))
-            self._intended.update(zip(blocks, map(crc32, contents), strict=True))
-            self._dirty.update(zip(blocks, contents, strict=True))
-            self._to_scrub.update(dict.fromkeys(blocks))
-        self._make_room()
+        first, content, checksums = self._whole_blocks(offset_bytes, data)
+        self._protect(first, checksums)
+        self._keep(first, content)
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
         """Afterwards these bytes read as zeroes: what NBD allows for TRIM and asks of WRITE_ZEROES."""
@@ -214,8 +208,8 @@ class Store(Generic[M]):
 
     def flush(self) -> None:
         """Everything written so far is on the medium when this returns."""
-        while self._dirty:
-            self._destage(DESTAGE_BLOCKS * 16)
+        while self._log:
+            self._destage(DESTAGE_BYTES * 16)
         self._medium.sync()
         self.flushes += 1
 
@@ -224,24 +218,40 @@ class Store(Generic[M]):
 
     # --- protection information ---------------------------------------------------------------------------
 
-    def scrub(self, max_blocks: int) -> list[ScrubMismatch]:
-        """Verify up to ``max_blocks`` of the blocks written since they were last verified, oldest first."""
-        blocks = list(islice(self._to_scrub, max_blocks))
-        mismatches = []
-        for block in blocks:
-            del self._to_scrub[block]
-            content = self._content(block)
-            found = crc32(content)
-            if found != self._intended[block]:
-                at = block * BLOCK_BYTES
-                mismatches.append(
-                    ScrubMismatch(at, BLOCK_BYTES, self._intended[block], found, bytes(content))
-                )
-        return mismatches
-
     @property
     def unscrubbed_blocks(self) -> int:
-        return len(self._to_scrub)
+        return self._unscrubbed.count(1)
+
+    @property
+    def needs_scrub(self) -> bool:
+        """Whether there are any unscrubbed blocks: asked at every write, so it must cost nothing."""
+        return bool(self._to_scrub)
+
+    def scrub(self, max_blocks: int) -> list[ScrubMismatch]:
+        """Verify up to ``max_blocks`` of the blocks written since they were last verified, oldest first."""
+        mismatches = []
+        while self._to_scrub and max_blocks > 0:
+            first, blocks = self._to_scrub.popleft()
+            if blocks > max_blocks:
+                self._to_scrub.appendleft((first + max_blocks, blocks - max_blocks))
+                blocks = max_blocks
+            behind = first + blocks
+            due = self._unscrubbed[first:behind]
+            if 1 not in due:
+                continue  # An older entry held them, too.
+            max_blocks -= blocks
+            self._unscrubbed[first:behind] = bytes(blocks)
+            found, intended = _checksums(*self._pieces(first, behind)), self._intended[first:behind]
+            if found == intended:
+                continue
+            for at in range(blocks):
+                if due[at] and found[at] != intended[at]:
+                    offset_bytes = (first + at) * BLOCK_BYTES
+                    content = self.read(offset_bytes, BLOCK_BYTES)
+                    mismatches.append(
+                        ScrubMismatch(offset_bytes, BLOCK_BYTES, intended[at], found[at], content)
+                    )
+        return mismatches
 
     def repair(self, offset_bytes: int, data: Buffer) -> None:
         """Write the right data over a mismatch; nothing else is needed."""
@@ -265,14 +275,12 @@ class Store(Generic[M]):
         """
         self._check(offset_bytes, len(data))
         length = len(data)
-        if landing_bytes is None:
-            landing_bytes = self._misled(offset_bytes, length)
         if mode == "misdirected":
+            landing_bytes = self._misled(offset_bytes, length) if landing_bytes is None else landing_bytes
             self._check(landing_bytes, length)
-        for block, _, intended in self._merged(offset_bytes, data):
-            self._to_scrub[block] = None
-            self._intended[block] = intended
-        if mode == "misdirected":
+        first, _, checksums = self._whole_blocks(offset_bytes, data)
+        self._protect(first, checksums)
+        if landing_bytes is not None:
             self._damage(landing_bytes, data)
         elif mode == "rotten":
             rotten = bytearray(data)
@@ -291,12 +299,15 @@ class Store(Generic[M]):
 
     def _damage(self, offset_bytes: int, data: Buffer) -> None:
         """Store ``data`` without a word to the protection information; the victims will be scrubbed."""
-        for block, _, _ in self._merged(offset_bytes, data):
-            self._intended.setdefault(block, crc32(self._content(block)))
-            self._to_scrub[block] = None
-        for block, content, _ in self._merged(offset_bytes, data):
-            self._dirty[block] = content
-        self._make_room()
+        first, content, _ = self._whole_blocks(offset_bytes, data)
+        blocks = len(content) // BLOCK_BYTES
+        meant = self._intended[first : first + blocks]
+        before = _checksums(self.read(first * BLOCK_BYTES, blocks * BLOCK_BYTES))
+        for at in range(blocks):
+            if not self._protected[first + at]:
+                meant[at] = before[at]
+        self._protect(first, meant)
+        self._keep(first, content)
 
     # --- inside -------------------------------------------------------------------------------------------
 
@@ -306,60 +317,127 @@ class Store(Generic[M]):
         if (offset_bytes | length_bytes) % SECTOR_BYTES:
             raise ValueError(f"{length_bytes} bytes at {offset_bytes}: not whole sectors")
 
-    def _content(self, block: int) -> Buffer:
-        content = self._dirty.get(block)
-        return self._medium.pread(block * BLOCK_BYTES, BLOCK_BYTES) if content is None else content
+    def _whole_blocks(self, offset_bytes: int, data: Buffer) -> tuple[int, bytes, Checksums]:
+        """The blocks that a write touches: the first one, their new content, CRC-32 of each one's intended new content.
 
-    def _clean(self, first: int, behind: int) -> list[Buffer]:
-        """What the medium holds of blocks ``first`` to ``behind`` - 1."""
-        if first == behind:
-            return []
-        return [self._medium.pread(first * BLOCK_BYTES, (behind - first) * BLOCK_BYTES)]
-
-    def _merged(self, offset_bytes: int, data: Buffer) -> Iterator[tuple[int, Buffer, int]]:
-        """Each block that a write touches: number, its whole new content, CRC-32 of the intended new
-        content."""
-        at = 0
-        end = len(data)
-        block, start = divmod(offset_bytes, BLOCK_BYTES)
-        while at < end:
-            if not start and end - at >= BLOCK_BYTES:
-                content: Buffer = bytes(data[at : at + BLOCK_BYTES])
-                yield block, content, crc32(content)
-                at += BLOCK_BYTES
-            else:
-                taken = min(BLOCK_BYTES - start, end - at)
-                old = self._content(block)
-                merged = b"".join((old[:start], data[at : at + taken], old[start + taken :]))
-                yield block, merged, crc32(merged) ^ self._damage_of(block, old)
-                at += taken
-            start = 0
-            block += 1
-
-    def _damage_of(self, block: int, content: Buffer) -> int:
-        """By how much the CRC of a block's content differs from the intended one: 0 when all is well.
-
-        CRCs of equal length are linear: the damage outside of a partial write changes the new CRC by the
-        same XOR. Carried over, it keeps a mismatch visible that recomputing from the damaged content would
-        hide.
+        CRCs of equal length are linear: the damage outside of a partial write changes the new CRC by the same XOR as the
+        old one. Carried over, it keeps a mismatch visible that recomputing from the damaged content would hide.
         """
-        intended = self._intended.get(block)
-        return 0 if intended is None else crc32(content) ^ intended
+        first, start = divmod(offset_bytes, BLOCK_BYTES)
+        end = offset_bytes + len(data)
+        behind = -(-end // BLOCK_BYTES)
+        rest = behind * BLOCK_BYTES - end
+        if not start and not rest:
+            content = bytes(data)
+            return first, content, _checksums(content)
+        partial = {first} if start else set()
+        partial |= {behind - 1} if rest else set()
+        old = {block: self.read(block * BLOCK_BYTES, BLOCK_BYTES) for block in partial}
+        head = old[first][:start] if start else b""
+        tail = old[behind - 1][BLOCK_BYTES - rest :] if rest else b""
+        content = b"".join((head, data, tail))
+        checksums = _checksums(content)
+        for block, was in old.items():
+            if self._protected[block]:
+                checksums[block - first] ^= crc32(was) ^ self._intended[block]
+        return first, content, checksums
 
-    def _make_room(self) -> None:
-        while len(self._dirty) * BLOCK_BYTES > CACHE_LIMIT_BYTES:
-            self._destage(DESTAGE_BLOCKS)
+    def _protect(self, first: int, checksums: Checksums) -> None:
+        """What these blocks are meant to be from now on; they are to be scrubbed."""
+        blocks = len(checksums)
+        behind = first + blocks
+        yes = b"\1" * blocks
+        self._intended[first:behind] = checksums
+        self._protected[first:behind] = yes
+        if self._unscrubbed[first:behind] != yes:
+            self._unscrubbed[first:behind] = yes
+            self._to_scrub.append((first, blocks))
 
-    def _destage(self, max_blocks: int) -> None:
-        """Write the oldest dirty blocks to the medium, neighbours together."""
-        blocks = sorted(islice(self._dirty, max_blocks))
+    def _keep(self, first: int, content: bytes) -> None:
+        """Take the new content of whole blocks into the cache; make room when it is full."""
+        number = self._next_number
+        self._next_number = number + 1
+        blocks = len(content) // BLOCK_BYTES
+        self._log[number] = first, content
+        self._log_bytes += len(content)
+        self._newest[first : first + blocks] = array("Q", (number,)) * blocks
+        while self._log_bytes > CACHE_LIMIT_BYTES:
+            self._destage(DESTAGE_BYTES)
+
+    def _pieces(self, first: int, behind: int) -> list[Buffer]:
+        """The content of blocks ``first`` to ``behind`` - 1, as it lies in the cache and on the medium."""
+        number, blocks = self._newest[first], behind - first
+        if blocks == 1 or self._newest[first:behind] == array("Q", (number,)) * blocks:
+            return [self._content(number, first, blocks)]
+        return [self._content(*run) for run in self._runs(first, behind)]
+
+    def _runs(self, first: int, behind: int) -> list[tuple[int, int, int]]:
+        """(number of the write that holds them or 0, first block, blocks) of each run of blocks."""
+        runs = []
+        for number, run in groupby(self._newest[first:behind]):
+            blocks = sum(1 for _ in run)
+            runs.append((number, first, blocks))
+            first += blocks
+        return runs
+
+    def _content(self, number: int, first: int, blocks: int) -> Buffer:
+        """What write ``number`` (0: the medium) holds of some blocks."""
+        if not number:
+            return self._medium.pread(first * BLOCK_BYTES, blocks * BLOCK_BYTES)
+        start, content = self._log[number]
+        if len(content) == blocks * BLOCK_BYTES:
+            return content
+        at = (first - start) * BLOCK_BYTES
+        return memoryview(content)[at : at + blocks * BLOCK_BYTES]
+
+    def _destage(self, max_bytes: int) -> None:
+        """Write the oldest part of the cache to the medium, neighbours together."""
+        numbers: list[int] = []
+        extents: list[tuple[int, int, Buffer]] = []
+        taken_bytes = 0
+        for number, (first, content) in self._log.items():
+            numbers.append(number)
+            blocks = len(content) // BLOCK_BYTES
+            behind = first + blocks
+            if self._newest[first:behind] == array("Q", (number,)) * blocks:
+                extents.append((first, behind, content))
+            else:
+                for owner, start, some in self._runs(first, behind):
+                    if owner == number:
+                        extents.append((start, start + some, self._content(number, start, some)))
+            taken_bytes += len(content)
+            if taken_bytes >= max_bytes:
+                break
+        extents.sort(key=_first_block)
         at = 0
-        while at < len(blocks):
-            end = at + 1
-            while end < len(blocks) and blocks[end] == blocks[end - 1] + 1:
-                end += 1
-            run = blocks[at:end]
-            self._medium.pwrite(run[0] * BLOCK_BYTES, b"".join(self._dirty[block] for block in run))
-            for block in run:
-                del self._dirty[block]
-            at = end
+        while at < len(extents):
+            first, behind, data = extents[at]
+            at += 1
+            if at < len(extents) and extents[at][0] == behind:
+                neighbours = [data]
+                while at < len(extents) and extents[at][0] == behind:
+                    neighbours.append(extents[at][2])
+                    behind = extents[at][1]
+                    at += 1
+                data = b"".join(neighbours)
+            self._medium.pwrite(first * BLOCK_BYTES, data)
+            self._newest[first:behind] = array("Q", (0,)) * (behind - first)
+        for number in numbers:
+            self._log_bytes -= len(self._log.pop(number)[1])
+
+
+def _first_block(extent: tuple[int, int, Buffer]) -> int:
+    return extent[0]
+
+
+def _checksums(*pieces: Buffer) -> Checksums:
+    """CRC-32 of each block."""
+    if len(pieces) == 1 and len(pieces[0]) == BLOCK_BYTES:
+        return array("I", (crc32(pieces[0]),))
+    views = [memoryview(piece) for piece in pieces]
+    return array(
+        "I", [crc32(view[at : at + BLOCK_BYTES]) for view in views for at in range(0, len(view), BLOCK_BYTES)]
+    )
+
+
+assert array("I").itemsize == 4 and array("Q").itemsize == 8

@@ -19,15 +19,17 @@ ERROR_EVENTS: Final = frozenset(
     }
 )  # fmt: skip
 DEBUG_EVENTS: Final = frozenset({Event.CONTROL_FRAME, Event.DESTAGE, Event.HOST_FLUSH})
-LEVELS: Final[dict[int, int]] = {
-    event: TraceLevel.ERROR
-    if event in ERROR_EVENTS
+LEVELS: Final = bytes(
+    TraceLevel.ERROR
+    if code in ERROR_EVENTS
     else TraceLevel.DEBUG
-    if event in DEBUG_EVENTS
+    if code in DEBUG_EVENTS
     else TraceLevel.INFO
-    for event in Event
-}
-"""Level of each code; a record is kept when it is not above ``TraceBuffer.level``."""
+    for code in range(max(Event) + 1)
+)
+"""Level by code; a record is kept when it is not above ``TraceBuffer.level``."""
+_pack_into: Final = RECORD.pack_into
+_RECORD_BYTES: Final = RECORD.size
 
 
 class TraceBuffer:
@@ -48,9 +50,9 @@ class TraceBuffer:
         if level > self.level:
             return
         seq = self.next_seq
-        RECORD.pack_into(
+        _pack_into(
             self._ring,
-            seq % self.capacity * RECORD.size,
+            seq % self.capacity * _RECORD_BYTES,
             seq,
             self.uptime_ns,
             event,

@@ -61,6 +61,7 @@ class Rig:
                 self.run_dir,
                 serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
                 size_mib=bench.simulation.size_mib,
+                mtu_bytes=bench.simulation.mtu_bytes,
                 shared_lines={
                     side for side in SIDES if bench.controller(side).control == bench.controller(side).console
                 },

@@ -53,6 +53,8 @@ class SimulationTable(Table):
     """Size of each controller's volume."""
     autonomic: bool = False
     """The secondary instructs the primary itself, over a second link between the two."""
+    mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
+    """Of the replication link: jumbo frames, as such links are set up with."""
 
 
 class RigTable(Table):

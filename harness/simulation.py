@@ -35,6 +35,7 @@ class Simulation:
         *,
         serial_numbers: dict[Side, str],
         size_mib: int,
+        mtu_bytes: int,
         shared_lines: Collection[Side] = (),
         seed: int = 0,
         autonomic: bool = False,
@@ -43,7 +44,7 @@ class Simulation:
         self.run_dir = run_dir
         self._shared_lines = shared_lines
         self.supply_port = 0
-        self._link = netns.make_pair()
+        self._link = netns.make_pair(mtu_bytes=mtu_bytes)
         namespaces: dict[Side, netns.Namespace] = {
             "primary": self._link.primary,
             "secondary": self._link.secondary,

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import struct
+import tracemalloc
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ def test_any_stream_however_split(
     assert whole.held_bytes == 0
     pieces = Decoder(ALL, version)
     found = []
+    port = bytearray(len(stream))
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += plain(pieces.feed(stream[start:end]))
+        # All through one buffer, which is overwritten as soon as what was in it has been used.
+        port[: end - start] = stream[start:end]
+        found += plain(pieces.feed(memoryview(port)[: end - start]))
+        pieces.keep()
+        port[:] = b"?" * len(port)
     assert found == packets
 
 
@@ -81,6 +87,21 @@ def test_byte_by_byte(version: int) -> None:
     decoder = Decoder(ALL, version)
     packets = [packet for at in range(len(stream)) for packet in decoder.feed(stream[at : at + 1])]
     assert plain(packets) == [(Cmd.PING, (), b""), (Cmd.DATA, (8, ID, 1, 2), b"x" * 600)]
+
+
+def test_a_long_packet_byte_by_byte_costs_a_small_multiple_of_its_size() -> None:
+    stream = encode(101, Cmd.DATA, 8, ID, 1, 2, body=bytes(20_000))
+    decoder = Decoder(ALL, 101)
+    tracemalloc.start()
+    try:
+        for at in range(len(stream) - 1):
+            decoder.push(memoryview(stream)[at : at + 1])
+            decoder.keep()
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(stream)
+    finally:
+        tracemalloc.stop()
+    (packet,) = decoder.feed(stream[-1:])
+    assert packet[2] == bytes(20_000)
 
 
 @pytest.mark.parametrize("version", [0, 94, 95, 99, 100, 101])

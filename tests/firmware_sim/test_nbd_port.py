@@ -2,6 +2,7 @@
 
 import random
 import struct
+import sys
 import time
 
 import pytest
@@ -199,8 +200,12 @@ CONVERSATION = a_conversation()
 def replay(splits: list[int]) -> tuple[list[Request], bytes]:
     session = NbdSession(SIZE_BYTES)
     requests, out = [], []
+    port = bytearray(len(CONVERSATION))
     for start, end in zip([0, *splits], [*splits, len(CONVERSATION)], strict=True):
-        requests += session.feed(CONVERSATION[start:end])
+        # All through one buffer, which the next read overwrites.
+        port[: end - start] = CONVERSATION[start:end]
+        requests += session.feed(memoryview(port)[: end - start])
+        port[: end - start] = b"?" * (end - start)
         out.append(session.take_output())
     return requests, b"".join(out)
 
@@ -233,7 +238,7 @@ def test_an_announced_payload_costs_only_what_arrived() -> None:
     session.feed(request(WRITE, 0, SIZE_BYTES))
     for _ in range(10_000):
         session.feed(b"x")
-    assert len(session._pieces) == 1
+    assert sys.getsizeof(session._payload) < 20_000
 
 
 def test_many_small_requests_are_parsed_quickly() -> None:

@@ -78,6 +78,72 @@ def test_store_equals_a_flat_model_and_power_loss_gives_back_at_least_what_was_f
     assert store.scrub(1000) == []
 
 
+whole_blocks = st.tuples(st.integers(0, 15), st.integers(1, 5)).map(
+    lambda e: (e[0] * BLOCK_BYTES, min(e[1], 16 - e[0]) * BLOCK_BYTES)
+)
+faulty_actions = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "lost", "misdirected", "rotten", "flush", "scrub"]),
+        whole_blocks,
+        st.integers(0, 255),
+    ),
+    max_size=30,
+)
+
+
+@given(faulty_actions)
+@settings(max_examples=150, deadline=None)
+def test_a_cache_that_overflows_and_faulty_writes_against_two_flat_models(
+    steps: list[tuple[str, tuple[int, int], int]],
+) -> None:
+    """One model holds what was meant, one what is there; where they differ in a block, the next scrub says so, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "CACHE_LIMIT_BYTES", 6 * BLOCK_BYTES)
+        patch.setattr(store_module, "DESTAGE_BYTES", 2 * BLOCK_BYTES)
+        medium = MemoryMedium()
+        store = make(medium)
+        meant, there = bytearray(SIZE_BYTES), bytearray(SIZE_BYTES)
+        due: set[int] = set()
+
+        def put(model: bytearray, at: int, data: bytes) -> None:
+            model[at : at + len(data)] = data
+            due.update(range(at // BLOCK_BYTES, -(-(at + len(data)) // BLOCK_BYTES)))
+
+        for action, (offset, length), seed in [*steps, ("scrub", (0, 0), 0)]:
+            data = pattern(length, seed)
+            match action:
+                case "write":
+                    store.write(offset, data)
+                    put(meant, offset, data)
+                    put(there, offset, data)
+                case "lost":
+                    store.write_faulty(offset, data, "lost")
+                    put(meant, offset, data)
+                case "misdirected":
+                    landing = SIZE_BYTES - offset - length
+                    store.write_faulty(offset, data, "misdirected", landing_bytes=landing)
+                    put(meant, offset, data)
+                    put(there, landing, data)
+                case "rotten":
+                    store.write_faulty(offset, data, "rotten", bit=seed * 8)
+                    put(meant, offset, data)
+                    put(there, offset, data)
+                    there[offset + seed % length] ^= 1
+                case "flush":
+                    store.flush()
+                    assert medium.pread(0, SIZE_BYTES) == there
+                case "scrub":
+                    assert store.unscrubbed_blocks == len(due)
+                    found = {one.offset_bytes // BLOCK_BYTES: one.content for one in store.scrub(1000)}
+                    at = {block: slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES) for block in due}
+                    wrong = {block for block, where in at.items() if meant[where] != there[where]}
+                    assert found == {block: there[at[block]] for block in wrong}
+                    assert not store.needs_scrub and not store.unscrubbed_blocks
+                    due.clear()
+            assert store.read(0, SIZE_BYTES) == there
+            assert store.dirty_bytes <= 6 * BLOCK_BYTES
+
+
 def test_dirty_counters() -> None:
     store = make()
     store.write(0, bytes(2 * BLOCK_BYTES))
@@ -110,7 +176,7 @@ def test_requests_outside_of_the_volume_are_refused(offset: int, length: int) ->
 
 def test_cache_is_bounded_and_destages_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CACHE_LIMIT_BYTES", 8 * BLOCK_BYTES)
-    monkeypatch.setattr(store_module, "DESTAGE_BLOCKS", 2)
+    monkeypatch.setattr(store_module, "DESTAGE_BYTES", 2 * BLOCK_BYTES)
     medium = MemoryMedium()
     store = make(medium)
     for block in range(12):
