@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ LIMIT_S = 30
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Path]:
     """The bench file of a simulated pair beside the test, its primary's volume a disk of this machine."""
+    if shutil.which("nbdfuse") is None:
+        pytest.skip("nbdfuse is missing: apt install libnbd-bin")
     volume = tmp_path / "mount" / "volume"
     volume.parent.mkdir()
     sim = subprocess.Popen(
