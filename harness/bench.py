@@ -1,6 +1,7 @@
 """One rig, opened: its power, its lines, its controllers; closed again on every exit, with the safe state last."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ class Rig:
         self.simulation: Simulation | None = None
         self.virtual: VirtualRig | None = None
         self.power: PowerRail | None = None
+        self._power_lock = threading.Lock()
+        """An instrument has one dialogue at a time."""
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
         self.identities: dict[Side, Identity] = {}
@@ -198,9 +201,17 @@ class Rig:
             raise RigError(
                 f"{side} needs a power cycle and the bench has no [power]; switch it off and on by hand"
             )
-        self.power.set_output(side, False)
+        with self._power_lock:
+            self.power.set_output(side, False)
         time.sleep(self.bench.policy.power_off_s)
-        self.power.set_output(side, True)
+        with self._power_lock:
+            self.power.set_output(side, True)
+
+    def measure(self, side: Side) -> tuple[float, float]:
+        """Volts and amperes of an output, now."""
+        assert self.power is not None
+        with self._power_lock:
+            return self.power.measure(side)
 
     def host(self, side: Side) -> HostPort:
         """The controller's volume as its host sees it; a secondary's may be read-only."""

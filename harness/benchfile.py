@@ -25,7 +25,7 @@ from harness.edge.system import Finding
 from harness.errors import HarnessError, RigError, UsageError
 from harness.registry import load as load_driver
 from harness.rigs.injector import KINDS as LINK_FAULTS
-from harness.roles import Controller, HostPort, PowerRail
+from harness.roles import Controller, HostPort, HostWorkload, PowerRail
 from harness.wire import control
 from harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
 
@@ -75,7 +75,7 @@ class ControllerTable(Table):
     control: Text
     """The same; may be the console's own line, which then carries both."""
     host: Text
-    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH."""
+    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH, blockdev:///dev/..."""
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
@@ -137,6 +137,7 @@ class PolicyTable(Table):
 
 class WorkloadTable(Table):
     driver: Name = "nbd"
+    """Who writes: nbd and blockdev are the stamped writer, fio is fio."""
     bytes_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 64
     """Host writes in all; a volume that is smaller is written over and over."""
     write_kib: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 64
@@ -261,6 +262,7 @@ class FaultTable(Table):
 
 
 class WorkloadOverrides(Table):
+    driver: Name | None = None
     bytes_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     write_kib: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] | None = None
     queue_depth: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -426,7 +428,7 @@ def check(what: str | Path) -> list[Finding]:
 
 
 def _check_drivers(bench: Bench) -> Iterator[Finding]:
-    wanted: list[tuple[str, str, type]] = [("workload", bench.workload.driver, HostPort)]
+    wanted: list[tuple[str, str, type]] = [("workload", bench.workload.driver, HostWorkload)]
     for side in SIDES:
         table = bench.controller(side)
         wanted += [(side, table.driver, Controller), (f"{side} host", table.host_driver, HostPort)]

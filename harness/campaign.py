@@ -18,7 +18,7 @@ from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
 from harness.inquest import conclude
-from harness.session import Session, Silent, View
+from harness.session import WORKLOAD_SILENT_S, Session, Silent, View
 from harness.store import Outcome
 from harness.wire import control
 from harness.workload import Workload, compare_volumes, in_words
@@ -207,11 +207,24 @@ class Run:
         while session.workload_done is None:
             session.pump(TICK_S)
             silent_s = (time.monotonic_ns() - session.progressed_ns) / 1e9
+            if session.workload_is_frozen:
+                workload.kill()
+                raise RigError(
+                    f"the workload's process has been silent for {WORKLOAD_SILENT_S:.0f} s: is it frozen, or this machine "
+                    "overloaded?"
+                )
+            self._check_sight(session)
             if silent_s > STALLED_S and not session.recovering:
                 self.reasons.append(f"host writes made no progress for {STALLED_S:.0f} s")
                 return
             if workload.died and session.workload_done is None:
                 raise workload.death()
+
+    @staticmethod
+    def _check_sight(session: Session) -> None:
+        """RigError: the run has become blind, and proves nothing more."""
+        if session.lost_evidence and not session.recovering:
+            raise RigError("evidence was lost: " + "; ".join(session.lost_evidence))
 
     def _aftermath(self, session: Session) -> None:
         """What comes after the last write: a late trigger, and the recovery to its end."""
@@ -221,6 +234,7 @@ class Run:
             self.view.phase("waiting for the fault to be seen")
         while session.collector is None and time.monotonic_ns() < quiet_ns:
             session.pump(min(TICK_S, max(0.0, (quiet_ns - time.monotonic_ns()) / 1e9)))
+            self._check_sight(session)
         while session.recovering:
             session.pump(TICK_S)
 
@@ -228,16 +242,19 @@ class Run:
         """Host journal, primary and secondary against each other; called once the pair is whole, by whoever is there."""
         deadline_ns = deadline_in(STALLED_S)
         while session.workload_done is None and time.monotonic_ns() < deadline_ns:
+            if session.workload_is_frozen:
+                raise RigError("the workload's process is silent: there is nothing to compare with")
             # Called from the collector's thread: the supervisor's own takes the writer's events meanwhile.
             time.sleep(0.02)
         session.rig.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))
         comparison = compare_volumes(session.rig, workload.journal_path)
         self.incident.update(
             data_equal=comparison.data_equal,
-            lost_acked_writes=comparison.lost_acked_writes,
+            # Without a journal nobody knows what was promised.
+            lost_acked_writes=comparison.lost_acked_writes if workload.keeps_journal else None,
             comparison=asdict(comparison),
         )
-        self.journalled = comparison.acked_writes
+        self.journalled = comparison.acked_writes if workload.keeps_journal else None
         self.compared = recovery.Compared(equal=comparison.data_equal, detail=in_words(comparison))
         return self.compared
 
@@ -249,11 +266,12 @@ class Run:
         done = session.workload_done
         if done is not None and not done.ok:
             reasons.append(f"the host's writes failed: {done.error}")
-        if record["data_equal"] is False:
-            detail = self.compared.detail if self.compared else ""
-            reasons.append(f"the data of host, primary and secondary differ: {detail}")
-        if record["lost_acked_writes"]:
-            reasons.append(f"{record['lost_acked_writes']} acknowledged writes are lost")
+        if done is not None and done.wrong_reads_total:
+            first = next((f", first at byte {one.offset_bytes}: {one.text}" for one in done.wrong_reads), "")
+            reasons.append(
+                f"the host read back {done.wrong_reads_total} blocks that are not what it wrote{first}"
+            )
+        reasons += self._judge_data(session)
         if not self.scenario.expect.detected:
             reasons += [
                 f"unexpected trigger {one.rule} ({one.detail or one.side})" for one in session.triggers[:5]
@@ -275,6 +293,31 @@ class Run:
             )
         return "inconclusive" if reasons else "pass"
 
+    def _judge_data(self, session: Session) -> Iterator[str]:
+        """What is wrong with the data. Writes that were only acknowledged and went with the power that the harness itself
+        cut from the primary are told, and no failure."""
+        record = self.incident.record
+        lost = record["lost_acked_writes"] or 0
+        unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
+        finish = session.collector.finish if session.collector is not None else None
+        was_cut = finish is not None and any(
+            one.power_cycled and one.side == "primary" for one in finish.sides
+        )
+        never = (
+            f"{unflushed} of the lost writes were only acknowledged: the host had not flushed them when its port went "
+            "away, and a volatile cache may lose them when its power fails"
+        )
+        if was_cut and 0 < lost == unflushed and record["comparison"]["sides_equal"]:
+            self.incident.note(never)
+            return
+        if record["data_equal"] is False:
+            detail = self.compared.detail if self.compared else ""
+            yield f"the data of host, primary and secondary differ: {detail}"
+        if lost:
+            yield f"{lost} acknowledged writes are lost"
+        if unflushed:
+            yield never
+
     def _judge_evidence(self, session: Session) -> None:
         """RigError when what the judgement stands on is not there."""
         record = self.incident.record
@@ -283,10 +326,14 @@ class Run:
         done = session.workload_done
         if done is None:
             return
-        record["workload"] = {
+        record["workload"] |= {
             "ok": done.ok, "writes_acked": done.writes_acked, "bytes_written": done.bytes_written,
-            "longest_hold_ns": done.longest_hold_ns, "error": done.error,
+            "longest_hold_ns": done.longest_hold_ns, "error": done.error, "verified_bytes": done.verified_bytes,
+            "wrong_reads": [[one.offset_bytes, one.size_bytes, one.text] for one in done.wrong_reads],
+            "wrong_reads_total": done.wrong_reads_total,
         }  # fmt: skip
+        if done.whose in ("rig", "caller"):
+            raise (RigError if done.whose == "rig" else UsageError)(f"the host's workload: {done.error}")
         if done.writes_acked and not record["capture"].get("writes"):
             raise RigError(
                 f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "

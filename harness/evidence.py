@@ -13,16 +13,18 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from harness.core import blockstamp, writepath
+from harness import registry
+from harness.core import blockstamp, rootcause, writepath
 from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
 from harness.core.events import SIDES, Ns, Side
-from harness.core.rootcause import RootCauseSet, decode
+from harness.core.evidence import link_ends
+from harness.core.linkevidence import LinkEvidence, LinkWrite
+from harness.core.rootcause import RootCauseSet
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.writepath import (
     DeviceClock,
     HostWrite,
-    LinkWrite,
     Suspect,
     WritePath,
     items,
@@ -30,13 +32,15 @@ from harness.core.writepath import (
     number,
 )
 from harness.edge.pcapng import CapturedFrame, frames_of
-from harness.errors import RigError, WireError
-from harness.linkread import LinkEvidence, link_ends, read_link
+from harness.errors import HarnessError, RigError, WireError
+from harness.roles import Controller, SetReader
 from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import blockstamp as stamps
 from harness.wire import control
 
 MAX_CONSOLE_BYTES: Final = 64 << 20
+MAX_NAME_CHARS: Final = 64
+"""Of a driver."""
 MAX_TIMES_BYTES: Final = 16 << 20
 MAX_LINE_BYTES: Final = 4096
 """A longer line of a console is cut into pieces."""
@@ -139,15 +143,15 @@ class Evidence:
 
     @cached_property
     def sets(self) -> dict[Side, RootCauseSet]:
-        """The root cause data sets that can be decoded; other device types' are left out."""
+        """The root cause data sets that can be decoded."""
         found: dict[Side, RootCauseSet] = {}
         for side in SIDES:
             stored = self._part(f"{side}/{SET}", control.MAX_SET_BYTES)
             if not stored:
                 continue
             try:
-                found[side] = decode(stored)
-            except WireError as error:
+                found[side] = decode_set(self.record, side, stored)
+            except HarnessError as error:
                 self.problems.append(f"{side}'s set cannot be read: {escape(str(error))}")
         return found
 
@@ -173,7 +177,11 @@ class Evidence:
     def link(self) -> LinkEvidence:
         """The replicated writes of the capture, read once from end to end."""
         wanted = self.suspect.sector if self.suspect is not None else -1
-        return read_link(self.frames(), link_ends(self.record), self.wall_offset_ns, wanted)
+        found = LinkEvidence(link_ends(self.record), lambda write: write.covers(wanted))
+        for packet_no, frame in enumerate(self.frames(), 1):
+            found.feed(frame.t_ns - self.wall_offset_ns, frame.data, packet_no)
+        found.close()
+        return found
 
     @cached_property
     def failing(self) -> LinkWrite | None:
@@ -223,7 +231,7 @@ class Evidence:
         if self.suspect is None:
             return None
         written = self._written(self.suspect.sector)
-        on_link = self.link.payloads.get(self.failing.packet_no) if self.failing else None
+        on_link = self.failing.data or None if self.failing else None
         if written is not None and on_link is not None and self.failing is not None:
             first, expected = written
             if first == self.failing.sector and len(expected) == len(on_link) and expected != on_link:
@@ -322,6 +330,19 @@ class Evidence:
                         found_from=told,
                     )
         return None
+
+
+def decode_set(record: Mapping[str, Any], side: Side, data: bytes) -> RootCauseSet:
+    """A side's set as it was pulled, read by the driver that pulled it. WireError: it is damaged; UsageError or RigError:
+    that driver is not here."""
+    told = mapping(mapping(record.get("sets")).get(side))
+    sha256 = told.get("sha256") if told.get("complete") else None
+    who = mapping(mapping(record.get("controllers")).get(side))
+    reader = registry.load(str(who["driver"])[:MAX_NAME_CHARS], Controller) if "driver" in who else None
+    if not isinstance(reader, SetReader):
+        return rootcause.decode(data, sha256)
+    rootcause.check_sha256(data, sha256)
+    return reader.decode_set(data, str(who.get("serial_number", "")))
 
 
 def bounded(t_ns: int) -> Ns:

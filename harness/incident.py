@@ -5,6 +5,7 @@
         timeline.jsonl                 appended row by row
         link.pcapng                    written by linkwatch
         host.journal                   the host's writes: each intent and acknowledgement, written by the writer
+        host.results.json              instead of it, of a workload without a journal: what it told of itself
         primary/  secondary/           console.log and console.times, written by the reflex;
                                        set.zst, the root cause data set as pulled, appended as it arrives;
                                        state.json and events.log, made from it;
@@ -143,6 +144,7 @@ class Incident:
             "data_equal": None,
             "lost_acked_writes": None,
             "capture": {},
+            "workload": {},
             "notes": [],
             **fields,
         }

@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from harness.core import rootcause
-from harness.core.events import SIDES, Ns, Side
+from harness.core import oneclock
+from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.evidence import Evidence, gather
 from harness.core.rootcause import RootCauseSet, decode_cbor
+from harness.core.timeline import Row
 from harness.core.verdict import judge
 from harness.edge.clock import read_wall_clock
 from harness.edge.pcapng import frames_of
 from harness.errors import HarnessError, WireError
+from harness.evidence import decode_set
 from harness.incident import Incident
 from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, open_inside
 from harness.wire import control
@@ -24,6 +26,8 @@ from harness.wire import control
 MAX_CONSOLE_BYTES: Final = 64 << 20
 MAX_JOURNAL_BYTES: Final = 1 << 30
 MAX_FRAMES: Final = 20_000_000
+AROUND_NS: Final = 20 * NS_PER_MS
+"""Before the cause and behind the detection: so much of the timeline is about the failure itself."""
 _TIMES: Final = struct.Struct("<QQ")
 """One entry of console.times a read: t_ns, offset_bytes of its first byte."""
 
@@ -32,6 +36,22 @@ def verdict_of(stored: StoredIncident) -> dict[str, Any]:
     """The verdict on a recorded incident. WireError: what it holds is no incident of ours."""
     try:
         return judge(evidence_of(stored))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise WireError(
+            f"{stored.path}: its record makes no sense: {type(error).__name__}: {error}"
+        ) from error
+
+
+def timeline_of(stored: StoredIncident, verdict: Mapping[str, Any], *, whole: bool = False) -> list[Row]:
+    """All sources on one clock, from shortly before the cause to shortly behind the detection; ``whole``: also what else
+    was noted and printed in the run. WireError: what it holds is no incident of ours."""
+    known = [t_ns for t_ns in (verdict.get("t_cause_ns"), verdict.get("t_detect_ns")) if t_ns is not None]
+    start_ns, end_ns = (min(known) - AROUND_NS, max(known) + AROUND_NS) if known else (0, 0)
+    if not known and not whole:
+        return []
+    try:
+        recorded = stored.timeline()
+        return oneclock.rows(evidence_of(stored), start_ns, end_ns, recorded=recorded, whole=whole)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise WireError(
             f"{stored.path}: its record makes no sense: {type(error).__name__}: {error}"
@@ -89,10 +109,6 @@ class _Frames:
             self.problem = f"{LINK}: {error}"
 
 
-ZSTD_MAGIC: Final = bytes.fromhex("28b52ffd")
-"""First bytes of a set of wire.rootcause; other types of controllers pack theirs otherwise."""
-
-
 def _part(stored: StoredIncident, name: str, limit: int) -> bytes:
     """At most ``limit`` bytes of a file; b"" when there is none that can be read."""
     try:
@@ -108,10 +124,11 @@ def _set(stored: StoredIncident, side: Side) -> tuple[RootCauseSet | None, str]:
     if not data:
         return None, told.get("reason") or "it was not pulled"
     try:
-        return rootcause.decode(data, told.get("sha256") if told.get("complete") else None), ""
+        return decode_set(stored.record, side, data), ""
     except WireError as error:
-        is_ours = data.startswith(ZSTD_MAGIC)
-        return None, error.what if is_ours else "it is not of the format that the verdict reads"
+        return None, error.what
+    except HarnessError as error:
+        return None, str(error)
 
 
 def _healthy(stored: StoredIncident, side: Side) -> Mapping[str, Any] | None:

@@ -8,6 +8,7 @@ A serial number becomes a keyed hash of the same length, so that offsets stay tr
 no key cannot try numbers out.
 """
 
+import copy
 import hashlib
 import hmac
 import os
@@ -25,7 +26,9 @@ from harness.core import frames
 from harness.core.blockdiff import BlockDiff
 from harness.core.drbdsession import Dissector, Seen
 from harness.core.events import SIDES, Side
+from harness.core.evidence import link_ends
 from harness.core.ipheaders import HOSTILE, locate_tcp
+from harness.core.linkevidence import LinkEvidence, LinkWrite
 from harness.core.rootcause import RootCauseSet
 from harness.core.tcpstream import Reassembler, StreamData
 from harness.core.timeline import Row
@@ -33,7 +36,6 @@ from harness.core.writepath import mapping
 from harness.edge.pcapng import CapturedFrame
 from harness.errors import WireError
 from harness.evidence import ConsoleLine, ControlFrame, Evidence
-from harness.linkread import LinkEvidence, link_ends
 from harness.wire import drbd
 from harness.wire.drbd import Cmd
 
@@ -177,7 +179,14 @@ class RedactedEvidence(Evidence):
     @cached_property
     def link(self) -> LinkEvidence:
         """Understood before anything was removed; the data that it holds goes."""
-        return replace(self.whole.link, payloads={})
+        link = copy.copy(self.whole.link)
+        link.writes = [replace(write, data=b"") for write in link.writes]
+        return link
+
+    @cached_property
+    def failing(self) -> LinkWrite | None:
+        whole = self.whole.failing
+        return None if whole is None else self.link.writes[self.whole.link.writes.index(whole)]
 
     @cached_property
     def diff(self) -> BlockDiff | None:

@@ -15,6 +15,8 @@ from harness.errors import RigError, UsageError
 
 GROUP: Final = "freezeframe.drivers"
 BUILT_IN: Final = {
+    "blockdev": "drivers.hosts.blockdev:BlockDeviceHost",
+    "fio": "drivers.hosts.fio:Fio",
     "image": "drivers.hosts.image:ImageHost",
     "linux_drbd": "drivers.controllers.linux_drbd:LinuxDrbd",
     "sim_array": "drivers.controllers.sim_array:SimArray",

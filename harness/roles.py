@@ -43,6 +43,8 @@ class Identity:
     uptime_ns: int
     events_logged: int
     capabilities: int = 0
+    uptime_error_ns: int = 0
+    """How far ``uptime_ns`` may be from the clock of its console lines and its event log, where these are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,16 @@ class Serviceable(Protocol):
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply: ...
 
 
+@runtime_checkable
+class SetReader(Protocol):
+    """What a controller's driver offers whose root cause data sets are not of the format of ``wire.rootcause``."""
+
+    @staticmethod
+    def decode_set(stored: bytes, serial_number: str) -> RootCauseSet:
+        """A set as it was pulled, without the device. Pure. WireError: it is damaged, or not one."""
+        ...
+
+
 class HostPort(Protocol):
     """A controller's block device as its host sees it. Offsets and lengths in bytes, multiples of 512."""
 
@@ -125,6 +137,20 @@ class HostPort(Protocol):
     def flush(self) -> None: ...
     def trim(self, offset_bytes: int, length_bytes: int) -> None: ...
     def close(self) -> None: ...
+
+
+class HostWorkload(Protocol):
+    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is told and what it tells."""
+
+    @staticmethod
+    def workload_module() -> str:
+        """The module that is run."""
+        ...
+
+    @staticmethod
+    def keeps_journal() -> bool:
+        """Whether it writes down each write and its acknowledgement: without that nobody knows what was promised."""
+        ...
 
 
 class PowerRail(Protocol):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from harness.core.events import SIDES, Ns, Side, Trigger
+from harness.core.evidence import link_ends
 from harness.core.linkrules import LinkRule
 from harness.core.linkview import LinkView
 from harness.core.rules import RuleSet
@@ -18,7 +19,6 @@ from harness.core.text import escape
 from harness.core.triggers import Hit, Scanner
 from harness.core.writepath import number
 from harness.evidence import Evidence
-from harness.linkread import link_ends
 
 MAX_HITS: Final = 20_000
 """Of one incident; a rule that hits more often is wrong anyway."""

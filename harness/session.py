@@ -12,6 +12,7 @@ from harness.bench import Rig, deadline_in
 from harness.collect import Collector
 from harness.core import recovery
 from harness.core.events import (
+    NS_PER_S,
     SIDES,
     AnyEvent,
     ConsoleBytes,
@@ -29,6 +30,7 @@ from harness.core.rules import RuleSet
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.incident import Incident
 from harness.observe import Observation
+from harness.powerlog import PowerLog
 from harness.roles import Serviceable
 from harness.rulefiles import RuleFiles
 from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, recheck_console
@@ -38,6 +40,10 @@ STATE_TIMEOUT_S: Final = 5.0
 """For one question to a controller that has just answered others."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
+
+
+WORKLOAD_SILENT_S: Final = 10.0
+"""The workload's process tells something each second; one that does not for so long is frozen, or starved."""
 
 
 class View(Protocol):
@@ -80,6 +86,11 @@ class Session:
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
+        """When the host's data last got further."""
+        self._progress = (0, 0)
+        self._workload_heard_ns = 0
+        """When the workload's process last told anything; 0: not yet."""
+        self._power_log = PowerLog(rig, incident)
         self._steps_told = 0
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
@@ -99,6 +110,7 @@ class Session:
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
+        self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
@@ -159,6 +171,7 @@ class Session:
             asked_ns = time.monotonic_ns()
             one = controller.identify(deadline_in(STATE_TIMEOUT_S))
             told[side] = {
+                "driver": self.rig.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
                 "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
                 "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
                 "t_answered_ns": time.monotonic_ns(),
@@ -189,6 +202,15 @@ class Session:
         self._tell_steps()
         if self.collector is not None and self.collector.failure is not None:
             raise self.collector.failure
+        if self._power_log.failure is not None:
+            raise self._power_log.failure
+
+    @property
+    def workload_is_frozen(self) -> bool:
+        """The workload's process, which tells something each second, has been silent for too long."""
+        heard_ns = self._workload_heard_ns
+        silent_ns = time.monotonic_ns() - heard_ns
+        return self.workload_done is None and heard_ns > 0 and silent_ns > WORKLOAD_SILENT_S * NS_PER_S
 
     def _tell_steps(self) -> None:
         steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
@@ -201,13 +223,17 @@ class Session:
             self._canaries.heard(event)
             return
         self.view.happened(source, event)
+        if source == "workload":
+            self._workload_heard_ns = time.monotonic_ns()
         match event:
             case Trigger():
                 self._triggered(source, event)
             case FrameSent() | FrameFailed():
                 self._acted(event)
             case WorkloadProgress():
-                self.progressed_ns = event.t_ns
+                if self._progress != (event.bytes_written, event.bytes_verified):
+                    self._progress = (event.bytes_written, event.bytes_verified)
+                    self.progressed_ns = event.t_ns
                 self.view.progress(event.bytes_written, event.bytes_total)
             case WorkloadDone():
                 self.workload_done = event
@@ -271,6 +297,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
+        self._power_log.stop()
         if self.collector is not None:
             self.collector.cancel(wait_s=5.0)
         for source, event in self.observation.stop():

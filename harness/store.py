@@ -29,6 +29,8 @@ CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", 
 SAVE: Final = "save.zst"
 JOURNAL: Final = "host.journal"
 """Every host write's intent and acknowledgement, the host's side of the evidence."""
+RESULTS: Final = "host.results.json"
+"""What a workload that keeps no journal told of itself."""
 HEALTHY: Final = "healthy.cbor"
 """A side's state record as it was when the bench was armed."""
 MAX_RECORD_BYTES: Final = 16 << 20

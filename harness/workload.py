@@ -1,4 +1,4 @@
-"""The host's writes of a run, and the judgement of what they left behind."""
+"""The host's writes of a run, by whichever workload the bench names, and the judgement of what they left behind."""
 
 from pathlib import Path
 from typing import Final
@@ -10,20 +10,24 @@ from harness.core.compare import Comparison, compare
 from harness.edge.processes import Child
 from harness.errors import RigError
 from harness.incident import Incident
-from harness.roles import HostPort
-from harness.store import JOURNAL
+from harness.registry import load
+from harness.roles import HostPort, HostWorkload
+from harness.store import JOURNAL, RESULTS
 
-WRITER_MODULE: Final = "drivers.hosts.writer"
 STOP_LIMIT_S: Final = 3.0
 """A run that is stopped waits so long for writes that are still on their way."""
 
 
 class Workload:
-    """The stamped writer's process and its journal."""
+    """The workload's process, and the journal that it keeps, if it does."""
 
     def __init__(self, rig: Rig, incident: Incident, *, seed: int) -> None:
         self.journal_path = incident.path / JOURNAL
         table, policy = rig.bench.workload, rig.bench.policy
+        driver = load(table.driver, HostWorkload)
+        self._module: str = driver.workload_module()  # type: ignore[attr-defined]
+        self.keeps_journal: bool = driver.keeps_journal()  # type: ignore[attr-defined]
+        incident.record["workload"] = {"driver": table.driver, "keeps_journal": self.keeps_journal}
         self._config = {
             "uri": rig.bench.primary.host,
             "bytes_total": table.bytes_mib * MIB,
@@ -31,6 +35,7 @@ class Workload:
             "queue_depth": table.queue_depth,
             "seed": seed,
             "journal_path": str(self.journal_path),
+            "results_path": "" if self.keeps_journal else str(incident.path / RESULTS),
             "stop_limit_s": STOP_LIMIT_S,
             # Held, not failed: while a controller restarts and the pair becomes whole, its host waits.
             "reconnect_limit_s": max(30.0, policy.boot_timeout_s + policy.rejoin_timeout_s),
@@ -38,12 +43,16 @@ class Workload:
         self._child: Child | None = None
 
     def start(self, run_dir: Path) -> Child:
-        self._child = Child("workload", WRITER_MODULE, self._config, stderr_path=run_dir / "workload.stderr")
+        self._child = Child("workload", self._module, self._config, stderr_path=run_dir / "workload.stderr")
         return self._child
 
     @property
     def died(self) -> bool:
         return self._child is not None and self._child.ended
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill_if_running()
 
     def death(self) -> RigError:
         assert self._child is not None

@@ -17,7 +17,7 @@ from typing import Any, Final
 from drivers.controllers import linux_records
 from drivers.controllers.linux_records import NOTE
 from drivers.controllers.linux_shell import MARK, Shell
-from harness.core.events import NS_PER_S, Ns, Side
+from harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
 from harness.core.text import escape
 from harness.edge.clock import MonotonicClock
 from harness.errors import RigError, UsageError, WireError, WrongDeviceError
@@ -28,6 +28,9 @@ MODEL: Final = "Linux DRBD"
 FOLDER: Final = "/run/freezeframe"
 PIECE_BYTES: Final = 24 << 10
 """One question's worth of a pull: 2.9 s at 115,200 baud."""
+UPTIME_ERROR_NS: Final = 100 * NS_PER_MS
+"""/proc/uptime is not the clock of the kernel log: it has two decimals, and the log's may run from another moment (35 ms
+seen on a virtual node)."""
 MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
@@ -117,6 +120,7 @@ class LinuxDrbd:
             role=seen.role,
             pair_state=linux_records.PAIR_STATE_NAMES[seen.pair_state],
             uptime_ns=int(float(uptime_s) * NS_PER_S),
+            uptime_error_ns=UPTIME_ERROR_NS,
             events_logged=0,
         )
 
@@ -216,20 +220,19 @@ class LinuxDrbd:
         found = hashlib.sha256(stored).hexdigest()
         if found != entry.sha256:
             raise WireError(f"the set's SHA-256 is {found}, its node listed {entry.sha256}")
-        return linux_records.to_set(bytes(stored), self._header(entry))
-
-    def _header(self, entry: SetEntry) -> dict[str, Any]:
-        return {
+        told = {
             "set_id": entry.set_id,
             "kind": entry.kind,
             "reason": entry.reason,
             "incident_id": entry.incident_id,
-            "model": MODEL,
-            "serial_number": self.serial_number,
-            "firmware_version": "",
-            "boot_epoch": entry.boot_epoch,
-            "wall_ns": entry.boot_epoch * NS_PER_S,
         }
+        header = _header(self.serial_number, entry.boot_epoch) | told
+        return linux_records.to_set(bytes(stored), header)
+
+    # --- roles.SetReader ---
+    @staticmethod
+    def decode_set(stored: bytes, serial_number: str) -> RootCauseSet:
+        return linux_records.to_set(stored, _header(serial_number, 0))
 
     def _epoch(self, boot_id: str, btime: int) -> int:
         if not re.fullmatch(r"[0-9a-f-]{36}", boot_id):
@@ -238,6 +241,14 @@ class LinuxDrbd:
             # A clock that was set back must not make a new boot look old.
             self._epochs[boot_id] = max(btime, max(self._epochs.values(), default=0) + 1)
         return self._epochs[boot_id]
+
+
+def _header(serial_number: str, boot_epoch: int) -> dict[str, Any]:
+    """What is known without the node's list of its sets."""
+    return {
+        "set_id": 0, "kind": "", "reason": 0, "incident_id": b"", "model": MODEL, "serial_number": serial_number,
+        "firmware_version": "", "boot_epoch": boot_epoch, "wall_ns": boot_epoch * NS_PER_S,
+    }  # fmt: skip
 
 
 _ENTRY: Final = re.compile(r"set [0-9a-f]{32} \w+ \d{1,5} [\w-]{1,36} \d{1,12} \d{1,12} [0-9a-f]{64} [01]")

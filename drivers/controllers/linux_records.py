@@ -22,6 +22,7 @@ NOTE: Final = "freezeframe:"
 """Begins the lines that a freeze leaves in the kernel log."""
 MAX_RAW_BYTES: Final = 64 << 20
 MAX_MEMBERS: Final = 64
+MAX_NAME_CHARS: Final = 200
 MAX_LOG_LINES: Final = 200_000
 MAX_LINE_CHARS: Final = 4096
 
@@ -84,6 +85,19 @@ def parse_proc_drbd(text: str) -> DrbdState:
     )
 
 
+_KNOWN: Final = (
+    ("BOOT", re.compile(r"^Linux version \d()()")),
+    ("REPL_DIGEST_FAILED", re.compile(r"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")),
+    (
+        "REPL_BUFFER_CHANGED",
+        re.compile(r"Digest mismatch, buffer modified by upper layers during write: (\d{1,18})s \+(\d{1,9})"),
+    ),
+)
+"""Lines that prove something of one write. The last is the sender's second look: with an integrity-alg it makes the digest
+again when the data are in the socket (drbd_send_dblock, 8.4 and 9), and tells when its buffer has changed meanwhile."""
+TELLS: Final = frozenset(name for name, _ in _KNOWN)
+
+
 def kernel_events(log: str) -> list[dict[str, Any]]:
     """Kernel log lines as event records; lines without a time belong to the one before."""
     events: list[dict[str, Any]] = []
@@ -96,10 +110,18 @@ def kernel_events(log: str) -> list[dict[str, Any]]:
             uptime_ns = int(found[2][-12:]) * NS_PER_S + int(found[3][:9].ljust(9, "0"))
             text = found[4]
         if text:
-            events.append(
-                {"seq": len(events), "uptime_ns": uptime_ns, "name": "KERNEL", "level": level, "text": text}
-            )
+            name, where = _meaning(text)
+            head = {"seq": len(events), "uptime_ns": uptime_ns, "name": name, "level": level}
+            events.append(head | where | {"text": text})
     return events
+
+
+def _meaning(text: str) -> tuple[str, dict[str, int]]:
+    for name, pattern in _KNOWN:
+        found = pattern.search(text)
+        if found is not None:
+            return name, {"sector": int(found[1]), "bytes": int(found[2])} if found[1] else {}
+    return "KERNEL", {}
 
 
 def state_record(
@@ -136,7 +158,8 @@ def state_record(
 
 
 def unpack(stored: bytes) -> dict[str, str]:
-    """The files of a set's archive (gzip of tar), by their names. WireError: not one, too large, cut off."""
+    """The files of a set's archive (gzip of tar), by their names, which are never paths of ours: nothing is extracted.
+    WireError: not one, too large, cut off."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(stored)) as packed:
             raw = packed.read(MAX_RAW_BYTES + 1)
@@ -145,16 +168,22 @@ def unpack(stored: bytes) -> dict[str, str]:
     if len(raw) > MAX_RAW_BYTES:
         raise WireError(f"the set unpacks to more than {MAX_RAW_BYTES} bytes", 0, stored)
     files: dict[str, str] = {}
+    seen = 0
     try:
         with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
-            for member in archive:
-                if len(files) >= MAX_MEMBERS:
+            for seen, member in enumerate(archive, 1):
+                if seen > MAX_MEMBERS:
                     raise WireError(f"the set holds more than {MAX_MEMBERS} files")
-                content = archive.extractfile(member) if member.isfile() else None
+                # A sparse file unpacks to zeroes without end; links and devices are nothing that we read.
+                if not member.isfile() or member.issparse() or member.size > len(raw):
+                    continue
+                content = archive.extractfile(member)
                 if content is not None:
-                    files[member.name.removeprefix("./")] = content.read().decode("utf-8", "replace")
-    except (tarfile.TarError, ValueError) as error:
-        raise WireError(f"the set is no tar archive: {error}") from error
+                    files[member.name.removeprefix("./")[:MAX_NAME_CHARS]] = content.read().decode(
+                        "utf-8", "replace"
+                    )
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+        raise WireError(f"the set is no tar archive: {type(error).__name__}: {error}"[:200]) from error
     return files
 
 
@@ -179,7 +208,7 @@ def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
         "first_seq": 0,
         "next_seq": len(events),
     }
-    return RootCauseSet(header=header, state=state, events=events)
+    return RootCauseSet(header=header, state=state, events=events, tells=TELLS)
 
 
 PAIR_STATE_NAMES: Final = control.PAIR_STATE_NAMES

@@ -205,7 +205,7 @@ def error_name(error: int) -> str:
 
 
 class NbdHost:
-    """``HostPort`` over NBD: one call at a time, each within ``timeout_s`` of silence."""
+    """``HostPort`` and ``HostWorkload`` over NBD: one call at a time, each within ``timeout_s`` of silence."""
 
     def __init__(self, uri: str, *, timeout_s: float = 30) -> None:
         self.uri = uri
@@ -213,6 +213,14 @@ class NbdHost:
         self._connection = NbdConnection(uri, timeout_s=timeout_s)
         self.size_bytes = self._connection.size_bytes
         self.read_only = self._connection.read_only
+
+    @staticmethod
+    def workload_module() -> str:
+        return "drivers.hosts.writer"
+
+    @staticmethod
+    def keeps_journal() -> bool:
+        return True
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         pieces = self._all("read", offset_bytes, length_bytes)

@@ -24,6 +24,8 @@ class WriterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The primary's host port."""
     journal_path: str
     """Where the journal goes; must not exist yet."""
+    results_path: str = ""
+    """Where a workload that keeps no journal leaves what it measured, as JSON."""
     bytes_total: int
     """How much to write in all; a multiple of write_bytes."""
     write_bytes: int = 64 << 10

@@ -1,20 +1,21 @@
 """The workload process: ``python -m drivers.hosts.writer``, a stamped writer with an intent/ack journal on
-disk.
+disk. It writes over NBD or to a block device, whichever the address is of.
 
 Standard input: one JSON line (``WriterConfig``), then encoded events; ``Stop`` or the end of the stream
 ends it cleanly. Out: ProcessReady, WorkloadProgress, Note, WorkloadDone. Exit status 0 when WorkloadDone
 says ok, 1 when not, 2 on a wrong config. Each intent is in the journal before its write is sent, each ack
-after its reply: whatever kills this process, the journal says what was promised.
+after its reply, and so are flushes and lost connections: whatever kills this process, the journal says what was promised.
 """
 
 import os
 import select
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from drivers.hosts import blockdev
 from drivers.hosts.nbd import NbdConnection, error_name
 from drivers.hosts.workload import InFlight, Workload, WriterConfig
 from harness.core import blockstamp, events
@@ -29,12 +30,26 @@ CONNECT_TIMEOUT_S: Final = 2.0
 BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Pauses between attempts to connect again; the last one repeats."""
 PROGRESS_NS: Final = 100 * NS_PER_MS
-IDLE_S: Final = 5.0
-"""Longest sleep; nothing depends on it."""
+HEARTBEAT_NS: Final = NS_PER_S
+"""So often at least, also when nothing has moved: who is silent for longer does not run."""
 
 
 class Stopped(HarnessError):
     """The time that Stop left for the end is over."""
+
+
+class RigTrouble(RigError):
+    """It is the bench that fails, not the host port."""
+
+
+Connection = NbdConnection | blockdev.BlockDeviceConnection
+
+
+def connect(uri: str, timeout_s: float) -> Connection:
+    """The volume at ``uri``, ready for requests."""
+    if uri.startswith(f"{blockdev.SCHEME}:"):
+        return blockdev.BlockDeviceConnection(uri)
+    return NbdConnection(uri, timeout_s=timeout_s)
 
 
 class Inbox:
@@ -99,7 +114,7 @@ class JournalFile:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise RigError(f"write journal {path}: {error.strerror}") from error
+            raise RigTrouble(f"write journal {path}: {error.strerror}") from error
         self._path = path
         self.append(header)
 
@@ -109,7 +124,7 @@ class JournalFile:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            raise RigError(f"write journal {self._path}: {error.strerror}") from error
+            raise RigTrouble(f"write journal {self._path}: {error.strerror}") from error
 
 
 class Writer:
@@ -119,9 +134,7 @@ class Writer:
         self._config = config
         self._inbox = inbox
         self._outbox = outbox
-        self._connection = NbdConnection(
-            config.uri, timeout_s=max(config.reconnect_limit_s, CONNECT_TIMEOUT_S)
-        )
+        self._connection = connect(config.uri, max(config.reconnect_limit_s, CONNECT_TIMEOUT_S))
         if self._connection.read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
         if config.write_bytes > self._connection.max_request_bytes:
@@ -145,6 +158,7 @@ class Writer:
     def run(self) -> None:
         """Write everything, flush, or stop when asked. RigError when the bench or the device fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
+        self._told_ns = time.monotonic_ns()
         try:
             while not self._flushed:
                 self._round()
@@ -174,6 +188,7 @@ class Writer:
                 raise RigError(f"host port {self._config.uri}: {what}: {error_name(completion.error)}")
             if completion.cookie == self._flush_cookie:
                 self._flushed = True
+                acks.append(blockstamp.journal_mark(blockstamp.FLUSHED, now_ns))
                 continue
             write = self.workload.acknowledge(self._cookies.pop(completion.cookie), now_ns)
             acks.append(blockstamp.journal_record(blockstamp.ACK, write, now_ns))
@@ -205,13 +220,13 @@ class Writer:
         self._poll(poller, self._sleep_ms(now_ns))
 
     def _sleep_ms(self, now_ns: Ns) -> float:
-        wake = [now_ns + int(IDLE_S * NS_PER_S)]
+        wake: list[Ns] = []
         if (allowed_ns := self.workload.next_deadline(now_ns)) is not None:
             wake.append(allowed_ns)
         if self._stop_ns is not None:
             wake.append(self._stop_ns)
-        if self.workload.acked != self._told_acked:
-            wake.append(self._told_ns + PROGRESS_NS)
+        changed = self.workload.acked != self._told_acked
+        wake.append(self._told_ns + (PROGRESS_NS if changed else HEARTBEAT_NS))
         return max(0.0, (min(wake) - now_ns) / NS_PER_MS)
 
     def _poll(self, poller: "select.poll", timeout_ms: float) -> None:
@@ -236,8 +251,8 @@ class Writer:
             raise Stopped(f"{waiting} writes not acknowledged {self._config.stop_limit_s:g} s after Stop")
 
     def _progress(self, now_ns: Ns, *, at_once: bool = False) -> None:
-        due = at_once or now_ns - self._told_ns >= PROGRESS_NS
-        if due and self.workload.acked != self._told_acked:
+        changed = self.workload.acked != self._told_acked
+        if at_once or now_ns - self._told_ns >= (PROGRESS_NS if changed else HEARTBEAT_NS):
             self._told_ns = now_ns
             self._told_acked = self.workload.acked
             self._outbox.tell(
@@ -255,6 +270,7 @@ class Writer:
     def _reconnect(self, lost: RigError) -> None:
         """Connect again and send again what has no answer. RigError when the port stays away too long."""
         self._connection.close()
+        self._journal.append(blockstamp.journal_mark(blockstamp.DISCONNECTED, time.monotonic_ns()))
         self._cookies.clear()
         self._flush_cookie = 0
         self._note(f"connection lost: {lost}")
@@ -262,7 +278,7 @@ class Writer:
         attempt = 0
         while True:
             try:
-                self._connection = NbdConnection(self._config.uri, timeout_s=CONNECT_TIMEOUT_S)
+                self._connection = connect(self._config.uri, CONNECT_TIMEOUT_S)
                 break
             except RigError as error:
                 if time.monotonic() >= limit_s:
@@ -282,35 +298,48 @@ class Writer:
         )
 
 
+def end_of(outbox: Outbox, error: HarnessError | None, **told: Any) -> int:
+    """Tell how the workload ended; the process's exit status."""
+    whose: events.Whose = "device"
+    if error is not None:
+        whose = (
+            "caller"
+            if isinstance(error, UsageError)
+            else "rig"
+            if isinstance(error, RigTrouble)
+            else "device"
+        )
+        print(f"workload: {error}", file=sys.stderr)
+    outbox.tell(
+        events.WorkloadDone(
+            t_ns=time.monotonic_ns(),
+            ok=error is None,
+            error="" if error is None else str(error),
+            whose=whose if error is not None else "",
+            **told,
+        )
+    )
+    return 0 if error is None else 2 if whose == "caller" else 1
+
+
 def main() -> int:
-    inbox = Inbox(0)
-    outbox = Outbox(1)
-    writer = None
-    problem = ""
-    status = 1
+    inbox, outbox, writer = Inbox(0), Outbox(1), None
+    error: HarnessError | None = None
     try:
         config = inbox.config()
         outbox = Outbox(config.event_fd)
         writer = Writer(config, inbox, outbox)
         writer.run()
-        status = 0
-    except HarnessError as error:
-        problem = str(error)
-        status = 2 if isinstance(error, UsageError) else 1
-        print(f"workload: {problem}", file=sys.stderr)
-    now_ns = time.monotonic_ns()
+    except HarnessError as failure:
+        error = failure
     workload = writer.workload if writer is not None else None
-    outbox.tell(
-        events.WorkloadDone(
-            t_ns=now_ns,
-            ok=not status,
-            error=problem,
-            writes_acked=workload.acked if workload else 0,
-            bytes_written=workload.bytes_acked if workload else 0,
-            longest_hold_ns=workload.longest_hold_ns(now_ns) if workload else 0,
-        )
+    return end_of(
+        outbox,
+        error,
+        writes_acked=workload.acked if workload else 0,
+        bytes_written=workload.bytes_acked if workload else 0,
+        longest_hold_ns=workload.longest_hold_ns(time.monotonic_ns()) if workload else 0,
     )
-    return status
 
 
 if __name__ == "__main__":

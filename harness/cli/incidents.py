@@ -10,9 +10,12 @@ from rich.text import Text
 from harness import store
 from harness.cli import output
 from harness.cli.output import err, print_json, say
+from harness.cli.verdicts import say_timeline
 from harness.core.text import escape
-from harness.errors import UsageError
+from harness.core.timeline import Row
+from harness.errors import HarnessError, UsageError
 from harness.index import Index, Indexed
+from harness.inquest import timeline_of, verdict_of
 from harness.quota import GIB, prune
 from harness.report import text
 
@@ -116,7 +119,7 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
         if one.problems:
             told["problems"] = list(one.problems)
         if timeline:
-            told["timeline"] = one.timeline()
+            told["timeline"] = _timeline(one)
         print_json(told)
         return
     try:
@@ -130,7 +133,9 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     for problem in one.problems:
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
-        _timeline(one)
+        trigger = one.record.get("trigger")
+        zero_ns = trigger.get("t_match_ns") if isinstance(trigger, dict) else None
+        say_timeline(_timeline(one), zero_ns if type(zero_ns) is int else None)
     say(f"incident: {escape(str(one.path.absolute()))}")
 
 
@@ -166,19 +171,9 @@ def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: b
         err.print("  the rest stays: open, or the first or the newest of its kind", style="yellow")
 
 
-def _timeline(one: store.StoredIncident) -> None:
-    rows = one.timeline()
-    start_ns = next((row["t_ns"] for row in rows if isinstance(row.get("t_ns"), int)), 0)
-    for row in rows:
-        t_ns = row.get("t_ns")
-        at = f"{(t_ns - start_ns) / 1e9:12.6f}" if isinstance(t_ns, int) else " " * 12
-        rest = " ".join(
-            f"{key}={row[key]}"
-            for key in row
-            if key not in ("t_ns", "source", "side", "event") and row[key] not in ("", [])
-        )
-        say(
-            escape(
-                f"{at}  {row.get('source', '')!s:<10} {row.get('side', '')!s:<9} {row.get('event', '')!s:<16} {rest}"
-            )[:400]
-        )
+def _timeline(one: store.StoredIncident) -> list[Row]:
+    """The whole run on one clock; of an incident that makes no sense only what its own timeline says."""
+    try:
+        return timeline_of(one, one.record.get("verdict") or verdict_of(one), whole=True)
+    except (HarnessError, AttributeError, TypeError):
+        return [row for row in one.timeline() if type(row.get("t_ns")) is int]

@@ -1,25 +1,20 @@
 """``replay`` and ``adopt``: the verdict on a recorded incident from its files alone, and a test made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
 
 import typer
 
 from harness import store
 from harness.adopt import adopt as adopted
 from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS, print_json, say, show
-from harness.core import oneclock
-from harness.core.events import NS_PER_MS
+from harness.core.events import Ns
 from harness.core.text import escape
 from harness.core.timeline import Row
 from harness.core.verdict import judge
 from harness.errors import RigError, UsageError
-from harness.inquest import evidence_of, verdict_of
+from harness.inquest import evidence_of, timeline_of, verdict_of
 from harness.report import text
-
-AROUND_NS: Final = 20 * NS_PER_MS
-"""Before the cause and behind the detection: what ``replay --timeline`` shows."""
 
 
 def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
@@ -30,11 +25,11 @@ def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     same = None if recorded is None else recorded == verdict
     if as_json:
         told = {"incident": str(one.path.absolute()), "same": same, "verdict": verdict}
-        print_json(told | {"timeline": _rows(one, verdict)} if timeline else told)
+        print_json(told | {"timeline": timeline_of(one, verdict)} if timeline else told)
     else:
         show(text.verdict_report(verdict))
-        for row in _rows(one, verdict) if timeline else ():
-            say(text.clock_row(row, verdict["t_detect_ns"]))
+        if timeline:
+            say_timeline(timeline_of(one, verdict), verdict["t_detect_ns"])
         if same is not None:
             say(
                 "the same as recorded"
@@ -47,10 +42,10 @@ def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     raise typer.Exit(EXIT_PASS if verdict["conclusive"] else EXIT_INCONCLUSIVE)
 
 
-def _rows(one: store.StoredIncident, verdict: Mapping[str, Any]) -> list[Row]:
-    """All sources on one clock, from shortly before the cause to shortly behind the detection."""
-    known = [t_ns for t_ns in (verdict["t_cause_ns"], verdict["t_detect_ns"]) if t_ns is not None]
-    return oneclock.rows(evidence_of(one), min(known) - AROUND_NS, max(known) + AROUND_NS) if known else []
+def say_timeline(rows: Sequence[Row], origin_ns: Ns | None) -> None:
+    say(text.CLOCK_HEAD)
+    for row in rows:
+        say(text.clock_row(row, origin_ns))
 
 
 def adopt(what: str, out_dir: Path, to: Path, *, as_json: bool) -> None:

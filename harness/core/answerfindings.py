@@ -120,7 +120,7 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
 def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None:
     """What the secondary's event log tells: not reading | late | lost | healthy; None: nothing."""
     log, number = e.secondary, e.secondary_number(write)
-    if log.set is None or not log.events:
+    if not log.tells("REPL_RECEIVE", "REPL_ACK_SENT") or not log.events:
         return None
     received, answered = log.of_write("REPL_RECEIVE", number), log.of_write("REPL_ACK_SENT", number)
     if received is None:

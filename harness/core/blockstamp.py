@@ -160,6 +160,10 @@ reply."""
 RECORD_BYTES: Final = RECORD.size + 4
 INTENT: Final = 1
 ACK: Final = 2
+FLUSHED: Final = 3
+"""A flush was answered: what was acknowledged before it is on stable storage. It and the next name no write."""
+DISCONNECTED: Final = 4
+"""The host port went away: acknowledged writes that no flush had covered by then may have been in a volatile cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,12 @@ def journal_record(kind: int, write: Write, time_ns: int) -> bytes:
     return body + wire.CRC.pack(crc32c(body))
 
 
+def journal_mark(kind: int, time_ns: int) -> bytes:
+    """FLUSHED or DISCONNECTED."""
+    body = RECORD.pack(kind, 0, 0, 0, time_ns)
+    return body + wire.CRC.pack(crc32c(body))
+
+
 @dataclass
 class Journal:
     """What a writer asked for and what was answered, read back."""
@@ -195,9 +205,12 @@ class Journal:
     writes: dict[int, Write] = field(default_factory=dict)
     """Every write that may have been sent, by its write id, in the order of sending."""
     acked: set[int] = field(default_factory=set)
+    at_risk: set[int] = field(default_factory=set)
+    """Of the acknowledged: never flushed before the host port went away, once or more."""
     torn_bytes: int = 0
     """Bytes of a record at the end that a kill cut off."""
     _last_acked: "array[int]" = field(default_factory=lambda: array("q"))
+    _unflushed: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -223,6 +236,11 @@ class Journal:
         start = lba - self.first_lba
         if crc32c(record[: RECORD.size]) != wire.CRC.unpack_from(record, RECORD.size)[0]:
             raise WireError("damaged journal record", at, record)
+        if kind in (FLUSHED, DISCONNECTED) and not (sectors or write_id or lba):
+            if kind == DISCONNECTED:
+                self.at_risk |= self._unflushed
+            self._unflushed.clear()
+            return
         if not (0 < sectors <= MAX_WRITE_SECTORS and start >= 0 and start + sectors <= self.sectors):
             raise WireError("journal record outside of its span", at, record)
         asked = self.writes.get(write_id)
@@ -230,6 +248,7 @@ class Journal:
             self.writes[write_id] = Write(write_id, lba, sectors, time_ns)
         elif kind == ACK and asked is not None and (asked.lba, asked.sectors) == (lba, sectors):
             self.acked.add(write_id)
+            self._unflushed.add(write_id)
             self._last_acked[start : start + sectors] = array("q", [write_id]) * sectors
         else:
             raise WireError("journal record without sense", at, record)
@@ -249,6 +268,21 @@ class Journal:
         last = self._last_acked[lba - self.first_lba] if 0 <= lba - self.first_lba < self.sectors else -1
         later = [w for w in self.unacked if w.lba <= lba < w.lba + w.sectors and w.write_id > last]
         return self.writes.get(last), later
+
+    def may_fall_back_to(self, lba: int) -> list[Write] | None:
+        """What a sector may hold after a power failure that took the acknowledged writes ``at_risk`` there: one of them,
+        or the last that was safe. None: its last acknowledged write is not at risk. Empty: nothing there was safe."""
+        last, _ = self.expected(lba)
+        if last is None or last.write_id not in self.at_risk:
+            return None
+        over = [self.writes[one] for one in self.acked if one <= last.write_id]
+        over = sorted((w for w in over if w.lba <= lba < w.lba + w.sectors), key=lambda w: -w.write_id)
+        allowed = []
+        for write in over:
+            allowed.append(write)
+            if write.write_id not in self.at_risk:
+                return allowed
+        return []
 
     def runs(self, lba: int, sectors: int) -> Iterator[tuple[int, int, Write | None]]:
         """Cut a range of the volume into (lba, sectors, last acknowledged write): one run a write."""

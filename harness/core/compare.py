@@ -2,11 +2,14 @@
 
 A sector whose last acknowledged write is older than an unacknowledged later one may hold either; but all
 sides must hold the same. Sectors that the writer never touched must only be the same on all sides.
+
+Acknowledged is not flushed: a lost write that no flush had covered before its host port went away is lost all the same,
+and counted apart, since a volatile cache may lose it when its power fails.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from crc32c import crc32c
@@ -51,6 +54,8 @@ class LostWrite:
     offset_bytes: int
     """Of the first sector of it that is wrong."""
     kind: str
+    was_flushed: bool = True
+    """False: only acknowledged, and what is there instead is what was safe before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Comparison:
     """``sides_equal``, and every sector holds what the host was promised."""
     sectors_different: int
     lost_acked_writes: int
+    lost_unflushed_writes: int = 0
+    """Of these: see ``LostWrite.was_flushed``."""
     acked_writes: int = 0
     """In the journal that the data was held against; 0 without one: then nothing was promised."""
     lost: tuple[LostWrite, ...] = ()
@@ -116,6 +123,7 @@ class _Judge:
             data_equal=self._first is None,
             sectors_different=self._different,
             lost_acked_writes=len(self._lost),
+            lost_unflushed_writes=sum(not one.was_flushed for one in self._lost.values()),
             acked_writes=len(self._journal.acked) if self._journal is not None else 0,
             lost=tuple(self._lost.values())[:MAX_LISTED],
             first_difference=self._first,
@@ -175,10 +183,26 @@ class _Judge:
             # Its stamp is whole and names the right write, but of another run: another seed, volume or time.
             kind = Kind.STALE
         self._note(lba, party, kind, may_hold, data)
-        if last.write_id not in self._lost:
+        was_flushed = not self._is_older_state(lba, data)
+        known = self._lost.get(last.write_id)
+        if known is None:
             self._lost[last.write_id] = LostWrite(
-                write_id=last.write_id, side=party, offset_bytes=lba * SECTOR_BYTES, kind=kind
+                write_id=last.write_id,
+                side=party,
+                offset_bytes=lba * SECTOR_BYTES,
+                kind=kind,
+                was_flushed=was_flushed,
             )
+        elif was_flushed and not known.was_flushed:
+            self._lost[last.write_id] = replace(known, was_flushed=True)
+
+    def _is_older_state(self, lba: int, data: bytes) -> bool:
+        """Whether a power failure's loss of a volatile cache explains what is there."""
+        assert self._journal is not None
+        allowed = self._journal.may_fall_back_to(lba)
+        if allowed is None:
+            return False
+        return not allowed or data in [self._journal.content(write, lba, 1) for write in allowed]
 
     def _note(self, lba: int, party: Party, kind: str, may_hold: Iterable[bytes], found: bytes) -> None:
         self._kinds[f"{party}: {kind}"] += 1

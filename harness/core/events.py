@@ -3,6 +3,7 @@
 Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary", "secondary" or "" (the pair).
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -101,21 +102,52 @@ class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):
     error: str
 
 
+class PowerSample(Event, tag="power-sample", frozen=True, kw_only=True):
+    """What a supply's output delivered, by the instrument."""
+
+    side: Side
+    volts: float
+    amperes: float
+    error_ns: Ns
+    """Half of what the question took: the instrument measured within."""
+
+
 class WorkloadProgress(Event, tag="workload-progress", frozen=True, kw_only=True):
+    """Told at least once a second, also when nothing has moved: who is silent for longer does not run."""
+
     bytes_written: int
     """Acknowledged bytes so far."""
     bytes_total: int
     writes_acked: int
     reconnects: int = 0
+    bytes_verified: int = 0
+
+
+Whose = Literal["", "caller", "rig", "device"]
+
+
+class WrongRead(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that the workload read back and found to be not what it wrote."""
+
+    offset_bytes: int
+    size_bytes: int
+    text: str
 
 
 class WorkloadDone(Event, tag="workload-done", frozen=True, kw_only=True):
     ok: bool
     error: str = ""
+    whose: Whose = ""
+    """Whose fault ``error`` is."""
     writes_acked: int = 0
     bytes_written: int = 0
     longest_hold_ns: Ns = 0
     """Longest time that one write had to wait for its acknowledgement."""
+    verified_bytes: int = 0
+    """Read back and checked by the workload itself."""
+    wrong_reads: Sequence[WrongRead] = ()
+    """Some of the places that were not what it wrote."""
+    wrong_reads_total: int = 0
 
 
 class Note(Event, tag="note", frozen=True, kw_only=True):

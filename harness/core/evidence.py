@@ -25,6 +25,9 @@ TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
 WRITE_NO_MASK: Final = (1 << 63) - 1
 """wire.rootcause: a secondary's write_no is so much of the block_id."""
+MAX_PORTS: Final = 64
+USUAL_ALGORITHM: Final = "crc32c"
+"""Of a capture that lacks the handshake, in an incident that does not name it either."""
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall clock."""
 
@@ -59,6 +62,10 @@ class SideEvidence:
     def log_is_whole(self) -> bool:
         """Nothing of that boot has been overwritten."""
         return bool(self.events) and self.events[0]["name"] == "BOOT"
+
+    def tells(self, *names: str) -> bool:
+        """Whether the set's log would hold such records if anything of the kind had happened in its time."""
+        return self.set is not None and (self.set.tells is None or self.set.tells.issuperset(names))
 
     def named(self, *names: str) -> list[EventRecord]:
         return [one for one in self.events if one["name"] in names]
@@ -113,6 +120,8 @@ class Evidence:
     actions: Sequence[Mapping[str, Any]] = ()
     recovery: Sequence[Mapping[str, Any]] = ()
     comparison: Mapping[str, Any] | None = None
+    wrong_reads: Sequence[tuple[int, int, str]] = ()
+    """(byte offset, length, what it said) of what the workload read back and found to be not what it wrote."""
     wall_step_ns: int = 0
     """How far the wall clock, by which frames are timed, moved against the monotonic one during the run."""
     clock_error_ns: Ns = 0
@@ -132,7 +141,8 @@ class Evidence:
     @property
     def is_uneventful(self) -> bool:
         """Nothing triggered, and the data of both sides are what the host was promised."""
-        return self.trigger is None and bool((self.comparison or {}).get("data_equal"))
+        equal = bool((self.comparison or {}).get("data_equal"))
+        return self.trigger is None and equal and not self.wrong_reads
 
     @property
     def link_times_hold(self) -> bool:
@@ -208,6 +218,7 @@ def without_tell_tales(found: RootCauseSet | None) -> RootCauseSet | None:
         header=found.header,
         state={key: value for key, value in found.state.items() if key != "faults"},
         events=[one for one in found.events if one["name"] not in TELL_TALES],
+        tells=found.tells,
     )
 
 
@@ -225,8 +236,8 @@ def device_clock(
         bounds.append(
             Bound(
                 uptime_ns=told["uptime_ns"],
-                not_before_ns=told["t_asked_ns"],
-                not_after_ns=told["t_answered_ns"],
+                not_before_ns=told["t_asked_ns"] - told.get("uptime_error_ns", 0),
+                not_after_ns=told["t_answered_ns"] + told.get("uptime_error_ns", 0),
             )
         )
     for action in record.get("actions") or ():
@@ -260,14 +271,18 @@ def wall_step_ns(record: Mapping[str, Any]) -> int:
 
 
 def link_ends(record: Mapping[str, Any]) -> LinkEnds:
-    """Which connections of the capture are the replication link, as the incident tells."""
-    told = record.get("link") or {}
-    return LinkEnds(
-        primary_address=told.get("primary_address", ""),
-        secondary_address=told.get("secondary_address", ""),
-        ports=frozenset(told.get("ports") or (drbd.PORT,)),
-        integrity_alg=told.get("integrity_alg", ""),
-    )
+    """Which connections of the capture are the replication link, as far as the incident tells in so many words."""
+    told = record.get("link")
+    told = told if isinstance(told, dict) else {}
+    texts = {
+        name: told[name] if isinstance(told.get(name), str) else ""
+        for name in ("primary_address", "secondary_address", "integrity_alg")
+    }
+    is_guess = not texts["integrity_alg"]
+    texts["integrity_alg"] = texts["integrity_alg"] or USUAL_ALGORITHM
+    ports = told.get("ports")
+    known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
+    return LinkEnds(ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)), is_guess=is_guess, **texts)
 
 
 _CONSOLE_DIGEST: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")
@@ -288,14 +303,14 @@ def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
-    """Which captured writes keep their data: those that somebody complained of, and those that break their stamps."""
+    """Which captured writes keep their data, beside those that are wrong in themselves: what somebody complained of."""
     sectors = set[int]()
     for side in sides:
         sectors |= {one["sector"] for one in side.named("REPL_DIGEST_FAILED")}
         sectors |= {sector for sector, _, _ in told_digests(side)}
 
     def is_suspect(write: LinkWrite) -> bool:
-        return write.sector in sectors or broken_stamps(write)
+        return write.sector in sectors
 
     return is_suspect
 
@@ -327,6 +342,11 @@ def gather(
             clock=device_clock(side, record, found, console, times),
         )
     read, journal_problem = _journal(journal)
+    workload = record.get("workload") or {}
+    if read is None and workload.get("keeps_journal") is False:
+        journal_problem = (
+            f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
+        )
     link, link_problem = None, ""
     if frames is not None:
         link = LinkEvidence(link_ends(record), suspects(sides.values()))
@@ -348,6 +368,7 @@ def gather(
         actions=record.get("actions") or (),
         recovery=record.get("recovery") or (),
         comparison=record.get("comparison"),
+        wrong_reads=[(at, size, str(text)) for at, size, text in workload.get("wrong_reads") or ()],
         wall_step_ns=wall_step_ns(record),
         clock_error_ns=int((record.get("clock") or {}).get("error_ns", 0)),
     )

@@ -4,6 +4,7 @@ Frames in, once more and at leisure: the ledger's rows, the checksum of each wri
 themselves tell, and the data of those few writes that somebody may ask about.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +12,9 @@ from typing import Final
 from crc32c import crc32c
 
 from harness.core import ledgerevents
+from harness.core.blockstamp import stamped_crc
 from harness.core.drbdsession import Dissector, Seen
+from harness.core.drbdstream import command_name
 from harness.core.events import NS_PER_S, Ns
 from harness.core.ledger import Ledger
 from harness.core.ledgerevents import LedgerEvent, WriteRow
@@ -24,7 +27,9 @@ from harness.wire.drbd import Cmd
 MAX_WRITES: Final = 1 << 20
 MAX_KEPT_BYTES: Final = 64 << 20
 """Data of writes that are kept for the inquest."""
+MAX_ASKED: Final = 64
 MAX_ANSWERS: Final = 1000
+MAX_MARKS: Final = 4096
 NO_ID: Final = -1
 
 
@@ -39,6 +44,10 @@ class LinkWrite:
     """What most of its sectors' stamps say; NO_ID: they are not stamped."""
     data: bytes = b""
     """Kept only when the data do not fit their digest or their stamps, or lie where somebody asked."""
+    t_first_ns: Ns = 0
+    """When the frame of its first byte was on the wire; 0: not known."""
+    is_judged: bool = True
+    """False: its digest was checked by an algorithm that was not the link's."""
 
     @property
     def sector(self) -> int:
@@ -49,12 +58,55 @@ class LinkWrite:
         return self.row.size_bytes // drbd.SECTOR_BYTES
 
     @property
+    def size_bytes(self) -> int:
+        return self.row.size_bytes
+
+    @property
+    def block_id(self) -> str:
+        return self.row.block_id_text
+
+    @property
+    def t_sent_ns(self) -> Ns:
+        return self.row.t_sent_ns
+
+    @property
+    def first_packet_no(self) -> int:
+        return self.row.first_packet_no
+
+    @property
+    def packet_no(self) -> int:
+        return self.row.packet_no
+
+    @property
+    def is_acked(self) -> bool:
+        return self.row.ack >= 0 and self.row.t_ack_ns > 0
+
+    @property
+    def t_ack_ns(self) -> Ns:
+        """0: no acknowledgement was seen."""
+        return self.row.t_ack_ns if self.is_acked else 0
+
+    @property
+    def ack(self) -> str:
+        """Name of the acknowledgement's packet; "" without one."""
+        return command_name(self.row.ack) if self.is_acked else ""
+
+    @property
+    def ack_packet_no(self) -> int:
+        return self.row.ack_packet_no if self.is_acked else 0
+
+    @property
+    def latency_ns(self) -> Ns:
+        return self.t_ack_ns - self.t_sent_ns
+
+    @property
     def digest_is_right(self) -> bool | None:
         """None: it has none, or one that could not be checked."""
-        return self.row.digest_wire == self.row.digest_computed if self.row.digest_computed else None
+        checked = self.is_judged and self.row.digest_computed
+        return self.row.digest_wire == self.row.digest_computed if checked else None
 
     def covers(self, sector: int) -> bool:
-        return self.row.sector <= sector < self.row.sector + self.sectors
+        return self.row.sector <= sector < self.row.sector + max(self.sectors, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +128,13 @@ class LinkEvidence:
 
     ends: LinkEnds
     is_suspect: Callable[[LinkWrite], bool] = lambda write: False
-    """Told of each write with its checksum and id: whether its data are to be kept."""
+    """Told of each write with its checksum and id: whether its data are to be kept, of the last MAX_ASKED such."""
     writes: list[LinkWrite] = field(default_factory=list)
     answers: list[WrongAnswer] = field(default_factory=list)
+    marks: dict[int, list[str]] = field(default_factory=dict)
+    """Frame number, from 1 -> what is worth a comment."""
     frames: int = 0
+    bytes_captured: int = 0
     t_first_ns: Ns = 0
     t_last_ns: Ns = 0
     malformed: list[str] = field(default_factory=list)
@@ -95,6 +150,7 @@ class LinkEvidence:
         self._ledger = Ledger()
         self._by_row: dict[int, LinkWrite] = {}
         self._kept_bytes = 0
+        self._asked: deque[LinkWrite] = deque()
 
     @property
     def gaps(self) -> int:
@@ -107,6 +163,7 @@ class LinkEvidence:
 
     def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int) -> None:
         self.frames += 1
+        self.bytes_captured += len(frame)
         self.t_first_ns = self.t_first_ns or t_ns
         self.t_last_ns = t_ns
         events = self._reassembler.feed(t_ns, frame, packet_no)
@@ -119,6 +176,17 @@ class LinkEvidence:
     def close(self) -> None:
         self._understand(self._reassembler.close(self.t_last_ns))
         self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S), None)
+        self._judge_digests()
+
+    def _judge_digests(self) -> None:
+        checked = [one for one in self.writes if one.digest_is_right is not None]
+        wrong = [one for one in checked if not one.digest_is_right]
+        if self.ends.is_guess and len(wrong) * 2 >= len(checked):
+            for write in checked:
+                write.is_judged = False
+            return
+        for write in wrong:
+            self._mark(write.packet_no, f"digest wrong: sector {write.sector} + {write.size_bytes} bytes")
 
     def _understand(self, events: Iterable[StreamEvent]) -> None:
         for stream_event in events:
@@ -132,36 +200,64 @@ class LinkEvidence:
             match event:
                 case ledgerevents.WriteSent(row=row) if seen is not None:
                     self._write(row, seen)
+                case ledgerevents.BrokenStamp(row=row):
+                    self._mark(row.packet_no, "digest right, but not what the host's writer stamped")
                 case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet, row=row):
+                    self._mark(packet.packet_no, "negative acknowledgement")
                     self._answer("neg-ack", session.side_of(sender), packet.t_ns, packet.packet_no, row)
                 case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, "acknowledged a second time")
                     side = row.session.side_of(sender)
                     self._answer("repeated", side, packet.t_ns, packet.packet_no, row, "one answer", "two")
                 case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, "acknowledges no write that was sent")
                     side = session.side_of(sender)
                     self._answer("unknown", side, packet.t_ns, packet.packet_no, None)
                 case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, event.detail)
                     self._barrier(session.side_of(sender), event)
+                case ledgerevents.UnackedClose(closed=closed, rows=rows):
+                    self._mark(closed.packet_no, f"closed with {len(rows)} unacknowledged writes")
                 case ledgerevents.MalformedSeen(malformed=wrong):
+                    self._mark(wrong.packet_no, wrong.what)
                     if len(self.malformed) < MAX_ANSWERS:
                         self.malformed.append(wrong.what)
                 case _:
                     pass
 
+    def _mark(self, packet_no: int, text: str) -> None:
+        if len(self.marks) < MAX_MARKS:
+            self.marks.setdefault(packet_no, []).append(text)
+
     def _write(self, row: WriteRow, seen: Seen) -> None:
         if self.is_cut_short:
             return
+        first_ns = seen.packet.t_first_ns
         if row.command != Cmd.DATA:
-            write = LinkWrite(row, -1, NO_ID)
+            write = LinkWrite(row, -1, NO_ID, t_first_ns=first_ns)
         else:
             data = seen.packet.body[len(seen.packet.body) - row.size_bytes :]
-            write = LinkWrite(row, crc32c(data), stamped_id(data))
-            suspect = write.digest_is_right is False or self.is_suspect(write)
-            if suspect and self._kept_bytes + len(data) <= MAX_KEPT_BYTES:
-                write.data = bytes(data)
-                self._kept_bytes += len(data)
+            write = LinkWrite(row, crc32c(data), stamped_id(data), t_first_ns=first_ns)
+            self._keep(write, data)
         self.writes.append(write)
         self._by_row[id(row)] = write
+
+    def _keep(self, write: LinkWrite, data: bytes | memoryview) -> None:
+        """Data that are wrong in themselves, the first of them; and the last of those that were asked for."""
+        is_wrong = write.digest_is_right is False or (
+            write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
+        )
+        if not is_wrong and not self.is_suspect(write):
+            return
+        if self._kept_bytes + len(data) > MAX_KEPT_BYTES:
+            return
+        write.data = bytes(data)
+        if is_wrong:
+            self._kept_bytes += len(data)
+            return
+        self._asked.append(write)
+        if len(self._asked) > MAX_ASKED:
+            self._asked.popleft().data = b""
 
     def _answer(
         self,

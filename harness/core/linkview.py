@@ -26,6 +26,8 @@ class LinkEnds:
     """Empty: any port; connections that do not begin with a DRBD packet are then left alone."""
     integrity_alg: str = ""
     """Assumed where the capture does not show what both ends agreed on."""
+    is_guess: bool = False
+    """Nobody named ``integrity_alg``: where most digests come out wrong, it was another."""
 
 
 class LinkView:

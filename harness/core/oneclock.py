@@ -4,7 +4,7 @@ What the host noted itself has no error against its own clock. Frames are timed 
 their rows are off by up to what ties those clocks to ours, and two rows whose bounds overlap have no certain order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from harness.core import deviceclock
@@ -21,46 +21,80 @@ LINE_BYTES: Final = 400
 PLAIN: Final = frozenset({"seq", "uptime_ns", "name", "level"})
 
 
-def rows(e: Evidence, from_ns: Ns, to_ns: Ns) -> list[Row]:
-    """The rows between two times, in order; at most MAX_ROWS of them. Each has ``error_ns``."""
-    found = [one for one in _all(e) if from_ns <= one["t_ns"] <= to_ns]
+def rows(
+    e: Evidence, from_ns: Ns, to_ns: Ns, *, recorded: Sequence[Row] = (), whole: bool = False
+) -> list[Row]:
+    """The rows between two times, in order; at most MAX_ROWS of them.
+
+    ``t_ns`` is when it happened, give or take ``error_ns`` (None: not known), ``t_detect_ns`` when the harness had it
+    (None: not noted). ``recorded``: the rows of timeline.jsonl, in place of what incident.json tells of them. ``whole``:
+    what is recorded or printed comes from the whole run, only the many writes and event records from between the times.
+    """
+    few = [*_recorded(e, recorded)] if recorded else [*_told(e)]
+    few += [row for side in e.sides.values() for row in _printed(side)]
+    many = [*_journalled(e), *(row for side in e.sides.values() for row in _logged(e, side)), *_captured(e)]
+    found = [one for one in [*few, *many] if from_ns <= one["t_ns"] <= to_ns]
+    if whole:
+        found += [one for one in few if not from_ns <= one["t_ns"] <= to_ns]
     found.sort(key=lambda one: one["t_ns"])
     return found[:MAX_ROWS]
 
 
-def _all(e: Evidence) -> Iterator[Row]:
-    for write in e.journal.writes.values() if e.journal else ():
-        text = f"write {write.write_id}: sector {write.lba} + {write.sectors}"
-        yield row(write.time_ns, "host", "intent", "", error_ns=0, text=text)
-    for side in e.sides.values():
-        yield from _logged(side)
-        yield from _printed(side)
-    yield from _captured(e)
+def _recorded(e: Evidence, recorded: Sequence[Row]) -> Iterator[Row]:
+    """What the harness noted as it happened: exact on its own clock, and as good as theirs where it passes on a time of
+    others."""
+    for one in recorded:
+        t_ns = one.get("t_ns")
+        if not isinstance(t_ns, int) or isinstance(t_ns, bool):
+            continue
+        error_ns = one.get("error_ns", 0)
+        if one.get("event") == "trigger" and one.get("where") == "link":
+            error_ns = link_error_ns(e)
+        base = {"source": "", "side": "", "event": ""}
+        yield {**base, **one, "error_ns": error_ns, "t_detect_ns": one.get("t_match_ns", t_ns)}
+
+
+def _told(e: Evidence) -> Iterator[Row]:
+    """The same from incident.json."""
     if e.trigger:
         text = str(e.trigger.get("rule"))
-        yield row(e.trigger["t_match_ns"], "reflex", "trigger", e.trigger["side"], error_ns=0, text=text)
+        yield _own(e.trigger["t_match_ns"], "reflex", "trigger", e.trigger["side"], text)
     for action in e.actions:
-        yield row(action["t_frame_ns"], "reflex", "control frame", action["side"], error_ns=0)
+        yield _own(action["t_frame_ns"], "reflex", "control frame", action["side"])
         reply = action.get("reply") or {}
         if reply.get("t_ack_ns"):
-            yield row(
-                reply["t_ack_ns"],
-                "control",
-                "reply",
-                action["side"],
-                error_ns=0,
-                text=str(reply.get("status", "")),
-            )
+            yield _own(reply["t_ack_ns"], "control", "reply", action["side"], str(reply.get("status", "")))
     for step in e.recovery:
-        yield row(step["t_ns"], "recovery", str(step["step"]), step["side"], error_ns=0)
+        yield _own(step["t_ns"], "recovery", str(step["step"]), step["side"])
 
 
-def _logged(side: SideEvidence) -> Iterator[Row]:
+def _own(t_ns: Ns, source: str, event: str, side: str, text: str = "") -> Row:
+    """Of the harness's own clock."""
+    return row(t_ns, source, event, side, error_ns=0, t_detect_ns=t_ns, text=text)
+
+
+def _journalled(e: Evidence) -> Iterator[Row]:
+    for write in e.journal.writes.values() if e.journal else ():
+        text = f"write {write.write_id}: sector {write.lba} + {write.sectors}"
+        yield _own(write.time_ns, "host", "intent", "", text)
+
+
+def _logged(e: Evidence, side: SideEvidence) -> Iterator[Row]:
+    steps = [one for one in e.recovery if (one.get("side"), one.get("step")) == (side.side, "set pulled")]
+    pulled_ns = steps[0].get("t_ns") if steps else None
     for record in side.events:
         at = side.at(record)
         if at is not None:
             text = " ".join(f"{name}={value}" for name, value in record.items() if name not in PLAIN)
-            yield row(at[0], "event log", str(record["name"]), side.side, error_ns=at[1], text=text)
+            yield row(
+                at[0],
+                "event log",
+                str(record["name"]),
+                side.side,
+                error_ns=at[1],
+                t_detect_ns=pulled_ns,
+                text=text,
+            )
 
 
 def _printed(side: SideEvidence) -> Iterator[Row]:
@@ -73,7 +107,8 @@ def _printed(side: SideEvidence) -> Iterator[Row]:
             # The uptime of another boot leads to another time: then only the reading is known.
             if line.t_read_ns - NS_PER_S < printed_ns <= line.t_read_ns + bound_ns:
                 t_ns, error_ns = printed_ns, bound_ns
-        yield row(t_ns, "console", "line", side.side, error_ns=error_ns, text=escape(data.rstrip(b"\r")))
+        told = {"error_ns": error_ns, "t_detect_ns": line.t_read_ns, "text": escape(data.rstrip(b"\r"))}
+        yield row(t_ns, "console", "line", side.side, **told)
 
 
 def _captured(e: Evidence) -> Iterator[Row]:
@@ -83,7 +118,7 @@ def _captured(e: Evidence) -> Iterator[Row]:
         which = f"write {write.write_id}" if write.write_id != NO_ID else f"block_id {sent.block_id_text}"
         text = f"{which}: sector {write.sector} + {write.sectors}"
         wrong = ", digest wrong" if write.digest_is_right is False else ""
-        fields: dict[str, Any] = {"error_ns": error_ns}
+        fields: dict[str, Any] = {"error_ns": error_ns, "t_detect_ns": None}
         yield row(
             sent.t_sent_ns, "link", "data", "primary", **fields, text=text + wrong, packet_no=sent.packet_no
         )

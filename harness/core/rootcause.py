@@ -39,15 +39,14 @@ class RootCauseSet:
     """Keys: wire.rootcause.STATE_KEYS."""
     events: Sequence[Mapping[str, Any]] = field(default_factory=list)
     """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by name."""
+    tells: frozenset[str] | None = None
+    """Names of the event records that such a log holds of everything of the kind that happens; None: of all names.
+    From the absence of any other record nothing follows."""
 
 
 def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
     """Decode a stored set, after comparing its SHA-256 (raw or hex) when one is given. Raises WireError."""
-    if sha256 is not None:
-        expected = sha256 if isinstance(sha256, str) else sha256.hex()
-        found = hashlib.sha256(stored).hexdigest()
-        if found != expected:
-            raise WireError(f"the set's SHA-256 is {found}, its controller listed {expected}")
+    check_sha256(stored, sha256)
     content = decode_cbor(_decompressed(stored))
     if not isinstance(content, dict) or not set(rootcause.SET_KEYS) <= set(content):
         raise WireError(f"a root cause data set is a map with the keys {', '.join(rootcause.SET_KEYS)}")
@@ -58,6 +57,16 @@ def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
         state=_checked_map(content["state"], "state", rootcause.STATE_KEYS),
         events=_decoded_events(content["events"]),
     )
+
+
+def check_sha256(stored: bytes, sha256: bytes | str | None) -> None:
+    """WireError: it is not what its controller listed. None: that is not known."""
+    if sha256 is None:
+        return
+    expected = sha256 if isinstance(sha256, str) else sha256.hex()
+    found = hashlib.sha256(stored).hexdigest()
+    if found != expected:
+        raise WireError(f"the set's SHA-256 is {found}, its controller listed {expected}")
 
 
 def decode_cbor(data: bytes) -> Any:

@@ -1,9 +1,13 @@
-"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones."""
+"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones;
+and all fields side by side, in words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.core.rootcause import jsonable
+from harness.core.rootcause import RootCauseSet, jsonable
+from harness.core.text import escape
+from harness.wire import control, drbd
 
 UUID_PRIMARY_BIT: Final = 1
 """Lowest bit of the current UUID: set on the primary, and no difference of generations."""
@@ -14,22 +18,30 @@ State = Mapping[str, Any]
 
 def _current(state: State) -> object:
     uuids = state.get("uuids")
-    return (
-        uuids[0] & ~UUID_PRIMARY_BIT
-        if isinstance(uuids, list) and uuids and isinstance(uuids[0], int)
-        else None
-    )
+    first = uuids[0] if isinstance(uuids, list) and uuids else None
+    return f"{first & ~UUID_PRIMARY_BIT:016X}" if type(first) is int else None
 
 
+def _name(names: Mapping[int, str], key: str) -> Callable[[State], object]:
+    def told(state: State) -> object:
+        value = state.get(key)
+        return names.get(value, value) if type(value) is int else value
+
+    return told
+
+
+_PAIR_STATE: Final = _name(control.PAIR_STATE_NAMES, "pair_state")
+_CONN: Final = _name(drbd.CONN_NAMES, "conn")
+_DISK, _PEER_DISK = _name(drbd.DISK_NAMES, "disk"), _name(drbd.DISK_NAMES, "peer_disk")
 _PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], object]]]] = (
-    ("pair state", lambda p: p.get("pair_state"), lambda s: s.get("pair_state")),
-    ("connection", lambda p: p.get("conn"), lambda s: s.get("conn")),
+    ("pair state", _PAIR_STATE, _PAIR_STATE),
+    ("connection", _CONN, _CONN),
     ("protocol version", lambda p: p.get("protocol_version"), lambda s: s.get("protocol_version")),
     ("data generation (current UUID)", _current, _current),
-    ("primary's disk, as it and as its peer say", lambda p: p.get("disk"), lambda s: s.get("peer_disk")),
-    ("secondary's disk, as its peer and as it say", lambda p: p.get("peer_disk"), lambda s: s.get("disk")),
+    ("primary's disk, as it and as its peer say", _DISK, _PEER_DISK),
+    ("secondary's disk, as its peer and as it say", _PEER_DISK, _DISK),
     ("blocks out of sync", lambda p: p.get("dirty_blocks"), lambda s: s.get("dirty_blocks")),
-)  # fmt: skip
+)
 """Name, and what of each record must be equal."""
 
 
@@ -84,3 +96,53 @@ def _by_block_id(state: State) -> dict[bytes, tuple[int, int, int]]:
         for row in (rows if isinstance(rows, list) else [])
         if isinstance(row, list) and len(row) >= 7 and isinstance(row[4], bytes)
     }
+
+
+# --- all fields, for a person --------------------------------------------------------------------------------
+MAX_ROWS: Final = 200
+_NAMES: Final[dict[str, Mapping[int, str]]] = {
+    "role": drbd.ROLE_NAMES,
+    "conn": drbd.CONN_NAMES,
+    "disk": drbd.DISK_NAMES,
+    "peer_disk": drbd.DISK_NAMES,
+    "pair_state": control.PAIR_STATE_NAMES,
+}
+_LISTED_APART: Final = frozenset({"last_writes"})
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    name: str
+    primary: str
+    secondary: str
+    differs: bool
+
+
+def field_rows(primary: RootCauseSet | None, secondary: RootCauseSet | None) -> list[FieldRow]:
+    """Every field of header and state; those that differ first."""
+    both = [dict(_flat(one)) if one is not None else {} for one in (primary, secondary)]
+    rows = []
+    for name in dict.fromkeys([*both[0], *both[1]]):
+        left, right = (one.get(name, "-") for one in both)
+        rows.append(FieldRow(name, left, right, left != right))
+    return sorted(rows[: 10 * MAX_ROWS], key=lambda row: not row.differs)[:MAX_ROWS]
+
+
+def _flat(one: RootCauseSet) -> Iterator[tuple[str, str]]:
+    for part, content in (("", one.state), ("set: ", one.header)):
+        for name, value in jsonable(content).items():
+            if name in _LISTED_APART:
+                continue
+            if isinstance(value, Mapping) and value:
+                for inner, deeper in list(value.items())[:50]:
+                    yield escape(f"{part}{name}.{inner}")[:80], escape(str(deeper))[:200]
+            else:
+                yield escape(part + name)[:80], _shown(name, value)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _NAMES and type(value) is int:
+        return escape(_NAMES[name].get(value, str(value)))
+    if name == "uuids" and isinstance(value, list):
+        return " ".join(f"{one:016X}" if type(one) is int else escape(str(one)) for one in value[:4])
+    return escape(str(value))[:200]

@@ -49,7 +49,7 @@ def store_findings(e: Evidence) -> list[Finding]:
         mismatches = [dict(one) for one in side.named("SCRUB_MISMATCH")]
         if mismatches:
             found += _scrubbed(e, side, mismatches)
-        elif side.set is None:
+        elif not side.tells("SCRUB_MISMATCH"):
             found += _only_told(e, side)
     return found
 
@@ -64,7 +64,8 @@ def _only_told(e: Evidence, side: SideEvidence) -> list[Finding]:
         Finding(
             stage=None, kind="damaged blocks", side=side.side, candidates=STORE_STAGES, lba=sector,
             reasons=(f"the {side.side}'s console says that {sectors} sectors from {sector} on are out of sync",),
-            missing=f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
+            missing=f"the {side.side}'s log tells no more of them" if side.set is not None
+            else f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
         )
     ]  # fmt: skip
 
@@ -288,17 +289,34 @@ def _by_checksums(e: Evidence, side: SideEvidence, records: Sequence[dict[str, A
 
 
 def compared_findings(e: Evidence) -> list[Finding]:
-    """What the comparison at the end found wrong and nothing before it: the last resort."""
+    """What the comparison at the end, or the workload that read its data back, found wrong and nothing before it: the
+    last resort."""
+    before_both = (Stage.HOST_BUFFER, Stage.PRIMARY_STORE)
+    missing = "what tells when it went wrong: the capture, or an event log that reaches back so far"
+    if e.wrong_reads:
+        at_bytes, size, said = e.wrong_reads[0]
+        sector = at_bytes // SECTOR_BYTES
+        reasons = [
+            f"the host's workload read back {size} bytes from sector {sector} on and found them wrong: {said}"
+        ]
+        if (e.comparison or {}).get("sides_equal"):
+            reasons.append(
+                "the primary and the secondary hold the same: it was wrong before the copy was made"
+            )
+        return [
+            Finding(
+                stage=None, kind="wrong data read back", side="primary", candidates=before_both, lba=sector,
+                reasons=tuple(reasons), missing=missing,
+            )
+        ]  # fmt: skip
     first = (e.comparison or {}).get("first_difference")
     if not first:
         return []
     side, kind, sector = first["side"], first["kind"], first["offset_bytes"] // SECTOR_BYTES
-    reasons = (f"at the end the {side}'s sector {sector} was found {kind}",)
-    before_both = (Stage.HOST_BUFFER, Stage.PRIMARY_STORE)
     candidates = (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if side == "secondary" else before_both
     return [
         Finding(
-            stage=None, kind=f"{kind} data", side=side, candidates=candidates, lba=sector, reasons=reasons,
-            missing="what tells when it went wrong: the capture, or an event log that reaches back so far",
+            stage=None, kind=f"{kind} data", side=side, candidates=candidates, lba=sector,
+            reasons=(f"at the end the {side}'s sector {sector} was found {kind}",), missing=missing,
         )
     ]  # fmt: skip

@@ -135,8 +135,10 @@ def _divergence(first: Finding | None) -> dict[str, Any]:
 def _reason(e: Evidence, first: Finding | None) -> str:
     """Why it is not conclusive; "" when it is."""
     if first is None:
-        if e.trigger is None:
+        if e.is_uneventful:
             return ""
+        if e.trigger is None:
+            return "nothing triggered, and the data of the two sides were not compared"
         return f"nothing in the evidence explains the trigger {e.trigger.get('rule')}"
     return "" if first.conclusive else first.missing
 
@@ -188,14 +190,14 @@ _WHERE: Final[Mapping[Stage, str]] = {
 def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality: Grade) -> str:
     """One or two sentences for a person."""
     if first is None:
-        if e.trigger is None:
+        if e.is_uneventful:
             return "Nothing diverged."
         return f"Inconclusive: {_reason(e, first)} (evidence grade {quality.letter})."
     if not first.conclusive:
         open_stages = " or ".join(str(one) for one in first.candidates)
         what = f"{first.kind}{_named(first)}{_byte(first)}: {open_stages}" if open_stages else first.kind
         return f"Inconclusive between {what}; missing: {first.missing} (evidence grade {quality.letter})."
-    told = f"{_sentence(first)}; evidence grade {quality.letter}."
+    told = f"{_sentence(e, first)}; evidence grade {quality.letter}."
     extra = [one for one in others if one.stage not in DATA_STAGES and one.stage is not None]
     if extra:
         told += " Also: " + ", ".join(f"{one.kind} on the {one.side}" for one in extra) + "."
@@ -217,7 +219,7 @@ def _byte(first: Finding) -> str:
     return f", first in {at}, bits {first.place.bit_mask:#04x}"
 
 
-def _sentence(first: Finding) -> str:
+def _sentence(e: Evidence, first: Finding) -> str:
     assert first.stage is not None
     where = _WHERE.get(first.stage)
     if where is not None:
@@ -233,4 +235,7 @@ def _sentence(first: Finding) -> str:
             found = f": {first.found}" if first.found else ""
             return f"The {first.side}'s answer{_named(first)} was wrong, {first.kind}{found}"
         case _:
-            return f"The data agree; {first.kind} on the {first.side}"
+            data = (
+                "The data agree" if (e.comparison or {}).get("data_equal") else "The data were not compared"
+            )
+            return f"{data}; {first.kind} on the {first.side}"

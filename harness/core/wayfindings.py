@@ -5,10 +5,12 @@
 The capture stands at the secondary's end of the link, so that what it shows right was right until the secondary had it.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from harness.core.blockstamp import stamped_crc
-from harness.core.evidence import Evidence, SideEvidence, broken_stamps, told_digests
+from harness.core.events import NS_PER_MS
+from harness.core.evidence import EventRecord, Evidence, SideEvidence, broken_stamps, told_digests
 from harness.core.findings import (
     Finding,
     Place,
@@ -23,6 +25,8 @@ from harness.core.linkevidence import LinkWrite
 
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4
+SECOND_DIGEST_NS: Final = 250 * NS_PER_MS
+"""A primary's second digest follows its sending at once; so much is left for its log and the capture."""
 
 
 def digest_findings(e: Evidence) -> list[Finding]:
@@ -43,9 +47,13 @@ def digest_findings(e: Evidence) -> list[Finding]:
 
 def _complaints(side: SideEvidence) -> list[dict[str, Any]]:
     """Digest failures that the side logged: in its event log, or without that on its console."""
-    if side.set is not None:
+    if side.tells("REPL_DIGEST_FAILED"):
         return [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
     return [{"sector": sector, "bytes": size} for sector, size, _ in told_digests(side)]
+
+
+def _complaints_of(side: SideEvidence, sector: int, size: int) -> list[dict[str, Any]]:
+    return [one for one in _complaints(side) if (one["sector"], one["bytes"]) == (sector, size)]
 
 
 def _content_of(e: Evidence, write: LinkWrite) -> tuple[int, bytes] | None:
@@ -93,6 +101,8 @@ def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[
             "",
             f"the primary's root cause data set cannot be used: {primary.set_problem or 'no reason told'}",
         )
+    if not primary.tells("REPL_SEND", "REPL_UNACKED"):
+        return _by_the_second_digest(e, write, reasons)
     sent, kept = primary.of_write("REPL_SEND", number), primary.of_write("REPL_UNACKED", number)
     if sent is None or kept is None:
         return None, "", "the primary's event log does not tell what its transmit buffer held"
@@ -110,6 +120,46 @@ def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[
     return Stage.ON_THE_LINK, "link", ""
 
 
+def _by_the_second_digest(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[Stage | None, str, str]:
+    """A primary that tells no more than that it made a digest again, once the data were in its socket, and found its
+    buffer changed."""
+    primary = e.primary
+    if not primary.tells("REPL_BUFFER_CHANGED"):
+        return None, "", "the primary's event log does not tell what its transmit buffer held"
+    there = e.writes_to(write.sector, write.row.size_bytes)
+    told = _changed_buffers(e, write.sector, write.row.size_bytes)
+    if any(_is_of(e, one, write, there) for one in told):
+        reasons.append(
+            "the primary made the digest again when the data were in its socket, and logged that its buffer had changed"
+        )
+        return Stage.PRIMARY_AFTER_DIGEST, "primary", ""
+    if told:
+        return None, "", "which of the writes to this place it was whose buffer the primary found changed"
+    first = primary.at(primary.events[0]) if primary.events else None
+    if not primary.log_is_whole and (first is None or first[0] + first[1] > write.row.t_sent_ns):
+        return None, "", "the primary's event log does not reach back to the write"
+    reasons.append(
+        "the primary logged no change of its buffer: once the data were in its socket, it was as the digest says"
+    )
+    return None, "", "what the primary's socket and transmit path sent: a capture at its own end of the link"
+
+
+def _changed_buffers(e: Evidence, sector: int, size: int) -> list[EventRecord]:
+    named = e.primary.named("REPL_BUFFER_CHANGED")
+    return [one for one in named if (one["sector"], one["bytes"]) == (sector, size)]
+
+
+def _is_of(e: Evidence, record: EventRecord, write: LinkWrite, there: Sequence[LinkWrite]) -> bool:
+    """Whether the record can only be about this one of the writes to its place."""
+    if len(there) == 1 and e.capture_is_whole:
+        return True
+    at = e.primary.at(record)
+    if at is None or not e.link_times_hold or not e.capture_is_whole:
+        return False
+    near = [one for one in there if abs(one.row.t_sent_ns - at[0]) <= at[1] + SECOND_DIGEST_NS]
+    return near == [write]
+
+
 def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, Any]) -> Finding:
     """A side refused data; was what arrived there right?"""
     sector, size = complaint["sector"], complaint["bytes"]
@@ -125,6 +175,16 @@ def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, An
     if write is None:
         missing = "the write is not in the capture" if e.link else e.link_problem
         place = _flipped_at(complaint, size, None)
+        changed = _changed_buffers(e, sector, size)
+        if len(changed) == 1 and len(_complaints_of(side, sector, size)) == 1:
+            reasons.append(
+                "the primary made the digest of its write there again when the data were in its socket, and logged that "
+                "its buffer had changed"
+            )
+            fields |= device_time(e.primary, changed[0]) | _candidate_id(e, sector, size)
+            return Finding(
+                stage=Stage.PRIMARY_AFTER_DIGEST, side="primary", reasons=tuple(reasons), **fields
+            ).located(place)
         fields |= device_time(side, _record_of(side, complaint)) | _candidate_id(e, sector, size)
         return Finding(
             stage=None, side="", candidates=open_stages, reasons=tuple(reasons), missing=missing, **fields

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from harness.core.events import SIDES, Ns, Side
+from harness.core.linkevidence import LinkWrite
 from harness.core.text import escape
 from harness.wire import drbd
 
@@ -38,34 +39,6 @@ _CONSOLE_SECTOR: Final = (
     re.compile(rb"sector (\d{1,18})\b"),
 )
 """How DRBD's messages name a sector."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinkWrite:
-    """One replicated write as the capture shows it."""
-
-    sector: int
-    size_bytes: int
-    block_id: str
-    t_first_ns: Ns
-    """When the frame of its first byte was on the wire; 0: not known."""
-    t_sent_ns: Ns
-    first_packet_no: int
-    packet_no: int
-    t_ack_ns: Ns
-    """0: no acknowledgement was seen."""
-    ack: str
-    """Name of the acknowledgement's packet; "" without one."""
-    ack_packet_no: int
-    digest_right: bool | None
-    """None: not checked."""
-
-    @property
-    def latency_ns(self) -> Ns:
-        return self.t_ack_ns - self.t_sent_ns
-
-    def covers(self, sector: int) -> bool:
-        return self.sector <= sector < self.sector + max(self.size_bytes // drbd.SECTOR_BYTES, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +261,7 @@ def _link_steps(link: LinkWrite | None) -> list[Step]:
     if link is None:
         return []
     where = f"sector {link.sector} + {link.size_bytes} bytes, block_id {link.block_id}"
-    wrong = link.digest_right is False
+    wrong = link.digest_is_right is False
     return [
         Step(
             lane="link",

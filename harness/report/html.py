@@ -16,10 +16,11 @@ import jinja2
 
 from harness.core.blockdiff import HexRow, hex_rows
 from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
+from harness.core.statediff import field_rows
 from harness.core.text import escape
 from harness.core.writepath import items, mapping, number
 from harness.evidence import Evidence
-from harness.report import pictures, statediff
+from harness.report import pictures
 from harness.report.pictures import Lane, duration
 from harness.report.text import OUTCOME_MEANING, byte_count
 
@@ -89,8 +90,7 @@ def page(evidence: Evidence) -> str:
         diff_note=_diff_note(evidence),
         hex=_hex(evidence),
         consoles=[(side, _console(evidence, side, zero_ns)) for side in SIDES],
-        fields=statediff.field_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
-        writes=statediff.write_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
+        fields=field_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
         rows=_rows(evidence, zero_ns),
         notes=[_short(note) for note in _texts(evidence.record.get("notes"))],
         problems=[*map(escape, evidence.stored.problems), *dict.fromkeys(evidence.problems)],
@@ -173,7 +173,9 @@ def _cards(evidence: Evidence) -> list[Card]:
         )
     lost = number(record.get("lost_acked_writes"))
     if lost is not None:
-        cards.append(Card("acknowledged writes lost", str(lost), "", "bad" if lost else "good"))
+        unflushed = number(mapping(record.get("comparison")).get("lost_unflushed_writes"))
+        note = f"{unflushed} of them never flushed" if unflushed else ""
+        cards.append(Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good"))
     if capture:
         drops = number(capture.get("kernel_drops")) or 0
         note = f"{drops} dropped, {number(capture.get('digests_checked')) or 0} digests checked"
@@ -299,22 +301,23 @@ def _console(evidence: Evidence, side: Side, zero_ns: Ns | None) -> dict[str, An
     return {"lines": shown, "before": first, "after": len(lines) - last}
 
 
-def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, str, str, str]]:
-    """(since the trigger, source, side, event, the rest) of the timeline's rows."""
-    told = []
+def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
+    """(since the trigger, give or take, source, side, event, the rest) of the timeline's rows."""
+    told: list[tuple[str, ...]] = []
     for row in evidence.rows[:MAX_ROWS]:
         t_ns = number(row.get("t_ns"))
         rest = ", ".join(
             f"{name} {row[name]}"
             for name in row
-            if name not in ("t_ns", "source", "side", "event", "excerpt_hex")
+            if name not in ("t_ns", "error_ns", "source", "side", "event", "excerpt_hex")
             and row[name] not in ("", [], None)
         )
         since = duration(t_ns - zero_ns) if t_ns is not None and zero_ns is not None else ""
+        error = f"± {duration(number(row.get('error_ns')) or 0)}"
         told.append(
-            (since, *(_short(row.get(name, "")) for name in ("source", "side", "event")), _short(rest))
+            (since, error, *(_short(row.get(name, "")) for name in ("source", "side", "event")), _short(rest))
         )
-    return [(one[0], one[1], one[2], one[3], one[4]) for one in told]
+    return told
 
 
 def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -117,9 +117,12 @@ def _control(evidence: Evidence, side: str, interface: int) -> Iterator[_Packet]
         try:
             frame = frames.decode(sent.frame)
             info = f"{frames.op_name(frame.type)} to the {side}, sequence number {frame.seq}"
-        except WireError as error:
-            info = escape(f"not a SimArray control frame: {error.what}")
-        data = upper_pdu(sent.frame, dissector=PROTOCOL, protocol=f"control {side}", info=info)
+            dissector = PROTOCOL
+        except WireError:
+            # Another device type's: its bytes, most often a line of text.
+            info = escape(f"control line to the {side}: ".encode() + sent.frame.strip())[:MAX_INFO_CHARS]
+            dissector = TEXT_DISSECTOR
+        data = upper_pdu(sent.frame, dissector=dissector, protocol=f"control {side}", info=info)
         yield _Packet(
             sent.t_ns + evidence.wall_offset_ns, interface, data, comments=(f"{_FIRST}control frame: {info}",)
         )

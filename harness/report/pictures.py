@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from harness.core.events import Ns
-from harness.core.writepath import LANES, LinkWrite, WritePath
+from harness.core.linkevidence import LinkWrite
+from harness.core.writepath import LANES, WritePath
 
 WIDTH: Final = 1000
 LABEL_WIDTH: Final = 130

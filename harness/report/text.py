@@ -118,17 +118,29 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
 def _data_rows(record: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     workload = record.get("workload") or {}
-    if workload:
+    if "writes_acked" in workload:
         acknowledged = byte_count(workload.get("bytes_written", 0))
         longest = duration(workload.get("longest_hold_ns", 0))
         said = f"{acknowledged} acknowledged in {workload.get('writes_acked', 0)} writes, longest wait for one {longest}"
         rows.append(("host", Text(said)))
+        if workload.get("verified_bytes"):
+            wrong = workload.get("wrong_reads_total", 0)
+            verified = byte_count(workload["verified_bytes"])
+            said = f"{verified} verified by {text(workload.get('driver'))}, {wrong} blocks wrong"
+            rows.append(("read back", Text(said, "bold red" if wrong else "")))
     rows.append(("data equal", _yes(record.get("data_equal"))))
     lost = record.get("lost_acked_writes")
     if lost is None:
-        rows.append(("lost", Text("not known", "yellow")))
+        why = (
+            ""
+            if workload.get("keeps_journal", True)
+            else f": {text(workload.get('driver'))} keeps no journal"
+        )
+        rows.append(("lost", Text(f"not known{why}", "yellow")))
     else:
         said = f"{lost or 'no'} acknowledged write{'s' if lost and lost > 1 else ''}"
+        unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
+        said += f", {unflushed} of them never flushed" if unflushed else ""
         rows.append(("lost", Text(said, "green" if lost == 0 else "bold red")))
     return rows
 
@@ -155,11 +167,28 @@ def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
 
 
+CLOCK_HEAD: Final = (
+    f"{'happened, ms':>12} {'give or take':<12} {'detected, ms':>12}  {'side':<9} {'source':<9} what"
+)
+_OF_THE_CLOCK: Final = frozenset(
+    {"t_ns", "error_ns", "t_detect_ns", "source", "side", "event", "text", "excerpt_hex"}
+)
+
+
 def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
-    """One line of the timeline on one clock: milliseconds from the detection, with the error bound."""
-    error = "?" if row["error_ns"] is None else f"{row['error_ns'] / 1e6:.3f}"
-    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} ms +-{error:<8}"
-    return f"{at} {row['side']:<9} {row['source']:<9} {row['event']:<18} {text(row.get('text', ''))[:120]}"
+    """One line of the timeline on one clock: when it happened and when it was detected, both in milliseconds from the
+    detection that counts, and the error bound."""
+    error_ns, detect_ns = row.get("error_ns"), row.get("t_detect_ns")
+    error = "?" if type(error_ns) is not int else f"{error_ns / 1e6:.3f}"
+    detected = "-" if type(detect_ns) is not int else f"{(detect_ns - (origin_ns or 0)) / 1e6:+.3f}"
+    more = " ".join(
+        f"{name}={value}"
+        for name, value in row.items()
+        if name not in _OF_THE_CLOCK and value not in ("", [], None)
+    )
+    said = " ".join(text(one) for one in (row.get("event"), row.get("text") or "", more) if one)
+    at = f"{(row['t_ns'] - (origin_ns or 0)) / 1e6:+12.3f} +-{error:<10} {detected:>12}"
+    return f"{at}  {text(row.get('side') or ''):<9} {text(row.get('source') or ''):<9} {said[:160]}"
 
 
 def _verdict_line(verdict: Mapping[str, Any]) -> Text:

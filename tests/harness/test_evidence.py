@@ -58,15 +58,15 @@ def test_the_flipped_bit_of_the_receiver_is_rebuilt_from_two_checksums(receiver:
         and (diff.expected[diff.offsets[0]] ^ diff.found[diff.offsets[0]]).bit_count() == 1
     )
     assert "CRC-32C" in diff.found_from
-    assert receiver.failing is not None and receiver.failing.digest_right is True
-    assert receiver.link.payloads[receiver.failing.packet_no] == diff.expected
+    assert receiver.failing is not None and receiver.failing.digest_is_right is True
+    assert receiver.failing.data == diff.expected
 
 
 def test_the_flipped_bit_of_the_sender_stands_on_the_link(sender: Evidence) -> None:
     diff = sender.diff
     assert diff is not None and diff.found_from.startswith("what was on the link")
     assert len(diff.offsets) == 1
-    assert sender.failing is not None and sender.failing.digest_right is False
+    assert sender.failing is not None and sender.failing.digest_is_right is False
     assert any("digest wrong" in text for text in sender.link.marks[sender.failing.packet_no])
     rows = hex_rows(diff)
     different = [row for row in rows if row is not None and row.expected != row.found]
@@ -165,3 +165,15 @@ def test_bombs_and_floods_cost_little(tmp_path: Path) -> None:
     assert evidence.sets == {} and evidence.link.frames > 100 and evidence.host_writes == []
     assert sum("set cannot be read" in one for one in evidence.problems) == 2
     assert any("link.pcapng" in one for one in evidence.problems)
+
+
+def test_an_algorithm_that_nobody_named_is_given_up_where_most_digests_are_wrong(receiver: Evidence) -> None:
+    link = receiver.link
+    assert link.ends.is_guess, "the incident names none, and the capture lacks the handshake"
+    assert {one.digest_is_right for one in link.writes} == {True}
+    for write in link.writes:
+        write.row.digest_wire = bytes(4)
+    assert {one.digest_is_right for one in link.writes} == {False}
+    link.close()
+    assert {one.digest_is_right for one in link.writes} == {None}
+    assert not any("digest wrong" in text for texts in link.marks.values() for text in texts)

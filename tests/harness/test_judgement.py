@@ -9,14 +9,24 @@ import pytest
 
 from harness.benchfile import Scenario, load_bench, load_scenario
 from harness.campaign import Run
-from harness.core.events import SIDES, Side, Trigger, WorkloadDone
+from harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from harness.core.recovery import Finish, SideResult
-from harness.errors import RigError
+from harness.errors import RigError, UsageError
 from harness.session import Session, Silent
 
 ACKED = 1024
 CAPTURE = {"packets": 9000, "kernel_drops": 0, "gaps": 0, "writes": ACKED, "acks": ACKED}
 DONE = WorkloadDone(t_ns=1, ok=True, writes_acked=ACKED, bytes_written=ACKED << 16)
+
+
+WRONG_READ = WorkloadDone(
+    t_ns=1, ok=True, writes_acked=ACKED, wrong_reads_total=3,
+    wrong_reads=[WrongRead(offset_bytes=512, size_bytes=512, text="verify failed")],
+)  # fmt: skip
+LOST_UNFLUSHED: dict[str, object] = {
+    "data_equal": False, "lost_acked_writes": 2,
+    "comparison": {"lost_unflushed_writes": 2, "sides_equal": True},
+}  # fmt: skip
 
 
 def trigger(rule: str) -> Trigger:
@@ -87,6 +97,23 @@ def test_all_as_expected_passes(judged: Judge) -> None:
     assert judged("hung_warmstart", recovered("digest-failed", power_cycled=True)) == "pass"
 
 
+def test_what_went_with_the_power_that_the_harness_cut_had_only_been_acknowledged(judged: Judge) -> None:
+    cut = recovered("digest-failed", power_cycled=True)
+    assert judged("hung_warmstart", cut, **LOST_UNFLUSHED) == "pass"
+    assert any("only acknowledged" in note for note in judged.run.incident.record["notes"])
+    flushed = {"lost_unflushed_writes": 1, "sides_equal": True}
+    assert judged("hung_warmstart", cut, **(LOST_UNFLUSHED | {"comparison": flushed})) == "fail"
+    unequal = {"lost_unflushed_writes": 2, "sides_equal": False}
+    assert judged("hung_warmstart", cut, **(LOST_UNFLUSHED | {"comparison": unequal})) == "fail"
+
+
+@pytest.mark.parametrize("whose", ["rig", "caller"])
+def test_a_workload_that_lacks_something_is_no_device_that_failed(judged: Judge, whose: Whose) -> None:
+    done = WorkloadDone(t_ns=1, ok=False, error="fio is not installed", whose=whose)
+    with pytest.raises(RigError if whose == "rig" else UsageError, match="fio is not installed"):
+        judged("clean", Seen(workload_done=done))
+
+
 def test_without_a_capture_nothing_is_judged(judged: Judge) -> None:
     for capture in ({}, CAPTURE | {"writes": 0}):
         with pytest.raises(RigError, match="saw no replicated write"):
@@ -131,6 +158,9 @@ def test_data_that_was_not_compared_is_inconclusive(judged: Judge) -> None:
     [
         ("clean", Seen(), {"data_equal": False}, "differ"),
         ("clean", Seen(), {"lost_acked_writes": 2}, "2 acknowledged writes are lost"),
+        ("clean", Seen(), LOST_UNFLUSHED, "the host had not flushed them"),
+        ("hung_warmstart", recovered("digest-failed"), LOST_UNFLUSHED, "2 of the lost writes were only acknowledged"),
+        ("clean", Seen(workload_done=WRONG_READ), {}, "read back 3 blocks that are not what it wrote, first at byte 512"),
         ("clean", Seen(triggers=[trigger("digest-failed")]), {}, "unexpected trigger digest-failed"),
         ("clean", Seen(workload_done=WorkloadDone(t_ns=1, ok=False, error="EIO", writes_acked=ACKED)), {}, "EIO"),
         ("neg_ack", Seen(), {}, "not detected"),

@@ -9,7 +9,7 @@ import zstandard
 from harness.store import StoredIncident
 
 FOLDER = Path(__file__).parents[1] / "golden" / "incidents"
-RECEIVER, SENDER = "bit_flip_receiver", "bit_flip_sender"
+RECEIVER, SENDER, LINUX = "bit_flip_receiver", "bit_flip_sender", "linux_flip"
 
 
 def unpack(name: str, out_dir: Path) -> StoredIncident:

@@ -274,6 +274,26 @@ def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, 
     assert "blind at the end" in (path / "incident.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("victim", "number", "within_s", "said"),
+    [
+        ("drivers.hosts.writer", signal.SIGSTOP, 20, "silent for 10 s"),
+        ("firmware_sim supply", signal.SIGKILL, 15, "power supply"),
+    ],
+)
+def test_a_frozen_host_and_a_lost_supply_are_told_soon(
+    tmp_path: Path, victim: str, number: signal.Signals, within_s: float, said: str
+) -> None:
+    """10 s for a process that says nothing, and 1 s for an instrument that does not answer; the rest is the run's end."""
+    process, path = start_run(tmp_path, "clean")
+    (pid,) = (pid for pid in _descendants(process.pid) if victim in _command(pid))
+    os.kill(pid, number)
+    assert process.wait(within_s) == 3
+    stored = StoredIncident.open(path)
+    assert stored.outcome == "rig-trouble"
+    assert said in " ".join(stored.record["reasons"])
+
+
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     script = "mount -t tmpfs -o size=8m tmpfs small && " + " ".join(

@@ -83,7 +83,9 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
     assert (verdict["stage"], verdict["kind"]) == VERDICTS[kind][0]
     assert [one["kind"] for one in verdict["also"]] == VERDICTS[kind][1]
     assert verdict == StoredIncident.open(result.incident).record["verdict"]
-    again = verdict_of(StoredIncident.open(result.incident))
+    stored = StoredIncident.open(result.incident)
+    assert json.dumps(stored.record["verdict"]) == json.dumps(verdict), "as it is read back"
+    again = verdict_of(stored)
     assert json.dumps(again) == json.dumps(verdict), "replayed without the bench, byte for byte"
     for side, one in told["sets"].items():
         pulled = (result.incident / side / "set.zst").read_bytes()

@@ -2,98 +2,29 @@
 fails."""
 
 import os
-import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import pytest
 from nbd_test_server import NbdTestServer, served
+from workload_process import LIMIT_S, Run, Starter, starter
 
 from drivers.hosts.nbd import NbdHost
 from harness.core import events
-from harness.core.blockstamp import Journal
 from harness.core.compare import Comparison, compare
 
 pytestmark = pytest.mark.system
 
-LIMIT_S = 30.0
 SIZE_BYTES = 16 << 20
 
 
-@dataclass
-class Run:
-    """A running writer and what it has said."""
-
-    process: "subprocess.Popen[bytes]"
-    journal_path: Path
-    heard: list[events.AnyEvent] = field(default_factory=list)
-    decoder: events.Decoder = field(default_factory=events.Decoder)
-
-    def hear(self, kind: type[events.Event], *, acked: int = 0) -> events.AnyEvent:
-        """Wait for an event of ``kind`` (a progress of at least ``acked`` writes)."""
-        assert self.process.stdout is not None
-        fd = self.process.stdout.fileno()
-        end = time.monotonic() + LIMIT_S
-        seen = 0
-        while True:
-            for event in self.heard[seen:]:
-                if isinstance(event, kind) and getattr(event, "writes_acked", acked) >= acked:
-                    return event
-            seen = len(self.heard)
-            ready, _, _ = select.select([fd], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"heard only {self.heard[-3:]}"
-            data = os.read(fd, 65536)
-            assert data, f"ended after {self.heard[-3:]}"
-            self.heard += self.decoder.feed(data)
-
-    def finish(self) -> events.WorkloadDone:
-        done = self.hear(events.WorkloadDone)
-        assert isinstance(done, events.WorkloadDone)
-        assert self.process.wait(LIMIT_S) == (0 if done.ok else 1)
-        return done
-
-    def journal(self) -> Journal:
-        return Journal.read(self.journal_path.read_bytes())
-
-
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator["Starter"]:
-    starter = Starter(tmp_path)
-    yield starter
-    for process in starter.processes:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-
-class Starter:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def __call__(self, uri: str, **settings: object) -> Run:
-        path = self.folder / f"journal{len(self.processes)}"
-        defaults: dict[str, object] = {"bytes_total": 4 << 20, "write_bytes": 64 << 10, "queue_depth": 8}
-        config = {"uri": uri, "journal_path": str(path), **defaults, **settings}
-        process = self.raw(msgspec.json.encode(config) + b"\n")
-        return Run(process, path)
-
-    def raw(self, first: bytes) -> "subprocess.Popen[bytes]":
-        argv = [sys.executable, "-m", "drivers.hosts.writer"]
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.processes.append(process)
-        assert process.stdin is not None
-        process.stdin.write(first)
-        process.stdin.flush()
-        return process
+def runs(tmp_path: Path) -> Iterator[Starter]:
+    with starter(tmp_path, "drivers.hosts.writer") as runs:
+        yield runs
 
 
 @pytest.fixture

@@ -106,6 +106,25 @@ def test_nothing_of_an_attacker_reaches_the_terminal(out: Path, command: str) ->
 
 
 @pytest.mark.parametrize(
+    "command", ["replay last", "replay last --timeline", "adopt last --to ADOPTED", "replay last --json"]
+)
+def test_an_attackers_incident_is_judged_or_refused(out: Path, tmp_path: Path, command: str) -> None:
+    attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
+    argv = [one if one != "ADOPTED" else str(tmp_path / "adopted") for one in command.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *argv, "--out", str(out)],
+        capture_output=True, timeout=60, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
+    )  # fmt: skip
+    shown = (done.stdout + done.stderr).decode()
+    assert not set(shown) & set("\x1b\x07\x00\x9b\u202e")
+    assert "Traceback" not in shown and "root:x:0" not in shown
+    assert done.returncode in (0, 1, 2, 3, 4)
+    for made in (tmp_path / "adopted").glob("*") if "adopt" in command else ():
+        assert made.stem.removeprefix("test_").startswith("incident_")
+        assert not set(made.read_text()) & set("\x1b\x07\x9b\u202e")
+
+
+@pytest.mark.parametrize(
     "record",
     [
         {"trigger": []}, {"trigger": {"t_frame_done_ns": "x", "t_arrival_ns": 1}}, {"sets": [1]}, {"sets": {"a": 7}},

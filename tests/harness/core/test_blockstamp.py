@@ -152,8 +152,9 @@ def test_a_torn_tail_is_tolerated_at_every_length() -> None:
         (HEADER + intent(FIRST) + intent(FIRST), "without sense"),
         (HEADER + intent(FIRST) + ack(Write(0, 17, 8, 0)), "without sense"),
         (HEADER + journal_record(3, FIRST, 0), "without sense"),
+        (HEADER + journal_record(5, FIRST, 0), "without sense"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_a_damaged_journal_is_told(data: bytes, what: str) -> None:
     with pytest.raises(WireError, match=what):

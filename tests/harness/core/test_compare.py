@@ -5,7 +5,18 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.blockstamp import ACK, INTENT, Journal, Write, journal_header, journal_record, stamp
+from harness.core.blockstamp import (
+    ACK,
+    DISCONNECTED,
+    FLUSHED,
+    INTENT,
+    Journal,
+    Write,
+    journal_header,
+    journal_mark,
+    journal_record,
+    stamp,
+)
 from harness.core.compare import Comparison, Reader, compare
 
 SIZE_BYTES = 256 << 10
@@ -180,3 +191,52 @@ def test_any_flipped_bit_anywhere_is_found(bit: int, on_primary: bool) -> None:
         bit // 8,
         1 << bit % 8,
     )
+
+
+# --- acknowledged is not flushed ------------------------------------------------------------------------------
+SAFE, VOLATILE, LATER = Write(0, 64, 16, 10), Write(1, 64, 16, 20), Write(2, 80, 16, 30)
+"""VOLATILE overwrites SAFE, which a flush had covered; LATER's place never held anything else."""
+
+
+def crashed(*, flushed: bool = False) -> Journal:
+    """The host port went away behind VOLATILE and LATER; with ``flushed`` a flush had covered them."""
+    data = journal_header(3, 9, FIRST_LBA, SECTORS)
+    for write in (SAFE, VOLATILE, LATER):
+        data += journal_record(INTENT, write, write.time_ns) + journal_record(ACK, write, 99)
+        if write is SAFE or (flushed and write is LATER):
+            data += journal_mark(FLUSHED, 100)
+    return Journal.read(data + journal_mark(DISCONNECTED, 101) + journal_mark(FLUSHED, 102))
+
+
+def after_crash(journal: Journal, data: bytearray) -> Comparison:
+    return compare(journal, None, reader(data), reader(data), SIZE_BYTES)
+
+
+def test_writes_that_were_only_acknowledged_when_the_port_went_away_are_lost_apart_from_flushed_ones() -> (
+    None
+):
+    assert crashed().at_risk == {1, 2}
+    assert crashed(flushed=True).at_risk == set()
+    told = after_crash(crashed(), volume(SAFE, VOLATILE, LATER))
+    assert (told.data_equal, told.lost_acked_writes, told.lost_unflushed_writes) == (True, 0, 0)
+    told = after_crash(crashed(), volume(SAFE))
+    assert (told.data_equal, told.lost_acked_writes, told.lost_unflushed_writes) == (False, 2, 2)
+    assert [one.was_flushed for one in told.lost] == [False, False]
+    told = after_crash(crashed(flushed=True), volume(SAFE))
+    assert (told.lost_acked_writes, told.lost_unflushed_writes) == (2, 0)
+
+
+def test_what_was_safe_is_not_excused_by_a_lost_cache() -> None:
+    nothing = after_crash(crashed(), volume())
+    assert (nothing.lost_acked_writes, nothing.lost_unflushed_writes) == (2, 1), "SAFE is gone, too"
+    damaged = volume(SAFE)
+    damaged[70 * 512 + 100] ^= 1
+    told = after_crash(crashed(), damaged)
+    assert (told.lost_acked_writes, told.lost_unflushed_writes) == (2, 1)
+
+
+def test_a_torn_old_and_new_state_is_what_a_lost_cache_leaves() -> None:
+    half = volume(SAFE)
+    half[64 * 512 : 70 * 512] = content(VOLATILE)[: 6 * 512]
+    told = after_crash(crashed(), half)
+    assert (told.lost_acked_writes, told.lost_unflushed_writes) == (2, 2)

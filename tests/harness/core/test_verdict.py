@@ -21,6 +21,7 @@ from harness.core.oneclock import rows
 from harness.core.rootcause import RootCauseSet
 from harness.core.verdict import judge
 from harness.edge.pcapng import read_frames
+from harness.store import MAX_INTEGER
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 SEED = 1
@@ -152,7 +153,20 @@ def test_states_that_should_agree_are_told_beside_the_healthy_ones() -> None:
     rows = incident("bit_flip_receiver").verdict["state_differences"]
     connection = next(one for one in rows if one["field"] == "connection")
     assert connection["primary"] != connection["secondary"]
-    assert connection["healthy_primary"] == connection["healthy_secondary"] == 10
+    assert connection["healthy_primary"] == connection["healthy_secondary"] == "Connected"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_number_of_a_verdict_is_larger_than_a_reader_takes(kind: str) -> None:
+    """A UUID of 64 bits once was: what was read back was not what had been written."""
+
+    def numbers(value: Any) -> list[int]:
+        if isinstance(value, dict):
+            value = list(value.values())
+        return [one for inner in value for one in numbers(inner)] if isinstance(value, list) else [value]
+
+    verdict = json.loads(json.dumps(incident(kind).verdict))
+    assert max(one for one in numbers(verdict) if isinstance(one, int)) <= MAX_INTEGER
 
 
 def test_nothing_explains_a_trigger_that_has_no_cause() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import golden_incidents
 import pytest
-from golden_incidents import RECEIVER, SENDER
+from golden_incidents import LINUX, RECEIVER, SENDER
 
 from harness.core import frames
 from harness.edge.capturefile import LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
@@ -137,3 +137,15 @@ def test_a_capture_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         out.interface("a", "b", 1)
         raise KeyError
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_another_device_type_s_control_line_is_text(tmp_path: Path) -> None:
+    """A Linux node's is a line of shell; stock tshark shows it in its column."""
+    out = tmp_path / "linux.pcapng"
+    write_pcapng(Evidence(golden_incidents.unpack(LINUX, tmp_path)), out)
+    shown = tshark(
+        out, "-Y", 'frame.comment contains "control line to the"', "-T", "fields", "-e", "_ws.col.Info"
+    )
+    assert len(shown) == 2
+    assert all("product_serial" in line[0] for line in shown), shown
+    assert tshark(out, "-Y", "_ws.malformed && exported_pdu") == []
