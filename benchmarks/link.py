@@ -1,5 +1,5 @@
-"""Link watch: replication traffic of 64 KiB writes over a veth link, captured, recorded, dissected, every digest checked;
-and the dissection of the capture file against tshark and scapy.
+"""Link watch: replication traffic of 64 KiB writes over a veth link of MTU 1500, captured, recorded, dissected, every
+digest checked; and the dissection of the capture file against tshark and scapy.
 
 Live: the fastest rate without a lost frame, with the link watch held on one core. Offline: the same file through
 ``harness.core`` (reassembly, packets, ledger, digests), ``tshark -V``'s fields, and scapy's reader with our DRBD layers.
@@ -31,6 +31,7 @@ from harness.edge.netns import make_pair
 from harness.edge.pcapng import first_packet_at
 
 SIZE = 65536
+MTU_BYTES = 1500
 RATES_MB_S = (100.0, 125.0, 150.0, 200.0, 300.0)
 OFFLINE = """
 import sys
@@ -68,7 +69,7 @@ print(time.perf_counter() - start, count)
 def live(directory: Path, mb_per_s: float, seconds: float) -> dict[str, float]:
     """One run at one rate."""
     writes = int(mb_per_s * 1e6 * seconds / SIZE) // 64 * 64
-    link = make_pair()
+    link = make_pair(mtu_bytes=MTU_BYTES)
     with contextlib.closing(link), contextlib.ExitStack() as stack:
         watch = stack.enter_context(watching(link, directory / "live.pcapng"))
         os.sched_setaffinity(watch.child.pid, {0})

@@ -24,7 +24,8 @@ from harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 T_NS = 1_795_394_356_000_000_000
-STEP_NS = 50_000
+STEPS_NS = (50_000, 2_000_000, 30_000_000)
+"""Between frames: a hole is told after 50 ms or 500 ms."""
 TWINS = [skimpure, skim] if skim.NATIVE else [skimpure]
 needs_native = pytest.mark.skipif(
     not skim.NATIVE, reason="the C module is not built: needs a compiler and python3-dev"
@@ -71,6 +72,9 @@ class Reader:
             self.take(self.reassembler.feed(t_ns, frame, number))
 
     def end(self, t_ns: int) -> Told:
+        self.told += [
+            (half.flow.number, half.offset, half.next_seq) for half in self.reassembler.halves.values()
+        ]
         self.take(self.reassembler.close(t_ns))
         one = self.reassembler
         counts = (one.skipped_frames, one.hostile_frames, one.gaps, self.dissector.drbd_packets)
@@ -78,7 +82,7 @@ class Reader:
 
 
 def both_ways(
-    frames: Sequence[bytes], cuts: Sequence[int], ports: frozenset[int], lengths: Sequence[int] | None = None
+    frames: Sequence[bytes], cuts: Sequence[int], ports: frozenset[int], step_ns: int = STEPS_NS[0]
 ) -> tuple[Told, Told]:
     """Everything fed, and skimmed in runs."""
     outcome = []
@@ -86,12 +90,12 @@ def both_ways(
         reader, edges = Reader(ports), sorted({0, len(frames), *(cut % (len(frames) + 1) for cut in cuts)})
         for begin, end in itertools.pairwise(edges):
             data = skim.encode(
-                (T_NS + number * STEP_NS, frame, lengths[number] if lengths else len(frame))
+                (T_NS + number * step_ns, frame, len(frame))
                 for number, frame in enumerate(frames[begin:end], begin)
             )
             reader.run(data, end - begin, begin + 1, skimmed=skimmed)
-            reader.take(reader.reassembler.tick(end * STEP_NS))
-        outcome.append(reader.end(len(frames) * STEP_NS))
+            reader.take(reader.reassembler.tick(end * step_ns))
+        outcome.append(reader.end(len(frames) * step_ns))
     return outcome[0], outcome[1]
 
 
@@ -120,6 +124,12 @@ def spoilt(frames: Sequence[bytes], rnd: random.Random, rate: float, kinds: str)
             out.append(frame[:12] + b"\x81\x00\x00\x05" + frame[12:])
         elif kind == "s":  # the data of another segment
             out.append(frame[:54] + frame[54:][::-1])
+        elif kind == "g":  # a fragment
+            out.append(frame[:20] + bytes([rnd.choice([0x20, 0x00]), rnd.randrange(1, 9)]) + frame[22:])
+        elif kind == "t":  # an IP length that is not the frame's
+            out.append(frame[:16] + struct.pack(">H", rnd.choice([0, 20, 39, 45, 60, 1500])) + frame[18:])
+        elif kind == "a" and len(frame) > 47:
+            out.append(frame[:47] + bytes([frame[47] & ~0x10]) + frame[48:])
         elif kind == "e" and len(frame) > 47:  # connections come and go
             out.append(frame[:47] + bytes([frame[47] ^ rnd.choice([1, 2, 4])]) + frame[48:])
     return out
@@ -147,14 +157,17 @@ def test_most_of_a_healthy_transfer_is_passed_over() -> None:
 @given(
     seed=st.integers(0, 10**6),
     rate=st.sampled_from([0.0, 0.01, 0.1, 0.4]),
-    kinds=st.sampled_from(["l", "m", "r", "mrl", "c", "f", "x", "v", "s", "e", "lmrcfxvse"]),
+    kinds=st.sampled_from(
+        ["l", "m", "r", "mrl", "c", "f", "x", "v", "s", "e", "g", "t", "a", "lmrcfxvsegta"]
+    ),
     begin=st.sampled_from([0, 0, 1, 37, 300]),
     cuts=st.lists(st.integers(0, 5000), max_size=6),
     ports=st.sampled_from([frozenset(), frozenset({7788})]),
+    step_ns=st.sampled_from(STEPS_NS),
 )
-def test_whatever_the_network_and_the_capture_did(seed, rate, kinds, begin, cuts, ports) -> None:  # type: ignore[no-untyped-def]
+def test_whatever_the_network_and_the_capture_did(seed, rate, kinds, begin, cuts, ports, step_ns) -> None:  # type: ignore[no-untyped-def]
     frames = spoilt(FRAMES[begin:900], random.Random(seed), rate, kinds)
-    fed, skimmed = both_ways(frames, cuts, ports)
+    fed, skimmed = both_ways(frames, cuts, ports, step_ns)
     assert skimmed == fed
 
 
@@ -163,7 +176,9 @@ def test_whatever_the_network_and_the_capture_did(seed, rate, kinds, begin, cuts
 @pytest.mark.parametrize("capture", ["small-handshake", "small-failure"])
 def test_captures_of_real_nodes(capture: str, seed: int, rate: float, cuts: list[int]) -> None:
     frames = [frame.data for frame in read_frames(GOLDEN / f"{capture}.pcap")]
-    fed, skimmed = both_ways(spoilt(frames, random.Random(seed), rate, "lmrcfxvse"), cuts, frozenset({7788}))
+    fed, skimmed = both_ways(
+        spoilt(frames, random.Random(seed), rate, "lmrcfxvsegta"), cuts, frozenset({7788})
+    )
     assert skimmed == fed
     assert fed
 
