@@ -176,13 +176,13 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def running(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A child that is gone afterwards, whatever happens."""
-    child = subprocess.Popen(argv, preexec_fn=die_with_parent, **options)
+    """A child that is gone afterwards with all that it started, whatever happens."""
+    child = subprocess.Popen(argv, preexec_fn=die_with_parent, start_new_session=True, **options)
     try:
         yield child
     finally:
-        if child.poll() is None:
-            child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, SIGKILL)
         child.wait()
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:

@@ -6,6 +6,7 @@ without compression, and the compressed set as a file. Raw copy is the line's fl
 """
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -74,17 +76,19 @@ def lrzsz(line: PacedLine, directory: Path, content: bytes) -> float:
     source, arrived = directory / "dump", directory / "arrived"
     source.write_bytes(content)
     arrived.mkdir(exist_ok=True)
-    quiet = {"stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stderr": subprocess.DEVNULL}
     begun = time.monotonic()
+    # The receiver begins when the sender calls: one that came too early would be waited for until a timeout of 10 s.
     with running(
-        ["rz", "-b", "-q", "-y"], stdin=line.rig_fd, stdout=line.rig_fd, cwd=arrived, **quiet
-    ) as receiver:
-        with running(
-            ["sz", "-b", "-q", str(source)], stdin=line.device_fd, stdout=line.device_fd, **quiet
-        ) as sender:
-            receiver.wait(LIMIT_S)
-            took_s = time.monotonic() - begun
+        ["sz", "-b", "-q", str(source)], stdin=line.device_fd, stdout=line.device_fd, **quiet
+    ) as sender:
+        assert select.select([line.rig_fd], [], [], LIMIT_S)[0], "sz says nothing"
+        receive = ["rz", "-b", "-q", "-y"]
+        with running(receive, stdin=line.rig_fd, stdout=line.rig_fd, cwd=arrived, **quiet):
+            # Its end says that the receiver has confirmed all; rz itself may wait for half a minute for a farewell that
+            # sz flushes from the line when it ends.
             sender.wait(LIMIT_S)
+            took_s = time.monotonic() - begun
     assert (arrived / "dump").read_bytes() == content
     return took_s
 

@@ -248,14 +248,7 @@ class DrbdStream:
             at = fill.take(view)
             if not fill.complete:
                 return out
-            _, t_first_ns, first_no, offset, command, volume, header, tentative = begun
-            body = memoryview(fill.finish())
-            out.append(
-                DrbdPacket(
-                    t_ns, t_first_ns, packet_no, first_no, offset, command, volume, header, body, tentative
-                )
-            )
-            self._begun = None
+            out.append(self._completed(begun, t_ns, packet_no))
         self._offset = base + end
         while at < end:
             if self._looking:
@@ -306,6 +299,15 @@ class DrbdStream:
                 )  # fmt: skip
                 break
         return out
+
+    def _completed(self, begun: _Begun, t_ns: Ns, packet_no: int) -> DrbdPacket:
+        """The packet whose body is whole now."""
+        _, t_first_ns, first_no, offset, command, volume, header, tentative = begun
+        body = memoryview(self._fill.finish())
+        self._begun = None
+        return DrbdPacket(
+            t_ns, t_first_ns, packet_no, first_no, offset, command, volume, header, body, tentative
+        )
 
     def _look(self, view: memoryview, at: int) -> int:
         """Where the next header, or what may become one, stands in ``view[at:]``; its end when there is
