@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import await_true
 
 from drivers.controllers.linux_drbd import LinuxDrbd
 from harness.bench import deadline_in
@@ -58,7 +59,8 @@ def up(runtime: Path) -> Iterator[Path]:
     namespace = (runtime / "freezeframe-rig" / "link.netns").stat().st_ino
     processes = [told["pid"], *(node["pid"] for node in told["nodes"].values())]
     assert cli("rig", "down", runtime=runtime)[0] == 0
-    assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
+    # The one whose parent is gone is reaped by the machine's init, in its own time.
+    await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 10, "the processes' end")
     # Its cables go with the namespace, and that with the last who is in it.
     assert namespace not in namespaces()
     left = {path.name for path in (runtime / "freezeframe-rig").iterdir()}
