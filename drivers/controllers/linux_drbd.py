@@ -53,6 +53,16 @@ while read -r ff_k ff_x; do [ "$ff_k" = btime ] && echo "btime $ff_x"; done </pr
 while read -r ff_x; do echo "drbd $ff_x"; done </proc/drbd"""
 
 KERNEL_LOG: Final = "/dev/kmsg"
+NEWS_CENTISECONDS: Final = 30
+NEWS_TRIES: Final = 10_000
+"""Where /proc/uptime stands still."""
+NEWS: Final = """trap '' INT; read -r ff_t ff_x </proc/uptime; ff_i=0; while [ $ff_i -lt {tries} ]; do ff_i=$((ff_i+1)); \
+ff_c=; while read -r ff_n ff_x ff_y; do [ "$ff_n" = 0: ] && ff_c=$ff_x; done </proc/drbd; \
+[ "$ff_c" = cs:Connected ] || break; read -r ff_u ff_x </proc/uptime; \
+[ $((${{ff_u%.*}}${{ff_u#*.}}-${{ff_t%.*}}${{ff_t#*.}})) -ge {centiseconds} ] && break; done"""
+"""Waits until DRBD itself has noticed, for 0.3 s at most. The secondary's complaint is here some 20 ms before its end of the
+connection reaches the primary's DRBD; a node that crashed at once would not have its own failure lines in its record. The
+state of this moment is in the kernel log by then, and nothing is overwritten meanwhile: its log holds minutes."""
 CRASH: Final = "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
 """Blocked tasks into the kernel log, then the crash."""
 EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >meminfo; cat /proc/interrupts >interrupts
@@ -160,7 +170,8 @@ class LinuxDrbd:
     def _crash(self, name: str, reason: int, boot_id: str) -> str:
         return (
             f"{_reply(name, 'ok')}; exec 9>{KERNEL_LOG}; echo '{NOTE} warmstart {name} {reason} {boot_id}' >&9; "
-            f'while read -r ff_x; do echo "{NOTE} $ff_x" >&9; done </proc/drbd; {CRASH}'
+            f'while read -r ff_x; do echo "{NOTE} $ff_x" >&9; done </proc/drbd; '
+            f"{NEWS.format(tries=NEWS_TRIES, centiseconds=NEWS_CENTISECONDS)}; {CRASH}"
         )
 
     def _save(self, name: str, reason: int, boot_id: str) -> str:

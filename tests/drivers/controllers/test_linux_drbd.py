@@ -61,7 +61,7 @@ class NodeOnDisk:
         # Whatever these tests do, they do not crash the machine that they run on.
         monkeypatch.setattr(linux_drbd, "CRASH", f"echo yes >{root}/crashed")
         monkeypatch.setattr(linux_drbd, "KERNEL_LOG", f"{root}/kmsg")
-        for name in ("WHO", "IDENTIFY", "LIST", "EVIDENCE", "FOLDER"):
+        for name in ("WHO", "IDENTIFY", "LIST", "EVIDENCE", "FOLDER", "NEWS"):
             monkeypatch.setattr(linux_drbd, name, self.moved(getattr(linux_drbd, name)))
 
     def moved(self, script: str) -> str:
@@ -189,6 +189,30 @@ def test_the_frame_crashes_its_target_and_leaves_a_note(device: LinuxDrbd, node:
     assert (node.root / "crashed").read_text() == "yes\n"
     note = (node.root / "kmsg").read_text()
     assert f"freezeframe: warmstart {INCIDENT.hex()} 2 {BOOT_ID}\n" in note
+
+
+def test_a_primary_that_has_not_noticed_yet_may_say_so_first(
+    device: LinuxDrbd, node: NodeOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_drbd, "NEWS_TRIES", 10**9)  # as on a node, where the clock goes on
+    frame = device.freeze_frame(device.identify(soon()), 2, INCIDENT)
+    device.link.write(frame)
+    assert device.freeze_reply(frame, soon()) is not None
+    deadline_ns = soon()
+    while not (node.root / "kmsg").exists() and time.monotonic_ns() < deadline_ns:
+        pass
+    assert not (node.root / "crashed").exists()
+    node.put("proc/drbd", PROC_DRBD.replace("cs:Connected", "cs:BrokenPipe"))
+    device.identify(soon())
+    assert (node.root / "crashed").exists()
+
+
+def test_a_primary_that_never_notices_crashes_all_the_same(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    frame = device.freeze_frame(device.identify(soon()), 2, INCIDENT)
+    node.put("proc/uptime", "42.80 12.00\n")  # both readings are this one: only the tries end it
+    device.link.write(frame)
+    device.identify(soon())
+    assert (node.root / "crashed").exists()
 
 
 def armed_by_break(device: LinuxDrbd) -> tuple[LinuxDrbdBreak, bytes]:
