@@ -1,9 +1,10 @@
 """Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is installed.
 
-On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian), or where its lists were never fetched, apt
-works in a folder of ours, with Debian's archive and Debian's key.
+On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a folder of ours, with Debian's key and
+the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL of any mirror of Debian.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -15,7 +16,7 @@ from typing import Final
 from harness.errors import RigError
 
 SUITE: Final = "bookworm"
-ARCHIVE: Final = "http://deb.debian.org/debian"
+ARCHIVE_VARIABLE: Final = "FREEZEFRAME_DEBIAN_ARCHIVE"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TOOLS: Final = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg"}
 TIMEOUT_S: Final = 300.0
@@ -33,8 +34,8 @@ class Archive:
                 )
         self._options: list[str] = []
         self._kernel_meta = kernel_meta
-        if _host_suite() != SUITE or not self._kernel():
-            self._options = _own_state(folder)
+        if _host_suite() != SUITE:
+            self._options = _own_state(folder, _archive())
             if not list((folder / "state/lists").glob("*_Packages*")):
                 self.update()
 
@@ -47,7 +48,7 @@ class Archive:
         """The candidate version of the kernel's package and of each of ``names``."""
         kernel = self._kernel()
         if not kernel:
-            raise RigError(f"apt knows no {self._kernel_meta}; is {ARCHIVE} within reach?")
+            raise RigError(f"apt knows no {self._kernel_meta}; try: apt-get update")
         wanted, found, name = [kernel, *names], {}, ""
         for block in run("apt-cache", *self._options, "policy", *wanted).split("\n"):
             if block and not block.startswith(" "):
@@ -82,15 +83,25 @@ def _host_suite() -> str:
         return ""
 
 
-def _own_state(folder: Path) -> list[str]:
+def _archive() -> str:
+    archive = os.environ.get(ARCHIVE_VARIABLE, "").rstrip("/")
+    if not re.fullmatch(r"https?://[\w.:/~-]+", archive):
+        raise RigError(
+            f"the nodes are made of Debian 12's packages, and this machine is no Debian 12: set {ARCHIVE_VARIABLE} to "
+            f"the URL of a mirror of Debian; it is now {archive!r}"
+        )
+    return archive
+
+
+def _own_state(folder: Path, archive: str) -> list[str]:
     if not KEYRING.exists():
         raise RigError(f"{KEYRING} is missing: apt install debian-archive-keyring")
     for name in ("state/lists/partial", "cache/archives/partial", "etc"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state/status").touch()
     sources = "".join(
-        f"deb [signed-by={KEYRING} arch=amd64] {archive} {suite} main\n"
-        for archive, suite in ((ARCHIVE, SUITE), (f"{ARCHIVE}-security", f"{SUITE}-security"))
+        f"deb [signed-by={KEYRING} arch=amd64] {one} {suite} main\n"
+        for one, suite in ((archive, SUITE), (f"{archive}-security", f"{SUITE}-security"))
     )
     (folder / "etc/sources.list").write_text(sources)
     settings = {
