@@ -1,7 +1,7 @@
 """Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is installed.
 
-On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a folder of ours, with Debian's key and
-the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL of any mirror of Debian.
+On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a folder of ours, with Debian's
+key and the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL of any mirror of Debian.
 """
 
 import os
