@@ -225,7 +225,7 @@ class Linkwatch:
             if isinstance(event, Stop):
                 self._stopping = True
             elif isinstance(event, Freeze):
-                self._disk.freeze(event.t_ns + self._ring.realtime_offset_ns)
+                self._disk.freeze(event.t_ns)
 
     def _wait_ms(self) -> int:
         """Until the next deadline of the rules, or the next counters."""
@@ -256,7 +256,7 @@ class Linkwatch:
     def _run(self, run: Run) -> None:
         """Record one block's frames, then understand them."""
         disk = self._disk
-        disk.write(run)
+        disk.write(run, time.monotonic_ns())
         if (disk.full or disk.is_complete) and not self._disk_told:
             self._disk_told = True
             if disk.full:
@@ -300,7 +300,7 @@ class Linkwatch:
             self._triggers.put(trigger)
             self._events.put(trigger)
         if triggers:
-            self._disk.pin(time.time_ns())
+            self._disk.pin(time.monotonic_ns())
 
     def _note(self, text: str, level: Literal["info", "error"] = "error") -> None:
         self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level=level))
