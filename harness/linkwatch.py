@@ -171,7 +171,7 @@ class Linkwatch:
         self._events = _Outbox(config.event_fd)
         self._triggers = _Outbox(config.trigger_fd)
         self._inbox = events.Decoder()
-        self._packets = self._bytes = self._drops = 0
+        self._packets = self._bytes = self._drops = self._clock_steps = 0
         self._stats_due_ns: Ns = 0
         self._disk_told = False
         self._stopping = False
@@ -272,10 +272,17 @@ class Linkwatch:
 
     def _notice_drops(self) -> None:
         """Tell the understanding part before it concludes anything from what it does not see."""
-        drops = self._ring.statistics().dropped
-        if drops != self._drops and self._view is not None:
-            self._view.frames_lost(time.monotonic_ns())
-        self._drops = drops
+        ring, now_ns = self._ring, time.monotonic_ns()
+        drops, steps = ring.statistics().dropped, ring.clock_steps
+        if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
+            self._view.frames_lost(
+                now_ns
+            )  # the kernel stamps by the clock that was set: how late an answer is is unknown too
+        if steps != self._clock_steps:
+            self._note(
+                "this machine's clock was set: frames in the capture have times of both sides of that", "info"
+            )
+        self._drops, self._clock_steps = drops, steps
 
     def _understand(self, run: Run | None, first: int = 0) -> None:
         """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
