@@ -51,7 +51,8 @@ MAX_WAIT_MS: Final = 250
 """Longest sleep: the counters are told four times a second."""
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
-"""Events that wait for a slow reader; beyond it counters are left out, then everything but triggers."""
+"""Events that wait for a slow reader; from the half on counters are left out, then everything. Triggers have a pipe of their
+own, too, to the reflex."""
 NICE: Final = -10
 """Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
