@@ -226,7 +226,7 @@ def join(path: Path) -> None:
         first_no, whole = parts[0]
         with whole.open("r+b") as out:
             for number, one in parts[1:]:
-                _cut(out.fileno(), number - first_no)
+                _cut(whole, out.fileno(), number - first_no)
                 _append(out.fileno(), one)
                 one.unlink()
             os.fsync(out.fileno())
@@ -246,12 +246,15 @@ def _count(path: Path) -> int:
         return sum(run.frames for run in runs_of(file, path.name))
 
 
-def _cut(fd: int, frames: int) -> None:
+def _cut(path: Path, fd: int, frames: int) -> None:
     """End the file behind so many frames: what stands there is a half copy of the next segment, or statistics."""
+    if os.fstat(fd).st_size == 0:
+        raise WireError(f"{path} is empty")
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         end, found, *_ = survey(memoryview(data), first_packet_at(data), frames)
-    if found == frames:
-        os.ftruncate(fd, end)
+    if found != frames:  # what came behind half a block could no longer be read
+        raise WireError(f"{path} has {found} of {frames} frames", end)
+    os.ftruncate(fd, end)
     os.lseek(fd, 0, os.SEEK_END)
 
 

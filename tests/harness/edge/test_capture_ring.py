@@ -279,6 +279,30 @@ def test_a_segment_that_is_no_capture_is_an_error_and_nothing_is_lost(link: Link
     assert in_file(link.path) == before
 
 
+def test_a_segment_that_has_lost_its_end_takes_nothing_else_with_it(link: Link) -> None:
+    """As a machine that lost its power leaves it."""
+    link.pass_on(700)
+    link.close()
+    before, (_, first) = kept(link.path), segments(link.path)[0]
+    with first.open("r+b") as file:
+        file.truncate(first.stat().st_size - 10)
+    lacking = len(in_file(first)) + 1
+    with pytest.raises(RigError, match=f"has {lacking - 1} of {lacking} frames"):
+        join(link.path)
+    assert kept(link.path) == [number for number in before if number != before[lacking - 1]]
+
+
+def test_a_segment_that_is_empty_takes_nothing_else_with_it(link: Link) -> None:
+    link.pass_on(700)
+    link.close()
+    before, (_, first) = kept(link.path), segments(link.path)[0]
+    lost = len(in_file(first))
+    first.write_bytes(b"")
+    with pytest.raises(RigError, match="is empty"):
+        join(link.path)
+    assert kept(link.path) == before[lost:]
+
+
 def test_what_cannot_be_joined_is_an_error_and_nothing_is_lost(link: Link) -> None:
     link.pass_on(700)
     link.close()
