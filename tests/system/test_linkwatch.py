@@ -58,6 +58,9 @@ pytestmark = [
     ),
 ]
 TIMEOUT_S = 20.0
+DIALLING_PORTS = 40000, 40001
+"""Wireshark knows no protocol by them; by one that the kernel picks, 44818 say, it would, and take a link whose beginning is
+not captured for that."""
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +144,10 @@ class Nodes:
     def __init__(self, link: LinkPair) -> None:
         self.listener = link.secondary.run(lambda: socket.create_server((S, 7788)))
         self.meta_listener = link.primary.run(lambda: socket.create_server((P, 7788)))
-        self.data_p = link.primary.run(lambda: socket.create_connection((S, 7788), TIMEOUT_S))
+        dial = socket.create_connection
+        self.data_p = link.primary.run(lambda: dial((S, 7788), TIMEOUT_S, ("", DIALLING_PORTS[0])))
         self.data_s, _ = self.listener.accept()
-        self.meta_s = link.secondary.run(lambda: socket.create_connection((P, 7788), TIMEOUT_S))
+        self.meta_s = link.secondary.run(lambda: dial((P, 7788), TIMEOUT_S, ("", DIALLING_PORTS[1])))
         self.meta_p, _ = self.meta_listener.accept()
         for one in (self.data_p, self.data_s, self.meta_p, self.meta_s):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
