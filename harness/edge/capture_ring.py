@@ -6,8 +6,9 @@ half of the bound is for what came before a trigger, half for what comes behind 
 trigger and goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end: in place,
 segment by segment, so that it needs no second copy, and a kill in between loses nothing.
 
-Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told stays true:
-``pin``, called with each trigger, and ``freeze`` keep what is there.
+Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told of the incident's
+trigger stays true: ``pin``, called with each trigger, and ``freeze`` keep what is there. That of a trigger which nobody
+acts on is too high by the frames that are removed later.
 """
 
 from __future__ import annotations
