@@ -2,7 +2,8 @@
 digest checked; and the dissection of the capture file against tshark and scapy.
 
 Live: the fastest rate without a lost frame, with the link watch held on one core. Offline: the same file through
-``harness.core`` (reassembly, packets, ledger, digests), ``tshark -V``'s fields, and scapy's reader with our DRBD layers.
+``harness.core`` (reassembly, packets, ledger, digests), through tshark, which lists each DRBD command and checks no digest,
+and its beginning through scapy's reader, which goes no further than TCP's payload.
 """
 
 import contextlib

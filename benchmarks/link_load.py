@@ -56,8 +56,10 @@ class Watch:
         self.child.stdin.write(events.encode(Stop(t_ns=0)))
         self.child.stdin.flush()
         told: list[AnyEvent] = []
+        peak = peak_mib(self.child.pid)
         while True:
-            cpu_s, peak = cpu_seconds(self.child.pid), peak_mib(self.child.pid)
+            # What has ended already tells its time, and no memory: nan is not above what it told before.
+            cpu_s, peak = cpu_seconds(self.child.pid), max(peak, peak_mib(self.child.pid))
             data = os.read(self.child.stdout.fileno(), 1 << 20)
             if not data:
                 break

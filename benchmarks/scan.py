@@ -1,5 +1,6 @@
 """Scanning: a log stream against 1,000 rules on one core, in 64 KiB and in 256-byte chunks, beside ripgrep, grep -F and
-``re`` on the same bytes in a file in memory.
+``re`` on the same bytes. Nobody's reading of the rules is counted: the tools read the stream from a file in memory, and what
+they take for an empty one is subtracted.
 """
 
 import re
@@ -8,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.common import Options, Result, Target, have, main, scratch
+from benchmarks.common import Options, Result, Target, have, main, median, scratch
 from harness.core.rules import ConsoleRule
 from harness.core.triggers import Scanner
 
@@ -49,10 +50,15 @@ def ours(data: bytes, chunk_bytes: int) -> float:
 
 
 def tool(argv: list[str], path: Path) -> float:
-    start = time.perf_counter()
-    done = subprocess.run([*argv, str(path)], stdout=subprocess.PIPE)
-    assert done.returncode in (0, 1), argv
-    return path.stat().st_size / (time.perf_counter() - start)
+    empty = path.with_name("empty")
+    empty.touch()
+    took_s = []
+    for one in (empty, path):
+        start = time.perf_counter()
+        done = subprocess.run([*argv, str(one)], stdout=subprocess.PIPE)
+        took_s.append(time.perf_counter() - start)
+        assert done.returncode in (0, 1), argv
+    return path.stat().st_size / (took_s[1] - took_s[0])
 
 
 def plain_re(data: bytes) -> float:
@@ -79,15 +85,15 @@ def measure(options: Options) -> Result:
             rates.setdefault("grep -F", []).append(tool(argv, path))
             rates.setdefault("re", []).append(plain_re(data))
             print(".", end="", file=sys.stderr, flush=True)
-    best = {name: max(values) for name, values in rates.items()}
-    first = best["FreezeFrame, 64 KiB chunks"]
-    rows = [[name, f"{rate / 1e6:,.0f} MB/s", f"{first / rate:.3g}"] for name, rate in best.items()]
+    middle = {name: median(values) for name, values in rates.items()}
+    first = middle["FreezeFrame, 64 KiB chunks"]
+    rows = [[name, f"{rate / 1e6:,.0f} MB/s", f"{first / rate:.3g}"] for name, rate in middle.items()]
     targets = [
         Target("64 KiB chunks", first / 1e9, 1.5, unit="GB/s"),
-        Target("256-byte chunks", best["FreezeFrame, 256-byte chunks"] / 1e6, 300, unit="MB/s"),
+        Target("256-byte chunks", middle["FreezeFrame, 256-byte chunks"] / 1e6, 300, unit="MB/s"),
     ]
-    if "ripgrep -F" in best:
-        targets.append(Target("against ripgrep", first / best["ripgrep -F"], 3))
+    if "ripgrep -F" in middle:
+        targets.append(Target("against ripgrep", first / middle["ripgrep -F"], 3))
     return Result("scan", f"Scanning with {RULES:,} rules", ["what", "rate", "ours / it"], rows, targets)
 
 

@@ -51,7 +51,8 @@ MAX_WAIT_MS: Final = 250
 """Longest sleep: the counters are told four times a second."""
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
-"""Events that wait for a slow reader; beyond it counters are left out, then everything but triggers."""
+"""Events that wait for a slow reader; from the half on counters are left out, then everything. Triggers have a pipe of their
+own, too, to the reflex."""
 NICE: Final = -10
 """Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
@@ -171,7 +172,7 @@ class Linkwatch:
         self._events = _Outbox(config.event_fd)
         self._triggers = _Outbox(config.trigger_fd)
         self._inbox = events.Decoder()
-        self._packets = self._bytes = self._drops = 0
+        self._packets = self._bytes = self._drops = self._clock_steps = 0
         self._stats_due_ns: Ns = 0
         self._disk_told = False
         self._stopping = False
@@ -225,7 +226,7 @@ class Linkwatch:
             if isinstance(event, Stop):
                 self._stopping = True
             elif isinstance(event, Freeze):
-                self._disk.freeze(event.t_ns + self._ring.realtime_offset_ns)
+                self._disk.freeze(event.t_ns)
 
     def _wait_ms(self) -> int:
         """Until the next deadline of the rules, or the next counters."""
@@ -256,7 +257,7 @@ class Linkwatch:
     def _run(self, run: Run) -> None:
         """Record one block's frames, then understand them."""
         disk = self._disk
-        disk.write(run)
+        disk.write(run, time.monotonic_ns())
         if (disk.full or disk.is_complete) and not self._disk_told:
             self._disk_told = True
             if disk.full:
@@ -272,10 +273,17 @@ class Linkwatch:
 
     def _notice_drops(self) -> None:
         """Tell the understanding part before it concludes anything from what it does not see."""
-        drops = self._ring.statistics().dropped
-        if drops != self._drops and self._view is not None:
-            self._view.frames_lost(time.monotonic_ns())
-        self._drops = drops
+        ring, now_ns = self._ring, time.monotonic_ns()
+        drops, steps = ring.statistics().dropped, ring.clock_steps
+        if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
+            self._view.frames_lost(
+                now_ns
+            )  # the kernel stamps by the clock that was set: how late an answer is is unknown too
+        if steps != self._clock_steps:
+            self._note(
+                "this machine's clock was set: frames in the capture have times of both sides of that", "info"
+            )
+        self._drops, self._clock_steps = drops, steps
 
     def _understand(self, run: Run | None, first: int = 0) -> None:
         """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
@@ -300,7 +308,7 @@ class Linkwatch:
             self._triggers.put(trigger)
             self._events.put(trigger)
         if triggers:
-            self._disk.pin(time.time_ns())
+            self._disk.pin(time.monotonic_ns())
 
     def _note(self, text: str, level: Literal["info", "error"] = "error") -> None:
         self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level=level))

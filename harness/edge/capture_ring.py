@@ -6,12 +6,14 @@ half of the bound is for what came before a trigger, half for what comes behind 
 trigger and goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end: in place,
 segment by segment, so that it needs no second copy, and a kill in between loses nothing.
 
-Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told stays true:
-``pin``, called with each trigger, and ``freeze`` keep what is there.
+Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told of the incident's
+trigger stays true: ``pin``, called with each trigger, and ``freeze`` keep what is there. That of a trigger which nobody
+acts on is too high by the frames that are removed later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -24,7 +26,7 @@ from typing import BinaryIO, Final
 from harness.core.events import NS_PER_S, Ns
 from harness.core.skim import Run, survey
 from harness.edge.pcapng import PcapngWriter, first_packet_at, runs_of, whole_to
-from harness.errors import RigError
+from harness.errors import RigError, WireError
 
 SEGMENTS: Final = 8
 """Of each half of the bound, and of the time before a trigger: how finely the window is cut."""
@@ -54,7 +56,8 @@ class _Segment:
 
 
 class CaptureRing:
-    """``write`` each run; ``full`` says why nothing more is kept. All times are CLOCK_REALTIME, as the frames'."""
+    """``write`` each run; ``full`` says why nothing more is kept. Windows are counted in CLOCK_MONOTONIC: the frames' own
+    times jump with the host's clock, and a jump must not throw a window away."""
 
     def __init__(self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds) -> None:
         """``make`` begins a file, with a comment or "". RigError when it cannot."""
@@ -92,25 +95,26 @@ class CaptureRing:
     def size_bytes(self) -> int:
         return self._older_bytes + self._file.size_bytes
 
-    def write(self, run: Run) -> None:
+    def write(self, run: Run, t_ns: Ns) -> None:
+        """``t_ns``: now."""
         if self.full or self.is_complete:
             return
         size = len(run.data)
         if self._until_ns is not None and (
-            run.t_first_ns > self._until_ns or self.size_bytes + size > self._bounds.max_bytes
+            t_ns > self._until_ns or self.size_bytes + size > self._bounds.max_bytes
         ):
             self.is_complete = True
             return
-        if self._is_due(run, size):
-            self._roll()
+        if self._is_due(t_ns, size) and not self._roll():
+            return
         if not self._file.write(run.data, run.frames):
             self.full = self._file.full
             return
-        self._t_began_ns = run.t_first_ns if self._t_began_ns is None else self._t_began_ns
-        self._t_last_ns = run.t_last_ns
+        self._t_began_ns = t_ns if self._t_began_ns is None else self._t_began_ns
+        self._t_last_ns = t_ns
         self.frames_stored += run.frames
         if self._until_ns is None and self._older:
-            self._remove(run.t_last_ns)
+            self._remove(t_ns)
 
     def pin(self, t_ns: Ns) -> None:
         """A trigger was found."""
@@ -128,29 +132,32 @@ class CaptureRing:
         )
         self.full = self.full or self._file.full
 
-    def _is_due(self, run: Run, size: int) -> bool:
+    def _is_due(self, t_ns: Ns, size: int) -> bool:
         if self._file.frames == 0 or self._t_began_ns is None:
             return False
-        age_ns = run.t_first_ns - self._t_began_ns
+        age_ns = t_ns - self._t_began_ns
         return self._file.size_bytes + size > self._segment_bytes or (
             self._until_ns is None and age_ns > self._bounds.before_ns // SEGMENTS
         )
 
-    def _roll(self) -> None:
-        """Set the file aside as a segment, and begin another."""
+    def _roll(self) -> bool:
+        """Set the file aside as a segment, and begin another; False, and ``full`` says why, when none can be begun."""
         aside = segment_path(self.path, self._first_no)
         file = self._file
+        following = self._first_no + file.frames
         try:
-            file.abandon()
             self.path.rename(aside)
-            following = self._first_no + file.frames
             self._file = self._make(self.path, f"begins with frame {following} of the capture")
         except (OSError, RigError) as error:
             self.full = str(error)
-            return
+            with contextlib.suppress(OSError):  # in the place of what could not be begun: it is still open
+                aside.rename(self.path)
+            return False
+        file.abandon()
         self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
         self._older_bytes += file.size_bytes
         self._first_no, self._t_began_ns = following, None
+        return True
 
     def _remove(self, now_ns: Ns) -> None:
         """The oldest segments, as far as the window before a trigger does without them."""
@@ -192,7 +199,7 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
         following = parts[position + 1][0] if position + 1 < len(parts) else None
         left = _MAX_FRAMES if following is None else following - first_no
         with open_file(one.name) as file:
-            for run in runs_of(file, one.name):
+            for run in () if _is_empty(file) else runs_of(file, one.name):
                 if run.frames >= left:
                     end, frames, size, t_first_ns, t_last_ns = survey(run.data, 0, left)
                     yield Run(memoryview(run.data)[:end], frames, size, t_first_ns, t_last_ns)
@@ -201,7 +208,8 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
                 yield run
     if path.exists() or not parts:
         with open_file(path.name) as file:
-            yield from runs_of(file, path.name)
+            if not (parts and _is_empty(file)):
+                yield from runs_of(file, path.name)
 
 
 def join(path: Path) -> None:
@@ -219,13 +227,19 @@ def join(path: Path) -> None:
         first_no, whole = parts[0]
         with whole.open("r+b") as out:
             for number, one in parts[1:]:
-                _cut(out.fileno(), number - first_no)
+                _cut(whole, out.fileno(), number - first_no)
                 _append(out.fileno(), one)
                 one.unlink()
             os.fsync(out.fileno())
         whole.rename(path)
-    except OSError as error:
-        raise RigError(f"the segments of {path} cannot be made one file: {error.strerror}") from error
+    except (OSError, WireError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RigError(f"the segments of {path} cannot be made one file: {why}") from error
+
+
+def _is_empty(file: BinaryIO) -> bool:
+    """A segment that was killed, or met the end of the disk, before it had its header."""
+    return os.fstat(file.fileno()).st_size == 0
 
 
 def _count(path: Path) -> int:
@@ -233,19 +247,25 @@ def _count(path: Path) -> int:
         return sum(run.frames for run in runs_of(file, path.name))
 
 
-def _cut(fd: int, frames: int) -> None:
+def _cut(path: Path, fd: int, frames: int) -> None:
     """End the file behind so many frames: what stands there is a half copy of the next segment, or statistics."""
+    if os.fstat(fd).st_size == 0:
+        raise WireError(f"{path} is empty")
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         end, found, *_ = survey(memoryview(data), first_packet_at(data), frames)
-    if found == frames:
-        os.ftruncate(fd, end)
+    if found != frames:  # what came behind half a block could no longer be read
+        raise WireError(f"{path} has {found} of {frames} frames", end)
+    os.ftruncate(fd, end)
     os.lseek(fd, 0, os.SEEK_END)
 
 
 def _append(fd: int, path: Path) -> None:
     """The packets and statistics of ``path``, without the header that is the same, and without half a block."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = first_packet_at(data)
-        end = whole_to(data, at)
-        while at < end:
-            at += os.write(fd, data[at : min(end, at + _COPY_BYTES)])
+    with path.open("rb") as file:
+        if _is_empty(file):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = first_packet_at(data)
+            end = whole_to(data, at)
+            while at < end:
+                at += os.write(fd, data[at : min(end, at + _COPY_BYTES)])

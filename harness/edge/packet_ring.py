@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.events import NS_PER_S, Ns
+from harness.core.events import NS_PER_MS, Ns
 from harness.core.skim import Run, ring_block
 from harness.edge.clock import read_wall_clock
 from harness.edge.netns import Namespace
@@ -33,8 +33,8 @@ link each block handed over carries RETIRE_MS only, so that 512 of them outlast 
 process."""
 RETIRE_MS: Final = 2
 """A block that is not full is handed over after this: the capture's share of the time to a trigger."""
-CLOCK_CHECK_NS: Final = NS_PER_S
-"""How often the distance between CLOCK_REALTIME and CLOCK_MONOTONIC is measured again."""
+CLOCK_STEP_NS: Final = NS_PER_MS
+"""The distance between CLOCK_REALTIME and CLOCK_MONOTONIC changes only when the clock is set: NTP slews both alike."""
 
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263
@@ -88,9 +88,10 @@ class PacketRing:
         self._blocks = max(2, ring_bytes // BLOCK_BYTES)
         self._at = 0
         self._received = self._dropped = self._freezes = 0
-        self._clock_checked_ns: Ns = 0
-        self.realtime_offset_ns = 0
+        self.realtime_offset_ns = _clock_offset_ns()
         """CLOCK_REALTIME - CLOCK_MONOTONIC, as last measured."""
+        self.clock_steps = 0
+        """How often that has changed: the clock was set."""
         if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
         else:
@@ -110,13 +111,13 @@ class PacketRing:
         """A frame takes less room in a capture file than in the ring."""
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN | select.POLLERR)
-        self._measure_clock(time.monotonic_ns())
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def read_run(self, timeout_s: float = 0.0) -> Run | None:
-        """The frames of the next block; None when none comes in time. Good until the next call.
+        """The frames of the next block; None when none comes in time. Good until the next call. Those of a block that spans
+        a step of the clock have times of both sides of it.
 
         InterfaceGone when the interface has vanished; while it is only down, nothing comes.
         """
@@ -126,9 +127,8 @@ class PacketRing:
                     self._check_error()
             if self._status() & _TP_STATUS_USER == 0:
                 return None
-        now_ns = time.monotonic_ns()
-        if now_ns - self._clock_checked_ns >= CLOCK_CHECK_NS:
-            self._measure_clock(now_ns)
+        if abs(time.time_ns() - time.monotonic_ns() - self.realtime_offset_ns) > CLOCK_STEP_NS:
+            self._measure_clock()
         at = self._at * BLOCK_BYTES
         try:
             with self._view[at : at + BLOCK_BYTES] as block:
@@ -168,10 +168,13 @@ class PacketRing:
         status: int = _BLOCK_STATUS.unpack_from(self._map, self._at * BLOCK_BYTES + _BLOCK_STATUS_AT)[0]
         return status
 
-    def _measure_clock(self, now_ns: Ns) -> None:
-        reading = read_wall_clock()
-        self.realtime_offset_ns = reading.wall_ns - reading.monotonic_ns
-        self._clock_checked_ns = now_ns
+    def _measure_clock(self) -> None:
+        offset_ns = _clock_offset_ns()
+        if (
+            abs(offset_ns - self.realtime_offset_ns) > CLOCK_STEP_NS
+        ):  # else this process was held up in between
+            self.realtime_offset_ns = offset_ns
+            self.clock_steps += 1
 
     def _check_error(self) -> None:
         """The socket reports an error: the interface went down, or away. Both say ENETDOWN."""
@@ -182,6 +185,11 @@ class PacketRing:
             raise InterfaceGone(f"interface {self.interface} has disappeared") from error
         if number not in (0, errno.ENETDOWN):
             raise RigError(f"capture on {self.interface}: {errno.errorcode.get(number, number)}")
+
+
+def _clock_offset_ns() -> int:
+    reading = read_wall_clock()
+    return reading.wall_ns - reading.monotonic_ns
 
 
 def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:

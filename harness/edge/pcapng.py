@@ -10,6 +10,7 @@ interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REAL
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -136,8 +137,10 @@ class PcapngWriter:
                 written += os.write(self._fd, memoryview(data)[written:])
         except OSError as error:
             self.full = str(error.strerror)
-            os.ftruncate(self._fd, self.size_bytes)
-            os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
+            # On a disk that fails altogether readers stop at half a block.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self.size_bytes)
+                os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
             return False
         self.size_bytes += len(data)
         return True

@@ -1,5 +1,5 @@
 /* harness.core._native, optional: the two loops of the link watch that see every frame (docs/decisions/0009). Pure: bytes in,
-   bytes and counts out; no file, no clock, no thread, no allocation that the wire decides. */
+   bytes and counts out; no file, no clock, no thread. The one allocation whose size the wire tells, a body that has begun, has a bound. */
 #include "native.h"
 
 static struct PyModuleDef definition = {

@@ -303,13 +303,14 @@ static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int
     const uint8_t *addresses;
     size_t address_bytes;
     if (ethertype == 0x0800) {
-        if (size < at + 20 + TCP_HEADER_BYTES || frame[at] != 0x45 || be16_at(frame + at + 6) & NOT_FRAGMENTED_MASK) {
+        uint16_t total = be16_at(frame + at + 2);
+        if (size < at + 20 + TCP_HEADER_BYTES || frame[at] != 0x45 || (total && total < 20)
+            || be16_at(frame + at + 6) & NOT_FRAGMENTED_MASK) {
             *odd = 1;
             return TELLS;
         }
         if (frame[at + 9] != IPPROTO_TCP_)
             return NOT_OURS;
-        uint16_t total = be16_at(frame + at + 2);
         found->tcp_at = at + 20;
         found->end = total ? at + total : size; /* 0: above 64 KiB, built by segmentation offload */
         addresses = frame + at + 12;

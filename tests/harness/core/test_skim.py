@@ -142,6 +142,14 @@ def test_a_healthy_exchange(ports: frozenset[int]) -> None:
     assert (len(fed) > 50) == (ports != frozenset({9}))
 
 
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("total", [0, 5, 19, 20, 60])
+def test_a_header_that_lies_is_counted_as_hostile_whatever_it_carries(protocol: int, total: int) -> None:
+    ip = struct.pack(">BBHIBB", 0x45, 0, total, 0, 64, protocol)
+    fed, skimmed = both_ways([bytes(12) + b"\x08\x00" + ip + bytes(50)], [], frozenset({7788}))
+    assert skimmed == fed
+
+
 @needs_native
 def test_most_of_a_healthy_transfer_is_passed_over() -> None:
     view = LinkView(LinkEnds(ports=frozenset({7788})), [])

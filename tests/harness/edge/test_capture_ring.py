@@ -46,24 +46,30 @@ class Link:
         )
         self.ring = CaptureRing(self.path, make, bounds)
         self.number = 0
+        self.wall_ns = T_NS
+        """CLOCK_REALTIME when the number was 0, as the clock has been set by now."""
 
     @property
     def now_ns(self) -> int:
-        return T_NS + self.number * STEP_NS
+        """CLOCK_MONOTONIC."""
+        return self.number * STEP_NS
 
     def pass_on(self, frames: int, *, at_once: int = 5) -> None:
         for _ in range(frames // at_once):
             batch = []
             for _ in range(at_once):
                 self.number += 1
-                batch.append((self.now_ns, self.number.to_bytes(8, "big").ljust(FRAME_BYTES, b"\0")))
-            self.ring.write(run_of(batch))
+                batch.append(
+                    (self.wall_ns + self.now_ns, self.number.to_bytes(8, "big").ljust(FRAME_BYTES, b"\0"))
+                )
+            self.ring.write(run_of(batch), self.now_ns)
 
     def on_disk(self) -> int:
         return sum(one.stat().st_size for one in self.path.parent.iterdir())
 
     def close(self) -> None:
-        self.ring.close(start_ns=T_NS, end_ns=self.now_ns, frames_received=self.number, frames_dropped=3)
+        end_ns = self.wall_ns + self.now_ns
+        self.ring.close(start_ns=T_NS, end_ns=end_ns, frames_received=self.number, frames_dropped=3)
 
 
 @pytest.fixture
@@ -159,6 +165,25 @@ def test_the_window_is_counted_in_seconds(tmp_path: Path) -> None:
     assert found[-1] - trigger_no == 200
 
 
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_step_of_the_hosts_clock_costs_no_frame(tmp_path: Path, step_s: int) -> None:
+    link = Link(tmp_path, before_s=4, after_s=4)
+    link.pass_on(1000, at_once=1)
+    link.wall_ns += step_s * NS_PER_S
+    link.pass_on(20, at_once=1)
+    trigger_no = link.number
+    link.ring.freeze(link.now_ns)
+    link.pass_on(20, at_once=1)
+    link.wall_ns += step_s * NS_PER_S
+    link.pass_on(1000, at_once=1)
+    link.close()
+    join(link.path)
+    found = in_file(link.path)
+    assert is_gapless(found)
+    assert 4 <= (trigger_no - found[0]) / 100 <= 5
+    assert found[-1] - trigger_no == 400
+
+
 def test_only_the_first_trigger_counts(tmp_path: Path) -> None:
     link = Link(tmp_path, after_s=2)
     link.ring.freeze(link.now_ns)
@@ -193,6 +218,32 @@ def test_a_killed_writer_leaves_what_it_had_written(link: Link, torn: int) -> No
     assert in_file(link.path) == before
 
 
+def test_a_writer_that_was_killed_before_a_segments_header_costs_nothing(link: Link) -> None:
+    link.pass_on(700)
+    before = kept(link.path)
+    link.path.rename(segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1))
+    link.path.touch()
+    assert kept(link.path) == before
+    join(link.path)
+    assert in_file(link.path) == before
+
+
+def test_a_disk_that_is_full_when_a_segment_should_begin_ends_the_record_and_nothing_else(link: Link) -> None:
+    def no_room(path: Path, comment: str) -> PcapngWriter:
+        path.touch()
+        raise RigError(f"cannot write the capture file {path}: No space left on device")
+
+    link.pass_on(300)
+    link.ring._make = no_room
+    link.pass_on(300)
+    assert "No space left" in link.ring.full
+    link.close()
+    before = kept(link.path)
+    assert is_gapless(before) and before[-1] == link.ring.frames_stored >= 300
+    join(link.path)
+    assert in_file(link.path) == before
+
+
 def test_a_join_that_was_killed_anywhere_is_taken_up_again(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     link = Link(tmp_path / "whole")
@@ -213,6 +264,43 @@ def test_a_join_that_was_killed_anywhere_is_taken_up_again(tmp_path: Path) -> No
         join(path)
         assert in_file(path) == whole
         assert [one.name for one in folder.iterdir()] == ["link.pcapng"]
+
+
+def test_a_segment_that_is_no_capture_is_an_error_and_nothing_is_lost(link: Link) -> None:
+    link.pass_on(700)
+    link.close()
+    before, (_, last) = kept(link.path), segments(link.path)[-1]
+    whole = last.read_bytes()
+    last.write_bytes(b"nonsense")
+    with pytest.raises(RigError, match="cannot be made one file"):
+        join(link.path)
+    last.write_bytes(whole)
+    join(link.path)
+    assert in_file(link.path) == before
+
+
+def test_a_segment_that_has_lost_its_end_takes_nothing_else_with_it(link: Link) -> None:
+    """As a machine that lost its power leaves it."""
+    link.pass_on(700)
+    link.close()
+    before, (_, first) = kept(link.path), segments(link.path)[0]
+    with first.open("r+b") as file:
+        file.truncate(first.stat().st_size - 10)
+    lacking = len(in_file(first)) + 1
+    with pytest.raises(RigError, match=f"has {lacking - 1} of {lacking} frames"):
+        join(link.path)
+    assert kept(link.path) == [number for number in before if number != before[lacking - 1]]
+
+
+def test_a_segment_that_is_empty_takes_nothing_else_with_it(link: Link) -> None:
+    link.pass_on(700)
+    link.close()
+    before, (_, first) = kept(link.path), segments(link.path)[0]
+    lost = len(in_file(first))
+    first.write_bytes(b"")
+    with pytest.raises(RigError, match="is empty"):
+        join(link.path)
+    assert kept(link.path) == before[lost:]
 
 
 def test_what_cannot_be_joined_is_an_error_and_nothing_is_lost(link: Link) -> None:

@@ -102,6 +102,11 @@ def test_a_full_disk_leaves_a_readable_file(tmp_path: Path) -> None:
     assert len(list(read_frames(path))) == 1
 
 
+def test_a_place_that_can_neither_be_written_nor_cut_back_is_named() -> None:
+    with pytest.raises(RigError, match="/dev/full: No space left"):
+        writer(Path("/dev/full"))
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RigError, match="no/such"):
         writer(tmp_path / "no" / "such" / "x.pcapng")
