@@ -315,7 +315,7 @@ class LinuxDrbdBreak(LinuxDrbd):
         if not disruptive:
             return by_shell
         self._by_shell = by_shell
-        self._shell.kept.clear()
+        self._shell.forget(len(self._shell.kept))
         return BREAK + b"c\n: " + incident_id.hex().encode() + b"\n"
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
