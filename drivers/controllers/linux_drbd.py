@@ -37,6 +37,8 @@ MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
 RECORD_TIMEOUT_NS: Final = 15 * NS_PER_S
 """A node answers before its boot is over, and some keep their records in modules and files that come late."""
+CRASH_ECHO: Final = "Trigger a crash"
+"""SysRq's own name for the key, in any kernel's words around it. It answers another key, too, with its help."""
 ECHO_NS: Final = NS_PER_S // 2
 """From BREAK and key to the kernel's line that names the key: some milliseconds."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
@@ -324,7 +326,7 @@ class LinuxDrbdBreak(LinuxDrbd):
             return super().freeze_reply(frame, deadline_ns)
         incident = frame.split(b": ")[1].strip().decode()
         echo = self._shell.await_line(
-            lambda line: "sysrq: " in line, min(self._clock.now() + ECHO_NS, deadline_ns)
+            lambda line: CRASH_ECHO in line, min(self._clock.now() + ECHO_NS, deadline_ns)
         )
         if echo is None:
             self.link.write(self._by_shell)

@@ -212,9 +212,14 @@ def test_a_break_is_proved_by_the_kernels_echo(device: LinuxDrbd, node: NodeOnDi
     assert not (node.root / "crashed").exists()
 
 
-def test_a_break_without_an_echo_is_lost_and_the_shell_is_told(device: LinuxDrbd, node: NodeOnDisk) -> None:
+@pytest.mark.parametrize("echo", ["", "[    9.0] sysrq: HELP : loglevel(0-9) reboot(b) crash(c)"])
+def test_a_break_without_its_echo_is_lost_and_the_shell_is_told(
+    device: LinuxDrbd, node: NodeOnDisk, echo: str
+) -> None:
+    """Nothing of it arrived, or the kernel took another key than the one that was sent."""
     by_break, frame = armed_by_break(device)
     device.link.write(b"\n" + frame.removeprefix(BREAK))
+    device.link.write(f"\necho '{echo}'\n".encode())  # in the kernel's place
     reply = by_break.freeze_reply(frame, soon())
     assert reply is not None
     assert (reply.ok, reply.status) == (True, "ok")
