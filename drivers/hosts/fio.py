@@ -50,6 +50,8 @@ MAX_REPORT_BYTES: Final = 16 << 20
 MAX_STDERR_BYTES: Final = 1 << 20
 MAX_WRONG: Final = 100
 """Places that are listed; all are counted."""
+ENGINE_TIMEOUT_S: Final = 20.0
+"""For fio to say whether it has an engine: milliseconds."""
 MAX_FRUITLESS: Final = 3
 """Attempts in a row in which fio got nothing written: then it is not the connection that is at fault."""
 _WRONG: Final = re.compile(
@@ -128,6 +130,7 @@ class FioRun:
                 "fio is not installed on this machine: apt install fio, or another [workload] driver"
             )
         self._program = program
+        self._check_engine()
         connection = connect(config.uri, max(config.reconnect_limit_s, CONNECT_TIMEOUT_S))
         self._size_bytes = connection.size_bytes // config.write_bytes * config.write_bytes
         read_only = connection.read_only
@@ -253,10 +256,33 @@ class FioRun:
             stderr.seek(0)
             said = stderr.read(MAX_STDERR_BYTES).decode("utf-8", "replace")
         self._reports.append({"purpose": purpose, "status": status, "job": reports.job})
+        if status < 0:
+            raise RigTrouble(
+                f"fio was ended by signal {-status}: by a person, or is this machine short of memory?"
+            )
         return Report(status, reports.job, said)
 
+    def _check_engine(self) -> None:
+        """What fio was built with is no matter of the host port's."""
+        if self._is_blockdev:
+            return
+        question = [self._program, "--enghelp=nbd"]
+        try:
+            asked = subprocess.run(question, capture_output=True, timeout=ENGINE_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RigTrouble(f"{self._program} cannot be used: {error}") from error
+        if asked.returncode:
+            raise RigTrouble(
+                "this machine's fio has no nbd engine: install one that was built with libnbd, as Debian's is, or take "
+                "another [workload] driver"
+            )
+
+    @property
+    def _is_blockdev(self) -> bool:
+        return self._config.uri.startswith(f"{blockdev.SCHEME}:")
+
     def _target(self) -> list[str]:
-        if not self._config.uri.startswith(f"{blockdev.SCHEME}:"):
+        if not self._is_blockdev:
             return ["--ioengine=nbd", f"--uri={self._config.uri}"]
         address = blockdev.parse_uri(self._config.uri)
         is_disk = stat.S_ISBLK(blockdev.identified(address).st_mode)

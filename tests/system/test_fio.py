@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from nbd_test_server import NbdTestServer, served
+from waiting import await_true
 from workload_process import LIMIT_S, Starter, starter
 
 from harness.benchfile import Bench
@@ -122,6 +125,32 @@ def test_without_fio_it_is_the_bench_that_lacks_something(
     done = runs(server.uri).finish()
     assert (done.ok, done.whose) == (False, "rig")
     assert "apt install fio" in done.error
+
+
+def test_a_fio_that_was_killed_is_no_failure_of_the_device(runs: Starter, server: NbdTestServer) -> None:
+    run = runs(server.uri)
+    server.hold()  # it waits for an answer, and so is there to be killed
+    run.hear(events.ProcessReady)
+    await_true(lambda: server.waiting, LIMIT_S, "fio to wait for its answer")
+    (child,) = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    done = run.finish()
+    assert (done.ok, done.whose) == (False, "rig")
+    assert "fio was ended by signal 9" in done.error
+
+
+def test_a_fio_without_the_nbd_engine_is_what_the_bench_lacks(
+    runs: Starter, server: NbdTestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was built without libnbd: it answers so to the question for the engine and to a job with it."""
+    program = tmp_path / "fio"
+    refusal = 'case "$*" in *nbd*) echo "fio: engine nbd not loadable" >&2; exit 1 ;; esac'
+    program.write_text(f'#!/bin/sh\n{refusal}\nexec {shutil.which("fio")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = runs(server.uri).finish()
+    assert (done.ok, done.whose) == (False, "rig")
+    assert "has no nbd engine" in done.error
 
 
 @pytest.fixture
