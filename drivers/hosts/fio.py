@@ -7,6 +7,7 @@ block device with libaio past the page cache, to a file with psync.
 A volume is written in segments: where the host port went away fio begins again behind what was surely acknowledged.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -243,7 +244,11 @@ class FioRun:
             "--eta=never", "--status-interval=1", "--output-format=json",
         ]  # fmt: skip
         reports, before = Reports(), self.acked
-        with tempfile.TemporaryFile() as stderr:
+        with contextlib.ExitStack() as held:
+            stderr = held.enter_context(tempfile.TemporaryFile())
+            if self._is_blockdev:
+                # fio itself opens a disk for nobody's exclusive use: meanwhile it is ours, and nobody can mount it.
+                held.callback(blockdev.BlockDeviceConnection(self._config.uri).close)
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, preexec_fn=_die_with_us
             )  # fmt: skip

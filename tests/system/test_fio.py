@@ -1,5 +1,7 @@
 """fio as the host: real fio against an NBD server, a file and a disk, and as the workload of a whole run."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -176,6 +178,39 @@ def test_fio_on_a_plain_disk_and_on_a_file(runs: Starter, tmp_path: Path, disk: 
     done = runs(f"blockdev://{file}?size_bytes={SIZE_BYTES}").finish()
     assert (done.ok, done.error, done.verified_bytes) == (True, "", 4 << 20)
     assert file.read_bytes()[: 4 << 20].count(0) < 1 << 20
+
+
+def test_a_disk_that_fio_writes_to_cannot_be_claimed_meanwhile(runs: Starter, disk: tuple[str, Path]) -> None:
+    device, backing = disk
+    size_bytes = 512 << 20  # one fio is at it for longer than this test looks
+    os.truncate(backing, size_bytes)
+    subprocess.run(["losetup", "--set-capacity", device], check=True, timeout=30)
+    run = runs(f"blockdev://{device}?serial={backing}&size_bytes={size_bytes}", bytes_total=size_bytes)
+
+    def writing() -> set[str]:
+        """fios that have the disk open."""
+        found = set()
+        for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split():
+            for fd in Path(f"/proc/{pid}/fd").glob("*"):
+                with contextlib.suppress(OSError):  # it may end under our eyes
+                    found |= {pid} if str(fd.readlink()) == device else set()
+        return found
+
+    run.hear(events.ProcessReady)
+    refused = 0
+    end = time.monotonic() + LIMIT_S
+    while refused < 5:
+        assert time.monotonic() < end
+        before = writing()
+        if not before:
+            continue
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            assert error.errno == errno.EBUSY
+            refused += bool(before & writing())
+        else:
+            assert not before & writing(), "somebody else could have mounted it"
 
 
 SCENARIO = """
