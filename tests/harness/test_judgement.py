@@ -12,9 +12,10 @@ from harness.bench import Rig
 from harness.benchfile import Scenario, load_bench, load_scenario
 from harness.campaign import Run
 from harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
-from harness.core.recovery import Finish, SideResult
+from harness.core.recovery import Compared, Finish, SideResult
 from harness.errors import RigError, UsageError
 from harness.session import Session, Silent
+from harness.workload import Workload
 
 ACKED = 1024
 CAPTURE = {"packets": 9000, "kernel_drops": 0, "gaps": 0, "writes": ACKED, "acks": ACKED}
@@ -210,3 +211,24 @@ def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_al
     for done in (None, WorkloadDone(t_ns=1, ok=False, error="EIO", whose="device")):
         judged.run._note_link_faults(rig, cast(Session, Seen(workload_done=done)))
         assert "the armed fault was not made" in judged.why
+
+
+class Unwhole(Run):
+    """Of a pair that does not become whole again."""
+
+    def _compare(self, session: Session, workload: Workload) -> Compared:
+        raise RigError("the pair did not reach full duplex in time")
+
+
+def test_a_pair_that_cannot_be_compared_is_the_rigs_trouble_only_where_the_host_had_none(
+    tmp_path: Path,
+) -> None:
+    run = Unwhole(
+        load_bench("sim"), load_scenario("clean"), seed=1, out_dir=tmp_path, view=Silent(), keep=True
+    )
+    nobody = cast(Workload, None)
+    with pytest.raises(RigError, match="full duplex"):
+        run._compare_at_the_end(cast(Session, Seen()), nobody)
+    run.reasons.append("host writes made no progress for 60 s")
+    run._compare_at_the_end(cast(Session, Seen(workload_done=None)), nobody)
+    assert run.reasons[1] == "the data was not compared: the pair did not reach full duplex in time"
