@@ -35,6 +35,7 @@ from drivers.hosts.writer import (
     Outbox,
     RigTrouble,
     Stopped,
+    check_write_bytes,
     connect,
     end_of,
 )
@@ -136,6 +137,7 @@ class FioRun:
         self._size_bytes = connection.size_bytes // config.write_bytes * config.write_bytes
         read_only = connection.read_only
         connection.close()
+        check_write_bytes(config, connection)
         if read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
         if not self._size_bytes:
