@@ -42,10 +42,12 @@ CRASH_ECHO: Final = "Trigger a crash"
 ECHO_NS: Final = NS_PER_S // 2
 """From BREAK and key to the kernel's line that names the key: some milliseconds."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
+_WHO: Final = re.compile(r"who (.*) (\S+) (\S+) (\d{1,12}(?:\.\d+)?)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 WHO: Final = (
-    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial || read -r ff_s </etc/machine-id; "
+    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial; "
+    '[ "$ff_s" ] || read -r ff_s </etc/machine-id; '
     "read -r ff_b </proc/sys/kernel/random/boot_id"
 )
 """Builtins only: it is also the start of the line that crashes the node, which is not to wait for a fork."""
@@ -112,11 +114,12 @@ class LinuxDrbd:
     def identify(self, deadline_ns: Ns) -> Identity:
         """Ask who is there. RigError when it is not the node of the bench file."""
         lines = self._shell.ask(IDENTIFY, deadline_ns)
-        who = next((line.split() for line in lines if line.startswith("who ")), [])
+        # Some boards' serial number is a sentence: To be filled by O.E.M.
+        who = next((found for line in lines if (found := _WHO.fullmatch(line))), None)
         btime = next((line.split()[1] for line in lines if re.fullmatch(r"btime \d{1,15}", line)), "")
-        if len(who) != 5 or not btime or not re.fullmatch(r"\d{1,12}(\.\d+)?", who[4]):
+        if who is None or not btime:
             raise RigError(f"{self.side}: {self.link.name} answers, but not as a Linux node's root shell")
-        _, serial_number, boot_id, version, uptime_s = who
+        serial_number, boot_id, version, uptime_s = who.groups()
         if serial_number != self.serial_number:
             raise WrongDeviceError(
                 f"{self.side}: {self.link.name} leads to {escape(serial_number[:80])}, "
