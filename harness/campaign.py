@@ -186,7 +186,7 @@ class Run:
                 self.view.phase("host writes")
                 self._writes(session, workload, run_dir)
                 self._aftermath(session)
-                self._note_link_faults(rig)
+                self._note_link_faults(rig, session)
                 if session.collector is None:
                     self._compare_at_the_end(session, workload)
             finally:
@@ -202,15 +202,16 @@ class Run:
         for side, plan in plans.items():
             self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
 
-    def _note_link_faults(self, rig: Rig) -> None:
-        """What the injector of a virtual rig did. RigError: nothing, though something was armed."""
+    def _note_link_faults(self, rig: Rig, session: Session) -> None:
+        """What the injector of a virtual rig did. RigError: nothing, though something was armed and the host wrote all."""
         if rig.virtual is None or not self.scenario.faults:
             return
         link = rig.virtual.status()["link"]
         if not link["fired"]:
-            raise RigError(
-                f"the armed fault was not made: {link['writes']} replicated writes passed the link"
-            )
+            told = f"the armed fault was not made: {link['writes']} replicated writes passed the link"
+            if session.workload_done is not None and session.workload_done.ok:
+                raise RigError(told)
+            self.reasons.append(told)
         for line in link["fired"]:
             self.incident.note(f"made in the link: {line}")
 
@@ -277,7 +278,8 @@ class Run:
             self._compare(session, workload)
         except RigError as error:
             done = session.workload_done
-            if done is None or done.ok or done.whose != "device":
+            # Without an end of the writes there is a reason only where they had stalled.
+            if not (self.reasons if done is None else not done.ok and done.whose == "device"):
                 raise
             self.reasons.append(f"the data was not compared: {error}")
 
@@ -295,6 +297,8 @@ class Run:
                 f"the host read back {done.wrong_reads_total} blocks that are not what it wrote{first}"
             )
         reasons += self._judge_data(session)
+        has_failed = bool(reasons)
+        missed = {key: record["capture"].get(key, 0) for key in ("kernel_drops", "gaps")}
         if not self.scenario.expect.detected:
             reasons += [
                 f"unexpected trigger {one.rule} ({one.detail or one.side})" for one in session.triggers[:5]
@@ -302,13 +306,11 @@ class Run:
         else:
             self._judge_detection(session)
         if reasons:
-            blind = record["capture"].get("kernel_drops")
-            return (
-                "inconclusive" if blind and not session.triggers and self.scenario.expect.detected else "fail"
-            )
+            # What was not seen may have been in what the capture missed; what is wrong in itself is wrong all the same.
+            is_unseen = self.scenario.expect.detected and not session.triggers and not has_failed
+            return "inconclusive" if is_unseen and any(missed.values()) else "fail"
         if record["data_equal"] is None:
             reasons.append("the data was not compared")
-        missed = {key: record["capture"].get(key, 0) for key in ("kernel_drops", "gaps")}
         if not self.scenario.expect.detected and any(missed.values()):
             reasons.append(
                 f"nothing triggered, but the capture missed {missed['kernel_drops']} frames and has {missed['gaps']} "

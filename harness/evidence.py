@@ -165,7 +165,7 @@ class Evidence:
 
     def boot_events(self, side: Side) -> Sequence[Mapping[str, Any]]:
         """The event records of the boot in which the set was stored, on the clock of ``clocks``."""
-        return writepath.this_boot(self.events.get(side, ()))
+        return rootcause.this_boot(self.events.get(side, ()))
 
     @cached_property
     def host_writes(self) -> list[HostWrite]:

@@ -13,9 +13,9 @@ from harness.core.blockstamp import Journal, Write
 from harness.core.events import NS_PER_S, SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
 from harness.core.redrive import Result, failed_again, failing_write, told_sector, why_not
 from harness.edge.reflex_io import sequence_number
-from harness.errors import RigError, WireError
+from harness.errors import RigError, WireError, WrongDeviceError
 from harness.incident import MAX_LINE_BYTES, Incident
-from harness.roles import HostPort, Serviceable
+from harness.roles import HostPort, Preparable, Serviceable
 from harness.store import JOURNAL
 from harness.wire import control
 from harness.wire.blockstamp import SECTOR_BYTES
@@ -65,12 +65,24 @@ class Redrive:
     def warmstart(self, sides: Sequence[Side]) -> list[FrameSent | FrameFailed]:
         """Write the warmstart frames, which the reflex would have written without a redrive."""
         frames = {side: self._warmstart_frame(side) for side in sides}
-        return [self._send(side, frame) for side, frame in frames.items()]
+        return [
+            frame if isinstance(frame, FrameFailed) else self._send(side, frame)
+            for side, frame in frames.items()
+        ]
 
-    def _warmstart_frame(self, side: Side) -> bytes:
+    def _warmstart_frame(self, side: Side) -> bytes | FrameFailed:
+        """FrameFailed: another device answers there, and not each frame can tell the two apart."""
         controller = self._rig.controllers[side]
         try:
             identity = controller.identify(deadline_in(ASK_TIMEOUT_S))
+            if (
+                isinstance(controller, Preparable)
+                and identity.boot_epoch != self._rig.identities[side].boot_epoch
+            ):
+                # It may have booted since the bench was armed, and what was noted there is gone with the boot.
+                controller.prepare(identity, self._incident.incident_id, deadline_in(ASK_TIMEOUT_S))
+        except WrongDeviceError as error:
+            return FrameFailed(t_ns=time.monotonic_ns(), side=side, error=f"not sent: {error}")
         except (RigError, WireError) as error:
             identity = self._rig.identities[side]
             self._incident.note(f"{side}: its warmstart frame is for boot {identity.boot_epoch}: {error}")

@@ -47,6 +47,10 @@ class Workload:
         return self._child
 
     @property
+    def is_started(self) -> bool:
+        return self._child is not None
+
+    @property
     def died(self) -> bool:
         return self._child is not None and self._child.ended
 

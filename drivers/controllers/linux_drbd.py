@@ -37,13 +37,17 @@ MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
 RECORD_TIMEOUT_NS: Final = 15 * NS_PER_S
 """A node answers before its boot is over, and some keep their records in modules and files that come late."""
+CRASH_ECHO: Final = "Trigger a crash"
+"""SysRq's own name for the key, in any kernel's words around it. It answers another key, too, with its help."""
 ECHO_NS: Final = NS_PER_S // 2
 """From BREAK and key to the kernel's line that names the key: some milliseconds."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
+_WHO: Final = re.compile(r"who (.*) (\S+) (\S+) (\d{1,12}(?:\.\d+)?)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 WHO: Final = (
-    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial || read -r ff_s </etc/machine-id; "
+    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial; "
+    '[ "$ff_s" ] || read -r ff_s </etc/machine-id; '
     "read -r ff_b </proc/sys/kernel/random/boot_id"
 )
 """Builtins only: it is also the start of the line that crashes the node, which is not to wait for a fork."""
@@ -120,11 +124,12 @@ class LinuxDrbd:
     def identify(self, deadline_ns: Ns) -> Identity:
         """Ask who is there. RigError when it is not the node of the bench file."""
         lines = self._shell.ask(IDENTIFY, deadline_ns)
-        who = next((line.split() for line in lines if line.startswith("who ")), [])
+        # Some boards' serial number is a sentence: To be filled by O.E.M.
+        who = next((found for line in lines if (found := _WHO.fullmatch(line))), None)
         btime = next((line.split()[1] for line in lines if re.fullmatch(r"btime \d{1,15}", line)), "")
-        if len(who) != 5 or not btime or not re.fullmatch(r"\d{1,12}(\.\d+)?", who[4]):
+        if who is None or not btime:
             raise RigError(f"{self.side}: {self.link.name} answers, but not as a Linux node's root shell")
-        _, serial_number, boot_id, version, uptime_s = who
+        serial_number, boot_id, version, uptime_s = who.groups()
         if serial_number != self.serial_number:
             raise WrongDeviceError(
                 f"{self.side}: {self.link.name} leads to {escape(serial_number[:80])}, "
@@ -326,7 +331,7 @@ class LinuxDrbdBreak(LinuxDrbd):
         if not disruptive:
             return by_shell
         self._by_shell = by_shell
-        self._shell.kept.clear()
+        self._shell.forget(len(self._shell.kept))
         return BREAK + b"c\n: " + incident_id.hex().encode() + b"\n"
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
@@ -335,7 +340,7 @@ class LinuxDrbdBreak(LinuxDrbd):
             return super().freeze_reply(frame, deadline_ns)
         incident = frame.split(b": ")[1].strip().decode()
         echo = self._shell.await_line(
-            lambda line: "sysrq: " in line, min(self._clock.now() + ECHO_NS, deadline_ns)
+            lambda line: CRASH_ECHO in line, min(self._clock.now() + ECHO_NS, deadline_ns)
         )
         if echo is None:
             self.link.write(self._by_shell)

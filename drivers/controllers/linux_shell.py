@@ -6,6 +6,7 @@ lines that the shell prints and that no echo of the command contains.
 
 import itertools
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -40,7 +41,8 @@ class Shell:
         self._resets = itertools.cycle(RESETS)
         self._is_astray = False
         """The last thing asked has no answer yet: a reset comes before the next, also before that of a later call."""
-        self.kept: list[str] = []
+        self.kept: deque[str] = deque()
+        self._kept_bytes = 0
 
     def ask(self, script: str, deadline_ns: Ns) -> list[str]:
         """Run ``script`` (sh, any number of lines) and return the lines that it printed. RigError: no answer in time."""
@@ -60,18 +62,21 @@ class Shell:
                 self._link.write(next(self._resets) if is_reset else question)
                 ask_ns = self._clock.now() + (RESET_NS if is_reset else ASK_AGAIN_NS)
                 self._is_astray = not is_reset
-            for line in self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns):
+            lines = iter(self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns))
+            for line in lines:
                 line = _ESCAPES.sub("", line)
                 if line == begin:
                     answer, answer_bytes = [], 0
                 elif line == end and answer is not None:
                     self._is_astray = False
+                    for after in lines:
+                        self._keep(after)
                     return answer
                 elif answer is None:
                     self._keep(line)
                 else:
                     answer.append(line)
-                    answer_bytes += len(line)
+                    answer_bytes += len(line) + 1
                     if answer_bytes > MAX_ANSWER_BYTES:
                         raise WireError(f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes")
             if self._clock.now() >= deadline_ns:
@@ -83,17 +88,24 @@ class Shell:
         while True:
             for index, line in enumerate(self.kept):
                 if wanted(line):
-                    del self.kept[: index + 1]
+                    self.forget(index + 1)
                     return line
             if self._clock.now() >= deadline_ns:
                 return None
             for line in self._lines(deadline_ns):
                 self._keep(line)
 
+    def forget(self, count: int) -> None:
+        """The oldest ``count`` lines that were kept."""
+        for _ in range(count):
+            self._kept_bytes -= len(self.kept.popleft()) + 1
+
     def _keep(self, line: str) -> None:
+        """With the line's end counted: lines that are empty take their place, too."""
         self.kept.append(line)
-        while sum(map(len, self.kept)) > MAX_KEPT_BYTES:
-            del self.kept[0]
+        self._kept_bytes += len(line) + 1
+        while self._kept_bytes > MAX_KEPT_BYTES:
+            self.forget(1)
 
     def _lines(self, until_ns: Ns) -> list[str]:
         """The whole lines that one read completes."""

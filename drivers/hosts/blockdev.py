@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drivers.hosts.nbd_client import Buffer, Command, Completion
 from harness.errors import RigError, UsageError, WrongDeviceError
+from harness.wire.blockstamp import SECTOR_BYTES
 
 SCHEME: Final = "blockdev"
 FORM: Final = "blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N"
@@ -31,8 +32,6 @@ PIECE_BYTES: Final = 1 << 20
 """NbdHost's too: longer reads and writes are cut."""
 THREADS: Final = 16
 """Requests under way at once."""
-ALIGN_BYTES: Final = 4096
-"""O_DIRECT wants whole logical blocks; none is larger."""
 _SERIAL_FILES: Final = ("serial", "device/serial", "device/wwid", "wwid", "loop/backing_file")
 """Under /sys/class/block/NAME: where the kernel tells who a disk is."""
 
@@ -119,6 +118,12 @@ def _check_unused(address: Address, seen: os.stat_result) -> None:
                for one in part.glob("holders/*")]  # fmt: skip
     if holders:
         raise RigError(f"{address.path} is part of {', '.join(sorted(holders))}: it is not written to")
+
+
+def block_bytes(seen: os.stat_result) -> int:
+    """Of a logical block: O_DIRECT takes whole ones only."""
+    told = _line(_sys_folder(seen) / "queue/logical_block_size") if stat.S_ISBLK(seen.st_mode) else ""
+    return int(told) if told.isdecimal() else SECTOR_BYTES
 
 
 def _sys_folder(seen: os.stat_result) -> Path:
@@ -256,12 +261,14 @@ class BlockDeviceConnection:
 
     def __init__(self, uri: str) -> None:
         address = parse_uri(uri)
-        exclusive = stat.S_ISBLK(identified(address).st_mode)
+        seen = identified(address)
+        exclusive = stat.S_ISBLK(seen.st_mode)
         # O_EXCL: the kernel itself refuses a disk that is mounted or claimed, and lets nobody claim it meanwhile.
         self._device = _Device(address, os.O_RDWR | (os.O_EXCL if exclusive else 0))
         self.uri = uri
         self.size_bytes = address.size_bytes
         self.read_only = False
+        self.block_bytes = block_bytes(seen)
         self.max_request_bytes = MAX_REQUEST_BYTES
         self.wants_write = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="blockdev")

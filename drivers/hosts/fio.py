@@ -7,6 +7,7 @@ block device with libaio past the page cache, to a file with psync.
 A volume is written in segments: where the host port went away fio begins again behind what was surely acknowledged.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -34,6 +35,7 @@ from drivers.hosts.writer import (
     Outbox,
     RigTrouble,
     Stopped,
+    check_write_bytes,
     connect,
     end_of,
 )
@@ -50,6 +52,8 @@ MAX_REPORT_BYTES: Final = 16 << 20
 MAX_STDERR_BYTES: Final = 1 << 20
 MAX_WRONG: Final = 100
 """Places that are listed; all are counted."""
+ENGINE_TIMEOUT_S: Final = 20.0
+"""For fio to say whether it has an engine: milliseconds."""
 MAX_FRUITLESS: Final = 3
 """Attempts in a row in which fio got nothing written: then it is not the connection that is at fault."""
 _WRONG: Final = re.compile(
@@ -128,10 +132,12 @@ class FioRun:
                 "fio is not installed on this machine: apt install fio, or another [workload] driver"
             )
         self._program = program
+        self._check_engine()
         connection = connect(config.uri, max(config.reconnect_limit_s, CONNECT_TIMEOUT_S))
         self._size_bytes = connection.size_bytes // config.write_bytes * config.write_bytes
         read_only = connection.read_only
         connection.close()
+        check_write_bytes(config, connection)
         if read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
         if not self._size_bytes:
@@ -240,7 +246,11 @@ class FioRun:
             "--eta=never", "--status-interval=1", "--output-format=json",
         ]  # fmt: skip
         reports, before = Reports(), self.acked
-        with tempfile.TemporaryFile() as stderr:
+        with contextlib.ExitStack() as held:
+            stderr = held.enter_context(tempfile.TemporaryFile())
+            if self._is_blockdev:
+                # fio itself opens a disk for nobody's exclusive use: meanwhile it is ours, and nobody can mount it.
+                held.callback(blockdev.BlockDeviceConnection(self._config.uri).close)
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, preexec_fn=_die_with_us
             )  # fmt: skip
@@ -253,10 +263,33 @@ class FioRun:
             stderr.seek(0)
             said = stderr.read(MAX_STDERR_BYTES).decode("utf-8", "replace")
         self._reports.append({"purpose": purpose, "status": status, "job": reports.job})
+        if status < 0:
+            raise RigTrouble(
+                f"fio was ended by signal {-status}: by a person, or is this machine short of memory?"
+            )
         return Report(status, reports.job, said)
 
+    def _check_engine(self) -> None:
+        """What fio was built with is no matter of the host port's."""
+        if self._is_blockdev:
+            return
+        question = [self._program, "--enghelp=nbd"]
+        try:
+            asked = subprocess.run(question, capture_output=True, timeout=ENGINE_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RigTrouble(f"{self._program} cannot be used: {error}") from error
+        if asked.returncode:
+            raise RigTrouble(
+                "this machine's fio has no nbd engine: install one that was built with libnbd, as Debian's is, or take "
+                "another [workload] driver"
+            )
+
+    @property
+    def _is_blockdev(self) -> bool:
+        return self._config.uri.startswith(f"{blockdev.SCHEME}:")
+
     def _target(self) -> list[str]:
-        if not self._config.uri.startswith(f"{blockdev.SCHEME}:"):
+        if not self._is_blockdev:
             return ["--ioengine=nbd", f"--uri={self._config.uri}"]
         address = blockdev.parse_uri(self._config.uri)
         is_disk = stat.S_ISBLK(blockdev.identified(address).st_mode)

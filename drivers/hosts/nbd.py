@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from drivers.hosts.nbd_client import DISCONNECT, Buffer, Command, Completion, NbdClientSession
 from harness.errors import HarnessError, RigError, UsageError, WireError
 from harness.wire import nbd
+from harness.wire.blockstamp import SECTOR_BYTES
 
 DEFAULT_PORT: Final = 10809
 RECEIVE_BYTES: Final = 1 << 20
@@ -104,6 +105,7 @@ class NbdConnection:
             raise
         self.size_bytes = self._session.size_bytes
         self.read_only = bool(self._session.flags & nbd.Transmission.READ_ONLY)
+        self.block_bytes = SECTOR_BYTES
         self.max_request_bytes = self._session.max_request_bytes
 
     @property

@@ -52,6 +52,14 @@ def connect(uri: str, timeout_s: float) -> Connection:
     return NbdConnection(uri, timeout_s=timeout_s)
 
 
+def check_write_bytes(config: WriterConfig, connection: Connection) -> None:
+    """UsageError: this host port takes no such writes."""
+    if config.write_bytes > connection.max_request_bytes:
+        raise UsageError(f"workload: write_bytes: at most {connection.max_request_bytes} on this host port")
+    if config.write_bytes % connection.block_bytes:
+        raise UsageError(f"workload: write_bytes: a multiple of {connection.block_bytes} on this host port")
+
+
 class Inbox:
     """Standard input: the config line, then events."""
 
@@ -137,10 +145,7 @@ class Writer:
         self._connection = connect(config.uri, max(config.reconnect_limit_s, CONNECT_TIMEOUT_S))
         if self._connection.read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
-        if config.write_bytes > self._connection.max_request_bytes:
-            raise UsageError(
-                f"workload: write_bytes: at most {self._connection.max_request_bytes} on this host port"
-            )
+        check_write_bytes(config, self._connection)
         self.workload = Workload(config, self._connection.size_bytes)
         span = (self.workload.first_lba, self.workload.span_sectors)
         self._journal = JournalFile(

@@ -369,7 +369,7 @@ def rig_up(
 
 @rig_app.command("down")
 def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
-    """Take the rig down; nothing of it is left."""
+    """Take the rig down; only its logs and disks stay in its folder."""
     with reported(as_json):
         from harness.cli import rig
 

@@ -16,7 +16,7 @@ from harness.core.deviceclock import Bound, DeviceClock
 from harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
 from harness.core.linkview import LinkEnds
-from harness.core.rootcause import RootCauseSet
+from harness.core.rootcause import RootCauseSet, this_boot
 from harness.core.skim import Run
 from harness.errors import WireError
 from harness.wire import drbd
@@ -53,11 +53,7 @@ class SideEvidence:
     @cached_property
     def events(self) -> Sequence[EventRecord]:
         """The event log of the boot that ended in the incident, oldest first."""
-        if self.set is None:
-            return ()
-        records = list(self.set.events)
-        boots = [index for index, one in enumerate(records) if one["name"] == "BOOT"]
-        return records[boots[-1] :] if boots else records
+        return () if self.set is None else this_boot(self.set.events)
 
     @cached_property
     def log_is_whole(self) -> bool:

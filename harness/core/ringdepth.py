@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.core.events import Ns
-from harness.core.rootcause import RootCauseSet
+from harness.core.rootcause import RootCauseSet, this_boot
 
 WRITE_EVENTS: Final = frozenset({"HOST_WRITE", "REPL_SEND", "REPL_RECEIVE", "REPL_UNACKED"})
 """Events that name a write and where it went."""
@@ -38,19 +38,21 @@ def ring_depth(
     since_trigger = None
     if t_arrival_ns is not None and isinstance(clock.get("offset_ns"), int):
         uptime_ns = t_arrival_ns - clock["offset_ns"]
-        since_trigger = sum(event["uptime_ns"] > uptime_ns for event in events)
+        since_trigger = sum(event["uptime_ns"] > uptime_ns for event in this_boot(events))
     return RingDepth(len(events), first_seq, since_trigger, _since_write(saved, verdict))
 
 
 def _since_write(saved: RootCauseSet, verdict: Mapping[str, Any]) -> int | None:
     sector, numbers = verdict.get("write_lba"), _write_numbers(verdict)
-    for at, event in enumerate(saved.events):
+    # Both the clock and the primary's count of writes begin anew with each boot, and the log outlives them.
+    events = this_boot(saved.events)
+    for at, event in enumerate(events):
         if (
             event["name"] in WRITE_EVENTS
             and event.get("sector") == sector
             and event.get("write_no") in numbers
         ):
-            return len(saved.events) - at - 1
+            return len(events) - at - 1
     return None
 
 

@@ -97,6 +97,14 @@ def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def this_boot(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The records since the last boot: uptimes before it lie on another clock."""
+    for at in range(len(events) - 1, -1, -1):
+        if events[at]["name"] == "BOOT":
+            return events[at:]
+    return events
+
+
 def jsonable(value: Any) -> Any:
     """``value`` with its bytes as hex, for ``state.json``."""
     if isinstance(value, bytes):

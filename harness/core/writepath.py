@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from harness.core.events import SIDES, Ns, Side
 from harness.core.linkevidence import LinkWrite
+from harness.core.rootcause import this_boot
 from harness.core.text import escape
 from harness.wire import drbd
 
@@ -162,14 +163,6 @@ def device_clock(record: Mapping[str, Any], side: Side, header: Mapping[str, Any
         return None
     middle_ns = (window[0] + window[1]) // 2
     return DeviceClock(offset_ns=middle_ns - uptime_ns, error_ns=(window[1] - window[0] + 1) // 2)
-
-
-def this_boot(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The records since the last boot: uptimes before it lie on another clock."""
-    for at in range(len(events) - 1, -1, -1):
-        if events[at]["name"] == "BOOT":
-            return events[at:]
-    return events
 
 
 def write_path(

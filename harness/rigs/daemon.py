@@ -6,6 +6,7 @@ ends, all of the rig is gone: QEMU dies with it, devices and namespace with thei
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -14,12 +15,12 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 
 from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, RigError, UsageError
 from harness.rigs import image, wiring
 from harness.rigs.injector import Injector, other
 from harness.rigs.node import Node
@@ -27,6 +28,8 @@ from harness.rigs.relay import Relay
 from harness.rigs.rounds import dispatch
 
 SOCKET: Final = "rig.sock"
+LOCK: Final = "rig.lock"
+"""Locked by the daemon as long as it lives, whether it answers or not; it holds its pid."""
 NBD_PORT: Final = 10809
 FRAMES_A_ROUND: Final = 64
 """Of one side, before the other side's turn comes."""
@@ -56,6 +59,7 @@ class Daemon:
         self.injector = Injector()
         self._selector = selectors.DefaultSelector()
         self._closing = contextlib.ExitStack()
+        self._lock = _locked(self.directory)
         self._wiring = wiring.lay(config.mtu_bytes, config.outside)
         self._closing.callback(self._wiring.close)
         self._link_namespace()
@@ -185,9 +189,6 @@ class Daemon:
                 for sender in command["senders"]:
                     self.injector.cut(sender, now + int(command["ms"]) * NS_PER_MS)
                 return {}
-            case "down":
-                self.is_ending = True
-                return {}
             case unknown:
                 raise UsageError(f"unknown command {unknown!r}")
 
@@ -205,13 +206,29 @@ class Daemon:
         }
 
 
+def _locked(directory: Path) -> TextIO:
+    """RigError: two rigs would write to the same disks."""
+    file = (directory / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RigError(f"a rig's process lives in {directory} already; freezeframe rig down") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
 def main() -> int:
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=RigConfig)
     daemon: Daemon | None = None
 
     def on_signal(_number: int, _frame: object) -> None:
-        if daemon is not None:
-            daemon.is_ending = True
+        if daemon is None:
+            # It may be making the nodes' image, which takes minutes; what it has started ends with it.
+            sys.exit("told to end before the rig was up")
+        daemon.is_ending = True
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

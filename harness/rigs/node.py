@@ -128,16 +128,17 @@ class Node:
             **self.boot_options,
         }
         append = " ".join((KERNEL_ARGUMENTS, *(f"ff_{name}={value}" for name, value in words.items())))
+        folder = _value(self.directory)
         argv = [
             QEMU, "-name", f"freezeframe-{self.side}", "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1",
             "-m", str(self.memory_mib),
             "-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", append,
-            "-smbios", f"type=1,manufacturer=QEMU,product=FreezeFrame-node,serial={self.serial_number}",
+            "-smbios", f"type=1,manufacturer=QEMU,product=FreezeFrame-node,serial={_value(self.serial_number)}",
         ]  # fmt: skip
         for index, name in enumerate(("img", "md")):
             argv += [
-                "-drive", f"file={self.directory}/{self.side}.{name},format=raw,if=none,id=disk{index},cache=unsafe",
+                "-drive", f"file={folder}/{self.side}.{name},format=raw,if=none,id=disk{index},cache=unsafe",
                 "-device", f"virtio-blk-pci,drive=disk{index}",
             ]  # fmt: skip
         for index, fd in enumerate(self.taps):
@@ -148,15 +149,20 @@ class Node:
             ]  # fmt: skip
         # Telnet on the console: a BREAK can be sent in-band, as IAC BREAK.
         for line, options in (
-            ("console", f",telnet=on,logfile={self.console_log},logappend=on"),
+            ("console", f",telnet=on,logfile={_value(self.console_log)},logappend=on"),
             ("control", ""),
         ):
             argv += [
                 "-chardev",
-                f"socket,id={line},path={self.directory}/{self.side}.{line},server=on,wait=off{options}",
+                f"socket,id={line},path={folder}/{self.side}.{line},server=on,wait=off{options}",
                 "-serial", f"chardev:{line}",
             ]  # fmt: skip
         return argv
+
+
+def _value(text: object) -> str:
+    """Of an option of QEMU's, where a comma begins the next option."""
+    return str(text).replace(",", ",,")
 
 
 def _die_with_parent() -> None:

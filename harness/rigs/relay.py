@@ -8,6 +8,7 @@ import contextlib
 import errno
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Final
@@ -113,13 +114,13 @@ class _Carrier:
 
     def close(self) -> None:
         self._drop_node()
-        self._selector.unregister(self._host)
+        self._unwatch(self._host)
         self._host.close()
         self._relay.forget(self)
 
     def _drop_node(self) -> None:
         if self._node is not None:
-            self._selector.unregister(self._node)
+            self._unwatch(self._node)
             self._node.close()
             self._node = None
 
@@ -155,12 +156,23 @@ class _Carrier:
             if error.errno not in (errno.EAGAIN, errno.EINTR):
                 self.close()
                 return
-        self._watch(self._host, self._to_node, self._to_host)
+        self._watch(self._host, self._on_host, self._to_node, self._to_host)
         if self._node is not None and self._connected:
-            self._watch(self._node, self._to_host, self._to_node)
+            self._watch(self._node, self._on_node, self._to_host, self._to_node)
 
-    def _watch(self, end: socket.socket, inward: bytearray, outward: bytearray) -> None:
+    def _watch(
+        self, end: socket.socket, handler: Callable[[int], None], inward: bytearray, outward: bytearray
+    ) -> None:
+        """An end from which nothing may be read, and for which there is nothing, would be ready in each round."""
         mask = (EVENT_READ if len(inward) < MAX_HELD_BYTES else 0) | (EVENT_WRITE if outward else 0)
-        key = self._selector.get_key(end)
-        if mask and mask != key.events:
-            self._selector.modify(end, mask, key.data)
+        key = self._selector.get_map().get(end)
+        if not mask:
+            self._unwatch(end)
+        elif key is None:
+            self._selector.register(end, mask, handler)
+        elif mask != key.events:
+            self._selector.modify(end, mask, handler)
+
+    def _unwatch(self, end: socket.socket) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(end)

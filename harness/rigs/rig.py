@@ -1,13 +1,16 @@
 """A virtual rig as its user sees it: brought up, or found running; asked, told, taken down."""
 
 import contextlib
+import fcntl
 import json
 import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +22,7 @@ import msgspec
 from harness.core.events import SIDES, Side
 from harness.core.text import escape
 from harness.errors import RigError
-from harness.rigs import image
-from harness.rigs.daemon import SOCKET, RigConfig
+from harness.rigs.daemon import LOCK, SOCKET, RigConfig
 from harness.rigs.node import BANNER
 
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -35,9 +37,17 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 
 
 def default_directory() -> Path:
-    """Where ``rig up`` puts a rig that nobody gave another place."""
+    """Where ``rig up`` puts a rig that nobody gave another place. RigError: somebody else has taken it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime, "freezeframe-rig") if runtime else Path(f"/tmp/freezeframe-rig-{os.getuid()}")
+    if runtime:
+        return Path(runtime, "freezeframe-rig")
+    # Anybody may put something of that name there: what lies in it is asked, believed and ended.
+    directory = Path(tempfile.gettempdir(), f"freezeframe-rig-{os.getuid()}")
+    with contextlib.suppress(FileNotFoundError):
+        seen = directory.lstat()
+        if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
+            raise RigError(f"{directory} is no folder of yours: remove it, or set XDG_RUNTIME_DIR")
+    return directory
 
 
 class VirtualRig:
@@ -55,6 +65,8 @@ class VirtualRig:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if cls(directory).is_up():
             raise RigError(f"a rig is already up in {directory}; take it down with: freezeframe rig down")
+        if _holder(directory):
+            raise RigError(f"a rig's process lives in {directory} and does not answer: freezeframe rig down")
         for leftover in (*directory.glob("*.console.log"), directory / SOCKET):
             leftover.unlink(missing_ok=True)
         log = directory / LOG
@@ -185,29 +197,25 @@ class VirtualRig:
     # --- down ---------------------------------------------------------------------------------------------------
     def down(self) -> bool:
         """Take the rig down and wait until nothing of it is left. False: none was up."""
-        try:
-            pid = int(self.status()["pid"])
-        except RigError:
+        pid = _holder(self.directory)
+        if not pid:
             return False
-        with contextlib.suppress(RigError):
-            self.ask({"do": "down"})
-        self._await_end(pid)
-        return True
-
-    def _await_end(self, pid: int) -> None:
-        """By descriptor, so that a pid that was given to another process meanwhile is not touched."""
         try:
+            # By descriptor, so that a pid that was given to another process meanwhile is not touched.
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
-            return
+            return False
         try:
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            if not poller.poll(DOWN_TIMEOUT_S * 1000):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
-                poller.poll(DOWN_TIMEOUT_S * 1000)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, number)
+                if poller.poll(DOWN_TIMEOUT_S * 1000):
+                    break
         finally:
             os.close(fd)
+        return True
 
     def let_go(self) -> None:
         """The rig stays up when this object is closed."""
@@ -239,8 +247,15 @@ class VirtualRig:
         self.close()
 
 
-def describe_image() -> tuple[image.Image, float]:
-    """The image, built if need be, and how long that took in seconds."""
-    began = time.monotonic()
-    built = image.ensure()
-    return built, time.monotonic() - began
+def _holder(directory: Path) -> int:
+    """The process whose rig lives there, also one that does not answer; 0: none."""
+    try:
+        with (directory / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = file.read(20)
+                return int(pid) if pid.isdecimal() else 0
+    except OSError:
+        pass
+    return 0

@@ -3,16 +3,19 @@
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from harness.bench import Rig
 from harness.benchfile import Scenario, load_bench, load_scenario
 from harness.campaign import Run
 from harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
-from harness.core.recovery import Finish, SideResult
+from harness.core.recovery import Compared, Finish, SideResult
 from harness.errors import RigError, UsageError
 from harness.session import Session, Silent
+from harness.workload import Workload
 
 ACKED = 1024
 CAPTURE = {"packets": 9000, "kernel_drops": 0, "gaps": 0, "writes": ACKED, "acks": ACKED}
@@ -187,3 +190,45 @@ def test_an_incident_that_cannot_be_closed_is_not_a_pass(judged: Judge) -> None:
     assert result.outcome == "rig-trouble"
     assert isinstance(result.error, RigError)
     assert "could not be closed" in "; ".join(result.reasons)
+
+
+@pytest.mark.parametrize("hole", ["kernel_drops", "gaps"])
+def test_a_hole_in_the_capture_excuses_what_was_not_seen_and_nothing_else(judged: Judge, hole: str) -> None:
+    capture = CAPTURE | {hole: 3}
+    assert judged("neg_ack", Seen(), capture=capture) == "inconclusive"
+    assert judged("neg_ack", Seen(), capture=capture, lost_acked_writes=2) == "fail"
+    assert judged("neg_ack", Seen(), capture=capture, data_equal=False) == "fail"
+    failed = WorkloadDone(t_ns=1, ok=False, error="EIO", whose="device", writes_acked=ACKED)
+    assert judged("neg_ack", Seen(workload_done=failed), capture=capture) == "fail"
+
+
+def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_all(judged: Judge) -> None:
+    status = {"link": {"fired": [], "writes": 2}}
+    rig = cast(Rig, SimpleNamespace(virtual=SimpleNamespace(status=lambda: status)))
+    judged("neg_ack", Seen())
+    with pytest.raises(RigError, match="2 replicated writes passed the link"):
+        judged.run._note_link_faults(rig, cast(Session, Seen()))
+    for done in (None, WorkloadDone(t_ns=1, ok=False, error="EIO", whose="device")):
+        judged.run._note_link_faults(rig, cast(Session, Seen(workload_done=done)))
+        assert "the armed fault was not made" in judged.why
+
+
+class Unwhole(Run):
+    """Of a pair that does not become whole again."""
+
+    def _compare(self, session: Session, workload: Workload) -> Compared:
+        raise RigError("the pair did not reach full duplex in time")
+
+
+def test_a_pair_that_cannot_be_compared_is_the_rigs_trouble_only_where_the_host_had_none(
+    tmp_path: Path,
+) -> None:
+    run = Unwhole(
+        load_bench("sim"), load_scenario("clean"), seed=1, out_dir=tmp_path, view=Silent(), keep=True
+    )
+    nobody = cast(Workload, None)
+    with pytest.raises(RigError, match="full duplex"):
+        run._compare_at_the_end(cast(Session, Seen()), nobody)
+    run.reasons.append("host writes made no progress for 60 s")
+    run._compare_at_the_end(cast(Session, Seen(workload_done=None)), nobody)
+    assert run.reasons[1] == "the data was not compared: the pair did not reach full duplex in time"

@@ -1,7 +1,7 @@
 """A redrive that cannot be carried out says why, and the warmstart follows all the same."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +12,7 @@ from harness.bench import Rig
 from harness.core.blockstamp import ACK, INTENT, Write, journal_header, journal_record
 from harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
 from harness.core.frames import encode
-from harness.errors import RigError
+from harness.errors import RigError, WrongDeviceError
 from harness.incident import Incident
 from harness.redrive import Redrive
 from harness.roles import Identity, Reply
@@ -35,6 +35,10 @@ class Device:
     """A controller without the means of Serviceable."""
 
     is_gone: bool = False
+    is_another: bool = False
+    boot_epoch: int = IDENTITY.boot_epoch
+    prepared: list[int] = field(default_factory=list)
+    """The boots that it was prepared in."""
     written: list[bytes] = field(default_factory=list)
 
     @property
@@ -49,7 +53,12 @@ class Device:
     def identify(self, deadline_ns: Ns) -> Identity:
         if self.is_gone:
             raise RigError("no answer")
-        return IDENTITY
+        if self.is_another:
+            raise WrongDeviceError("the line leads to Q, the bench file says P")
+        return replace(IDENTITY, boot_epoch=self.boot_epoch)
+
+    def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None:
+        self.prepared.append(identity.boot_epoch)
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         return None if self.is_gone else Reply(ok=True, status="ok")
@@ -137,3 +146,19 @@ def test_a_side_that_is_gone_keeps_the_other_from_nothing(tmp_path: Path) -> Non
     assert record["saves"] == {"primary": "ok", "secondary": "no answer"}
     assert [type(one) for one in sent] == [FrameSent, FrameFailed]
     assert len(devices["primary"].written) == 1
+
+
+def test_another_device_on_the_line_is_sent_no_warmstart(tmp_path: Path) -> None:
+    """A BREAK would crash whoever is there: no frame goes to one that says that it is somebody else."""
+    devices: dict[Side, Device] = {"primary": Device(), "secondary": Device(is_another=True)}
+    _, sent = redrive(tmp_path, devices, written(INTENT, ACK))
+    assert [type(one) for one in sent] == [FrameSent, FrameFailed]
+    assert isinstance(sent[1], FrameFailed)
+    assert "not sent: the line leads to Q" in sent[1].error
+    assert devices["secondary"].written == []
+
+
+def test_a_side_that_has_booted_since_is_prepared_again(tmp_path: Path) -> None:
+    devices: dict[Side, Device] = {"primary": Device(), "secondary": Device(boot_epoch=5)}
+    redrive(tmp_path, devices, written(INTENT, ACK))
+    assert [devices[side].prepared for side in SIDES] == [[], [5]]

@@ -1,7 +1,11 @@
 """fio as the host: real fio against an NBD server, a file and a disk, and as the workload of a whole run."""
 
+import contextlib
+import errno
 import json
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from nbd_test_server import NbdTestServer, served
+from waiting import await_true
 from workload_process import LIMIT_S, Starter, starter
 
 from harness.benchfile import Bench
@@ -124,6 +129,32 @@ def test_without_fio_it_is_the_bench_that_lacks_something(
     assert "apt install fio" in done.error
 
 
+def test_a_fio_that_was_killed_is_no_failure_of_the_device(runs: Starter, server: NbdTestServer) -> None:
+    run = runs(server.uri)
+    server.hold()  # it waits for an answer, and so is there to be killed
+    run.hear(events.ProcessReady)
+    await_true(lambda: server.waiting, LIMIT_S, "fio to wait for its answer")
+    (child,) = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    done = run.finish()
+    assert (done.ok, done.whose) == (False, "rig")
+    assert "fio was ended by signal 9" in done.error
+
+
+def test_a_fio_without_the_nbd_engine_is_what_the_bench_lacks(
+    runs: Starter, server: NbdTestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was built without libnbd: it answers so to the question for the engine and to a job with it."""
+    program = tmp_path / "fio"
+    refusal = 'case "$*" in *nbd*) echo "fio: engine nbd not loadable" >&2; exit 1 ;; esac'
+    program.write_text(f'#!/bin/sh\n{refusal}\nexec {shutil.which("fio")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = runs(server.uri).finish()
+    assert (done.ok, done.whose) == (False, "rig")
+    assert "has no nbd engine" in done.error
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A loop device and the file behind it."""
@@ -147,6 +178,39 @@ def test_fio_on_a_plain_disk_and_on_a_file(runs: Starter, tmp_path: Path, disk: 
     done = runs(f"blockdev://{file}?size_bytes={SIZE_BYTES}").finish()
     assert (done.ok, done.error, done.verified_bytes) == (True, "", 4 << 20)
     assert file.read_bytes()[: 4 << 20].count(0) < 1 << 20
+
+
+def test_a_disk_that_fio_writes_to_cannot_be_claimed_meanwhile(runs: Starter, disk: tuple[str, Path]) -> None:
+    device, backing = disk
+    size_bytes = 512 << 20  # one fio is at it for longer than this test looks
+    os.truncate(backing, size_bytes)
+    subprocess.run(["losetup", "--set-capacity", device], check=True, timeout=30)
+    run = runs(f"blockdev://{device}?serial={backing}&size_bytes={size_bytes}", bytes_total=size_bytes)
+
+    def writing() -> set[str]:
+        """fios that have the disk open."""
+        found = set()
+        for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split():
+            for fd in Path(f"/proc/{pid}/fd").glob("*"):
+                with contextlib.suppress(OSError):  # it may end under our eyes
+                    found |= {pid} if str(fd.readlink()) == device else set()
+        return found
+
+    run.hear(events.ProcessReady)
+    refused = 0
+    end = time.monotonic() + LIMIT_S
+    while refused < 5:
+        assert time.monotonic() < end
+        before = writing()
+        if not before:
+            continue
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            assert error.errno == errno.EBUSY
+            refused += bool(before & writing())
+        else:
+            assert not before & writing(), "somebody else could have mounted it"
 
 
 SCENARIO = """

@@ -71,3 +71,40 @@ def test_an_unexpected_trigger_fails_a_test_that_passed_and_only_that(tmp_path: 
     (incident,) = found.iterdir()  # the quiet pair left none
     assert str(incident) in done.stdout
     assert StoredIncident.open(incident).record["trigger"]["rule"] == "digest-failed"
+
+
+BLIND = """
+import os
+import pytest
+from harness.errors import UsageError
+
+def test_whose_record_was_lost(pair, secondary):
+    secondary.print_line("block drbd0: Digest integrity check FAILED: 0s +4096")
+    pair.await_trigger()
+    pair.await_recovery()
+    os.truncate(pair.incident.console_path("secondary"), 0)
+
+def test_writes_twice(pair):
+    pair.write()
+    with pytest.raises(UsageError, match="runs once"):
+        pair.write()
+"""
+
+
+def test_a_blind_watch_and_a_second_workload_prove_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(BLIND)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--ff-out", str(tmp_path / "found")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (
+        "evidence was lost: the record of the secondary console and what the reflex told differ"
+        in done.stdout
+    )
+    assert "2 passed, 1 error" in done.stdout
+    (incident,) = (tmp_path / "found").glob("2*")
+    assert StoredIncident.open(incident).outcome == "rig-trouble"

@@ -130,6 +130,22 @@ def test_another_node_is_not_taken_for_ours(device: LinuxDrbd, node: NodeOnDisk)
         device.identify(soon())
 
 
+def test_a_board_whose_maker_gave_it_no_serial_number(device: LinuxDrbd, node: NodeOnDisk) -> None:
+    """An empty one: the machine id counts. A sentence in its place is told as who is there."""
+    node.put("etc/machine-id", "FFTEST-1\n")
+    node.put("sys/class/dmi/id/product_serial", "   \n")
+    identity = device.identify(soon())
+    assert identity.serial_number == "FFTEST-1"
+    device.link.write(device.freeze_frame(identity, 1, INCIDENT))
+    device.identify(soon())
+    assert (node.root / "crashed").read_text() == "yes\n"
+    node.put("sys/class/dmi/id/product_serial", "To be filled by O.E.M.\n")
+    with pytest.raises(
+        WrongDeviceError, match=r"leads to To be filled by O.E.M., the bench file says FFTEST-1"
+    ):
+        device.identify(soon())
+
+
 def test_a_fragment_left_by_somebody_else_is_cleared(device: LinuxDrbd) -> None:
     for fragment in (b"{ echo 'half", b'\necho "open\n', b"if true; then\n"):
         device.link.write(fragment)
@@ -236,9 +252,14 @@ def test_a_break_is_proved_by_the_kernels_echo(device: LinuxDrbd, node: NodeOnDi
     assert not (node.root / "crashed").exists()
 
 
-def test_a_break_without_an_echo_is_lost_and_the_shell_is_told(device: LinuxDrbd, node: NodeOnDisk) -> None:
+@pytest.mark.parametrize("echo", ["", "[    9.0] sysrq: HELP : loglevel(0-9) reboot(b) crash(c)"])
+def test_a_break_without_its_echo_is_lost_and_the_shell_is_told(
+    device: LinuxDrbd, node: NodeOnDisk, echo: str
+) -> None:
+    """Nothing of it arrived, or the kernel took another key than the one that was sent."""
     by_break, frame = armed_by_break(device)
     device.link.write(b"\n" + frame.removeprefix(BREAK))
+    device.link.write(f"\necho '{echo}'\n".encode())  # in the kernel's place
     reply = by_break.freeze_reply(frame, soon())
     assert reply is not None
     assert (reply.ok, reply.status) == (True, "ok")

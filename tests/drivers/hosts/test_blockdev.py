@@ -14,6 +14,7 @@ from workload_process import starter
 
 from drivers.hosts.blockdev import BlockDeviceConnection, BlockDeviceHost, parse_uri
 from harness.core.compare import compare
+from harness.core.events import WorkloadDone
 from harness.errors import HarnessError, RigError, UsageError, WrongDeviceError
 
 SIZE_BYTES = 16 << 20
@@ -210,3 +211,25 @@ def test_the_stamped_writer_on_a_disk_keeps_its_promises(disk: str, file: Path, 
         host.close()
     assert (verdict.data_equal, verdict.lost_acked_writes, verdict.acked_writes) == (True, 0, 1024)
     assert not run.journal().at_risk
+
+
+@pytest.mark.system
+def test_writes_that_are_smaller_than_the_disks_blocks_are_a_wrong_bench_file_and_no_failed_device(
+    file: Path, tmp_path: Path
+) -> None:
+    made = subprocess.run(
+        ["losetup", "-b", "4096", "-f", "--show", str(file)], capture_output=True, text=True, timeout=30
+    )
+    if made.returncode:
+        pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
+    disk = made.stdout.strip()
+    try:
+        with starter(tmp_path, "drivers.hosts.writer") as runs:
+            run = runs(of_disk(disk, file), bytes_total=64 << 10, write_bytes=1024)
+            done = run.hear(WorkloadDone)
+            assert isinstance(done, WorkloadDone)
+            assert (done.ok, done.whose) == (False, "caller")
+            assert "write_bytes: a multiple of 4096" in done.error
+            assert runs(of_disk(disk, file), bytes_total=64 << 10, write_bytes=8192).finish().ok
+    finally:
+        command("losetup", "-d", disk)

@@ -44,3 +44,10 @@ def test_what_is_not_known_is_not_told() -> None:
 def test_a_block_id_of_fewer_digits() -> None:
     log = saved((5, "HOST_WRITE", 1 << 56, 128))
     assert ring_depth(log, None, {"write_lba": 128, "block_id": "0x1"}, "primary") == RingDepth(1, 0, None, 0)
+
+
+def test_what_an_earlier_boot_logged_is_counted_to_neither() -> None:
+    """A log outlives warmstarts, and uptimes and the primary's count of writes begin anew with each."""
+    earlier = ((7, "HOST_WRITE", 2, 128), (5000, "WARMSTART", 0, 0), (0, "BOOT", 0, 0))
+    assert ring_depth(saved(*earlier, *LOG), 1040, VERDICT, "primary") == RingDepth(8, 0, 2, 3)
+    assert ring_depth(saved(*earlier, *LOG[3:]), 1040, VERDICT, "primary") == RingDepth(5, 0, 2, None)

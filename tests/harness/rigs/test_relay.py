@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from harness.rigs.relay import Relay
+from harness.rigs.relay import MAX_HELD_BYTES, Relay
 from harness.rigs.rounds import dispatch
 
 T = TypeVar("T")
@@ -137,3 +137,24 @@ def test_a_node_that_listens_late_is_waited_for(cable: Cable) -> None:
     assert accepted[0].recv(4) == b"held"
     host.close()
     accepted[0].close()
+
+
+def test_a_host_that_sends_on_to_a_node_that_is_away_keeps_nobody_busy(cable: Cable) -> None:
+    """All that is held for the node is there: the host has to wait, and the rig's process sleeps meanwhile."""
+    cable.node.close()
+    host = socket.socket(socket.AF_UNIX)
+    host.connect(str(cable.path))
+    host.setblocking(False)
+    sent = idle = 0
+    while idle < 50:
+        cable.round()
+        try:
+            sent, idle = sent + host.send(bytes(1 << 16)), 0
+        except BlockingIOError:
+            idle += 1
+    assert sent >= MAX_HELD_BYTES
+    began = time.monotonic()
+    for _ in range(5):
+        dispatch(cable.selector, 0.1)
+    assert time.monotonic() - began > 0.3
+    host.close()
