@@ -83,7 +83,10 @@ def _log_rows(record: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for side, log in (record.get("event_logs") or {}).items():
         since = log.get("since_trigger")
-        said = f"{'not known how many' if since is None else since} {'event' if since == 1 else 'events'} between the trigger and the save"
+        count = (
+            "not known how many events" if since is None else "1 event" if since == 1 else f"{since} events"
+        )
+        said = f"{count} between the trigger and the save"
         behind = log.get("since_write")
         if behind is not None:
             said += f"; the failing write's first stood {behind} back, of {log.get('held')} held"
