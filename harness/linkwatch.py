@@ -276,9 +276,8 @@ class Linkwatch:
         ring, now_ns = self._ring, time.monotonic_ns()
         drops, steps = ring.statistics().dropped, ring.clock_steps
         if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
-            self._view.frames_lost(
-                now_ns
-            )  # the kernel stamps by the clock that was set: how late an answer is is unknown too
+            # The kernel stamps by the clock that was set: how late an answer is, is unknown too.
+            self._view.frames_lost(now_ns)
         if steps != self._clock_steps:
             self._note(
                 "this machine's clock was set: frames in the capture have times of both sides of that", "info"
