@@ -155,7 +155,7 @@ def measure(options: Options) -> Result:
         ratio = f"{rates[OURS] / rate:.1f} x slower" if name != OURS else ""
         rows.append([f"offline, {name}", f"{rate:.1f} MB/s", ratio, f"{of_mb:.0f} MB"])
     targets = [
-        Target("live without loss, every digest checked", best, 125, unit="MB/s"),
+        Target("highest rate that most runs took whole, every digest checked", best, 125, unit="MB/s"),
         Target("link watch, peak memory with its 64 MiB ring", peak, 256, at_least=False, unit="MiB"),
         Target("offline against scapy", rates[OURS] / rates[SCAPY_NAME], 40),
     ]

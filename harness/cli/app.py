@@ -125,8 +125,9 @@ def list_(
 
 @app.command(short_help="Find incidents by the words in them.")
 def search(
-    text: Annotated[
-        str, typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="TEXT")
+    words: Annotated[
+        list[str],
+        typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="WORDS"),
     ],
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
@@ -135,10 +136,10 @@ def search(
     with reported(as_json):
         from harness.cli import incidents
 
-        incidents.search(text, out, as_json=as_json)
+        incidents.search(" ".join(words), out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents, never the first of a kind.")
+@app.command(short_help="Remove old incidents, never the first or newest of a kind.")
 def prune(
     keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
     out: OutOption = DEFAULT_OUT,
@@ -156,7 +157,9 @@ def prune(
 def show(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
-    timeline: Annotated[bool, typer.Option("--timeline", help="Also every row of the timeline.")] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also all sources on one clock, around the failure.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show one incident."""

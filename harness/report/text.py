@@ -179,10 +179,22 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
+def _line_at(trigger: Mapping[str, Any]) -> object:
+    """Where the line of a console's trigger begins, as far as its excerpt shows; else where the match ends."""
+    end, excerpt = trigger.get("offset_bytes"), trigger.get("excerpt_hex")
+    try:
+        before = bytes.fromhex(excerpt) if isinstance(excerpt, str) else b""
+    except ValueError:
+        before = b""
+    if not isinstance(end, int):
+        return end
+    return end - (len(before) - 1 - before.rfind(b"\n"))
+
+
 def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     """Where a reader begins: the place of the trigger in the evidence."""
     if trigger.get("source") == "console":
-        place = f"{text(trigger.get('side'))}/console.log, from byte {text(trigger.get('offset_bytes'))} on"
+        place = f"{text(trigger.get('side'))}/console.log, the line at byte {text(_line_at(trigger))}"
     else:
         place = f"link.pcapng, packet {text(trigger.get('offset_bytes'))}"
         if trigger.get("block_id"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,9 @@ def test_search_and_show_tell_of_the_kind(out: Path) -> None:
     assert "this kind: seen 2 times" in done.stdout
     assert invoke("search", "", "--out", out).exit_code == 2
     assert invoke("search", "digest", "--out", out).stdout.count("pass  digest-failed") == 2
+    assert told("search", "digest", "integ", "--out", out) == told("search", "digest integ", "--out", out)
+    assert len(told("search", "digest", "integ", "--out", out)["incidents"]) == 2
+    assert told("search", "digest", "nonesuch", "--out", out) == {"incidents": []}
 
 
 def test_prune_tells_before_it_acts(out: Path) -> None:
@@ -158,3 +162,13 @@ def test_exports_of_an_attackers_incident_stay_where_they_were_asked_for(out: Pa
     assert after - before == set(asked)
     for path in asked:
         assert b"root:x:0" not in path.read_bytes()
+
+
+def test_where_to_look_first_is_the_line_of_the_trigger(out: Path) -> None:
+    (row,) = (one for one in told("list", "--out", out)["incidents"] if one["scenario"] == RECEIVER)
+    folder = out / row["id"]
+    said = invoke("show", str(folder), "--out", out).stdout
+    at = re.search(r"(primary|secondary)/console.log, the line at byte (\d+);", said)
+    assert at is not None, said
+    line = (folder / at[1] / "console.log").read_bytes()[int(at[2]) :].splitlines()[0].decode()
+    assert "Digest integrity check FAILED" in line and line.startswith("[")
