@@ -7,7 +7,7 @@ shares nothing with the Scanner but the rules. A miss of either is evidence agai
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.core.events import NS_PER_MS, Ns, Side
 from harness.core.rules import ConsoleRule
@@ -42,8 +42,20 @@ def recheck(
     reads: Sequence[tuple[Ns, int]],
     told: Iterable[tuple[str, int]],
 ) -> Recheck:
-    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read, in order. ``told``:
-    (rule, offset) of each hit that the reflex told of this console."""
+    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the reflex, in order; what stands in
+    front of the first one was read before there was a reflex, and is not its to tell. ``told``: (rule, offset) of each hit that
+    the reflex told of this console."""
+    if reads and (begin := reads[0][1]) > 0:
+        return _moved(
+            recheck(
+                rules,
+                side,
+                data[begin:],
+                [(t_ns, offset - begin) for t_ns, offset in reads],
+                [(name, end - begin) for name, end in told],
+            ),
+            begin,
+        )
     told_of: dict[str, list[int]] = {}
     for name, end in told:
         told_of.setdefault(name, []).append(end)
@@ -83,6 +95,14 @@ def recheck(
         outcome.missed.extend((rule.name, end) for end in sorted(set(ends) - set(seen)))
         outcome.unfounded.extend((rule.name, end) for end in sorted(set(seen) - set(ends)))
     return Recheck(len(data), hits, outcome.missed, outcome.unfounded, outcome.not_checked)
+
+
+def _moved(found: Recheck, by_bytes: int) -> Recheck:
+    return replace(
+        found,
+        missed=[(name, end + by_bytes) for name, end in found.missed],
+        unfounded=[(name, end + by_bytes) for name, end in found.unfounded],
+    )
 
 
 def _ends(literal: bytes, data: bytes) -> list[int]:

@@ -1,5 +1,6 @@
 """The simulated controller peers with a real Linux node, in both roles: clean, with a digest fault, with a cut link."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -142,7 +143,8 @@ def test_a_digest_fault(pairing: Pairing) -> None:
         assert "Digest integrity check FAILED" in said
         assert "conn( Connected -> ProtocolError )" in said
     else:
-        assert "sock was shut down by peer" in said or "meta connection shut down by peer" in said
+        # A close with unread bytes is a reset; which of the two sockets is seen first is a race.
+        assert re.search(r"sock was (shut down|reset) by peer|meta connection shut down by peer", said), said
     assert "-> Connected )" in said
 
 

@@ -1,4 +1,5 @@
-"""A run whose capture on disk is far smaller than its link: verdict and frame number of the trigger stay right."""
+"""A run whose capture on disk is far smaller than its link: verdict and frame number of the trigger stay right. And frames
+as long as the simulated link's bench file says."""
 
 import shutil
 import subprocess
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.pair import Incidents
+from fixtures.pair import Incidents, run_scenario
 from harness import campaign
 from harness.benchfile import builtin_folder, load_bench, load_scenario
 from harness.core.evidence import link_ends
@@ -16,6 +17,7 @@ from harness.inquest import verdict_of
 from harness.store import StoredIncident, link_runs
 
 MIB = 1 << 20
+ETHERNET_HEADER_BYTES = 14
 
 
 @pytest.mark.system
@@ -53,3 +55,26 @@ def test_an_incident_keeps_the_window_around_its_trigger(incidents: Incidents, t
             check=True,
         )
         assert len(shown.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mtu_bytes", [1500, 9000])
+def test_the_simulated_link_has_frames_as_long_as_the_bench_file_says(
+    mtu_bytes: int, incidents: Incidents
+) -> None:
+    bench = load_bench("sim")
+    assert bench.simulation is not None and bench.simulation.mtu_bytes == 9000, "jumbo frames by default"
+    simulation = bench.simulation.model_copy(update={"mtu_bytes": mtu_bytes})
+    result = run_scenario(
+        bench.model_copy(update={"simulation": simulation}), "clean", seed=1, incidents=incidents
+    )
+    assert result.incident is not None and result.outcome == "pass", result.reasons
+    told = subprocess.run(
+        ["tshark", "--disable-protocol", "tcpencap", "-r", "link.pcapng", "-T", "fields", "-e", "frame.len"],
+        cwd=result.incident,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert max(map(int, told.stdout.split())) == mtu_bytes + ETHERNET_HEADER_BYTES
+    assert result.record["capture"]["digests_checked"] == result.record["capture"]["writes"]

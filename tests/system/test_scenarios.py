@@ -45,7 +45,6 @@ LINK_VERDICTS: dict[str, set[tuple[str, str]]] = {
     "stall": {(ANSWER, "late"), ("stall", "not reading")},
 }
 """What a verdict on a fault made in the link may say when it says anything: no controller is to blame."""
-ETHERNET_HEADER_BYTES = 14
 TSHARK = ["tshark", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
 
 
@@ -170,27 +169,6 @@ def test_the_capture_holds_every_replicated_byte(
     assert commands.count("0x0016") == result.record["capture"]["acks"]
     frames = sum(1 for _ in read_frames(result.incident / "link.pcapng"))
     assert frames == result.record["capture"]["packets"]
-
-
-@pytest.mark.parametrize("mtu_bytes", [1500, 9000])
-def test_the_simulated_link_has_frames_as_long_as_the_bench_file_says(
-    mtu_bytes: int, incidents: Incidents
-) -> None:
-    bench = load_bench("sim")
-    assert bench.simulation is not None and bench.simulation.mtu_bytes == 9000, "jumbo frames by default"
-    simulation = bench.simulation.model_copy(update={"mtu_bytes": mtu_bytes})
-    result = run_on(bench.model_copy(update={"simulation": simulation}), "clean", seed=1, incidents=incidents)
-    assert result.incident is not None and result.outcome == "pass", result.reasons
-    told = subprocess.run(
-        ["tshark", "-r", "link.pcapng", "-T", "fields", "-e", "frame.len"],
-        cwd=result.incident,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert max(map(int, told.stdout.split())) == mtu_bytes + ETHERNET_HEADER_BYTES
-    assert result.record["capture"]["digests_checked"] == result.record["capture"]["writes"]
 
 
 @pytest.mark.scenario("bit_flip_receiver")

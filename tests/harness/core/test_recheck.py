@@ -48,6 +48,17 @@ def test_a_miss_and_an_invention_are_found() -> None:
     assert not found.agrees
 
 
+def test_what_was_read_before_there_was_a_reflex_is_not_its_to_tell() -> None:
+    rules = [ConsoleRule(name="a", literal="FAILED"), ConsoleRule(name="r", regex="bad+")]
+    early, data = b"FAILED\nbad\nFAI", b"LED\nbad\nFAILED\n"
+    begin = len(early)
+    reads = [(0, begin), (5, begin + 4)]
+    right = [("r", begin + 7), ("a", begin + 14)]
+    assert recheck(rules, "primary", early + data, reads, right) == Recheck(len(data), 2)
+    found = recheck(rules, "primary", early + data, reads, [("a", 6), right[0]])
+    assert (found.missed, found.unfounded) == ([("a", begin + 14)], [("a", 6)])
+
+
 def test_what_cannot_be_judged_is_named() -> None:
     rules = [
         ConsoleRule(name="silence", literal="x", absent_ms=5),
