@@ -42,9 +42,9 @@ def recheck(
     reads: Sequence[tuple[Ns, int]],
     told: Iterable[tuple[str, int]],
 ) -> Recheck:
-    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the reflex, in order; what stands in
-    front of the first one was read before there was a reflex, and is not its to tell. ``told``: (rule, offset) of each hit that
-    the reflex told of this console."""
+    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the reflex, in order; what
+    stands in front of the first one was read before there was a reflex, and is not its to tell. ``told``: (rule,
+    offset) of each hit that the reflex told of this console."""
     if reads and (begin := reads[0][1]) > 0:
         return _moved(
             recheck(
