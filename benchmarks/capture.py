@@ -3,7 +3,7 @@
 Each burst takes a second at least, and several times the 64 MiB that every contestant has for a buffer: it is the rate
 that counts, not the buffer. Each contestant's limit is searched by halving what is between the rates that it took whole
 and those that it did not, all of them in turns, from the fastest that the generator can send downwards. Ours is
-``harness.linkwatch`` as a run starts it; scapy is its AsyncSniffer with a counter only.
+``harness.linkwatch`` as a run starts it; scapy is its AsyncSniffer that hands each frame to its PcapWriter.
 """
 
 import argparse
@@ -47,25 +47,22 @@ CLOSE = 1.1
 """Rates that differ by less are one."""
 HANDED_OVER_S = 1.5
 """libpcap's tools let the kernel keep a block that is not full for a second."""
-SCAPY_LEAST = 125
+SCAPY_LEAST = 500.0
 """Frames a second; where scapy loses some of these already, it counts as if it had not."""
 OURS, SCAPY_NAME = "FreezeFrame linkwatch", "scapy AsyncSniffer"
 SCAPY = """
-import sys
+import sys, time
 from scapy.sendrecv import AsyncSniffer
-count = 0
-def one(_):
-    global count
-    count += 1
-sniffer = AsyncSniffer(iface=sys.argv[1], store=False, prn=one)
+from scapy.utils import PcapWriter
+writer = PcapWriter(sys.argv[2], linktype=1)
+sniffer = AsyncSniffer(iface=sys.argv[1], store=False, prn=writer.write)
 sniffer.start()
-import time
 time.sleep(1)
 print("ready", flush=True)
 sys.stdin.readline()
 time.sleep(1)
 sniffer.stop()
-print(count, flush=True)
+writer.close()
 """
 
 
@@ -112,16 +109,15 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
             _, _, cpu_s, _ = watch.stop()
         return Run(pps, frames_in(capture) / shape[1], (cpu_s - started_s) / shape[1] * 1e6)
     if name == SCAPY_NAME:
-        argv = inside(link, peers_python(), "-c", SCAPY, INTERFACE)
+        argv = inside(link, peers_python(), "-c", SCAPY, INTERFACE, str(capture))
         with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
             assert child.stdout is not None
-            assert child.stdin is not None
             child.stdout.readline()
+            started_s = cpu_seconds(child.pid)
             pps = blast(program, link, *shape)
-            cpu_s = cpu_seconds(child.pid)
-            child.stdin.write(b"\n")
-            child.stdin.flush()
-            return Run(pps, int(child.stdout.readline()) / shape[1], cpu_s / shape[1] * 1e6)
+            cpu_s = cpu_seconds(child.pid) - started_s
+            child.communicate(b"\n", timeout=60)
+        return Run(pps, frames_in(capture) / shape[1], cpu_s / shape[1] * 1e6)
     command = {
         "dumpcap -B 64": ["dumpcap", "-q", "-i", INTERFACE, "-B", "64", "-w", str(capture)],
         "tcpdump -B 65536": ["tcpdump", "-Z", "root", "-i", INTERFACE, "-B", "65536", "-w", str(capture)],
@@ -135,6 +131,11 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
         child.send_signal(signal.SIGINT)
         child.wait(20)
     return Run(pps, frames_in(capture) / shape[1], cpu_s / shape[1] * 1e6)
+
+
+def is_whole(runs: Sequence[Run]) -> bool:
+    """In more than half of the runs."""
+    return sum(run.captured >= 1 for run in runs) * 2 > len(runs)
 
 
 @dataclass
@@ -160,10 +161,10 @@ class Search:
         return self.is_unlimited or 0 < self.worst <= self.best * CLOSE
 
     def learn(self, runs: Sequence[Run], top: float) -> None:
-        """Whole in more than half of the runs is whole. ``top``: the fastest that the generator has been."""
+        """``top``: the fastest that the generator has been."""
         pps, share = median([run.pps for run in runs]), median([run.captured for run in runs])
         self.captured = share if not self.captured else self.captured
-        if sum(run.captured >= 1 for run in runs) * 2 > len(runs):
+        if is_whole(runs):
             # A busy moment of the machine slows the generator: the fastest is asked for once more, by number.
             self.is_unlimited = not self.worst and (pps * CLOSE >= top or self.asked > 0)
             if pps > self.best:
@@ -173,12 +174,21 @@ class Search:
         self.asked = (self.best + self.worst) / 2 if self.worst else top
 
 
-def scapy_limit(program: Path, link: LinkPair, directory: Path, size: int) -> float:
-    """It takes so little that a burst which fills a buffer would last for hours: doubled, second by second."""
-    pps = best = float(SCAPY_LEAST)
-    while contest(SCAPY_NAME, program, link, directory / "c", (size, int(pps), pps)).captured >= 1:
-        best, pps = pps, pps * 2
-    return best
+def scapy_limit(program: Path, link: LinkPair, directory: Path, size: int, options: Options) -> float:
+    """It takes so little that a burst which fills a buffer would last for hours: doubled, then halved, in short bursts."""
+    best, worst = 0.0, 0.0
+    while not 0 < worst <= max(best, SCAPY_LEAST) * CLOSE:
+        pps = (best + worst) / 2 if worst else 2 * best or SCAPY_LEAST
+        shape = (size, int(pps * options.seconds), pps)
+        runs = [
+            contest(SCAPY_NAME, program, link, directory / "c.pcap", shape) for _ in range(options.rounds)
+        ]
+        print(size, SCAPY_NAME, pps, [run.captured for run in runs], file=sys.stderr)
+        if is_whole(runs):
+            best = pps
+        else:
+            worst = pps
+    return max(best, SCAPY_LEAST)
 
 
 def measure(options: Options) -> Result:
@@ -217,8 +227,8 @@ def measure(options: Options) -> Result:
                         one.cpu_us,
                     ]
                 )
-            scapy = scapy_limit(program, link, directory, size)
-            rows.append([f"{size} bytes", SCAPY_NAME, f"{scapy:,.0f}/s", "doubled", "-", "-"])
+            scapy = scapy_limit(program, link, directory, size, options)
+            rows.append([f"{size} bytes", SCAPY_NAME, f"{scapy:,.0f}/s", "short bursts", "-", "-"])
             found = {one.name: one for one in searches}
             own, peer = found[OURS], found.get("dumpcap -B 64")
             if peer is not None:

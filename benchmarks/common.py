@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -86,9 +87,11 @@ class Result:
 
 
 def number(value: Any) -> str:
-    """Three significant digits, thousands separated."""
+    """Three significant digits, thousands separated; "-" for what was not measured."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
+    if math.isnan(value):
+        return "-"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

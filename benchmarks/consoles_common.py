@@ -15,6 +15,7 @@ import msgspec
 from benchmarks.common import PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
 from harness.core import events
 from harness.core.rules import ConsoleRule
+from harness.edge.realtime import FIFO_PRIORITY
 from harness.edge.reflex_io import ReflexConfig, StreamConfig
 
 PEERS: Final = Path(__file__).resolve().parent / "peers"
@@ -108,13 +109,16 @@ def run_native(
     triggers: int,
     gap_us: int,
     warm_up_ms: int,
+    is_fifo: bool = False,
 ) -> Outcome:
-    """The C reactor."""
+    """The C reactor; ``is_fifo``: with the priority that our reflex takes."""
     with lines(count) as (consoles, control):
         fds = [control.ours, *(one.ours for one in consoles)]
         argv = [str(reactor), str(directory), *map(str, fds)]
         with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds) as child:
             await_line(child, b"ready")
+            if is_fifo:
+                os.sched_setscheduler(child.pid, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
             before = cpu_seconds(child.pid)
             made, _ = generate(
                 generator,

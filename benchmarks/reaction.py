@@ -43,6 +43,9 @@ def measure(options: Options) -> Result:
         shape = {"rate": RATE, "gap_us": GAP_US, "warm_up_ms": 500}
         run: dict[str, Callable[..., Outcome]] = {
             "C, epoll/read/memmem/write": partial(run_native, reactor, generator, directory, count=1),
+            "C, the same at SCHED_FIFO": partial(
+                run_native, reactor, generator, directory, count=1, is_fifo=True
+            ),
             "FreezeFrame reflex": partial(run_ours, generator, directory, count=1),
             "pexpect, defaults": partial(run_peer, "pexpect_reactor.py", generator),
             "labgrid ConsoleExpect": partial(run_peer, "labgrid_reactor.py", generator),

@@ -113,7 +113,7 @@ class Collector:
                 self._incident.acted(sent, "redrive")
                 if isinstance(sent, FrameSent):
                     self._frames[sent.side] = sent.frame
-                    actions = self._on(recovery.FrameOut(side=sent.side))
+                    actions = self._on(recovery.FrameOut(side=sent.side, t_ns=sent.t_done_ns))
                 else:
                     actions = self._on(recovery.FrameNotOut(side=sent.side, reason=sent.error))
         except Exception as error:  # noqa: BLE001 - as in _run

@@ -264,7 +264,8 @@ class Linkwatch:
                 self._note(f"frames are no longer recorded in {disk.path}: {disk.full}")
             else:
                 self._note(f"{disk.path}: the window behind the trigger is complete", "info")
-        self._notice_drops()
+        if self._ring.has_lost or self._ring.clock_steps != self._clock_steps:
+            self._notice_drops()
         first = self._packets + 1
         self._packets += run.frames
         self._bytes += run.bytes_captured

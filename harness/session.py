@@ -281,7 +281,7 @@ class Session:
             self._collect(self.causes[0])
         self.incident.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
-            self.collector.feed(recovery.FrameOut(side=event.side), event.frame)
+            self.collector.feed(recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame)
         elif self.collector is not None and isinstance(event, FrameFailed):
             self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
 

@@ -34,6 +34,8 @@ MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are told apart at once; a rig has one or two."""
 _U32_LE: Final = struct.Struct("<I")
 _WIRE_PROTOCOL_A: Final = 1
+_WANTS_ACK: Final = int(drbd.DpFlag.SEND_WRITE_ACK | drbd.DpFlag.SEND_RECEIVE_ACK)
+"""A plain number: the operators of IntFlag take microseconds, and each write is asked."""
 _LEAVING: Final = frozenset({drbd.Conn.DISCONNECTING, drbd.Conn.TEAR_DOWN, drbd.Conn.STANDALONE})
 _HANDSHAKE: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
 _CONN_SHIFT, _CONN_WIDTH = drbd.STATE_FIELDS["conn"]
@@ -126,7 +128,7 @@ class Session:
     def expects_ack(self, header: int, dp_flags: int) -> bool:
         """Whether the receiver of a write has to answer it by itself (protocols B and C)."""
         if header == 100:
-            return bool(dp_flags & (drbd.DpFlag.SEND_WRITE_ACK | drbd.DpFlag.SEND_RECEIVE_ACK))
+            return bool(dp_flags & _WANTS_ACK)
         return self.wire_protocol > _WIRE_PROTOCOL_A
 
 

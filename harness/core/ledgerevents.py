@@ -11,8 +11,7 @@ from harness.core.drbdstream import DrbdPacket, Malformed
 from harness.core.events import Ns
 
 
-@dataclass(eq=False, slots=True)
-class WriteRow:
+class WriteRow(msgspec.Struct, eq=False):
     """One replicated write."""
 
     session: Session

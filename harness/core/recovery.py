@@ -50,6 +50,8 @@ class Policy:
 @dataclass(frozen=True, kw_only=True)
 class FrameOut:
     side: Side
+    t_ns: Ns | None = None
+    """When its write returned; None: when that is told, for nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,13 +301,15 @@ class Recovery:
         if state is None or (self._action is not None and getattr(self._action, "side", "") != event.side):
             return []
         signal, detail = self._signal(state, event, now)
-        return self._apply(state, signal, detail, now)
+        t_ns = event.t_ns if isinstance(event, FrameOut) and event.t_ns is not None else now
+        return self._apply(state, signal, detail, now, t_ns)
 
-    def _apply(self, state: _Side, signal: Signal | None, detail: str, now: Ns) -> list[Action]:
+    def _apply(self, state: _Side, signal: Signal | None, detail: str, now: Ns, t_ns: Ns) -> list[Action]:
+        """``t_ns``: when it happened."""
         after = TABLE[state.step].get(signal) if signal is not None else None
         if signal is None or after is None:
             return []
-        self.history.append(Transition(t_ns=now, side=state.side, step=signal.value, detail=detail))
+        self.history.append(Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail))
         state.step = after
         if after is Step.SETTLED and not state.complete:
             state.reason = f"{signal.value}: {detail}" if detail else signal.value
@@ -364,7 +368,7 @@ class Recovery:
         match action, event:
             case ((AwaitReply() | AwaitBoot() | PowerCycle() | Pull()), TimedOut()):
                 detail = event.detail or "deadline passed"
-                return self._apply(self._sides[action.side], self._timeout_signal(action), detail, now)
+                return self._apply(self._sides[action.side], self._timeout_signal(action), detail, now, now)
             case AwaitFullDuplex(), Rejoined():
                 return self._pair_step("full duplex", "", Compare(), now)
             case AwaitFullDuplex(), TimedOut():

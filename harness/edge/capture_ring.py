@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 
 from harness.core.events import NS_PER_S, Ns
 from harness.core.skim import Run, survey
-from harness.edge.pcapng import PcapngWriter, first_packet_at, runs_of, whole_to
+from harness.edge.pcapng import END, PcapngWriter, first_packet_at, runs_of, whole_to
 from harness.errors import RigError, WireError
 
 SEGMENTS: Final = 8
@@ -105,7 +105,7 @@ class CaptureRing:
         ):
             self.is_complete = True
             return
-        if self._is_due(t_ns, size) and not self._roll():
+        if self._is_due(t_ns, size) and not self._roll(t_ns):
             return
         if not self._file.write(run.data, run.frames):
             self.full = self._file.full
@@ -113,8 +113,6 @@ class CaptureRing:
         self._t_began_ns = t_ns if self._t_began_ns is None else self._t_began_ns
         self._t_last_ns = t_ns
         self.frames_stored += run.frames
-        if self._until_ns is None and self._older:
-            self._remove(t_ns)
 
     def pin(self, t_ns: Ns) -> None:
         """A trigger was found."""
@@ -140,40 +138,51 @@ class CaptureRing:
             self._until_ns is None and age_ns > self._bounds.before_ns // SEGMENTS
         )
 
-    def _roll(self) -> bool:
+    def _roll(self, t_ns: Ns) -> bool:
         """Set the file aside as a segment, and begin another; False, and ``full`` says why, when none can be begun."""
         aside = segment_path(self.path, self._first_no)
         file = self._file
         following = self._first_no + file.frames
         try:
+            file.seal()
             self.path.rename(aside)
+        except OSError as error:
+            self.full = str(error)
+            return False
+        self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
+        self._older_bytes += file.size_bytes
+        try:
+            self._make_room(t_ns)
             self._file = self._make(self.path, f"begins with frame {following} of the capture")
         except (OSError, RigError) as error:
             self.full = str(error)
+            self._older.pop()
+            self._older_bytes -= file.size_bytes
             with contextlib.suppress(OSError):  # in the place of what could not be begun: it is still open
                 aside.rename(self.path)
             return False
         file.abandon()
-        self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
-        self._older_bytes += file.size_bytes
         self._first_no, self._t_began_ns = following, None
         return True
 
-    def _remove(self, now_ns: Ns) -> None:
-        """The oldest segments, as far as the window before a trigger does without them."""
-        room = self._bounds.max_bytes if now_ns < self._pinned_ns else self._bounds.max_bytes // 2
-        while self._older and (
-            self.size_bytes > room
-            or (now_ns >= self._pinned_ns and self._older[0].t_last_ns < now_ns - self._bounds.before_ns)
+    def _make_room(self, now_ns: Ns) -> None:
+        """For one segment more: the oldest go, as far as the window before a trigger does without them. The last one that
+        goes lies at ``path`` afterwards, to be written over."""
+        is_pinned = now_ns < self._pinned_ns
+        room = (self._bounds.max_bytes if is_pinned else self._bounds.max_bytes // 2) - self._segment_bytes
+        while (
+            self._until_ns is None
+            and len(self._older) > 1
+            and (
+                self._older_bytes > room
+                or (not is_pinned and self._older[0].t_last_ns < now_ns - self._bounds.before_ns)
+            )
         ):
             oldest = self._older.popleft()
             self._older_bytes -= oldest.size_bytes
             self.frames_stored -= oldest.frames
-            try:
-                oldest.path.unlink(missing_ok=True)
-            except OSError as error:
-                self.full = f"{oldest.path}: {error.strerror}"
-                return
+            _retire(oldest.path)
+            oldest.path.replace(self.path)
 
 
 # --- one file of the segments -----------------------------------------------------------------------------------
@@ -215,9 +224,11 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
 def join(path: Path) -> None:
     """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment stays as it is."""
     parts = segments(path)
-    if not parts:
-        return
     try:
+        while parts and _is_retired(parts[0][1]):
+            parts.pop(0)[1].unlink()
+        if not parts:
+            return
         if path.exists():  # no join has begun
             last_no, last = parts[-1]
             first_no = last_no + _count(last)
@@ -238,8 +249,19 @@ def join(path: Path) -> None:
 
 
 def _is_empty(file: BinaryIO) -> bool:
-    """A segment that was killed, or met the end of the disk, before it had its header."""
-    return os.fstat(file.fileno()).st_size == 0
+    """A segment that was killed, or met the end of the disk, before it had its header; or one that is retired."""
+    return os.pread(file.fileno(), len(END), 0) in (b"", END)
+
+
+def _retire(path: Path) -> None:
+    """Of what is in this segment nothing is the capture's any more, from now on and also after a kill."""
+    with path.open("r+b", buffering=0) as file:
+        file.write(END)
+
+
+def _is_retired(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(END)) == END
 
 
 def _count(path: Path) -> int:

@@ -41,7 +41,7 @@ _SOL_PACKET: Final = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 1, 5, 6, 10
 _PACKET_MR_PROMISC: Final = 1
 _TPACKET_V3: Final = 2
-_TP_STATUS_KERNEL, _TP_STATUS_USER = 0, 1
+_TP_STATUS_KERNEL, _TP_STATUS_USER, _TP_STATUS_LOSING = 0, 1, 4
 _REQ3: Final = struct.Struct("@7I")
 """block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv, feature_req_word."""
 _FRAME_SIZE: Final = 2048
@@ -92,6 +92,8 @@ class PacketRing:
         """CLOCK_REALTIME - CLOCK_MONOTONIC, as last measured."""
         self.clock_steps = 0
         """How often that has changed: the clock was set."""
+        self.has_lost = False
+        """The kernel says in the block last read that frames were dropped since ``statistics`` was asked."""
         if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
         else:
@@ -121,12 +123,15 @@ class PacketRing:
 
         InterfaceGone when the interface has vanished; while it is only down, nothing comes.
         """
-        if self._status() & _TP_STATUS_USER == 0:
+        status = self._status()
+        if status & _TP_STATUS_USER == 0:
             for _, ready in self._poller.poll(max(0, round(timeout_s * 1000))):
                 if ready & select.POLLERR:
                     self._check_error()
-            if self._status() & _TP_STATUS_USER == 0:
+            status = self._status()
+            if status & _TP_STATUS_USER == 0:
                 return None
+        self.has_lost = self.has_lost or bool(status & _TP_STATUS_LOSING)
         if abs(time.time_ns() - time.monotonic_ns() - self.realtime_offset_ns) > CLOCK_STEP_NS:
             self._measure_clock()
         at = self._at * BLOCK_BYTES
@@ -145,6 +150,7 @@ class PacketRing:
 
     def statistics(self) -> RingStatistics:
         raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATS3.size)
+        self.has_lost = False
         received, dropped, freezes = _STATS3.unpack(raw)
         self._received += received
         self._dropped += dropped

@@ -1,8 +1,11 @@
 """Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
 
-The writer hands whole runs of blocks (``core.skimpure``) to the kernel, each with one ``write``, and buffers nothing:
-whatever moment the process is killed, the file holds complete blocks up to the last run. When the disk is full it cuts
-the file back to the last complete run and goes no further. The reader gives runs again.
+The writer hands whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing: whatever moment the process is
+killed, the file holds complete blocks up to the last run. When the disk is full it cuts the file back to the last complete
+run and goes no further. A file that is there already is written over in place: its pages are used again, which takes a
+fraction of the time of new ones. What stands behind the last run then is not the file's: a block of length zero stands in
+front of it, where every reader ends, until the next run is written whole, and its type and length last. The reader gives
+runs again.
 
 pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
 interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
@@ -35,6 +38,8 @@ _NANOSECONDS: Final = 9
 _DEFAULT_TSRESOL: Final = 6
 _U32: Final = struct.Struct("<I")
 _TWO: Final = struct.Struct("<II")
+END: Final = bytes(8)
+"""In place of a block's type and length: what follows is left of an older file."""
 _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 """By ``length % 4``: what is missing to a whole word."""
 _READ_BYTES: Final = 64 << 10
@@ -85,7 +90,11 @@ class PcapngWriter:
         """In the file."""
         self.size_bytes = 0
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._older_bytes = os.fstat(self._fd).st_size
+            """Length of the older file, as long as it is not written over to its end."""
+            if self._older_bytes:
+                os.pwrite(self._fd, END, 0)
         except OSError as error:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
@@ -119,11 +128,18 @@ class PcapngWriter:
             body += option(code, struct.pack("<Q", count))
         try:
             self._put(block(_ISB, body + option(_OPT_END, b"")))
+            self.seal()
             os.fsync(self._fd)
         except OSError as error:
             self.full = self.full or str(error.strerror)
         finally:
             os.close(self._fd)
+
+    def seal(self) -> None:
+        """The file ends here: what is left of an older one goes. OSError when it cannot."""
+        if self._older_bytes:
+            os.ftruncate(self._fd, self.size_bytes)
+            self._older_bytes = 0
 
     def abandon(self) -> None:
         """Close the file as it is: another one goes on behind it."""
@@ -131,19 +147,29 @@ class PcapngWriter:
 
     def _put(self, data: Buffer) -> bool:
         """All of it or, told in ``full``, none of it."""
+        view, at = memoryview(data), self.size_bytes
         try:
-            written = os.write(self._fd, data)
-            while written < len(data):  # a signal or the end of the disk
-                written += os.write(self._fd, memoryview(data)[written:])
+            if at + len(view) + len(END) > self._older_bytes:
+                self.seal()
+                self._write(at, view)
+            else:
+                # A kill may divide both writes, but the second only between type and length.
+                self._write(at + len(END), view[len(END) :], END)
+                self._write(at, view[: len(END)])
         except OSError as error:
             self.full = str(error.strerror)
             # On a disk that fails altogether readers stop at half a block.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self.size_bytes)
-                os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
+                os.ftruncate(self._fd, at)
             return False
-        self.size_bytes += len(data)
+        self.size_bytes += len(view)
         return True
+
+    def _write(self, at: int, *parts: Buffer) -> None:
+        written, size = os.pwritev(self._fd, parts, at), sum(map(len, parts))
+        while written < size:  # a signal or the end of the disk
+            rest = memoryview(b"".join(parts))[written:]
+            written += os.pwrite(self._fd, rest, at + written)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -260,6 +286,8 @@ def _read_pcapng(file: BinaryIO, data: bytes) -> Iterator[Run | CapturedFrame]:
                 yield Run(memoryview(data)[at:end], frames, bytes_captured, t_first_ns, t_last_ns)
                 at = end
                 continue
+        if data[at + 4 : at + 8] == END[4:]:  # the length of the next block
+            return
         whole = section.block(data, at, start)
         if whole is None:
             more = file.read(_READ_BYTES)

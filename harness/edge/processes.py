@@ -19,6 +19,7 @@ from harness.errors import RigError
 READ_BYTES = 256 << 10
 STDERR_SHOWN_CHARS = 600
 """How much of a dead child's last words goes into an error text."""
+KILLED_S = 5.0
 
 
 class Child:
@@ -120,7 +121,8 @@ class Child:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel does not let go of it: a device hangs
+                self._process.wait(timeout=KILLED_S)
 
     def _write(self, data: bytes) -> None:
         try:

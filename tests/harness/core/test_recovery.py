@@ -233,8 +233,9 @@ def test_a_frame_that_did_not_go_out() -> None:
 def test_events_that_do_not_fit_change_nothing() -> None:
     machine = pair()
     assert machine.on(Pulled(side="primary"), 0) == []
-    machine.on(FrameOut(side="primary"), 0)
+    machine.on(FrameOut(side="primary", t_ns=-7), 0)
     machine.on(FrameOut(side="secondary"), 0)
+    assert [one.t_ns for one in machine.history[-2:]] == [-7, 0]  # when it was out, not when that was told
     before = len(machine.history)
     for event in (
         FrameOut(side="primary"), Replied(side="secondary", ok=True), Answered(side="primary", boot_epoch=99),

@@ -19,7 +19,7 @@ from harness.edge.capture_ring import (
     segment_path,
     segments,
 )
-from harness.edge.pcapng import PcapngWriter, first_packet_at, read_frames
+from harness.edge.pcapng import END, PcapngWriter, first_packet_at, read_frames, whole_to
 from harness.errors import RigError
 
 MIB = 1 << 20
@@ -216,6 +216,39 @@ def test_a_killed_writer_leaves_what_it_had_written(link: Link, torn: int) -> No
     assert is_gapless(before) and before[-1] == link.number - (1 if torn else 0)
     join(link.path)
     assert in_file(link.path) == before
+
+
+@pytest.mark.parametrize("more", [5, 60])
+def test_a_killed_writer_leaves_nothing_of_a_segment_that_it_was_writing_over(link: Link, more: int) -> None:
+    link.pass_on(2000 + more)  # never closed
+    assert link.path.stat().st_size > (more + 1) * (FRAME_BYTES + 32)  # the older segment's rest
+    before = kept(link.path)
+    assert is_gapless(before) and before[-1] == link.number
+    assert len(before) == link.ring.frames_stored
+    shown = subprocess.run(["tshark", "-r", str(link.path)], capture_output=True, text=True, check=False)
+    assert len(shown.stdout.splitlines()) == len(in_file(link.path)) == more
+    assert "damaged" in shown.stderr  # others see that something is not as it should be, and no old frame
+    join(link.path)
+    assert in_file(link.path) == before
+    assert whole_to(link.path.read_bytes(), 0) == link.path.stat().st_size
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_writer_that_was_killed_when_the_oldest_segment_had_to_go_leaves_the_others(
+    link: Link, is_moved: bool
+) -> None:
+    link.pass_on(700)
+    before, (_, oldest) = kept(link.path), segments(link.path)[0]
+    lost = len(in_file(oldest))
+    link.path.rename(segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1))
+    with oldest.open("r+b") as file:
+        file.write(END)
+    if is_moved:
+        oldest.rename(link.path)
+    assert kept(link.path) == before[lost:]
+    join(link.path)
+    assert in_file(link.path) == before[lost:]
+    assert [one.name for one in link.path.parent.iterdir()] == ["link.pcapng"]
 
 
 def test_a_writer_that_was_killed_before_a_segments_header_costs_nothing(link: Link) -> None:

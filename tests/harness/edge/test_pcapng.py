@@ -13,8 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.skim import encode
-from harness.edge.pcapng import MAX_BLOCK_BYTES, CapturedFrame, PcapngWriter, read_frames
+from harness.core.skim import Buffer, encode
+from harness.edge.pcapng import (
+    END,
+    MAX_BLOCK_BYTES,
+    CapturedFrame,
+    PcapngWriter,
+    first_packet_at,
+    read_frames,
+    whole_to,
+)
 from harness.errors import RigError, WireError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
@@ -65,6 +73,81 @@ def test_many_frames_in_one_batch(tmp_path: Path) -> None:
     assert write(one, frames)
     close(one)
     assert plain(list(read_frames(tmp_path / "x.pcapng"))) == frames
+
+
+class Killed(Exception):
+    pass
+
+
+class Mortal(PcapngWriter):
+    """Dies in the middle of the write in which ``budget`` bytes are used up. A kill cannot divide a word."""
+
+    budget = 1 << 62
+
+    def _write(self, at: int, *parts: Buffer) -> None:
+        whole = b"".join(parts)
+        data = whole[: self.budget] if len(whole) > 8 else whole[: self.budget & ~3]
+        assert at % 4 == 0
+        os.pwrite(self._fd, data, at)
+        self.budget -= len(whole)
+        if self.budget <= 0:
+            raise Killed
+
+
+def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and_nothing_of_the_old(
+    tmp_path: Path,
+) -> None:
+    """The older frames have the lengths of the new ones, so that half of a new one would fit the rest of an old one."""
+
+    def runs(mark: bytes) -> list[list[tuple[int, bytes, int]]]:
+        return [[(T_NS + n, mark * (n + 20), n + 20) for n in range(at, at + 2)] for at in range(0, 8, 2)]
+
+    path = tmp_path / "x.pcapng"
+    old = writer(path)
+    for run in runs(b"o"):
+        write(old, run)
+    close(old)
+    older, head_bytes = path.read_bytes(), first_packet_at(path.read_bytes())
+    counts = []
+    for budget in range(1, len(older) + 64):
+        path.write_bytes(older)
+        written = 0
+        try:
+            Mortal.budget = budget
+            one = Mortal(
+                path, interface="repl0", snaplen_bytes=0, hardware="board", system="Linux", application="test"
+            )
+            for run in runs(b"n"):
+                write(one, run)
+                written += 1
+        except Killed:
+            pass
+        data = path.read_bytes()
+        if data[4:8] == END[4:]:
+            assert written == 0
+            continue
+        found = plain(list(read_frames(path)))
+        counts.append(len(found) // 2)
+        assert found == [frame for run in runs(b"n")[: counts[-1]] for frame in run]
+        assert counts[-1] in (written, written + 1)  # killed behind the last byte, it is whole
+        at = first_packet_at(data)
+        assert at == head_bytes
+        assert len(data[at : whole_to(data, at)]) == sum(len(encode(run)) for run in runs(b"n")[: counts[-1]])
+    assert sorted(set(counts)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("old_frames", [1, 40, 400])
+def test_a_file_written_over_is_as_a_new_one(tmp_path: Path, old_frames: int) -> None:
+    old, new = tmp_path / "old.pcapng", tmp_path / "new.pcapng"
+    one = writer(old)
+    write(one, [(T_NS, b"old" * 50, 150)] * old_frames)
+    close(one)
+    for path in (old, new):
+        one = writer(path)
+        for n in range(30):
+            assert write(one, [(T_NS + n, bytes([n]) * 100, 100)])
+        close(one)
+    assert old.read_bytes() == new.read_bytes()
 
 
 def test_a_file_cut_anywhere_ends_behind_a_whole_frame(tmp_path: Path) -> None:
