@@ -42,6 +42,8 @@ FILLS = 4
 """A burst is so many times the buffer."""
 FRAME_OVERHEAD_BYTES = 96
 """About what the kernel keeps a frame, beside the frame."""
+GENERATED_TO = b"\x02\xb1\xa5\x70\x00\x01"
+"""The address that all frames of the generator are sent to."""
 HALVINGS = 5
 CLOSE = 1.1
 """Rates that differ by less are one."""
@@ -84,7 +86,7 @@ def frames_in(capture: Path) -> int:
     count = 0
     for run in read_runs(capture):
         view = memoryview(run.data)
-        count += sum(view[at + 12 : at + 14] == b"\x88\xb5" for at, *_ in blocks(view))
+        count += sum(view[at : at + 6] == GENERATED_TO for at, *_ in blocks(view))
     return count
 
 
