@@ -1,9 +1,10 @@
 """Capture: frames of 64, 1500 and 9000 bytes over a veth link into a file in memory: the highest rate that loses none.
 
-Each burst takes a second at least, and several times the 64 MiB that every contestant has for a buffer: it is the rate
-that counts, not the buffer. Each contestant's limit is searched by halving what is between the rates that it took whole
+Each burst takes a second at least, and several times the 64 MiB that each contestant but scapy has for a buffer: it is the
+rate that counts, not the buffer. Each contestant's limit is searched by halving what is between the rates that it took whole
 and those that it did not, all of them in turns, from the fastest that the generator can send downwards. Ours is
-``harness.linkwatch`` as a run starts it; scapy is its AsyncSniffer that hands each frame to its PcapWriter.
+``harness.linkwatch`` as a run starts it, but for the bound of the capture; scapy is its AsyncSniffer, with the buffer
+that it takes by itself, handing each frame to its PcapWriter.
 """
 
 import argparse
@@ -102,7 +103,8 @@ def burst(size: int, pps: float, seconds: float) -> int:
 
 
 def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tuple[int, int, float]) -> Run:
-    """One burst."""
+    """One burst, into a new file."""
+    capture.unlink(missing_ok=True)
     if name == OURS:
         with watching(link, capture, max_mib=32768) as watch:
             started_s = cpu_seconds(watch.child.pid)

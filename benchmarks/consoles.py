@@ -49,16 +49,17 @@ def conserver(generator: Path, directory: Path, *, count: int, triggers: int) ->
             deadline = time.monotonic() + 15
             while len(list(directory.glob("*.conserver"))) < count and time.monotonic() < deadline:
                 time.sleep(0.1)
-            banner_bytes = recorded(directory)
+            time.sleep(1)  # for the banners
+            banner_bytes = in_logs(directory)
             before = cpu_seconds(child.pid, children=True)
             made, _ = generate(
                 generator, consoles, control, rate=RATE, triggers=triggers, gap_us=GAP_US, warm_up_ms=500
             )
             outcome = finish(made, child.pid, before, children=True)
             deadline = time.monotonic() + 5
-            while recorded(directory) - banner_bytes < outcome.sent_bytes and time.monotonic() < deadline:
+            while in_logs(directory) - banner_bytes < outcome.sent_bytes and time.monotonic() < deadline:
                 time.sleep(0.1)
-            outcome.recorded_bytes = recorded(directory) - banner_bytes
+            outcome.recorded_bytes = in_logs(directory) - banner_bytes
             child.terminate()
             child.wait(10)
         for one in directory.glob("*.conserver"):
@@ -66,7 +67,7 @@ def conserver(generator: Path, directory: Path, *, count: int, triggers: int) ->
         return outcome
 
 
-def recorded(directory: Path) -> int:
+def in_logs(directory: Path) -> int:
     """Bytes in conserver's logs."""
     return sum(one.stat().st_size for one in directory.glob("*.conserver"))
 

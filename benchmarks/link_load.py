@@ -71,8 +71,8 @@ class Watch:
 @contextlib.contextmanager
 def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096) -> Iterator[Watch]:
     """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
-    for _, old in segments(pcapng):
-        old.unlink()
+    for old in (pcapng, *(one for _, one in segments(pcapng))):
+        old.unlink(missing_ok=True)
     with running(ours("harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         yield Watch(child, link, pcapng, ring_mib, max_mib)
     join(pcapng)

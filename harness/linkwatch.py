@@ -327,6 +327,7 @@ class Linkwatch:
         )
 
     def _finish(self) -> None:
+        self._notice_drops()
         if self._view is not None:
             with contextlib.suppress(Exception):
                 self._trigger(self._view.close(time.monotonic_ns()))

@@ -345,7 +345,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _allowed(fields: list[FieldInfo]) -> str:
     """What a key may hold, in words; "" when the models do not say."""
-    return ", ".join(filter(None, [*(_type_words(field.annotation) for field in fields), _limits(fields)]))
+    kinds = dict.fromkeys(_type_words(field.annotation) for field in fields)
+    return ", ".join(filter(None, [*kinds, _limits(fields)]))
 
 
 def _limits(fields: list[FieldInfo]) -> str:

@@ -25,15 +25,15 @@ from typing import BinaryIO, Final
 
 from harness.core.events import NS_PER_S, Ns
 from harness.core.skim import Run, survey
-from harness.edge.pcapng import END, PcapngWriter, first_packet_at, runs_of, whole_to
+from harness.edge.pcapng import END, PcapngWriter, first_packet_at, is_retired, retire, runs_of, whole_to
 from harness.errors import RigError, WireError
 
 SEGMENTS: Final = 8
 """Of each half of the bound, and of the time before a trigger: how finely the window is cut."""
 MIN_SEGMENT_BYTES: Final = 1 << 20
 PIN_NS: Final = 2 * NS_PER_S
-"""So long after a trigger nothing is removed that the bound leaves room for: the supervisor needs some milliseconds to
-say that the trigger is the incident's."""
+"""So long after a trigger nothing is removed that the bound leaves room for, beside the segment that is being written: the
+supervisor needs some milliseconds to say that the trigger is the incident's."""
 _COPY_BYTES: Final = 1 << 20
 _NAME: Final = "{stem}.{number:012d}{suffix}"
 _MAX_FRAMES: Final = 1 << 62
@@ -170,19 +170,18 @@ class CaptureRing:
         goes lies at ``path`` afterwards, to be written over."""
         is_pinned = now_ns < self._pinned_ns
         room = (self._bounds.max_bytes if is_pinned else self._bounds.max_bytes // 2) - self._segment_bytes
-        while (
-            self._until_ns is None
-            and len(self._older) > 1
-            and (
-                self._older_bytes > room
-                or (not is_pinned and self._older[0].t_last_ns < now_ns - self._bounds.before_ns)
-            )
-        ):
-            oldest = self._older.popleft()
+        while self._until_ns is None and len(self._older) > 1:
+            oldest = self._older[0]
+            is_past = not is_pinned and oldest.t_last_ns < now_ns - self._bounds.before_ns
+            if self._older_bytes <= room and not is_past:
+                return
+            with contextlib.suppress(FileNotFoundError):  # somebody needed the room
+                retire(oldest.path)
+            self._older.popleft()
             self._older_bytes -= oldest.size_bytes
             self.frames_stored -= oldest.frames
-            _retire(oldest.path)
-            oldest.path.replace(self.path)
+            with contextlib.suppress(FileNotFoundError):
+                oldest.path.replace(self.path)
 
 
 # --- one file of the segments -----------------------------------------------------------------------------------
@@ -202,13 +201,18 @@ def segments(path: Path) -> list[tuple[int, Path]]:
 
 
 def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]:
-    """Every run of a capture that may not be joined yet: the segments in order, then ``path``."""
+    """Every run of a capture that may not be joined yet: the segments in order, then ``path``. RigError: a watch is going
+    on, and is writing over the segment that was being read."""
     parts = segments(path)
     for position, (first_no, one) in enumerate(parts):
         following = parts[position + 1][0] if position + 1 < len(parts) else None
         left = _MAX_FRAMES if following is None else following - first_no
         with open_file(one.name) as file:
             for run in () if _is_empty(file) else runs_of(file, one.name):
+                if not _is_at(file, one):
+                    raise RigError(
+                        f"{path} has moved on while it was read; read it again, or when the run is over"
+                    )
                 if run.frames >= left:
                     end, frames, size, t_first_ns, t_last_ns = survey(run.data, 0, left)
                     yield Run(memoryview(run.data)[:end], frames, size, t_first_ns, t_last_ns)
@@ -218,14 +222,14 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
     if path.exists() or not parts:
         with open_file(path.name) as file:
             if not (parts and _is_empty(file)):
-                yield from runs_of(file, path.name)
+                yield from runs_of(file, path.name, is_growing=True)
 
 
 def join(path: Path) -> None:
     """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment stays as it is."""
     parts = segments(path)
     try:
-        while parts and _is_retired(parts[0][1]):
+        while parts and is_retired(parts[0][1]):
             parts.pop(0)[1].unlink()
         if not parts:
             return
@@ -253,15 +257,11 @@ def _is_empty(file: BinaryIO) -> bool:
     return os.pread(file.fileno(), len(END), 0) in (b"", END)
 
 
-def _retire(path: Path) -> None:
-    """Of what is in this segment nothing is the capture's any more, from now on and also after a kill."""
-    with path.open("r+b", buffering=0) as file:
-        file.write(END)
-
-
-def _is_retired(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(END)) == END
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _count(path: Path) -> int:

@@ -93,7 +93,7 @@ class PacketRing:
         self.clock_steps = 0
         """How often that has changed: the clock was set."""
         self.has_lost = False
-        """The kernel says in the block last read that frames were dropped since ``statistics`` was asked."""
+        """The kernel has said in a block read since ``statistics`` was asked that frames were dropped."""
         if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
         else:

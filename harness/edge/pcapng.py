@@ -2,10 +2,10 @@
 
 The writer hands whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing: whatever moment the process is
 killed, the file holds complete blocks up to the last run. When the disk is full it cuts the file back to the last complete
-run and goes no further. A file that is there already is written over in place: its pages are used again, which takes a
-fraction of the time of new ones. What stands behind the last run then is not the file's: a block of length zero stands in
-front of it, where every reader ends, until the next run is written whole, and its type and length last. The reader gives
-runs again.
+run and goes no further. A file that ``retire`` has given up is written over in place: its pages are used again, which takes
+a fraction of the time of new ones. What stands behind the last run then is not the file's: a block of length zero stands in
+front of it, where readers stop, until the next run is written whole, and its type and length last. The reader gives runs
+again.
 
 pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
 interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
@@ -68,7 +68,7 @@ def block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """Writes a new file."""
+    """Writes a new file, or over a retired one."""
 
     def __init__(
         self,
@@ -90,11 +90,10 @@ class PcapngWriter:
         """In the file."""
         self.size_bytes = 0
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._older_bytes = os.fstat(self._fd).st_size
+            self._older_bytes = path.stat().st_size if is_retired(path) else 0
             """Length of the older file, as long as it is not written over to its end."""
-            if self._older_bytes:
-                os.pwrite(self._fd, END, 0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if self._older_bytes else os.O_TRUNC)
+            self._fd = os.open(path, flags, 0o644)
         except OSError as error:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
@@ -166,10 +165,23 @@ class PcapngWriter:
         return True
 
     def _write(self, at: int, *parts: Buffer) -> None:
-        written, size = os.pwritev(self._fd, parts, at), sum(map(len, parts))
-        while written < size:  # a signal or the end of the disk
-            rest = memoryview(b"".join(parts))[written:]
-            written += os.pwrite(self._fd, rest, at + written)
+        written = os.pwritev(self._fd, parts, at)
+        if written < sum(map(len, parts)):  # a signal or the end of the disk
+            self._write(at + written, b"".join(parts)[written:])
+
+
+def retire(path: Path) -> None:
+    """Nothing in this capture counts any more, from now on and also after a kill: it may be written over."""
+    with path.open("r+b", buffering=0) as file:
+        file.write(END)
+
+
+def is_retired(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(END)) == END
+    except FileNotFoundError:
+        return False
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -212,7 +224,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def frames_of(file: BinaryIO, name: str) -> Iterator[CapturedFrame]:
     """As ``read_frames``, of an open file; ``name`` is for the error."""
-    for part in _parts(file, name):
+    for part in _parts(file, name, False):
         if isinstance(part, CapturedFrame):
             yield part
         else:
@@ -225,10 +237,11 @@ def run_frames(run: Run) -> Iterator[CapturedFrame]:
         yield CapturedFrame(t_ns, bytes(view[at : at + captured]), original)
 
 
-def runs_of(file: BinaryIO, name: str) -> Iterator[Run]:
-    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost."""
+def runs_of(file: BinaryIO, name: str, *, is_growing: bool = False) -> Iterator[Run]:
+    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost. ``is_growing``: it may be
+    one that is, or was, written over: it ends where that had come to. Else such a place is damage, and a WireError."""
     single: list[CapturedFrame] = []
-    for part in _parts(file, name):
+    for part in _parts(file, name, is_growing):
         if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
             yield _as_run(single)
             single = []
@@ -246,13 +259,13 @@ def _as_run(frames: list[CapturedFrame]) -> Run:
     return Run(data, len(frames), size, frames[0].t_ns, frames[-1].t_ns)
 
 
-def _parts(file: BinaryIO, name: str) -> Iterator[Run | CapturedFrame]:
+def _parts(file: BinaryIO, name: str, is_growing: bool) -> Iterator[Run | CapturedFrame]:
     """Runs where the file has their form, else single frames."""
     magic = file.read(4)
     if magic in _PCAP_MAGICS:
         yield from _read_pcap(file, *_PCAP_MAGICS[magic])
     elif magic == _SHB_BYTES:
-        yield from _read_pcapng(file, magic)
+        yield from _read_pcapng(file, magic, is_growing)
     else:
         raise WireError(f"{name} is neither pcap nor pcapng", 0, magic)
 
@@ -275,7 +288,7 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
         yield CapturedFrame(seconds * 1_000_000_000 + fraction * unit_ns, data, original)
 
 
-def _read_pcapng(file: BinaryIO, data: bytes) -> Iterator[Run | CapturedFrame]:
+def _read_pcapng(file: BinaryIO, data: bytes, is_growing: bool) -> Iterator[Run | CapturedFrame]:
     """``data``: what was read already."""
     section, at, start = _Section(), 0, 0
     """Where in ``data`` we are, and where in the file that begins."""
@@ -286,7 +299,10 @@ def _read_pcapng(file: BinaryIO, data: bytes) -> Iterator[Run | CapturedFrame]:
                 yield Run(memoryview(data)[at:end], frames, bytes_captured, t_first_ns, t_last_ns)
                 at = end
                 continue
-        if data[at + 4 : at + 8] == END[4:]:  # the length of the next block
+        if is_growing and END[:4] in (
+            data[at : at + 4],
+            data[at + 4 : at + 8],
+        ):  # type or length of the next block
             return
         whole = section.block(data, at, start)
         if whole is None:

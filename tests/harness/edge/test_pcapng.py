@@ -21,6 +21,9 @@ from harness.edge.pcapng import (
     PcapngWriter,
     first_packet_at,
     read_frames,
+    retire,
+    run_frames,
+    runs_of,
     whole_to,
 )
 from harness.errors import RigError, WireError
@@ -75,6 +78,11 @@ def test_many_frames_in_one_batch(tmp_path: Path) -> None:
     assert plain(list(read_frames(tmp_path / "x.pcapng"))) == frames
 
 
+def in_growing(path: Path) -> list[tuple[int, bytes, int]]:
+    with path.open("rb") as file:
+        return plain([one for run in runs_of(file, "x", is_growing=True) for one in run_frames(run)])
+
+
 class Killed(Exception):
     pass
 
@@ -111,6 +119,7 @@ def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and
     counts = []
     for budget in range(1, len(older) + 64):
         path.write_bytes(older)
+        retire(path)
         written = 0
         try:
             Mortal.budget = budget
@@ -126,7 +135,7 @@ def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and
         if data[4:8] == END[4:]:
             assert written == 0
             continue
-        found = plain(list(read_frames(path)))
+        found = in_growing(path)
         counts.append(len(found) // 2)
         assert found == [frame for run in runs(b"n")[: counts[-1]] for frame in run]
         assert counts[-1] in (written, written + 1)  # killed behind the last byte, it is whole
@@ -137,17 +146,38 @@ def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and
 
 
 @pytest.mark.parametrize("old_frames", [1, 40, 400])
-def test_a_file_written_over_is_as_a_new_one(tmp_path: Path, old_frames: int) -> None:
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_a_file_written_over_is_as_a_new_one(tmp_path: Path, old_frames: int, is_given_up: bool) -> None:
     old, new = tmp_path / "old.pcapng", tmp_path / "new.pcapng"
     one = writer(old)
     write(one, [(T_NS, b"old" * 50, 150)] * old_frames)
     close(one)
+    if is_given_up:
+        retire(old)
     for path in (old, new):
         one = writer(path)
         for n in range(30):
             assert write(one, [(T_NS + n, bytes([n]) * 100, 100)])
+            assert in_growing(path)[-1] == (T_NS + n, bytes([n]) * 100, 100)
+            assert (
+                is_given_up or path.stat().st_size == one.size_bytes
+            )  # only what was given up is used again
         close(one)
     assert old.read_bytes() == new.read_bytes()
+
+
+def test_a_length_of_zero_in_a_finished_file_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcapng"
+    one = writer(path)
+    for n in range(3):
+        write(one, [(T_NS + n, bytes(100), 100)])
+    close(one)
+    data = bytearray(path.read_bytes())
+    at = first_packet_at(data) + 132
+    data[at : at + len(END)] = END
+    path.write_bytes(data)
+    with pytest.raises(WireError, match="block of 0 bytes"):
+        list(read_frames(path))
 
 
 def test_a_file_cut_anywhere_ends_behind_a_whole_frame(tmp_path: Path) -> None:
