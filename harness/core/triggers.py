@@ -15,6 +15,7 @@ once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import hyperscan
 
@@ -22,7 +23,10 @@ from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import Ns, Side
 from harness.core.rules import REGEX_FLAGS, ConsoleRule
 
-__all__ = ["Hit", "Place", "Scanner"]
+__all__ = ["REHEARSAL", "Hit", "Place", "Scanner"]
+
+REHEARSAL: Final = 1 << 30
+"""In place of a rule's index: nobody's text was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,9 @@ class Scanner:
             name: _Stream(searches[side], start.get(name, Place()), strike) for name, side in consoles.items()
         }
         self._has_silence = any(rule.absent_ms for rule in rules)
+        self._rehearsal = next(
+            (one for side in searches if (one := _rehearsal(searches[side], strike))), None
+        )
 
     def adopt(self, other: "Scanner", renumbered: Mapping[int, int]) -> None:
         """Take over what ``other`` has seen of rules that stay: their old index -> their new one."""
@@ -71,6 +78,14 @@ class Scanner:
             return stream.judge(data, now_ns)
         stream.scanned += len(data)  # nearly every read of a run ends here
         return []
+
+    def rehearse(self) -> None:
+        """Find a rule's text in a stream of no console, and call ``strike(REHEARSAL)``: what a trigger needs is in the
+        processor's caches then. Nothing else notices."""
+        if self._rehearsal is not None:
+            stream, text = self._rehearsal
+            stream.scan(text)
+            stream.ends.clear()
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell although no byte comes."""
@@ -149,6 +164,10 @@ class _Stream:
         self.conditions = Conditions(search.chosen)
         self._strike = strike
 
+    def strikes_always(self) -> None:
+        """No rule's hits, but each match."""
+        self._at_once = [REHEARSAL] * len(self._at_once)
+
     @property
     def offset(self) -> int:
         """Of the next byte to be fed."""
@@ -186,6 +205,16 @@ class _Stream:
             return True
         between = data[max(last_end - 1 - self.scanned, 0) : max(end - 1 - self.scanned, 0)]
         return b"\n" in between or b"\r" in between
+
+
+def _rehearsal(search: _Search, strike: Callable[[int], None]) -> tuple[_Stream, bytes] | None:
+    """A stream whose every match strikes, and a text that matches; None without a plain rule."""
+    text = next((rule.literal.encode() for _, rule in search.chosen if rule.is_plain), None)
+    if text is None:
+        return None
+    stream = _Stream(search, Place(), strike)
+    stream.strikes_always()
+    return stream, text
 
 
 def _nothing(_data: bytes) -> None:

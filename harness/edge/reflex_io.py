@@ -35,7 +35,7 @@ from harness.core.events import (
 from harness.core.frames import decode
 from harness.core.rulebook import RuleBook
 from harness.core.rules import MAX_PATTERN_CHARACTERS, ConsoleRule
-from harness.core.triggers import Hit, Place
+from harness.core.triggers import REHEARSAL, Hit, Place
 from harness.edge.realtime import become_realtime
 from harness.errors import RigError, WireError
 
@@ -46,6 +46,8 @@ REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
 TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
 """``console.times`` is written so often: a killed reflex has lost the times of so much, and no byte."""
+REHEARSED_NS: Final = NS_PER_MS // 8
+"""How often at most: with half a millisecond half of the gain was lost on a busy machine, for others use the caches too."""
 MOMENT_S: Final = 150e-6
 """Long enough for a kernel thread and the other end, where that is a process of this machine."""
 WRITE_PARTS: Final = 256
@@ -130,6 +132,8 @@ class Armed:
 
     def __init__(self, control: Mapping[Side, int]) -> None:
         self._control = control
+        self.rehearsal: Volley = [("primary", b"", os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))]
+        """Goes nowhere, on the way of the others."""
         self._frames: Mapping[str, Mapping[str, bytes]] | None = None
         self.by_rule: dict[int, Volley] = {}
         """Of each console rule that instructs anybody."""
@@ -141,6 +145,7 @@ class Armed:
     def aim(self, book: RuleBook) -> None:
         if self._frames is not None:
             self.by_rule = {rule: self.volley("console", who) for rule, who in enumerate(book.instructed)}
+            self.by_rule[REHEARSAL] = self.rehearsal
 
     def volley(self, reason: str, who: Sequence[Side]) -> Volley:
         """Empty when nothing is armed, or nobody is instructed."""

@@ -193,6 +193,21 @@ def test_a_literal_split_byte_by_byte_triggers_once(bench: Bench) -> None:
     assert all(line.is_silent() for line in bench.control.values())
 
 
+def test_what_is_rehearsed_between_the_reads_goes_nowhere_and_disarms_nothing(bench: Bench) -> None:
+    bench.arm()
+    lines = [b"line %d\r\n" % number for number in range(200)]
+    for number, line in enumerate(lines, 1):
+        bench.console["primary"].say(line)
+        bench.recorded("primary", sum(map(len, lines[:number])))
+    assert all(line.is_silent() for line in (*bench.control.values(), *bench.console.values()))
+    bench.console["secondary"].say(b"Digest integrity check FAILED\r\n")
+    for side in events.SIDES:
+        assert bench.control[side].hear(len(FRAMES["console"][side])) == FRAMES["console"][side]
+    bench.stop()
+    assert bench.count(events.FrameSent) == 2 and bench.count(events.Trigger) == 1
+    assert all(line.is_silent() for line in bench.control.values())
+
+
 def test_two_triggers_at_once_make_one_action(bench: Bench) -> None:
     bench.arm()
     for side in events.SIDES:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harness.core.events import SIDES, Side
 from harness.core.rules import ConsoleRule, parse_rules
-from harness.core.triggers import Hit, Scanner
+from harness.core.triggers import REHEARSAL, Hit, Scanner
 
 RULES = (
     ConsoleRule(name="literal", literal="FAILED"),
@@ -97,6 +97,28 @@ def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.Dat
         assert pairs(found(RULES, side, [stream])) == right
         assert pairs(found(RULES, side, [stream[at : at + 1] for at in range(len(stream))])) == right
         assert pairs(found(RULES, side, chunks)) == right
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(ALPHABET), max_size=40))
+def test_rehearsals_between_the_chunks_strike_for_nobody_and_change_no_hit(parts: list[bytes]) -> None:
+    strikes: list[int] = []
+    scanner = Scanner(RULES, CONSOLES, strike=strikes.append)
+    hits = []
+    for part in parts:
+        scanner.rehearse()
+        hits += scanner.feed("secondary", part, 0)
+    assert hits == found(RULES, "secondary", parts)
+    assert strikes.count(REHEARSAL) >= len(parts)
+    plain = [hit.rule for hit in hits if RULES[hit.rule].is_plain]
+    assert sorted(rule for rule in strikes if rule != REHEARSAL) == sorted(plain)
+
+
+def test_without_a_plain_rule_nothing_is_rehearsed() -> None:
+    strikes: list[int] = []
+    scanner = Scanner((ConsoleRule(name="a", regex="x+"),), CONSOLES, strike=strikes.append)
+    scanner.rehearse()
+    assert strikes == [] and scanner.feed("primary", b"x", 0) == [Hit(0, 1)]
 
 
 def test_every_border_inside_a_match() -> None:
