@@ -278,7 +278,10 @@ class Linkwatch:
         drops, steps = ring.statistics().dropped, ring.clock_steps
         if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
             # The kernel stamps by the clock that was set: how late an answer is, is unknown too.
-            self._view.frames_lost(now_ns)
+            try:
+                self._view.frames_lost(now_ns)
+            except Exception as error:  # noqa: BLE001  (as in _understand)
+                self._understand_no_more(error)
         if steps != self._clock_steps:
             self._note(
                 "this machine's clock was set: frames in the capture have times of both sides of that", "info"
@@ -298,8 +301,11 @@ class Linkwatch:
                 if found:
                     self._trigger(found)
         except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
-            self._view = None
-            self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
+            self._understand_no_more(error)
+
+    def _understand_no_more(self, error: Exception) -> None:
+        self._view = None
+        self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
 
     def _trigger(self, triggers: list[Trigger]) -> None:
         for found in triggers:

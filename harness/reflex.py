@@ -2,14 +2,12 @@
 
     os.read(console) -> Scanner.feed -> strike -> os.write(control, frame encoded when the bench was armed)
 
-Nothing else stands between the read and the write, and while frames are armed that way is rehearsed between the reads: out
-of cold caches it takes twice as long. Link triggers come over a pipe polled beside the consoles: one place
-decides and writes, so that two triggers at once make one action. An Arm is good for one action; hits are always told.
+Nothing else stands on that way, which is rehearsed while frames are armed. Link triggers come over a pipe polled beside the
+consoles: one place decides and writes, so that two triggers at once make one action. An Arm is good for one action.
 """
 
 import os
 import sys
-from collections.abc import Sequence
 from time import monotonic_ns
 
 from harness.core import events
@@ -23,7 +21,6 @@ class Reflex:
         self.armed = reflex_io.Armed(config.control)
         self.sent: list[reflex_io.Attempt] = []
         self.is_stopping = False
-        self.rehearse_due_ns = 0
         self.inboxes, self.poller = reflex_io.make_inboxes(config)
         self.out = reflex_io.EventOut(config.event_fd, self.poller)
         self.handlers: reflex_io.Handlers = dict.fromkeys(self.consoles, self.read_console)
@@ -34,9 +31,7 @@ class Reflex:
         while not self.is_stopping:
             self.out.flush()
             silence_ms = self.book.wait_ms(t_ns := monotonic_ns())
-            if self.armed.by_rule and t_ns >= self.rehearse_due_ns:
-                self.book.scanner.rehearse()
-                self.rehearse_due_ns = t_ns + reflex_io.REHEARSED_NS
+            self.armed.rehearse(self.book, t_ns)
             # Sorted: 0 is the commands, and an Arm counts for what came after it.
             for fd, _ in sorted(self.poller.poll(self.out.wait_s(silence_ms))):
                 self.handlers[fd](fd)
@@ -64,11 +59,9 @@ class Reflex:
 
     def fire(self, volley: reflex_io.Volley) -> None:
         if volley:
-            sent = reflex_io.write_frames(volley)
-            if volley is not self.armed.rehearsal:
-                self.sent = sent
-                self.armed.load(None)
-                reflex_io.let_the_kernel_send()
+            self.sent = reflex_io.write_frames(volley)
+            self.armed.load(None)
+            reflex_io.let_the_kernel_send()
 
     def found(self, console: reflex_io.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
         for hit in hits:
@@ -76,7 +69,7 @@ class Reflex:
         t_match_ns = self.sent[0].t_ns if self.sent else monotonic_ns()
         self.tell(console.triggers(hits, data, t_ns, t_match_ns))
 
-    def tell(self, triggers: Sequence[events.Event]) -> None:
+    def tell(self, triggers: list[events.Event]) -> None:
         self.out.tell([*triggers, *(one.told() for one in self.sent)])
         self.sent.clear()
 

@@ -13,9 +13,9 @@ What makes a hit of these matches (at once, only after another text, only so man
 once.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import hyperscan
 
@@ -23,10 +23,7 @@ from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import Ns, Side
 from harness.core.rules import REGEX_FLAGS, ConsoleRule
 
-__all__ = ["REHEARSAL", "Hit", "Place", "Scanner"]
-
-REHEARSAL: Final = 1 << 30
-"""In place of a rule's index: nobody's text was there."""
+__all__ = ["Hit", "Place", "Scanner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +52,14 @@ class Scanner:
     ) -> None:
         """``places``: of consoles that have been read before. ``strike``: called with the rule of each hit that one match
         of a literal makes, in the midst of the search, before ``feed`` returns; it must not raise."""
-        searches = {side: _Search(rules, side) for side in set(consoles.values())}
+        searches = {side: _Search(rules, side) for side in sorted(set(consoles.values()))}
         start = places or {}
         self._streams = {
             name: _Stream(searches[side], start.get(name, Place()), strike) for name, side in consoles.items()
         }
         self._has_silence = any(rule.absent_ms for rule in rules)
-        self._rehearsal = next(
-            (one for side in searches if (one := _rehearsal(searches[side], strike))), None
+        self._rehearsals = deque(
+            one for search in searches.values() if (one := _rehearsal(search)) is not None
         )
 
     def adopt(self, other: "Scanner", renumbered: Mapping[int, int]) -> None:
@@ -79,13 +76,14 @@ class Scanner:
         stream.scanned += len(data)  # nearly every read of a run ends here
         return []
 
-    def rehearse(self) -> None:
-        """Find a rule's text in a stream of no console, and call ``strike(REHEARSAL)``: what a trigger needs is in the
-        processor's caches then. Nothing else notices."""
-        if self._rehearsal is not None:
-            stream, text = self._rehearsal
-            stream.scan(text)
-            stream.ends.clear()
+    def rehearse(self, pretend: Callable[[int], object]) -> None:
+        """Find a plain rule's text in a stream of no console, of one side and then the other, and call ``pretend`` in place
+        of ``strike``: what a trigger needs is in the processor's caches then. Nothing else notices; without a plain rule
+        nothing is done."""
+        if self._rehearsals:
+            stream, text = self._rehearsals[0]
+            stream.rehearse(text, pretend)
+            self._rehearsals.rotate()
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell although no byte comes."""
@@ -151,7 +149,7 @@ class _Stream:
         self.ends: list[tuple[int, int]] = []
         """(pattern, end) of each match in the chunk at hand."""
         self.scan: Callable[[bytes], object] = _nothing
-        self._strike: Callable[[int], None] = no_strike  # what was there before is not told again
+        self._strike: Callable[[int], object] = no_strike  # what was there before is not told again
         if search.database is None:
             return
         # Hyperscan's Stream borrows the references it is given: database and callback must live as long as it does.
@@ -164,9 +162,10 @@ class _Stream:
         self.conditions = Conditions(search.chosen)
         self._strike = strike
 
-    def strikes_always(self) -> None:
-        """No rule's hits, but each match."""
-        self._at_once = [REHEARSAL] * len(self._at_once)
+    def rehearse(self, text: bytes, pretend: Callable[[int], object]) -> None:
+        self._strike = pretend
+        self.scan(text)
+        self.ends.clear()
 
     @property
     def offset(self) -> int:
@@ -207,14 +206,10 @@ class _Stream:
         return b"\n" in between or b"\r" in between
 
 
-def _rehearsal(search: _Search, strike: Callable[[int], None]) -> tuple[_Stream, bytes] | None:
-    """A stream whose every match strikes, and a text that matches; None without a plain rule."""
-    text = next((rule.literal.encode() for _, rule in search.chosen if rule.is_plain), None)
-    if text is None:
-        return None
-    stream = _Stream(search, Place(), strike)
-    stream.strikes_always()
-    return stream, text
+def _rehearsal(search: _Search) -> tuple[_Stream, bytes] | None:
+    """A stream of nobody's, and a line that a plain rule finds, the shortest; None without one."""
+    texts = [rule.literal.encode() for _, rule in search.chosen if rule.is_plain]
+    return (_Stream(search, Place(), no_strike), min(texts, key=len) + b"\n") if texts else None
 
 
 def _nothing(_data: bytes) -> None:

@@ -202,27 +202,41 @@ def segments(path: Path) -> list[tuple[int, Path]]:
 
 def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]:
     """Every run of a capture that may not be joined yet: the segments in order, then ``path``. RigError: a watch is going
-    on, and is writing over the segment that was being read."""
+    on, and has written over what was being read, or begun another segment."""
     parts = segments(path)
+    moved_on = RigError(f"{path} has moved on while it was read; read it again, or when the run is over")
     for position, (first_no, one) in enumerate(parts):
         following = parts[position + 1][0] if position + 1 < len(parts) else None
         left = _MAX_FRAMES if following is None else following - first_no
-        with open_file(one.name) as file:
-            for run in () if _is_empty(file) else runs_of(file, one.name):
-                if not _is_at(file, one):
-                    raise RigError(
-                        f"{path} has moved on while it was read; read it again, or when the run is over"
-                    )
-                if run.frames >= left:
-                    end, frames, size, t_first_ns, t_last_ns = survey(run.data, 0, left)
-                    yield Run(memoryview(run.data)[:end], frames, size, t_first_ns, t_last_ns)
-                    break
-                left -= run.frames
-                yield run
-    if path.exists() or not parts:
+        try:
+            with open_file(one.name) as file:
+                # A join that was killed may have set the newest file aside as it was.
+                for run in () if _is_empty(file) else runs_of(file, one.name, is_growing=following is None):
+                    if not _is_at(file, one):
+                        raise moved_on
+                    if run.frames >= left:
+                        end, frames, size, t_first_ns, t_last_ns = survey(run.data, 0, left)
+                        yield Run(memoryview(run.data)[:end], frames, size, t_first_ns, t_last_ns)
+                        break
+                    left -= run.frames
+                    yield run
+        except (FileNotFoundError, WireError) as error:
+            if one.exists():
+                raise
+            raise moved_on from error
+        if not one.exists():
+            raise moved_on
+    try:
         with open_file(path.name) as file:
+            if segments(path) != parts:
+                raise moved_on
             if not (parts and _is_empty(file)):
                 yield from runs_of(file, path.name, is_growing=True)
+    except FileNotFoundError:
+        if segments(path) != parts:
+            raise moved_on from None
+        if not parts:
+            raise
 
 
 def join(path: Path) -> None:

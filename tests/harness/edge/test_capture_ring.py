@@ -244,14 +244,27 @@ def test_a_killed_writer_leaves_nothing_of_a_segment_that_it_was_writing_over(li
     before = kept(link.path)
     assert is_gapless(before) and before[-1] == link.number
     assert len(before) == link.ring.frames_stored
-    if shutil.which("tshark") is None:
-        pytest.skip("tshark missing")
-    shown = subprocess.run(["tshark", "-r", str(link.path)], capture_output=True, text=True, check=False)
-    assert len(shown.stdout.splitlines()) == more
-    assert "damaged" in shown.stderr  # others see that something is not as it should be, and no old frame
     join(link.path)
     assert in_file(link.path) == before
     assert whole_to(link.path.read_bytes(), 0) == link.path.stat().st_size
+
+
+def test_others_see_that_a_file_half_written_over_is_not_whole_and_no_old_frame(link: Link) -> None:
+    if shutil.which("tshark") is None:
+        pytest.skip("tshark missing")
+    link.pass_on(2060)
+    shown = subprocess.run(["tshark", "-r", str(link.path)], capture_output=True, text=True, check=False)
+    assert len(shown.stdout.splitlines()) == 60
+    assert "damaged" in shown.stderr
+
+
+def test_a_join_that_was_killed_may_have_set_aside_a_file_half_written_over(link: Link) -> None:
+    link.pass_on(2060)
+    before = kept(link.path)
+    link.path.rename(segment_path(link.path, 2001))
+    assert kept(link.path) == before
+    join(link.path)
+    assert in_file(link.path) == before
 
 
 class Killed(BaseException):
@@ -324,6 +337,27 @@ def test_a_reader_of_a_watch_that_goes_on_never_gets_new_frames_for_old_ones(lin
     reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
     next(reader)
     link.pass_on(1000)
+    with pytest.raises(RigError, match="has moved on while it was read"):
+        list(reader)
+
+
+def test_nor_has_a_hole_where_another_segment_was_begun(link: Link) -> None:
+    link.pass_on(300)
+    reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
+    next(reader)
+    link.pass_on(300)
+    with pytest.raises(RigError, match="has moved on while it was read"):
+        list(reader)
+
+
+def test_nor_ends_early_where_a_shorter_one_took_the_place(tmp_path: Path) -> None:
+    link = Link(tmp_path, before_s=4)
+    link.pass_on(1000, at_once=1)
+    reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
+    next(reader)
+    for _ in range(100):
+        link.number += 9
+        link.pass_on(1, at_once=1)
     with pytest.raises(RigError, match="has moved on while it was read"):
         list(reader)
 
