@@ -31,7 +31,7 @@ class Reflex:
         while not self.is_stopping:
             self.out.flush()
             silence_ms = self.book.wait_ms(t_ns := monotonic_ns())
-            self.armed.rehearse(self.book, t_ns)
+            self.armed.rehearse(self.book, len(self.consoles), t_ns)
             # Sorted: 0 is the commands, and an Arm counts for what came after it.
             for fd, _ in sorted(self.poller.poll(self.out.wait_s(silence_ms))):
                 self.handlers[fd](fd)

@@ -46,8 +46,9 @@ REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
 TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
 """``console.times`` is written so often: a killed reflex has lost the times of so much, and no byte."""
-REHEARSED_NS: Final = NS_PER_MS // 8
-"""How often at most: with half a millisecond half of the gain was lost on a busy machine, for others use the caches too."""
+REHEARSED_NS: Final = 2_000
+"""A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to
+do, the way is warm by that, and rehearsals behind each read would cost more than they bring."""
 MOMENT_S: Final = 150e-6
 """Long enough for a kernel thread and the other end, where that is a process of this machine."""
 WRITE_PARTS: Final = 256
@@ -148,12 +149,12 @@ class Armed:
         if self._frames is not None:
             self.by_rule = {rule: self.volley("console", who) for rule, who in enumerate(book.instructed)}
 
-    def rehearse(self, book: RuleBook, now_ns: Ns) -> None:
+    def rehearse(self, book: RuleBook, consoles: int, now_ns: Ns) -> None:
         """Between the reads, while frames are armed: out of cold caches the way of a trigger takes twice as long. When all
         consoles are quiet the process sleeps, and nothing is rehearsed."""
         if self.by_rule and now_ns >= self._rehearse_due_ns:
             book.scanner.rehearse(lambda _rule: write_frames(self._nowhere))
-            self._rehearse_due_ns = now_ns + REHEARSED_NS
+            self._rehearse_due_ns = now_ns + REHEARSED_NS * consoles
 
     def volley(self, reason: str, who: Sequence[Side]) -> Volley:
         """Empty when nothing is armed, or nobody is instructed."""
