@@ -368,7 +368,9 @@ class Recovery:
         match action, event:
             case ((AwaitReply() | AwaitBoot() | PowerCycle() | Pull()), TimedOut()):
                 detail = event.detail or "deadline passed"
-                return self._apply(self._sides[action.side], self._timeout_signal(action), detail, now, now)
+                return self._apply(
+                    self._sides[action.side], self._timeout_signal(action), detail, now, t_ns=now
+                )
             case AwaitFullDuplex(), Rejoined():
                 return self._pair_step("full duplex", "", Compare(), now)
             case AwaitFullDuplex(), TimedOut():

@@ -66,13 +66,10 @@ class CaptureRing:
         """Why nothing more is recorded although it should be; "" while all is well."""
         self.is_complete = False
         """The window behind the trigger is recorded; what comes now is not kept, as wanted."""
-        self.frames_stored = 0
-        """In all segments that are there."""
         self._make = make
         self._bounds = bounds
         self._segment_bytes = max(MIN_SEGMENT_BYTES, bounds.max_bytes // 2 // SEGMENTS)
         self._older: deque[_Segment] = deque()
-        self._older_bytes = 0
         self._first_no = 1
         """Of the file that is being written."""
         self._t_began_ns: Ns | None = None
@@ -92,8 +89,17 @@ class CaptureRing:
         return max(0, packet_no - self.first_no + 1)
 
     @property
+    def frames_stored(self) -> int:
+        """In all segments that are there."""
+        return sum(one.frames for one in self._older) + self._file.frames
+
+    @property
     def size_bytes(self) -> int:
         return self._older_bytes + self._file.size_bytes
+
+    @property
+    def _older_bytes(self) -> int:
+        return sum(one.size_bytes for one in self._older)
 
     def write(self, run: Run, t_ns: Ns) -> None:
         """``t_ns``: now."""
@@ -112,7 +118,6 @@ class CaptureRing:
             return
         self._t_began_ns = t_ns if self._t_began_ns is None else self._t_began_ns
         self._t_last_ns = t_ns
-        self.frames_stored += run.frames
 
     def pin(self, t_ns: Ns) -> None:
         """A trigger was found."""
@@ -150,14 +155,12 @@ class CaptureRing:
             self.full = str(error)
             return False
         self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
-        self._older_bytes += file.size_bytes
         try:
             self._make_room(t_ns)
             self._file = self._make(self.path, f"begins with frame {following} of the capture")
         except (OSError, RigError) as error:
             self.full = str(error)
             self._older.pop()
-            self._older_bytes -= file.size_bytes
             with contextlib.suppress(OSError):  # in the place of what could not be begun: it is still open
                 aside.rename(self.path)
             return False
@@ -178,8 +181,6 @@ class CaptureRing:
             with contextlib.suppress(FileNotFoundError):  # somebody needed the room
                 retire(oldest.path)
             self._older.popleft()
-            self._older_bytes -= oldest.size_bytes
-            self.frames_stored -= oldest.frames
             with contextlib.suppress(FileNotFoundError):
                 oldest.path.replace(self.path)
 

@@ -299,10 +299,8 @@ def _read_pcapng(file: BinaryIO, data: bytes, is_growing: bool) -> Iterator[Run 
                 yield Run(memoryview(data)[at:end], frames, bytes_captured, t_first_ns, t_last_ns)
                 at = end
                 continue
-        if is_growing and END[:4] in (
-            data[at : at + 4],
-            data[at + 4 : at + 8],
-        ):  # type or length of the next block
+        kind, length = data[at : at + 4], data[at + 4 : at + 8]
+        if is_growing and END[:4] in (kind, length):
             return
         whole = section.block(data, at, start)
         if whole is None:

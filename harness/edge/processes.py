@@ -121,9 +121,8 @@ class Child:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # the kernel does not let go of it: a device hangs
+            # Longer than this the kernel does not let go of it only where a device hangs.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=KILLED_S)
 
     def _write(self, data: bytes) -> None:

@@ -134,6 +134,7 @@ class Armed:
     def __init__(self, control: Mapping[Side, int]) -> None:
         self._control = control
         self._nowhere: Volley = []
+        """Where rehearsals go; empty where there is no /dev/null, so that only the search is rehearsed."""
         with contextlib.suppress(OSError):
             self._nowhere = [("primary", b"", os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))]
         self._rehearse_due_ns: Ns = 0

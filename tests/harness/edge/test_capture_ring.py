@@ -2,13 +2,14 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from harness.core.events import NS_PER_S
-from harness.core.skim import run_of
+from harness.core.skim import Run, run_of
 from harness.edge.capture_ring import (
     MIN_SEGMENT_BYTES,
     PIN_NS,
@@ -81,11 +82,14 @@ def in_file(path: Path) -> list[int]:
     return [int.from_bytes(frame.data[:8], "big") for frame in read_frames(path)]
 
 
+def reading(path: Path) -> Iterator[Run]:
+    return kept_runs(path, lambda name: (path.parent / name).open("rb"))
+
+
 def kept(path: Path) -> list[int]:
-    runs = kept_runs(path, lambda name: (path.parent / name).open("rb"))
     return [
         int.from_bytes(bytes(memoryview(run.data)[at : at + 8]), "big")
-        for run in runs
+        for run in reading(path)
         for at in range(28, len(run.data), FRAME_BYTES + 32)
     ]
 
@@ -332,28 +336,22 @@ def test_a_segment_that_cannot_be_given_up_ends_the_record_and_is_still_counted(
     assert is_gapless(found) and found[0] == link.ring.first_no and len(found) == link.ring.frames_stored
 
 
-def test_a_reader_of_a_watch_that_goes_on_never_gets_new_frames_for_old_ones(link: Link) -> None:
-    link.pass_on(2000)
-    reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
+@pytest.mark.parametrize(("before", "then"), [(2000, 1000), (300, 300)], ids=["written-over", "begun-anew"])
+def test_a_reader_of_a_watch_that_goes_on_never_gets_new_frames_for_old_ones_nor_a_hole(
+    link: Link, before: int, then: int
+) -> None:
+    link.pass_on(before)
+    reader = reading(link.path)
     next(reader)
-    link.pass_on(1000)
+    link.pass_on(then)
     with pytest.raises(RigError, match="has moved on while it was read"):
         list(reader)
 
 
-def test_nor_has_a_hole_where_another_segment_was_begun(link: Link) -> None:
-    link.pass_on(300)
-    reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
-    next(reader)
-    link.pass_on(300)
-    with pytest.raises(RigError, match="has moved on while it was read"):
-        list(reader)
-
-
-def test_nor_ends_early_where_a_shorter_one_took_the_place(tmp_path: Path) -> None:
+def test_a_reader_does_not_end_early_where_a_shorter_segment_took_the_place(tmp_path: Path) -> None:
     link = Link(tmp_path, before_s=4)
     link.pass_on(1000, at_once=1)
-    reader = kept_runs(link.path, lambda name: (link.path.parent / name).open("rb"))
+    reader = reading(link.path)
     next(reader)
     for _ in range(100):
         link.number += 9
