@@ -12,6 +12,9 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# The administrator's tools (losetup, mkfs) are not on everybody's path, not even on every root's.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
