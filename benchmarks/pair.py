@@ -11,11 +11,24 @@ import resource
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Options, Result, Target, cpu_seconds, have, main, median, running, scratch
+from benchmarks.common import (
+    Options,
+    Result,
+    Target,
+    cpu_seconds,
+    have,
+    main,
+    median,
+    number,
+    running,
+    scratch,
+    two_at_once,
+)
 from fixtures.pair import Incidents, Pair
 from harness.benchfile import load_bench
 
@@ -128,23 +141,36 @@ class Watched:
         return stats
 
 
-def one_round(
-    directory: Path, peer_uri: str, seconds: float, seen: dict[Any, Any], cost: dict[Any, Any]
-) -> dict[str, int]:
+class Seen:
+    """What the rounds gave, in their order."""
+
+    def __init__(self) -> None:
+        self.figures: defaultdict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+        """(block, who) -> see ``figures``."""
+        self.cpu_us: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        """(block, process) -> processor time a write."""
+        self.kept: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        """block -> ``two_at_once`` before and after ours."""
+        self.counters: list[dict[str, int]] = []
+        """The capture's."""
+
+
+def one_round(directory: Path, peer_uri: str, seconds: float, seen: Seen) -> None:
     watched = Watched(directory)
     try:
         for block, depth, _, _ in SHAPES:
+            kept = two_at_once()
             before = watched.cpu()
             written = watched.write(*timed(block, depth, seconds))
             after = watched.cpu()
-            seen.setdefault((block, OURS), []).append(figures(written))
+            seen.kept[block].append((kept, two_at_once()))
+            seen.figures[block, OURS].append(figures(written))
             for name, used in after.items():
-                us = (used - before[name]) * 1e6 / written["total_ios"]
-                cost.setdefault((block, name), []).append(us)
+                seen.cpu_us[block, name].append((used - before[name]) * 1e6 / written["total_ios"])
             peer = fio(peer_uri, *timed(block, depth, seconds))["write"]
-            seen.setdefault((block, PEER), []).append(figures(peer))
-            print(block, figures(written), figures(peer), file=sys.stderr)
-        return watched.check()
+            seen.figures[block, PEER].append(figures(peer))
+            print(block, figures(written), figures(peer), *seen.kept[block][-1], file=sys.stderr)
+        seen.counters.append(watched.check())
     finally:
         watched.pair.close(failed=False)
 
@@ -152,9 +178,7 @@ def one_round(
 def measure(options: Options) -> Result:
     if not have("fio", "nbdkit"):
         raise SystemExit("needs fio and nbdkit: apt-get install fio nbdkit")
-    seen: dict[Any, list[tuple[float, float, float]]] = {}
-    cost: dict[Any, list[float]] = {}
-    stats: list[dict[str, int]] = []
+    seen = Seen()
     with scratch(memory=True) as directory:
         socket = directory / "memory.nbd"
         argv = ["nbdkit", "-f", "-U", str(socket), "memory", "128M"]
@@ -162,29 +186,40 @@ def measure(options: Options) -> Result:
             deadline = time.monotonic() + 10
             while not socket.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            for number in range(options.rounds):
-                own = directory / str(number)
+            for count in range(options.rounds):
+                own = directory / str(count)
                 own.mkdir()
                 uri = f"nbd+unix:///?socket={socket}"
-                stats.append(one_round(own, uri, options.seconds, seen, cost))
+                one_round(own, uri, options.seconds, seen)
     names = [*PROCESSES, "supervisor", "fio"]
     rows, targets, notes = [], [], []
     for block, depth, wanted, unit in SHAPES:
-        best = {who: tuple(map(median, zip(*seen[block, who], strict=True))) for who in (OURS, PEER)}
+        best = {who: tuple(map(median, zip(*seen.figures[block, who], strict=True))) for who in (OURS, PEER)}
         for who, (iops, mb_s, late) in best.items():
-            used = [f"{median(cost[block, name]):.0f}" if who == OURS else "-" for name in names]
+            used = [f"{median(seen.cpu_us[block, name]):.0f}" if who == OURS else "-" for name in names]
             rows.append([f"{block}, queue {depth}", who, iops, mb_s, late, *used])
         ours = best[OURS]
         targets.append(Target(f"{block} queue {depth}", ours[0 if unit == "IOPS" else 1], wanted, unit=unit))
         notes.append(f"{block}: {ours[0] / best[PEER][0]:.3f} of nbdkit's memory plugin.")
+        each = zip(seen.figures[block, OURS], seen.kept[block], strict=True)
+        at = 0 if unit == "IOPS" else 1
+        notes.append(
+            f"{block}, {unit} of each round (in brackets what a processor kept of its speed while both were busy, before and"
+            " after it): "
+            + ", ".join(f"{number(figure[at])} ({was:.2f}, {then:.2f})" for figure, (was, then) in each)
+            + "."
+        )
+    writes, digests, drops = (
+        sum(one[name] for one in seen.counters) for name in ("writes", "digests_checked", "kernel_drops")
+    )
     notes.append(
-        f"Of {sum(one['writes'] for one in stats):,} writes on the link {sum(one['digests_checked'] for one in stats):,}"
-        f" digests were checked; {sum(one['kernel_drops'] for one in stats):,} frames were dropped by the capture. Both"
-        " volumes were equal after every round, and fio verified on the secondary what it wrote through the primary."
+        f"Of {writes:,} writes on the link {digests:,} digests were checked; {drops:,} frames were dropped by the capture."
+        " Both volumes were equal after every round, and fio verified on the secondary what it wrote through the primary."
     )
     columns = ["writes", "who", "IOPS", "MB/s", "99th us", *(f"CPU us a write: {name}" for name in names)]
     return Result("pair", "The simulated pair, replicating and watched", columns, rows, targets, notes)
 
 
 if __name__ == "__main__":
-    main(measure, rounds=3, seconds=4.0)
+    # What the machine gives changes within seconds: many rounds, and what it gave beside each.
+    main(measure, rounds=9, seconds=4.0)

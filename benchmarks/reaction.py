@@ -97,4 +97,4 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     # Where a process comes to lie decides much: many short rounds, each with new ones.
-    main(measure, rounds=8, seconds=2.5, add=_add)
+    main(measure, rounds=16, seconds=2.5, add=_add)
