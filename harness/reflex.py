@@ -29,11 +29,13 @@ class Reflex:
 
     def run(self) -> None:
         while not self.is_stopping:
-            self.out.flush()
             silence_ms = self.book.wait_ms(t_ns := monotonic_ns())
-            self.armed.rehearse(self.book, len(self.consoles), t_ns)
+            if self.out.is_due() or not (ready := self.poller.poll(0)):
+                self.out.flush()  # last: what is there to be read goes before the record
+                self.armed.rehearse(self.book, len(self.consoles), t_ns)
+                ready = self.poller.poll(self.out.wait_s(silence_ms))
             # Sorted: 0 is the commands, and an Arm counts for what came after it.
-            for fd, _ in sorted(self.poller.poll(self.out.wait_s(silence_ms))):
+            for fd, _ in sorted(ready):
                 self.handlers[fd](fd)
             for console in self.consoles.values() if silence_ms == 0 else ():
                 self.found(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns)
@@ -61,13 +63,11 @@ class Reflex:
         if volley:
             self.sent = reflex_io.write_frames(volley)
             self.armed.load(None)
-            reflex_io.let_the_kernel_send()
 
     def found(self, console: reflex_io.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
         for hit in hits:
             self.strike(hit.rule)
-        t_match_ns = self.sent[0].t_ns if self.sent else monotonic_ns()
-        self.tell(console.triggers(hits, data, t_ns, t_match_ns))
+        self.tell(console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns()))
 
     def tell(self, triggers: list[events.Event]) -> None:
         self.out.tell([*triggers, *(one.told() for one in self.sent)])

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, starmap
 from time import monotonic_ns
 from typing import Final
 
@@ -50,7 +50,11 @@ REHEARSED_NS: Final = 2_000
 """A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to
 do, the way is warm by that, and rehearsals behind each read would cost more than they bring."""
 MOMENT_S: Final = 150e-6
-"""Long enough for a kernel thread and the other end, where that is a process of this machine."""
+"""Slept directly behind the frames. A kernel thread of ordinary priority carries a PTY's bytes on, and some adapters': it
+would have to wait until this SCHED_FIFO process has recorded and told. Long enough for it and for the other end, where that
+is a process of this machine."""
+UNRECORDED: Final = 64
+"""Reads that may wait for a moment without new ones to be recorded: a millisecond's."""
 WRITE_PARTS: Final = 256
 """Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
@@ -190,6 +194,7 @@ def write_frames(volley: Volley) -> list[Attempt]:
     """Write each frame to its non-blocking line, for WRITE_LIMIT_NS at most. One function, because each call on the way to
     the first write takes a microsecond or two when the caches are cold."""
     attempts = []
+    written = 0
     for side, frame, fd in volley:
         t_ns = monotonic_ns()
         error = ""
@@ -203,8 +208,10 @@ def write_frames(volley: Volley) -> list[Attempt]:
                 error = _write_rest(fd, frame, 0)
             except OSError as problem:
                 error = problem.strerror or str(problem)
-        attempts.append(Attempt(side, frame, t_ns, monotonic_ns(), error))
-    return attempts
+        attempts.append((side, frame, t_ns, monotonic_ns(), error))
+    if written:
+        time.sleep(MOMENT_S)
+    return list(starmap(Attempt, attempts))
 
 
 def _write_rest(fd: int, data: bytes, written: int) -> str:
@@ -239,12 +246,6 @@ def last_words(fds: Sequence[int], read: Callable[[int], bool], out: "EventOut")
         while read(fd) and monotonic_ns() < deadline_ns:
             out.flush()
     out.finish(LAST_WORDS_NS)
-
-
-def let_the_kernel_send() -> None:
-    """A kernel thread of ordinary priority carries a PTY's bytes on, and some adapters': it would have to wait until this
-    SCHED_FIFO process has recorded and told. Sleep for a moment before that."""
-    time.sleep(MOMENT_S)
 
 
 def sequence_number(frame: bytes) -> int:
@@ -395,8 +396,12 @@ class EventOut:
             self._backlog += map(events.encode, told)
 
     def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:
-        """To be recorded by the next ``flush``: once all consoles that had something have been searched."""
+        """To be recorded by the next ``flush``: once all that is there has been searched."""
         self._unrecorded.append((console, t_arrival_ns, data))
+
+    def is_due(self) -> bool:
+        """Whether ``flush`` must not wait until nothing more is there to be read."""
+        return bool(self._backlog) or len(self._unrecorded) >= UNRECORDED
 
     def room(self, _fd: int) -> None:
         """The pipe has room again: ``flush`` comes by anyway."""

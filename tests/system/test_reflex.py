@@ -17,7 +17,7 @@ from harness.core import events
 from harness.core.events import NS_PER_S, Side
 from harness.core.rules import ConsoleRule
 from harness.edge.processes import Child
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.edge.reflex_io import UNRECORDED, ReflexConfig, StreamConfig
 
 pytestmark = pytest.mark.system
 
@@ -365,6 +365,55 @@ def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
         t_ns, offset = bench.times("primary")[-1]
         assert before_ns <= t_ns <= time.monotonic_ns()
         assert 10 * number <= offset < 10 * number + 10
+
+
+ENDLESS = """
+import os, sys
+from pathlib import Path
+from harness.core.rules import ConsoleRule
+from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.reflex import Reflex
+
+log, times, rules = Path(sys.argv[1], "log"), Path(sys.argv[1], "times"), sys.argv[2:]
+source, more = os.pipe()
+
+class Endless(Reflex):
+    reads, unrecorded = 0, 0
+
+    def read_console(self, fd):
+        if not super().read_console(fd):
+            return False
+        self.reads += 1
+        self.unrecorded = max(self.unrecorded, self.reads - log.stat().st_size)
+        self.is_stopping = self.reads >= 1000
+        if not self.is_stopping:
+            os.write(more, b"x")
+        return True
+
+stream = StreamConfig(side="primary", fd=source, log_path=str(log), times_path=str(times))
+rules = [ConsoleRule(name=text, literal=text) for text in rules]
+made = Endless(ReflexConfig(streams=[stream], control={}, rules=rules, default_instruct=[]))
+os.write(more, b"x")
+made.run()
+print(made.unrecorded, file=sys.stderr)
+"""
+"""A console that has another byte whenever one was read; says how many reads were not recorded at the most."""
+
+
+@pytest.mark.parametrize(("rule", "most"), [("never", UNRECORDED), ("x", 1)])
+def test_a_console_that_never_pauses_is_recorded_all_the_same(tmp_path: Path, rule: str, most: int) -> None:
+    """Reads go before the record, but not for ever, and not before a trigger is told."""
+    argv = [sys.executable, "-c", ENDLESS, str(tmp_path), rule]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        told = child.stdout.read()
+        unrecorded = int(child.stderr.read())
+    assert unrecorded == most
+    assert (tmp_path / "log").read_bytes() == b"x" * 1000
+    triggers = [event for event in events.Decoder().feed(told) if isinstance(event, events.Trigger)]
+    assert len(triggers) == (1000 if rule == "x" else 0)
 
 
 def test_the_rule_that_strikes_is_told_first(bench: Bench) -> None:
