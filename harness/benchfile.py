@@ -417,7 +417,7 @@ def check(what: str | Path) -> list[Finding]:
     try:
         bench = load_bench(what)
     except UsageError as error:
-        return [Finding(name=str(what), status="problem", detail=line) for line in str(error).splitlines()]
+        return [Finding(name="bench", status="problem", detail=line) for line in str(error).splitlines()]
     findings = [Finding(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
     names: set[str] = set()
     try:

@@ -45,7 +45,7 @@ EXCERPT_BYTES: Final = 256
 REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
 TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
-"""``console.times`` is written so often: a killed reflex has lost the times of so much, and no byte."""
+"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the bytes see UNRECORDED."""
 REHEARSED_NS: Final = 2_000
 """A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to
 do, the way is warm by that, and rehearsals behind each read would cost more than they bring."""
@@ -54,7 +54,8 @@ MOMENT_S: Final = 150e-6
 would have to wait until this SCHED_FIFO process has recorded and told. Long enough for it and for the other end, where that
 is a process of this machine."""
 UNRECORDED: Final = 64
-"""Reads that may wait for a moment without new ones to be recorded: a millisecond's."""
+"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's, and what a killed reflex
+has lost."""
 WRITE_PARTS: Final = 256
 """Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
