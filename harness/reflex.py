@@ -12,7 +12,7 @@ from time import monotonic_ns
 
 from harness.core import events
 from harness.core.triggers import Hit
-from harness.edge import reflex_io
+from harness.edge import reflex_io, reflex_record
 
 
 class Reflex:
@@ -22,7 +22,7 @@ class Reflex:
         self.sent: list[reflex_io.Attempt] = []
         self.is_stopping = False
         self.inboxes, self.poller = reflex_io.make_inboxes(config)
-        self.out = reflex_io.EventOut(config.event_fd, self.poller)
+        self.out = reflex_record.EventOut(config.event_fd, self.poller)
         self.handlers: reflex_io.Handlers = dict.fromkeys(self.consoles, self.read_console)
         self.handlers |= {config.event_fd: self.out.room, **dict.fromkeys(self.inboxes, self.read_events)}
         self.out.tell([reflex_io.ready(config)])
@@ -34,8 +34,7 @@ class Reflex:
                 self.out.flush()  # last: what is there to be read goes before the record
                 self.armed.rehearse(self.book, len(self.consoles), t_ns)
                 ready = self.poller.poll(self.out.wait_s(silence_ms))
-            # Sorted: 0 is the commands, and an Arm counts for what came after it.
-            for fd, _ in sorted(ready):
+            for fd, _ in sorted(ready):  # 0 is the commands: an Arm counts for what came after it
                 self.handlers[fd](fd)
             for console in self.consoles.values() if silence_ms == 0 else ():
                 self.found(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns)
@@ -64,7 +63,7 @@ class Reflex:
             self.sent = reflex_io.write_frames(volley)
             self.armed.load(None)
 
-    def found(self, console: reflex_io.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
+    def found(self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
         for hit in hits:
             self.strike(hit.rule)
         self.tell(console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns()))
@@ -79,7 +78,7 @@ class Reflex:
             if isinstance(event, events.Arm | events.Disarm):
                 self.armed.load(getattr(event, "frames", None))
             elif isinstance(event, events.NewRules):
-                reflex_io.replace_rules(self.book, event, self.consoles.values())
+                self.tell(reflex_io.replace_rules(self.book, event, self.consoles.values()))
             elif isinstance(event, events.Trigger):
                 self.fire(self.armed.volley(event.source, event.instruct))
                 self.tell([event])
@@ -92,6 +91,7 @@ class Reflex:
     def end(self, fd: int, stream: str, error: str) -> bool:
         self.poller.unregister(fd)
         self.consoles.pop(fd, None)
+        self.book.forget(stream)
         self.out.tell([events.StreamEnded(t_ns=monotonic_ns(), stream=stream, error=error)])
         return False
 

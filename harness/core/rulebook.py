@@ -36,6 +36,11 @@ class RuleBook:
         )
         self._put(rules, fresh)
 
+    def forget(self, console: str) -> None:
+        """It has ended: its silence is none."""
+        self._consoles.pop(console, None)
+        self.scanner.forget(console)
+
     def wait_ms(self, now_ns: Ns) -> int | None:
         """How long a silence may still last; None: for ever."""
         deadline_ns = self.scanner.next_deadline()

@@ -85,6 +85,10 @@ class Scanner:
             stream.rehearse(text, pretend)
             self._rehearsals.rotate()
 
+    def forget(self, console: str) -> None:
+        """It has ended; what is no console's name is nothing here."""
+        self._streams.pop(console, None)
+
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell although no byte comes."""
         if not self._has_silence:

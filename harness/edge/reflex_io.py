@@ -1,4 +1,4 @@
-"""What stands around the hot route: its configuration, the record on disk, the events to the supervisor.
+"""What stands around the hot route: its configuration, the frames that are armed, and who else is heard.
 
 Nothing here runs between the read of a trigger and the write of its frame, except ``write_frames``.
 """
@@ -7,15 +7,14 @@ import contextlib
 import os
 import select
 import signal
-import struct
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice, starmap
+from itertools import starmap
 from time import monotonic_ns
 from typing import Final
 
+import hyperscan
 import msgspec
 
 from harness.core import events
@@ -30,22 +29,14 @@ from harness.core.events import (
     Ns,
     ProcessReady,
     Side,
-    Trigger,
 )
 from harness.core.frames import decode
 from harness.core.rulebook import RuleBook
-from harness.core.rules import MAX_PATTERN_CHARACTERS, ConsoleRule
-from harness.core.triggers import Hit, Place
+from harness.core.rules import ConsoleRule
 from harness.edge.realtime import become_realtime
+from harness.edge.reflex_record import Console, EventOut
 from harness.errors import RigError, WireError
 
-TIMES: Final = struct.Struct("<QQ")
-"""One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""
-EXCERPT_BYTES: Final = 256
-REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
-"""Kept of each console, so that new rules find a text that is half there: the longest literal."""
-TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
-"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the bytes see UNRECORDED."""
 REHEARSED_NS: Final = 2_000
 """A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to
 do, the way is warm by that, and rehearsals behind each read would cost more than they bring."""
@@ -53,11 +44,6 @@ MOMENT_S: Final = 150e-6
 """Slept directly behind the frames. A kernel thread of ordinary priority carries a PTY's bytes on, and some adapters': it
 would have to wait until this SCHED_FIFO process has recorded and told. Long enough for it and for the other end, where that
 is a process of this machine."""
-UNRECORDED: Final = 64
-"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's, and what a killed reflex
-has lost."""
-WRITE_PARTS: Final = 256
-"""Events given to the pipe at once; IOV_MAX is 1024."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
 """A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
@@ -240,7 +226,7 @@ def closed() -> bytes:
     raise OSError(0, "closed")
 
 
-def last_words(fds: Sequence[int], read: Callable[[int], bool], out: "EventOut") -> None:
+def last_words(fds: Sequence[int], read: Callable[[int], bool], out: EventOut) -> None:
     """What the consoles still hold, and the rest of what is to be told."""
     deadline_ns = monotonic_ns() + LAST_WORDS_NS
     for fd in fds:
@@ -287,198 +273,15 @@ def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
     return inboxes, poller
 
 
-class Console:
-    """One console's place in the stream and its record on disk."""
-
-    def __init__(self, config: StreamConfig, book: RuleBook) -> None:
-        self.side = config.side
-        self.label = config.name
-        self.name = config.name or f"{config.side} console"
-        self._book = book
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._log_fd = os.open(config.log_path, flags, 0o644)
-        self._times_fd = os.open(config.times_path, flags, 0o644)
-        self._recorded_from = os.fstat(self._log_fd).st_size
-        """A reflex that was started again goes on where the record ends."""
-        self._read_bytes = 0
-        """Recorded since."""
-        self._before = bytearray()
-        """The newest bytes of the record, REPLAY_BYTES and some more."""
-        self.times = bytearray()
-        """Entries of ``console.times`` that are not written yet."""
-        self._is_recording = True
-        self._copy_fd = config.copy_fd
-
-    @property
-    def place(self) -> Place:
-        """Behind the last byte that was read."""
-        return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
-
-    def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
-        """The events for the hits that ``data``, not yet recorded, completed."""
-        seen = bytes(self._before) + data
-        first = self._read_bytes - len(self._before)
-        return [
-            Trigger(
-                t_ns=t_match_ns,
-                rule=self._book.rules[hit.rule].name,
-                source="console",
-                side=self.side,
-                console=self.label,
-                offset_bytes=self._recorded_from + hit.end_offset_bytes,
-                t_arrival_ns=t_arrival_ns,
-                t_match_ns=t_match_ns,
-                excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
-                instruct=self._book.instructed[hit.rule],
-            )
-            # Those for which the search itself strikes come first: what was written was written for the first.
-            for hit in sorted(hits, key=lambda hit: not self._book.rules[hit.rule].is_plain)
-        ]
-
-    def record(self, t_arrival_ns: Ns, data: bytes) -> Note | None:
-        """Append to the record on disk; a note, once, when that takes no more."""
-        note = None
-        if self._is_recording:
-            try:
-                if (written := os.write(self._log_fd, data)) < len(data):
-                    _write_all(self._log_fd, data[written:])  # a signal came, or the disk is nearly full
-            except OSError as error:
-                note = self._end_of_record(error)
-        self.times += TIMES.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
-        self._read_bytes += len(data)
-        self._before += data
-        if len(self._before) > 2 * REPLAY_BYTES:
-            del self._before[:-REPLAY_BYTES]
-        if self._copy_fd >= 0:
-            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
-                os.write(self._copy_fd, data)
-        return note
-
-    def record_times(self) -> Note | None:
-        times, self.times = self.times, bytearray()
-        try:
-            if self._is_recording:
-                _write_all(self._times_fd, times)
-        except OSError as error:
-            return self._end_of_record(error)
-        return None
-
-    def _end_of_record(self, error: OSError) -> Note:
-        self._is_recording = False
-        at = os.fstat(self._log_fd).st_size
-        text = f"{self.name}: the record ends at byte {at}: {error.strerror}"
-        return Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")
-
-
-def _write_all(fd: int, data: bytes | bytearray) -> None:
-    written = 0
-    while written < len(data):
-        written += os.write(fd, data[written:])
-
-
-class EventOut:
-    """The record, and events to the supervisor over a pipe that may be full or gone: never waits, never drops a trigger."""
-
-    def __init__(self, fd: int, poller: select.epoll) -> None:
-        self._fd = fd
-        self._poller = poller
-        self._unrecorded: list[tuple[Console, Ns, bytes]] = []
-        self._untimed: list[Console] = []
-        """Consoles with times to be written."""
-        self._times_due_ns: Ns = 0
-        self._backlog: deque[bytes] = deque()
-        self._is_gone = False
-        self._is_polled = False
-        os.set_blocking(fd, False)
-
-    def tell(self, told: Sequence[Event]) -> None:
-        """Events for the next ``flush``."""
-        if not self._is_gone:
-            self._backlog += map(events.encode, told)
-
-    def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:
-        """To be recorded by the next ``flush``: once all that is there has been searched."""
-        self._unrecorded.append((console, t_arrival_ns, data))
-
-    def is_due(self) -> bool:
-        """Whether ``flush`` must not wait until nothing more is there to be read."""
-        return bool(self._backlog) or len(self._unrecorded) >= UNRECORDED
-
-    def room(self, _fd: int) -> None:
-        """The pipe has room again: ``flush`` comes by anyway."""
-
-    def wait_s(self, silence_ms: int | None) -> float | None:
-        """How long to wait for bytes; None: for ever."""
-        if silence_ms is None:
-            return TIMES_WITHIN_NS / NS_PER_S if self._untimed else None
-        return min(silence_ms * NS_PER_MS, TIMES_WITHIN_NS) / NS_PER_S
-
-    def flush(self) -> None:
-        """Record what was read, and write what the pipe takes; poll for more room while something is left."""
-        t_ns = 0
-        for console, t_ns, data in self._unrecorded:
-            if not console.times:
-                self._untimed.append(console)
-            if note := console.record(t_ns, data):
-                self.tell([note])
-        if t_ns:
-            self._unrecorded.clear()
-            if t_ns > self._times_due_ns:
-                self._flush_times()
-                self._times_due_ns = t_ns + TIMES_WITHIN_NS
-        elif self._untimed:  # a quiet moment
-            self._flush_times()
-        if self._backlog:
-            self._flush_events()
-
-    def _flush_times(self) -> None:
-        for console in self._untimed:
-            if note := console.record_times():
-                self.tell([note])
-        self._untimed.clear()
-
-    def _flush_events(self) -> None:
-        while self._backlog and not self._is_gone:
-            try:
-                written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
-            except BlockingIOError:
-                break
-            except OSError:  # the supervisor is dead: the record on disk goes on
-                self._is_gone = True
-                self._backlog.clear()
-                break
-            while written:
-                first = self._backlog.popleft()
-                if written < len(first):
-                    self._backlog.appendleft(first[written:])
-                written = max(0, written - len(first))
-        self._poll(bool(self._backlog))
-
-    def finish(self, limit_ns: Ns) -> None:
-        """Record the rest, and write it, for at most ``limit_ns``."""
-        deadline_ns = monotonic_ns() + limit_ns
-        room = select.poll()
-        room.register(self._fd, select.POLLOUT)
-        self.flush()
-        self._flush_times()
-        while self._backlog:
-            left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
-            if left_ms <= 0 or not room.poll(left_ms):
-                return
-            self.flush()
-
-    def _poll(self, wanted: bool) -> None:
-        if wanted and not self._is_polled:
-            self._poller.register(self._fd, select.EPOLLOUT)
-        elif self._is_polled and not wanted:
-            self._poller.unregister(self._fd)
-        self._is_polled = wanted
-
-
-def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Console]) -> None:
-    """Other rules from the next byte on."""
-    rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
-    book.replace(rules, {console.name: console.place for console in consoles})
+def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Console]) -> list[Event]:
+    """Other rules from the next byte on; a note when they cannot be used, and the old ones stay."""
+    try:
+        rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
+        book.replace(rules, {console.name: console.place for console in consoles})
+    except (hyperscan.HyperscanError, msgspec.DecodeError, ValueError) as error:
+        text = f"the new rules cannot be used, the old ones stay: {error}"
+        return [Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")]
+    return []
 
 
 def make_consoles(config: ReflexConfig, strike: Callable[[int], None]) -> tuple[RuleBook, dict[int, Console]]:
@@ -487,10 +290,23 @@ def make_consoles(config: ReflexConfig, strike: Callable[[int], None]) -> tuple[
     sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
     if len(sides) != len(config.streams):
         raise RigError("two consoles have the same name")
-    book = RuleBook(config.rules, config.default_instruct, sides, strike)
+    try:
+        book = RuleBook(config.rules, config.default_instruct, sides, strike)
+    except hyperscan.HyperscanError as error:
+        raise RigError(f"the rules cannot be used: {error}") from error
     try:
         for fd in (*(stream.fd for stream in config.streams), *config.control.values()):
             os.set_blocking(fd, False)
-        return book, {stream.fd: Console(stream, book) for stream in config.streams}
+        return book, {
+            stream.fd: Console(
+                book,
+                side=stream.side,
+                label=stream.name,
+                log_path=stream.log_path,
+                times_path=stream.times_path,
+                copy_fd=stream.copy_fd,
+            )
+            for stream in config.streams
+        }
     except OSError as error:
         raise RigError(str(error)) from error

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from chatter import Script
 from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line
 
 from harness.core import events
 from harness.core.events import NS_PER_S, Side
 from harness.core.rules import ConsoleRule
 from harness.edge.processes import Child
-from harness.edge.reflex_io import UNRECORDED, ReflexConfig, StreamConfig
+from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from harness.edge.reflex_record import UNRECORDED
 
 pytestmark = pytest.mark.system
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -95,6 +98,11 @@ def writes_of(pid: int) -> int:
     """How many write system calls a process has made."""
     fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(fields["syscw"])
+
+
+def cpu_s_of(pid: int) -> float:
+    user, system = map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[11:13])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
 def test_two_triggers_at_once_make_one_action(bench: Bench) -> None:
@@ -367,53 +375,52 @@ def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
         assert 10 * number <= offset < 10 * number + 10
 
 
-ENDLESS = """
-import os, sys
-from pathlib import Path
-from harness.core.rules import ConsoleRule
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
-from harness.reflex import Reflex
-
-log, times, rules = Path(sys.argv[1], "log"), Path(sys.argv[1], "times"), sys.argv[2:]
-source, more = os.pipe()
-
-class Endless(Reflex):
-    reads, unrecorded = 0, 0
-
-    def read_console(self, fd):
-        if not super().read_console(fd):
-            return False
-        self.reads += 1
-        self.unrecorded = max(self.unrecorded, self.reads - log.stat().st_size)
-        self.is_stopping = self.reads >= 1000
-        if not self.is_stopping:
-            os.write(more, b"x")
-        return True
-
-stream = StreamConfig(side="primary", fd=source, log_path=str(log), times_path=str(times))
-rules = [ConsoleRule(name=text, literal=text) for text in rules]
-made = Endless(ReflexConfig(streams=[stream], control={}, rules=rules, default_instruct=[]))
-os.write(more, b"x")
-made.run()
-print(made.unrecorded, file=sys.stderr)
-"""
-"""A console that has another byte whenever one was read; says how many reads were not recorded at the most."""
+def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int]:
+    """What the reflex tells of a console that never pauses; bytes read and not recorded at the most."""
+    ran = subprocess.run(
+        [sys.executable, str(SUPPORT / "chatter.py"), str(directory)],
+        input=msgspec.json.encode(script),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (directory / "log").read_bytes() == "".join(script.chunks).encode()
+    return events.Decoder().feed(ran.stdout), int(ran.stderr)
 
 
-@pytest.mark.parametrize(("rule", "most"), [("never", UNRECORDED), ("x", 1)])
-def test_a_console_that_never_pauses_is_recorded_all_the_same(tmp_path: Path, rule: str, most: int) -> None:
+@pytest.mark.parametrize(("text", "most"), [("never", UNRECORDED), ("x", 1)])
+def test_a_console_that_never_pauses_is_recorded_all_the_same(tmp_path: Path, text: str, most: int) -> None:
     """Reads go before the record, but not for ever, and not before a trigger is told."""
-    argv = [sys.executable, "-c", ENDLESS, str(tmp_path), rule]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None and child.stderr is not None
-        told = child.stdout.read()
-        unrecorded = int(child.stderr.read())
-    assert unrecorded == most
-    assert (tmp_path / "log").read_bytes() == b"x" * 1000
-    triggers = [event for event in events.Decoder().feed(told) if isinstance(event, events.Trigger)]
-    assert len(triggers) == (1000 if rule == "x" else 0)
+    script = Script(chunks=["x"] * 1000, rules=[ConsoleRule(name="rule", literal=text)])
+    told, unrecorded_bytes = chatter(tmp_path, script)
+    assert unrecorded_bytes == most
+    assert sum(isinstance(event, events.Trigger) for event in told) == (1000 if text == "x" else 0)
+
+
+CHUNKS = ["aaaa HEAD", " middle ", "half-", "text end\n", "zzz MARK zzz\n"]
+HALF, MARK = ConsoleRule(name="half", literal="half-text"), ConsoleRule(name="mark", literal="MARK")
+REFUSED = ConsoleRule(name="back-reference", regex=r"(a)\1")
+
+
+@pytest.mark.parametrize("reload_at", range(len(CHUNKS)))
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [([HALF, MARK], None), ([HALF, MARK], [HALF, MARK]), ([MARK], [HALF, MARK]), ([MARK, HALF], [REFUSED])],
+)
+def test_rules_are_replaced_between_reads_that_are_not_recorded_yet(
+    tmp_path: Path, old: list[ConsoleRule], new: list[ConsoleRule] | None, reload_at: int
+) -> None:
+    """Nothing is missed, offsets and excerpts are right, whatever the moment; refused rules change nothing."""
+    told, _ = chatter(tmp_path, Script(chunks=CHUNKS, rules=old, new_rules=new, reload_at=reload_at))
+    text = "".join(CHUNKS).encode()
+    triggers = {event.rule: event for event in told if isinstance(event, events.Trigger)}
+    is_too_late = new is not None and HALF not in old and reload_at > 3
+    assert set(triggers) == ({"mark"} if is_too_late else {"half", "mark"})
+    for name, event in triggers.items():
+        end = text.index({"half": b"half-text", "mark": b"MARK"}[name]) + {"half": 9, "mark": 4}[name]
+        assert (event.offset_bytes, event.excerpt) == (end, text[:end])
+    notes = [event.text for event in told if isinstance(event, events.Note)]
+    assert [note[:31] for note in notes] == (["the new rules cannot be used, t"] if new == [REFUSED] else [])
 
 
 def test_the_rule_that_strikes_is_told_first(bench: Bench) -> None:
@@ -432,6 +439,23 @@ def test_the_rule_that_strikes_is_told_first(bench: Bench) -> None:
     bench.arm()
     bench.console["primary"].say(b"one two")
     assert bench.until(events.FrameSent, 2)[1].side == "primary"
+
+
+def test_the_silence_of_a_console_that_has_ended_keeps_nobody_awake(bench: Bench) -> None:
+    heartbeat = ConsoleRule(name="heartbeat", literal="alive", absent_ms=50)
+    bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode([heartbeat])))
+    bench.arm()
+    for side, line in bench.console.items():
+        line.say(b"alive")
+        bench.recorded(side, 5)
+    os.close(bench.console["primary"].device)
+    bench.console["primary"].device = -1
+    bench.until(events.StreamEnded)
+    (trigger,) = bench.until(events.Trigger)  # 50 ms later: the other console's
+    assert trigger.side == "secondary"
+    used_s = cpu_s_of(bench.reflex.pid)
+    assert not select.select([bench.reflex], [], [], 0.3)[0]
+    assert cpu_s_of(bench.reflex.pid) - used_s < 0.15
 
 
 def test_silence_is_a_trigger(bench: Bench) -> None:
