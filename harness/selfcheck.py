@@ -10,6 +10,7 @@ from typing import Any, Final
 from harness.core.events import Ns, Side, Trigger
 from harness.core.recheck import Recheck, recheck
 from harness.core.rules import ConsoleRule
+from harness.core.text import escape
 
 CANARY: Final = "freezeframe canary "
 CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())
@@ -27,13 +28,18 @@ class Canaries:
     def __init__(self) -> None:
         self._asked_ns: dict[Side, Ns] = {}
         self.record: dict[str, Any] = {}
-        """For incident.json, a side: asked, seen, and how long from the request to the match."""
+        """For incident.json, a side: seen, and how long from the request to the match, or why there was none."""
 
     def text(self, side: Side) -> str:
         """A new line for that console."""
         self._asked_ns[side] = time.monotonic_ns()
         self.record[side] = {"seen": False}
         return CANARY + secrets.token_hex(4)
+
+    def impossible(self, side: Side, why: str) -> None:
+        """No line came of it: that its console is heard is not proved."""
+        self._asked_ns.pop(side, None)
+        self.record[side] = {"seen": False, "reason": escape(why)}
 
     def heard(self, trigger: Trigger) -> None:
         asked_ns = self._asked_ns.pop(trigger.side, None)

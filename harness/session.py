@@ -144,17 +144,25 @@ class Session:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         for side, controller in self.rig.controllers.items():
             if not isinstance(controller, Printing):
+                self._no_canary(side, "its controller cannot be asked to print")
                 continue
             reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            if not reply.ok:
+                self._no_canary(side, f"its controller would not print: {reply.status}")
             deadline_ns = deadline_in(CANARY_TIMEOUT_S)
             while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
                 self.pump(0.1)
-            if reply.ok and side in self._canaries.missing:
+            if side in self._canaries.missing:
                 raise RigError(
                     f"the {side} controller printed a line that did not come in on its console: is the tap "
                     f"({self.rig.bench.controller(side).console}) connected to its running text log?"
                 )
         self.incident.record["canaries"] = self._canaries.record
+
+    def _no_canary(self, side: Side, why: str) -> None:
+        """Some devices cannot: the run goes on, and nobody takes it for proved."""
+        self._canaries.impossible(side, why)
+        self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
 
     def _reload_rules(self) -> None:
         """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""

@@ -1,14 +1,18 @@
 """A run proves that its watching works: canaries before, the record searched again afterwards, rules read again."""
 
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from fixtures.pair import Incidents, Pair
 from harness.benchfile import load_bench
 from harness.edge.netns import missing_capabilities
+from harness.report.text import canaries_in_words, recheck_in_words
+from harness.roles import Controller, Reply
 
 pytestmark = [
     pytest.mark.system,
@@ -19,12 +23,33 @@ RULE = '\n[[rule]]\nname = "late-comer"\nsource = "console"\nliteral = "after th
 LIMIT_S = 10.0
 
 
-def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
+class Mute:
+    """A controller that cannot be asked to print."""
+
+    def __init__(self, real: Controller) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "print_line":
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+
+class Refusing(Mute):
+    def print_line(self, text: str, deadline_ns: int) -> Reply:
+        return Reply(ok=False, status="bad\x1b[31m operation")
+
+
+def open_pair(tmp_path: Path) -> Pair:
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    bench = load_bench(tmp_path / "configs" / "sim.toml")
     run = tmp_path / "r"
     run.mkdir()
-    pair = Pair(bench, run, Incidents(tmp_path / "incidents"), 1, "selfcheck")
+    bench = load_bench(tmp_path / "configs" / "sim.toml")
+    return Pair(bench, run, Incidents(tmp_path / "incidents"), 1, "selfcheck")
+
+
+def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
     try:
         assert {side: one["seen"] for side, one in pair.incident.record["canaries"].items()} == {
             "primary": True,
@@ -46,3 +71,26 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         found = pair.incident.record["recheck"][side]
         assert found["agrees"], found
         assert found["checked_bytes"] > 0
+    heard = r"heard \S+ .s after it was asked for, \d+ us after it was read"
+    said = canaries_in_words(pair.incident.record)
+    assert re.fullmatch(f"primary {heard}; secondary {heard}", said), said
+    assert "primary agrees (" in recheck_in_words(pair.incident.record)
+
+
+def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
+    real = dict(pair.rig.controllers)
+    try:
+        pair.rig.controllers["primary"] = cast(Controller, Mute(real["primary"]))
+        pair.rig.controllers["secondary"] = cast(Controller, Refusing(real["secondary"]))
+        pair.session._sing()
+    finally:
+        pair.rig.controllers.update(real)
+        assert pair.close(failed=False) == []
+    notes = [one for one in pair.incident.record["notes"] if "no canary" in one]
+    assert [one.split(":")[0] for one in notes] == ["primary", "secondary"]
+    assert notes[1].endswith("would not print: bad\\x1b[31m operation")
+    assert canaries_in_words(pair.incident.record) == (
+        "primary NOT HEARD: its controller cannot be asked to print; "
+        "secondary NOT HEARD: its controller would not print: bad\\x1b[31m operation"
+    )
