@@ -107,6 +107,8 @@ class Session:
         self._canaries = Canaries()
         self._rules_throughout = rules.console
         """Console rules that were in force from the start."""
+        self._rules_ever = rules.console
+        """And those that were for a part of the run only."""
         self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
@@ -173,6 +175,7 @@ class Session:
             return
         if fresh is not None:
             self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self._rules_ever += tuple(rule for rule in fresh.console if rule not in self._rules_ever)
             self.observation.replace_rules(_with_canary(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
@@ -337,13 +340,25 @@ class Session:
             self.incident.note(str(error))
 
     def _recheck(self) -> None:
-        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there. Not for rules that
+        a reload brought, changed or took: from which byte on it was in force is not recorded."""
         told: dict[str, Any] = {}
+        reloaded = [rule for rule in self._rules_ever if rule not in self._rules_throughout]
         for side in SIDES:
             log, times = self.incident.console_path(side), self.incident.console_times_path(side)
-            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
-            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
-            if found is not None and not found.agrees:
+            try:
+                found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
+            except RigError as error:
+                told[side] = {"agrees": None, "reason": str(error)}
+                self.incident.note(
+                    f"the record of the {side} console was not searched again, nor for the begin of a warmstart: {error}"
+                )
+                continue
+            found.not_checked.extend(
+                dict.fromkeys(rule.name for rule in reloaded if rule.side in (side, "any"))
+            )
+            told[side] = asdict(found) | {"agrees": found.agrees}
+            if not found.agrees:
                 text = f"the record of the {side} console and what the reflex told differ: {found}"
                 self.lost_evidence.append(text)
                 self.incident.note(text)
@@ -353,9 +368,14 @@ class Session:
         """How long each side took from its control frame to the first word of its warmstart."""
         for action in self.incident.record["actions"]:
             side, sent_ns = action["side"], action.get("t_frame_done_ns")
-            recorded = read_console(self.incident.console_path(side), self.incident.console_times_path(side))
             pattern = getattr(self.rig.controllers[side], "warmstart_line", b"")
-            if sent_ns is None or recorded is None or not pattern:
+            if sent_ns is None or not pattern:
+                continue
+            try:
+                recorded = read_console(
+                    self.incident.console_path(side), self.incident.console_times_path(side)
+                )
+            except RigError:  # the recheck has made it a note
                 continue
             began = began_ns(*recorded, pattern, sent_ns)
             action["t_warmstart_ns"] = began
