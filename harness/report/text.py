@@ -205,7 +205,8 @@ def recheck_in_words(record: Mapping[str, Any]) -> str:
 def _recheck_in_words(found: Mapping[str, Any]) -> str:
     if not isinstance(found.get("agrees"), bool):
         return f"NOT DONE: {text(found.get('reason') or 'its record was too large or not there')}"
-    said = f"agrees ({byte_count(number(found.get('checked_bytes')) or 0)}, {number(found.get('hits')) or 0} hits)"
+    hits = number(found.get("hits")) or 0
+    said = f"agrees ({byte_count(number(found.get('checked_bytes')) or 0)}, {hits} hit{'' if hits == 1 else 's'})"
     if not found["agrees"]:
         wrong = (
             f"{name}: {_places(found[key])}"
