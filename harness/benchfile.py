@@ -97,8 +97,9 @@ class LinkTable(Table):
     capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
     """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
     before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How much in front of a trigger an incident keeps; less where the bound is reached."""
     after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """The window around a trigger that an incident keeps; shorter where the bound is reached."""
+    """And behind it at most: the capture ends with the incident, when the recovery (and the workload) has ended."""
 
 
 class PowerTable(Table):

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from harness.bench import Rig, deadline_in
 from harness.benchfile import Bench, Scenario
 from harness.core import recovery
 from harness.core.events import SIDES
+from harness.edge.clock import WallReading, read_wall_clock
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
 from harness.incident import Incident
@@ -420,11 +422,19 @@ def run(
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
     """Watch a pair that others write to; yields each incident when it is closed, then watches on. Ends by exception."""
     with run_directory() as run_dir, Rig(bench, run_dir) as rig:
-        while True:
-            yield _watch_once(rig, out_dir, view)
+        yield from watch_rig(rig, out_dir=out_dir, view=view)
 
 
-def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
+def watch_rig(rig: Rig, *, out_dir: Path, view: View) -> Iterator[Result]:
+    """The same on a rig that is open. Between two incidents the watchers are started anew, and the next one says so."""
+    ended: WallReading | None = None
+    while True:
+        result, ended = _watch_once(rig, out_dir, view, ended)
+        yield result
+
+
+def _watch_once(rig: Rig, out_dir: Path, view: View, ended: WallReading | None) -> tuple[Result, WallReading]:
+    """``ended``: when the former incident's watchers were stopped. Returns the incident, and when its own were."""
     incident = Incident.create(
         out_dir,
         bench=rig.bench.name,
@@ -439,6 +449,10 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
     )
     try:
         session.arm()
+        if ended is not None:
+            gap = _gap(ended, read_wall_clock())
+            incident.note(gap)
+            view.phase(gap)
         view.phase(f"watching; the host's port is {rig.bench.primary.host}; stop with Ctrl-C")
         while session.collector is None or session.recovering:
             session.pump(TICK_S)
@@ -451,14 +465,27 @@ def _watch_once(rig: Rig, out_dir: Path, view: View) -> Result:
         else:
             incident.discard()
         raise
+    ended = read_wall_clock()
     session.close()
     conclude(incident)
     cause = session.causes[0]
     incident.record["reasons"] = [f"trigger {cause.rule} on the {cause.side}", *session.lost_evidence]
     incident.finish("fail")
-    return Result(
+    result = Result(
         outcome="fail",
         record=incident.record,
         incident=incident.path.absolute(),
         reasons=incident.record["reasons"],
+    )
+    return result, ended
+
+
+def _gap(ended: WallReading, armed: WallReading) -> str:
+    begin, end = (
+        f"{datetime.fromtimestamp(one.wall_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3] for one in (ended, armed)
+    )
+    seconds = (armed.monotonic_ns - ended.monotonic_ns) / 1e9
+    return (
+        f"not watched from {begin} to {end} UTC ({seconds:.1f} s): after an incident the watchers are started anew; "
+        "what came before they were armed is in no capture, or instructed nobody"
     )

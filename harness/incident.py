@@ -67,7 +67,7 @@ INCIDENT_ID_BYTES: Final = 16
 MAX_LINE_BYTES: Final = 1024
 """Of a trigger's line before and behind the match."""
 MAX_LISTED: Final = 1000
-"""As many triggers, actions, steps and notes are kept in incident.json; the timeline has all."""
+"""As many triggers, actions, steps and notes are kept in incident.json; the timeline has all that were told."""
 
 
 def _serialised(method: M) -> M:
@@ -206,14 +206,16 @@ class Incident:
 
     @_serialised
     def triggered(self, trigger: Trigger) -> None:
-        """The first trigger is the incident's, unless another is acted on; those after it are listed."""
-        told = _trigger_record(trigger)
-        if self.record["trigger"] is None:
+        """The first trigger is the incident's, unless another is acted on; those after it are in the timeline at once, and
+        listed in incident.json from the next milestone on: there may be many, and each milestone waits for the disk."""
+        told, is_first = _trigger_record(trigger), self.record["trigger"] is None
+        if is_first:
             self.record["trigger"] = told
         else:
             self._keep("more_triggers", told)
         self.append_event(trigger, "reflex")
-        self.milestone()
+        if is_first:
+            self.milestone()
 
     @_serialised
     def acts_on(self, trigger: Trigger) -> None:

@@ -84,8 +84,9 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     capture_mib: int = 1024
     """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
     before_s: float = 600.0
-    """Of the window around the trigger; shorter where the bound is reached."""
+    """In front of the trigger; less where the bound is reached."""
     after_s: float = 600.0
+    """Behind it, at most: Stop comes when the recovery has ended."""
 
 
 def link_rules(rules: list[dict[str, Any]]) -> list[LinkRule]:

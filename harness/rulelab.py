@@ -17,7 +17,7 @@ from harness.core.linkview import LinkView
 from harness.core.rules import RuleSet
 from harness.core.text import escape
 from harness.core.triggers import Hit, Scanner
-from harness.core.writepath import number
+from harness.core.writepath import mapping, number
 from harness.evidence import Evidence
 
 MAX_HITS: Final = 20_000
@@ -57,12 +57,17 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Resu
     """``against`` None: with what was found when the incident was recorded."""
     now = found(evidence, rules)
     then = recorded(evidence) if against is None else found(evidence, against)
+    more = mapping(evidence.record.get("counted_hits")) if against is None else {}
+    counted = [
+        escape(f"{rule}: {count} hits were only counted then, and are new here")
+        for rule, count in more.items()
+    ]
     return Result(
         incident=evidence.stored.id,
         kept=len(now.keys() & then.keys()),
         new=tuple(sorted((place, now[place]) for place in now.keys() - then.keys())),
         lost=tuple(sorted((place, then[place]) for place in then.keys() - now.keys())),
-        problems=tuple(dict.fromkeys([*evidence.stored.problems, *evidence.problems])),
+        problems=tuple(dict.fromkeys([*evidence.stored.problems, *evidence.problems, *counted])),
     )
 
 

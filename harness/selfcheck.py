@@ -10,6 +10,8 @@ from typing import Any, Final
 from harness.core.events import Ns, Side, Trigger
 from harness.core.recheck import Recheck, recheck
 from harness.core.rules import ConsoleRule
+from harness.core.text import escape
+from harness.errors import RigError
 
 CANARY: Final = "freezeframe canary "
 CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())
@@ -27,13 +29,18 @@ class Canaries:
     def __init__(self) -> None:
         self._asked_ns: dict[Side, Ns] = {}
         self.record: dict[str, Any] = {}
-        """For incident.json, a side: asked, seen, and how long from the request to the match."""
+        """For incident.json, a side: seen, and how long from the request to the match, or why there was none."""
 
     def text(self, side: Side) -> str:
         """A new line for that console."""
         self._asked_ns[side] = time.monotonic_ns()
         self.record[side] = {"seen": False}
         return CANARY + secrets.token_hex(4)
+
+    def impossible(self, side: Side, why: str) -> None:
+        """No line came of it: that its console is heard is not proved."""
+        self._asked_ns.pop(side, None)
+        self.record[side] = {"seen": False, "reason": escape(why)}
 
     def heard(self, trigger: Trigger) -> None:
         asked_ns = self._asked_ns.pop(trigger.side, None)
@@ -51,22 +58,21 @@ class Canaries:
 
 def recheck_console(
     rules: Sequence[ConsoleRule], side: Side, log: Path, times: Path, told: Sequence[Trigger]
-) -> Recheck | None:
-    """The whole record of one console; None when it is too large or cannot be read."""
+) -> Recheck:
+    """The whole record of one console. RigError: it is too large or cannot be read."""
     recorded = read_console(log, times)
-    if recorded is None:
-        return None
     seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
     return recheck(rules, side, *recorded, seen)
 
 
-def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]] | None:
-    """The bytes, and (t_ns, offset of its first byte) of each read; None when it is too large or cannot be read."""
+def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]]:
+    """The bytes, and (t_ns, offset of its first byte) of each read. RigError: it is too large or cannot be read."""
     try:
-        if log.stat().st_size > MAX_RECHECKED_BYTES:
-            return None
+        size = log.stat().st_size
+        if size > MAX_RECHECKED_BYTES:
+            raise RigError(f"it has {size} bytes, and at most {MAX_RECHECKED_BYTES >> 20} MiB are searched")
         data, raw = log.read_bytes(), times.read_bytes()
-    except OSError:
-        return None
+    except OSError as error:
+        raise RigError(f"it cannot be read: {error}") from error
     whole = len(raw) // _TIMES.size * _TIMES.size
     return data, list(_TIMES.iter_unpack(raw[:whole]))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
@@ -43,6 +44,8 @@ READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
 
+MAX_HITS: Final = 1000
+"""Of each rule in one run, so many are told, kept and written; those behind them are counted."""
 WORKLOAD_SILENT_S: Final = 10.0
 """The workload's process tells something each second; one that does not for so long is frozen, or starved."""
 
@@ -82,6 +85,11 @@ class Session:
         self.incident = incident
         self.view = view
         self.triggers: list[Trigger] = []
+        """Of each rule the first ones, and the one that is acted on."""
+        self._hits: Counter[str] = Counter()
+        """All of them, a rule."""
+        self._moment: list[Trigger] = []
+        """The newest hits, all of one time: the frames that are told next went out for one of them."""
         self.causes: list[Trigger] = []
         """What was seen before anything was done: the trigger that instructed first, then those of the same moment."""
         self.collector: Collector | None = None
@@ -107,6 +115,8 @@ class Session:
         self._canaries = Canaries()
         self._rules_throughout = rules.console
         """Console rules that were in force from the start."""
+        self._rules_ever = rules.console
+        """And those that were for a part of the run only."""
         self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
@@ -144,17 +154,25 @@ class Session:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         for side, controller in self.rig.controllers.items():
             if not isinstance(controller, Printing):
+                self._no_canary(side, "its controller cannot be asked to print")
                 continue
             reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            if not reply.ok:
+                self._no_canary(side, f"its controller would not print: {reply.status}")
             deadline_ns = deadline_in(CANARY_TIMEOUT_S)
             while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
                 self.pump(0.1)
-            if reply.ok and side in self._canaries.missing:
+            if side in self._canaries.missing:
                 raise RigError(
                     f"the {side} controller printed a line that did not come in on its console: is the tap "
                     f"({self.rig.bench.controller(side).console}) connected to its running text log?"
                 )
         self.incident.record["canaries"] = self._canaries.record
+
+    def _no_canary(self, side: Side, why: str) -> None:
+        """Some devices cannot: the run goes on, and nobody takes it for proved."""
+        self._canaries.impossible(side, why)
+        self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
 
     def _reload_rules(self) -> None:
         """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
@@ -165,6 +183,7 @@ class Session:
             return
         if fresh is not None:
             self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            self._rules_ever += tuple(rule for rule in fresh.console if rule not in self._rules_ever)
             self.observation.replace_rules(_with_canary(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
@@ -226,6 +245,8 @@ class Session:
         if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
             self._canaries.heard(event)
             return
+        if isinstance(event, Trigger) and source == "reflex" and self._is_counted_only(event):
+            return
         self.view.happened(source, event)
         if source == "workload":
             self._workload_heard_ns = time.monotonic_ns()
@@ -257,12 +278,30 @@ class Session:
             case _:
                 self.incident.append_event(event, source)
 
+    def _is_counted_only(self, trigger: Trigger) -> bool:
+        """A rule that hits each line must fill neither memory nor disk nor the terminal."""
+        if self._moment and self._moment[0].t_match_ns != trigger.t_match_ns:
+            self._moment.clear()
+        self._moment.append(trigger)
+        self._hits[trigger.rule] += 1
+        if self._hits[trigger.rule] <= MAX_HITS:
+            return False
+        if self._hits[trigger.rule] == MAX_HITS + 1:
+            self.view.phase(f"{trigger.rule}: {MAX_HITS} hits; those that follow are only counted")
+        if self.collector is None:
+            return not (self.is_autonomic and trigger.instruct)  # which begins the recovery
+        # A redrive listens for what is said of its second try.
+        return not self.rig.bench.policy.redrive or "redrive" in self.incident.record
+
+    def _keep(self, trigger: Trigger) -> None:
+        self.triggers.append(trigger)
+        self.incident.triggered(trigger)
+
     def _triggered(self, source: str, trigger: Trigger) -> None:
         if source != "reflex":
             # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
             return
-        self.triggers.append(trigger)
-        self.incident.triggered(trigger)
+        self._keep(trigger)
         if self.is_autonomic and trigger.instruct:
             # The pair acts by itself, and when is not told: all that is seen may be what it acted on.
             self.causes.append(trigger)
@@ -274,10 +313,8 @@ class Session:
     def _acted(self, event: FrameSent | FrameFailed) -> None:
         # Not a trigger but its frames begin the recovery: one that came before the bench was armed has none. The
         # reflex tells them right behind the hits of one read, and acts on the first of these that instructs anybody.
-        if self.collector is None and self.triggers:
-            moment_ns = self.triggers[-1].t_match_ns
-            together = [one for one in self.triggers if one.t_match_ns == moment_ns]
-            self.causes = sorted(together, key=lambda one: not one.instruct)
+        if self.collector is None and self._moment:
+            self.causes = sorted(self._moment, key=lambda one: not one.instruct)
             self._collect(self.causes[0])
         self.incident.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
@@ -286,6 +323,8 @@ class Session:
             self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
 
     def _collect(self, trigger: Trigger) -> Collector:
+        if not any(one is trigger for one in self.triggers):
+            self._keep(trigger)
         self.incident.acts_on(trigger)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
@@ -311,6 +350,7 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self._tell_counted_hits()
         self._join_capture()
         self._recheck()
         self._time_warmstarts()
@@ -321,6 +361,12 @@ class Session:
             os.close(self._wake_read)
             os.close(self._wake_write)
 
+    def _tell_counted_hits(self) -> None:
+        more = self._hits - Counter(one.rule for one in self.triggers)
+        for rule, count in more.items():
+            self.incident.note(f"{rule}: {count} more hits than are told here; they were only counted")
+        self.incident.record["counted_hits"] = dict(more)
+
     def _join_capture(self) -> None:
         try:
             join(self.incident.link_path)
@@ -329,13 +375,28 @@ class Session:
             self.incident.note(str(error))
 
     def _recheck(self) -> None:
-        """Search the recorded consoles once more, plainly: what the reflex told must be what is there."""
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there. Not for rules that
+        a reload brought, changed or took (from which byte on it was in force is not recorded), nor for those whose hits
+        were not all kept."""
         told: dict[str, Any] = {}
+        counted = self.incident.record["counted_hits"]
+        rules = tuple(rule for rule in self._rules_throughout if rule.name not in counted)
+        left_out = [rule for rule in self._rules_ever if rule not in rules]
         for side in SIDES:
             log, times = self.incident.console_path(side), self.incident.console_times_path(side)
-            found = recheck_console(self._rules_throughout, side, log, times, self.triggers)
-            told[side] = None if found is None else asdict(found) | {"agrees": found.agrees}
-            if found is not None and not found.agrees:
+            try:
+                found = recheck_console(rules, side, log, times, self.triggers)
+            except RigError as error:
+                told[side] = {"agrees": None, "reason": str(error)}
+                self.incident.note(
+                    f"the record of the {side} console was not searched again, nor for the begin of a warmstart: {error}"
+                )
+                continue
+            found.not_checked.extend(
+                dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
+            )
+            told[side] = asdict(found) | {"agrees": found.agrees}
+            if not found.agrees:
                 text = f"the record of the {side} console and what the reflex told differ: {found}"
                 self.lost_evidence.append(text)
                 self.incident.note(text)
@@ -345,9 +406,14 @@ class Session:
         """How long each side took from its control frame to the first word of its warmstart."""
         for action in self.incident.record["actions"]:
             side, sent_ns = action["side"], action.get("t_frame_done_ns")
-            recorded = read_console(self.incident.console_path(side), self.incident.console_times_path(side))
             pattern = getattr(self.rig.controllers[side], "warmstart_line", b"")
-            if sent_ns is None or recorded is None or not pattern:
+            if sent_ns is None or not pattern:
+                continue
+            try:
+                recorded = read_console(
+                    self.incident.console_path(side), self.incident.console_times_path(side)
+                )
+            except RigError:  # the recheck has made it a note
                 continue
             began = began_ns(*recorded, pattern, sent_ns)
             action["t_warmstart_ns"] = began

@@ -101,7 +101,10 @@ def watch(
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a pair that others write to, until stopped with Ctrl-C; each trigger becomes an incident."""
+    """Watch a pair that others write to, until stopped with Ctrl-C; each trigger becomes an incident.
+
+    Between two incidents nothing is watched for some seconds; the next incident says from when to when.
+    """
     with reported(as_json):
         from harness.cli import runs
 

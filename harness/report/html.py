@@ -22,7 +22,7 @@ from harness.core.writepath import items, mapping, number
 from harness.evidence import Evidence
 from harness.report import pictures
 from harness.report.pictures import Lane, duration
-from harness.report.text import OUTCOME_MEANING, byte_count
+from harness.report.text import OUTCOME_MEANING, byte_count, watching_rows
 
 LINES_BEFORE: Final = 300
 LINES_AFTER: Final = 200
@@ -321,7 +321,8 @@ def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
 
 
 def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
+    """What the run stood on: the proofs of its watching, the controllers, our own versions."""
+    rows = [(name, _short(said)) for name, said in watching_rows(record)]
     for side, one in mapping(record.get("controllers")).items():
         about = mapping(one)
         said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.items())

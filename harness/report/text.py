@@ -7,7 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from harness.core.events import SIDES, Side
 from harness.core.text import escape
+from harness.core.writepath import mapping, number
 
 Row = tuple[str, RenderableType]
 OUTCOME_STYLE: Final = {
@@ -26,6 +28,9 @@ OUTCOME_MEANING: Final = {
     "interrupted": "the run was stopped before its end",
     "open": "the run is still going on",
 }
+
+MAX_PLACES: Final = 5
+"""Of a wrong recheck, for each kind; incident.json has all."""
 
 
 def text(value: object) -> str:
@@ -179,6 +184,69 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
     return [("capture", Text(said, "bold red" if drops else ""))]
 
 
+def canaries_in_words(record: Mapping[str, Any]) -> str:
+    """A console: how long its canary took; "" when the record has none."""
+    return "; ".join(f"{side} {_canary_in_words(mapping(one))}" for side, one in _sides(record, "canaries"))
+
+
+def _canary_in_words(canary: Mapping[str, Any]) -> str:
+    if canary.get("seen") is not True:
+        return f"NOT HEARD: {text(canary.get('reason') or 'it did not come in')}"
+    trip_us, match_us = number(canary.get("round_trip_us")), canary.get("arrival_to_match_us")
+    said = "heard" if trip_us is None else f"heard {duration(trip_us * 1000)} after it was asked for"
+    return f"{said}, {match_us:.0f} us after it was read" if isinstance(match_us, int | float) else said
+
+
+def recheck_in_words(record: Mapping[str, Any]) -> str:
+    """A console: what searching its record once more came to; "" when it was not."""
+    return "; ".join(f"{side} {_recheck_in_words(mapping(one))}" for side, one in _sides(record, "recheck"))
+
+
+def _recheck_in_words(found: Mapping[str, Any]) -> str:
+    if not isinstance(found.get("agrees"), bool):
+        return f"NOT DONE: {text(found.get('reason') or 'its record was too large or not there')}"
+    hits = number(found.get("hits")) or 0
+    said = f"agrees ({byte_count(number(found.get('checked_bytes')) or 0)}, {hits} hit{'' if hits == 1 else 's'})"
+    if not found["agrees"]:
+        wrong = (
+            f"{name}: {_places(found[key])}"
+            for name, key in (("missed", "missed"), ("told but not there", "unfounded"))
+            if found.get(key)
+        )
+        said = f"DIFFERS, {', '.join(wrong)}"
+    left_out = found.get("not_checked")
+    if isinstance(left_out, list) and left_out:
+        said += f", not checked: {', '.join(text(one) for one in left_out)}"
+    return said
+
+
+def _proof(said: str) -> Text:
+    return Text(said, "yellow" if "NOT " in said else "bold red" if "DIFFERS" in said else "")
+
+
+def _places(hits: object) -> str:
+    """(rule, offset) of the first few, and how many there are."""
+    shown = hits if isinstance(hits, list) else []
+    told = [
+        " at byte ".join(text(part) for part in one)
+        for one in shown[:MAX_PLACES]
+        if isinstance(one, list | tuple)
+    ]
+    more = len(shown) - len(told)
+    return ", ".join(told) + (f" and {more} more" if more else "")
+
+
+def _sides(record: Mapping[str, Any], key: str) -> list[tuple[Side, object]]:
+    told = mapping(record.get(key))
+    return [(side, told[side]) for side in SIDES if side in told]
+
+
+def watching_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What proves that the consoles were watched: the canaries before the run, the search of their record after it."""
+    rows = [("canaries", canaries_in_words(record)), ("recheck", recheck_in_words(record))]
+    return [(name, said) for name, said in rows if said]
+
+
 def _line_at(trigger: Mapping[str, Any]) -> object:
     """Where the line of a console's trigger begins, as far as its excerpt shows; else where the match ends."""
     end, excerpt = trigger.get("offset_bytes"), trigger.get("excerpt_hex")
@@ -278,6 +346,7 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_log_rows(record),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
+        *((name, _proof(said)) for name, said in watching_rows(record)),
         *(_look_rows(trigger, record.get("id", "last")) if trigger else []),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]

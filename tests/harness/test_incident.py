@@ -129,6 +129,21 @@ def test_later_triggers_are_listed_and_the_first_stays(tmp_path: Path) -> None:
     assert [one["rule"] for one in incident.record["more_triggers"]] == ["neg-ack"]
 
 
+def test_later_triggers_do_not_wait_for_the_disk_each(tmp_path: Path) -> None:
+    incident = create(tmp_path)
+    for offset in (1, 2, 3):
+        incident.triggered(msgspec.structs.replace(TRIGGER, offset_bytes=offset))
+
+    def listed() -> list[int]:
+        record = Incident.open(incident.path).record
+        return [one["offset_bytes"] for one in (record["trigger"], *record["more_triggers"])]
+
+    assert listed() == [1]
+    assert [row["offset_bytes"] for row in Incident.open(incident.path).timeline()] == [1, 2, 3]
+    incident.acted(SENT)
+    assert listed() == [1, 2, 3]
+
+
 def test_a_damaged_set_is_kept_beside(tmp_path: Path) -> None:
     incident = create(tmp_path)
     for text in (b"bad", b"worse"):

@@ -82,6 +82,16 @@ def test_new_and_lost_hits_are_told_apart(out: Path) -> None:
     assert counts["receive-error"] == (0, 2) and counts["resync"][0] == 4
 
 
+def test_hits_that_the_run_only_counted_are_named(out: Path) -> None:
+    evidence = opened(out, RECEIVER)
+    evidence.stored.record["counted_hits"] = {"noisy\x1b": 7}
+    rules = parse_rules(RULES, "r.toml")
+    assert compare(evidence, rules, None).problems == (
+        "noisy\\x1b: 7 hits were only counted then, and are new here",
+    )
+    assert compare(evidence, rules, rules).problems == ()
+
+
 def test_against_another_file(out: Path) -> None:
     rules = parse_rules(RULES, "r.toml")
     one = opened(out, SENDER)

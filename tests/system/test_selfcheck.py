@@ -1,14 +1,20 @@
 """A run proves that its watching works: canaries before, the record searched again afterwards, rules read again."""
 
+import os
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from fixtures.pair import Incidents, Pair
 from harness.benchfile import load_bench
 from harness.edge.netns import missing_capabilities
+from harness.report.text import canaries_in_words, recheck_in_words
+from harness.roles import Controller, Reply
+from harness.selfcheck import MAX_RECHECKED_BYTES
 
 pytestmark = [
     pytest.mark.system,
@@ -19,12 +25,33 @@ RULE = '\n[[rule]]\nname = "late-comer"\nsource = "console"\nliteral = "after th
 LIMIT_S = 10.0
 
 
-def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
+class Mute:
+    """A controller that cannot be asked to print."""
+
+    def __init__(self, real: Controller) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "print_line":
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+
+class Refusing(Mute):
+    def print_line(self, text: str, deadline_ns: int) -> Reply:
+        return Reply(ok=False, status="bad\x1b[31m operation")
+
+
+def open_pair(tmp_path: Path) -> Pair:
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    bench = load_bench(tmp_path / "configs" / "sim.toml")
     run = tmp_path / "r"
     run.mkdir()
-    pair = Pair(bench, run, Incidents(tmp_path / "incidents"), 1, "selfcheck")
+    bench = load_bench(tmp_path / "configs" / "sim.toml")
+    return Pair(bench, run, Incidents(tmp_path / "incidents"), 1, "selfcheck")
+
+
+def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
     try:
         assert {side: one["seen"] for side, one in pair.incident.record["canaries"].items()} == {
             "primary": True,
@@ -33,6 +60,10 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         rules = tmp_path / "configs" / "rules" / "sim.toml"
         with rules.open("a") as file:
             file.write(RULE)
+        # One rule comes new, another has changed.
+        rules.write_text(
+            rules.read_text().replace("Digest integrity check FAILED", "Digest integrity check F")
+        )
         deadline = time.monotonic() + LIMIT_S
         while not pair.session.triggers and time.monotonic() < deadline:
             pair.primary.print_line("after the reload")
@@ -46,3 +77,41 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         found = pair.incident.record["recheck"][side]
         assert found["agrees"], found
         assert found["checked_bytes"] > 0
+        assert found["not_checked"][-2:] == ["digest-failed", "late-comer"]
+    heard = r"heard \S+ .s after it was asked for, \d+ us after it was read"
+    said = canaries_in_words(pair.incident.record)
+    assert re.fullmatch(f"primary {heard}; secondary {heard}", said), said
+    assert "primary agrees (" in recheck_in_words(pair.incident.record)
+
+
+def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
+    try:
+        os.truncate(
+            pair.incident.console_path("primary"), MAX_RECHECKED_BYTES + 1
+        )  # a hole: no disk is filled
+    finally:
+        assert pair.close(failed=False) == []
+    notes = [one for one in pair.incident.record["notes"] if "not searched again" in one]
+    assert len(notes) == 1 and "of the primary console" in notes[0] and "at most 256 MiB" in notes[0]
+    said = recheck_in_words(pair.incident.record)
+    assert said.startswith("primary NOT DONE: it has ") and "secondary agrees (" in said
+
+
+def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
+    real = dict(pair.rig.controllers)
+    try:
+        pair.rig.controllers["primary"] = cast(Controller, Mute(real["primary"]))
+        pair.rig.controllers["secondary"] = cast(Controller, Refusing(real["secondary"]))
+        pair.session._sing()
+    finally:
+        pair.rig.controllers.update(real)
+        assert pair.close(failed=False) == []
+    notes = [one for one in pair.incident.record["notes"] if "no canary" in one]
+    assert [one.split(":")[0] for one in notes] == ["primary", "secondary"]
+    assert notes[1].endswith("would not print: bad\\x1b[31m operation")
+    assert canaries_in_words(pair.incident.record) == (
+        "primary NOT HEARD: its controller cannot be asked to print; "
+        "secondary NOT HEARD: its controller would not print: bad\\x1b[31m operation"
+    )

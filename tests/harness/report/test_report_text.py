@@ -1,0 +1,64 @@
+"""The report of an incident in words: each line of it says what the record holds, and nothing that acts on a terminal."""
+
+from typing import Any
+
+import golden_incidents
+import pytest
+from golden_incidents import RECEIVER
+from rich.console import Console
+
+from harness.evidence import Evidence
+from harness.report.html import page
+from harness.report.text import canaries_in_words, recheck_in_words, summary
+
+CANARIES = {
+    "primary": {"seen": True, "round_trip_us": 4321, "arrival_to_match_us": 37.4},
+    "secondary": {"seen": False, "reason": "its controller cannot be asked to print"},
+}
+RECHECK = {
+    "primary": {
+        "checked_bytes": 4096, "hits": 3, "missed": [], "unfounded": [], "not_checked": ["beat"], "agrees": True,
+    },
+    "secondary": {
+        "checked_bytes": 10, "hits": 1, "missed": [["torn", 8]], "unfounded": [["ghost\x1b[31m", 9]] * 7,
+        "not_checked": [], "agrees": False,
+    },
+}  # fmt: skip
+SAID = (
+    "primary heard 4.3 ms after it was asked for, 37 us after it was read; "
+    "secondary NOT HEARD: its controller cannot be asked to print",
+    "primary agrees (4.0 KiB, 3 hits), not checked: beat; secondary DIFFERS, missed: torn at byte 8, told but not there: "
+    + ", ".join(["ghost\\x1b[31m at byte 9"] * 5)
+    + " and 2 more",
+)
+
+
+def printed(record: dict[str, Any]) -> str:
+    console = Console(width=600, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary(record, "pass"))
+    return capture.get()
+
+
+def test_the_proofs_of_the_watching_have_a_row_each() -> None:
+    record = {"canaries": CANARIES, "recheck": RECHECK}
+    assert (canaries_in_words(record), recheck_in_words(record)) == SAID
+    rows = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in printed(record).splitlines()}
+    assert (rows["canaries"], rows["recheck"]) == SAID
+
+
+def test_the_page_shows_them_too(tmp_path: Any) -> None:
+    stored = golden_incidents.unpack(RECEIVER, tmp_path)
+    stored.record.update({"canaries": CANARIES, "recheck": RECHECK})
+    shown = page(Evidence(stored))
+    assert "<dt>canaries</dt><dd>" + SAID[0] in shown and "<dt>recheck</dt><dd>" + SAID[1] in shown
+
+
+@pytest.mark.parametrize("bad", [None, [], 4, {"primary": None}, {"primary": {"seen": 1, "agrees": "\x1b"}}])
+def test_a_record_without_them_or_with_nonsense_is_shown(bad: Any) -> None:
+    assert "outcome" in printed({"canaries": bad, "recheck": bad})
+    assert "canaries" not in printed({}) and "recheck" not in printed({})
+    said = recheck_in_words(
+        {"recheck": {"primary": {"agrees": False, "missed": 3, "unfounded": [7, [1, []]]}}}
+    )
+    assert said.startswith("primary DIFFERS")

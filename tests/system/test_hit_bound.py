@@ -1,0 +1,84 @@
+"""A rule that hits all the time fills neither memory nor the incident, and what is acted on is never left out."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fixtures.pair import Incidents, Pair
+from harness.benchfile import load_bench
+from harness.edge.netns import missing_capabilities
+from harness.report.text import recheck_in_words
+from harness.session import MAX_HITS
+from harness.store import StoredIncident
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
+]
+CONFIGS = Path(__file__).resolve().parents[2] / "bench_configs"
+LIMIT_S = 20.0
+LINE = 199
+"""So many characters in a line have one pair less: hits that overlap count."""
+LINES = 7
+NOISY = '\n[[rule]]\nname = "noisy"\nsource = "console"\nside = "secondary"\nliteral = "~~"\ninstruct = []\n'
+STEADY = '\n[[rule]]\nname = "steady"\nsource = "console"\nside = "primary"\nliteral = "^^"\ninstruct = []\n'
+
+
+def until(pair: Pair, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not ready():
+        assert time.monotonic() < deadline
+        pair.settle(0.05)
+
+
+def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    rules = tmp_path / "configs" / "rules" / "sim.toml"
+    text = rules.read_text()
+    rules.write_text(text + NOISY + STEADY)
+    (tmp_path / "r").mkdir()
+    bench = load_bench(tmp_path / "configs" / "sim.toml")
+    pair = Pair(bench, tmp_path / "r", Incidents(tmp_path / "incidents"), 1, "bound")
+    hits = pair.session._hits
+    flood = (LINE - 1) * LINES
+    assert flood > MAX_HITS
+    try:
+        for _ in range(LINES):
+            pair.secondary.print_line("~" * LINE)
+            pair.primary.print_line("^" * LINE)
+        until(pair, lambda: hits["noisy"] == hits["steady"] == flood)
+        kept = Counter(one.rule for one in pair.session.triggers)
+        assert kept == {"noisy": MAX_HITS, "steady": MAX_HITS} and pair.session.collector is None
+
+        # Now the rule instructs: its next hit is far behind the bound, and is the incident's.
+        rules.write_text(text + NOISY.replace("instruct = []", 'instruct = ["secondary"]') + STEADY)
+        until(pair, lambda: any("rules read again" in one for one in pair.incident.record["notes"]))
+        pair.secondary.print_line("~~")
+        pair.await_recovery()
+        (acted_on,) = pair.session.causes
+        pair.expected = pair.session.triggers
+        assert acted_on is pair.session.triggers[-1] and acted_on.instruct == ["secondary"]
+        assert pair.incident.record["trigger"]["offset_bytes"] == acted_on.offset_bytes
+        rows = [
+            row for row in StoredIncident.open(pair.incident.path).timeline() if row["event"] == "trigger"
+        ]
+        assert Counter(row["rule"] for row in rows) == {"noisy": MAX_HITS + 1, "steady": MAX_HITS}
+        assert rows[-1]["offset_bytes"] == acted_on.offset_bytes
+    finally:
+        unexpected = pair.close(failed=False)
+    assert unexpected == []
+    record = pair.incident.record
+    assert record["counted_hits"] == {"noisy": flood - MAX_HITS, "steady": flood - MAX_HITS}
+    notes = [one for one in record["notes"] if "more hits" in one]
+    assert notes == [
+        f"{rule}: {flood - MAX_HITS} more hits than are told here; they were only counted"
+        for rule in ("noisy", "steady")
+    ]
+    assert pair.session.lost_evidence == []
+    primary, secondary = recheck_in_words(record).split("; ")
+    assert primary.startswith("primary agrees") and primary.endswith("steady")
+    assert secondary.startswith("secondary agrees") and secondary.endswith("noisy")

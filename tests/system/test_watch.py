@@ -1,0 +1,49 @@
+"""A watch of several incidents, and what it says of the time between two of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.bench import Rig, deadline_in
+from harness.benchfile import load_bench
+from harness.campaign import run_directory, watch_rig
+from harness.edge.netns import missing_capabilities
+from harness.roles import Printing
+from harness.session import Silent
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
+]
+
+
+class Breaking(Silent):
+    """Each time the pair is watched, its secondary complains."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.told: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            secondary = self._rig.controllers["secondary"]
+            assert isinstance(secondary, Printing)
+            secondary.print_line("block drbd0: Digest integrity check FAILED: 0s +4096", deadline_in(5.0))
+
+
+def test_the_next_incident_says_how_long_nothing_was_watched(tmp_path: Path) -> None:
+    with run_directory() as run_dir, Rig(load_bench("sim"), run_dir) as rig:
+        view = Breaking(rig)
+        results = watch_rig(rig, out_dir=tmp_path, view=view)
+        first, second = next(results), next(results)
+    gaps = [
+        [note for note in one.record["notes"] if note.startswith("not watched")] for one in (first, second)
+    ]
+    assert gaps[0] == [] and len(gaps[1]) == 1
+    found = re.match(r"not watched from (\S+) to (\S+) UTC \((\d+\.\d) s\)", gaps[1][0])
+    assert found is not None and 0 < float(found[3]) < 60
+    # It is printed, too, once, where the watch goes on.
+    at = view.told.index(gaps[1][0])
+    assert view.told[at + 1].startswith("watching;") and view.told.count(gaps[1][0]) == 1
