@@ -143,16 +143,14 @@ def _torn(literal: bytes, data: bytes) -> list[tuple[int, int]]:
 
 
 def _sequence(rule: ConsoleRule, firsts: list[int], thens: list[int], time_of: TimeOf) -> list[int]:
-    """Each first text is good for one: the newest before a second text counts, and those before it are spent."""
+    """A second text that begins behind a first one, in time. Each first text is good for one second text."""
     hits, spent = [], 0
     for end in thens:
         start = end - len(rule.then.encode())
-        behind = [first for first in firsts if spent < first <= end]
-        if not behind or behind[-1] > start:
-            continue
-        spent = end
-        if time_of(end) - time_of(behind[-1]) <= rule.within_ms * NS_PER_MS:
+        before = firsts[bisect_right(firsts, spent) : bisect_right(firsts, start)]
+        if any(time_of(end) - time_of(first) <= rule.within_ms * NS_PER_MS for first in before):
             hits.append(end)
+        spent = start
     return hits
 
 

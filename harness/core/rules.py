@@ -76,7 +76,10 @@ CONSOLE_KEYS: Final = (
     "within_ms",
     "absent_ms",
 )
-REGEX_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
+SCAN_MODE: Final[int] = hyperscan.HS_MODE_STREAM | hyperscan.HS_MODE_SOM_HORIZON_LARGE
+_PLAIN_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
+_START_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE | hyperscan.HS_FLAG_SOM_LEFTMOST
+"""Where the match begins is told, too, as far to the left as it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,16 @@ class ConsoleRule:
 
     def then_expression(self) -> bytes:
         return _expression(self.then, self.then_regex)
+
+    @property
+    def flags(self) -> int:
+        """Hyperscan's, for ``expression``."""
+        return _PLAIN_FLAGS
+
+    @property
+    def then_flags(self) -> int:
+        """What has to follow must begin behind the first text."""
+        return _START_FLAGS if self.then_regex else _PLAIN_FLAGS
 
 
 def _exactly(text: bytes) -> bytes:
@@ -197,7 +210,9 @@ class _Rule(configfile.Table):
             self._check_condition()
             for key, regex in (("regex", self.regex), ("then_regex", self.then_regex)):
                 if regex is not None and "\0" in regex:
-                    raise ValueError(f"rule {self.name!r}: {key} {regex!r}: holds a NUL character: write \\x00")
+                    raise ValueError(
+                        f"rule {self.name!r}: {key} {regex!r}: holds a NUL character: write \\x00"
+                    )
             self._check_expressions(self.console_rule())
         elif self.event is None:
             raise ValueError(
@@ -210,11 +225,11 @@ class _Rule(configfile.Table):
 
     def _check_expressions(self, rule: ConsoleRule) -> None:
         """Literals are always taken: escaped, the longest is just as long as Hyperscan allows."""
-        if rule.regex and (refusal := _refusal(rule.expression())):
+        if rule.regex and (refusal := _refusal(rule.expression(), rule.flags)):
             raise ValueError(f"rule {self.name!r}: regex {rule.regex!r}: {refusal}")
-        if rule.then_regex and (refusal := _refusal(rule.then_expression())):
+        if rule.then_regex and (refusal := _refusal(rule.then_expression(), rule.then_flags)):
             raise ValueError(f"rule {self.name!r}: then_regex {rule.then_regex!r}: {refusal}")
-        if rule.interleaved and (refusal := _refusal(rule.expression())):
+        if rule.interleaved and (refusal := _refusal(rule.expression(), rule.flags)):
             raise ValueError(f"rule {self.name!r}: interleaved {rule.literal!r}: {refusal}")
 
     def _check_condition(self) -> None:
@@ -290,12 +305,10 @@ def _can_be_torn(literal: str) -> bool:
     return 2 <= len(literal.encode()) <= MAX_INTERLEAVED_BYTES and "\n" not in literal and "\r" not in literal
 
 
-def _refusal(expression: bytes) -> str:
+def _refusal(expression: bytes, flags: int) -> str:
     """Why Hyperscan does not take it; "" when it does."""
     try:
-        hyperscan.Database(mode=hyperscan.HS_MODE_STREAM).compile(
-            expressions=[expression], ids=[0], elements=1, flags=REGEX_FLAGS
-        )
+        hyperscan.Database(mode=SCAN_MODE).compile(expressions=[expression], ids=[0], elements=1, flags=flags)
     except hyperscan.error as error:
         return str(error)
     return ""

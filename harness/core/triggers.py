@@ -21,7 +21,7 @@ import hyperscan
 
 from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import Ns, Side
-from harness.core.rules import REGEX_FLAGS, ConsoleRule
+from harness.core.rules import SCAN_MODE, ConsoleRule
 
 __all__ = ["Hit", "Place", "Scanner"]
 
@@ -108,7 +108,7 @@ class _Search:
         """What Hyperscan's ids stand for."""
         self.database: hyperscan.Database | None = None
         if self.patterns:
-            self.database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+            self.database = hyperscan.Database(mode=SCAN_MODE)
             self.database.compile(
                 expressions=[
                     rule.then_expression() if part == THEN else rule.expression()
@@ -116,7 +116,7 @@ class _Search:
                 ],
                 ids=list(range(len(self.patterns))),
                 elements=len(self.patterns),
-                flags=REGEX_FLAGS,
+                flags=[rule.then_flags if part == THEN else rule.flags for _, part, rule in self.patterns],
             )
 
 
@@ -146,8 +146,8 @@ class _Stream:
         """Of each pattern the rule, when a match needs no thought; this is the way of a trigger, kept short."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
-        self.ends: list[tuple[int, int]] = []
-        """(pattern, end) of each match in the chunk at hand."""
+        self.ends: list[tuple[int, int, int]] = []
+        """(pattern, start, end) of each match in the chunk at hand; the start is right where the rule asks for it."""
         self.scan: Callable[[bytes], object] = _nothing
         self._strike: Callable[[int], object] = no_strike  # what was there before is not told again
         if search.database is None:
@@ -172,21 +172,22 @@ class _Stream:
         """Of the next byte to be fed."""
         return self.scanned - self._base
 
-    def _matched(self, pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
+    def _matched(self, pattern: int, start: int, end: int, _flags: int, _context: object) -> None:
         """Must not raise, and must return a false value: a true one would end the stream."""
         if (rule := self._at_once[pattern]) >= 0:
             self._strike(rule)
-        self.ends.append((pattern, end))
+        self.ends.append((pattern, start, end))
 
     def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
         """What the matches in ``data``, just scanned, amount to; ``data`` is behind us then."""
         hits: list[Hit] = []
-        for pattern, end in self.ends:
+        for pattern, start, end in self.ends:
             if (rule := self._at_once[pattern]) >= 0:
                 hits.append(Hit(rule, end - self._base))
             elif self._is_first_in_line(pattern, end, data):
                 rule, part, _ = self._search.patterns[pattern]
-                if (hit := self.conditions.judge(rule, part, end - self._base, now_ns)) is not None:
+                hit = self.conditions.judge(rule, part, start - self._base, end - self._base, now_ns)
+                if hit is not None:
                     hits.append(hit)
         self.ends.clear()
         if self.has_regex_hit and (last_break := max(data.rfind(b"\n"), data.rfind(b"\r"))) >= 0:

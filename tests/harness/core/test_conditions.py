@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.conditions import Hit
+from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import NS_PER_MS
 from harness.core.rulebook import RuleBook
 from harness.core.rules import ConsoleRule, parse_rules
@@ -44,8 +44,36 @@ def test_interleaved_lines_do_not_hide_b() -> None:
 def test_overlapping_texts_are_no_sequence() -> None:
     rule = ConsoleRule(name="o", literal="abab", then="abcd", within_ms=10)
     assert scan(rule, (0, b"ababcd")) == []
-    assert scan(rule, (0, b"abababcd")) == []
+    assert scan(rule, (0, b"abababcd")) == [8], "the first abab stands wholly before it"
     assert scan(rule, (0, b"ababxabcd")) == [9]
+
+
+LINES = (b"drbd0: Digest integrity check FAILED\n", b"drbd0: PingAck did not arrive\n")
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [{"then": "drbd0: PingAck did not arrive"}, {"then_regex": r"drbd0: \w+ did not arrive$"}],
+    ids=["literal", "regex"],
+)
+def test_b_may_hold_a(follows: dict[str, str]) -> None:
+    rule = ConsoleRule(name="h", literal="drbd0:", within_ms=500, **follows)  # type: ignore[arg-type]
+    second = len(LINES[0] + LINES[1]) - 1
+    assert scan(rule, (0, LINES[0]), (500, LINES[1])) == [second]
+    assert scan(rule, (0, LINES[0]), (501, LINES[1])) == [], "the one before it was too early"
+    assert scan(rule, (0, LINES[1])) == [], "the one in it does not come before it"
+    assert scan(rule, (0, LINES[1] * 2)) == [len(LINES[1]) * 2 - 1], "but before the next one"
+
+
+def test_what_is_remembered_of_a_is_bounded() -> None:
+    for follows, most in ((ConsoleRule(name="l", literal="a", then="aaaab", within_ms=9), 6),
+                          (ConsoleRule(name="r", literal="a", then_regex="a{4}b", within_ms=9), 4097)):  # fmt: skip
+        conditions = Conditions([(0, follows)])
+        for end in range(1, 10_000):
+            conditions.judge(0, FIRST, 0, end, end)
+        assert len(conditions._firsts[0]) <= most
+        assert conditions.judge(0, THEN, 9_995, 10_000, 10_000) == Hit(0, 10_000)
+        assert [first for first, _ in conditions._firsts[0]] == [9_996, 9_997, 9_998, 9_999]
 
 
 def test_then_may_be_a_regex() -> None:

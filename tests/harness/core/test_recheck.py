@@ -13,6 +13,8 @@ RULES = [
     ConsoleRule(name="other side", side="secondary", literal="a"),
     ConsoleRule(name="regex", regex=r"b\d+$"),
     ConsoleRule(name="sequence", literal="ab", then="ba", within_ms=3),
+    ConsoleRule(name="sequence in itself", literal="a", then="bab", within_ms=3),
+    ConsoleRule(name="sequence of one text", literal="ab", then="ab", within_ms=3),
     ConsoleRule(name="torn", literal="ab1", interleaved=True),
     ConsoleRule(name="rate", literal="a", count=3, within_ms=2),
 ]

@@ -118,7 +118,9 @@ def test_a_literal_is_matched_as_it_stands() -> None:
     rule = ConsoleRule(name="a", literal=EVERY_CHARACTER)
     assert b"\0" not in rule.expression()
     text = EVERY_CHARACTER.encode()
-    assert [hit.end_offset_bytes for hit in Scanner((rule,), {"c": "primary"}).feed("c", text, 0)] == [len(text)]
+    assert [hit.end_offset_bytes for hit in Scanner((rule,), {"c": "primary"}).feed("c", text, 0)] == [
+        len(text)
+    ]
 
 
 @pytest.mark.parametrize("character", ["a", ".", "\\u0000", "\U0001f600"])
