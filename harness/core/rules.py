@@ -125,8 +125,8 @@ class ConsoleRule:
 
     @property
     def flags(self) -> int:
-        """Hyperscan's, for ``expression``."""
-        return _PLAIN_FLAGS
+        """Hyperscan's, for ``expression``. A match that grows is counted once: it has one begin."""
+        return _START_FLAGS if self.regex and self.count else _PLAIN_FLAGS
 
     @property
     def then_flags(self) -> int:

@@ -3,9 +3,9 @@
 One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later. Told are:
 
 * a literal: each occurrence, also overlapping ones;
-* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``). Hyperscan tells
-  every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and the first end is the
-  earliest;
+* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match is
+  a hit. Hyperscan tells every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and
+  the first end is the earliest. Where more makes a hit, ``conditions`` is given each end;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
 What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
@@ -134,11 +134,12 @@ class _Stream:
         """Bytes searched, those before the place included; all offsets in here count so."""
         self._last_end = {
             number: 0
-            for number, (_, part, rule) in enumerate(search.patterns)
-            if (rule.then_regex if part == THEN else rule.regex or rule.interleaved)
+            for number, (_, _, rule) in enumerate(search.patterns)
+            if not rule.is_compound and (rule.regex or rule.interleaved)
         }
-        """Regexes and the like: where each last matched, told or not; 0: never."""
+        """Regexes and the like that hit once a line: where each last matched, told or not; 0: never."""
         self.has_regex_hit = False
+        """One of those."""
         self._at_once = [
             -1 if rule.is_compound or number in self._last_end else index
             for number, (index, _, rule) in enumerate(search.patterns)
