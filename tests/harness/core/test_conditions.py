@@ -184,6 +184,27 @@ def test_a_reload_changes_nothing_for_rules_that_stay(cut: int, order: list[int]
     assert book.scanner.next_deadline() == whole.scanner.next_deadline()
 
 
+class Compared(ConsoleRule):
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.comparisons += 1
+        return super().__eq__(other)
+
+    __hash__ = ConsoleRule.__hash__
+
+
+def test_a_reload_compares_each_rule_once_or_so() -> None:
+    """The hot route stands still meanwhile."""
+
+    def rules() -> list[ConsoleRule]:
+        return [Compared(name=f"r{n}", literal=f"link error {n:04d}") for n in range(300)]
+
+    book = RuleBook(rules(), [], {"c": "primary"})
+    book.replace(rules(), {"c": Place()})
+    assert Compared.comparisons <= 2 * 300
+
+
 def test_new_rules_find_a_text_that_is_half_there_and_tell_nothing_twice() -> None:
     book = RuleBook([], ["secondary"], {"c": "primary"})
     before = b"x" * 9000 + b"FAILED and FAI"
