@@ -3,8 +3,8 @@
 One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later. Told are:
 
 * a literal: each occurrence, also overlapping ones;
-* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match is
-  a hit. Hyperscan tells every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and
+* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match
+  is a hit. Hyperscan tells every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and
   the first end is the earliest. Where more makes a hit, ``conditions`` is given each end;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
