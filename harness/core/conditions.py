@@ -1,7 +1,8 @@
 """What makes a trigger of a console rule's matches: one match, A then B within a time, a rate, or silence.
 
 Matches and time in, hits out, for one console. The time of a match is that of the read that completed it. State is a
-few numbers a rule, and for a rate its newest ``count`` times: bounded for ever.
+few numbers a rule, for a rate its newest ``count`` times, and for a sequence the first texts that what follows may
+overlap: bounded for ever.
 """
 
 from collections import deque
@@ -16,6 +17,8 @@ from harness.core.rules import ConsoleRule
 FIRST: Final = 0
 THEN: Final = 1
 """Part of a rule that a pattern stands for: its own text, or the text that has to follow."""
+MAX_THEN_BYTES: Final = 4096
+"""A match of ``then_regex`` may be so long and still hold the rule's first text, without hiding one before it."""
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -30,16 +33,22 @@ class Conditions:
 
     def __init__(self, rules: Sequence[tuple[int, ConsoleRule]]) -> None:
         self._rules = {index: rule for index, rule in rules if rule.is_compound}
-        self._first: dict[int, tuple[int, Ns]] = {}
-        """Sequence rules: end and time of the newest first text that nothing has followed."""
+        self._firsts: dict[int, deque[tuple[int, Ns]]] = {
+            index: deque() for index, rule in self._rules.items() if rule.then or rule.then_regex
+        }
+        """Sequence rules: end and time of the first texts that nothing has followed and that may be the newest before the
+        next text to follow."""
         self._recent: dict[int, deque[Ns]] = {
             index: deque(maxlen=rule.count) for index, rule in self._rules.items() if rule.count
         }
+        self._counted_end = {index: 0 for index in self._recent if self._rules[index].regex}
+        """Rates of a regex: where the match that was counted last first ended."""
         self._silent_at: dict[int, Ns] = {}
         """Silence rules whose text was seen: when it will have been missing for too long."""
 
-    def judge(self, rule: int, part: int, end: int, now_ns: Ns) -> Hit | None:
-        """One match of a pattern; matches come in the order of their ends."""
+    def judge(self, rule: int, part: int, start: int, end: int, now_ns: Ns) -> Hit | None:
+        """One match of a pattern; matches come in the order of their ends. ``start``, as far to the left as it can be, is
+        looked at for ``then_regex`` and for the rate of a regex."""
         found = self._rules.get(rule)
         if found is None:
             return Hit(rule, end)
@@ -48,28 +57,40 @@ class Conditions:
             self._silent_at[rule] = now_ns + found.absent_ms * NS_PER_MS
             return None
         if found.count:
+            if found.regex:
+                if start < self._counted_end[rule]:
+                    return None  # another end of a match that was counted, or one that begins in it
+                self._counted_end[rule] = end
             times = self._recent[rule]
             times.append(now_ns)
             if len(times) < found.count or now_ns - times[0] > within_ns:
                 return None
             times.clear()
             return Hit(rule, end)
+        firsts, then_bytes = self._firsts[rule], len(found.then.encode())
         if part == FIRST:
-            self._first[rule] = (end, now_ns)
+            firsts.append((end, now_ns))
+            # What follows ends behind here and is only so long: of those that it cannot overlap the newest is enough.
+            reach = end - (then_bytes or MAX_THEN_BYTES)
+            while len(firsts) > 1 and firsts[1][0] <= reach:
+                firsts.popleft()
             return None
-        first_end, first_ns = self._first.get(rule, (end, now_ns))
-        if end - len(found.then.encode()) < first_end:
-            return None  # nothing came before it, or the two overlap
-        del self._first[rule]
-        return Hit(rule, end) if now_ns - first_ns <= within_ns else None
+        if found.then:
+            start = end - then_bytes
+        newest_ns = None
+        while firsts and firsts[0][0] <= start:
+            newest_ns = firsts.popleft()[1]
+        return Hit(rule, end) if newest_ns is not None and now_ns - newest_ns <= within_ns else None
 
     def adopt(self, other: "Conditions", renumbered: Mapping[int, int]) -> None:
         """Take over what ``other`` has seen of rules that stay: their old index -> their new one."""
         for old, new in renumbered.items():
-            if old in other._first:
-                self._first[new] = other._first[old]
+            if old in other._firsts and new in self._firsts:
+                self._firsts[new] = other._firsts[old]
             if old in other._recent and new in self._recent:
                 self._recent[new] = other._recent[old]
+            if old in other._counted_end and new in self._counted_end:
+                self._counted_end[new] = other._counted_end[old]
             if old in other._silent_at:
                 self._silent_at[new] = other._silent_at[old]
 

@@ -1,17 +1,32 @@
 """After a run: the recorded console bytes against the rules once more, with a plain matcher, and what the reflex told.
 
-Slow and obvious on purpose: ``bytes.find`` for literals, the standard library's ``re`` line by line for regexes. It
-shares nothing with the Scanner but the rules. A miss of either is evidence against the harness, never against a device.
+Slow and obvious on purpose. It shares nothing with the Scanner but the rules. A miss of either is evidence against the
+harness, never against a device.
+
+* Literals, also torn ones: ``bytes.find``, each occurrence; what was told must be exactly those (of torn ones the first a
+  line).
+* Regexes: the standard library's ``re`` over the whole record. It tells one match a place, Hyperscan each end of each, so:
+  what was told must be an end of some match, and each match that ``re`` finds from left to right must have been told in the
+  line in which it ends, there or before. What was told may begin up to MAX_REGEX_BYTES before; one that might be longer
+  is not judged.
 """
 
+import math
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from harness.core.events import NS_PER_MS, Ns, Side
 from harness.core.rules import ConsoleRule
 
+MAX_REGEX_BYTES: Final = 16 << 10
+OTHER_IN_RE: Final = re.compile(r"\\[AZv]|\{,|[*+?}]\+")
+"""Means something else to Hyperscan, or nothing; some harmless expressions, too."""
+ENDLESS: Final = re.compile(r"\(\?\w*s|\[\\[sSdDwW]\\[sSdDwW]\](?:[*+]|\{\d+,\})|[*+}]\)[*+{]")
+"""Any text of any length, or a repeat that is repeated: over a whole record ``re`` takes the square of it, or worse."""
 TimeOf = Callable[[int], Ns]
 """Offset behind a match -> when the read that completed it returned."""
 
@@ -28,7 +43,8 @@ class Recheck:
     unfounded: list[tuple[str, int]] = field(default_factory=list)
     """Told by the reflex, and not there."""
     not_checked: list[str] = field(default_factory=list)
-    """Rules that the plain matcher cannot judge: silences, sequences and rates of regexes, other syntax."""
+    """Rules that the plain matcher cannot judge, or not in full: silences, sequences and rates of regexes and of torn
+    literals, a regex whose syntax is another one in ``re``, or that told of a match that may be too long."""
 
     @property
     def agrees(self) -> bool:
@@ -71,26 +87,30 @@ def recheck(
         if rule.side not in (side, "any"):
             continue
         seen = told_of.get(rule.name, [])
-        if rule.regex or rule.then_regex or rule.interleaved:
-            lines = None
-            if not rule.is_compound:
-                lines = _torn(rule.literal.encode(), data) if rule.interleaved else _lines(rule.regex, data)
-            if lines is None:
+        if rule.absent_ms or (rule.is_compound and (rule.regex or rule.then_regex or rule.interleaved)):
+            outcome.not_checked.append(rule.name)
+            continue
+        if rule.regex:
+            pattern = _Regex.of(rule)
+            if pattern is None:
                 outcome.not_checked.append(rule.name)
                 continue
-            hits += len(lines)
-            outcome.missed.extend(
-                (rule.name, end) for start, end in lines if not any(start < one <= end for one in seen)
-            )
-            continue
-        if rule.absent_ms:
-            outcome.not_checked.append(rule.name)
+            ends = pattern.ends(data)
+            hits += len(ends)
+            seen = sorted(set(seen))
+            outcome.missed.extend((rule.name, end) for end in ends if not _told_in_line(data, seen, end))
+            verdicts = {end: pattern.ends_at(data, end) for end in seen}
+            outcome.unfounded.extend((rule.name, end) for end, is_one in verdicts.items() if is_one is False)
+            if None in verdicts.values():
+                outcome.not_checked.append(rule.name)
             continue
         ends = _ends(rule.literal.encode(), data)
         if rule.then:
             ends = _sequence(rule, ends, _ends(rule.then.encode(), data), time_of)
         elif rule.count:
             ends = _rate(rule, ends, time_of)
+        elif rule.interleaved:
+            ends = _first_in_line(sorted({*ends, *_torn(rule.literal.encode(), data)}), data)
         hits += len(ends)
         outcome.missed.extend((rule.name, end) for end in sorted(set(ends) - set(seen)))
         outcome.unfounded.extend((rule.name, end) for end in sorted(set(seen) - set(ends)))
@@ -114,45 +134,95 @@ def _ends(literal: bytes, data: bytes) -> list[int]:
     return ends
 
 
-def _lines(regex: str, data: bytes) -> list[tuple[int, int]] | None:
-    """(start, end) of each line that matches; None when ``re`` does not know the syntax."""
-    try:
-        pattern = re.compile(regex.encode(), re.MULTILINE)
-    except re.error:
-        return None
-    found, start = [], 0
-    for line in data.split(b"\n")[:-1]:
-        if pattern.search(line.removesuffix(b"\r") + b"\n"):
-            found.append((start, start + len(line) + 1))
-        start += len(line) + 1
-    return found
+def _is_one_line(data: bytes, end: int, later: int) -> bool:
+    """Whether two matches end in the same line, which ends behind ``\\r`` or ``\\n``."""
+    return data.find(b"\n", end - 1, later - 1) < 0 and data.find(b"\r", end - 1, later - 1) < 0
 
 
-def _torn(literal: bytes, data: bytes) -> list[tuple[int, int]]:
-    """(start, end) of each line that holds the literal, or begins with the rest of one that the line before begins."""
-    found, start, before = [], 0, b""
-    for line in data.split(b"\n")[:-1]:
-        cuts = range(1, len(literal))
-        if literal in line or (
-            start and any(line.startswith(literal[at:]) and literal[:at] in before for at in cuts)
-        ):
-            found.append((start, start + len(line) + 1))
-        before = line
-        start += len(line) + 1
-    return found
+def _first_in_line(ends: Iterable[int], data: bytes) -> list[int]:
+    """Of ends in their order the first of each line."""
+    firsts, before = [], 0
+    for end in ends:
+        if not before or not _is_one_line(data, before, end):
+            firsts.append(end)
+        before = end
+    return firsts
+
+
+def _told_in_line(data: bytes, told: list[int], end: int) -> bool:
+    """Whether one of ``told``, in order, is in the line of ``end``, there or before."""
+    at = bisect_right(told, end)
+    return at > 0 and told[at - 1] > 0 and _is_one_line(data, told[at - 1], end)
+
+
+def _torn(literal: bytes, data: bytes) -> list[int]:
+    """Behind each rest of the literal with which a line begins, when the line before holds what is in front of the rest."""
+    ends, line_at = [], 0
+    while (end_of_line := data.find(b"\n", line_at)) >= 0:
+        line, rest_at = data[line_at:end_of_line], end_of_line + 1
+        for cut in range(1, len(literal)):
+            if data.startswith(literal[cut:], rest_at) and literal[:cut] in line:
+                ends.append(rest_at + len(literal) - cut)
+        line_at = rest_at
+    return ends
+
+
+@dataclass(frozen=True)
+class _Regex:
+    anywhere: re.Pattern[bytes]
+    at_end: re.Pattern[bytes]
+    """A match with exactly one byte behind it."""
+    is_short: bool
+    """No match is longer than MAX_REGEX_BYTES, certainly."""
+
+    @classmethod
+    def of(cls, rule: ConsoleRule) -> "_Regex | None":
+        """None when ``re`` does not know the syntax, reads it in another way, or would take for ever."""
+        if OTHER_IN_RE.search(rule.regex) or ENDLESS.search(rule.regex):
+            return None
+        # The record's end is no line's.
+        expression = rule.expression().replace(b"(?:\\r?$)", b"(?:\\r?(?=\\n))")
+        flags, body = re.match(rb"((?:\(\?[a-z]+\))*)([\s\S]*)", expression).groups()  # type: ignore[union-attr]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # [[:alpha:]] and the like
+                anywhere = re.compile(flags + b"(?:" + body + b")", re.MULTILINE)
+                at_end = re.compile(flags + b"(?:" + body + b")(?=[\\s\\S]\\Z)", re.MULTILINE)
+        except (re.error, Warning, OverflowError, RecursionError):
+            return None
+        longest = len(rule.regex.encode()) * math.prod(
+            int(most) for most in re.findall(r"(\d+)\}", rule.regex)
+        )
+        return cls(anywhere, at_end, longest <= MAX_REGEX_BYTES and not re.search(r"[*+]|,\}", rule.regex))
+
+    def ends(self, data: bytes) -> list[int]:
+        """From left to right, the first in each line. One at the very end of the record may hang on the next byte."""
+        ends = (match.end() for match in self.anywhere.finditer(data))
+        return _first_in_line((end for end in ends if 0 < end < len(data)), data)
+
+    def ends_at(self, data: bytes, end: int) -> bool | None:
+        """Whether some match ends there; None: perhaps, one that is too long."""
+        if not 0 < end <= len(data):
+            return False
+        begin = max(0, end - MAX_REGEX_BYTES)
+        # Nearly always it is a short one; and a few bytes more in front, as the pattern may look at what stands before it.
+        for at in (max(begin, end - 256), begin):
+            front = max(0, at - 1)
+            piece = data[front : end + 1] if end < len(data) else data[front:] + b"\n"
+            if self.at_end.search(piece, at - front):
+                return True
+        return False if begin == 0 or self.is_short else None
 
 
 def _sequence(rule: ConsoleRule, firsts: list[int], thens: list[int], time_of: TimeOf) -> list[int]:
-    """Each first text is good for one: the newest before a second text counts, and those before it are spent."""
+    """A second text that begins behind a first one, in time. Each first text is good for one second text."""
     hits, spent = [], 0
     for end in thens:
         start = end - len(rule.then.encode())
-        behind = [first for first in firsts if spent < first <= end]
-        if not behind or behind[-1] > start:
-            continue
-        spent = end
-        if time_of(end) - time_of(behind[-1]) <= rule.within_ms * NS_PER_MS:
+        before = firsts[bisect_right(firsts, spent) : bisect_right(firsts, start)]
+        if any(time_of(end) - time_of(first) <= rule.within_ms * NS_PER_MS for first in before):
             hits.append(end)
+        spent = start
     return hits
 
 

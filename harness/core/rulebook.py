@@ -31,9 +31,8 @@ class RuleBook:
         """Other rules from the next byte on. ``places``: where each console is, so that a text that is half there is
         found; rules that stay the same keep what they have seen."""
         fresh = Scanner(rules, self._consoles, places, self._strike)
-        fresh.adopt(
-            self.scanner, {self.rules.index(rule): at for at, rule in enumerate(rules) if rule in self.rules}
-        )
+        old = {rule: at for at, rule in enumerate(self.rules)}
+        fresh.adopt(self.scanner, {old[rule]: at for at, rule in enumerate(rules) if rule in old})
         self._put(rules, fresh)
 
     def forget(self, console: str) -> None:

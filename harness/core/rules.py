@@ -62,7 +62,7 @@ MAX_RULES: Final = 1000
 """Hyperscan compiles as many in well under a second."""
 MAX_PATTERN_CHARACTERS: Final = 1000
 MAX_INTERLEAVED_BYTES: Final = 100
-"""The expression grows with the square of it."""
+"""The expression grows with the square of it; Hyperscan has a limit, too (see ``_refusal``)."""
 MAX_DEADLINE_MS: Final = 600_000
 MAX_COUNT: Final = 1000
 CONSOLE_KEYS: Final = (
@@ -76,7 +76,10 @@ CONSOLE_KEYS: Final = (
     "within_ms",
     "absent_ms",
 )
-REGEX_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
+SCAN_MODE: Final[int] = hyperscan.HS_MODE_STREAM | hyperscan.HS_MODE_SOM_HORIZON_LARGE
+_PLAIN_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE
+_START_FLAGS: Final[int] = hyperscan.HS_FLAG_MULTILINE | hyperscan.HS_FLAG_SOM_LEFTMOST
+"""Where the match begins is told, too, as far to the left as it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +117,40 @@ class ConsoleRule:
     def expression(self) -> bytes:
         """The Hyperscan expression, free of NUL (where the library would cut it)."""
         if self.interleaved:
-            text = self.literal.encode()
-            torn = (_exactly(text[:at]) + b"[^\\n]*\\n" + _exactly(text[at:]) for at in range(1, len(text)))
-            return b"|".join([_exactly(text), *torn])
+            return _torn_once(self.literal.encode())
         return _expression(self.literal, self.regex)
 
     def then_expression(self) -> bytes:
         return _expression(self.then, self.then_regex)
 
+    @property
+    def flags(self) -> int:
+        """Hyperscan's, for ``expression``. A match that grows is counted once: it has one begin."""
+        return _START_FLAGS if self.regex and self.count else _PLAIN_FLAGS
+
+    @property
+    def then_flags(self) -> int:
+        """What has to follow must begin behind the first text."""
+        return _START_FLAGS if self.then_regex else _PLAIN_FLAGS
+
 
 def _exactly(text: bytes) -> bytes:
-    return b"".join(b"\\x%02x" % byte for byte in text)
+    return b"".join(_byte(byte) for byte in text)
+
+
+def _byte(byte: int) -> bytes:
+    """As short as may be: Hyperscan takes expressions of 16,000 bytes."""
+    if byte == 0:
+        return b"\\x00"
+    return b"\\%c" % byte if byte in b"\\^$.[]|()?*+{}" else b"%c" % byte
+
+
+def _torn_once(text: bytes) -> bytes:
+    """Nested, ``a(?:TEAR bc|b(?:TEAR c|c))``, so that only what is behind a tear stands there again for each."""
+    torn = _byte(text[-1])
+    for at in range(len(text) - 1, 0, -1):
+        torn = b"%b(?:[^\\n]*\\n%b|%b)" % (_byte(text[at - 1]), _exactly(text[at:]), torn)
+    return torn
 
 
 def _expression(literal: str, regex: str) -> bytes:
@@ -183,8 +209,11 @@ class _Rule(configfile.Table):
                 raise ValueError(f"rule {self.name!r}: interleaved goes with a literal {limit}")
             self._check_condition()
             for key, regex in (("regex", self.regex), ("then_regex", self.then_regex)):
-                if regex is not None and (refusal := _refusal(regex)):
-                    raise ValueError(f"rule {self.name!r}: {key} {regex!r}: {refusal}")
+                if regex is not None and "\0" in regex:
+                    raise ValueError(
+                        f"rule {self.name!r}: {key} {regex!r}: holds a NUL character: write \\x00"
+                    )
+            self._check_expressions(self.console_rule())
         elif self.event is None:
             raise ValueError(
                 f"rule {self.name!r}: a link rule has an event; allowed: {', '.join(LINK_EVENTS)}"
@@ -193,6 +222,15 @@ class _Rule(configfile.Table):
             due = "needs a" if self.deadline_ms is None else "has no"
             raise ValueError(f"rule {self.name!r}: event {self.event} {due} deadline_ms")
         return self
+
+    def _check_expressions(self, rule: ConsoleRule) -> None:
+        """Literals are always taken: escaped, the longest is just as long as Hyperscan allows."""
+        if rule.regex and (refusal := _refusal(rule.expression(), rule.flags)):
+            raise ValueError(f"rule {self.name!r}: regex {rule.regex!r}: {refusal}")
+        if rule.then_regex and (refusal := _refusal(rule.then_expression(), rule.then_flags)):
+            raise ValueError(f"rule {self.name!r}: then_regex {rule.then_regex!r}: {refusal}")
+        if rule.interleaved and (refusal := _refusal(rule.expression(), rule.flags)):
+            raise ValueError(f"rule {self.name!r}: interleaved {rule.literal!r}: {refusal}")
 
     def _check_condition(self) -> None:
         """At most one of sequence, rate and silence, each with its time."""
@@ -267,14 +305,10 @@ def _can_be_torn(literal: str) -> bool:
     return 2 <= len(literal.encode()) <= MAX_INTERLEAVED_BYTES and "\n" not in literal and "\r" not in literal
 
 
-def _refusal(regex: str) -> str:
-    """Why Hyperscan does not take the pattern; "" when it does."""
-    if "\0" in regex:
-        return "holds a NUL character: write \\x00"
+def _refusal(expression: bytes, flags: int) -> str:
+    """Why Hyperscan does not take it; "" when it does."""
     try:
-        hyperscan.Database(mode=hyperscan.HS_MODE_STREAM).compile(
-            expressions=[_expression("", regex)], ids=[0], elements=1, flags=REGEX_FLAGS
-        )
+        hyperscan.Database(mode=SCAN_MODE).compile(expressions=[expression], ids=[0], elements=1, flags=flags)
     except hyperscan.error as error:
         return str(error)
     return ""

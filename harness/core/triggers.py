@@ -3,9 +3,9 @@
 One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later. Told are:
 
 * a literal: each occurrence, also overlapping ones;
-* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``). Hyperscan tells
-  every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and the first end is the
-  earliest;
+* a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match
+  is a hit. Hyperscan tells every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and
+  the first end is the earliest. Where more makes a hit, ``conditions`` is given each end;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
 What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
@@ -21,7 +21,7 @@ import hyperscan
 
 from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import Ns, Side
-from harness.core.rules import REGEX_FLAGS, ConsoleRule
+from harness.core.rules import SCAN_MODE, ConsoleRule
 
 __all__ = ["Hit", "Place", "Scanner"]
 
@@ -112,7 +112,7 @@ class _Search:
         """What Hyperscan's ids stand for."""
         self.database: hyperscan.Database | None = None
         if self.patterns:
-            self.database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+            self.database = hyperscan.Database(mode=SCAN_MODE)
             self.database.compile(
                 expressions=[
                     rule.then_expression() if part == THEN else rule.expression()
@@ -120,7 +120,7 @@ class _Search:
                 ],
                 ids=list(range(len(self.patterns))),
                 elements=len(self.patterns),
-                flags=REGEX_FLAGS,
+                flags=[rule.then_flags if part == THEN else rule.flags for _, part, rule in self.patterns],
             )
 
 
@@ -138,11 +138,12 @@ class _Stream:
         """Bytes searched, those before the place included; all offsets in here count so."""
         self._last_end = {
             number: 0
-            for number, (_, part, rule) in enumerate(search.patterns)
-            if (rule.then_regex if part == THEN else rule.regex or rule.interleaved)
+            for number, (_, _, rule) in enumerate(search.patterns)
+            if not rule.is_compound and (rule.regex or rule.interleaved)
         }
-        """Regexes and the like: where each last matched, told or not; 0: never."""
+        """Regexes and the like that hit once a line: where each last matched, told or not; 0: never."""
         self.has_regex_hit = False
+        """One of those."""
         self._at_once = [
             -1 if rule.is_compound or number in self._last_end else index
             for number, (index, _, rule) in enumerate(search.patterns)
@@ -150,8 +151,8 @@ class _Stream:
         """Of each pattern the rule, when a match needs no thought; this is the way of a trigger, kept short."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
-        self.ends: list[tuple[int, int]] = []
-        """(pattern, end) of each match in the chunk at hand."""
+        self.ends: list[tuple[int, int, int]] = []
+        """(pattern, start, end) of each match in the chunk at hand; the start is right where the rule asks for it."""
         self.scan: Callable[[bytes], object] = _nothing
         self._strike: Callable[[int], object] = no_strike  # what was there before is not told again
         if search.database is None:
@@ -176,21 +177,22 @@ class _Stream:
         """Of the next byte to be fed."""
         return self.scanned - self._base
 
-    def _matched(self, pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
+    def _matched(self, pattern: int, start: int, end: int, _flags: int, _context: object) -> None:
         """Must not raise, and must return a false value: a true one would end the stream."""
         if (rule := self._at_once[pattern]) >= 0:
             self._strike(rule)
-        self.ends.append((pattern, end))
+        self.ends.append((pattern, start, end))
 
     def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
         """What the matches in ``data``, just scanned, amount to; ``data`` is behind us then."""
         hits: list[Hit] = []
-        for pattern, end in self.ends:
+        for pattern, start, end in self.ends:
             if (rule := self._at_once[pattern]) >= 0:
                 hits.append(Hit(rule, end - self._base))
             elif self._is_first_in_line(pattern, end, data):
                 rule, part, _ = self._search.patterns[pattern]
-                if (hit := self.conditions.judge(rule, part, end - self._base, now_ns)) is not None:
+                hit = self.conditions.judge(rule, part, start - self._base, end - self._base, now_ns)
+                if hit is not None:
                     hits.append(hit)
         self.ends.clear()
         if self.has_regex_hit and (last_break := max(data.rfind(b"\n"), data.rfind(b"\r"))) >= 0:

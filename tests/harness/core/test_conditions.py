@@ -1,10 +1,13 @@
 """Rules that need more than one match: sequence, rate, silence; and rules that are replaced in a running stream."""
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.conditions import Hit
+from harness.core.conditions import FIRST, THEN, Conditions, Hit
 from harness.core.events import NS_PER_MS
 from harness.core.rulebook import RuleBook
 from harness.core.rules import ConsoleRule, parse_rules
@@ -44,8 +47,36 @@ def test_interleaved_lines_do_not_hide_b() -> None:
 def test_overlapping_texts_are_no_sequence() -> None:
     rule = ConsoleRule(name="o", literal="abab", then="abcd", within_ms=10)
     assert scan(rule, (0, b"ababcd")) == []
-    assert scan(rule, (0, b"abababcd")) == []
+    assert scan(rule, (0, b"abababcd")) == [8], "the first abab stands wholly before it"
     assert scan(rule, (0, b"ababxabcd")) == [9]
+
+
+LINES = (b"drbd0: Digest integrity check FAILED\n", b"drbd0: PingAck did not arrive\n")
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [{"then": "drbd0: PingAck did not arrive"}, {"then_regex": r"drbd0: \w+ did not arrive$"}],
+    ids=["literal", "regex"],
+)
+def test_b_may_hold_a(follows: dict[str, Any]) -> None:
+    rule = ConsoleRule(name="h", literal="drbd0:", within_ms=500, **follows)
+    second = len(LINES[0] + LINES[1]) - 1
+    assert scan(rule, (0, LINES[0]), (500, LINES[1])) == [second]
+    assert scan(rule, (0, LINES[0]), (501, LINES[1])) == [], "the one before it was too early"
+    assert scan(rule, (0, LINES[1])) == [], "the one in it does not come before it"
+    assert scan(rule, (0, LINES[1] * 2)) == [len(LINES[1]) * 2 - 1], "but before the next one"
+
+
+def test_what_is_remembered_of_a_is_bounded() -> None:
+    for follows, most in ((ConsoleRule(name="l", literal="a", then="aaaab", within_ms=9), 6),
+                          (ConsoleRule(name="r", literal="a", then_regex="a{4}b", within_ms=9), 4097)):  # fmt: skip
+        conditions = Conditions([(0, follows)])
+        for end in range(1, 10_000):
+            conditions.judge(0, FIRST, 0, end, end)
+        assert len(conditions._firsts[0]) <= most
+        assert conditions.judge(0, THEN, 9_995, 10_000, 10_000) == Hit(0, 10_000)
+        assert [first for first, _ in conditions._firsts[0]] == [9_996, 9_997, 9_998, 9_999]
 
 
 def test_then_may_be_a_regex() -> None:
@@ -57,6 +88,51 @@ def test_rate() -> None:
     assert scan(RATE, (0, b"retry "), (50, b"retry "), (100, b"retry ")) == [17]
     assert scan(RATE, (0, b"retry "), (50, b"retry "), (101, b"retry ")) == []
     assert scan(RATE, (0, b"retry " * 7)) == [17, 35], "a hit begins a new count"
+
+
+def test_a_regex_is_counted_at_every_place_and_a_match_that_grows_once() -> None:
+    def rate(regex: str) -> ConsoleRule:
+        return ConsoleRule(name="r", regex=regex, count=3, within_ms=100)
+
+    assert scan(rate("err"), (0, b"err err err\n")) == [11]
+    assert scan(rate("a+"), (0, b"aaaa\n"), (1, b"aaaa\naa")) == [11]
+    assert scan(rate("a+"), (0, b"a"), (1, b"a"), (2, b"a"), (3, b"a")) == []
+    assert scan(rate("[.]"), (0, b"."), (50, b"."), (100, b"."), (120, b".")) == [3]
+
+
+def test_an_interleaved_literal_is_counted_at_every_place() -> None:
+    rule = ConsoleRule(name="r", literal="fault", interleaved=True, count=3, within_ms=100)
+    assert scan(rule, (0, b"fault fault fau 1\nlt fault\n")) == [20]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text("ab1\n", min_size=1, max_size=4), max_size=15),
+    st.sampled_from(["a+", "b?a[1b]*", "a.*1", "ab|b1"]),
+)
+def test_a_rate_counts_matches_that_do_not_begin_in_one_another(parts: list[str], regex: str) -> None:
+    rule = ConsoleRule(name="r", regex=regex, count=2, within_ms=1)
+    pattern, text, right, counted, last = re.compile(regex), "".join(parts), [], 0, 0
+    for end in range(1, len(text) + 1):
+        start = next((at for at in range(end) if pattern.fullmatch(text, at, end)), None)
+        if start is not None and start >= last:
+            counted, last = counted + 1, end
+            if counted % 2 == 0:
+                right.append(end)
+    assert scan(rule, *((0, part.encode()) for part in parts)) == right
+
+
+@pytest.mark.parametrize("text", [{"regex": "[.]"}, {"literal": "..", "interleaved": True}])
+def test_a_heartbeat_within_one_line_is_alive(text: dict[str, Any]) -> None:
+    scanner = Scanner([ConsoleRule(name="h", absent_ms=100, **text)], {"c": "primary"})
+    for t_ms in range(0, 400, 20):
+        scanner.feed("c", b"..", t_ms * MS)
+        assert scanner.next_deadline() == (t_ms + 100) * MS
+
+
+def test_a_regex_before_another_text_may_be_the_second_in_its_line() -> None:
+    rule = ConsoleRule(name="s", regex="a+", then_regex="b+", within_ms=100)
+    assert scan(rule, (0, b"a "), (200, b"a "), (300, b"b b")) == [5]
 
 
 def test_silence_is_told_once_and_wakes_up_again() -> None:
@@ -106,6 +182,27 @@ def test_a_reload_changes_nothing_for_rules_that_stay(cut: int, order: list[int]
     ]
     assert sorted(hits) == sorted(right)
     assert book.scanner.next_deadline() == whole.scanner.next_deadline()
+
+
+class Compared(ConsoleRule):
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.comparisons += 1
+        return super().__eq__(other)
+
+    __hash__ = ConsoleRule.__hash__
+
+
+def test_a_reload_compares_each_rule_once_or_so() -> None:
+    """The hot route stands still meanwhile."""
+
+    def rules() -> list[ConsoleRule]:
+        return [Compared(name=f"r{n}", literal=f"link error {n:04d}") for n in range(300)]
+
+    book = RuleBook(rules(), [], {"c": "primary"})
+    book.replace(rules(), {"c": Place()})
+    assert Compared.comparisons <= 2 * 300
 
 
 def test_new_rules_find_a_text_that_is_half_there_and_tell_nothing_twice() -> None:

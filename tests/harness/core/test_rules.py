@@ -3,10 +3,10 @@
 import tomllib
 from pathlib import Path
 
-import hyperscan
 import pytest
 
 from harness.core.rules import LINK_EVENTS, ConsoleRule, LinkRuleSpec, RuleSet, combine, parse_rules
+from harness.core.triggers import Scanner
 from harness.errors import UsageError
 
 RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
@@ -111,9 +111,39 @@ def test_the_end_of_a_line_may_have_a_carriage_return(regex: str, expression: st
     assert ConsoleRule(name="a", regex=regex).expression() == expression.encode()
 
 
+EVERY_CHARACTER = "".join(chr(code) for code in range(0x100)) + "\U0001f600"
+
+
 def test_a_literal_is_matched_as_it_stands() -> None:
-    expression = ConsoleRule(name="a", literal="a.$\0[é").expression()
-    assert b"\0" not in expression
-    hyperscan.Database(mode=hyperscan.HS_MODE_STREAM).compile(
-        expressions=[expression], ids=[0], elements=1, flags=0
-    )
+    rule = ConsoleRule(name="a", literal=EVERY_CHARACTER)
+    assert b"\0" not in rule.expression()
+    text = EVERY_CHARACTER.encode()
+    assert [hit.end_offset_bytes for hit in Scanner((rule,), {"c": "primary"}).feed("c", text, 0)] == [
+        len(text)
+    ]
+
+
+@pytest.mark.parametrize("character", ["a", ".", "\\u0000", "\U0001f600"])
+def test_the_longest_literal_is_taken(character: str) -> None:
+    text = rule(name='"a"', source='"console"', literal='"' + character * 1000 + '"')
+    rules = parse_rules(text, "f.toml").console
+    found = Scanner(rules, {"c": "primary"}).feed("c", rules[0].literal.encode() * 2, 0)
+    assert len(found) == len(rules[0].literal.encode()) // len(rules[0].literal[0].encode()) + 1
+
+
+@pytest.mark.parametrize("length_bytes", [2, 62, 63, 64, 100])
+@pytest.mark.parametrize("pattern", ["Digest integrity check FAILED: ", "...(", "a"])
+def test_an_interleaved_literal_that_is_accepted_is_searched_for(length_bytes: int, pattern: str) -> None:
+    literal = (pattern * 100)[:length_bytes]
+    text = rule(name='"a"', source='"console"', literal=f'"{literal}"', interleaved="true")
+    scanner = Scanner(parse_rules(text, "f.toml").console, {"c": "primary"})
+    data, half = literal.encode(), length_bytes // 2
+    torn = data[:half] + b"noise\n" + data[half:]
+    assert [hit.end_offset_bytes for hit in scanner.feed("c", torn, 0)] == [len(torn)]
+
+
+def test_an_interleaved_literal_that_hyperscan_refuses_is_a_wrong_rule() -> None:
+    good = rule(name='"good"', source='"console"', literal='"x"')
+    bad = rule(name='"bad"', source='"console"', literal='"' + "\\u0000" * 100 + '"', interleaved="true")
+    with pytest.raises(UsageError, match=r"^some/rules\.toml:5: .*rule 'bad': interleaved .*exceeds limit"):
+        parse_rules(good + bad, "some/rules.toml")
