@@ -33,8 +33,8 @@ from benchmarks.common import (
     scratch,
 )
 from benchmarks.link_load import watching
+from benchmarks.link_peers import HANDED_OVER_S, inside
 from harness.edge.netns import INTERFACE, LinkPair, make_pair
-from harness.linkwatch import NICE
 
 SIZES = (64, 1500, 9000)
 BUFFER_BYTES = 64 << 20
@@ -48,8 +48,6 @@ SLICE_BYTES = 64 << 20
 HALVINGS = 5
 CLOSE = 1.1
 """Rates that differ by less are one."""
-HANDED_OVER_S = 1.5
-"""libpcap's tools let the kernel keep a block that is not full for a second."""
 SCAPY_LEAST = 500.0
 """Frames a second; where scapy loses some of these already, it counts as if it had not."""
 OURS, SCAPY_NAME = "FreezeFrame linkwatch", "scapy AsyncSniffer"
@@ -75,11 +73,6 @@ class Run(NamedTuple):
     """Share of the frames sent that is in the file."""
     cpu_us: float
     """A frame."""
-
-
-def inside(link: LinkPair, *argv: str) -> list[str]:
-    """A peer's command, with the priority that ours gives itself."""
-    return ["nsenter", f"--net={link.secondary.path}", "nice", "-n", str(NICE), *argv]
 
 
 def frames_in(capture: Path) -> int:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.NAME [--json] [--rounds N] [--seconds S] [--no-write]
 
-Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them. The peers live
-in an environment of their own, ``.venv-bench`` (``make bench-setup``): the product never imports them.
+Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them; docs/performance.md
+says who is not, and why. The peers live in an environment of their own, ``.venv-bench`` (``make bench-setup``): the
+product never imports them.
 """
 
 import argparse
@@ -36,14 +37,13 @@ PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 NATIVE: Final = Path(__file__).resolve().parent / "native"
 PEERS_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 LAPS_NS: Final = 100_000_000
+NAN: Final = float("nan")
+"""Not measured: "-" in the tables."""
+LEAST: Final = 5
+"""Latencies of which a median is told."""
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 CPUCLOCK_SCHED: Final = 2
 """With a process id's complement before it: the clock that ``clock_getcpuclockid`` gives."""
-_HEAD: Final = """# Performance
-
-Written by `make bench` (`make bench-NAME` for one table; `--json` for figures only). Peers run interleaved with ours in
-the same minutes, so the ratios say more than the figures: the machine may be shared.
-"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Target:
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         verdict = "reached" if self.reached else "NOT REACHED"
+        verdict = "not measured" if math.isnan(self.value) else verdict
         return (
             f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
         )
@@ -123,14 +124,16 @@ def machine() -> str:
 
 # --- figures ------------------------------------------------------------------------------------------------------
 def percentile(values: Sequence[float], percent: float) -> float:
-    if not values:
-        return float("nan")
+    """NaN where there are too few values for any to lie above it: the 99th needs 100."""
+    if len(values) * (100 - percent) < 100:
+        return NAN
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else float("nan")
+def median(values: Sequence[float], *, least: int = 1) -> float:
+    """NaN for fewer than ``least`` values."""
+    return statistics.median(values) if len(values) >= least else NAN
 
 
 def cpu_seconds(pid: int, *, children: bool = False) -> float:
@@ -155,7 +158,7 @@ def peak_mib(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    return float("nan")
+    return NAN
 
 
 def two_at_once() -> float:
@@ -269,7 +272,7 @@ def main(
 
 def write_section(result: Result) -> None:
     """Replace this benchmark's section of docs/performance.md, or add it."""
-    text = PERFORMANCE.read_text() if PERFORMANCE.exists() else _HEAD
+    text = PERFORMANCE.read_text()
     begin, end = f"<!-- begin {result.name} -->", f"<!-- end {result.name} -->"
     section = f"{begin}\n{result.markdown()}{end}\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n", re.DOTALL)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.common import (
+    LEAST,
     Options,
     Result,
     Target,
@@ -107,7 +108,7 @@ def measure(options: Options) -> Result:
             for name, rounds in outcomes.items():
                 every = [one for outcome in rounds for one in outcome.latencies_us]
                 cpu = sum(one.cpu_s for one in rounds) / (sum(one.sent_bytes for one in rounds) / 1e6)
-                figures[name] = (median(every), percentile(every, 99), cpu)
+                figures[name] = (median(every, least=LEAST), percentile(every, 99), cpu)
                 lost = sum(one.lost_bytes for one in rounds)
                 rows.append(
                     [count, name, sum(one.missed for one in rounds) if every else "-", figures[name][0],

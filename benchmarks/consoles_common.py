@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.common import PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
+from benchmarks.common import NAN, PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
 from benchmarks.scan import texts
 from harness.core import events
 from harness.core.rules import ConsoleRule
@@ -54,7 +54,7 @@ class Outcome:
     sent_bytes: int
     refused_bytes: int
     """What the PTYs did not take, because they were full: lost for the reader."""
-    recorded_bytes: float = float("nan")
+    recorded_bytes: float = NAN
 
     @property
     def lost_bytes(self) -> float:
@@ -102,7 +102,7 @@ def finish(
     pid: int,
     cpu_before_s: float,
     *,
-    recorded: Callable[[], float] = lambda: float("nan"),
+    recorded: Callable[[], float] = lambda: NAN,
     children: bool = False,
 ) -> Outcome:
     """``recorded``: bytes in the record so far; the processor time is read when it is complete."""
