@@ -57,13 +57,15 @@ class Target:
     unit: str = "x"
 
     @property
-    def reached(self) -> bool:
+    def reached(self) -> bool | None:
+        """None: not measured."""
+        if math.isnan(self.value):
+            return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        verdict = "reached" if self.reached else "NOT REACHED"
-        verdict = "not measured" if math.isnan(self.value) else verdict
+        verdict = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
         return (
             f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
         )
@@ -71,27 +73,43 @@ class Target:
 
 @dataclass
 class Result:
-    """One benchmark's outcome."""
+    """One benchmark's outcome. Its cells are numbers, not their texts: units stand in the columns' names."""
 
     name: str
     title: str
     columns: Sequence[str]
-    rows: list[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    machine: str = field(default_factory=lambda: machine())
+    date: str = field(default_factory=lambda: now())
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> str:
         told = asdict(self)
         told["targets"] = [asdict(one) | {"reached": one.reached} for one in self.targets]
         told["rows"] = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-        return told | {"machine": machine(), "date": now()}
+        return json.dumps(_finite(told), allow_nan=False)
 
     def markdown(self) -> str:
-        lines = [f"## {self.title}", "", f"`python -m benchmarks.{self.name}`, {now()}, {machine()}.", ""]
+        lines = [
+            f"## {self.title}",
+            "",
+            f"`python -m benchmarks.{self.name}`, {self.date}, {self.machine}.",
+            "",
+        ]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
         lines += ["| " + " | ".join(number(cell) for cell in row) + " |" for row in self.rows]
         lines += [""] + [f"* {target}" for target in self.targets] + [f"* {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: Any) -> str:
@@ -255,7 +273,9 @@ def main(
 ) -> None:
     """Run one benchmark as a command."""
     parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, and leave docs/performance.md as it is"
+    )
     parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})")
     parser.add_argument(
@@ -265,9 +285,9 @@ def main(
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     result = measure(Options(arguments.rounds, arguments.seconds, arguments))
-    if not arguments.no_write:
+    if not (arguments.no_write or arguments.json):
         write_section(result)
-    print(json.dumps(result.as_json()) if arguments.json else result.markdown())
+    print(result.as_json() if arguments.json else result.markdown())
 
 
 def write_section(result: Result) -> None:

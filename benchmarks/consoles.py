@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.common import (
     LEAST,
+    NAN,
     Options,
     Result,
     Target,
@@ -111,8 +112,8 @@ def measure(options: Options) -> Result:
                 figures[name] = (median(every, least=LEAST), percentile(every, 99), cpu)
                 lost = sum(one.lost_bytes for one in rounds)
                 rows.append(
-                    [count, name, sum(one.missed for one in rounds) if every else "-", figures[name][0],
-                     figures[name][1], f"{cpu * 1000:.1f}", lost, max(one.peak_mib for one in rounds)]
+                    [count, name, sum(one.missed for one in rounds) if every else NAN, figures[name][0],
+                     figures[name][1], cpu * 1000, lost, max(one.peak_mib for one in rounds)]
                 )  # fmt: skip
                 if name == "FreezeFrame reflex":
                     targets.append(Target(f"{count} consoles: bytes lost", lost, 0, at_least=False, unit=""))

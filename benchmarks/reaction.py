@@ -77,7 +77,6 @@ def _result(outcomes: dict[str, list[Outcome]], *, loaded: bool) -> Result:
         missed = sum(outcome.missed for outcome in rounds)
         count = sum(len(outcome.latencies_us) for outcome in rounds)
         refused = sum(outcome.refused_bytes for outcome in rounds)
-        ratio = medians[name] / c_median
         rows.append(
             [
                 name,
@@ -85,8 +84,8 @@ def _result(outcomes: dict[str, list[Outcome]], *, loaded: bool) -> Result:
                 missed,
                 medians[name],
                 worst[name],
-                f"{ratio:.2f}",
-                f"{worst[name] / c_worst:.2f}",
+                medians[name] / c_median,
+                worst[name] / c_worst,
                 refused,
             ]
         )
