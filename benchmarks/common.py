@@ -135,7 +135,7 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return (
-        f"{model}, {os.cpu_count()} cores (two busy at once keep {two_at_once():.2f} of their speed), "
+        f"{model}, {os.cpu_count()} cores (two busy at once keep {number(two_at_once())} of their speed), "
         f"Linux {platform.release()}, Python {platform.python_version()}, load {load:.1f}"
     )
 
@@ -180,10 +180,17 @@ def peak_mib(pid: int) -> float:
 
 
 def two_at_once() -> float:
-    """What a processor keeps of its speed while a second one is busy, too: 1 for two whole ones that nobody else uses, some
-    0.6 for two threads of one core. A virtual machine does not say which it has, and has now these, now those."""
+    """What a processor keeps of its speed while a second one is busy, too, of the first two that this process may use: 1 for
+    two whole ones that nobody else uses, some 0.6 for two threads of one core; NaN where there is no second. A virtual
+    machine does not say which it has, and has now these, now those."""
     pair = sorted(os.sched_getaffinity(0))[:2]
-    with ProcessPoolExecutor(len(pair), get_context("fork")) as pool:
+    if len(pair) < 2:
+        return NAN
+    fork = get_context("fork")
+    with ProcessPoolExecutor(2, fork, initializer=fork.Barrier(2).wait) as pool:
+        list(
+            pool.map(int, pair)
+        )  # until both workers are alive: one that comes late has no time for all of its laps
         alone = [laps for one in pair for laps in pool.map(_laps, [one], [monotonic_ns() + LAPS_NS])]
         together = list(pool.map(_laps, pair, repeat(monotonic_ns() + LAPS_NS)))
     return min(some / most for some, most in zip(together, alone, strict=True))

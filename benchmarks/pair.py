@@ -207,7 +207,9 @@ def measure(options: Options) -> Result:
         notes.append(
             f"{block}, {unit} of each round (in brackets what a processor kept of its speed while both were busy, before and"
             " after it): "
-            + ", ".join(f"{number(figure[at])} ({was:.2f}, {then:.2f})" for figure, (was, then) in each)
+            + ", ".join(
+                f"{number(figure[at])} ({number(was)}, {number(then)})" for figure, (was, then) in each
+            )
             + "."
         )
     writes, digests, drops = (
