@@ -2,8 +2,9 @@
 
     python -m benchmarks.NAME [--json] [--rounds N] [--seconds S] [--no-write]
 
-Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them. The peers live
-in an environment of their own, ``.venv-bench`` (``make bench-setup``): the product never imports them.
+Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them; docs/performance.md
+says who is not, and why. The peers live in an environment of their own, ``.venv-bench`` (``make bench-setup``): the
+product never imports them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -34,14 +36,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 NATIVE: Final = Path(__file__).resolve().parent / "native"
 PEERS_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
-TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 LAPS_NS: Final = 100_000_000
+NAN: Final = float("nan")
+"""Not measured: "-" in the tables."""
+LEAST: Final = 5
+"""Latencies of which a median is told."""
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
-_HEAD: Final = """# Performance
-
-Written by `make bench` (`make bench-NAME` for one table; `--json` for figures only). Peers run interleaved with ours in
-the same minutes, so the ratios say more than the figures: the machine may be shared.
-"""
+CPUCLOCK_SCHED: Final = 2
+"""With a process id's complement before it: the clock that ``clock_getcpuclockid`` gives."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,15 @@ class Target:
     unit: str = "x"
 
     @property
-    def reached(self) -> bool:
+    def reached(self) -> bool | None:
+        """None: not measured."""
+        if math.isnan(self.value):
+            return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        verdict = "reached" if self.reached else "NOT REACHED"
+        verdict = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
         return (
             f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
         )
@@ -68,27 +73,43 @@ class Target:
 
 @dataclass
 class Result:
-    """One benchmark's outcome."""
+    """One benchmark's outcome. Its cells are numbers, not their texts: units stand in the columns' names."""
 
     name: str
     title: str
     columns: Sequence[str]
-    rows: list[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    machine: str = field(default_factory=lambda: machine())
+    date: str = field(default_factory=lambda: now())
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> str:
         told = asdict(self)
         told["targets"] = [asdict(one) | {"reached": one.reached} for one in self.targets]
         told["rows"] = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-        return told | {"machine": machine(), "date": now()}
+        return json.dumps(_finite(told), allow_nan=False)
 
     def markdown(self) -> str:
-        lines = [f"## {self.title}", "", f"`python -m benchmarks.{self.name}`, {now()}, {machine()}.", ""]
+        lines = [
+            f"## {self.title}",
+            "",
+            f"`python -m benchmarks.{self.name}`, {self.date}, {self.machine}.",
+            "",
+        ]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
         lines += ["| " + " | ".join(number(cell) for cell in row) + " |" for row in self.rows]
         lines += [""] + [f"* {target}" for target in self.targets] + [f"* {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: Any) -> str:
@@ -114,30 +135,33 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return (
-        f"{model}, {os.cpu_count()} cores (two busy at once keep {two_at_once():.2f} of their speed), "
+        f"{model}, {os.cpu_count()} cores (two busy at once keep {number(two_at_once())} of their speed), "
         f"Linux {platform.release()}, Python {platform.python_version()}, load {load:.1f}"
     )
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
 def percentile(values: Sequence[float], percent: float) -> float:
-    if not values:
-        return float("nan")
+    """NaN where there are too few values for any to lie above it: the 99th needs 100."""
+    if len(values) * (100 - percent) < 100:
+        return NAN
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else float("nan")
+def median(values: Sequence[float], *, least: int = 1) -> float:
+    """NaN for fewer than ``least`` values."""
+    return statistics.median(values) if len(values) >= least else NAN
 
 
 def cpu_seconds(pid: int, *, children: bool = False) -> float:
-    """User and system time that a process has used so far; with ``children`` that of its children, too."""
+    """User and system time that a process has used so far; with ``children`` that of its children, too.
+
+    Of the process's own clock: /proc tells the same in ticks of 10 ms, too coarse for short rounds."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total = time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED)
     except OSError:
         return 0.0
-    total = (int(fields[11]) + int(fields[12])) * TICK_S
     if children:
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
@@ -152,14 +176,21 @@ def peak_mib(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    return float("nan")
+    return NAN
 
 
 def two_at_once() -> float:
-    """What a processor keeps of its speed while a second one is busy, too: 1 for two whole ones that nobody else uses, some
-    0.6 for two threads of one core. A virtual machine does not say which it has, and has now these, now those."""
+    """What a processor keeps of its speed while a second one is busy, too, of the first two that this process may use: 1 for
+    two whole ones that nobody else uses, some 0.6 for two threads of one core; NaN where there is no second. A virtual
+    machine does not say which it has, and has now these, now those."""
     pair = sorted(os.sched_getaffinity(0))[:2]
-    with ProcessPoolExecutor(len(pair), get_context("fork")) as pool:
+    if len(pair) < 2:
+        return NAN
+    fork = get_context("fork")
+    with ProcessPoolExecutor(2, fork, initializer=fork.Barrier(2).wait) as pool:
+        list(
+            pool.map(int, pair)
+        )  # until both workers are alive: one that comes late has no time for all of its laps
         alone = [laps for one in pair for laps in pool.map(_laps, [one], [monotonic_ns() + LAPS_NS])]
         together = list(pool.map(_laps, pair, repeat(monotonic_ns() + LAPS_NS)))
     return min(some / most for some, most in zip(together, alone, strict=True))
@@ -249,7 +280,9 @@ def main(
 ) -> None:
     """Run one benchmark as a command."""
     parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, and leave docs/performance.md as it is"
+    )
     parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})")
     parser.add_argument(
@@ -259,14 +292,14 @@ def main(
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     result = measure(Options(arguments.rounds, arguments.seconds, arguments))
-    if not arguments.no_write:
+    if not (arguments.no_write or arguments.json):
         write_section(result)
-    print(json.dumps(result.as_json()) if arguments.json else result.markdown())
+    print(result.as_json() if arguments.json else result.markdown())
 
 
 def write_section(result: Result) -> None:
     """Replace this benchmark's section of docs/performance.md, or add it."""
-    text = PERFORMANCE.read_text() if PERFORMANCE.exists() else _HEAD
+    text = PERFORMANCE.read_text()
     begin, end = f"<!-- begin {result.name} -->", f"<!-- end {result.name} -->"
     section = f"{begin}\n{result.markdown()}{end}\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n", re.DOTALL)

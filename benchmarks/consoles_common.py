@@ -4,15 +4,17 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from benchmarks.common import PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
+from benchmarks.common import NAN, PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
+from benchmarks.scan import texts
 from harness.core import events
 from harness.core.rules import ConsoleRule
 from harness.edge.realtime import FIFO_PRIORITY
@@ -21,7 +23,11 @@ from harness.edge.reflex_io import ReflexConfig, StreamConfig
 PEERS: Final = Path(__file__).resolve().parent / "peers"
 TRIGGER: Final = "Digest integrity check FAILED"
 FRAME: Final = b"F" * 50
-START_TIMEOUT_S: Final = 30.0
+RULES: Final = 300
+"""A bench has hundreds of rules; all but one of them never hit here."""
+ANSWER_MS: Final = 1000
+RECORD_S: Final = 5.0
+"""A record that is not complete so long after the last byte has lost some."""
 
 
 class Line:
@@ -46,7 +52,13 @@ class Outcome:
     cpu_s: float
     peak_mib: float
     sent_bytes: int
-    recorded_bytes: int = -1
+    refused_bytes: int
+    """What the PTYs did not take, because they were full: lost for the reader."""
+    recorded_bytes: float = NAN
+
+    @property
+    def lost_bytes(self) -> float:
+        return self.refused_bytes + self.sent_bytes - self.recorded_bytes
 
 
 @contextlib.contextmanager
@@ -69,13 +81,12 @@ def generate(
     triggers: int,
     gap_us: int,
     warm_up_ms: int,
-) -> tuple["subprocess.Popen[bytes]", list[str]]:
+    answer_ms: int = ANSWER_MS,
+) -> "subprocess.Popen[bytes]":
     fds = [control.device, *(one.device for one in consoles)]
-    argv = [str(generator), str(rate), str(warm_up_ms), str(triggers), str(gap_us), *map(str, fds)]
-    return (
-        subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=fds, preexec_fn=die_with_parent),
-        argv,
-    )
+    numbers = (rate, warm_up_ms, triggers, gap_us, answer_ms, *fds)
+    argv = [str(generator), *map(str, numbers)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=fds, preexec_fn=die_with_parent)
 
 
 def await_line(stream: "subprocess.Popen[bytes]", text: bytes) -> None:
@@ -87,16 +98,31 @@ def await_line(stream: "subprocess.Popen[bytes]", text: bytes) -> None:
 
 
 def finish(
-    generator: "subprocess.Popen[bytes]", pid: int, cpu_before_s: float, *, children: bool = False
+    generator: "subprocess.Popen[bytes]",
+    pid: int,
+    cpu_before_s: float,
+    *,
+    recorded: Callable[[], float] = lambda: NAN,
+    children: bool = False,
 ) -> Outcome:
+    """``recorded``: bytes in the record so far; the processor time is read when it is complete."""
     assert generator.stdout is not None
     text = generator.stdout.read().decode().split("\n")
     generator.wait()
-    cpu_s, peak = cpu_seconds(pid, children=children) - cpu_before_s, peak_mib(pid)
     latencies = [int(line) for line in text if line.lstrip("-").isdigit()]
-    sent = next(int(line.split()[1]) for line in text if line.startswith("sent"))
+    sent, refused = (
+        next(int(line.split()[1]) for line in text if line.startswith(word)) for word in ("sent", "refused")
+    )
+    deadline = time.monotonic() + RECORD_S
+    while recorded() < sent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cpu_s, peak = cpu_seconds(pid, children=children) - cpu_before_s, peak_mib(pid)
     good = [one / 1000 for one in latencies if one >= 0]
-    return Outcome(good, len(latencies) - len(good), cpu_s, peak, sent)
+    return Outcome(good, len(latencies) - len(good), cpu_s, peak, sent, refused, recorded())
+
+
+def total_bytes(files: Sequence[Path]) -> int:
+    return sum(one.stat().st_size for one in files)
 
 
 def run_native(
@@ -115,12 +141,13 @@ def run_native(
     with lines(count) as (consoles, control):
         fds = [control.ours, *(one.ours for one in consoles)]
         argv = [str(reactor), str(directory), *map(str, fds)]
+        logs = [directory / f"c{number}.log" for number in range(count)]
         with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds) as child:
             await_line(child, b"ready")
             if is_fifo:
                 os.sched_setscheduler(child.pid, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
             before = cpu_seconds(child.pid)
-            made, _ = generate(
+            made = generate(
                 generator,
                 consoles,
                 control,
@@ -129,7 +156,10 @@ def run_native(
                 gap_us=gap_us,
                 warm_up_ms=warm_up_ms,
             )
-            return finish(made, child.pid, before)
+            outcome = finish(made, child.pid, before, recorded=lambda: total_bytes(logs))
+        for one in logs:
+            one.unlink()
+        return outcome
 
 
 def run_peer(
@@ -157,7 +187,7 @@ def run_peer(
                 await_line(child, b"ready")
             os.close(ready_read)
             before = cpu_seconds(child.pid, children=True)
-            made, _ = generate(
+            made = generate(
                 generator,
                 consoles,
                 control,
@@ -171,7 +201,6 @@ def run_peer(
 
 def run_ours(
     generator: Path, directory: Path, *, count: int, rate: int, triggers: int, gap_us: int, warm_up_ms: int,
-    view: bool = True,
 ) -> Outcome:  # fmt: skip
     """``harness.reflex`` as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
     with lines(count) as (consoles, control):
@@ -182,9 +211,11 @@ def run_ours(
             )
             for number, one in enumerate(consoles)
         ]  # fmt: skip
-        rule = ConsoleRule(name="digest", literal=TRIGGER)
+        logs = [Path(one.log_path) for one in streams]
+        others = [ConsoleRule(name=str(n), literal=text) for n, text in enumerate(texts()[: RULES - 1])]
+        rules = [*others, ConsoleRule(name="digest", literal=TRIGGER)]
         config = ReflexConfig(
-            streams=streams, control={"primary": control.ours}, rules=[rule], default_instruct=["primary"]
+            streams=streams, control={"primary": control.ours}, rules=rules, default_instruct=["primary"]
         )
         fds = [control.ours, *(one.ours for one in consoles)]
         with running(
@@ -200,7 +231,7 @@ def run_ours(
             pipes = {"stdin": child.stdout.fileno(), "stdout": child.stdin.fileno()}
             with running([sys.executable, "-m", "benchmarks.supervisor"], **pipes):
                 before = cpu_seconds(child.pid)
-                made, _ = generate(
+                made = generate(
                     generator,
                     consoles,
                     control,
@@ -209,8 +240,7 @@ def run_ours(
                     gap_us=gap_us,
                     warm_up_ms=warm_up_ms,
                 )
-                outcome = finish(made, child.pid, before)
-        outcome.recorded_bytes = sum(Path(one.log_path).stat().st_size for one in streams)
+                outcome = finish(made, child.pid, before, recorded=lambda: total_bytes(logs))
         for one in streams:
             Path(one.log_path).unlink()
             Path(one.times_path).unlink()

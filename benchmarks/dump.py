@@ -133,8 +133,8 @@ def measure(options: Options) -> Result:
     took = {name: median(values) for name, values in times.items()}
     ours_s = took["FreezeFrame pull"]
     rows: list[list[object]] = [
-        [name, len(payload), took[name], f"{median(shares[name]):.3f}",
-         f"{len(payload) / LINE_BYTES_PER_S / took[name]:.3f}", f"{took[name] / ours_s:.2f}"]
+        [name, len(payload), took[name], median(shares[name]),
+         len(payload) / LINE_BYTES_PER_S / took[name], took[name] / ours_s]
         for name, (_, payload) in run.items()
     ]  # fmt: skip
     return Result(

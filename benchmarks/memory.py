@@ -94,8 +94,8 @@ def measure(options: Options) -> Result:
         console = console_samples(directory, int(console_mb * 1e6))
         link = link_samples(directory, int(link_mb * 1e6), 150.0)
     rows = [
-        ["reflex, 1,000 rules", f"{console_mb:,.0f} MB of console", console[0], max(console), console[-1]],
-        ["link watch, 64 MiB ring", f"{link_mb:,.0f} MB of link", link[0], max(link), link[-1]],
+        ["reflex, 1,000 rules; console", console_mb, console[0], max(console), console[-1]],
+        ["link watch, 64 MiB ring; link", link_mb, link[0], max(link), link[-1]],
     ]
     targets = [
         Target("reflex, peak", max(console), 64, at_least=False, unit="MiB"),
@@ -103,7 +103,7 @@ def measure(options: Options) -> Result:
         Target("link watch, peak", max(link), 256, at_least=False, unit="MiB"),
         Target("link watch, growth from the first eighth to the end", link[-1] - link[0], 16, False, "MiB"),
     ]
-    columns = ["process", "over", "first MiB", "peak MiB", "last MiB"]
+    columns = ["process and what it reads", "MB read", "first MiB", "peak MiB", "last MiB"]
     return Result("memory", "Memory", columns, rows, targets, ["--seconds 100 is 10 GB of each."])
 
 

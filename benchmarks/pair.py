@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import (
+    NAN,
     Options,
     Result,
     Target,
@@ -196,7 +197,7 @@ def measure(options: Options) -> Result:
     for block, depth, wanted, unit in SHAPES:
         best = {who: tuple(map(median, zip(*seen.figures[block, who], strict=True))) for who in (OURS, PEER)}
         for who, (iops, mb_s, late) in best.items():
-            used = [f"{median(seen.cpu_us[block, name]):.0f}" if who == OURS else "-" for name in names]
+            used = [median(seen.cpu_us[block, name]) if who == OURS else NAN for name in names]
             rows.append([f"{block}, queue {depth}", who, iops, mb_s, late, *used])
         ours = best[OURS]
         targets.append(Target(f"{block} queue {depth}", ours[0 if unit == "IOPS" else 1], wanted, unit=unit))
@@ -206,7 +207,9 @@ def measure(options: Options) -> Result:
         notes.append(
             f"{block}, {unit} of each round (in brackets what a processor kept of its speed while both were busy, before and"
             " after it): "
-            + ", ".join(f"{number(figure[at])} ({was:.2f}, {then:.2f})" for figure, (was, then) in each)
+            + ", ".join(
+                f"{number(figure[at])} ({number(was)}, {number(then)})" for figure, (was, then) in each
+            )
             + "."
         )
     writes, digests, drops = (
