@@ -57,15 +57,13 @@ class Target:
     unit: str = "x"
 
     @property
-    def reached(self) -> bool | None:
-        """None: not measured."""
-        if math.isnan(self.value):
-            return None
+    def reached(self) -> bool:
+        """What could not be measured is not reached: as a rule too little came of it to be measured."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        verdict = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
+        verdict = "reached" if self.reached else "NOT REACHED"
         return (
             f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
         )

@@ -216,7 +216,8 @@ def measure(options: Options) -> Result:
     notes = [
         "Live: medians over the rounds, the contestants in turns at each rate. Ours has checked each digest of a write that "
         "it told, on one core; tshark lists writes and checks nothing, scapy goes no further than TCP's payload, both on "
-        f"any core. Told or read later than {HANDED_OVER_S:g} s after the last write is lost.",
+        f"any core, and with the 64 KiB of buffer that it takes by default. What these two tell or read later than "
+        f"{HANDED_OVER_S:g} s after the last write is lost; ours is stopped behind it, and tells what its ring holds.",
         "Offline: medians over the rounds; times of whole processes, scapy's without its start-up.",
         _module_note(),
     ]

@@ -7,14 +7,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from harness.bench import Rig, deadline_in
 from harness.benchfile import Bench, Scenario
 from harness.core import recovery
-from harness.core.events import SIDES
+from harness.core.events import SIDES, Ns
 from harness.edge.clock import WallReading, read_wall_clock
 from harness.edge.versions import versions
 from harness.errors import HarnessError, RigError, UsageError
@@ -66,6 +65,8 @@ class Result:
             "data_equal": record.get("data_equal"),
             "lost_acked_writes": record.get("lost_acked_writes"),
             "capture_drops": record.get("capture", {}).get("kernel_drops"),
+            "canaries": record.get("canaries", {}),
+            "recheck": record.get("recheck", {}),
             "verdict": record.get("verdict"),
             "reasons": self.reasons,
         }
@@ -427,14 +428,25 @@ def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
 
 def watch_rig(rig: Rig, *, out_dir: Path, view: View) -> Iterator[Result]:
     """The same on a rig that is open. Between two incidents the watchers are started anew, and the next one says so."""
-    ended: WallReading | None = None
+    before: tuple[Ns, Ns] | None = None
     while True:
-        result, ended = _watch_once(rig, out_dir, view, ended)
+        result, before = _watch_once(rig, out_dir, view, before)
         yield result
 
 
-def _watch_once(rig: Rig, out_dir: Path, view: View, ended: WallReading | None) -> tuple[Result, WallReading]:
-    """``ended``: when the former incident's watchers were stopped. Returns the incident, and when its own were."""
+def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
+    """What is not seen between two incidents of a watch; an arming is good for one action."""
+    seconds = (now.monotonic_ns - disarmed_ns) / 1e9
+    return (
+        f"not armed from {now.utc(disarmed_ns)} to {now.utc(now.monotonic_ns)} UTC ({seconds:.1f} s),"
+        f" since the incident before; from {now.utc(stopped_ns)} on its watchers were started anew, and nothing was recorded"
+    )
+
+
+def _watch_once(
+    rig: Rig, out_dir: Path, view: View, before: tuple[Ns, Ns] | None
+) -> tuple[Result, tuple[Ns, Ns]]:
+    """``before``: when the former incident began, and when its watchers were stopped. Returns the incident, and its own."""
     incident = Incident.create(
         out_dir,
         bench=rig.bench.name,
@@ -449,9 +461,10 @@ def _watch_once(rig: Rig, out_dir: Path, view: View, ended: WallReading | None) 
     )
     try:
         session.arm()
-        if ended is not None:
-            gap = _gap(ended, read_wall_clock())
+        if before is not None:
+            gap = _gap(*before, read_wall_clock())
             incident.note(gap)
+            incident.milestone()
             view.phase(gap)
         view.phase(f"watching; the host's port is {rig.bench.primary.host}; stop with Ctrl-C")
         while session.collector is None or session.recovering:
@@ -465,7 +478,7 @@ def _watch_once(rig: Rig, out_dir: Path, view: View, ended: WallReading | None) 
         else:
             incident.discard()
         raise
-    ended = read_wall_clock()
+    stopped_ns = time.monotonic_ns()
     session.close()
     conclude(incident)
     cause = session.causes[0]
@@ -477,15 +490,4 @@ def _watch_once(rig: Rig, out_dir: Path, view: View, ended: WallReading | None) 
         incident=incident.path.absolute(),
         reasons=incident.record["reasons"],
     )
-    return result, ended
-
-
-def _gap(ended: WallReading, armed: WallReading) -> str:
-    begin, end = (
-        f"{datetime.fromtimestamp(one.wall_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3] for one in (ended, armed)
-    )
-    seconds = (armed.monotonic_ns - ended.monotonic_ns) / 1e9
-    return (
-        f"not watched from {begin} to {end} UTC ({seconds:.1f} s): after an incident the watchers are started anew; "
-        "what came before they were armed is in no capture, or instructed nobody"
-    )
+    return result, (cause.t_match_ns, stopped_ns)

@@ -225,6 +225,7 @@ class Incident:
             self.record["trigger"] = told
             others = [first, *(one for one in self.record["more_triggers"] if one != told)]
             self.record["more_triggers"] = others[:MAX_LISTED]
+            self.milestone()
 
     @_serialised
     def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> None:

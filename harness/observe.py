@@ -199,7 +199,7 @@ class Observation:
 
         A watcher that does not end by itself has not watched to the end: that is told as an error.
         """
-        last: list[tuple[str, AnyEvent]] = []
+        last, self._pending = self._pending, []
         for child in reversed(self._children):
             deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
             last += [(child.name, event) for event in child.stop(deadline_ns)]

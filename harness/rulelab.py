@@ -59,7 +59,7 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Resu
     then = recorded(evidence) if against is None else found(evidence, against)
     more = mapping(evidence.record.get("counted_hits")) if against is None else {}
     counted = [
-        escape(f"{rule}: {count} hits were only counted then, and are new here")
+        escape(f"{rule}: {count} hits were only counted then; what is new of this rule may be some of these")
         for rule, count in more.items()
     ]
     return Result(

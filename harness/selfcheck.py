@@ -1,9 +1,12 @@
 """Proof that the watching works: canary lines before the run, and the recorded bytes searched once more after it."""
 
+import contextlib
 import secrets
+import signal
 import struct
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +22,8 @@ CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, inst
 CANARY_TIMEOUT_S: Final = 3.0
 MAX_RECHECKED_BYTES: Final = 256 << 20
 """Of a console's record: some seconds of plain searching a rule."""
+REGEXES_S: Final = 20.0
+"""Of processor time, for all regexes of one console."""
 NS_PER_US: Final = 1_000
 _TIMES: Final = struct.Struct("<QQ")
 
@@ -62,7 +67,33 @@ def recheck_console(
     """The whole record of one console. RigError: it is too large or cannot be read."""
     recorded = read_console(log, times)
     seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
-    return recheck(rules, side, *recorded, seen)
+    return recheck(rules, side, *recorded, seen, Limit(REGEXES_S))
+
+
+class Limit:
+    """Of the processor time of all regexes of one console: ``re`` may take for ever where Hyperscan does not. Its clock is
+    looked at by ``re`` itself, as by any Python code; signals are the main thread's, elsewhere no regex is judged."""
+
+    def __init__(self, cpu_s: float) -> None:
+        self._left_s = cpu_s
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self._left_s <= 0 or threading.current_thread() is not threading.main_thread():
+            raise TimeoutError
+        before = signal.signal(signal.SIGVTALRM, _too_long)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self._left_s)
+        try:
+            yield
+        finally:
+            try:
+                self._left_s = signal.setitimer(signal.ITIMER_VIRTUAL, 0)[0]
+            finally:
+                signal.signal(signal.SIGVTALRM, before)
+
+
+def _too_long(_number: int, _frame: object) -> None:
+    raise TimeoutError
 
 
 def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]]:

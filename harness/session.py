@@ -45,7 +45,7 @@ READY_TIMEOUT_S: Final = 30.0
 
 
 MAX_HITS: Final = 1000
-"""Of each rule in one run, so many are told, kept and written; those behind them are counted."""
+"""Of each rule on each side in one run, so many are told, kept and written; those behind them are counted."""
 WORKLOAD_SILENT_S: Final = 10.0
 """The workload's process tells something each second; one that does not for so long is frozen, or starved."""
 
@@ -86,8 +86,8 @@ class Session:
         self.view = view
         self.triggers: list[Trigger] = []
         """Of each rule the first ones, and the one that is acted on."""
-        self._hits: Counter[str] = Counter()
-        """All of them, a rule."""
+        self._hits: Counter[tuple[str, Side]] = Counter()
+        """All of them, a rule and side."""
         self._moment: list[Trigger] = []
         """The newest hits, all of one time: the frames that are told next went out for one of them."""
         self.causes: list[Trigger] = []
@@ -152,6 +152,7 @@ class Session:
 
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        self.incident.record["canaries"] = self._canaries.record
         for side, controller in self.rig.controllers.items():
             if not isinstance(controller, Printing):
                 self._no_canary(side, "its controller cannot be asked to print")
@@ -167,10 +168,9 @@ class Session:
                     f"the {side} controller printed a line that did not come in on its console: is the tap "
                     f"({self.rig.bench.controller(side).console}) connected to its running text log?"
                 )
-        self.incident.record["canaries"] = self._canaries.record
 
     def _no_canary(self, side: Side, why: str) -> None:
-        """Some devices cannot: the run goes on, and nobody takes it for proved."""
+        """Some devices cannot: the run goes on, and says so."""
         self._canaries.impossible(side, why)
         self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
 
@@ -182,7 +182,12 @@ class Session:
             self.incident.note(f"the changed rules are not used: {error}")
             return
         if fresh is not None:
-            self._rules_throughout = tuple(rule for rule in self._rules_throughout if rule in fresh.console)
+            # The new rules know some KiB of what was there before: enough for literals, not for what may be of any length.
+            self._rules_throughout = tuple(
+                rule
+                for rule in self._rules_throughout
+                if rule in fresh.console and not (rule.regex or rule.then_regex or rule.interleaved)
+            )
             self._rules_ever += tuple(rule for rule in fresh.console if rule not in self._rules_ever)
             self.observation.replace_rules(_with_canary(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
@@ -283,11 +288,17 @@ class Session:
         if self._moment and self._moment[0].t_match_ns != trigger.t_match_ns:
             self._moment.clear()
         self._moment.append(trigger)
-        self._hits[trigger.rule] += 1
-        if self._hits[trigger.rule] <= MAX_HITS:
+        key = (trigger.rule, trigger.side)
+        self._hits[key] += 1
+        if self._hits[key] <= MAX_HITS:
             return False
-        if self._hits[trigger.rule] == MAX_HITS + 1:
-            self.view.phase(f"{trigger.rule}: {MAX_HITS} hits; those that follow are only counted")
+        if self._hits[key] == MAX_HITS + 1:
+            text = (
+                f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
+            )
+            self.view.phase(text)
+            self.incident.note(text)
+            self.incident.milestone()
         if self.collector is None:
             return not (self.is_autonomic and trigger.instruct)  # which begins the recovery
         # A redrive listens for what is said of its second try.
@@ -324,6 +335,7 @@ class Session:
 
     def _collect(self, trigger: Trigger) -> Collector:
         if not any(one is trigger for one in self.triggers):
+            self.view.happened("reflex", trigger)
             self._keep(trigger)
         self.incident.acts_on(trigger)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
@@ -362,10 +374,14 @@ class Session:
             os.close(self._wake_write)
 
     def _tell_counted_hits(self) -> None:
-        more = self._hits - Counter(one.rule for one in self.triggers)
-        for rule, count in more.items():
-            self.incident.note(f"{rule}: {count} more hits than are told here; they were only counted")
-        self.incident.record["counted_hits"] = dict(more)
+        more = self._hits - Counter((one.rule, one.side) for one in self.triggers)
+        counted: Counter[str] = Counter()
+        for (rule, side), count in more.items():
+            self.incident.note(
+                f"{rule}: {count} more hits on the {side} than are told here; they were only counted"
+            )
+            counted[rule] += count
+        self.incident.record["counted_hits"] = dict(counted)
 
     def _join_capture(self) -> None:
         try:
@@ -396,8 +412,14 @@ class Session:
                 dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
             )
             told[side] = asdict(found) | {"agrees": found.agrees}
+            judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(found.not_checked)
+            if found.agrees and not judged:
+                told[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
             if not found.agrees:
-                text = f"the record of the {side} console and what the reflex told differ: {found}"
+                text = (
+                    f"the record of the {side} console and what the reflex told differ: {len(found.missed)} missed "
+                    f"{found.missed[:3]}, {len(found.unfounded)} told and not there {found.unfounded[:3]}"
+                )
                 self.lost_evidence.append(text)
                 self.incident.note(text)
         self.incident.record["recheck"] = told

@@ -17,7 +17,7 @@ from harness.core.rules import ConsoleRule
 FIRST: Final = 0
 THEN: Final = 1
 """Part of a rule that a pattern stands for: its own text, or the text that has to follow."""
-MAX_THEN_BYTES: Final = 4096
+MAX_THEN_BYTES: Final = 1024
 """A match of ``then_regex`` may be so long and still hold the rule's first text, without hiding one before it."""
 
 
@@ -41,14 +41,11 @@ class Conditions:
         self._recent: dict[int, deque[Ns]] = {
             index: deque(maxlen=rule.count) for index, rule in self._rules.items() if rule.count
         }
-        self._counted_end = {index: 0 for index in self._recent if self._rules[index].regex}
-        """Rates of a regex: where the match that was counted last first ended."""
         self._silent_at: dict[int, Ns] = {}
         """Silence rules whose text was seen: when it will have been missing for too long."""
 
     def judge(self, rule: int, part: int, start: int, end: int, now_ns: Ns) -> Hit | None:
-        """One match of a pattern; matches come in the order of their ends. ``start``, as far to the left as it can be, is
-        looked at for ``then_regex`` and for the rate of a regex."""
+        """One match of a pattern; matches come in the order of their ends. ``start`` is looked at for ``then_regex``."""
         found = self._rules.get(rule)
         if found is None:
             return Hit(rule, end)
@@ -57,10 +54,6 @@ class Conditions:
             self._silent_at[rule] = now_ns + found.absent_ms * NS_PER_MS
             return None
         if found.count:
-            if found.regex:
-                if start < self._counted_end[rule]:
-                    return None  # another end of a match that was counted, or one that begins in it
-                self._counted_end[rule] = end
             times = self._recent[rule]
             times.append(now_ns)
             if len(times) < found.count or now_ns - times[0] > within_ns:
@@ -89,8 +82,6 @@ class Conditions:
                 self._firsts[new] = other._firsts[old]
             if old in other._recent and new in self._recent:
                 self._recent[new] = other._recent[old]
-            if old in other._counted_end and new in self._counted_end:
-                self._counted_end[new] = other._counted_end[old]
             if old in other._silent_at:
                 self._silent_at[new] = other._silent_at[old]
 

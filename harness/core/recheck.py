@@ -15,7 +15,9 @@ import math
 import re
 import warnings
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -57,11 +59,15 @@ def recheck(
     data: bytes,
     reads: Sequence[tuple[Ns, int]],
     told: Iterable[tuple[str, int]],
+    limit: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Recheck:
     """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the reflex, in order; what
     stands in front of the first one was read before there was a reflex, and is not its to tell. ``told``: (rule,
-    offset) of each hit that the reflex told of this console."""
-    if reads and (begin := reads[0][1]) > 0:
+    offset) of each hit that the reflex told of this console. ``limit`` is entered for each regex and may raise TimeoutError
+    inside: it is not judged then."""
+    if not reads:
+        return Recheck(0, 0)
+    if (begin := reads[0][1]) > 0:
         return _moved(
             recheck(
                 rules,
@@ -69,6 +75,7 @@ def recheck(
                 data[begin:],
                 [(t_ns, offset - begin) for t_ns, offset in reads],
                 [(name, end - begin) for name, end in told],
+                limit,
             ),
             begin,
         )
@@ -91,18 +98,14 @@ def recheck(
             outcome.not_checked.append(rule.name)
             continue
         if rule.regex:
-            pattern = _Regex.of(rule)
-            if pattern is None:
+            judged = _judged(rule, data, seen, limit)
+            if judged is None:
                 outcome.not_checked.append(rule.name)
                 continue
-            ends = pattern.ends(data)
-            hits += len(ends)
-            seen = sorted(set(seen))
-            outcome.missed.extend((rule.name, end) for end in ends if not _told_in_line(data, seen, end))
-            verdicts = {end: pattern.ends_at(data, end) for end in seen}
-            outcome.unfounded.extend((rule.name, end) for end, is_one in verdicts.items() if is_one is False)
-            if None in verdicts.values():
-                outcome.not_checked.append(rule.name)
+            hits += judged.hits
+            outcome.missed.extend(judged.missed)
+            outcome.unfounded.extend(judged.unfounded)
+            outcome.not_checked.extend(judged.not_checked)
             continue
         ends = _ends(rule.literal.encode(), data)
         if rule.then:
@@ -112,9 +115,33 @@ def recheck(
         elif rule.interleaved:
             ends = _first_in_line(sorted({*ends, *_torn(rule.literal.encode(), data)}), data)
         hits += len(ends)
-        outcome.missed.extend((rule.name, end) for end in sorted(set(ends) - set(seen)))
-        outcome.unfounded.extend((rule.name, end) for end in sorted(set(seen) - set(ends)))
+        right, found = Counter(ends), Counter(seen)  # twice is once too often
+        outcome.missed.extend((rule.name, end) for end in sorted((right - found).elements()))
+        outcome.unfounded.extend((rule.name, end) for end in sorted((found - right).elements()))
     return Recheck(len(data), hits, outcome.missed, outcome.unfounded, outcome.not_checked)
+
+
+def _judged(
+    rule: ConsoleRule, data: bytes, told: list[int], limit: Callable[[], AbstractContextManager[object]]
+) -> Recheck | None:
+    """Of one regex; None: it cannot be judged."""
+    pattern = _Regex.of(rule)
+    if pattern is None:
+        return None
+    seen = sorted(set(told))
+    try:
+        with limit():
+            ends = pattern.ends(data)
+            verdicts = {end: pattern.ends_at(data, end) for end in seen}
+    except (TimeoutError, MemoryError):
+        return None
+    return Recheck(
+        len(data),
+        len(ends),
+        [(rule.name, end) for end in ends if not _told_in_line(data, seen, end)],
+        [(rule.name, end) for end, is_one in verdicts.items() if is_one is False],
+        [rule.name] if None in verdicts.values() else [],
+    )
 
 
 def _moved(found: Recheck, by_bytes: int) -> Recheck:

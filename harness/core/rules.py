@@ -32,6 +32,7 @@ Console text is matched as bytes. A regex is Hyperscan's: no back-references, no
 are the borders of a line, and ``$`` also stands before ``\\r\\n``.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -125,8 +126,8 @@ class ConsoleRule:
 
     @property
     def flags(self) -> int:
-        """Hyperscan's, for ``expression``. A match that grows is counted once: it has one begin."""
-        return _START_FLAGS if self.regex and self.count else _PLAIN_FLAGS
+        """Hyperscan's, for ``expression``. A match that grows counts once: it has one begin."""
+        return _START_FLAGS if self.regex and (self.count or self.then or self.then_regex) else _PLAIN_FLAGS
 
     @property
     def then_flags(self) -> int:
@@ -314,6 +315,9 @@ def _refusal(expression: bytes, flags: int) -> str:
     return ""
 
 
+_NAMED_CLASS: Final = re.compile(r"\[:\^?\w+:\]")
+
+
 def _end_of_line_before_carriage_return(regex: str) -> str:
     """``regex`` with each ``$`` that stands for the end of a line made to stand before ``\\r\\n`` as well."""
     out: list[str] = []
@@ -321,8 +325,12 @@ def _end_of_line_before_carriage_return(regex: str) -> str:
     at = 0
     while at < len(regex):
         character = regex[at]
-        if character == "\\":
+        if regex.startswith("\\Q", at):
+            character = "".join(regex[at:].partition("\\E")[:2])  # literally, up to its end or the regex's
+        elif character == "\\":
             character = regex[at : at + 2]
+        elif in_class and (named := _NAMED_CLASS.match(regex, at)):
+            character = named[0]
         elif in_class:
             in_class = character != "]"
         elif character == "[":

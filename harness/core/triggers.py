@@ -5,7 +5,8 @@ One Hyperscan stream a console, so that a match may begin in one chunk and end m
 * a literal: each occurrence, also overlapping ones;
 * a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match
   is a hit. Hyperscan tells every end of a match, so that ``a\\d+`` on ``a12`` would be told twice; a person means once, and
-  the first end is the earliest. Where more makes a hit, ``conditions`` is given each end;
+  the first end is the earliest. Where more makes a hit, ``conditions`` is given each match, of a rate or a first text in
+  one line only those that do not begin in one that counted;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
 What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
@@ -138,12 +139,14 @@ class _Stream:
         """Bytes searched, those before the place included; all offsets in here count so."""
         self._last_end = {
             number: 0
-            for number, (_, _, rule) in enumerate(search.patterns)
-            if not rule.is_compound and (rule.regex or rule.interleaved)
+            for number, (_, part, rule) in enumerate(search.patterns)
+            if part == FIRST
+            and not rule.absent_ms
+            and (rule.regex or (rule.interleaved and not rule.is_compound))
         }
-        """Regexes and the like that hit once a line: where each last matched, told or not; 0: never."""
-        self.has_regex_hit = False
-        """One of those."""
+        """Regexes and the like: where each last matched, told or not; where more makes a hit, last counted; 0: never."""
+        self.has_regex_hit = any(rule.then_regex for _, rule in search.chosen)
+        """Lines matter: one of those has matched, or a text that follows may."""
         self._at_once = [
             -1 if rule.is_compound or number in self._last_end else index
             for number, (index, _, rule) in enumerate(search.patterns)
@@ -186,11 +189,15 @@ class _Stream:
     def judge(self, data: bytes, now_ns: Ns) -> list[Hit]:
         """What the matches in ``data``, just scanned, amount to; ``data`` is behind us then."""
         hits: list[Hit] = []
+        if len(self.ends) > 1:
+            self.ends.sort(key=_end_of)  # Hyperscan promises no order within a chunk
         for pattern, start, end in self.ends:
             if (rule := self._at_once[pattern]) >= 0:
                 hits.append(Hit(rule, end - self._base))
-            elif self._is_first_in_line(pattern, end, data):
-                rule, part, _ = self._search.patterns[pattern]
+            elif self._counts(pattern, start, end, data):
+                rule, part, its = self._search.patterns[pattern]
+                if part == THEN and its.then_regex:
+                    start = max(start, self._line_begin(end, data))
                 hit = self.conditions.judge(rule, part, start - self._base, end - self._base, now_ns)
                 if hit is not None:
                     hits.append(hit)
@@ -200,16 +207,29 @@ class _Stream:
         self.scanned += len(data)
         return hits
 
-    def _is_first_in_line(self, pattern: int, end: int, data: bytes) -> bool:
+    def _counts(self, pattern: int, start: int, end: int, data: bytes) -> bool:
+        """Whether this match is a new one of its pattern: of a plain rule once a line, else wherever it begins anew."""
         last_end = self._last_end.get(pattern)
         if last_end is None:
             return True
-        self._last_end[pattern] = end
         self.has_regex_hit = True
-        if last_end == 0 or self._last_break >= last_end - 1:
-            return True
-        between = data[max(last_end - 1 - self.scanned, 0) : max(end - 1 - self.scanned, 0)]
-        return b"\n" in between or b"\r" in between
+        is_new = last_end == 0 or self._line_begin(end, data) >= last_end
+        if not is_new and self._search.patterns[pattern][2].is_compound:
+            if start < last_end:
+                return False  # another end of one that counted, or one that began in it
+            is_new = True
+        self._last_end[pattern] = end
+        return is_new
+
+    def _line_begin(self, end: int, data: bytes) -> int:
+        """Where the line begins that the byte before ``end`` is in; a line holds the ``\\r`` or ``\\n`` that ends it."""
+        length = max(end - 1 - self.scanned, 0)
+        last_break = max(data.rfind(b"\n", 0, length), data.rfind(b"\r", 0, length))
+        return (self.scanned + last_break if last_break >= 0 else self._last_break) + 1
+
+
+def _end_of(match: tuple[int, int, int]) -> int:
+    return match[2]
 
 
 def _rehearsal(search: _Search) -> tuple[_Stream, bytes] | None:

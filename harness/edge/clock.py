@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from harness.core.events import Ns
 
@@ -22,6 +23,11 @@ class WallReading:
     """Nanoseconds since 1970-01-01 UTC."""
     error_ns: int
     """How far apart the two readings can have been taken; the wall clock's own error is not known here."""
+
+    def utc(self, t_ns: Ns) -> str:
+        """Time of day at another moment of CLOCK_MONOTONIC, to a millisecond."""
+        wall_s = (self.wall_ns + t_ns - self.monotonic_ns) / 1e9
+        return datetime.fromtimestamp(wall_s, UTC).time().isoformat("milliseconds")
 
 
 def read_wall_clock() -> WallReading:

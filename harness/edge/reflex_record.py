@@ -147,9 +147,11 @@ class EventOut:
 
     def tell(self, told: Sequence[Event]) -> None:
         """Events for the next ``flush``."""
-        if len(self._backlog) >= BACKLOG and all(isinstance(one, Trigger) for one in told):
-            self._untold += len(told)
-        elif not self._is_gone:
+        if all(isinstance(one, Trigger) for one in told):
+            room = max(0, BACKLOG - len(self._backlog))
+            self._untold += max(0, len(told) - room)
+            told = told[:room]
+        if not self._is_gone:
             self._backlog += map(events.encode, told)
 
     def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:

@@ -30,7 +30,7 @@ OUTCOME_MEANING: Final = {
 }
 
 MAX_PLACES: Final = 5
-"""Of a wrong recheck, for each kind; incident.json has all."""
+"""Of what a recheck found wrong or did not judge, for each kind; incident.json has all."""
 
 
 def text(value: object) -> str:
@@ -216,24 +216,29 @@ def _recheck_in_words(found: Mapping[str, Any]) -> str:
         said = f"DIFFERS, {', '.join(wrong)}"
     left_out = found.get("not_checked")
     if isinstance(left_out, list) and left_out:
-        said += f", not checked: {', '.join(text(one) for one in left_out)}"
+        said += f", not checked: {_some([text(one) for one in left_out])}"
     return said
 
 
-def _proof(said: str) -> Text:
-    return Text(said, "yellow" if "NOT " in said else "bold red" if "DIFFERS" in said else "")
+def _proof_style(record: Mapping[str, Any], name: str) -> str:
+    good = "seen" if name == "canaries" else "agrees"
+    told = [mapping(one).get(good) for _, one in _sides(record, name)]
+    if name == "recheck" and False in told:
+        return "bold red"
+    return "" if all(one is True for one in told) else "yellow"
+
+
+def _some(told: list[str]) -> str:
+    more = len(told) - MAX_PLACES
+    return ", ".join(told[:MAX_PLACES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _places(hits: object) -> str:
     """(rule, offset) of the first few, and how many there are."""
     shown = hits if isinstance(hits, list) else []
-    told = [
-        " at byte ".join(text(part) for part in one)
-        for one in shown[:MAX_PLACES]
-        if isinstance(one, list | tuple)
-    ]
-    more = len(shown) - len(told)
-    return ", ".join(told) + (f" and {more} more" if more else "")
+    return _some(
+        [" at byte ".join(text(part) for part in one) for one in shown if isinstance(one, list | tuple)]
+    )
 
 
 def _sides(record: Mapping[str, Any], key: str) -> list[tuple[Side, object]]:
@@ -346,7 +351,7 @@ def summary(record: Mapping[str, Any], outcome: str) -> RenderableType:
         *_log_rows(record),
         *_data_rows(record),
         *_capture_rows(record.get("capture") or {}),
-        *((name, _proof(said)) for name, said in watching_rows(record)),
+        *((name, Text(said, _proof_style(record, name))) for name, said in watching_rows(record)),
         *(_look_rows(trigger, record.get("id", "last")) if trigger else []),
         *(("note", Text(text(note), "dim")) for note in record.get("notes", [])),
     ]

@@ -69,7 +69,7 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
             pair.primary.print_line("after the reload")
             pair.settle(0.1)
         assert pair.session.triggers[0].rule == "late-comer"
-        pair.expected = pair.session.triggers
+        pair.expected = list(pair.session.triggers)
     finally:
         unexpected = pair.close(failed=False)
     assert unexpected == []
@@ -77,7 +77,9 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         found = pair.incident.record["recheck"][side]
         assert found["agrees"], found
         assert found["checked_bytes"] > 0
-        assert found["not_checked"][-2:] == ["digest-failed", "late-comer"]
+        # Changed, new, and what a reload may miss: a regular expression. The other literals are.
+        assert {"digest-failed", "late-comer", "console-garbled"} <= set(found["not_checked"])
+        assert "out-of-sync" not in found["not_checked"]
     heard = r"heard \S+ .s after it was asked for, \d+ us after it was read"
     said = canaries_in_words(pair.incident.record)
     assert re.fullmatch(f"primary {heard}; secondary {heard}", said), said

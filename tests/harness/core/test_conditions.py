@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.conditions import FIRST, THEN, Conditions, Hit
+from harness.core.conditions import FIRST, MAX_THEN_BYTES, THEN, Conditions, Hit
 from harness.core.events import NS_PER_MS
 from harness.core.rulebook import RuleBook
 from harness.core.rules import ConsoleRule, parse_rules
@@ -68,9 +68,33 @@ def test_b_may_hold_a(follows: dict[str, Any]) -> None:
     assert scan(rule, (0, LINES[1] * 2)) == [len(LINES[1]) * 2 - 1], "but before the next one"
 
 
+def test_a_regex_that_could_have_begun_in_an_earlier_line_follows_all_the_same() -> None:
+    rule = ConsoleRule(name="s", literal="link down", then_regex=r"integrity[\s\S]{0,40}FAILED", within_ms=10)
+    text = b"integrity ok\nlink down\nintegrity check FAILED\n"
+    for size in range(1, len(text) + 1):
+        chunks = [(0, text[at : at + size]) for at in range(0, len(text), size)]
+        assert scan(rule, *chunks) == [len(text) - 1]
+
+
+def test_a_first_regex_that_grows_is_good_for_one_text() -> None:
+    rule = ConsoleRule(name="s", regex="error.*", then="retry", within_ms=100)
+    assert scan(rule, (0, b"error: retry retry\n")) == [12]
+    assert scan(rule, (0, b"error: a long line"), (90, b" goes on"), (101, b" retry\n")) == [], (
+        "from its first end"
+    )
+    assert scan(rule, (0, b"error: retry\nerror: retry\n")) == [12, 25]
+
+
+def test_a_counted_regex_that_could_have_begun_in_an_earlier_line_counts_again() -> None:
+    rule = ConsoleRule(name="r", regex="retry[^;]*failed", count=3, within_ms=10)
+    assert scan(rule, (0, b"retry failed\n" * 3)) == [38]
+    assert scan(rule, (0, b"retry failed retry failed retry failed\n")) == []
+
+
 def test_what_is_remembered_of_a_is_bounded() -> None:
-    for follows, most in ((ConsoleRule(name="l", literal="a", then="aaaab", within_ms=9), 6),
-                          (ConsoleRule(name="r", literal="a", then_regex="a{4}b", within_ms=9), 4097)):  # fmt: skip
+    literal = ConsoleRule(name="l", literal="a", then="aaaab", within_ms=9)
+    regex = ConsoleRule(name="r", literal="a", then_regex="a{4}b", within_ms=9)
+    for follows, most in ((literal, 6), (regex, MAX_THEN_BYTES + 1)):
         conditions = Conditions([(0, follows)])
         for end in range(1, 10_000):
             conditions.judge(0, FIRST, 0, end, end)

@@ -69,6 +69,15 @@ def test_a_regex_is_searched_for_over_lines() -> None:
     assert differences(rule, data) == ([len(data) - 1], [])
 
 
+def test_a_hit_that_was_told_twice_is_once_too_often() -> None:
+    assert differences(ConsoleRule(name="l", literal="FAILED"), b"FAILED\n", 6, 6) == ([], [6])
+
+
+def test_without_a_reflex_nothing_is_its_to_tell() -> None:
+    rules = [ConsoleRule(name="l", literal="FAILED")]
+    assert recheck(rules, "primary", b"FAILED\n", [], []) == Recheck(0, 0)
+
+
 def test_a_regex_that_was_told_and_is_not_there() -> None:
     rule = ConsoleRule(name="x", regex="ab+$")
     data = b"nothing\nabb\r\nabb\n"

@@ -105,6 +105,10 @@ def test_too_many_rules() -> None:
         ("[^]$]b", "[^]$]b"),
         (r"[\]$]$", r"[\]$](?:\r?$)"),
         ("(a$|b)", r"(a(?:\r?$)|b)"),
+        ("err[[:digit:]$]$", r"err[[:digit:]$](?:\r?$)"),
+        ("[^[:^alpha:]$]b$", r"[^[:^alpha:]$]b(?:\r?$)"),
+        (r"\Qcost $5\E$", r"\Qcost $5\E(?:\r?$)"),
+        (r"$\Q$", r"(?:\r?$)\Q$"),
     ],
 )
 def test_the_end_of_a_line_may_have_a_carriage_return(regex: str, expression: str) -> None:

@@ -29,7 +29,7 @@ def test_memory_is_bounded_and_what_sent_a_frame_is_told(pipe: tuple[int, int]) 
     for _ in range(BACKLOG + 500):
         out.tell([HIT])
     out.tell([HIT, SENT])
-    out.tell([HIT] * 250)
+    out.tell([HIT] * 250)  # 750 in all were too many
     told: list[events.AnyEvent] = []
     decoder = events.Decoder()
     while out.is_due():
