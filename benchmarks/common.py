@@ -186,9 +186,8 @@ def two_at_once() -> float:
         return NAN
     fork = get_context("fork")
     with ProcessPoolExecutor(2, fork, initializer=fork.Barrier(2).wait) as pool:
-        list(
-            pool.map(int, pair)
-        )  # until both workers are alive: one that comes late has no time for all of its laps
+        # Until both workers are alive: one that comes late has no time for all of its laps.
+        list(pool.map(int, pair))
         alone = [laps for one in pair for laps in pool.map(_laps, [one], [monotonic_ns() + LAPS_NS])]
         together = list(pool.map(_laps, pair, repeat(monotonic_ns() + LAPS_NS)))
     return min(some / most for some, most in zip(together, alone, strict=True))

@@ -43,9 +43,7 @@ GAP_US = 40_000
 COUNTS = (64, 256)
 
 
-def conserver(
-    generator: Path, directory: Path, *, count: int, rate: int, triggers: int, gap_us: int, warm_up_ms: int
-) -> Outcome | None:
+def conserver(generator: Path, directory: Path, *, count: int, **shape: int) -> Outcome | None:
     """CPU seconds and bytes recorded; its processes are children of the one started here."""
     program = shutil.which("conserver") or "/usr/sbin/conserver"
     if not Path(program).exists():
@@ -66,16 +64,7 @@ def conserver(
             time.sleep(1)  # for the banners
             banner_bytes = total_bytes(logs)
             before = cpu_seconds(child.pid, children=True)
-            made = generate(
-                generator,
-                consoles,
-                control,
-                rate=rate,
-                triggers=triggers,
-                gap_us=gap_us,
-                warm_up_ms=warm_up_ms,
-                answer_ms=0,
-            )
+            made = generate(generator, consoles, control, answer_ms=0, **shape)
             outcome = finish(
                 made, child.pid, before, recorded=lambda: total_bytes(logs) - banner_bytes, children=True
             )

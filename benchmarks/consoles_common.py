@@ -126,16 +126,7 @@ def total_bytes(files: Sequence[Path]) -> int:
 
 
 def run_native(
-    reactor: Path,
-    generator: Path,
-    directory: Path,
-    *,
-    count: int,
-    rate: int,
-    triggers: int,
-    gap_us: int,
-    warm_up_ms: int,
-    is_fifo: bool = False,
+    reactor: Path, generator: Path, directory: Path, *, count: int, is_fifo: bool = False, **shape: int
 ) -> Outcome:
     """The C reactor; ``is_fifo``: with the priority that our reflex takes."""
     with lines(count) as (consoles, control):
@@ -147,24 +138,14 @@ def run_native(
             if is_fifo:
                 os.sched_setscheduler(child.pid, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
             before = cpu_seconds(child.pid)
-            made = generate(
-                generator,
-                consoles,
-                control,
-                rate=rate,
-                triggers=triggers,
-                gap_us=gap_us,
-                warm_up_ms=warm_up_ms,
-            )
+            made = generate(generator, consoles, control, **shape)
             outcome = finish(made, child.pid, before, recorded=lambda: total_bytes(logs))
         for one in logs:
             one.unlink()
         return outcome
 
 
-def run_peer(
-    script: str, generator: Path, *, rate: int, triggers: int, gap_us: int, warm_up_ms: int
-) -> Outcome:
+def run_peer(script: str, generator: Path, **shape: int) -> Outcome:
     """One of the Python peers, in its own environment."""
     with lines(1) as (consoles, control):
         ready_read, ready_write = os.pipe()
@@ -187,21 +168,11 @@ def run_peer(
                 await_line(child, b"ready")
             os.close(ready_read)
             before = cpu_seconds(child.pid, children=True)
-            made = generate(
-                generator,
-                consoles,
-                control,
-                rate=rate,
-                triggers=triggers,
-                gap_us=gap_us,
-                warm_up_ms=warm_up_ms,
-            )
+            made = generate(generator, consoles, control, **shape)
             return finish(made, child.pid, before, children=True)
 
 
-def run_ours(
-    generator: Path, directory: Path, *, count: int, rate: int, triggers: int, gap_us: int, warm_up_ms: int,
-) -> Outcome:  # fmt: skip
+def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> Outcome:
     """``harness.reflex`` as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
     with lines(count) as (consoles, control):
         streams = [
@@ -231,15 +202,7 @@ def run_ours(
             pipes = {"stdin": child.stdout.fileno(), "stdout": child.stdin.fileno()}
             with running([sys.executable, "-m", "benchmarks.supervisor"], **pipes):
                 before = cpu_seconds(child.pid)
-                made = generate(
-                    generator,
-                    consoles,
-                    control,
-                    rate=rate,
-                    triggers=triggers,
-                    gap_us=gap_us,
-                    warm_up_ms=warm_up_ms,
-                )
+                made = generate(generator, consoles, control, **shape)
                 outcome = finish(made, child.pid, before, recorded=lambda: total_bytes(logs))
         for one in streams:
             Path(one.log_path).unlink()
