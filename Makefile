@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-SOURCES := harness drivers firmware_sim fixtures tests benchmarks
+SOURCES := src/freezeframe/__init__.py setup.py harness drivers firmware_sim fixtures bench_configs tests benchmarks
 # Tests start processes of their own: two at a time keep a 2-core machine busy.
 WORKERS ?= 2
 SEED ?= 7
@@ -44,12 +44,12 @@ endef
 # The image of the nodes is built once, before the clock of the demo runs.
 rig-demo:
 	@.ci/setup rig
-	@$(BIN)/python -m harness.rigs.image
+	@$(BIN)/python -m freezeframe.harness.rigs.image
 	@$(BIN)/freezeframe run bit_flip_sender --bench drbd_qemu --seed $(SEED)
 
 test-rig:
 	@.ci/setup rig
-	@$(BIN)/python -m harness.rigs.image
+	@$(BIN)/python -m freezeframe.harness.rigs.image
 	@$(BIN)/python -m pytest -q tests/rig tests/system/test_scenarios.py --run-rig --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
 
 lint: setup
@@ -57,20 +57,20 @@ lint: setup
 	$(call check,ruff format,$(BIN)/ruff format --check $(SOURCES))
 	$(call check,mypy --strict,$(BIN)/mypy)
 	$(call check,import-linter,$(BIN)/lint-imports)
-	$(call check,docs/control-frames.md,$(BIN)/python -m fixtures.framesdoc --check)
-	$(call check,docs/claims.md,$(BIN)/python -m fixtures.claims --check)
+	$(call check,docs/control-frames.md,$(BIN)/python tests/tools/framesdoc.py --check)
+	$(call check,docs/claims.md,$(BIN)/python tests/tools/claims.py --check)
 
 test: lint
 	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 claims: setup
-	@$(BIN)/python -m fixtures.claims
+	@$(BIN)/python tests/tools/claims.py
 
 verdict: setup
-	@$(BIN)/python -m fixtures.verdictrun --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
+	@$(BIN)/python tests/tools/verdictrun.py --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
 
 docs: setup claims
-	@$(BIN)/python -m fixtures.framesdoc
+	@$(BIN)/python tests/tools/framesdoc.py
 
 bench-setup: setup
 	@.ci/setup bench

@@ -35,7 +35,7 @@ from benchmarks.common import (
 )
 from benchmarks.link_load import watching
 from benchmarks.link_peers import HANDED_OVER_S, inside
-from harness.edge.netns import INTERFACE, LinkPair, make_pair
+from freezeframe.harness.edge.netns import INTERFACE, LinkPair, make_pair
 
 SIZES = (64, 1500, 9000)
 BUFFER_BYTES = 64 << 20

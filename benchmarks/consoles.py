@@ -1,6 +1,6 @@
 """Many consoles in one process: 64 and 256 PTYs at 11.5 kB/s each, a trigger on one of them at a time.
 
-Ours is one ``harness.reflex`` process that scans and records all of them. The C reactor does the same with epoll and
+Ours is one reflex process that scans and records all of them. The C reactor does the same with epoll and
 memmem. conserver, which records many consoles in the field, is compared by its CPU time for the same text, to the end of its
 record: it has no triggers, so that nobody waits for its answers.
 """

@@ -15,10 +15,10 @@ import msgspec
 
 from benchmarks.common import NAN, PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
 from benchmarks.scan import texts
-from harness.core import events
-from harness.core.rules import ConsoleRule
-from harness.edge.realtime import FIFO_PRIORITY
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.core import events
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.edge.realtime import FIFO_PRIORITY
+from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
 
 PEERS: Final = Path(__file__).resolve().parent / "peers"
 TRIGGER: Final = "Digest integrity check FAILED"
@@ -173,7 +173,7 @@ def run_peer(script: str, generator: Path, **shape: int) -> Outcome:
 
 
 def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> Outcome:
-    """``harness.reflex`` as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
+    """The reflex as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
     with lines(count) as (consoles, control):
         streams = [
             StreamConfig(
@@ -190,7 +190,7 @@ def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> O
         )
         fds = [control.ours, *(one.ours for one in consoles)]
         with running(
-            ours("harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
+            ours("freezeframe.harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
         ) as child:
             assert child.stdin is not None
             assert child.stdout is not None

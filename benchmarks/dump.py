@@ -1,6 +1,6 @@
 """Dump pull: one root cause data set, a full event log, over a serial line paced at 921,600 baud both ways.
 
-Ours is the product's own pull: ``drivers.controllers.sim_array`` against the simulator's control port, resumable, each
+Ours is the product's own pull: the driver ``sim_array`` against the simulator's control port, resumable, each
 frame's CRC and the set's SHA-256 checked. lrzsz (ZMODEM) sends the same content uncompressed, as it lies in a controller
 without compression, and the compressed set as a file. Raw copy is the line's floor: nothing checked, nothing sent again.
 """
@@ -21,9 +21,9 @@ import zstandard
 
 from benchmarks.common import Options, Result, Target, compiled, have, main, median, ours, running, scratch
 from benchmarks.dump_device import SERIAL_NUMBER, stored
-from drivers.controllers.sim_array import SimArray
-from harness.core.events import NS_PER_S
-from harness.edge.serial_link import open_serial
+from freezeframe.drivers.controllers.sim_array import SimArray
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.edge.serial_link import open_serial
 
 BAUD = 921_600
 LINE_BYTES_PER_S = BAUD // 10

@@ -5,11 +5,11 @@ import random
 import sys
 from typing import Any
 
-from firmware_sim.control import Operations
-from firmware_sim.rootcause import MemoryNvram, SetStore
-from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import Reason, SetKind
-from harness.wire.rootcause import HEADER_KEYS, LAST_WRITES, RING_RECORDS, STATE_KEYS, Event
+from freezeframe.firmware_sim.control import Operations
+from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
+from freezeframe.firmware_sim.tracebuffer import TraceBuffer
+from freezeframe.harness.wire.control import Reason, SetKind
+from freezeframe.harness.wire.rootcause import HEADER_KEYS, LAST_WRITES, RING_RECORDS, STATE_KEYS, Event
 
 SERIAL_NUMBER = "FFSIM-P-0001"
 WRITES_A_BARRIER = 32

@@ -3,7 +3,7 @@ digest checked; and the dissection of the capture file against tshark and scapy.
 
 Live: the fastest rate without a lost frame, with the link watch held on one core; at some of the rates beside tshark and
 scapy on the same interface, in turns. Offline: the same file through
-``harness.core`` (reassembly, packets, ledger, digests), through tshark, which lists each DRBD command and checks no digest,
+our core (reassembly, packets, ledger, digests), through tshark, which lists each DRBD command and checks no digest,
 and its beginning through scapy's reader, which goes no further than TCP's payload.
 """
 
@@ -33,10 +33,10 @@ from benchmarks.common import (
 )
 from benchmarks.link_load import traffic, watching
 from benchmarks.link_peers import HANDED_OVER_S, HEURISTIC, P_DATA, SCAPY, TSHARK, Told, by_scapy, by_tshark
-from harness.core import skim
-from harness.core.skim import survey
-from harness.edge.netns import LinkPair, make_pair
-from harness.edge.pcapng import first_packet_at
+from freezeframe.harness.core import skim
+from freezeframe.harness.core.skim import survey
+from freezeframe.harness.edge.netns import LinkPair, make_pair
+from freezeframe.harness.edge.pcapng import first_packet_at
 
 SIZE = 65536
 MTU_BYTES = 1500
@@ -45,9 +45,9 @@ PEER_RATES_MB_S = (2.0, 25.0, 125.0, 200.0)
 OFFLINE = """
 import sys
 from pathlib import Path
-from harness.core.linkview import LinkEnds, LinkView
-from harness.edge.pcapng import read_runs
-from harness.wire import drbd
+from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.edge.pcapng import read_runs
+from freezeframe.harness.wire import drbd
 view, first_no = LinkView(LinkEnds(ports=frozenset({drbd.PORT})), []), 1
 for run in read_runs(Path(sys.argv[1])):
     for t_ns, frame, number in view.frames(run.data, first_no, 0):
@@ -56,7 +56,7 @@ for run in read_runs(Path(sys.argv[1])):
 totals = view.ledger.totals
 print(totals.writes, totals.digests_checked, totals.digests_wrong)
 """
-PURE = "import sys; sys.modules['harness.core._native'] = None\n" + OFFLINE
+PURE = "import sys; sys.modules['freezeframe.harness.core._native'] = None\n" + OFFLINE
 OURS, SCAPY_OFFLINE = "FreezeFrame", "scapy (Ether/IP/TCP only)"
 OFFLINE_SECONDS = 4.0
 SCAPY_BYTES = 24_000_000

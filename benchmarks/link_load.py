@@ -1,4 +1,4 @@
-"""A link with traffic and ``harness.linkwatch`` on it: the load beside other benchmarks, and the subject of ``link``."""
+"""A link with traffic and the link watch on it: the load beside other benchmarks, and the subject of ``link``."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.common import cpu_seconds, ours, peak_mib, running
-from harness.core import events
-from harness.core.events import AnyEvent, LinkStats, Stop
-from harness.edge.capture_ring import join, segments
-from harness.edge.netns import INTERFACE, PRIMARY_ADDRESS, SECONDARY_ADDRESS, LinkPair, make_pair
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import AnyEvent, LinkStats, Stop
+from freezeframe.harness.edge.capture_ring import join, segments
+from freezeframe.harness.edge.netns import INTERFACE, PRIMARY_ADDRESS, SECONDARY_ADDRESS, LinkPair, make_pair
 
 RULES: Final = [
     {"name": "digest", "event": "digest-mismatch"},
@@ -73,7 +73,9 @@ def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int =
     """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
     for old in (pcapng, *(one for _, one in segments(pcapng))):
         old.unlink(missing_ok=True)
-    with running(ours("harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with running(
+        ours("freezeframe.harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         yield Watch(child, link, pcapng, ring_mib, max_mib)
     join(pcapng)
 

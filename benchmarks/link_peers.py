@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.common import NAN, cpu_seconds, peers_python, running
-from harness.edge.netns import INTERFACE, LinkPair
-from harness.linkwatch import NICE
+from freezeframe.harness.edge.netns import INTERFACE, LinkPair
+from freezeframe.harness.linkwatch import NICE
 
 TSHARK: Final = "tshark"
 SCAPY: Final = "scapy AsyncSniffer"

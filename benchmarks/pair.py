@@ -30,17 +30,17 @@ from benchmarks.common import (
     scratch,
     two_at_once,
 )
-from fixtures.pair import Incidents, Pair
-from harness.benchfile import load_bench
+from freezeframe.fixtures.pair import Incidents, Pair
+from freezeframe.harness.benchfile import load_bench
 
 SHAPES = (("4k", 32, 10_000, "IOPS"), ("64k", 32, 300, "MB/s"))
 SIZE = "64m"
 OURS, PEER = "simulated pair, watched", "nbdkit memory"
 PROCESSES = {
-    "primary": ("firmware_sim", "serve", "--side", "primary"),
-    "secondary": ("firmware_sim", "serve", "--side", "secondary"),
-    "linkwatch": ("harness.linkwatch",),
-    "reflex": ("harness.reflex",),
+    "primary": ("freezeframe.firmware_sim", "serve", "--side", "primary"),
+    "secondary": ("freezeframe.firmware_sim", "serve", "--side", "secondary"),
+    "linkwatch": ("freezeframe.harness.linkwatch",),
+    "reflex": ("freezeframe.harness.reflex",),
 }
 """Consecutive words of the command that tell a process of the bench from the others; all belong to this process."""
 

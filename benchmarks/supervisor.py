@@ -8,7 +8,7 @@ import sys
 import time
 
 from benchmarks.consoles_common import FRAME
-from harness.core import events
+from freezeframe.harness.core import events
 
 
 def main() -> None:

@@ -14,9 +14,15 @@ import sys
 import time
 from typing import Final
 
-from firmware_sim.drbd_codec import digest_function, encode, encode_ack, encode_data_head, encode_header
-from harness.edge.netns import SECONDARY_ADDRESS, Namespace
-from harness.wire.drbd import Cmd, DpFlag
+from freezeframe.firmware_sim.drbd_codec import (
+    digest_function,
+    encode,
+    encode_ack,
+    encode_data_head,
+    encode_header,
+)
+from freezeframe.harness.edge.netns import SECONDARY_ADDRESS, Namespace
+from freezeframe.harness.wire.drbd import Cmd, DpFlag
 
 PORT: Final = 7788
 VERSION: Final = 101

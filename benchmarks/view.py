@@ -3,8 +3,8 @@
 import sys
 import time
 
-from harness.benchfile import MIB
-from harness.cli.runs import RunView
+from freezeframe.harness.benchfile import MIB
+from freezeframe.harness.cli.runs import RunView
 
 TOTAL = 4096 * MIB
 

@@ -1,20 +1,20 @@
-"""``python -m firmware_sim serve ...`` runs a controller, ``... supply ...`` the bench supply that powers
+"""``python -m freezeframe.firmware_sim serve ...`` runs a controller, ``... supply ...`` the bench supply that powers
 two."""
 
 import sys
 from typing import Final
 
-USAGE: Final = "usage: python -m firmware_sim serve|supply [arguments]"
+USAGE: Final = "usage: python -m freezeframe.firmware_sim serve|supply [arguments]"
 
 
 def main(argv: list[str]) -> int:
     match argv[:1]:
         case ["serve"]:
-            from firmware_sim import serve
+            from freezeframe.firmware_sim import serve
 
             return serve.main(argv[1:])
         case ["supply"]:
-            from firmware_sim import supply
+            from freezeframe.firmware_sim import supply
 
             return supply.main(argv[1:])
         case ["-h"] | ["--help"]:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from firmware_sim.control import Frame, Receiver, encode
-from harness.wire import control as wire
-from harness.wire.control import Op, Reason, Status
-from harness.wire.rootcause import Event
+from freezeframe.firmware_sim.control import Frame, Receiver, encode
+from freezeframe.harness.wire import control as wire
+from freezeframe.harness.wire.control import Op, Reason, Status
+from freezeframe.harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
 HEARTBEAT_NS: Final = 500 * NS_PER_MS

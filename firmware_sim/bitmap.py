@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from harness.wire import drbd
+from freezeframe.harness.wire import drbd
 
 BLOCK_BYTES: Final = drbd.BITMAP_BLOCK_BYTES
 WORD_BYTES: Final = 8

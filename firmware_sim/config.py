@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from firmware_sim.drbd_contract import PeerConfig
-from harness.wire.control import SERIAL_NUMBER_BYTES
+from freezeframe.firmware_sim.drbd_contract import PeerConfig
+from freezeframe.harness.wire.control import SERIAL_NUMBER_BYTES
 
 BOOT_NS: Final = 300_000_000
 """From power-on, or the end of the old boot, to the banner."""

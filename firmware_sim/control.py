@@ -12,10 +12,10 @@ import cbor2
 from cobs import cobs
 from crc32c import crc32c
 
-from firmware_sim.faults import PlanError
-from firmware_sim.rootcause import NoSpace, SetStore
-from harness.wire import control as wire
-from harness.wire.control import Op, Reason, SetKind, Status, TraceLevel
+from freezeframe.firmware_sim.faults import PlanError
+from freezeframe.firmware_sim.rootcause import NoSpace, SetStore
+from freezeframe.harness.wire import control as wire
+from freezeframe.harness.wire.control import Op, Reason, SetKind, Status, TraceLevel
 
 _DELIMITER: Final = 0
 MAX_COBS_BYTES: Final = wire.MAX_FRAME_BYTES - 2

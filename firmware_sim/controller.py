@@ -14,16 +14,16 @@ from typing import Any, Final, assert_never
 
 from crc32c import crc32c
 
-from firmware_sim.autonomic import Autonomic
-from firmware_sim.config import ControllerConfig
-from firmware_sim.console import Console
-from firmware_sim.control import Operations
-from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.drbd_peer import Peer
-from firmware_sim.faults import Faults
-from firmware_sim.host import HostSide, Job
-from firmware_sim.management import FIRMWARE_VERSION, MODEL, Management
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.autonomic import Autonomic
+from freezeframe.firmware_sim.config import ControllerConfig
+from freezeframe.firmware_sim.console import Console
+from freezeframe.firmware_sim.control import Operations
+from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.firmware_sim.drbd_peer import Peer
+from freezeframe.firmware_sim.faults import Faults
+from freezeframe.firmware_sim.host import HostSide, Job
+from freezeframe.firmware_sim.management import FIRMWARE_VERSION, MODEL, Management
+from freezeframe.firmware_sim.ports import (
     ConsoleSend,
     ControlData,
     ControlSend,
@@ -39,14 +39,14 @@ from firmware_sim.ports import (
     ReplicationDial,
     ReplicationOpened,
 )
-from firmware_sim.rootcause import Nvram, SetStore
-from firmware_sim.scrub import AFTER_NS, PAUSE_NS, Scrub
-from firmware_sim.store import Store
-from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
-from harness.wire.drbd import SECTOR_BYTES, Conn, Role
-from harness.wire.nbd import Error as NbdError
-from harness.wire.rootcause import Event
+from freezeframe.firmware_sim.rootcause import Nvram, SetStore
+from freezeframe.firmware_sim.scrub import AFTER_NS, PAUSE_NS, Scrub
+from freezeframe.firmware_sim.store import Store
+from freezeframe.firmware_sim.tracebuffer import TraceBuffer
+from freezeframe.harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
+from freezeframe.harness.wire.drbd import SECTOR_BYTES, Conn, Role
+from freezeframe.harness.wire.nbd import Error as NbdError
+from freezeframe.harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
 MAX_PIECE_BYTES: Final = 1 << 20

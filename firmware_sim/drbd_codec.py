@@ -1,4 +1,4 @@
-"""DRBD packets <-> bytes, written from the tables in ``harness.wire.drbd`` alone.
+"""DRBD packets <-> bytes, written from the tables in ``freezeframe.harness.wire.drbd`` alone.
 
 A packet is ``header | fixed struct | body``. Which header is in force follows from the version in force: 0 (before the
 agreement) means h80, 95..99 h80 or h95 by length, from 100 on h100. The body of a data packet is ``digest | data``.
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 Buffer = bytes | bytearray | memoryview
 Packet = tuple[int, tuple[Any, ...], memoryview]

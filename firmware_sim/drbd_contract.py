@@ -5,13 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from firmware_sim.drbd_metadata import Metadata
-from harness.wire.drbd import (
-    PING_INTERVAL_S,
-    PROTOCOL_MAX,
-    Conn,
-    Feature,
-)
+from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.harness.wire.drbd import PING_INTERVAL_S, PROTOCOL_MAX, Conn, Feature
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000

@@ -7,13 +7,13 @@ agreed, and no parameters before the peer is authenticated.
 import hmac
 from typing import Any, Final, TypeVar
 
-from firmware_sim.drbd_codec import max_data_bytes, packet_name
-from firmware_sim.drbd_contract import LinkFailure
-from firmware_sim.drbd_link import THREAD_ID, Link
-from firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
-from firmware_sim.drbd_resync import Resync
-from firmware_sim.drbd_uuids import NEEDS_NEWER_PEER, SPLIT_BRAIN, UNRELATED, Generations, decide
-from harness.wire.drbd import (
+from freezeframe.firmware_sim.drbd_codec import max_data_bytes, packet_name
+from freezeframe.firmware_sim.drbd_contract import LinkFailure
+from freezeframe.firmware_sim.drbd_link import THREAD_ID, Link
+from freezeframe.firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
+from freezeframe.firmware_sim.drbd_resync import Resync
+from freezeframe.firmware_sim.drbd_uuids import NEEDS_NEWER_PEER, SPLIT_BRAIN, UNRELATED, Generations, decide
+from freezeframe.harness.wire.drbd import (
     P_QLIM,
     SECTOR_BYTES,
     STATE_FIELDS,

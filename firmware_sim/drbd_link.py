@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from firmware_sim.drbd_codec import digest_function, encode, encode_header
-from firmware_sim.drbd_contract import Backend, FaultHooks, PeerConfig
-from firmware_sim.drbd_metadata import MAX_UUID, UUIDS
-from firmware_sim.ports import Outbox, ReplicationClose, ReplicationSend
-from harness.wire.drbd import (
+from freezeframe.firmware_sim.drbd_codec import digest_function, encode, encode_header
+from freezeframe.firmware_sim.drbd_contract import Backend, FaultHooks, PeerConfig
+from freezeframe.firmware_sim.drbd_metadata import MAX_UUID, UUIDS
+from freezeframe.firmware_sim.ports import Outbox, ReplicationClose, ReplicationSend
+from freezeframe.harness.wire.drbd import (
     CONN_NAMES,
     DISK_NAMES,
     META_SOCKET,
@@ -27,7 +27,7 @@ from harness.wire.drbd import (
     Feature,
     Role,
 )
-from harness.wire.rootcause import LAST_WRITES, Event
+from freezeframe.harness.wire.rootcause import LAST_WRITES, Event
 
 SEPARATE_BYTES: Final = 16 << 10
 """Longer pieces of output leave as they are; shorter ones are joined, which costs less than another send."""

@@ -13,8 +13,8 @@ from typing import Final
 
 import cbor2
 
-from firmware_sim.bitmap import Bitmap
-from harness.wire.drbd import UUID_JUST_CREATED, UUID_PRIMARY_BIT, Disk
+from freezeframe.firmware_sim.bitmap import Bitmap
+from freezeframe.harness.wire.drbd import UUID_JUST_CREATED, UUID_PRIMARY_BIT, Disk
 
 CURRENT: Final = 0
 BITMAP: Final = 1

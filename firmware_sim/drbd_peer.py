@@ -11,9 +11,9 @@ the work, each over the shared ``Link``: Handshake, Primary (sends), Secondary (
 from collections.abc import Callable
 from typing import Final
 
-from firmware_sim.bitmap import BLOCK_BYTES
-from firmware_sim.drbd_codec import DecodeError, Decoder, Packet
-from firmware_sim.drbd_contract import (
+from freezeframe.firmware_sim.bitmap import BLOCK_BYTES
+from freezeframe.firmware_sim.drbd_codec import DecodeError, Decoder, Packet
+from freezeframe.firmware_sim.drbd_contract import (
     NS_PER_MS,
     AckPlan,
     Backend,
@@ -22,16 +22,16 @@ from firmware_sim.drbd_contract import (
     LinkFailure,
     PeerConfig,
 )
-from firmware_sim.drbd_handshake import Handshake, wants_out
-from firmware_sim.drbd_link import CONNECTED, Link
-from firmware_sim.drbd_metadata import BITMAP, Metadata
-from firmware_sim.drbd_primary import Primary
-from firmware_sim.drbd_repair import Repair
-from firmware_sim.drbd_resync import Resync
-from firmware_sim.drbd_secondary import Secondary
-from firmware_sim.drbd_sockets import DATA_COMMANDS, META_COMMANDS, Sockets
-from firmware_sim.drbd_status import Status
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.drbd_handshake import Handshake, wants_out
+from freezeframe.firmware_sim.drbd_link import CONNECTED, Link
+from freezeframe.firmware_sim.drbd_metadata import BITMAP, Metadata
+from freezeframe.firmware_sim.drbd_primary import Primary
+from freezeframe.firmware_sim.drbd_repair import Repair
+from freezeframe.firmware_sim.drbd_resync import Resync
+from freezeframe.firmware_sim.drbd_secondary import Secondary
+from freezeframe.firmware_sim.drbd_sockets import DATA_COMMANDS, META_COMMANDS, Sockets
+from freezeframe.firmware_sim.drbd_status import Status
+from freezeframe.firmware_sim.ports import (
     Outbox,
     ReplicationBlocked,
     ReplicationClosed,
@@ -40,7 +40,7 @@ from firmware_sim.ports import (
     ReplicationInbox,
     ReplicationOpened,
 )
-from harness.wire.drbd import ID_SYNCER, SECTOR_BYTES, STATE_FIELDS, Cmd, Conn, Disk, Role
+from freezeframe.harness.wire.drbd import ID_SYNCER, SECTOR_BYTES, STATE_FIELDS, Cmd, Conn, Disk, Role
 
 __all__ = ["AckPlan", "Backend", "Completion", "FaultHooks", "Metadata", "Peer", "PeerConfig"]
 

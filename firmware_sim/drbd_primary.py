@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from firmware_sim.drbd_codec import CRC32C, encode_data_head, max_data_bytes
-from firmware_sim.drbd_contract import NS_PER_MS, Completion, LinkFailure
-from firmware_sim.drbd_link import SEPARATE_BYTES, SYNC_SOURCE, Link
-from harness.wire.drbd import MAX_EPOCH_WRITES, SECTOR_BYTES, Cmd, Conn, DpFlag, Feature
-from harness.wire.rootcause import Event, WriteStage
+from freezeframe.firmware_sim.drbd_codec import CRC32C, encode_data_head, max_data_bytes
+from freezeframe.firmware_sim.drbd_contract import NS_PER_MS, Completion, LinkFailure
+from freezeframe.firmware_sim.drbd_link import SEPARATE_BYTES, SYNC_SOURCE, Link
+from freezeframe.harness.wire.drbd import MAX_EPOCH_WRITES, SECTOR_BYTES, Cmd, Conn, DpFlag, Feature
+from freezeframe.harness.wire.rootcause import Event, WriteStage
 
 BLOCK_ID: Final = struct.Struct(">Q")
 PART_SHIFT: Final = 48

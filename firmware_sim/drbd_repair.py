@@ -6,11 +6,11 @@ one that overlaps and leaves later makes the reply worthless, and the block is a
 
 from typing import Any, Final
 
-from firmware_sim.bitmap import BLOCK_BYTES, Bitmap
-from firmware_sim.drbd_link import Link
-from firmware_sim.drbd_primary import BLOCK_ID
-from firmware_sim.drbd_secondary import Secondary
-from harness.wire.drbd import SECTOR_BYTES, Cmd, Conn, Disk
+from freezeframe.firmware_sim.bitmap import BLOCK_BYTES, Bitmap
+from freezeframe.firmware_sim.drbd_link import Link
+from freezeframe.firmware_sim.drbd_primary import BLOCK_ID
+from freezeframe.firmware_sim.drbd_secondary import Secondary
+from freezeframe.harness.wire.drbd import SECTOR_BYTES, Cmd, Conn, Disk
 
 WINDOW_REQUESTS: Final = 16
 

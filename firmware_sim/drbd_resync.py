@@ -10,7 +10,7 @@ write locally in the same step in which it replicates it.
 
 from typing import Any, Final
 
-from firmware_sim.bitmap import (
+from freezeframe.firmware_sim.bitmap import (
     BLOCK_BYTES,
     BitmapReceiver,
     encode_rle,
@@ -18,12 +18,12 @@ from firmware_sim.bitmap import (
     plain_payloads,
     statistics,
 )
-from firmware_sim.drbd_codec import encode, header_bytes
-from firmware_sim.drbd_contract import NS_PER_MS, NS_PER_S, LinkFailure
-from firmware_sim.drbd_link import Link
-from firmware_sim.drbd_metadata import BITMAP, CURRENT, MAX_UUID
-from firmware_sim.drbd_secondary import Secondary
-from harness.wire.drbd import (
+from freezeframe.firmware_sim.drbd_codec import encode, header_bytes
+from freezeframe.firmware_sim.drbd_contract import NS_PER_MS, NS_PER_S, LinkFailure
+from freezeframe.firmware_sim.drbd_link import Link
+from freezeframe.firmware_sim.drbd_metadata import BITMAP, CURRENT, MAX_UUID
+from freezeframe.firmware_sim.drbd_secondary import Secondary
+from freezeframe.harness.wire.drbd import (
     ID_SYNCER,
     MAX_DATA_BYTES_100,
     RESYNC_REQUEST_BYTES,
@@ -35,7 +35,7 @@ from harness.wire.drbd import (
     Disk,
     Role,
 )
-from harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import Event
 
 REQUEST_BLOCKS: Final = RESYNC_REQUEST_BYTES // BLOCK_BYTES
 WINDOW_REQUESTS: Final = 64

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from firmware_sim.drbd_codec import CRC32C, encode_ack, encode_data_head, packet_name
-from firmware_sim.drbd_contract import LinkFailure
-from firmware_sim.drbd_link import Link
-from harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag, Role
-from harness.wire.rootcause import Event, WriteStage
+from freezeframe.firmware_sim.drbd_codec import CRC32C, encode_ack, encode_data_head, packet_name
+from freezeframe.firmware_sim.drbd_contract import LinkFailure
+from freezeframe.firmware_sim.drbd_link import Link
+from freezeframe.harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag, Role
+from freezeframe.harness.wire.rootcause import Event, WriteStage
 
 WRITE_NO_MASK: Final = (1 << 63) - 1
 """The event log's write_no on this side: the low 63 bits of the block_id."""

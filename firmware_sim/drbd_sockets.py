@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from firmware_sim.drbd_codec import INITIAL, DecodeError, Decoder
-from firmware_sim.drbd_contract import NS_PER_MS, LinkFailure
-from firmware_sim.drbd_link import NO_SOCKET, THREAD_ID, Link
-from firmware_sim.ports import ReplicationDial
-from harness.wire.drbd import META_SOCKET, Cmd, Conn
+from freezeframe.firmware_sim.drbd_codec import INITIAL, DecodeError, Decoder
+from freezeframe.firmware_sim.drbd_contract import NS_PER_MS, LinkFailure
+from freezeframe.firmware_sim.drbd_link import NO_SOCKET, THREAD_ID, Link
+from freezeframe.firmware_sim.ports import ReplicationDial
+from freezeframe.harness.wire.drbd import META_SOCKET, Cmd, Conn
 
 META_DELAY_NS: Final = 50 * NS_PER_MS
 """Between the two dials: lets the node take the first socket for the data."""

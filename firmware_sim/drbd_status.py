@@ -3,11 +3,11 @@
 from collections import deque
 from typing import Any, Final
 
-from firmware_sim.drbd_link import CONNECTED, Link
-from firmware_sim.drbd_primary import Primary
-from firmware_sim.drbd_secondary import Secondary
-from harness.wire.control import PairState
-from harness.wire.drbd import Conn, Disk, Role
+from freezeframe.firmware_sim.drbd_link import CONNECTED, Link
+from freezeframe.firmware_sim.drbd_primary import Primary
+from freezeframe.firmware_sim.drbd_secondary import Secondary
+from freezeframe.harness.wire.control import PairState
+from freezeframe.harness.wire.drbd import Conn, Disk, Role
 
 UP_TO_DATE: Final = Disk.UP_TO_DATE
 FULL_DUPLEX: Final = PairState.FULL_DUPLEX

@@ -7,8 +7,8 @@ target; magnitude 1: by bitmap, 2: everything, 100: split brain, 1000: unrelated
 from dataclasses import dataclass, replace
 from typing import Final
 
-from firmware_sim.drbd_metadata import BITMAP, CURRENT, HISTORY
-from harness.wire.drbd import UUID_JUST_CREATED, UUID_NEW_BITMAP_OFFSET, UUID_PRIMARY_BIT
+from freezeframe.firmware_sim.drbd_metadata import BITMAP, CURRENT, HISTORY
+from freezeframe.harness.wire.drbd import UUID_JUST_CREATED, UUID_NEW_BITMAP_OFFSET, UUID_PRIMARY_BIT
 
 SPLIT_BRAIN: Final = 100
 UNRELATED: Final = -1000

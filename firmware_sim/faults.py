@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from firmware_sim.drbd_contract import AckPlan
-from firmware_sim.store import FaultMode, Store
-from harness.wire.faults import FAULT_KEYS, FAULT_SIDE, MAX_FAULTS, FaultKind
-from harness.wire.rootcause import Event
+from freezeframe.firmware_sim.drbd_contract import AckPlan
+from freezeframe.firmware_sim.store import FaultMode, Store
+from freezeframe.harness.wire.faults import FAULT_KEYS, FAULT_SIDE, MAX_FAULTS, FaultKind
+from freezeframe.harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
 MAX_AT_WRITE: Final = 1 << 40

@@ -6,8 +6,8 @@ Sessions belong to the memory that a warmstart keeps: the host sees a long busy,
 from dataclasses import dataclass
 from typing import Final
 
-from firmware_sim.nbd_port import NbdSession, Request
-from firmware_sim.ports import HostClose, HostHold, HostSend, Outbox
+from freezeframe.firmware_sim.nbd_port import NbdSession, Request
+from freezeframe.firmware_sim.ports import HostClose, HostHold, HostSend, Outbox
 
 EXPORT_NAME: Final = ""
 """The volume is the default export."""

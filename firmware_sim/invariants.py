@@ -12,9 +12,9 @@ from typing import Any, Final
 import cbor2
 import zstandard
 
-from firmware_sim.world import SERIAL_NUMBERS, SIDES, World
-from harness.wire.control import IDENTITY, MAX_SET_BYTES, REPLY, STATUS, Op, SetKind
-from harness.wire.rootcause import RECORD, Event
+from freezeframe.firmware_sim.world import SERIAL_NUMBERS, SIDES, World
+from freezeframe.harness.wire.control import IDENTITY, MAX_SET_BYTES, REPLY, STATUS, Op, SetKind
+from freezeframe.harness.wire.rootcause import RECORD, Event
 
 Check = Callable[[World], list[str]]
 

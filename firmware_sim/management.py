@@ -5,14 +5,14 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
-from firmware_sim.control import Frozen
-from firmware_sim.rootcause import SetStore
-from firmware_sim.staterecord import live_record, state_record
-from harness.wire.control import MAX_PAYLOAD_BYTES, Capability, Op, Reason, SetKind, Status
-from harness.wire.rootcause import HEADER_KEYS, Event
+from freezeframe.firmware_sim.control import Frozen
+from freezeframe.firmware_sim.rootcause import SetStore
+from freezeframe.firmware_sim.staterecord import live_record, state_record
+from freezeframe.harness.wire.control import MAX_PAYLOAD_BYTES, Capability, Op, Reason, SetKind, Status
+from freezeframe.harness.wire.rootcause import HEADER_KEYS, Event
 
 if TYPE_CHECKING:
-    from firmware_sim.controller import Controller
+    from freezeframe.firmware_sim.controller import Controller
 
 MODEL: Final = "SimArray 2"
 FIRMWARE_VERSION: Final = "1.0.0"

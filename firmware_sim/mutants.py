@@ -5,11 +5,11 @@
 
 from typing import Any, Final
 
-from firmware_sim.controller import Controller
-from firmware_sim.faults import Faults
-from firmware_sim.management import Management
-from firmware_sim.store import Store
-from harness.wire.nbd import Error as NbdError
+from freezeframe.firmware_sim.controller import Controller
+from freezeframe.firmware_sim.faults import Faults
+from freezeframe.firmware_sim.management import Management
+from freezeframe.firmware_sim.store import Store
+from freezeframe.harness.wire.nbd import Error as NbdError
 
 
 class _StoresOneWriteLate(Faults):

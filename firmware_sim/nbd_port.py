@@ -7,7 +7,7 @@ answers the requests, in any order, with ``reply``. What the session decided to 
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-from harness.wire import nbd
+from freezeframe.harness.wire import nbd
 
 Kind = Literal["read", "write", "flush", "trim", "write_zeroes", "cache"]
 

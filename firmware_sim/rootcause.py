@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import cbor2
 import zstandard
 
-from harness.wire.control import MAX_SET_BYTES, MAX_SETS, SetKind
-from harness.wire.rootcause import FORMAT, HEADER_KEYS, SET_KEYS, STATE_KEYS
+from freezeframe.harness.wire.control import MAX_SET_BYTES, MAX_SETS, SetKind
+from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, SET_KEYS, STATE_KEYS
 
 ZSTD_LEVEL: Final = 3
 KEPT_SETS: Final = 16

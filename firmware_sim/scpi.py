@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from harness.wire import scpi
+from freezeframe.harness.wire import scpi
 
 IDENTITY: Final = "FreezeFrame,SimSupply,FFSIM-PSU,1.0"
 LOAD_A: Final = 0.8

@@ -7,9 +7,9 @@ for the state record: the repair that follows would wipe out the only trace of w
 from collections.abc import Callable
 from typing import Any, Final
 
-from firmware_sim.store import Store
-from harness.wire.drbd import SECTOR_BYTES
-from harness.wire.rootcause import DAMAGED_BLOCKS, Event
+from freezeframe.firmware_sim.store import Store
+from freezeframe.harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.wire.rootcause import DAMAGED_BLOCKS, Event
 
 NS_PER_MS: Final = 1_000_000
 AFTER_NS: Final = 50 * NS_PER_MS

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
-from firmware_sim.channels import (
+from freezeframe.firmware_sim.channels import (
     PortError,
     Stream,
     Target,
@@ -31,12 +31,12 @@ from firmware_sim.channels import (
     open_line,
     tcp_options,
 )
-from firmware_sim.config import BOOT_NS, ControllerConfig
-from firmware_sim.controller import Controller, Phase
-from firmware_sim.drbd_contract import PeerConfig
-from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.medium import FileMedium
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.config import BOOT_NS, ControllerConfig
+from freezeframe.firmware_sim.controller import Controller, Phase
+from freezeframe.firmware_sim.drbd_contract import PeerConfig
+from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.firmware_sim.medium import FileMedium
+from freezeframe.firmware_sim.ports import (
     ConsoleSend,
     ControlData,
     ControlSend,
@@ -57,8 +57,8 @@ from firmware_sim.ports import (
     ReplicationOpened,
     ReplicationSend,
 )
-from firmware_sim.rootcause import FileNvram
-from firmware_sim.store import Store
+from freezeframe.firmware_sim.rootcause import FileNvram
+from freezeframe.firmware_sim.store import Store
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -365,7 +365,7 @@ class Server:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of ``python -m firmware_sim serve``."""
+    """The arguments of ``python -m freezeframe.firmware_sim serve``."""
     made = argparse.ArgumentParser(prog="firmware_sim serve", description="One simulated storage controller.")
     made.add_argument("--side", required=True, choices=("primary", "secondary"))
     made.add_argument("--serial-number", required=True, metavar="S")

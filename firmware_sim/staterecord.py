@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
-from harness.wire.rootcause import LAST_WRITES, STATE_KEYS
+from freezeframe.harness.wire.rootcause import LAST_WRITES, STATE_KEYS
 
 if TYPE_CHECKING:
-    from firmware_sim.controller import Controller
+    from freezeframe.firmware_sim.controller import Controller
 
 MAX_RUNS: Final = 4096
 """Runs of out-of-sync blocks told at most; ``dirty_blocks`` is always exact."""

@@ -21,7 +21,7 @@ from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from isal.isal_zlib import crc32
 
-from firmware_sim.medium import Buffer, Medium
+from freezeframe.firmware_sim.medium import Buffer, Medium
 
 BLOCK_BYTES: Final = 4096
 SECTOR_BYTES: Final = 512

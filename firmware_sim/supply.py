@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from firmware_sim.scpi import Rail, Scpi
-from harness.wire import scpi
+from freezeframe.firmware_sim.scpi import Rail, Scpi
+from freezeframe.harness.wire import scpi
 
 MAX_CLIENTS: Final = 16
 READ_BYTES: Final = 4096

@@ -7,8 +7,8 @@ numbers go on. A power loss ends it; what must outlive that is stored in a root 
 
 from typing import Final
 
-from harness.wire.control import TraceLevel
-from harness.wire.rootcause import RECORD, RING_RECORDS, Event
+from freezeframe.harness.wire.control import TraceLevel
+from freezeframe.harness.wire.rootcause import RECORD, RING_RECORDS, Event
 
 _U64: Final = (1 << 64) - 1
 

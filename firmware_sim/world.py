@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, assert_never
 
-from firmware_sim.config import ControllerConfig
-from firmware_sim.control import Frame, Receiver, encode
-from firmware_sim.controller import Controller, Phase
-from firmware_sim.drbd_contract import PeerConfig
-from firmware_sim.drbd_metadata import Metadata
-from firmware_sim.medium import MemoryMedium
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.config import ControllerConfig
+from freezeframe.firmware_sim.control import Frame, Receiver, encode
+from freezeframe.firmware_sim.controller import Controller, Phase
+from freezeframe.firmware_sim.drbd_contract import PeerConfig
+from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.firmware_sim.medium import MemoryMedium
+from freezeframe.firmware_sim.ports import (
     ConsoleSend,
     ControlData,
     ControlSend,
@@ -38,10 +38,10 @@ from firmware_sim.ports import (
     ReplicationOpened,
     ReplicationSend,
 )
-from firmware_sim.rootcause import MemoryNvram
-from firmware_sim.store import Store
-from firmware_sim.worldhost import HostClient, HostRequest
-from harness.wire.control import PairState
+from freezeframe.firmware_sim.rootcause import MemoryNvram
+from freezeframe.firmware_sim.store import Store
+from freezeframe.firmware_sim.worldhost import HostClient, HostRequest
+from freezeframe.harness.wire.control import PairState
 
 NS_PER_S: Final = 1_000_000_000
 LATENCY_NS: Final = 100_000

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from harness.wire import nbd
+from freezeframe.harness.wire import nbd
 
 COMMANDS: Final = {
     "read": nbd.Command.READ,

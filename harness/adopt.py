@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.benchfile import MIB
-from harness.core.evidence import Evidence
-from harness.core.findings import Stage
-from harness.core.text import escape
-from harness.errors import UsageError
-from harness.wire.blockstamp import SECTOR_BYTES
-from harness.wire.faults import FaultKind
+from freezeframe.harness.benchfile import MIB
+from freezeframe.harness.core.evidence import Evidence
+from freezeframe.harness.core.findings import Stage
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.harness.wire.faults import FaultKind
 
 FAULT_OF: Final[Mapping[tuple[str, str | None], FaultKind]] = {
     (Stage.PRIMARY_AFTER_DIGEST, None): FaultKind.BIT_FLIP_SENDER,

@@ -8,16 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from harness import registry
-from harness.benchfile import Bench, RigTable
-from harness.core.events import NS_PER_S, SIDES, Ns, Side
-from harness.edge.serial_link import SerialLink, open_serial
-from harness.edge.shared_line import SharedLine
-from harness.errors import RigError, WireError, WrongDeviceError
-from harness.rigs.daemon import RigConfig
-from harness.rigs.rig import VirtualRig, default_directory
-from harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
-from harness.simulation import Simulation
+from freezeframe.harness import registry
+from freezeframe.harness.benchfile import Bench, RigTable
+from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
+from freezeframe.harness.edge.serial_link import SerialLink, open_serial
+from freezeframe.harness.edge.shared_line import SharedLine
+from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.rig import VirtualRig, default_directory
+from freezeframe.harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
+from freezeframe.harness.simulation import Simulation
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
 """A controller that was just powered boots in well under a second when simulated, in some seconds as a board."""

@@ -17,18 +17,18 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
-from harness.core import configfile, rules
-from harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
-from harness.core.events import SIDES, Side
-from harness.core.recovery import Policy as RecoveryPolicy
-from harness.core.rules import RuleSet
-from harness.edge.system import Finding
-from harness.errors import HarnessError, RigError, UsageError
-from harness.registry import load as load_driver
-from harness.rigs.injector import KINDS as LINK_FAULTS
-from harness.roles import Controller, HostPort, HostWorkload, PowerRail
-from harness.wire import control
-from harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
+from freezeframe.harness.core import configfile, rules
+from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.recovery import Policy as RecoveryPolicy
+from freezeframe.harness.core.rules import RuleSet
+from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.registry import load as load_driver
+from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
+from freezeframe.harness.roles import Controller, HostPort, HostWorkload, PowerRail
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
 
 PLACEHOLDERS: Final = ("{run}", "{supply_port}")
 KIB: Final = 1024
@@ -58,7 +58,7 @@ class SimulationTable(Table):
 
 
 class RigTable(Table):
-    """The pair is two virtual Linux nodes on this machine: see harness.rigs."""
+    """The pair is two virtual Linux nodes on this machine: see freezeframe.harness.rigs."""
 
     size_mib: Annotated[int, Field(ge=8, le=4096)] = 64
     """Size of each node's volume."""
@@ -366,7 +366,7 @@ def load_scenario(what: str | Path) -> Scenario:
 
 def builtin_folder() -> Path:
     """Where the bench files that come with FreezeFrame are, from a checkout or installed."""
-    return Path(str(resources.files("bench_configs")))
+    return Path(str(resources.files("freezeframe.bench_configs"))).resolve()
 
 
 def builtin_benches() -> list[str]:

@@ -10,19 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from harness.bench import Rig, deadline_in
-from harness.benchfile import Bench, Scenario
-from harness.core import recovery
-from harness.core.events import SIDES, Ns
-from harness.edge.clock import WallReading, read_wall_clock
-from harness.edge.versions import versions
-from harness.errors import HarnessError, RigError, UsageError
-from harness.incident import Incident
-from harness.inquest import conclude
-from harness.session import WORKLOAD_SILENT_S, Session, Silent, View
-from harness.store import Outcome
-from harness.wire import control
-from harness.workload import Workload, compare_volumes, in_words
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.benchfile import Bench, Scenario
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.events import SIDES, Ns
+from freezeframe.harness.edge.clock import WallReading, read_wall_clock
+from freezeframe.harness.edge.versions import versions
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.inquest import conclude
+from freezeframe.harness.session import WORKLOAD_SILENT_S, Session, Silent, View
+from freezeframe.harness.store import Outcome
+from freezeframe.harness.wire import control
+from freezeframe.harness.workload import Workload, compare_volumes, in_words
 
 DETECT_TIMEOUT_S: Final = 10.0
 """After the last host write: how long an armed fault may stay unseen."""

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
-from harness.bench import Rig
-from harness.core import recovery
-from harness.core.events import NS_PER_S, FrameSent, Ns, Side, Trigger
-from harness.core.recovery import (
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.events import NS_PER_S, FrameSent, Ns, Side, Trigger
+from freezeframe.harness.core.recovery import (  # fmt: skip
     Action,
     Answered,
     AwaitBoot,
@@ -30,11 +30,11 @@ from harness.core.recovery import (
     Replied,
     TimedOut,
     Transition,
-)  # fmt: skip
-from harness.errors import RigError, WireError
-from harness.incident import Incident
-from harness.redrive import Redrive
-from harness.roles import Serviceable, SetEntry
+)
+from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.redrive import Redrive
+from freezeframe.harness.roles import Serviceable, SetEntry
 
 IDENTIFY_STEP_NS = NS_PER_S // 2
 """One question while a controller boots: most are asked into silence."""

@@ -13,17 +13,17 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from harness import registry
-from harness.core import blockstamp, rootcause, writepath
-from harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
-from harness.core.events import SIDES, Ns, Side
-from harness.core.evidence import link_ends
-from harness.core.linkevidence import LinkEvidence, LinkWrite
-from harness.core.rootcause import RootCauseSet
-from harness.core.skim import Run
-from harness.core.text import escape
-from harness.core.timeline import Row
-from harness.core.writepath import (
+from freezeframe.harness import registry
+from freezeframe.harness.core import blockstamp, rootcause, writepath
+from freezeframe.harness.core.blockdiff import CRC32, CRC32C, BlockDiff, Checksum, rebuilt
+from freezeframe.harness.core.events import SIDES, Ns, Side
+from freezeframe.harness.core.evidence import link_ends
+from freezeframe.harness.core.linkevidence import LinkEvidence, LinkWrite
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.writepath import (
     DeviceClock,
     HostWrite,
     Suspect,
@@ -32,12 +32,12 @@ from harness.core.writepath import (
     mapping,
     number,
 )
-from harness.edge.pcapng import CapturedFrame, run_frames
-from harness.errors import HarnessError, RigError, WireError
-from harness.roles import Controller, SetReader
-from harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
-from harness.wire import blockstamp as stamps
-from harness.wire import control
+from freezeframe.harness.edge.pcapng import CapturedFrame, run_frames
+from freezeframe.harness.errors import HarnessError, RigError, WireError
+from freezeframe.harness.roles import Controller, SetReader
+from freezeframe.harness.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
+from freezeframe.harness.wire import blockstamp as stamps
+from freezeframe.harness.wire import control
 
 MAX_CONSOLE_BYTES: Final = 64 << 20
 MAX_NAME_CHARS: Final = 64

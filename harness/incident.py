@@ -33,14 +33,14 @@ from typing import Any, Final, TypeVar, cast
 
 import cbor2
 
-from harness.core import timeline
-from harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
-from harness.core.text import escape
-from harness.core.timeline import Row
-from harness.edge.clock import read_wall_clock
-from harness.errors import RigError
-from harness.roles import Reply, RootCauseSet
-from harness.store import (
+from freezeframe.harness.core import timeline
+from freezeframe.harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.edge.clock import read_wall_clock
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.roles import Reply, RootCauseSet
+from freezeframe.harness.store import (
     CONSOLE,
     EVENTS,
     HEALTHY,

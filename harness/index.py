@@ -13,15 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from harness import store
-from harness.core import signature
-from harness.core.events import SIDES
-from harness.core.signature import Member, Recurrence
-from harness.core.text import escape
-from harness.core.writepath import items, mapping, number
-from harness.errors import RigError, UsageError
-from harness.evidence import Evidence
-from harness.store import OPEN, RECORD, StoredIncident
+from freezeframe.harness import store
+from freezeframe.harness.core import signature
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.signature import Member, Recurrence
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.writepath import items, mapping, number
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.store import OPEN, RECORD, StoredIncident
 
 FILE: Final = "index.sqlite"
 SCHEMA_VERSION: Final = 1

@@ -9,20 +9,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from harness.core import oneclock
-from harness.core.events import NS_PER_MS, SIDES, Ns, Side
-from harness.core.evidence import Evidence, gather
-from harness.core.ringdepth import ring_depth
-from harness.core.rootcause import RootCauseSet, decode_cbor
-from harness.core.skim import Run
-from harness.core.timeline import Row
-from harness.core.verdict import judge
-from harness.edge.clock import read_wall_clock
-from harness.errors import HarnessError, WireError
-from harness.evidence import decode_set
-from harness.incident import Incident
-from harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
-from harness.wire import control
+from freezeframe.harness.core import oneclock
+from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
+from freezeframe.harness.core.evidence import Evidence, gather
+from freezeframe.harness.core.ringdepth import ring_depth
+from freezeframe.harness.core.rootcause import RootCauseSet, decode_cbor
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.edge.clock import read_wall_clock
+from freezeframe.harness.errors import HarnessError, WireError
+from freezeframe.harness.evidence import decode_set
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.store import CONSOLE, HEALTHY, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
+from freezeframe.harness.wire import control
 
 MAX_CONSOLE_BYTES: Final = 64 << 20
 MAX_JOURNAL_BYTES: Final = 1 << 30

@@ -1,4 +1,4 @@
-"""The link's process, ``python -m harness.linkwatch``: capture ring -> capture file, then -> ledger and
+"""The link's process, ``python -m freezeframe.harness.linkwatch``: capture ring -> capture file, then -> ledger and
 triggers.
 
 Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or the end of
@@ -23,8 +23,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from harness.core import events
-from harness.core.events import (
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     Event,
@@ -37,14 +37,14 @@ from harness.core.events import (
     StreamEnded,
     Trigger,
 )
-from harness.core.linkrules import LinkRule
-from harness.core.linkview import LinkEnds, LinkView
-from harness.core.skim import Run
-from harness.edge.capture_ring import Bounds, CaptureRing
-from harness.edge.packet_ring import InterfaceGone, PacketRing
-from harness.edge.pcapng import PcapngWriter
-from harness.errors import HarnessError, UsageError
-from harness.wire import drbd
+from freezeframe.harness.core.linkrules import LinkRule
+from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
+from freezeframe.harness.edge.packet_ring import InterfaceGone, PacketRing
+from freezeframe.harness.edge.pcapng import PcapngWriter
+from freezeframe.harness.errors import HarnessError, UsageError
+from freezeframe.harness.wire import drbd
 
 STATS_INTERVAL_NS: Final = NS_PER_S // 4
 MAX_WAIT_MS: Final = 250

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from harness.bench import Rig, deadline_in
-from harness.core.events import (
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.core.events import (  # fmt: skip
     NS_PER_S,
     SIDES,
     AnyEvent,
@@ -27,14 +27,14 @@ from harness.core.events import (
     Ns,
     ProcessReady,
     Side,
-)  # fmt: skip
-from harness.core.rules import RuleSet
-from harness.edge.processes import Child
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
-from harness.edge.shared_line import SharedLine
-from harness.errors import RigError
-from harness.incident import Incident
-from harness.linkwatch import LinkwatchConfig
+)
+from freezeframe.harness.core.rules import RuleSet
+from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.edge.shared_line import SharedLine
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.linkwatch import LinkwatchConfig
 
 READY_TIMEOUT_S: Final = 20.0
 """Two Python processes start in well under a second; a loaded machine may take several."""
@@ -92,7 +92,9 @@ class Observation:
             trigger_fd,
         }
         stderr_path = rig.run_dir / "reflex.stderr"
-        child = Child("reflex", "harness.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds))
+        child = Child(
+            "reflex", "freezeframe.harness.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds)
+        )
         for fd in copies.values():
             os.close(fd)
         self._shared = [link for link in links.values() if isinstance(link, SharedLine)]
@@ -117,7 +119,11 @@ class Observation:
         )
         stderr_path = rig.run_dir / "linkwatch.stderr"
         self._linkwatch = Child(
-            "linkwatch", "harness.linkwatch", config, stderr_path=stderr_path, pass_fds=(trigger_fd,)
+            "linkwatch",
+            "freezeframe.harness.linkwatch",
+            config,
+            stderr_path=stderr_path,
+            pass_fds=(trigger_fd,),
         )
         self._children.append(self._linkwatch)
 

@@ -4,10 +4,10 @@ import threading
 import time
 from typing import Final
 
-from harness.bench import Rig
-from harness.core.events import SIDES, PowerSample
-from harness.errors import HarnessError
-from harness.incident import Incident
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.core.events import SIDES, PowerSample
+from freezeframe.harness.errors import HarnessError
+from freezeframe.harness.incident import Incident
 
 PERIOD_S: Final = 0.5
 MAX_SAMPLES: Final = 200_000

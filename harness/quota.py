@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.index import Index, Indexed
-from harness.store import OPEN, told
+from freezeframe.harness.index import Index, Indexed
+from freezeframe.harness.store import OPEN, told
 
 GIB: Final = 1 << 30
 _GOING: Final = ".deleting-"

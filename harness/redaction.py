@@ -22,22 +22,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from harness.core import frames
-from harness.core.blockdiff import BlockDiff
-from harness.core.drbdsession import Dissector, Seen
-from harness.core.events import SIDES, Side
-from harness.core.evidence import link_ends
-from harness.core.ipheaders import HOSTILE, locate_tcp
-from harness.core.linkevidence import LinkEvidence, LinkWrite
-from harness.core.rootcause import RootCauseSet
-from harness.core.tcpstream import Reassembler, StreamData
-from harness.core.timeline import Row
-from harness.core.writepath import mapping
-from harness.edge.pcapng import CapturedFrame
-from harness.errors import WireError
-from harness.evidence import ConsoleLine, ControlFrame, Evidence
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core import frames
+from freezeframe.harness.core.blockdiff import BlockDiff
+from freezeframe.harness.core.drbdsession import Dissector, Seen
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.evidence import link_ends
+from freezeframe.harness.core.ipheaders import HOSTILE, locate_tcp
+from freezeframe.harness.core.linkevidence import LinkEvidence, LinkWrite
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.tcpstream import Reassembler, StreamData
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.writepath import mapping
+from freezeframe.harness.edge.pcapng import CapturedFrame
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.evidence import ConsoleLine, ControlFrame, Evidence
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 KEY_FILE: Final = ".redaction-key"
 KEY_BYTES: Final = 32

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from harness.bench import Rig, deadline_in
-from harness.core.blockstamp import Journal, Write
-from harness.core.events import NS_PER_S, SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
-from harness.core.redrive import Result, failed_again, failing_write, told_sector, why_not
-from harness.edge.reflex_io import sequence_number
-from harness.errors import RigError, WireError, WrongDeviceError
-from harness.incident import MAX_LINE_BYTES, Incident
-from harness.roles import HostPort, Preparable, Serviceable
-from harness.store import JOURNAL
-from harness.wire import control
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.core.blockstamp import Journal, Write
+from freezeframe.harness.core.events import NS_PER_S, SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
+from freezeframe.harness.core.redrive import Result, failed_again, failing_write, told_sector, why_not
+from freezeframe.harness.edge.reflex_io import sequence_number
+from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
+from freezeframe.harness.incident import MAX_LINE_BYTES, Incident
+from freezeframe.harness.roles import HostPort, Preparable, Serviceable
+from freezeframe.harness.store import JOURNAL
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 SETTLE_S: Final = 0.3
 """The pair is connected when it says so twice, so long apart: a link that is about to drop says it once."""

@@ -10,9 +10,9 @@ import os
 import sys
 from time import monotonic_ns
 
-from harness.core import events
-from harness.core.triggers import Hit
-from harness.edge import reflex_io, reflex_record
+from freezeframe.harness.core import events
+from freezeframe.harness.core.triggers import Hit
+from freezeframe.harness.edge import reflex_io, reflex_record
 
 
 class Reflex:

@@ -2,7 +2,7 @@
 
 A name is looked up in the entry-point group ``freezeframe.drivers`` of whatever is installed, then among our
 own (so that a checkout without an installation works too). A driver is a class, or a callable that returns an
-object, that plays one role of ``harness.roles``.
+object, that plays one role of ``freezeframe.harness.roles``.
 """
 
 import difflib
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from harness.errors import RigError, UsageError
+from freezeframe.harness.errors import RigError, UsageError
 
 GROUP: Final = "freezeframe.drivers"
 BUILT_IN: Final = {
-    "blockdev": "drivers.hosts.blockdev:BlockDeviceHost",
-    "fio": "drivers.hosts.fio:Fio",
-    "image": "drivers.hosts.image:ImageHost",
-    "linux_drbd": "drivers.controllers.linux_drbd:LinuxDrbd",
-    "linux_drbd_break": "drivers.controllers.linux_drbd:LinuxDrbdBreak",
-    "sim_array": "drivers.controllers.sim_array:SimArray",
-    "nbd": "drivers.hosts.nbd:NbdHost",
-    "scpi_supply": "drivers.power.scpi_supply:ScpiSupply",
+    "blockdev": "freezeframe.drivers.hosts.blockdev:BlockDeviceHost",
+    "fio": "freezeframe.drivers.hosts.fio:Fio",
+    "image": "freezeframe.drivers.hosts.image:ImageHost",
+    "linux_drbd": "freezeframe.drivers.controllers.linux_drbd:LinuxDrbd",
+    "linux_drbd_break": "freezeframe.drivers.controllers.linux_drbd:LinuxDrbdBreak",
+    "sim_array": "freezeframe.drivers.controllers.sim_array:SimArray",
+    "nbd": "freezeframe.drivers.hosts.nbd:NbdHost",
+    "scpi_supply": "freezeframe.drivers.power.scpi_supply:ScpiSupply",
 }
 """The same as in pyproject.toml; a test compares them."""
 
@@ -50,7 +50,7 @@ def find(name: str) -> EntryPoint:
 
 
 def load(name: str, role: type) -> Callable[..., Any]:
-    """The class of driver ``name``, which must play ``role`` (a Protocol of ``harness.roles``).
+    """The class of driver ``name``, which must play ``role`` (a Protocol of ``freezeframe.harness.roles``).
 
     UsageError: not found, or of another role. RigError: its module cannot be imported.
     """

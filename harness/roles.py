@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from harness.core.events import Ns, Side
-from harness.core.rootcause import RootCauseSet as RootCauseSet
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.rootcause import RootCauseSet as RootCauseSet
 
 
 @runtime_checkable

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-from harness.benchfile import Bench
-from harness.core.events import NS_PER_S, Ns
-from harness.core.rules import RuleSet
+from freezeframe.harness.benchfile import Bench
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.rules import RuleSet
 
 LOOK_EVERY_NS: Final = NS_PER_S // 2
 

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from harness.core.events import SIDES, Ns, Side, Trigger
-from harness.core.evidence import link_ends
-from harness.core.linkrules import LinkRule
-from harness.core.linkview import LinkView
-from harness.core.rules import RuleSet
-from harness.core.text import escape
-from harness.core.triggers import Hit, Scanner
-from harness.core.writepath import mapping, number
-from harness.evidence import Evidence
+from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
+from freezeframe.harness.core.evidence import link_ends
+from freezeframe.harness.core.linkrules import LinkRule
+from freezeframe.harness.core.linkview import LinkView
+from freezeframe.harness.core.rules import RuleSet
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.triggers import Hit, Scanner
+from freezeframe.harness.core.writepath import mapping, number
+from freezeframe.harness.evidence import Evidence
 
 MAX_HITS: Final = 20_000
 """Of one incident; a rule that hits more often is wrong anyway."""

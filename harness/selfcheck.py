@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from harness.core.events import Ns, Side, Trigger
-from harness.core.recheck import Recheck, recheck
-from harness.core.rules import ConsoleRule
-from harness.core.text import escape
-from harness.errors import RigError
+from freezeframe.harness.core.events import Ns, Side, Trigger
+from freezeframe.harness.core.recheck import Recheck, recheck
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import RigError
 
 CANARY: Final = "freezeframe canary "
 CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
-from harness.bench import Rig, deadline_in
-from harness.collect import Collector
-from harness.core import recovery
-from harness.core.events import (
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.collect import Collector
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.events import (
     NS_PER_S,
     SIDES,
     AnyEvent,
@@ -26,17 +26,23 @@ from harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from harness.core.onset import began_ns
-from harness.core.rules import RuleSet
-from harness.edge.capture_ring import join
-from harness.errors import HarnessError, RigError, UsageError, WireError
-from harness.incident import Incident
-from harness.observe import Observation
-from harness.powerlog import PowerLog
-from harness.roles import Preparable, Printing
-from harness.rulefiles import RuleFiles
-from harness.selfcheck import CANARY_RULE, CANARY_TIMEOUT_S, Canaries, read_console, recheck_console
-from harness.wire import control
+from freezeframe.harness.core.onset import began_ns
+from freezeframe.harness.core.rules import RuleSet
+from freezeframe.harness.edge.capture_ring import join
+from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.observe import Observation
+from freezeframe.harness.powerlog import PowerLog
+from freezeframe.harness.roles import Preparable, Printing
+from freezeframe.harness.rulefiles import RuleFiles
+from freezeframe.harness.selfcheck import (
+    CANARY_RULE,
+    CANARY_TIMEOUT_S,
+    Canaries,
+    read_console,
+    recheck_console,
+)
+from freezeframe.harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
 """For one question to a controller that has just answered others."""

@@ -1,6 +1,6 @@
 """The simulated bench: two namespaces joined by a replication link, and the supply process that powers the controllers.
 
-Nothing here knows the firmware: it is started as ``python -m firmware_sim``, and met only through its ports.
+Nothing here knows the firmware: it is started as ``python -m freezeframe.firmware_sim``, and met only through its ports.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from harness.core.events import SIDES, Side
-from harness.edge import netns
-from harness.errors import RigError
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.edge import netns
+from freezeframe.harness.errors import RigError
 
 REPLICATION_PORT: Final = 7788
 START_TIMEOUT_S: Final = 15.0
@@ -72,7 +72,7 @@ class Simulation:
         self._log = run_dir / "supply.stderr"
         with self._log.open("ab") as log:
             self._supply = subprocess.Popen(
-                [sys.executable, "-m", "firmware_sim", "supply", "--config", str(config)],
+                [sys.executable, "-m", "freezeframe.firmware_sim", "supply", "--config", str(config)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -85,7 +85,7 @@ class Simulation:
     ) -> list[str]:
         replication = "--replication-connect" if side == "primary" else "--replication-listen"
         argv = [
-            sys.executable, "-m", "firmware_sim", "serve",
+            sys.executable, "-m", "freezeframe.firmware_sim", "serve",
             "--side", side,
             "--serial-number", serial_number,
             "--state-dir", str(self.run_dir / f"{side}.state"),

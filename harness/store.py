@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
-from harness.core import timeline
-from harness.core.skim import Run
-from harness.core.text import escape
-from harness.core.timeline import Row
-from harness.edge.capture_ring import kept_runs
-from harness.errors import RigError, UsageError
+from freezeframe.harness.core import timeline
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.edge.capture_ring import kept_runs
+from freezeframe.harness.errors import RigError, UsageError
 
 Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Final
 
-from harness.bench import Rig
-from harness.benchfile import KIB, MIB
-from harness.core.blockstamp import Journal
-from harness.core.compare import Comparison, compare
-from harness.edge.processes import Child
-from harness.errors import RigError
-from harness.incident import Incident
-from harness.registry import load
-from harness.roles import HostPort, HostWorkload
-from harness.store import JOURNAL, RESULTS
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.benchfile import KIB, MIB
+from freezeframe.harness.core.blockstamp import Journal
+from freezeframe.harness.core.compare import Comparison, compare
+from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.registry import load
+from freezeframe.harness.roles import HostPort, HostWorkload
+from freezeframe.harness.store import JOURNAL, RESULTS
 
 STOP_LIMIT_S: Final = 3.0
 """A run that is stopped waits so long for writes that are still on their way."""

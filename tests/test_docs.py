@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from harness.benchfile import Bench, Scenario
-from harness.core import rules
-from harness.wire.faults import FaultKind
+from freezeframe.harness.benchfile import Bench, Scenario
+from freezeframe.harness.core import rules
+from freezeframe.harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).parents[1]
 BENCH_FILES = (ROOT / "docs" / "bench-files.md").read_text()

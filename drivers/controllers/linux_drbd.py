@@ -15,16 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from drivers.controllers import linux_records
-from drivers.controllers.linux_records import NOTE
-from drivers.controllers.linux_shell import MARK, Shell
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
-from harness.core.text import escape
-from harness.edge.clock import MonotonicClock
-from harness.edge.serial_link import BREAK
-from harness.errors import RigError, UsageError, WireError, WrongDeviceError
-from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
-from harness.wire import control
+from freezeframe.drivers.controllers import linux_records
+from freezeframe.drivers.controllers.linux_records import NOTE
+from freezeframe.drivers.controllers.linux_shell import MARK, Shell
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import MonotonicClock
+from freezeframe.harness.edge.serial_link import BREAK
+from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
+from freezeframe.harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.wire import control
 
 MODEL: Final = "Linux DRBD"
 FOLDER: Final = "/run/freezeframe"

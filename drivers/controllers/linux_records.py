@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.core.events import NS_PER_S
-from harness.core.rootcause import RootCauseSet
-from harness.errors import WireError
-from harness.wire import control, drbd
-from harness.wire.control import PairState
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import control, drbd
+from freezeframe.harness.wire.control import PairState
 
 NOTE: Final = "freezeframe:"
 """Begins the lines that a freeze leaves in the kernel log."""

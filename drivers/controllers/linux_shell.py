@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from harness.core.events import NS_PER_MS, Ns
-from harness.errors import RigError, WireError
-from harness.roles import ByteLink, Clock
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.roles import ByteLink, Clock
 
 READ_BYTES: Final = 64 << 10
 MAX_ANSWER_BYTES: Final = 4 << 20

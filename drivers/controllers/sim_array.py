@@ -11,15 +11,15 @@ from typing import Any, Final, assert_never
 
 import cbor2
 
-from harness.core import frames, rootcause
-from harness.core.events import NS_PER_MS, Ns, Side
-from harness.core.frames import BadFrame, Frame, FrameReceiver, TextRun
-from harness.core.text import escape
-from harness.edge.clock import MonotonicClock
-from harness.errors import RigError, UsageError, WireError, WrongDeviceError
-from harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
-from harness.wire import control
-from harness.wire.control import Op, Status
+from freezeframe.harness.core import frames, rootcause
+from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
+from freezeframe.harness.core.frames import BadFrame, Frame, FrameReceiver, TextRun
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import MonotonicClock
+from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
+from freezeframe.harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.control import Op, Status
 
 MODEL_FAMILY: Final = "SimArray "
 """How the model of every controller that this driver drives begins."""

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from drivers.hosts.nbd_client import Buffer, Command, Completion
-from harness.errors import RigError, UsageError, WrongDeviceError
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.drivers.hosts.nbd_client import Buffer, Command, Completion
+from freezeframe.harness.errors import RigError, UsageError, WrongDeviceError
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 SCHEME: Final = "blockdev"
 FORM: Final = "blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N"
@@ -219,7 +219,7 @@ class BlockDeviceHost:
 
     @staticmethod
     def workload_module() -> str:
-        return "drivers.hosts.writer"
+        return "freezeframe.drivers.hosts.writer"
 
     @staticmethod
     def keeps_journal() -> bool:

@@ -1,4 +1,4 @@
-"""The workload process ``python -m drivers.hosts.fio``: real fio writes, then reads back and verifies all that it wrote.
+"""The workload process ``drivers.hosts.fio``: real fio writes, then reads back and verifies all that it wrote.
 
 It listens and tells as ``writer.py`` does. fio stamps each of its blocks with a CRC-32C of its own and keeps no journal:
 what it was promised is known only as far as fio itself finds it again. Through NBD it writes with its nbd engine, to a
@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from drivers.hosts import blockdev
-from drivers.hosts.workload import WriterConfig
-from drivers.hosts.writer import (
+from freezeframe.drivers.hosts import blockdev
+from freezeframe.drivers.hosts.workload import WriterConfig
+from freezeframe.drivers.hosts.writer import (
     BACKOFF_S,
     CONNECT_TIMEOUT_S,
     HEARTBEAT_NS,
@@ -39,10 +39,10 @@ from drivers.hosts.writer import (
     connect,
     end_of,
 )
-from harness.core import events
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.core.text import escape
-from harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
 
 JOB: Final = "freezeframe"
 EILSEQ: Final = 84
@@ -67,7 +67,7 @@ class Fio:
 
     @staticmethod
     def workload_module() -> str:
-        return "drivers.hosts.fio"
+        return "freezeframe.drivers.hosts.fio"
 
     @staticmethod
     def keeps_journal() -> bool:

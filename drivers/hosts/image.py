@@ -2,7 +2,7 @@
 
 import os
 
-from harness.errors import RigError, UsageError
+from freezeframe.harness.errors import RigError, UsageError
 
 
 class ImageHost:

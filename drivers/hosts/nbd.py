@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from drivers.hosts.nbd_client import DISCONNECT, Buffer, Command, Completion, NbdClientSession
-from harness.errors import HarnessError, RigError, UsageError, WireError
-from harness.wire import nbd
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.drivers.hosts.nbd_client import DISCONNECT, Buffer, Command, Completion, NbdClientSession
+from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
+from freezeframe.harness.wire import nbd
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 DEFAULT_PORT: Final = 10809
 RECEIVE_BYTES: Final = 1 << 20
@@ -218,7 +218,7 @@ class NbdHost:
 
     @staticmethod
     def workload_module() -> str:
-        return "drivers.hosts.writer"
+        return "freezeframe.drivers.hosts.writer"
 
     @staticmethod
     def keeps_journal() -> bool:

@@ -4,8 +4,8 @@ harness/wire/nbd.py."""
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from harness.errors import WireError
-from harness.wire import nbd
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import nbd
 
 Command = Literal["read", "write", "flush", "trim"]
 COMMANDS: Final[dict[Command, int]] = {

@@ -7,10 +7,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from harness.core.blockstamp import MAX_SECTORS, MAX_WRITE_SECTORS, Write, stamp
-from harness.core.events import NS_PER_S, Ns
-from harness.errors import UsageError
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.harness.core.blockstamp import MAX_SECTORS, MAX_WRITE_SECTORS, Write, stamp
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 MAX_QUEUE_DEPTH: Final = 1024
 MAX_IN_FLIGHT_BYTES: Final = 256 << 20

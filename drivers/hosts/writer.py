@@ -1,4 +1,4 @@
-"""The workload process: ``python -m drivers.hosts.writer``, a stamped writer with an intent/ack journal on
+"""The workload process: ``python -m freezeframe.drivers.hosts.writer``, a stamped writer with an intent/ack journal on
 disk. It writes over NBD or to a block device, whichever the address is of.
 
 Standard input: one JSON line (``WriterConfig``), then encoded events; ``Stop`` or the end of the stream
@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from drivers.hosts import blockdev
-from drivers.hosts.nbd import NbdConnection, error_name
-from drivers.hosts.workload import InFlight, Workload, WriterConfig
-from harness.core import blockstamp, events
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.errors import HarnessError, RigError, UsageError
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.drivers.hosts import blockdev
+from freezeframe.drivers.hosts.nbd import NbdConnection, error_name
+from freezeframe.drivers.hosts.workload import InFlight, Workload, WriterConfig
+from freezeframe.harness.core import blockstamp, events
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 MAX_CONFIG_BYTES: Final = 64 << 10
 READ_BYTES: Final = 64 << 10

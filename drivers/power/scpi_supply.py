@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from harness.core.events import SIDES, Side
-from harness.errors import HarnessError, RigError
-from harness.wire import scpi
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.wire import scpi
 
 TIMEOUT_S: Final = 3.0
 """For one answer."""

@@ -1,5 +1,5 @@
-"""``python -m harness.cli`` is ``freezeframe``."""
+"""``python -m freezeframe.harness.cli`` is ``freezeframe``."""
 
-from harness.cli import main
+from freezeframe.harness.cli import main
 
 main()

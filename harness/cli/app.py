@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import complete
-from harness.cli.output import CommandLineError, refuse, reported, say
+from freezeframe.harness.cli import complete
+from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
     name="freezeframe",
@@ -57,7 +57,7 @@ IncidentArgument = Annotated[
 
 def _version(value: bool) -> None:
     if value:
-        from harness.edge.versions import versions
+        from freezeframe.harness.edge.versions import versions
 
         say(f"freezeframe {versions()['freezeframe']}")
         raise typer.Exit
@@ -90,7 +90,7 @@ def run(
 ) -> None:
     """Run one scenario: write, break, see, freeze, collect, compare."""
     with reported(as_json):
-        from harness.cli import runs
+        from freezeframe.harness.cli import runs
 
         runs.run(scenario, bench, seed=seed, out_dir=out, keep=keep, as_json=as_json)
 
@@ -106,7 +106,7 @@ def watch(
     Between two incidents nothing is watched for some seconds; the next incident says from when to when.
     """
     with reported(as_json):
-        from harness.cli import runs
+        from freezeframe.harness.cli import runs
 
         runs.watch(bench, out_dir=out, as_json=as_json)
 
@@ -121,7 +121,7 @@ def list_(
 ) -> None:
     """List the incidents, oldest first."""
     with reported(as_json):
-        from harness.cli import incidents
+        from freezeframe.harness.cli import incidents
 
         incidents.list_incidents(out, kinds=kinds, as_json=as_json)
 
@@ -137,7 +137,7 @@ def search(
 ) -> None:
     """Find incidents by the text of their consoles, triggers and notes."""
     with reported(as_json):
-        from harness.cli import incidents
+        from freezeframe.harness.cli import incidents
 
         incidents.search(" ".join(words), out, as_json=as_json)
 
@@ -151,7 +151,7 @@ def prune(
 ) -> None:
     """Remove old incidents; the first and the newest of each kind stay."""
     with reported(as_json):
-        from harness.cli import incidents
+        from freezeframe.harness.cli import incidents
 
         incidents.prune_incidents(out, keep_gib, dry_run=dry_run, as_json=as_json)
 
@@ -167,7 +167,7 @@ def show(
 ) -> None:
     """Show one incident."""
     with reported(as_json):
-        from harness.cli import incidents
+        from freezeframe.harness.cli import incidents
 
         incidents.show(incident, out, timeline=timeline, as_json=as_json)
 
@@ -183,7 +183,7 @@ def replay(
 ) -> None:
     """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
     with reported(as_json):
-        from harness.cli import verdicts
+        from freezeframe.harness.cli import verdicts
 
         verdicts.replay(incident, out, timeline=timeline, as_json=as_json)
 
@@ -199,7 +199,7 @@ def adopt(
 ) -> None:
     """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated pair."""
     with reported(as_json):
-        from harness.cli import verdicts
+        from freezeframe.harness.cli import verdicts
 
         verdicts.adopt(incident, out, to, as_json=as_json)
 
@@ -235,7 +235,7 @@ def export(
 ) -> None:
     """Write an incident as one file."""
     with reported(as_json):
-        from harness.cli import exports
+        from freezeframe.harness.cli import exports
 
         targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
         exports.export(incident, out, targets, redact=redact, as_json=as_json)
@@ -266,7 +266,7 @@ def rules_test(
 ) -> None:
     """Replay all recorded consoles and captures against a rule file: which hits are new, which are lost?"""
     with reported(as_json):
-        from harness.cli import lab
+        from freezeframe.harness.cli import lab
 
         lab.test(files, against or [], out, as_json=as_json)
 
@@ -275,7 +275,7 @@ def rules_test(
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Warmstart one controller now: it stores its root cause data set and restarts."""
     with reported(as_json):
-        from harness.cli import devices
+        from freezeframe.harness.cli import devices
 
         devices.freeze(side, bench, disruptive=True, as_json=as_json)
 
@@ -284,7 +284,7 @@ def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = Fals
 def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Make one controller store a root cause data set and run on."""
     with reported(as_json):
-        from harness.cli import devices
+        from freezeframe.harness.cli import devices
 
         devices.freeze(side, bench, disruptive=False, as_json=as_json)
 
@@ -301,7 +301,7 @@ def pull(
 ) -> None:
     """Pull a root cause data set that a controller holds."""
     with reported(as_json):
-        from harness.cli import devices
+        from freezeframe.harness.cli import devices
 
         devices.pull(side, bench, out, set_id=set_id, as_json=as_json)
 
@@ -310,7 +310,7 @@ def pull(
 def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
     """Say what this machine has, what is missing, and what to do about it."""
     with reported(as_json):
-        from harness.cli import benches
+        from freezeframe.harness.cli import benches
 
         benches.doctor(out, as_json=as_json)
 
@@ -329,7 +329,7 @@ def check(
 ) -> None:
     """Check a bench file, its rules, its drivers and its scenarios, without touching the bench."""
     with reported(as_json):
-        from harness.cli import benches
+        from freezeframe.harness.cli import benches
 
         benches.check(bench, as_json=as_json)
 
@@ -350,7 +350,7 @@ def sim(
 ) -> None:
     """Run a simulated pair until stopped with Ctrl-C, and print the bench file that other commands reach it by."""
     with reported(as_json):
-        from harness.cli import benches
+        from freezeframe.harness.cli import benches
 
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
@@ -368,7 +368,7 @@ def rig_up(
 ) -> None:
     """Boot both nodes and leave them running."""
     with reported(as_json):
-        from harness.cli import rig
+        from freezeframe.harness.cli import rig
 
         rig.up(bench, directory, as_json=as_json)
 
@@ -377,7 +377,7 @@ def rig_up(
 def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
     """Take the rig down; only its logs and disks stay in its folder."""
     with reported(as_json):
-        from harness.cli import rig
+        from freezeframe.harness.cli import rig
 
         rig.down(directory, as_json=as_json)
 
@@ -386,7 +386,7 @@ def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> Non
 def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
     """Say what of the rig is running."""
     with reported(as_json):
-        from harness.cli import rig
+        from freezeframe.harness.cli import rig
 
         rig.status(directory, as_json=as_json)
 

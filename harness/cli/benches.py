@@ -9,17 +9,17 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from harness import benchfile
-from harness.bench import Rig
-from harness.benchfile import Bench
-from harness.campaign import run_directory
-from harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
-from harness.cli.privileges import prepare
-from harness.core.events import SIDES
-from harness.core.text import escape
-from harness.edge import system
-from harness.edge.system import Finding
-from harness.errors import UsageError
+from freezeframe.harness import benchfile
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.benchfile import Bench
+from freezeframe.harness.campaign import run_directory
+from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
+from freezeframe.harness.cli.privileges import prepare
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge import system
+from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.errors import UsageError
 
 MARK: Final = {"ok": ("ok", "green"), "warning": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 

@@ -11,7 +11,7 @@ INCIDENTS_SHOWN: Final = 50
 
 def _built_in(folder: str) -> list[str]:
     with contextlib.suppress(OSError, ModuleNotFoundError):
-        files = resources.files("bench_configs").joinpath(folder).iterdir()
+        files = resources.files("freezeframe.bench_configs").joinpath(folder).iterdir()
         return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
     return []
 

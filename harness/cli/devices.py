@@ -7,19 +7,19 @@ from typing import Any
 
 import typer
 
-from harness.bench import Rig, deadline_in
-from harness.benchfile import load_bench
-from harness.campaign import run_directory
-from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
-from harness.cli.privileges import prepare
-from harness.core.events import SIDES, Side
-from harness.core.text import escape
-from harness.edge.versions import versions
-from harness.errors import RigError, UsageError
-from harness.incident import Incident
-from harness.report import text
-from harness.roles import Preparable, SetEntry
-from harness.wire import control
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.campaign import run_directory
+from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
+from freezeframe.harness.cli.privileges import prepare
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.versions import versions
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.report import text
+from freezeframe.harness.roles import Preparable, SetEntry
+from freezeframe.harness.wire import control
 
 
 def _side(name: str) -> Side:

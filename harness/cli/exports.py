@@ -6,17 +6,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.cli.output import err, print_json, say
-from harness.core.text import escape
-from harness.errors import RigError, UsageError
-from harness.evidence import Evidence
-from harness.redaction import RedactedEvidence, folder_key
-from harness.report import text
-from harness.report.html import page
-from harness.report.lua import dissector
-from harness.report.pcapng import write_pcapng
-from harness.report.perfetto import trace
+from freezeframe.harness import store
+from freezeframe.harness.cli.output import err, print_json, say
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.redaction import RedactedEvidence, folder_key
+from freezeframe.harness.report import text
+from freezeframe.harness.report.html import page
+from freezeframe.harness.report.lua import dissector
+from freezeframe.harness.report.pcapng import write_pcapng
+from freezeframe.harness.report.perfetto import trace
 
 
 @dataclass(frozen=True, kw_only=True)

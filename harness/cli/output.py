@@ -13,9 +13,9 @@ from typing import Any, Final
 import typer
 from rich.console import Console, RenderableType
 
-from harness.cli.interrupt import EXIT_INTERRUPTED
-from harness.core.text import escape
-from harness.errors import HarnessError, RigError, UsageError, WireError
+from freezeframe.harness.cli.interrupt import EXIT_INTERRUPTED
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 
 EXIT_PASS: Final = 0
 EXIT_DEVICE_FAILED: Final = 1

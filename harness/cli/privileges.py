@@ -2,9 +2,9 @@
 
 import sys
 
-from harness.benchfile import Bench
-from harness.cli.interrupt import begin_work
-from harness.edge.netns import ensure_privileges, join_holder
+from freezeframe.harness.benchfile import Bench
+from freezeframe.harness.cli.interrupt import begin_work
+from freezeframe.harness.edge.netns import ensure_privileges, join_holder
 
 
 def prepare(bench: Bench) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 import typer
 
-from harness.bench import virtual_config
-from harness.benchfile import load_bench
-from harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
-from harness.cli.privileges import prepare
-from harness.core.text import escape
-from harness.errors import RigError, UsageError
-from harness.rigs import image
-from harness.rigs.rig import VirtualRig, default_directory
+from freezeframe.harness.bench import virtual_config
+from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
+from freezeframe.harness.cli.privileges import prepare
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.rigs import image
+from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 
 
 def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:

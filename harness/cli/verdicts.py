@@ -5,16 +5,23 @@ from pathlib import Path
 
 import typer
 
-from harness import store
-from harness.adopt import adopt as adopted
-from harness.cli.output import EXIT_DEVICE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS, print_json, say, show
-from harness.core.events import Ns
-from harness.core.text import escape
-from harness.core.timeline import Row
-from harness.core.verdict import judge
-from harness.errors import RigError, UsageError
-from harness.inquest import evidence_of, timeline_of, verdict_of
-from harness.report import text
+from freezeframe.harness import store
+from freezeframe.harness.adopt import adopt as adopted
+from freezeframe.harness.cli.output import (
+    EXIT_DEVICE_FAILED,
+    EXIT_INCONCLUSIVE,
+    EXIT_PASS,
+    print_json,
+    say,
+    show,
+)
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.inquest import evidence_of, timeline_of, verdict_of
+from freezeframe.harness.report import text
 
 
 def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:

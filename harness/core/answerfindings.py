@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.core.evidence import EventRecord, Evidence, SideEvidence
-from harness.core.findings import Finding, Stage, device_time, link_error_ns, of_write
-from harness.core.linkevidence import LinkWrite, WrongAnswer
-from harness.wire.drbd import Conn
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.evidence import EventRecord, Evidence, SideEvidence
+from freezeframe.harness.core.findings import Finding, Stage, device_time, link_error_ns, of_write
+from freezeframe.harness.core.linkevidence import LinkWrite, WrongAnswer
+from freezeframe.harness.wire.drbd import Conn
 
 DUE_NS: Final = NS_PER_S
 """An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of it."""

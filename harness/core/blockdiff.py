@@ -7,7 +7,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from harness.core import crcbits
+from freezeframe.harness.core import crcbits
 
 ROW_BYTES: Final = 16
 

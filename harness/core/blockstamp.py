@@ -17,8 +17,8 @@ from typing import Final, Self
 
 from crc32c import crc32c
 
-from harness.errors import WireError
-from harness.wire import blockstamp as wire
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import blockstamp as wire
 
 MAX_WRITE_SECTORS: Final = (32 << 20) // wire.SECTOR_BYTES
 MAX_SECTORS: Final = 1 << 26

@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from crc32c import crc32c
 
-from harness.core.blockstamp import Journal, Kind, Write, check
-from harness.wire.blockstamp import SECTOR_BYTES
+from freezeframe.harness.core.blockstamp import Journal, Kind, Write, check
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_LISTED: Final = 100

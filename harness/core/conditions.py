@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from harness.core.events import NS_PER_MS, Ns
-from harness.core.rules import ConsoleRule
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.core.rules import ConsoleRule
 
 FIRST: Final = 0
 THEN: Final = 1

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from harness.errors import UsageError
+from freezeframe.harness.errors import UsageError
 
 MAX_CONFIG_CHARS: Final = 1 << 20
 """No bench, rule or scenario file is longer; a longer one is another kind of file."""

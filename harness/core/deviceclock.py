@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.events import Ns
+from freezeframe.harness.core.events import Ns
 
 DRIFT_PPM: Final = 100
 """Two ordinary crystals differ by less; added for the time between the observations and what they are used for."""

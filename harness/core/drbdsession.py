@@ -17,7 +17,7 @@ from typing import Final, Literal
 import crc32c
 import msgspec
 
-from harness.core.drbdstream import (
+from freezeframe.harness.core.drbdstream import (
     ANY_HEADER,
     DrbdPacket,
     DrbdStream,
@@ -25,10 +25,17 @@ from harness.core.drbdstream import (
     allowed_headers,
     split_state,
 )
-from harness.core.events import Ns, Side
-from harness.core.tcpstream import Flow, StreamClosed, StreamData, StreamEvent, StreamGap, StreamOpened
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.tcpstream import (
+    Flow,
+    StreamClosed,
+    StreamData,
+    StreamEvent,
+    StreamGap,
+    StreamOpened,
+)
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are told apart at once; a rig has one or two."""

@@ -1,5 +1,5 @@
 """One direction of one replication socket: bytes -> DRBD packets (versions 86 to 101, tables in
-``harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and were not run).
+``freezeframe.harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and were not run).
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that version's
 headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as after a hole in the
@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from harness.core.events import Ns
-from harness.core.skim import Fill
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.skim import Fill
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 _H80, _H95, _H100 = 80, 95, 100
 _NINE: Final = drbd.DRBD9_VERSION

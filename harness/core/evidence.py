@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from harness.core import deviceclock
-from harness.core.blockstamp import Journal, stamped_crc
-from harness.core.deviceclock import Bound, DeviceClock
-from harness.core.events import NS_PER_MS, SIDES, Ns, Side
-from harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
-from harness.core.linkview import LinkEnds
-from harness.core.rootcause import RootCauseSet, this_boot
-from harness.core.skim import Run
-from harness.errors import WireError
-from harness.wire import drbd
-from harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.core import deviceclock
+from freezeframe.harness.core.blockstamp import Journal, stamped_crc
+from freezeframe.harness.core.deviceclock import Bound, DeviceClock
+from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
+from freezeframe.harness.core.linkevidence import NO_ID, LinkEvidence, LinkWrite
+from freezeframe.harness.core.linkview import LinkEnds
+from freezeframe.harness.core.rootcause import RootCauseSet, this_boot
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""

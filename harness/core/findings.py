@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from harness.core import crcbits
-from harness.core.blockstamp import Journal, Write
-from harness.core.events import Ns
-from harness.core.evidence import Evidence, SideEvidence
-from harness.core.linkevidence import NO_ID, LinkWrite
-from harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.core import crcbits
+from freezeframe.harness.core.blockstamp import Journal, Write
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.linkevidence import NO_ID, LinkWrite
+from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 EXCERPT_BYTES: Final = 8
 

@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 from cobs import cobs
 from crc32c import crc32c
 
-from harness.errors import WireError
-from harness.wire import control
-from harness.wire.control import Op, Status
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.control import Op, Status
 
 DELIMITER_BYTE: Final = control.DELIMITER[0]
 TEXT_FIELDS: Final = frozenset({"model", "serial_number", "firmware_version"})

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
-from harness.core.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
+from freezeframe.harness.core.evidence import Evidence, SideEvidence
 
 GRADES: Final = "ABCDEF"
 CLOCK_LIMIT_NS: Final = 250 * NS_PER_MS

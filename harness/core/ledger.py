@@ -16,11 +16,19 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from harness.core.blockstamp import is_broken
-from harness.core.drbdsession import MAX_SESSIONS, Blind, Broken, Seen, Session, SessionClosed, SessionEvent
-from harness.core.drbdstream import DrbdPacket, Malformed
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.core.ledgerevents import (
+from freezeframe.harness.core.blockstamp import is_broken
+from freezeframe.harness.core.drbdsession import (
+    MAX_SESSIONS,
+    Blind,
+    Broken,
+    Seen,
+    Session,
+    SessionClosed,
+    SessionEvent,
+)
+from freezeframe.harness.core.drbdstream import DrbdPacket, Malformed
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.ledgerevents import (
     Acknowledged,
     BarrierMismatch,
     BrokenStamp,
@@ -35,8 +43,8 @@ from harness.core.ledgerevents import (
     WriteRow,
     WriteSent,
 )
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 MAX_UNFINISHED: Final = 65536
 """Unacknowledged writes kept a session; a node has at most some thousands in flight."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.core.drbdsession import Session, SessionClosed
-from harness.core.drbdstream import DrbdPacket, Malformed
-from harness.core.events import Ns
+from freezeframe.harness.core.drbdsession import Session, SessionClosed
+from freezeframe.harness.core.drbdstream import DrbdPacket, Malformed
+from freezeframe.harness.core.events import Ns
 
 
 class WriteRow(msgspec.Struct, eq=False):

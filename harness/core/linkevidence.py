@@ -11,19 +11,19 @@ from typing import Final
 
 from crc32c import crc32c
 
-from harness.core import ledgerevents
-from harness.core.blockstamp import stamped_crc
-from harness.core.drbdsession import Dissector, Seen
-from harness.core.drbdstream import command_name
-from harness.core.events import NS_PER_S, Ns
-from harness.core.ledger import Ledger
-from harness.core.ledgerevents import LedgerEvent, WriteRow
-from harness.core.linkview import LinkEnds
-from harness.core.skim import Run
-from harness.core.tcpstream import Reassembler, StreamEvent
-from harness.wire import blockstamp as stamps
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core import ledgerevents
+from freezeframe.harness.core.blockstamp import stamped_crc
+from freezeframe.harness.core.drbdsession import Dissector, Seen
+from freezeframe.harness.core.drbdstream import command_name
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.ledger import Ledger
+from freezeframe.harness.core.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.core.linkview import LinkEnds
+from freezeframe.harness.core.skim import Run
+from freezeframe.harness.core.tcpstream import Reassembler, StreamEvent
+from freezeframe.harness.wire import blockstamp as stamps
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 MAX_WRITES: Final = 1 << 20
 MAX_KEPT_BYTES: Final = 64 << 20

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from harness.core import crcbits, ledgerevents
-from harness.core.drbdstream import DrbdPacket
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
-from harness.core.ledgerevents import LedgerEvent, WriteRow
-from harness.errors import UsageError
-from harness.wire import drbd
+from freezeframe.harness.core import crcbits, ledgerevents
+from freezeframe.harness.core.drbdstream import DrbdPacket
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
+from freezeframe.harness.core.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire import drbd
 
 EVENTS: Final = (
     "digest-mismatch",

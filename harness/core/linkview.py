@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.drbdsession import Dissector, SessionEvent
-from harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
-from harness.core.ledger import Ledger
-from harness.core.linkrules import LinkRule, LinkRules
-from harness.core.skim import Buffer
-from harness.core.tcpstream import Reassembler, StreamEvent
+from freezeframe.harness.core.drbdsession import Dissector, SessionEvent
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
+from freezeframe.harness.core.ledger import Ledger
+from freezeframe.harness.core.linkrules import LinkRule, LinkRules
+from freezeframe.harness.core.skim import Buffer
+from freezeframe.harness.core.tcpstream import Reassembler, StreamEvent
 
 SILENCE_MARGIN_NS: Final = 50 * NS_PER_MS
 """Frames of the last moments may still be on their way through the capture's blocks: silence counts up to

@@ -7,14 +7,14 @@ their rows are off by up to what ties those clocks to ours, and two rows whose b
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from harness.core import deviceclock
-from harness.core.events import NS_PER_S, Ns
-from harness.core.evidence import Evidence, SideEvidence
-from harness.core.findings import link_error_ns
-from harness.core.linkevidence import NO_ID
-from harness.core.text import escape
-from harness.core.timeline import Row, row
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core import deviceclock
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.findings import link_error_ns
+from freezeframe.harness.core.linkevidence import NO_ID
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row, row
+from freezeframe.harness.wire.drbd import Cmd
 
 MAX_ROWS: Final = 20_000
 LINE_BYTES: Final = 400

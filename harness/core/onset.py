@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from harness.core.events import Ns
+from freezeframe.harness.core.events import Ns
 
 
 def began_ns(data: bytes, reads: Sequence[tuple[Ns, int]], pattern: bytes, after_ns: Ns) -> Ns | None:

@@ -21,8 +21,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from harness.core.events import NS_PER_MS, Ns, Side
-from harness.core.rules import ConsoleRule
+from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
+from freezeframe.harness.core.rules import ConsoleRule
 
 MAX_REGEX_BYTES: Final = 16 << 10
 OTHER_IN_RE: Final = re.compile(r"\\[AZv]|\{,|[*+?}]\+")

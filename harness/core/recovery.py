@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final, Literal, assert_never
 
-from harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 
 MAX_PULLS: Final = 5
 """A line that breaks off more often in one pull is not coming back in this incident."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from harness.core.blockstamp import Journal, Write
-from harness.core.events import NS_PER_S, Ns, Trigger
+from freezeframe.harness.core.blockstamp import Journal, Write
+from freezeframe.harness.core.events import NS_PER_S, Ns, Trigger
 
 Outcome = Literal["transient", "deterministic", "not possible"]
 UNANSWERED_NS: Final = NS_PER_S

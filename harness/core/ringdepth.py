@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.core.events import Ns
-from harness.core.rootcause import RootCauseSet, this_boot
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.rootcause import RootCauseSet, this_boot
 
 WRITE_EVENTS: Final = frozenset({"HOST_WRITE", "REPL_SEND", "REPL_RECEIVE", "REPL_UNACKED"})
 """Events that name a write and where it went."""

@@ -12,9 +12,9 @@ from typing import Any, Final
 import cbor2
 import zstandard
 
-from harness.errors import WireError
-from harness.wire import control, rootcause
-from harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, Event
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import control, rootcause
+from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, Event
 
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000

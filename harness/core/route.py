@@ -2,11 +2,11 @@
 
 from typing import Any, Final
 
-from harness.core.blockstamp import stamped_crc
-from harness.core.evidence import Evidence, SideEvidence
-from harness.core.findings import Finding, link_error_ns
-from harness.core.linkevidence import LinkWrite
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core.blockstamp import stamped_crc
+from freezeframe.harness.core.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.findings import Finding, link_error_ns
+from freezeframe.harness.core.linkevidence import LinkWrite
+from freezeframe.harness.wire.drbd import Cmd
 
 _PRIMARY_STEPS: Final = (
     "HOST_WRITE",

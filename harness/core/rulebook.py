@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.core.events import NS_PER_MS, Ns, Side
-from harness.core.rules import ConsoleRule
-from harness.core.triggers import Place, Scanner, no_strike
+from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.core.triggers import Place, Scanner, no_strike
 
 
 class RuleBook:

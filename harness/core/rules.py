@@ -40,9 +40,9 @@ from typing import Final, Literal, get_args
 import hyperscan
 from pydantic import Field, model_validator
 
-from harness.core import configfile
-from harness.core.events import Side
-from harness.errors import UsageError
+from freezeframe.harness.core import configfile
+from freezeframe.harness.core.events import Side
+from freezeframe.harness.errors import UsageError
 
 LinkEvent = Literal[
     "digest-mismatch",

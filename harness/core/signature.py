@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.core.writepath import mapping
+from freezeframe.harness.core.writepath import mapping
 
 SIGNATURE_CHARS: Final = 10
 MAX_LINE_CHARS: Final = 300

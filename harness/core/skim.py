@@ -2,19 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from harness.core.skimpure import Buffer, Run, blocks, encode, run_of
+from freezeframe.harness.core.skimpure import Buffer, Run, blocks, encode, run_of
 
 if TYPE_CHECKING:
-    from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+    from freezeframe.harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
 
     NATIVE: bool
 else:
     try:
-        from harness.core._native import Fill, HalfState, Skimmer, ring_block, survey
+        from freezeframe.harness.core._native import Fill, HalfState, Skimmer, ring_block, survey
 
         NATIVE = True
     except ImportError:
-        from harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+        from freezeframe.harness.core.skimpure import Fill, HalfState, Skimmer, ring_block, survey
 
         NATIVE = False
 

@@ -1,4 +1,4 @@
-"""The loops of the link watch that see every frame, in Python: what ``harness.core._native`` (harness/native/*.c) does in C.
+"""The loops of the link watch that see every frame, in Python: what the C module (harness/native/*.c) does in C.
 
 Captured frames have one form: runs of pcapng's enhanced packet blocks in memory, interface 0, nanoseconds, little-endian.
 The ring's blocks are turned into it, a capture file is it. ``Skimmer.frames`` gives out those frames of a run that may

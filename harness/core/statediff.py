@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.core.rootcause import RootCauseSet, jsonable
-from harness.core.text import escape
-from harness.wire import control, drbd
+from freezeframe.harness.core.rootcause import RootCauseSet, jsonable
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.wire import control, drbd
 
 UUID_PRIMARY_BIT: Final = 1
 """Lowest bit of the current UUID: set on the primary, and no difference of generations."""

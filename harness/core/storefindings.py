@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from harness.core import crcbits
-from harness.core.blockstamp import Kind, check, decode
-from harness.core.evidence import Evidence, SideEvidence, secondary_number, told_out_of_sync
-from harness.core.findings import Finding, Place, Stage, device_time, difference, of_write, single_bit
-from harness.core.linkevidence import NO_ID, LinkWrite
-from harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.core import crcbits
+from freezeframe.harness.core.blockstamp import Kind, check, decode
+from freezeframe.harness.core.evidence import Evidence, SideEvidence, secondary_number, told_out_of_sync
+from freezeframe.harness.core.findings import (
+    Finding,
+    Place,
+    Stage,
+    device_time,
+    difference,
+    of_write,
+    single_bit,
+)
+from freezeframe.harness.core.linkevidence import NO_ID, LinkWrite
+from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 STORE_STAGES: Final = (Stage.LOST_WRITE, Stage.MISDIRECTED_WRITE, Stage.STORE_AFTER_ACK)
 MAX_BLOCK_BYTES: Final = 1 << 20

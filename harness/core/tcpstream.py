@@ -20,15 +20,15 @@ from typing import Final
 
 import msgspec
 
-from harness.core.events import NS_PER_MS, Ns
-from harness.core.ipheaders import (
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.core.ipheaders import (
     ETHERTYPE_IPV4,
     HOSTILE,
     IPPROTO_TCP,
     NOT_FRAGMENTED_MASK,
     locate_tcp,
 )
-from harness.core.skim import Fill, HalfState, Skimmer
+from freezeframe.harness.core.skim import Fill, HalfState, Skimmer
 
 HOLE_PATIENCE_NS: Final = 50 * NS_PER_MS
 """Longer than any disorder between the two directions of one capture, far shorter than any deadline of a

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from harness.core.events import Event, Ns, Side, Trigger
-from harness.core.text import escape
+from freezeframe.harness.core.events import Event, Ns, Side, Trigger
+from freezeframe.harness.core.text import escape
 
 MAX_TEXT_CHARS: Final = 4096
 """A longer text in a row is cut: the console log and the capture hold it whole."""

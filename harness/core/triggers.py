@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import hyperscan
 
-from harness.core.conditions import FIRST, THEN, Conditions, Hit
-from harness.core.events import Ns, Side
-from harness.core.rules import SCAN_MODE, ConsoleRule
+from freezeframe.harness.core.conditions import FIRST, THEN, Conditions, Hit
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.rules import SCAN_MODE, ConsoleRule
 
 __all__ = ["Hit", "Place", "Scanner"]
 

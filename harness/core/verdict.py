@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from harness.core.answerfindings import answer_findings
-from harness.core.evidence import Evidence, SideEvidence
-from harness.core.findings import DATA_STAGES, Finding, Stage
-from harness.core.grade import Grade, grade
-from harness.core.route import route
-from harness.core.statediff import differences
-from harness.core.storefindings import compared_findings, store_findings
-from harness.core.wayfindings import digest_findings, unchecked_findings
+from freezeframe.harness.core.answerfindings import answer_findings
+from freezeframe.harness.core.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.findings import DATA_STAGES, Finding, Stage
+from freezeframe.harness.core.grade import Grade, grade
+from freezeframe.harness.core.route import route
+from freezeframe.harness.core.statediff import differences
+from freezeframe.harness.core.storefindings import compared_findings, store_findings
+from freezeframe.harness.core.wayfindings import digest_findings, unchecked_findings
 
 FORMAT: Final = "freezeframe-verdict/1"
 MAX_ALSO: Final = 16

@@ -8,10 +8,10 @@ The capture stands at the secondary's end of the link, so that what it shows rig
 from collections.abc import Sequence
 from typing import Any, Final
 
-from harness.core.blockstamp import stamped_crc
-from harness.core.events import NS_PER_MS
-from harness.core.evidence import EventRecord, Evidence, SideEvidence, broken_stamps, told_digests
-from harness.core.findings import (
+from freezeframe.harness.core.blockstamp import stamped_crc
+from freezeframe.harness.core.events import NS_PER_MS
+from freezeframe.harness.core.evidence import EventRecord, Evidence, SideEvidence, broken_stamps, told_digests
+from freezeframe.harness.core.findings import (
     Finding,
     Place,
     Stage,
@@ -21,7 +21,7 @@ from harness.core.findings import (
     of_write,
     single_bit,
 )
-from harness.core.linkevidence import LinkWrite
+from freezeframe.harness.core.linkevidence import LinkWrite
 
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from harness.core.events import SIDES, Ns, Side
-from harness.core.linkevidence import LinkWrite
-from harness.core.rootcause import this_boot
-from harness.core.text import escape
-from harness.wire import drbd
+from freezeframe.harness.core.events import SIDES, Ns, Side
+from freezeframe.harness.core.linkevidence import LinkWrite
+from freezeframe.harness.core.rootcause import this_boot
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.wire import drbd
 
 Lane = Literal["host", "primary", "link", "secondary", "harness"]
 LANES: Final[tuple[Lane, ...]] = ("host", "primary", "link", "secondary", "harness")

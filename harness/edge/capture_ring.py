@@ -23,10 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from harness.core.events import NS_PER_S, Ns
-from harness.core.skim import Run, survey
-from harness.edge.pcapng import END, PcapngWriter, first_packet_at, is_retired, retire, runs_of, whole_to
-from harness.errors import RigError, WireError
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.skim import Run, survey
+from freezeframe.harness.edge.pcapng import (
+    END,
+    PcapngWriter,
+    first_packet_at,
+    is_retired,
+    retire,
+    runs_of,
+    whole_to,
+)
+from freezeframe.harness.errors import RigError, WireError
 
 SEGMENTS: Final = 8
 """Of each half of the bound, and of the time before a trigger: how finely the window is cut."""

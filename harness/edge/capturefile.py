@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from harness.core.events import Ns
-from harness.edge.pcapng import block, option
-from harness.errors import RigError
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.edge.pcapng import block, option
+from freezeframe.harness.errors import RigError
 
 LINKTYPE_ETHERNET: Final = 1
 LINKTYPE_UPPER_PDU: Final = 252

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from harness.core.events import Ns
+from freezeframe.harness.core.events import Ns
 
 
 class MonotonicClock:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from harness.errors import RigError
+from freezeframe.harness.errors import RigError
 
 INTERFACE: Final = "repl0"
 """Name of the replication link's interface in both namespaces."""

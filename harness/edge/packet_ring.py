@@ -20,11 +20,11 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.events import NS_PER_MS, Ns
-from harness.core.skim import Run, ring_block
-from harness.edge.clock import read_wall_clock
-from harness.edge.netns import Namespace
-from harness.errors import RigError
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.core.skim import Run, ring_block
+from freezeframe.harness.edge.clock import read_wall_clock
+from freezeframe.harness.edge.netns import Namespace
+from freezeframe.harness.errors import RigError
 
 DEFAULT_RING_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 128 << 10

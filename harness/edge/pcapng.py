@@ -23,9 +23,9 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from harness.core.skim import Buffer, Run, blocks, encode, survey
-from harness.core.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
-from harness.errors import RigError, WireError
+from freezeframe.harness.core.skim import Buffer, Run, blocks, encode, survey
+from freezeframe.harness.core.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
+from freezeframe.harness.errors import RigError, WireError
 
 LINKTYPE_ETHERNET: Final = 1
 _SHB, _IDB, _SPB, _ISB, _EPB = 0x0A0D0D0A, 1, 3, 5, 6

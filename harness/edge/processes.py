@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness.core import events
-from harness.core.events import AnyEvent, Event, Ns
-from harness.errors import RigError
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import AnyEvent, Event, Ns
+from freezeframe.harness.errors import RigError
 
 READ_BYTES = 256 << 10
 STDERR_SHOWN_CHARS = 600

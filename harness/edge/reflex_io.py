@@ -17,8 +17,8 @@ from typing import Final
 import hyperscan
 import msgspec
 
-from harness.core import events
-from harness.core.events import (
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     AnyEvent,
@@ -30,12 +30,12 @@ from harness.core.events import (
     ProcessReady,
     Side,
 )
-from harness.core.frames import decode
-from harness.core.rulebook import RuleBook
-from harness.core.rules import ConsoleRule
-from harness.edge.realtime import become_realtime
-from harness.edge.reflex_record import Console, EventOut
-from harness.errors import RigError, WireError
+from freezeframe.harness.core.frames import decode
+from freezeframe.harness.core.rulebook import RuleBook
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.edge.realtime import become_realtime
+from freezeframe.harness.edge.reflex_record import Console, EventOut
+from freezeframe.harness.errors import RigError, WireError
 
 REHEARSED_NS: Final = 2_000
 """A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to

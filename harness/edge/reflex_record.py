@@ -10,11 +10,11 @@ from itertools import islice
 from time import monotonic_ns
 from typing import Final
 
-from harness.core import events
-from harness.core.events import NS_PER_MS, NS_PER_S, Event, Note, Ns, Side, Trigger
-from harness.core.rulebook import RuleBook
-from harness.core.rules import MAX_PATTERN_CHARACTERS
-from harness.core.triggers import Hit, Place
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Event, Note, Ns, Side, Trigger
+from freezeframe.harness.core.rulebook import RuleBook
+from freezeframe.harness.core.rules import MAX_PATTERN_CHARACTERS
+from freezeframe.harness.core.triggers import Hit, Place
 
 TIMES: Final = struct.Struct("<QQ")
 """One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""

@@ -15,9 +15,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.supersocket import SuperSocket
 
-from harness.core.skim import blocks
-from harness.edge.packet_ring import DEFAULT_RING_BYTES, PacketRing
-from harness.errors import UsageError
+from freezeframe.harness.core.skim import blocks
+from freezeframe.harness.edge.packet_ring import DEFAULT_RING_BYTES, PacketRing
+from freezeframe.harness.errors import UsageError
 
 _NS_PER_S: Final = 1e9
 

@@ -36,9 +36,9 @@ from scapy.fields import (
 )
 from scapy.packet import Packet, Raw, bind_layers
 
-from harness.core.drbdstream import parse_header
-from harness.core.layout import layout_items
-from harness.wire import control, drbd
+from freezeframe.harness.core.drbdstream import parse_header
+from freezeframe.harness.core.layout import layout_items
+from freezeframe.harness.wire import control, drbd
 
 # --- DRBD ---------------------------------------------------------------------------------------------------
 _COMMANDS: Final = {int(cmd): f"P_{cmd.name}" for cmd in drbd.Cmd}

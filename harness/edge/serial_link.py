@@ -21,9 +21,9 @@ from typing import Final
 import serial
 from serial.tools import list_ports
 
-from harness.core.events import NS_PER_S, Ns
-from harness.edge import locks
-from harness.errors import RigError
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.edge import locks
+from freezeframe.harness.errors import RigError
 
 DEFAULT_BAUD: Final = 115_200
 WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S

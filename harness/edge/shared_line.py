@@ -9,9 +9,9 @@ import select
 import time
 from typing import Final
 
-from harness.core.events import Ns
-from harness.edge.serial_link import SerialLink
-from harness.errors import RigError
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.edge.serial_link import SerialLink
+from freezeframe.harness.errors import RigError
 
 MAX_EARLY_BYTES: Final = 1 << 20
 """A minute and a half at 115,200 baud; who opens a bench takes seconds."""

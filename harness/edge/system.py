@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from harness.core import skim
-from harness.core.text import escape
-from harness.edge import netns
+from freezeframe.harness.core import skim
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge import netns
 
 DISTRIBUTION: Final = "freezeframe"
 TOOLS: Final = {

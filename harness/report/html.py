@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import jinja2
 
-from harness.core.blockdiff import HexRow, hex_rows
-from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
-from harness.core.statediff import field_rows
-from harness.core.text import escape
-from harness.core.writepath import items, mapping, number
-from harness.evidence import Evidence
-from harness.report import pictures
-from harness.report.pictures import Lane, duration
-from harness.report.text import OUTCOME_MEANING, byte_count, watching_rows
+from freezeframe.harness.core.blockdiff import HexRow, hex_rows
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
+from freezeframe.harness.core.statediff import field_rows
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.writepath import items, mapping, number
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report import pictures
+from freezeframe.harness.report.pictures import Lane, duration
+from freezeframe.harness.report.text import OUTCOME_MEANING, byte_count, watching_rows
 
 LINES_BEFORE: Final = 300
 LINES_AFTER: Final = 200
@@ -124,7 +124,7 @@ def _template() -> jinja2.Template:
 
 
 def _read(name: str) -> str:
-    return resources.files("harness.report").joinpath("templates", name).read_text("utf-8")
+    return resources.files("freezeframe.harness.report").joinpath("templates", name).read_text("utf-8")
 
 
 def _short(value: object) -> str:

@@ -7,8 +7,8 @@ capture (by its name), of LINKTYPE_USER1, and by *Decode As* of a TCP port that 
 from enum import IntEnum, IntFlag
 from typing import Final
 
-from harness.core.layout import layout_items
-from harness.wire import control, drbd
+from freezeframe.harness.core.layout import layout_items
+from freezeframe.harness.wire import control, drbd
 
 PROTOCOL: Final = "freezeframe_control"
 _TEXT: Final = frozenset({"model", "serial_number", "firmware_version"})

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from harness.core import frames
-from harness.core.events import SIDES, Ns
-from harness.core.text import escape
-from harness.core.writepath import number
-from harness.edge.capturefile import LINKTYPE_ETHERNET, LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
-from harness.errors import WireError
-from harness.evidence import Evidence
-from harness.report.lua import PROTOCOL
+from freezeframe.harness.core import frames
+from freezeframe.harness.core.events import SIDES, Ns
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.writepath import number
+from freezeframe.harness.edge.capturefile import LINKTYPE_ETHERNET, LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.lua import PROTOCOL
 
 TEXT_DISSECTOR: Final = "syslog"
 """Of Wireshark's own dissectors of text the one that puts a line into the column Info, in old versions too."""

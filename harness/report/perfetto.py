@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.core.events import SIDES, Ns, Side
-from harness.core.text import escape
-from harness.core.writepath import LANES, Lane, number
-from harness.evidence import MAX_TIME_NS, Evidence
-from harness.report.protobuf import fixed64, integer, message, text
+from freezeframe.harness.core.events import SIDES, Ns, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.writepath import LANES, Lane, number
+from freezeframe.harness.evidence import MAX_TIME_NS, Evidence
+from freezeframe.harness.report.protobuf import fixed64, integer, message, text
 
 # Trace, TracePacket
 _PACKET, _CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE_ID, _TRACK_EVENT, _TRACK_DESCRIPTOR = 1, 6, 8, 10, 11, 60

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.core.events import Ns
-from harness.core.linkevidence import LinkWrite
-from harness.core.writepath import LANES, WritePath
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.linkevidence import LinkWrite
+from freezeframe.harness.core.writepath import LANES, WritePath
 
 WIDTH: Final = 1000
 LABEL_WIDTH: Final = 130

@@ -7,9 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.core.events import SIDES, Side
-from harness.core.text import escape
-from harness.core.writepath import mapping, number
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.writepath import mapping, number
 
 Row = tuple[str, RenderableType]
 OUTCOME_STYLE: Final = {

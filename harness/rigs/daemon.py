@@ -1,4 +1,4 @@
-"""The process that a virtual rig lives in: ``python -m harness.rigs.daemon``, its configuration on standard input.
+"""The process that a virtual rig lives in: its configuration on standard input.
 
 It holds the namespace, carries the replication link's frames through the injector and the host's bytes to the primary
 node, powers the nodes, and answers on ``rig.sock``: one JSON object a line in, one out. When it ends, however it
@@ -19,13 +19,13 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
-from harness.errors import HarnessError, RigError, UsageError
-from harness.rigs import image, wiring
-from harness.rigs.injector import Injector, other
-from harness.rigs.node import Node
-from harness.rigs.relay import Relay
-from harness.rigs.rounds import dispatch
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.rigs import image, wiring
+from freezeframe.harness.rigs.injector import Injector, other
+from freezeframe.harness.rigs.node import Node
+from freezeframe.harness.rigs.relay import Relay
+from freezeframe.harness.rigs.rounds import dispatch
 
 SOCKET: Final = "rig.sock"
 LOCK: Final = "rig.lock"

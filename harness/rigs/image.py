@@ -21,8 +21,8 @@ from typing import Final
 
 import platformdirs
 
-from harness.errors import HarnessError, RigError
-from harness.rigs.packages import Archive
+from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.rigs.packages import Archive
 
 RECIPE: Final = "1"
 """Changes with the recipe, so that older images are not taken for its product."""
@@ -103,7 +103,7 @@ def _key(versions: dict[str, str]) -> str:
 
 
 def _guest_files() -> list[tuple[str, bytes]]:
-    folder = resources.files("harness.rigs") / "guest"
+    folder = resources.files("freezeframe.harness.rigs") / "guest"
     return sorted((entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.is_file())
 
 
@@ -206,7 +206,7 @@ def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (
 
 
 def main() -> int:
-    """``python -m harness.rigs.image``: build it if need be, and say what is in it."""
+    """``python -m freezeframe.harness.rigs.image``: build it if need be, and say what is in it."""
     try:
         print(f"image of the nodes: {ensure().description}")
     except HarnessError as error:

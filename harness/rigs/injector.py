@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.core.events import NS_PER_MS, Ns, Side
-from harness.errors import UsageError
-from harness.wire import drbd
+from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire import drbd
 
 KINDS: Final = ("bit_flip_sender", "neg_ack", "lost_ack", "late_ack", "wrong_barrier_count", "stall")
 """Faults of wire.faults that can be made in a link. The others happen inside a controller."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness.core.events import Side
-from harness.errors import RigError
-from harness.rigs.image import Image
-from harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
+from freezeframe.harness.core.events import Side
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs.image import Image
+from freezeframe.harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
 
 QEMU: Final = "qemu-system-x86_64"
 MIB: Final = 1 << 20

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from harness.errors import RigError
+from freezeframe.harness.errors import RigError
 
 SUITE: Final = "bookworm"
 ARCHIVE_VARIABLE: Final = "FREEZEFRAME_DEBIAN_ARCHIVE"

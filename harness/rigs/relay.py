@@ -13,8 +13,8 @@ from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Final
 
-from harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from harness.edge.netns import Namespace
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.edge.netns import Namespace
 
 CHUNK_BYTES: Final = 256 << 10
 MAX_HELD_BYTES: Final = 4 << 20

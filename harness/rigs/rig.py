@@ -19,11 +19,11 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from harness.core.events import SIDES, Side
-from harness.core.text import escape
-from harness.errors import RigError
-from harness.rigs.daemon import LOCK, SOCKET, RigConfig
-from harness.rigs.node import BANNER
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs.daemon import LOCK, SOCKET, RigConfig
+from freezeframe.harness.rigs.node import BANNER
 
 COMMAND_TIMEOUT_S: Final = 5.0
 IMAGE_TIMEOUT_S: Final = 600.0
@@ -72,7 +72,7 @@ class VirtualRig:
         log = directory / LOG
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "harness.rigs.daemon"],
+                [sys.executable, "-m", "freezeframe.harness.rigs.daemon"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from harness.core.events import SIDES, Side
-from harness.edge.netns import INTERFACE, Namespace, disable_offloads
-from harness.errors import RigError
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.edge.netns import INTERFACE, Namespace, disable_offloads
+from freezeframe.harness.errors import RigError
 
 TUN_DEVICE: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA

@@ -12,12 +12,12 @@ import cbor2
 import pytest
 import zstandard
 
-from drivers.controllers.sim_array import MAX_TEXT_BYTES, SILENCE_NS, SimArray
-from harness.core.events import NS_PER_S
-from harness.core.rootcause import decode
-from harness.errors import RigError, UsageError, WireError
-from harness.roles import Identity, SetEntry
-from harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS
+from freezeframe.drivers.controllers.sim_array import MAX_TEXT_BYTES, SILENCE_NS, SimArray
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.rootcause import decode
+from freezeframe.harness.errors import RigError, UsageError, WireError
+from freezeframe.harness.roles import Identity, SetEntry
+from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS
 
 SERIAL = "FFSIM-P-0001"
 IDENTIFY, TRACE, SAVE, WARMSTART, LIST, READ, ACK, STATE, PRINT, FAULTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 0x10)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from drivers.controllers.sim_array import SimArray
-from firmware_sim.control import Frozen, Operations
-from firmware_sim.rootcause import MemoryNvram, SetStore
-from harness.core.events import NS_PER_S
-from harness.errors import WireError
-from harness.wire.control import Reason, SetKind, Status
-from harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
+from freezeframe.drivers.controllers.sim_array import SimArray
+from freezeframe.firmware_sim.control import Frozen, Operations
+from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire.control import Reason, SetKind, Status
+from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
 SERIAL = "FFSIM-S-0001"
 RING = b"".join(

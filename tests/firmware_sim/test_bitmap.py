@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.bitmap import (
+from freezeframe.firmware_sim.bitmap import (
     BLOCK_BYTES,
     Bitmap,
     BitmapReceiver,

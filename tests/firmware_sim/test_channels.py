@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim.channels import PortError, Stream, address, listen, open_line
+from freezeframe.firmware_sim.channels import PortError, Stream, address, listen, open_line
 
 
 def drain(fd: int) -> bytes:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.console import Console, printable
+from freezeframe.firmware_sim.console import Console, printable
 
 MS = 1_000_000
 

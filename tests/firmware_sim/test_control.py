@@ -9,12 +9,20 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_sim.control import MAX_COBS_BYTES, Frame, Frozen, Operations, Receiver, decode, encode
-from firmware_sim.faults import PlanError
-from firmware_sim.rootcause import MemoryNvram, NoSpace, SetStore
-from harness.wire import control as wire
-from harness.wire.control import Op, Reason, SetKind, Status
-from harness.wire.rootcause import HEADER_KEYS, STATE_KEYS
+from freezeframe.firmware_sim.control import (
+    MAX_COBS_BYTES,
+    Frame,
+    Frozen,
+    Operations,
+    Receiver,
+    decode,
+    encode,
+)
+from freezeframe.firmware_sim.faults import PlanError
+from freezeframe.firmware_sim.rootcause import MemoryNvram, NoSpace, SetStore
+from freezeframe.harness.wire import control as wire
+from freezeframe.harness.wire.control import Op, Reason, SetKind, Status
+from freezeframe.harness.wire.rootcause import HEADER_KEYS, STATE_KEYS
 
 SERIAL = "FFSIM-P-0001"
 INCIDENT = bytes(range(16))

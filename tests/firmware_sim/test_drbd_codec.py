@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
 from scapy.utils import rdpcap
 
-from firmware_sim.bitmap import Bitmap, BitmapReceiver
-from firmware_sim.drbd_codec import (
+from freezeframe.firmware_sim.bitmap import Bitmap, BitmapReceiver
+from freezeframe.firmware_sim.drbd_codec import (
     MAX_BODY_BYTES,
     DecodeError,
     Decoder,
@@ -29,8 +29,8 @@ from firmware_sim.drbd_codec import (
     header_bytes,
     max_data_bytes,
 )
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "drbd"
 ALL = drbd.DATA_SOCKET | drbd.META_SOCKET

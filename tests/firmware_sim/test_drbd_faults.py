@@ -5,11 +5,11 @@ import re
 import pytest
 from drbd_world import HOP_NS, MS, SIZE_BYTES, Hooks, S, World, packets, whole
 
-from firmware_sim.drbd_codec import encode, encode_ack, encode_header
-from firmware_sim.drbd_peer import AckPlan
-from firmware_sim.ports import ReplicationClosed, ReplicationData
-from harness.wire.drbd import Cmd, Conn, Role
-from harness.wire.rootcause import Event
+from freezeframe.firmware_sim.drbd_codec import encode, encode_ack, encode_header
+from freezeframe.firmware_sim.drbd_peer import AckPlan
+from freezeframe.firmware_sim.ports import ReplicationClosed, ReplicationData
+from freezeframe.harness.wire.drbd import Cmd, Conn, Role
+from freezeframe.harness.wire.rootcause import Event
 
 # --- faults -------------------------------------------------------------------------------------------------------
 

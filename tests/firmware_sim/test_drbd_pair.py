@@ -3,10 +3,10 @@
 import pytest
 from drbd_world import MS, SIZE_BYTES, S, Side, World, packets, whole
 
-from firmware_sim.drbd_peer import Metadata, PeerConfig
-from harness.wire.control import PairState
-from harness.wire.drbd import Cmd, Conn, DpFlag, Feature, Role
-from harness.wire.rootcause import Event, WriteStage
+from freezeframe.firmware_sim.drbd_peer import Metadata, PeerConfig
+from freezeframe.harness.wire.control import PairState
+from freezeframe.harness.wire.drbd import Cmd, Conn, DpFlag, Feature, Role
+from freezeframe.harness.wire.rootcause import Event, WriteStage
 
 # --- set-up -------------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ from drbd_world import MS, SIZE_BYTES, S, Side, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.wire.control import PairState
-from harness.wire.drbd import Role
+from freezeframe.harness.wire.control import PairState
+from freezeframe.harness.wire.drbd import Role
 
 SECTOR = 512
 

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
-from harness.wire.drbd import PORT, Cmd
+from freezeframe.harness.wire.drbd import PORT, Cmd
 
 MSS_BYTES = 1448
 ADDRESS = {"a": "10.77.0.1", "b": "10.77.0.2"}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.drbd_uuids import Generations, decide
+from freezeframe.firmware_sim.drbd_uuids import Generations, decide
 
 A, B, C, D, E = 0x10, 0x20, 0x30, 0x40, 0x50
 NEXT = 1 << 48

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from firmware_sim.faults import KINDS, Faults, PlanError
-from harness.wire.faults import FaultKind
-from harness.wire.rootcause import Event
+from freezeframe.firmware_sim.faults import KINDS, Faults, PlanError
+from freezeframe.harness.wire.faults import FaultKind
+from freezeframe.harness.wire.rootcause import Event
 
 
 class Backend:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_sim.nbd_port import NbdSession, Request
+from freezeframe.firmware_sim.nbd_port import NbdSession, Request
 
 SIZE_BYTES = 1 << 20
 # Written down from proto.md, not taken from the tables under test.

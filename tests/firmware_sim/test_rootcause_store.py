@@ -5,9 +5,9 @@ import cbor2
 import pytest
 import zstandard
 
-from firmware_sim.rootcause import KEPT_SETS, FileNvram, MemoryNvram, NoSpace, SetStore
-from harness.wire.control import SetKind
-from harness.wire.rootcause import FORMAT, HEADER_KEYS, SET_KEYS, STATE_KEYS
+from freezeframe.firmware_sim.rootcause import KEPT_SETS, FileNvram, MemoryNvram, NoSpace, SetStore
+from freezeframe.harness.wire.control import SetKind
+from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, SET_KEYS, STATE_KEYS
 
 
 def header(store: SetStore, kind: SetKind = SetKind.WARMSTART) -> dict[str, object]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_sim.scpi import IDENTITY, LOAD_A, Rail, Scpi
+from freezeframe.firmware_sim.scpi import IDENTITY, LOAD_A, Rail, Scpi
 
 
 @dataclass

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_sim import store as store_module
-from firmware_sim.medium import FileMedium, Medium, MemoryMedium
-from firmware_sim.store import BLOCK_BYTES, SECTOR_BYTES, Store
+from freezeframe.firmware_sim import store as store_module
+from freezeframe.firmware_sim.medium import FileMedium, Medium, MemoryMedium
+from freezeframe.firmware_sim.store import BLOCK_BYTES, SECTOR_BYTES, Store
 
 SIZE_BYTES = 16 * BLOCK_BYTES
 

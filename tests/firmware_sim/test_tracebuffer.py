@@ -1,6 +1,6 @@
-from firmware_sim.tracebuffer import TraceBuffer
-from harness.wire.control import TraceLevel
-from harness.wire.rootcause import RECORD, Event
+from freezeframe.firmware_sim.tracebuffer import TraceBuffer
+from freezeframe.harness.wire.control import TraceLevel
+from freezeframe.harness.wire.rootcause import RECORD, Event
 
 
 def seqs(buffer: TraceBuffer) -> list[int]:

@@ -5,15 +5,15 @@ import random
 import cbor2
 import pytest
 
-from firmware_sim.faults import STORE_KINDS
-from firmware_sim.invariants import sets_of, violations
-from firmware_sim.mutants import MUTANTS
-from firmware_sim.world import SERIAL_NUMBERS, World
-from harness.wire import control as wire
-from harness.wire.control import Op, PairState, Reason, Status
-from harness.wire.drbd import Role
-from harness.wire.faults import FAULT_SIDE, FaultKind
-from harness.wire.rootcause import RECORD, STATE_KEYS, Event
+from freezeframe.firmware_sim.faults import STORE_KINDS
+from freezeframe.firmware_sim.invariants import sets_of, violations
+from freezeframe.firmware_sim.mutants import MUTANTS
+from freezeframe.firmware_sim.world import SERIAL_NUMBERS, World
+from freezeframe.harness.wire import control as wire
+from freezeframe.harness.wire.control import Op, PairState, Reason, Status
+from freezeframe.harness.wire.drbd import Role
+from freezeframe.harness.wire.faults import FAULT_SIDE, FaultKind
+from freezeframe.harness.wire.rootcause import RECORD, STATE_KEYS, Event
 
 INCIDENT = bytes(range(16))
 

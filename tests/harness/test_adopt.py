@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verdictrun import CLEAN, KINDS, Outcome, virtual_run
+from virtualbench import evidence
 
-from fixtures.verdictrun import CLEAN, KINDS, Outcome, virtual_run
-from fixtures.virtualbench import evidence
-from harness.adopt import FAULT_OF, adopt
-from harness.benchfile import load_bench, load_scenario
-from harness.errors import UsageError
+from freezeframe.harness.adopt import FAULT_OF, adopt
+from freezeframe.harness.benchfile import load_bench, load_scenario
+from freezeframe.harness.errors import UsageError
 
 RECORD = {"incident_id_hex": "0123456789abcdef" * 2}
 NOT_SIMULATED = {"host_buffer", "primary_before_digest"}

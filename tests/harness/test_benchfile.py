@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
-from harness import benchfile
-from harness.benchfile import load_bench, load_scenario
-from harness.core.configfile import Table
-from harness.errors import UsageError
-from harness.wire.faults import FaultKind
+from freezeframe.harness import benchfile
+from freezeframe.harness.benchfile import load_bench, load_scenario
+from freezeframe.harness.core.configfile import Table
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).resolve().parents[2]
 SIM = """# A pair of simulated controllers on this machine: real processes, real ports, their own network namespaces.

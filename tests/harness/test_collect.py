@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from harness.bench import Rig
-from harness.collect import Collector
-from harness.core.events import Ns, Side
-from harness.core.recovery import Compared, Finish, FrameOut, Policy
-from harness.errors import RigError, WireError
-from harness.incident import Incident
-from harness.roles import Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.collect import Collector
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.recovery import Compared, Finish, FrameOut, Policy
+from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 
 LIMIT_S = 20.0
 OURS = b"\x01" * 16

@@ -10,12 +10,12 @@ import pytest
 import zstandard
 from golden_incidents import RECEIVER, SENDER
 
-from harness.core.blockdiff import hex_rows
-from harness.errors import RigError
-from harness.evidence import Evidence
-from harness.report.html import page
-from harness.report.perfetto import trace
-from harness.store import StoredIncident, open_inside
+from freezeframe.harness.core.blockdiff import hex_rows
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.html import page
+from freezeframe.harness.report.perfetto import trace
+from freezeframe.harness.store import StoredIncident, open_inside
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from golden_incidents import LINUX, RECEIVER, unpack
 
-from harness.adopt import adopt
-from harness.core.verdict import judge
-from harness.errors import HarnessError
-from harness.evidence import Evidence
-from harness.inquest import evidence_of, timeline_of, verdict_of
-from harness.report.html import page
-from harness.report.pcapng import write_pcapng
-from harness.report.perfetto import trace
-from harness.store import StoredIncident
+from freezeframe.harness.adopt import adopt
+from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.errors import HarnessError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.inquest import evidence_of, timeline_of, verdict_of
+from freezeframe.harness.report.html import page
+from freezeframe.harness.report.pcapng import write_pcapng
+from freezeframe.harness.report.perfetto import trace
+from freezeframe.harness.store import StoredIncident
 
 WRONG: tuple[Any, ...] = (
     None, -1, 0, 2**70, -(2**63), "x", "\x1b[2J", [], [1], {}, {"a": 1}, 1.5, True, float("inf"), float("nan"),

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.core import timeline
-from harness.core.events import FrameFailed, FrameSent, Trigger
-from harness.errors import RigError, UsageError
-from harness.incident import Incident
-from harness.roles import Reply, RootCauseSet
-from harness.store import StoredIncident, find, incidents
+from freezeframe.harness.core import timeline
+from freezeframe.harness.core.events import FrameFailed, FrameSent, Trigger
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.roles import Reply, RootCauseSet
+from freezeframe.harness.store import StoredIncident, find, incidents
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIGGER = Trigger(
@@ -158,8 +158,8 @@ def test_a_damaged_set_is_kept_beside(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from harness.core.events import Trigger
-from harness.incident import Incident
+from freezeframe.harness.core.events import Trigger
+from freezeframe.harness.incident import Incident
 incident = Incident.create(Path(sys.argv[1]), bench="sim", seed=1)
 incident.triggered(Trigger(t_ns=5, rule="r", source="link", side="primary", offset_bytes=0,
                            t_arrival_ns=5, t_match_ns=5))
@@ -187,9 +187,9 @@ def test_a_killed_run_leaves_a_readable_incident(tmp_path: Path) -> None:
 FULL = """
 import sys
 from pathlib import Path
-from harness.core import timeline
-from harness.errors import RigError
-from harness.incident import Incident
+from freezeframe.harness.core import timeline
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incident import Incident
 out = Path(sys.argv[1])
 incident = Incident.create(out, bench="sim", seed=1)
 for call in (

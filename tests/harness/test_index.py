@@ -11,11 +11,11 @@ import golden_incidents
 import pytest
 from golden_incidents import RECEIVER, SENDER
 
-from harness.errors import UsageError
-from harness.incident import Incident
-from harness.index import FILE, Index
-from harness.quota import plan, prune, size_of
-from harness.store import incidents
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.index import FILE, Index
+from freezeframe.harness.quota import plan, prune, size_of
+from freezeframe.harness.store import incidents
 
 
 def copy_of(stored: Path, name: str, **changes: Any) -> Path:

@@ -9,9 +9,9 @@ import cbor2
 import pytest
 import zstandard
 
-from harness.errors import WireError
-from harness.inquest import verdict_of
-from harness.store import StoredIncident
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.store import StoredIncident
 
 TRIGGER = {
     "rule": "digest-failed",

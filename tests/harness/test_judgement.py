@@ -8,14 +8,14 @@ from typing import cast
 
 import pytest
 
-from harness.bench import Rig
-from harness.benchfile import Scenario, load_bench, load_scenario
-from harness.campaign import Run
-from harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
-from harness.core.recovery import Compared, Finish, SideResult
-from harness.errors import RigError, UsageError
-from harness.session import Session, Silent
-from harness.workload import Workload
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.benchfile import Scenario, load_bench, load_scenario
+from freezeframe.harness.campaign import Run
+from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
+from freezeframe.harness.core.recovery import Compared, Finish, SideResult
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.session import Session, Silent
+from freezeframe.harness.workload import Workload
 
 ACKED = 1024
 CAPTURE = {"packets": 9000, "kernel_drops": 0, "gaps": 0, "writes": ACKED, "acks": ACKED}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from golden_incidents import LINUX, unpack
 
-from drivers.controllers import linux_records
-from harness.core.evidence import Evidence
-from harness.core.rootcause import RootCauseSet
-from harness.core.verdict import judge
-from harness.inquest import evidence_of, verdict_of
+from freezeframe.drivers.controllers import linux_records
+from freezeframe.harness.core.evidence import Evidence
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.inquest import evidence_of, verdict_of
 
 CHANGED = "block drbd0: Digest mismatch, buffer modified by upper layers during write: {}s +{}"
 """drivers/block/drbd/drbd_main.c, drbd_send_dblock(); from its source, the rig has not shown it."""

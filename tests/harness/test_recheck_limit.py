@@ -1,8 +1,8 @@
 """What a search of the recorded bytes may cost."""
 
-from harness.core.recheck import recheck
-from harness.core.rules import ConsoleRule
-from harness.selfcheck import Limit
+from freezeframe.harness.core.recheck import recheck
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.selfcheck import Limit
 
 DATA = b"x" * 40 + b"\nFAILED 7\n"
 

@@ -10,12 +10,12 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from typer.testing import CliRunner
 
-from harness.cli.app import app
-from harness.core import frames
-from harness.evidence import Evidence
-from harness.redaction import KEY_FILE, Pseudonyms, RedactedEvidence, folder_key
-from harness.store import StoredIncident
-from harness.wire import blockstamp as stamps
+from freezeframe.harness.cli.app import app
+from freezeframe.harness.core import frames
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.redaction import KEY_FILE, Pseudonyms, RedactedEvidence, folder_key
+from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.wire import blockstamp as stamps
 
 SERIALS = ("FFSIM-P-0001", "FFSIM-S-0001")
 FORMS = ("pcapng", "perfetto", "html")

@@ -8,16 +8,16 @@ from typing import Any, cast
 
 import pytest
 
-from harness.bench import Rig
-from harness.core.blockstamp import ACK, INTENT, Write, journal_header, journal_record
-from harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
-from harness.core.frames import encode
-from harness.errors import RigError, WrongDeviceError
-from harness.incident import Incident
-from harness.redrive import Redrive
-from harness.roles import Identity, Reply
-from harness.store import JOURNAL
-from harness.wire.control import Op
+from freezeframe.harness.bench import Rig
+from freezeframe.harness.core.blockstamp import ACK, INTENT, Write, journal_header, journal_record
+from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
+from freezeframe.harness.core.frames import encode
+from freezeframe.harness.errors import RigError, WrongDeviceError
+from freezeframe.harness.incident import Incident
+from freezeframe.harness.redrive import Redrive
+from freezeframe.harness.roles import Identity, Reply
+from freezeframe.harness.store import JOURNAL
+from freezeframe.harness.wire.control import Op
 
 IDENTITY = Identity(
     model="SimArray 2", serial_number="P", firmware_version="1", boot_epoch=4, role=1, pair_state="full duplex",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
-from harness.errors import RigError, UsageError
-from harness.roles import Controller, PowerRail
+from freezeframe.harness import registry
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.roles import Controller, PowerRail
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.benchfile import load_bench
-from harness.errors import UsageError
-from harness.rulefiles import LOOK_EVERY_NS, RuleFiles
+from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.rulefiles import LOOK_EVERY_NS, RuleFiles
 
 SOURCE = Path(__file__).resolve().parents[2] / "bench_configs"
 RULE = '[[rule]]\nname = "{}"\nsource = "console"\nliteral = "x"\n'

@@ -9,11 +9,11 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from typer.testing import CliRunner
 
-from harness.cli.app import app
-from harness.core.rules import parse_rules
-from harness.evidence import Evidence
-from harness.rulelab import Place, compare, found, recorded, totals
-from harness.store import StoredIncident
+from freezeframe.harness.cli.app import app
+from freezeframe.harness.core.rules import parse_rules
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.rulelab import Place, compare, found, recorded, totals
+from freezeframe.harness.store import StoredIncident
 
 RULES = """
 [[rule]]

@@ -24,18 +24,18 @@ from misbehaviour import (
 from real_link import RealSide
 from waiting import await_true
 
-from drivers.controllers.linux_drbd import LinuxDrbd
-from harness.bench import deadline_in
-from harness.core.events import SIDES, Side
-from harness.core.rules import parse_rules
-from harness.core.triggers import Scanner
-from harness.edge.serial_link import open_serial
-from harness.rigs.daemon import RigConfig
-from harness.rigs.injector import other
-from harness.rigs.rig import VirtualRig
-from harness.rigs.wiring import REPLICATION_ADDRESSES
-from harness.wire.control import PairState
-from harness.wire.drbd import Role
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.rules import parse_rules
+from freezeframe.harness.core.triggers import Scanner
+from freezeframe.harness.edge.serial_link import open_serial
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.injector import other
+from freezeframe.harness.rigs.rig import VirtualRig
+from freezeframe.harness.rigs.wiring import REPLICATION_ADDRESSES
+from freezeframe.harness.wire.control import PairState
+from freezeframe.harness.wire.drbd import Role
 
 pytestmark = pytest.mark.rig
 RULES = Path(__file__).parents[2] / "bench_configs" / "rules"

@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from waiting import await_true
 
-from drivers.controllers.linux_drbd import LinuxDrbd
-from harness.bench import deadline_in
-from harness.core.events import Side
-from harness.edge.serial_link import open_serial
-from harness.errors import RigError
-from harness.rigs import rig as rigs
-from harness.rigs.daemon import RigConfig
-from harness.rigs.rig import VirtualRig
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.core.events import Side
+from freezeframe.harness.edge.serial_link import open_serial
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs import rig as rigs
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.rig import VirtualRig
 
 pytestmark = pytest.mark.rig
-CLI = [sys.executable, "-m", "harness.cli"]
+CLI = [sys.executable, "-m", "freezeframe.harness.cli"]
 SERIALS: dict[Side, str] = {"primary": "FFQEMU-P-0001", "secondary": "FFQEMU-S-0001"}
 
 

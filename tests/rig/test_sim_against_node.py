@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from drivers.controllers.linux_drbd import LinuxDrbd
-from drivers.hosts.image import ImageHost
-from drivers.hosts.nbd import NbdHost
-from harness.bench import deadline_in
-from harness.core.events import SIDES, Side
-from harness.edge.serial_link import open_serial
-from harness.errors import RigError
-from harness.rigs.daemon import RigConfig
-from harness.rigs.injector import other
-from harness.rigs.rig import VirtualRig
-from harness.rigs.wiring import REPLICATION_ADDRESSES
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.drivers.hosts.image import ImageHost
+from freezeframe.drivers.hosts.nbd import NbdHost
+from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.edge.serial_link import open_serial
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.injector import other
+from freezeframe.harness.rigs.rig import VirtualRig
+from freezeframe.harness.rigs.wiring import REPLICATION_ADDRESSES
 
 pytestmark = pytest.mark.rig
 SIZE_MIB = 64
@@ -48,7 +48,8 @@ class Pairing:
         with self.log.open("wb") as stderr:
             self.sim = subprocess.Popen(
                 [
-                    sys.executable, "-m", "firmware_sim", "serve", "--side", self.sim_side, "--serial-number", "FFSIM-1",
+                    sys.executable, "-m", "freezeframe.firmware_sim", "serve", "--side", self.sim_side,
+                    "--serial-number", "FFSIM-1",
                     "--state-dir", str(directory / "sim"), "--size-mib", str(SIZE_MIB),
                     "--host", f"unix:{directory}/sim.nbd", "--replication-connect", port,
                     "--netns", str(directory / "outside.netns"),

@@ -19,16 +19,16 @@ import pytest
 from line_relay import LineRelay
 from waiting import await_true
 
-from drivers.controllers.linux_drbd import LinuxDrbd
-from harness.bench import deadline_in
-from harness.core.events import Side
-from harness.edge.serial_link import BREAK, open_serial
-from harness.errors import RigError
-from harness.rigs.rig import VirtualRig
-from harness.store import StoredIncident
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.core.events import Side
+from freezeframe.harness.edge.serial_link import BREAK, open_serial
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs.rig import VirtualRig
+from freezeframe.harness.store import StoredIncident
 
 pytestmark = pytest.mark.rig
-CLI = [sys.executable, "-m", "harness.cli"]
+CLI = [sys.executable, "-m", "freezeframe.harness.cli"]
 BENCH = Path(__file__).parents[2] / "bench_configs" / "drbd_qemu.toml"
 SERIALS: dict[Side, str] = {"primary": "FFQEMU-P-0001", "secondary": "FFQEMU-S-0001"}
 

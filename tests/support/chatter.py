@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from harness.core import events
-from harness.core.rules import ConsoleRule
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
-from harness.reflex import Reflex
+from freezeframe.harness.core import events
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.reflex import Reflex
 
 
 class Script(msgspec.Struct):

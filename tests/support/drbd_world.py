@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from firmware_sim.drbd_codec import Decoder
-from firmware_sim.drbd_peer import AckPlan, Metadata, Peer, PeerConfig
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.drbd_codec import Decoder
+from freezeframe.firmware_sim.drbd_peer import AckPlan, Metadata, Peer, PeerConfig
+from freezeframe.firmware_sim.ports import (
     ReplicationBlocked,
     ReplicationClose,
     ReplicationClosed,
@@ -17,9 +17,9 @@ from firmware_sim.ports import (
     ReplicationOpened,
     ReplicationSend,
 )
-from harness.wire.control import PairState
-from harness.wire.drbd import DATA_SOCKET, MAGIC_H100, META_SOCKET, Cmd, Role
-from harness.wire.rootcause import EVENT_ARGUMENTS, Event
+from freezeframe.harness.wire.control import PairState
+from freezeframe.harness.wire.drbd import DATA_SOCKET, MAGIC_H100, META_SOCKET, Cmd, Role
+from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, Event
 
 MS = 1_000_000
 S = 1_000 * MS

@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 
 import crc32c
 
-from harness.core.drbdsession import Dissector
-from harness.core.events import NS_PER_MS, Trigger
-from harness.core.ledger import Ledger
-from harness.core.linkrules import EVENTS, LinkRule, LinkRules
-from harness.core.tcpstream import Flow, StreamClosed, StreamData, StreamEvent, StreamGap, StreamOpened
+from freezeframe.harness.core.drbdsession import Dissector
+from freezeframe.harness.core.events import NS_PER_MS, Trigger
+from freezeframe.harness.core.ledger import Ledger
+from freezeframe.harness.core.linkrules import EVENTS, LinkRule, LinkRules
+from freezeframe.harness.core.tcpstream import (
+    Flow,
+    StreamClosed,
+    StreamData,
+    StreamEvent,
+    StreamGap,
+    StreamOpened,
+)
 
 P, S = "10.77.0.1", "10.77.0.2"
 DATA, BARRIER, UNPLUG, STATE, PROTOCOL = 0x00, 0x03, 0x07, 0x0E, 0x0B

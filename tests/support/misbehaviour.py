@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from drbd_world import MS, Hooks, S
 
-from firmware_sim.drbd_codec import encode, encode_data_head
-from firmware_sim.drbd_peer import AckPlan
-from harness.wire.drbd import SECTOR_BYTES, Cmd
+from freezeframe.firmware_sim.drbd_codec import encode, encode_data_head
+from freezeframe.firmware_sim.drbd_peer import AckPlan
+from freezeframe.harness.wire.drbd import SECTOR_BYTES, Cmd
 
 WRITE_BYTES = 4096
 SIZE_BYTES = 8 << 20

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from firmware_sim.medium import MemoryMedium
-from firmware_sim.nbd_port import NbdSession, Request
-from firmware_sim.store import Store
-from harness.wire.nbd import Error
+from freezeframe.firmware_sim.medium import MemoryMedium
+from freezeframe.firmware_sim.nbd_port import NbdSession, Request
+from freezeframe.firmware_sim.store import Store
+from freezeframe.harness.wire.nbd import Error
 
 
 class NoMetadata:

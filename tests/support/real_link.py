@@ -9,8 +9,8 @@ from typing import Any
 
 from drbd_world import Hooks, MemoryBackend
 
-from firmware_sim.drbd_peer import Peer, PeerConfig
-from firmware_sim.ports import (
+from freezeframe.firmware_sim.drbd_peer import Peer, PeerConfig
+from freezeframe.firmware_sim.ports import (
     ReplicationClose,
     ReplicationClosed,
     ReplicationData,
@@ -19,7 +19,7 @@ from firmware_sim.ports import (
     ReplicationOpened,
     ReplicationSend,
 )
-from harness.edge.netns import Namespace
+from freezeframe.harness.edge.netns import Namespace
 
 READ_BYTES = 256 << 10
 RECEIVE_BUFFER_BYTES = 128 << 10

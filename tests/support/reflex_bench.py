@@ -9,12 +9,12 @@ import tty
 from pathlib import Path
 from typing import TypeVar
 
-from harness.core import events, frames
-from harness.core.events import NS_PER_S, AnyEvent, Side
-from harness.core.rules import ConsoleRule
-from harness.edge.processes import Child
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
-from harness.wire.control import Op
+from freezeframe.harness.core import events, frames
+from freezeframe.harness.core.events import NS_PER_S, AnyEvent, Side
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.wire.control import Op
 
 LIMIT_S = 10.0
 RULES = [
@@ -74,7 +74,7 @@ class Bench:
         self.seen: list[AnyEvent] = []
         self.reflex = Child(
             "reflex",
-            "harness.reflex",
+            "freezeframe.harness.reflex",
             self.config(rules),
             stderr_path=directory / "reflex.stderr",
             pass_fds=self.fds(),

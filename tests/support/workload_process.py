@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness.core import events
-from harness.core.blockstamp import Journal
+from freezeframe.harness.core import events
+from freezeframe.harness.core.blockstamp import Journal
 
 LIMIT_S = 30.0
 

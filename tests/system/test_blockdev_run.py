@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.benchfile import load_bench, load_scenario
-from harness.campaign import run
-from harness.core.blockstamp import Journal
-from harness.store import JOURNAL
+from freezeframe.harness.benchfile import load_bench, load_scenario
+from freezeframe.harness.campaign import run
+from freezeframe.harness.core.blockstamp import Journal
+from freezeframe.harness.store import JOURNAL
 
 SIZE_BYTES = 128 << 20
 LIMIT_S = 30
@@ -30,7 +30,7 @@ def bench(tmp_path: Path) -> Iterator[Path]:
     volume = tmp_path / "mount" / "volume"
     volume.parent.mkdir()
     sim = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", "sim", "--json", "--dir", str(tmp_path / "sim")],
+        [sys.executable, "-m", "freezeframe.harness.cli", "sim", "--json", "--dir", str(tmp_path / "sim")],
         stdout=subprocess.PIPE,
     )
     fuse, disk = None, ""

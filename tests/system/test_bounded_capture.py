@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.pair import Incidents, run_scenario
-from harness import campaign
-from harness.benchfile import builtin_folder, load_bench, load_scenario
-from harness.core.evidence import link_ends
-from harness.core.linkrules import LinkRule
-from harness.core.linkview import LinkView
-from harness.inquest import verdict_of
-from harness.store import StoredIncident, link_runs
+from freezeframe.fixtures.pair import Incidents, run_scenario
+from freezeframe.harness import campaign
+from freezeframe.harness.benchfile import builtin_folder, load_bench, load_scenario
+from freezeframe.harness.core.evidence import link_ends
+from freezeframe.harness.core.linkrules import LinkRule
+from freezeframe.harness.core.linkview import LinkView
+from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.store import StoredIncident, link_runs
 
 MIB = 1 << 20
 ETHERNET_HEADER_BYTES = 14

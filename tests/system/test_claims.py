@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness import campaign
-from harness.benchfile import Bench, load_bench, load_scenario
-from harness.campaign import Result
-from harness.wire import control
+from freezeframe.harness import campaign
+from freezeframe.harness.benchfile import Bench, load_bench, load_scenario
+from freezeframe.harness.campaign import Result
+from freezeframe.harness.wire import control
 
 
 def only_consoles(bench: Bench, path: Path) -> Bench:

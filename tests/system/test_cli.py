@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from harness.bench import Rig, deadline_in
-from harness.benchfile import Bench, load_bench
-from harness.roles import Serviceable
-from harness.store import StoredIncident
+from freezeframe.harness.bench import Rig, deadline_in
+from freezeframe.harness.benchfile import Bench, load_bench
+from freezeframe.harness.roles import Serviceable
+from freezeframe.harness.store import StoredIncident
 
-COMMAND = [sys.executable, "-m", "harness.cli"]
+COMMAND = [sys.executable, "-m", "freezeframe.harness.cli"]
 LIMIT_S = 90
 
 
@@ -264,7 +264,7 @@ def _is_zombie(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("watcher", ["harness.reflex", "harness.linkwatch"])
+@pytest.mark.parametrize("watcher", ["freezeframe.harness.reflex", "freezeframe.harness.linkwatch"])
 def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, watcher: str) -> None:
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if watcher in _command(pid))
@@ -277,7 +277,7 @@ def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("victim", "number", "within_s", "said"),
     [
-        ("drivers.hosts.writer", signal.SIGSTOP, 20, "silent for 10 s"),
+        ("freezeframe.drivers.hosts.writer", signal.SIGSTOP, 20, "silent for 10 s"),
         ("firmware_sim supply", signal.SIGKILL, 15, "power supply"),
     ],
 )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.pair import Incidents, Pair
-from harness.benchfile import load_bench
-from harness.edge.netns import missing_capabilities
-from harness.report.text import recheck_in_words
-from harness.session import MAX_HITS
-from harness.store import StoredIncident
+from freezeframe.fixtures.pair import Incidents, Pair
+from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.report.text import recheck_in_words
+from freezeframe.harness.session import MAX_HITS
+from freezeframe.harness.store import StoredIncident
 
 pytestmark = [
     pytest.mark.system,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from nbd_test_server import served
 
-from drivers.hosts.nbd import NbdConnection, NbdHost
-from harness.errors import RigError, UsageError
+from freezeframe.drivers.hosts.nbd import NbdConnection, NbdHost
+from freezeframe.harness.errors import RigError, UsageError
 
 pytestmark = pytest.mark.system
 

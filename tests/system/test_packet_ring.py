@@ -11,10 +11,10 @@ from link_script import (
     S,
 )
 
-from harness.core.skim import blocks
-from harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
-from harness.edge.packet_ring import PacketRing
-from harness.errors import RigError
+from freezeframe.harness.core.skim import blocks
+from freezeframe.harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
+from freezeframe.harness.edge.packet_ring import PacketRing
+from freezeframe.harness.errors import RigError
 
 pytestmark = [
     pytest.mark.system,
@@ -117,7 +117,7 @@ def _set_down() -> None:
 def test_without_the_capability_the_error_names_it(link: LinkPair) -> None:
     code = (
         "import os; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        "from harness.edge.packet_ring import PacketRing\n"
+        "from freezeframe.harness.edge.packet_ring import PacketRing\n"
         "try: PacketRing('lo')\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -125,7 +125,7 @@ def test_without_the_capability_the_error_names_it(link: LinkPair) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     if "Permission" in told.stderr or "ModuleNotFound" in told.stderr:
-        code = code.replace("import os;", "import os, harness.edge.packet_ring;")
+        code = code.replace("import os;", "import os, freezeframe.harness.edge.packet_ring;")
         told = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
         )
@@ -136,7 +136,7 @@ def test_scapy_sniffs_on_the_ring(link: LinkPair) -> None:
     from scapy.layers.inet import UDP
     from scapy.sendrecv import AsyncSniffer, sniff
 
-    from harness.edge.ring_socket import RingSocket
+    from freezeframe.harness.edge.ring_socket import RingSocket
 
     ring = RingSocket(INTERFACE, namespace=link.secondary.path, ring_bytes=4 << 20)
     try:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import serve
-from harness.benchfile import builtin_folder, check
-from harness.core.events import SIDES
-from harness.edge import netns
-from harness.edge.netns import Namespace
+from freezeframe.firmware_sim import serve
+from freezeframe.harness.benchfile import builtin_folder, check
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.edge import netns
+from freezeframe.harness.edge.netns import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = {"primary": "192.168.77.11", "secondary": "192.168.77.12"}
@@ -25,11 +25,11 @@ CONSOLE_PORT = 7790
 
 
 def unit_command(side: str) -> list[str]:
-    """ExecStart of a side's unit, from behind ``python -m firmware_sim serve``."""
+    """ExecStart of a side's unit, from behind ``python -m freezeframe.firmware_sim serve``."""
     text = (ROOT / f"docs/systemd/firmware-sim-{side}.service").read_text().replace("\\\n", " ")
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     words = shlex.split(line.removeprefix("ExecStart="))
-    assert words[1:4] == ["-m", "firmware_sim", "serve"]
+    assert words[1:4] == ["-m", "freezeframe.firmware_sim", "serve"]
     return words[4:]
 
 
@@ -78,7 +78,9 @@ def controllers(folder: Path) -> Iterator[tuple[Namespace, netns.LinkPair]]:
             log = stack.enter_context((folder / f"{side}.stderr").open("wb"))
             process = place.run(
                 lambda command=command, log=log: subprocess.Popen(  # type: ignore[misc]
-                    [sys.executable, "-m", "firmware_sim", "serve", *command], cwd=ROOT, stderr=log
+                    [sys.executable, "-m", "freezeframe.firmware_sim", "serve", *command],
+                    cwd=ROOT,
+                    stderr=log,
                 )
             )
             stack.callback(process.wait)
@@ -111,7 +113,7 @@ def test_a_run_on_two_pis(tmp_path: Path) -> None:
         bench = bench_file(tmp_path, link)
         command = [
             "-m",
-            "harness.cli",
+            "freezeframe.harness.cli",
             "run",
             "bit_flip_receiver",
             "--bench",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import StoredIncident
+from freezeframe.harness.store import StoredIncident
 
 pytestmark = pytest.mark.system
 
 TESTS = """
-from harness.benchfile import FaultTable
+from freezeframe.harness.benchfile import FaultTable
 
 def test_named_wrongly(pair, faults):
     faults.arm(FaultTable(kind="neg_ack", at_write=3))
@@ -76,7 +76,7 @@ def test_an_unexpected_trigger_fails_a_test_that_passed_and_only_that(tmp_path: 
 BLIND = """
 import os
 import pytest
-from harness.errors import UsageError
+from freezeframe.harness.errors import UsageError
 
 def test_whose_record_was_lost(pair, secondary):
     secondary.print_line("block drbd0: Digest integrity check FAILED: 0s +4096")

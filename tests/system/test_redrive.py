@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from fixtures.pair import Incidents
-from harness import campaign
-from harness.benchfile import Bench, builtin_folder, load_bench, load_scenario
-from harness.campaign import Result
-from harness.core import rootcause
-from harness.core.events import SIDES
-from harness.core.frames import decode
-from harness.inquest import verdict_of
-from harness.store import StoredIncident
-from harness.wire.control import Op, SetKind
+from freezeframe.fixtures.pair import Incidents
+from freezeframe.harness import campaign
+from freezeframe.harness.benchfile import Bench, builtin_folder, load_bench, load_scenario
+from freezeframe.harness.campaign import Result
+from freezeframe.harness.core import rootcause
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.frames import decode
+from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.wire.control import Op, SetKind
 
 SETS = ("set.zst", "save.zst")
 STAGES = {"bit_flip_receiver": "secondary before check", "neg_ack": "response", "lost_write": "lost write"}

@@ -14,12 +14,12 @@ import pytest
 from chatter import Script
 from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line
 
-from harness.core import events
-from harness.core.events import NS_PER_S, Side
-from harness.core.rules import ConsoleRule
-from harness.edge.processes import Child
-from harness.edge.reflex_io import ReflexConfig, StreamConfig
-from harness.edge.reflex_record import UNRECORDED
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import NS_PER_S, Side
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.edge.reflex_record import UNRECORDED
 
 pytestmark = pytest.mark.system
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -253,7 +253,9 @@ def test_killed_supervisor_loses_nothing(tmp_path: Path) -> None:
     report_read, report_write = os.pipe()
     parent = os.fork()
     if parent == 0:  # the supervisor: starts the reflex, then hangs
-        child = Child("reflex", "harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,))
+        child = Child(
+            "reflex", "freezeframe.harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,)
+        )
         select.select([child], [], [])
         os.write(report_write, str(child.pid).encode())
         signal.pause()
@@ -294,7 +296,7 @@ def line_says_until_closed(line: Line, data: bytes) -> None:
 )
 def test_a_wrong_configuration_is_one_clear_line(line: bytes, told: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "harness.reflex"],
+        [sys.executable, "-m", "freezeframe.harness.reflex"],
         input=line,
         capture_output=True,
         timeout=LIMIT_S,
@@ -312,7 +314,9 @@ def test_says_what_it_could_not_have(tmp_path: Path) -> None:
         side="primary", fd=line.rig, log_path=str(tmp_path / "l"), times_path=str(tmp_path / "t")
     )
     config = ReflexConfig(streams=[stream], control={}, rules=[], default_instruct=[])
-    child = Child("reflex", "harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,))
+    child = Child(
+        "reflex", "freezeframe.harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,)
+    )
     try:
         assert select.select([child], [], [], LIMIT_S)[0]
         (ready,) = child.receive()

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fixtures.pair import Incidents
-from fixtures.pair import run_scenario as run_on
-from harness.benchfile import Bench, builtin_scenarios, load_bench, load_scenario
-from harness.campaign import Result
-from harness.edge.pcapng import read_frames
-from harness.inquest import verdict_of
-from harness.store import StoredIncident
+from freezeframe.fixtures.pair import Incidents
+from freezeframe.fixtures.pair import run_scenario as run_on
+from freezeframe.harness.benchfile import Bench, builtin_scenarios, load_bench, load_scenario
+from freezeframe.harness.campaign import Result
+from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.store import StoredIncident
 
 FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
 CHECK, ANSWER = ("secondary before check", "data changed"), "response"

@@ -13,9 +13,9 @@ from pathlib import Path
 import cbor2
 import pytest
 
-from firmware_sim.control import Frame, Receiver, encode
-from harness.wire import control as wire
-from harness.wire.control import Op, PairState, Reason, Status
+from freezeframe.firmware_sim.control import Frame, Receiver, encode
+from freezeframe.harness.wire import control as wire
+from freezeframe.harness.wire.control import Op, PairState, Reason, Status
 
 pytestmark = pytest.mark.system
 SIZE_MIB = 32
@@ -36,7 +36,7 @@ class Side:
         self.directory = directory
         self.nbd = f"nbd+unix:///?socket={directory}/{side}.nbd"
         self.arguments = [
-            sys.executable, "-m", "firmware_sim", "serve", "--side", side, "--serial-number", SERIALS[side],
+            sys.executable, "-m", "freezeframe.firmware_sim", "serve", "--side", side, "--serial-number", SERIALS[side],
             "--state-dir", str(directory / side), "--size-mib", str(SIZE_MIB),
             "--host", f"unix:{directory}/{side}.nbd", "--console", f"pty:{directory}/{side}.console",
             "--control", f"pty:{directory}/{side}.control", "--boot-ms", "200", *arguments,
@@ -291,7 +291,7 @@ def test_a_missing_port_is_one_line_and_exit_3(arguments: list[str], named: str,
         base |= {arguments[0]: arguments[1].format(used=number)}
         words = [word for pair in base.items() for word in pair]
         done = subprocess.run(
-            [sys.executable, "-m", "firmware_sim", "serve", *words],
+            [sys.executable, "-m", "freezeframe.firmware_sim", "serve", *words],
             capture_output=True, text=True, timeout=LIMIT_S, check=False,
         )  # fmt: skip
     assert done.returncode == 3, done.stderr

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.power.scpi_supply import ScpiSupply
-from harness.errors import RigError
+from freezeframe.drivers.power.scpi_supply import ScpiSupply
+from freezeframe.harness.errors import RigError
 
 pytestmark = pytest.mark.system
 
 LIMIT_S = 15.0
-RUN_SUPPLY = "import sys; from firmware_sim.supply import main; sys.exit(main(sys.argv[1:]))"
+RUN_SUPPLY = "import sys; from freezeframe.firmware_sim.supply import main; sys.exit(main(sys.argv[1:]))"
 # A controller: says who it is on its console, then answers each line on its control port; its child is in
 # its group.
 CHILD = """
@@ -186,7 +186,7 @@ def test_close_leaves_the_safe_state_also_on_exceptions(bench: Bench) -> None:
 
 def test_the_interpreters_end_leaves_the_safe_state(bench: Bench) -> None:
     script = (
-        "import sys; from drivers.power.scpi_supply import ScpiSupply; "
+        "import sys; from freezeframe.drivers.power.scpi_supply import ScpiSupply; "
         "ScpiSupply(sys.argv[1]).set_output('primary', True); sys.stdin.read()"
     )
     process = subprocess.Popen([sys.executable, "-c", script, bench.resource], stdin=subprocess.PIPE)

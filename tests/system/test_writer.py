@@ -12,9 +12,9 @@ import pytest
 from nbd_test_server import NbdTestServer, served
 from workload_process import LIMIT_S, Run, Starter, starter
 
-from drivers.hosts.nbd import NbdHost
-from harness.core import events
-from harness.core.compare import Comparison, compare
+from freezeframe.drivers.hosts.nbd import NbdHost
+from freezeframe.harness.core import events
+from freezeframe.harness.core.compare import Comparison, compare
 
 pytestmark = pytest.mark.system
 
@@ -23,7 +23,7 @@ SIZE_BYTES = 16 << 20
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Starter]:
-    with starter(tmp_path, "drivers.hosts.writer") as runs:
+    with starter(tmp_path, "freezeframe.drivers.hosts.writer") as runs:
         yield runs
 
 

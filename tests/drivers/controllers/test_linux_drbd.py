@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.controllers import linux_drbd, linux_records
-from drivers.controllers.linux_drbd import LinuxDrbd, LinuxDrbdBreak
-from harness.edge.serial_link import BREAK, SerialLink
-from harness.errors import RigError, UsageError, WireError, WrongDeviceError
-from harness.roles import Controller
-from harness.wire import drbd
-from harness.wire.control import PairState
+from freezeframe.drivers.controllers import linux_drbd, linux_records
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd, LinuxDrbdBreak
+from freezeframe.harness.edge.serial_link import BREAK, SerialLink
+from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
+from freezeframe.harness.roles import Controller
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.control import PairState
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 BOOT_ID = "7ade8d4b-b793-4f3b-97f0-8b6ff9ce9183"

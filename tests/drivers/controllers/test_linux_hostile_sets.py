@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from golden_incidents import LINUX, unpack
 
-from drivers.controllers import linux_records
-from drivers.controllers.linux_drbd import LinuxDrbd
-from harness.core.rootcause import event_lines
-from harness.errors import WireError
-from harness.evidence import Evidence
-from harness.inquest import verdict_of
-from harness.report.html import page
+from freezeframe.drivers.controllers import linux_records
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.harness.core.rootcause import event_lines
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.report.html import page
 
 LOG = b"<3>[    6.692385] block drbd0: Digest integrity check FAILED: 1112s +4096\n"
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from drivers.controllers import linux_shell
-from drivers.controllers.linux_shell import MAX_ANSWER_BYTES, Shell
-from harness.core.events import Ns
-from harness.edge.clock import MonotonicClock
-from harness.errors import WireError
+from freezeframe.drivers.controllers import linux_shell
+from freezeframe.drivers.controllers.linux_shell import MAX_ANSWER_BYTES, Shell
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.edge.clock import MonotonicClock
+from freezeframe.harness.errors import WireError
 
 
 class Line:

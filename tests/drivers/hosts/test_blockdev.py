@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from workload_process import starter
 
-from drivers.hosts.blockdev import BlockDeviceConnection, BlockDeviceHost, parse_uri
-from harness.core.compare import compare
-from harness.core.events import WorkloadDone
-from harness.errors import HarnessError, RigError, UsageError, WrongDeviceError
+from freezeframe.drivers.hosts.blockdev import BlockDeviceConnection, BlockDeviceHost, parse_uri
+from freezeframe.harness.core.compare import compare
+from freezeframe.harness.core.events import WorkloadDone
+from freezeframe.harness.errors import HarnessError, RigError, UsageError, WrongDeviceError
 
 SIZE_BYTES = 16 << 20
 BLKPG = 0x1269
@@ -202,7 +202,7 @@ def test_requests_in_flight_are_answered_each_with_its_own_result(file: Path) ->
 @pytest.mark.system
 def test_the_stamped_writer_on_a_disk_keeps_its_promises(disk: str, file: Path, tmp_path: Path) -> None:
     uri = of_disk(disk, file)
-    with starter(tmp_path, "drivers.hosts.writer") as runs:
+    with starter(tmp_path, "freezeframe.drivers.hosts.writer") as runs:
         run = runs(
             uri, pattern="random", bytes_total=8 << 20, write_bytes=8192, queue_depth=32, span_bytes=1 << 20
         )
@@ -226,7 +226,7 @@ def test_writes_that_are_smaller_than_the_disks_blocks_are_a_wrong_bench_file_an
         pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
     disk = made.stdout.strip()
     try:
-        with starter(tmp_path, "drivers.hosts.writer") as runs:
+        with starter(tmp_path, "freezeframe.drivers.hosts.writer") as runs:
             run = runs(of_disk(disk, file), bytes_total=64 << 10, write_bytes=1024)
             done = run.hear(WorkloadDone)
             assert isinstance(done, WorkloadDone)

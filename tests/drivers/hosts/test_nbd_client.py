@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.hosts.nbd import Address, parse_uri
-from drivers.hosts.nbd_client import Completion, NbdClientSession
-from harness.errors import UsageError, WireError
+from freezeframe.drivers.hosts.nbd import Address, parse_uri
+from freezeframe.drivers.hosts.nbd_client import Completion, NbdClientSession
+from freezeframe.harness.errors import UsageError, WireError
 
 # Written down from proto.md, not taken from the tables under test.
 GREETING = b"NBDMAGICIHAVEOPT\x00\x03"

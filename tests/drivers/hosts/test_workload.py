@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from drivers.hosts.workload import Workload, WriterConfig
-from harness.core.blockstamp import decode
-from harness.core.events import NS_PER_S
-from harness.errors import UsageError
+from freezeframe.drivers.hosts.workload import Workload, WriterConfig
+from freezeframe.harness.core.blockstamp import decode
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.errors import UsageError
 
 VOLUME_BYTES = 1 << 20
 

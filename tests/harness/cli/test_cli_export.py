@@ -8,7 +8,7 @@ import pytest
 from golden_incidents import RECEIVER
 from typer.testing import CliRunner
 
-from harness.cli.app import app
+from freezeframe.harness.cli.app import app
 
 RUNNER = CliRunner()
 FORMS = ("pcapng", "lua", "perfetto", "html")

@@ -13,7 +13,7 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from typer.testing import CliRunner
 
-from harness.cli.app import app
+from freezeframe.harness.cli.app import app
 
 RUNNER = CliRunner()
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31m[bold red]\u202e\x9b\x00/../../etc/passwd"
@@ -99,7 +99,7 @@ def attack(stored: Path) -> None:
 def test_nothing_of_an_attacker_reaches_the_terminal(out: Path, command: str) -> None:
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *command.split(), "--out", str(out)],
+        [sys.executable, "-m", "freezeframe.harness.cli", *command.split(), "--out", str(out)],
         capture_output=True, timeout=60, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
@@ -116,7 +116,7 @@ def test_an_attackers_incident_is_judged_or_refused(out: Path, tmp_path: Path, c
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     argv = [one if one != "ADOPTED" else str(tmp_path / "adopted") for one in command.split()]
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *argv, "--out", str(out)],
+        [sys.executable, "-m", "freezeframe.harness.cli", *argv, "--out", str(out)],
         capture_output=True, timeout=60, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
     )  # fmt: skip
     shown = (done.stdout + done.stderr).decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli.app import app
+from freezeframe.harness.cli.app import app
 
 
 def offered(*words: str) -> list[str]:

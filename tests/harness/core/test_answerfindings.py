@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from harness.core.answerfindings import answer_findings
-from harness.core.evidence import gather
-from harness.core.rootcause import RootCauseSet
-from harness.wire.drbd import Conn
+from freezeframe.harness.core.answerfindings import answer_findings
+from freezeframe.harness.core.evidence import gather
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.wire.drbd import Conn
 
 Told = tuple[str, int, int]
 CONNECTED: Told = ("CONN_STATE", Conn.WF_REPORT_PARAMS, Conn.CONNECTED)

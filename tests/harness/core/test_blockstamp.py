@@ -10,7 +10,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.blockstamp import (
+from freezeframe.harness.core.blockstamp import (
     ACK,
     INTENT,
     JOURNAL_HEADER,
@@ -25,7 +25,7 @@ from harness.core.blockstamp import (
     journal_record,
     stamp,
 )
-from harness.errors import WireError
+from freezeframe.harness.errors import WireError
 
 BLOCK = stamp(1, 42, 7, 100, 4, 999)
 SECTOR = BLOCK[512:1024]

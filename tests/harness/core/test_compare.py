@@ -5,7 +5,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.blockstamp import (
+from freezeframe.harness.core.blockstamp import (
     ACK,
     DISCONNECTED,
     FLUSHED,
@@ -17,7 +17,7 @@ from harness.core.blockstamp import (
     journal_record,
     stamp,
 )
-from harness.core.compare import Comparison, Reader, compare
+from freezeframe.harness.core.compare import Comparison, Reader, compare
 
 SIZE_BYTES = 256 << 10
 SECTORS = 128

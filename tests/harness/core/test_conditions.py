@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.conditions import FIRST, MAX_THEN_BYTES, THEN, Conditions, Hit
-from harness.core.events import NS_PER_MS
-from harness.core.rulebook import RuleBook
-from harness.core.rules import ConsoleRule, parse_rules
-from harness.core.triggers import Place, Scanner
-from harness.errors import UsageError
+from freezeframe.harness.core.conditions import FIRST, MAX_THEN_BYTES, THEN, Conditions, Hit
+from freezeframe.harness.core.events import NS_PER_MS
+from freezeframe.harness.core.rulebook import RuleBook
+from freezeframe.harness.core.rules import ConsoleRule, parse_rules
+from freezeframe.harness.core.triggers import Place, Scanner
+from freezeframe.harness.errors import UsageError
 
 MS = NS_PER_MS
 SEQUENCE = ConsoleRule(name="s", literal="link down", then="write failed", within_ms=500)

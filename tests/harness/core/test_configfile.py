@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
-from harness.core.configfile import MAX_CONFIG_CHARS, Table, key_text, load, locate
-from harness.errors import UsageError
+from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, Table, key_text, load, locate
+from freezeframe.harness.errors import UsageError
 
 
 class Fault(Table):

@@ -4,7 +4,7 @@ import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.crcbits import flipped_bit
+from freezeframe.harness.core.crcbits import flipped_bit
 
 
 @settings(max_examples=100, deadline=None)

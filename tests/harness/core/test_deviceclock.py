@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.deviceclock import Bound, fit, lines, printed
+from freezeframe.harness.core.deviceclock import Bound, fit, lines, printed
 
 
 @given(

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.drbdsession import Dissector, Seen
-from harness.core.drbdstream import DrbdPacket, DrbdStream, Malformed, allowed_headers
-from harness.core.tcpstream import Reassembler, StreamData
-from harness.edge.pcapng import read_frames
-from harness.wire import drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.core.drbdsession import Dissector, Seen
+from freezeframe.harness.core.drbdstream import DrbdPacket, DrbdStream, Malformed, allowed_headers
+from freezeframe.harness.core.tcpstream import Reassembler, StreamData
+from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 CAPTURES = ("small-handshake", "small-failure")

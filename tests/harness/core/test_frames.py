@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core import frames
-from harness.core.frames import BadFrame, Frame, FrameReceiver, TextRun, decode, encode, pack, unpack
-from harness.errors import WireError
-from harness.wire import control
-from harness.wire.control import Op
+from freezeframe.harness.core import frames
+from freezeframe.harness.core.frames import (
+    BadFrame,
+    Frame,
+    FrameReceiver,
+    TextRun,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.control import Op
 
 
 def crc32c_bitwise(data: bytes) -> int:

@@ -25,11 +25,11 @@ from link_script import (
     p_trim,
 )
 
-from harness.core.events import NS_PER_MS, Trigger
-from harness.core.linkrules import EVENTS, LinkRule
-from harness.core.linkview import LinkEnds, LinkView
-from harness.edge.pcapng import read_frames
-from harness.errors import UsageError
+from freezeframe.harness.core.events import NS_PER_MS, Trigger
+from freezeframe.harness.core.linkrules import EVENTS, LinkRule
+from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.errors import UsageError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 

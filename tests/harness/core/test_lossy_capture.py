@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from link_script import P, S
 from link_wire import healthy_exchange
 
-from harness.core.events import NS_PER_MS, Trigger
-from harness.core.linkrules import EVENTS, LinkRule
-from harness.core.linkview import LinkEnds, LinkView
-from harness.edge.pcapng import read_frames
+from freezeframe.harness.core.events import NS_PER_MS, Trigger
+from freezeframe.harness.core.linkrules import EVENTS, LinkRule
+from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 STEP_NS = NS_PER_MS // 20

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.onset import began_ns
+from freezeframe.harness.core.onset import began_ns
 
 PATTERN = rb"sysrq: Trigger a crash"
 BEFORE = b"[    1.0] block drbd0: all is well\n"

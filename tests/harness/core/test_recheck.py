@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.events import NS_PER_MS, Ns
-from harness.core.recheck import MAX_REGEX_BYTES, Recheck, recheck
-from harness.core.rules import ConsoleRule
-from harness.core.triggers import Scanner
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.core.recheck import MAX_REGEX_BYTES, Recheck, recheck
+from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.core.triggers import Scanner
 
 RULES = [
     ConsoleRule(name="literal", literal="aba"),

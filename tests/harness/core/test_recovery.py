@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core import recovery
-from harness.core.recovery import (
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.recovery import (
     MAX_PULLS,
     Action,
     Answered,

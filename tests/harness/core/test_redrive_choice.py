@@ -4,9 +4,16 @@ from typing import Literal
 
 import pytest
 
-from harness.core.blockstamp import ACK, INTENT, Journal, Write, journal_header, journal_record
-from harness.core.events import Trigger
-from harness.core.redrive import UNANSWERED_NS, Result, failed_again, failing_write, told_sector, why_not
+from freezeframe.harness.core.blockstamp import ACK, INTENT, Journal, Write, journal_header, journal_record
+from freezeframe.harness.core.events import Trigger
+from freezeframe.harness.core.redrive import (
+    UNANSWERED_NS,
+    Result,
+    failed_again,
+    failing_write,
+    told_sector,
+    why_not,
+)
 
 SPAN = 64
 FIRST, SECOND = Write(0, 0, 8, 100), Write(1, 8, 8, 200)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from harness.core.ringdepth import RingDepth, ring_depth
-from harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.ringdepth import RingDepth, ring_depth
+from freezeframe.harness.core.rootcause import RootCauseSet
 
 VERDICT = {"write_lba": 128, "block_id": "0x0200000000000000", "clocks": {"primary": {"offset_ns": 1000}}}
 

@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core import rootcause
-from harness.errors import WireError
-from harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS, Event
+from freezeframe.harness.core import rootcause
+from freezeframe.harness.errors import WireError
+from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS, Event
 
 HEADER: dict[str, Any] = dict.fromkeys(HEADER_KEYS, 1) | {
     "incident_id": bytes(range(16)),

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.rules import LINK_EVENTS, ConsoleRule, LinkRuleSpec, RuleSet, combine, parse_rules
-from harness.core.triggers import Scanner
-from harness.errors import UsageError
+from freezeframe.harness.core.rules import (
+    LINK_EVENTS,
+    ConsoleRule,
+    LinkRuleSpec,
+    RuleSet,
+    combine,
+    parse_rules,
+)
+from freezeframe.harness.core.triggers import Scanner
+from freezeframe.harness.errors import UsageError
 
 RULES = Path(__file__).parents[3] / "bench_configs" / "rules"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.core.signature import (
+from freezeframe.harness.core.signature import (
     ALWAYS_FROM,
     GARBLED,
     Member,

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_wire import healthy_exchange
 
-from harness.core import skim, skimpure
-from harness.core.drbdsession import Blind, Broken, Dissector, Seen, SessionClosed
-from harness.core.linkrules import EVENTS, LinkRule
-from harness.core.linkview import LinkEnds, LinkView
-from harness.core.tcpstream import Reassembler
-from harness.edge.pcapng import read_frames
+from freezeframe.harness.core import skim, skimpure
+from freezeframe.harness.core.drbdsession import Blind, Broken, Dissector, Seen, SessionClosed
+from freezeframe.harness.core.linkrules import EVENTS, LinkRule
+from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.tcpstream import Reassembler
+from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 T_NS = 1_795_394_356_000_000_000
@@ -329,8 +329,8 @@ def test_state_of_other_types_is_left_to_python(spoil: str) -> None:
 def test_everything_goes_on_without_the_c_module() -> None:
     here = Path(__file__).parent
     program = (
-        "import sys; sys.modules['harness.core._native'] = None\n"
-        "import pytest; from harness.core import skim; assert not skim.NATIVE\n"
+        "import sys; sys.modules['freezeframe.harness.core._native'] = None\n"
+        "import pytest; from freezeframe.harness.core import skim; assert not skim.NATIVE\n"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
     files = [here / f"test_{name}.py" for name in ("tcpstream", "drbdstream", "lossy_capture")]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.events import NS_PER_MS
-from harness.core.tcpstream import (
+from freezeframe.harness.core.events import NS_PER_MS
+from freezeframe.harness.core.tcpstream import (
     HOLE_PATIENCE_NS,
     Reassembler,
     StreamClosed,

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.text import escape
+from freezeframe.harness.core.text import escape
 
 
 def test_what_is_escaped() -> None:

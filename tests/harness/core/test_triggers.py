@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.events import SIDES, Side
-from harness.core.rules import ConsoleRule, parse_rules
-from harness.core.triggers import Hit, Scanner
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.rules import ConsoleRule, parse_rules
+from freezeframe.harness.core.triggers import Hit, Scanner
 
 RULES = (
     ConsoleRule(name="literal", literal="FAILED"),

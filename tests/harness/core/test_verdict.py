@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cuts import CUTS
+from verdictrun import CLEAN, KINDS, OUTSIDE, Outcome, lies, virtual_run
+from virtualbench import evidence
 
-from fixtures.cuts import CUTS
-from fixtures.verdictrun import CLEAN, KINDS, OUTSIDE, Outcome, lies, virtual_run
-from fixtures.virtualbench import evidence
-from harness.benchfile import load_bench
-from harness.core.evidence import gather, without_tell_tales
-from harness.core.findings import Stage
-from harness.core.oneclock import rows
-from harness.core.rootcause import RootCauseSet
-from harness.core.skim import run_of
-from harness.core.verdict import judge
-from harness.edge.pcapng import read_frames
-from harness.store import MAX_INTEGER
+from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.core.evidence import gather, without_tell_tales
+from freezeframe.harness.core.findings import Stage
+from freezeframe.harness.core.oneclock import rows
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.skim import run_of
+from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.store import MAX_INTEGER
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 SEED = 1

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import NS_PER_S
-from harness.core.skim import Run, run_of
-from harness.edge.capture_ring import (
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.skim import Run, run_of
+from freezeframe.harness.edge.capture_ring import (
     MIN_SEGMENT_BYTES,
     PIN_NS,
     Bounds,
@@ -20,8 +20,8 @@ from harness.edge.capture_ring import (
     segment_path,
     segments,
 )
-from harness.edge.pcapng import END, PcapngWriter, first_packet_at, read_frames, whole_to
-from harness.errors import RigError
+from freezeframe.harness.edge.pcapng import END, PcapngWriter, first_packet_at, read_frames, whole_to
+from freezeframe.harness.errors import RigError
 
 MIB = 1 << 20
 T_NS = 1_795_394_356_000_000_000

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.edge import netns
-from harness.errors import RigError
+from freezeframe.harness.edge import netns
+from freezeframe.harness.errors import RigError
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_namespaces = pytest.mark.skipif(
@@ -107,7 +107,7 @@ def test_the_caller_stays_where_it_is() -> None:
 def test_another_process_enters_by_path_and_nothing_outlives_the_holder() -> None:
     pair = netns.make_pair()
     script = (
-        "import socket, sys\nfrom harness.edge import netns\n"
+        "import socket, sys\nfrom freezeframe.harness.edge import netns\n"
         "print(sorted(netns.Namespace.open(sys.argv[1]).run(lambda: [x for _, x in socket.if_nameindex()])))"
     )
     done = subprocess.run(
@@ -134,7 +134,7 @@ def test_what_is_no_namespace_cannot_be_entered(tmp_path: Path) -> None:
 # --- privileges ---------------------------------------------------------------------------------------------
 PRIVILEGED = (
     "import sys; sys.path.insert(0, {root!r})\n"
-    "from harness.edge import netns\nfrom harness.errors import RigError\n"
+    "from freezeframe.harness.edge import netns\nfrom freezeframe.harness.errors import RigError\n"
     "try:\n"
     "    netns.ensure_privileges([sys.executable, '-c', sys.argv[1], sys.argv[1]])\n"
     "    pair = netns.make_pair(); print('made', pair.notes, netns.missing_capabilities())\n"
@@ -146,7 +146,7 @@ PRIVILEGED = (
 def world_python(tmp_path: Path) -> tuple[str, dict[str, str], str]:
     """An interpreter, its environment and the script, all of which any user can read."""
     copy = tmp_path / "project"
-    shutil.copytree(ROOT / "harness", copy / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     packages = Path(netns.__file__).parent  # any module of ours; the third-party ones come from sys.path
     assert packages.exists()
     for part in (tmp_path, *tmp_path.parents):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.skim import Buffer, encode
-from harness.edge.pcapng import (
+from freezeframe.harness.core.skim import Buffer, encode
+from freezeframe.harness.edge.pcapng import (
     END,
     MAX_BLOCK_BYTES,
     CapturedFrame,
@@ -26,7 +26,7 @@ from harness.edge.pcapng import (
     runs_of,
     whole_to,
 )
-from harness.errors import RigError, WireError
+from freezeframe.harness.errors import RigError, WireError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 T_NS = 1_795_394_356_942_025_123

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.core import events
-from harness.edge.reflex_record import BACKLOG, EventOut
+from freezeframe.harness.core import events
+from freezeframe.harness.edge.reflex_record import BACKLOG, EventOut
 
 HIT = events.Trigger(
     t_ns=1, rule="each line", source="console", side="primary", offset_bytes=1, t_arrival_ns=1, t_match_ns=1,

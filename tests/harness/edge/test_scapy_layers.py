@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.packet import Raw
 
-from harness.core.tcpstream import Reassembler, StreamData
-from harness.edge.pcapng import read_frames
-from harness.edge.scapy_layers import (
+from freezeframe.harness.core.tcpstream import Reassembler, StreamData
+from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.edge.scapy_layers import (
     BODIES,
     REPLIES,
     REQUESTS,
@@ -25,8 +25,8 @@ from harness.edge.scapy_layers import (
     SyncParam95,
     packets,
 )
-from harness.wire import control, drbd
-from harness.wire.drbd import Cmd
+from freezeframe.harness.wire import control, drbd
+from freezeframe.harness.wire.drbd import Cmd
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "drbd"
 
@@ -109,7 +109,7 @@ def test_what_is_no_packet_is_raw() -> None:
 # --- control frames
 # -----------------------------------------------------------------------------------------------
 def test_a_control_frame_is_what_the_codec_makes() -> None:
-    from harness.core import frames
+    from freezeframe.harness.core import frames
 
     payload = control.FREEZE.pack(b"A1".ljust(16, b"\0"), 3, control.Reason.LINK_TRIGGER, b"i" * 16)
     line = frames.encode(control.Op.WARMSTART, 7, payload)
@@ -157,7 +157,8 @@ def test_too_short_a_frame_is_refused() -> None:
 
 
 def test_only_the_light_half_of_scapy_is_imported() -> None:
-    code = "import sys, harness.edge.scapy_layers; print([m for m in sys.modules if m.startswith('scapy.layers')])"
+    code = "import sys, freezeframe.harness.edge.scapy_layers\n"
+    code += "print([m for m in sys.modules if m.startswith('scapy.layers')])"
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

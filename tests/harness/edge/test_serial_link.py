@@ -19,12 +19,12 @@ import pytest
 import serial
 import serial.rfc2217
 
-from harness.core.events import NS_PER_S
-from harness.edge.clock import MonotonicClock, read_wall_clock
-from harness.edge.locks import holder
-from harness.edge.serial_link import BREAK, SerialLink, open_serial
-from harness.errors import RigError
-from harness.roles import ByteLink
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.edge.clock import MonotonicClock, read_wall_clock
+from freezeframe.harness.edge.locks import holder
+from freezeframe.harness.edge.serial_link import BREAK, SerialLink, open_serial
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.roles import ByteLink
 
 
 def soon(seconds: float = 5.0) -> int:
@@ -155,7 +155,7 @@ def test_the_far_end_of_a_pty_goes_away(line: tuple[int, str]) -> None:
 
 
 def test_nobody_takes_the_bytes(line: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.edge.serial_link.WRITE_TIMEOUT_NS", 100_000_000)
+    monkeypatch.setattr("freezeframe.harness.edge.serial_link.WRITE_TIMEOUT_NS", 100_000_000)
     link = open_serial(line[1])
     with pytest.raises(RigError, match="takes no bytes"):
         link.write(bytes(1 << 20))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.edge import system
-from harness.edge.system import Finding
+from freezeframe.harness.edge import system
+from freezeframe.harness.edge.system import Finding
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,7 +37,7 @@ def test_an_unprivileged_user_is_told_what_is_slower(tmp_path: Path) -> None:
     drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
     prefix = drop if os.geteuid() == 0 else []
     script = (
-        "import resource, sys, pathlib\nfrom harness.edge import system\n"
+        "import resource, sys, pathlib\nfrom freezeframe.harness.edge import system\n"
         "resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))\n"
         "for f in system.examine(pathlib.Path(sys.argv[1])): print(f.name, f.status, f.detail, sep='|')"
     )

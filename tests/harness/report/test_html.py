@@ -13,8 +13,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from harness.evidence import Evidence
-from harness.report.html import page
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.html import page
 
 WAIT_S = 20
 

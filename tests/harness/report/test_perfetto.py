@@ -8,9 +8,9 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
-from harness.evidence import Evidence
-from harness.report.perfetto import WAY, trace
-from harness.report.protobuf import integer, varint
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.perfetto import WAY, trace
+from freezeframe.harness.report.protobuf import integer, varint
 
 
 @pytest.fixture(scope="module", params=[RECEIVER, SENDER])

@@ -7,13 +7,13 @@ import golden_incidents
 import pytest
 from golden_incidents import LINUX, RECEIVER, SENDER
 
-from harness.core import frames
-from harness.edge.capturefile import LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
-from harness.evidence import Evidence
-from harness.report.lua import PROTOCOL, dissector
-from harness.report.pcapng import write_pcapng
-from harness.wire import control
-from harness.wire.control import Op
+from freezeframe.harness.core import frames
+from freezeframe.harness.edge.capturefile import LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.lua import PROTOCOL, dissector
+from freezeframe.harness.report.pcapng import write_pcapng
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.control import Op
 
 
 def tshark(capture: Path, *arguments: str) -> list[list[str]]:

@@ -7,9 +7,9 @@ import pytest
 from golden_incidents import RECEIVER
 from rich.console import Console
 
-from harness.evidence import Evidence
-from harness.report.html import page
-from harness.report.text import canaries_in_words, recheck_in_words, summary
+from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.report.html import page
+from freezeframe.harness.report.text import canaries_in_words, recheck_in_words, summary
 
 CANARIES = {
     "primary": {"seen": True, "round_trip_us": 4321, "arrival_to_match_us": 37.4},

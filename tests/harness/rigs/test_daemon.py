@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from waiting import await_true
 
-from harness.core.events import Side
-from harness.edge.netns import missing_capabilities
-from harness.errors import RigError
-from harness.rigs.daemon import RigConfig
-from harness.rigs.rig import VirtualRig, default_directory
+from freezeframe.harness.core.events import Side
+from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 
 pytestmark = [
     pytest.mark.system,
@@ -38,7 +38,7 @@ class Making:
             (tools / tool).write_text(f"#!/bin/sh\necho $$ >{self.asking}\nexec sleep 60\n")
             (tools / tool).chmod(0o755)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "harness.rigs.daemon"],
+            [sys.executable, "-m", "freezeframe.harness.rigs.daemon"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={
@@ -89,7 +89,7 @@ def test_a_place_is_one_rigs_also_while_that_does_not_answer(making: Making) -> 
         VirtualRig.start(config)
     making.process.send_signal(signal.SIGCONT)
     second = subprocess.run(
-        [sys.executable, "-m", "harness.rigs.daemon"],
+        [sys.executable, "-m", "freezeframe.harness.rigs.daemon"],
         input=msgspec.json.encode(config) + b"\n",
         capture_output=True,
         timeout=20,
@@ -119,7 +119,7 @@ def test_what_somebody_else_put_in_the_place_of_a_rig_is_not_used(
 
 
 def test_down_takes_one_down_that_does_not_answer(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.rigs.rig.DOWN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("freezeframe.harness.rigs.rig.DOWN_TIMEOUT_S", 1.0)
     making.process.send_signal(signal.SIGSTOP)
     assert VirtualRig(making.place).down()
     assert making.process.wait(5) == -signal.SIGKILL

@@ -6,9 +6,9 @@ from pathlib import Path
 import link_script as drbd
 import pytest
 
-from harness.core.events import NS_PER_MS, Side
-from harness.errors import UsageError
-from harness.rigs.injector import ETHERNET_BYTES, KINDS, Injector
+from freezeframe.harness.core.events import NS_PER_MS, Side
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.rigs.injector import ETHERNET_BYTES, KINDS, Injector
 
 CAPTURE = Path(__file__).parents[2] / "golden" / "drbd" / "small-handshake.pcap"
 PCAP_HEADER_BYTES, RECORD_HEADER_BYTES = 24, 16

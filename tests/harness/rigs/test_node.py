@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from harness.rigs.image import Image
-from harness.rigs.node import Node
+from freezeframe.harness.rigs.image import Image
+from freezeframe.harness.rigs.node import Node
 
 
 def test_a_comma_in_a_serial_number_or_path_begins_no_option() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import RigError
-from harness.rigs import packages
-from harness.rigs.packages import ARCHIVE_VARIABLE, Archive
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.rigs import packages
+from freezeframe.harness.rigs.packages import ARCHIVE_VARIABLE, Archive
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pytest
 
-from harness.rigs.relay import MAX_HELD_BYTES, Relay
-from harness.rigs.rounds import dispatch
+from freezeframe.harness.rigs.relay import MAX_HELD_BYTES, Relay
+from freezeframe.harness.rigs.rounds import dispatch
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import SIDES
-from harness.edge.netns import missing_capabilities
-from harness.rigs import wiring
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.rigs import wiring
 
 pytestmark = [
     pytest.mark.system,
