@@ -5,7 +5,7 @@ import os
 from setuptools import Extension, setup
 
 NATIVE = Extension(
-    "freezeframe.harness.core._native",
+    "freezeframe.harness.core.link._native",
     sources=["harness/native/module.c", "harness/native/capture.c", "harness/native/skim.c"],
     depends=["harness/native/native.h"],
     extra_compile_args=[

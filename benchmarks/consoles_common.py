@@ -16,9 +16,9 @@ import msgspec
 from benchmarks.common import NAN, PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
 from benchmarks.scan import texts
 from freezeframe.harness.core import events
-from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.edge.realtime import FIFO_PRIORITY
-from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 
 PEERS: Final = Path(__file__).resolve().parent / "peers"
 TRIGGER: Final = "Digest integrity check FAILED"
@@ -190,7 +190,10 @@ def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> O
         )
         fds = [control.ours, *(one.ours for one in consoles)]
         with running(
-            ours("freezeframe.harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
+            ours("freezeframe.harness.watch.reflex"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=fds,
         ) as child:
             assert child.stdin is not None
             assert child.stdout is not None

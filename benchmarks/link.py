@@ -33,8 +33,8 @@ from benchmarks.common import (
 )
 from benchmarks.link_load import traffic, watching
 from benchmarks.link_peers import HANDED_OVER_S, HEURISTIC, P_DATA, SCAPY, TSHARK, Told, by_scapy, by_tshark
-from freezeframe.harness.core import skim
-from freezeframe.harness.core.skim import survey
+from freezeframe.harness.core.link import skim
+from freezeframe.harness.core.link.skim import survey
 from freezeframe.harness.edge.netns import LinkPair, make_pair
 from freezeframe.harness.edge.pcapng import first_packet_at
 
@@ -45,7 +45,7 @@ PEER_RATES_MB_S = (2.0, 25.0, 125.0, 200.0)
 OFFLINE = """
 import sys
 from pathlib import Path
-from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.edge.pcapng import read_runs
 from freezeframe.harness.wire import drbd
 view, first_no = LinkView(LinkEnds(ports=frozenset({drbd.PORT})), []), 1
@@ -56,7 +56,7 @@ for run in read_runs(Path(sys.argv[1])):
 totals = view.ledger.totals
 print(totals.writes, totals.digests_checked, totals.digests_wrong)
 """
-PURE = "import sys; sys.modules['freezeframe.harness.core._native'] = None\n" + OFFLINE
+PURE = "import sys; sys.modules['freezeframe.harness.core.link._native'] = None\n" + OFFLINE
 OURS, SCAPY_OFFLINE = "FreezeFrame", "scapy (Ether/IP/TCP only)"
 OFFLINE_SECONDS = 4.0
 SCAPY_BYTES = 24_000_000

@@ -74,7 +74,7 @@ def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int =
     for old in (pcapng, *(one for _, one in segments(pcapng))):
         old.unlink(missing_ok=True)
     with running(
-        ours("freezeframe.harness.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ours("freezeframe.harness.watch.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         yield Watch(child, link, pcapng, ring_mib, max_mib)
     join(pcapng)

@@ -17,7 +17,7 @@ from typing import Final
 
 from benchmarks.common import NAN, cpu_seconds, peers_python, running
 from freezeframe.harness.edge.netns import INTERFACE, LinkPair
-from freezeframe.harness.linkwatch import NICE
+from freezeframe.harness.watch.linkwatch import NICE
 
 TSHARK: Final = "tshark"
 SCAPY: Final = "scapy AsyncSniffer"

@@ -12,9 +12,9 @@ import msgspec
 from benchmarks.common import Options, Result, Target, main, ours, running, scratch
 from benchmarks.link_load import traffic, watching
 from freezeframe.harness.core import events
-from freezeframe.harness.core.rules import ConsoleRule
+from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.edge.netns import make_pair
-from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 
 SAMPLES = 8
 
@@ -25,7 +25,7 @@ def resident_mib(pid: int) -> float:
 
 
 def console_samples(directory: Path, total_bytes: int) -> list[float]:
-    """Text through ``freezeframe.harness.reflex`` over a pipe; its record goes to a file that is not kept."""
+    """Text through ``freezeframe.harness.watch.reflex`` over a pipe; its record goes to a file that is not kept."""
     read_fd, write_fd = os.pipe()
     config = ReflexConfig(
         streams=[
@@ -37,7 +37,10 @@ def console_samples(directory: Path, total_bytes: int) -> list[float]:
     )  # fmt: skip
     samples: list[float] = []
     with running(
-        ours("freezeframe.harness.reflex"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(read_fd,)
+        ours("freezeframe.harness.watch.reflex"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(read_fd,),
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None

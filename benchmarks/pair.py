@@ -31,7 +31,7 @@ from benchmarks.common import (
     two_at_once,
 )
 from freezeframe.fixtures.pair import Incidents, Pair
-from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench
 
 SHAPES = (("4k", 32, 10_000, "IOPS"), ("64k", 32, 300, "MB/s"))
 SIZE = "64m"
@@ -39,8 +39,8 @@ OURS, PEER = "simulated pair, watched", "nbdkit memory"
 PROCESSES = {
     "primary": ("freezeframe.firmware_sim", "serve", "--side", "primary"),
     "secondary": ("freezeframe.firmware_sim", "serve", "--side", "secondary"),
-    "linkwatch": ("freezeframe.harness.linkwatch",),
-    "reflex": ("freezeframe.harness.reflex",),
+    "linkwatch": ("freezeframe.harness.watch.linkwatch",),
+    "reflex": ("freezeframe.harness.watch.reflex",),
 }
 """Consecutive words of the command that tell a process of the bench from the others; all belong to this process."""
 

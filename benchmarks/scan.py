@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import Options, Result, Target, have, main, median, scratch
-from freezeframe.harness.core.rules import ConsoleRule
-from freezeframe.harness.core.triggers import Scanner
+from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.console.triggers import Scanner
 
 RULES = 1000
 LINE = "[  %d.%06d] host: %d writes, %d bytes, queue %d, cache %d percent dirty, link up, all well\r\n"

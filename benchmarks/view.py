@@ -3,7 +3,7 @@
 import sys
 import time
 
-from freezeframe.harness.benchfile import MIB
+from freezeframe.harness.bench.benchfile import MIB
 from freezeframe.harness.cli.runs import RunView
 
 TOTAL = 4096 * MIB

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from freezeframe.harness.benchfile import Bench, Scenario
-from freezeframe.harness.core import rules
+from freezeframe.harness.bench.benchfile import Bench, Scenario
+from freezeframe.harness.core.console import rules
 from freezeframe.harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from freezeframe.harness.core.blockstamp import MAX_SECTORS, MAX_WRITE_SECTORS, Write, stamp
+from freezeframe.harness.core.blocks.blockstamp import MAX_SECTORS, MAX_WRITE_SECTORS, Write, stamp
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES

@@ -18,7 +18,8 @@ import msgspec
 from freezeframe.drivers.hosts import blockdev
 from freezeframe.drivers.hosts.nbd import NbdConnection, error_name
 from freezeframe.drivers.hosts.workload import InFlight, Workload, WriterConfig
-from freezeframe.harness.core import blockstamp, events
+from freezeframe.harness.core import events
+from freezeframe.harness.core.blocks import blockstamp
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES

@@ -9,10 +9,9 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from freezeframe.harness import benchfile
-from freezeframe.harness.bench import Rig
-from freezeframe.harness.benchfile import Bench
-from freezeframe.harness.campaign import run_directory
+from freezeframe.harness.bench import benchfile
+from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.bench.opened import Rig
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES
@@ -20,6 +19,7 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge import system
 from freezeframe.harness.edge.system import Finding
 from freezeframe.harness.errors import UsageError
+from freezeframe.harness.runs.campaign import run_directory
 
 MARK: Final = {"ok": ("ok", "green"), "warning": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 

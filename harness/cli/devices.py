@@ -7,18 +7,18 @@ from typing import Any
 
 import typer
 
-from freezeframe.harness.bench import Rig, deadline_in
-from freezeframe.harness.benchfile import load_bench
-from freezeframe.harness.campaign import run_directory
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.opened import Rig, deadline_in
 from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.incident import Incident
+from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.report import text
 from freezeframe.harness.roles import Preparable, SetEntry
+from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.wire import control
 
 

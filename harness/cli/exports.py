@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from freezeframe.harness import store
 from freezeframe.harness.cli.output import err, print_json, say
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.evidence import Evidence
-from freezeframe.harness.redaction import RedactedEvidence, folder_key
+from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.redaction import RedactedEvidence, folder_key
 from freezeframe.harness.report import text
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.lua import dissector

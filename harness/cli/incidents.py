@@ -7,16 +7,16 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from freezeframe.harness import store
 from freezeframe.harness.cli import output
 from freezeframe.harness.cli.output import err, print_json, say
 from freezeframe.harness.cli.verdicts import say_timeline
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.errors import HarnessError, UsageError
-from freezeframe.harness.index import Index, Indexed
-from freezeframe.harness.inquest import timeline_of, verdict_of
-from freezeframe.harness.quota import GIB, prune
+from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents.index import Index, Indexed
+from freezeframe.harness.incidents.inquest import timeline_of, verdict_of
+from freezeframe.harness.incidents.quota import GIB, prune
 from freezeframe.harness.report import text
 
 _EQUAL: Final = {True: "yes", False: "NO", None: "-"}

@@ -6,12 +6,12 @@ from typing import Final
 
 from rich.progress import track
 
-from freezeframe.harness import rulelab, store
 from freezeframe.harness.cli.output import err, out, print_json, say
-from freezeframe.harness.core.rules import RuleSet, combine, parse_rules
+from freezeframe.harness.core.console.rules import RuleSet, combine, parse_rules
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents import rulelab, store
+from freezeframe.harness.incidents.evidence import Evidence
 
 MAX_RULE_FILE_BYTES: Final = 1 << 20
 MAX_SHOWN: Final = 10

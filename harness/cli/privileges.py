@@ -2,7 +2,7 @@
 
 import sys
 
-from freezeframe.harness.benchfile import Bench
+from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.cli.interrupt import begin_work
 from freezeframe.harness.edge.netns import ensure_privileges, join_holder
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import typer
 
-from freezeframe.harness.bench import virtual_config
-from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.opened import virtual_config
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.text import escape

@@ -18,14 +18,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from freezeframe.harness import campaign
-from freezeframe.harness.benchfile import MIB, load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import MIB, load_bench, load_scenario
 from freezeframe.harness.cli import output
 from freezeframe.harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, complain, err, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.report import text
+from freezeframe.harness.runs import campaign
 
 REFRESHES_A_SECOND: Final = 4
 """Enough to look alive; the machine has better things to do."""

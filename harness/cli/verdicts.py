@@ -5,8 +5,6 @@ from pathlib import Path
 
 import typer
 
-from freezeframe.harness import store
-from freezeframe.harness.adopt import adopt as adopted
 from freezeframe.harness.cli.output import (
     EXIT_DEVICE_FAILED,
     EXIT_INCONCLUSIVE,
@@ -18,9 +16,11 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.core.verdict import judge
+from freezeframe.harness.core.verdict.verdict import judge
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.inquest import evidence_of, timeline_of, verdict_of
+from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents.adopt import adopt as adopted
+from freezeframe.harness.incidents.inquest import evidence_of, timeline_of, verdict_of
 from freezeframe.harness.report import text
 
 

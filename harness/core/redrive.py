@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from freezeframe.harness.core.blockstamp import Journal, Write
+from freezeframe.harness.core.blocks.blockstamp import Journal, Write
 from freezeframe.harness.core.events import NS_PER_S, Ns, Trigger
 
 Outcome = Literal["transient", "deterministic", "not possible"]

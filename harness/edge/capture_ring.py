@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
-from freezeframe.harness.core.skim import Run, survey
+from freezeframe.harness.core.link.skim import Run, survey
 from freezeframe.harness.edge.pcapng import (
     END,
     PcapngWriter,

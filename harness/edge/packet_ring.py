@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns
-from freezeframe.harness.core.skim import Run, ring_block
+from freezeframe.harness.core.link.skim import Run, ring_block
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.edge.netns import Namespace
 from freezeframe.harness.errors import RigError

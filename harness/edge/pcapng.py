@@ -23,8 +23,8 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from freezeframe.harness.core.skim import Buffer, Run, blocks, encode, survey
-from freezeframe.harness.core.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
+from freezeframe.harness.core.link.skim import Buffer, Run, blocks, encode, survey
+from freezeframe.harness.core.link.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
 from freezeframe.harness.errors import RigError, WireError
 
 LINKTYPE_ETHERNET: Final = 1

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.supersocket import SuperSocket
 
-from freezeframe.harness.core.skim import blocks
+from freezeframe.harness.core.link.skim import blocks
 from freezeframe.harness.edge.packet_ring import DEFAULT_RING_BYTES, PacketRing
 from freezeframe.harness.errors import UsageError
 

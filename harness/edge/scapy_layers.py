@@ -36,8 +36,8 @@ from scapy.fields import (
 )
 from scapy.packet import Packet, Raw, bind_layers
 
-from freezeframe.harness.core.drbdstream import parse_header
-from freezeframe.harness.core.layout import layout_items
+from freezeframe.harness.core.link.drbdstream import parse_header
+from freezeframe.harness.core.link.layout import layout_items
 from freezeframe.harness.wire import control, drbd
 
 # --- DRBD ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from freezeframe.harness.core import skim
+from freezeframe.harness.core.link import skim
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge import netns
 

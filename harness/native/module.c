@@ -1,11 +1,11 @@
-/* freezeframe.harness.core._native, optional: the two loops of the link watch that see every frame (docs/decisions/0009). Pure: bytes in,
+/* freezeframe.harness.core.link._native, optional: the two loops of the link watch that see every frame (docs/decisions/0009). Pure: bytes in,
    bytes and counts out; no file, no clock, no thread. The one allocation whose size the wire tells, a body that has begun, has a bound. */
 #include "native.h"
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "freezeframe.harness.core._native",
-    .m_doc = "The link watch's loops over every frame; freezeframe.harness.core.skimpure is the reference.",
+    .m_name = "freezeframe.harness.core.link._native",
+    .m_doc = "The link watch's loops over every frame; freezeframe.harness.core.link.skimpure is the reference.",
     .m_size = -1,
     .m_methods = capture_methods,
 };

@@ -1,4 +1,4 @@
-/* freezeframe.harness.core._native: what both files of the module share. The reference for all of it is harness/core/skimpure.py. */
+/* freezeframe.harness.core.link._native: what both files of the module share. The reference for all of it is harness/core/link/skimpure.py. */
 #ifndef FREEZEFRAME_NATIVE_H
 #define FREEZEFRAME_NATIVE_H
 

@@ -140,7 +140,7 @@ static PyGetSetDef fill_properties[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyTypeObject Fill_Type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core._native.Fill",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core.link._native.Fill",
     .tp_basicsize = sizeof(Fill),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = PyType_GenericNew,
@@ -202,7 +202,7 @@ static PyMemberDef half_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyTypeObject Half_Type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core._native.HalfState",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core.link._native.HalfState",
     .tp_basicsize = sizeof(Half),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = half_new,
@@ -435,7 +435,7 @@ static PyObject *frames_next(Frames *self)
 }
 
 static PyTypeObject Frames_Type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core._native.Frames",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core.link._native.Frames",
     .tp_basicsize = sizeof(Frames),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_dealloc = (destructor)frames_dealloc,
@@ -475,7 +475,7 @@ static PyMemberDef skimmer_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyTypeObject Skimmer_Type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core._native.Skimmer",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "freezeframe.harness.core.link._native.Skimmer",
     .tp_basicsize = sizeof(Skimmer),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = skimmer_new,

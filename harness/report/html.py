@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import jinja2
 
-from freezeframe.harness.core.blockdiff import HexRow, hex_rows
+from freezeframe.harness.core.blocks.blockdiff import HexRow, hex_rows
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
-from freezeframe.harness.core.statediff import field_rows
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.writepath import items, mapping, number
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.core.verdict.statediff import field_rows
+from freezeframe.harness.core.verdict.writepath import items, mapping, number
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report import pictures
 from freezeframe.harness.report.pictures import Lane, duration
 from freezeframe.harness.report.text import OUTCOME_MEANING, byte_count, watching_rows

@@ -7,7 +7,7 @@ capture (by its name), of LINKTYPE_USER1, and by *Decode As* of a TCP port that 
 from enum import IntEnum, IntFlag
 from typing import Final
 
-from freezeframe.harness.core.layout import layout_items
+from freezeframe.harness.core.link.layout import layout_items
 from freezeframe.harness.wire import control, drbd
 
 PROTOCOL: Final = "freezeframe_control"

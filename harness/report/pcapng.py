@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 from freezeframe.harness.core import frames
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.writepath import number
+from freezeframe.harness.core.verdict.writepath import number
 from freezeframe.harness.edge.capturefile import LINKTYPE_ETHERNET, LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.lua import PROTOCOL
 
 TEXT_DISSECTOR: Final = "syslog"

@@ -11,8 +11,8 @@ from typing import Final
 
 from freezeframe.harness.core.events import SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.writepath import LANES, Lane, number
-from freezeframe.harness.evidence import MAX_TIME_NS, Evidence
+from freezeframe.harness.core.verdict.writepath import LANES, Lane, number
+from freezeframe.harness.incidents.evidence import MAX_TIME_NS, Evidence
 from freezeframe.harness.report.protobuf import fixed64, integer, message, text
 
 # Trace, TracePacket

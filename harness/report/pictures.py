@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.core.linkevidence import LinkWrite
-from freezeframe.harness.core.writepath import LANES, WritePath
+from freezeframe.harness.core.link.linkevidence import LinkWrite
+from freezeframe.harness.core.verdict.writepath import LANES, WritePath
 
 WIDTH: Final = 1000
 LABEL_WIDTH: Final = 130

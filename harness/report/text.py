@@ -9,7 +9,7 @@ from rich.text import Text
 
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.writepath import mapping, number
+from freezeframe.harness.core.verdict.writepath import mapping, number
 
 Row = tuple[str, RenderableType]
 OUTCOME_STYLE: Final = {

@@ -8,19 +8,19 @@ private: it may change in any release.
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from freezeframe.harness.benchfile import Bench as Bench
-    from freezeframe.harness.benchfile import FaultTable as FaultTable
-    from freezeframe.harness.benchfile import Scenario as Scenario
-    from freezeframe.harness.benchfile import load_bench as load_bench
+    from freezeframe.harness.bench.benchfile import Bench as Bench
+    from freezeframe.harness.bench.benchfile import FaultTable as FaultTable
+    from freezeframe.harness.bench.benchfile import Scenario as Scenario
+    from freezeframe.harness.bench.benchfile import load_bench as load_bench
 
 API_VERSION: Final = 1
 """Raised when a public name changes its meaning or goes away; a new name does not raise it."""
 
 _HOMES: Final = {
-    "Bench": "freezeframe.harness.benchfile",
-    "FaultTable": "freezeframe.harness.benchfile",
-    "Scenario": "freezeframe.harness.benchfile",
-    "load_bench": "freezeframe.harness.benchfile",
+    "Bench": "freezeframe.harness.bench.benchfile",
+    "FaultTable": "freezeframe.harness.bench.benchfile",
+    "Scenario": "freezeframe.harness.bench.benchfile",
+    "load_bench": "freezeframe.harness.bench.benchfile",
 }
 """Where each public name lives. They are imported when used, because the pytest plugin loads this package in every run."""
 

@@ -25,10 +25,10 @@ from real_link import RealSide
 from waiting import await_true
 
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
-from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.bench.opened import deadline_in
+from freezeframe.harness.core.console.rules import parse_rules
+from freezeframe.harness.core.console.triggers import Scanner
 from freezeframe.harness.core.events import SIDES, Side
-from freezeframe.harness.core.rules import parse_rules
-from freezeframe.harness.core.triggers import Scanner
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.rigs.daemon import RigConfig
 from freezeframe.harness.rigs.injector import other

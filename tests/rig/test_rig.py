@@ -18,7 +18,7 @@ import pytest
 from waiting import await_true
 
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
-from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.bench.opened import deadline_in
 from freezeframe.harness.core.events import Side
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.errors import RigError

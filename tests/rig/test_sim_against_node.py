@@ -13,7 +13,7 @@ import pytest
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.drivers.hosts.image import ImageHost
 from freezeframe.drivers.hosts.nbd import NbdHost
-from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.bench.opened import deadline_in
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.errors import RigError

@@ -20,12 +20,12 @@ from line_relay import LineRelay
 from waiting import await_true
 
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
-from freezeframe.harness.bench import deadline_in
+from freezeframe.harness.bench.opened import deadline_in
 from freezeframe.harness.core.events import Side
 from freezeframe.harness.edge.serial_link import BREAK, open_serial
 from freezeframe.harness.errors import RigError
+from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.rigs.rig import VirtualRig
-from freezeframe.harness.store import StoredIncident
 
 pytestmark = pytest.mark.rig
 CLI = [sys.executable, "-m", "freezeframe.harness.cli"]

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from freezeframe.harness.core import events
-from freezeframe.harness.core.rules import ConsoleRule
-from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
-from freezeframe.harness.reflex import Reflex
+from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.watch.reflex import Reflex
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 
 
 class Script(msgspec.Struct):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zstandard
 
-from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.incidents.store import StoredIncident
 
 FOLDER = Path(__file__).parents[1] / "golden" / "incidents"
 RECEIVER, SENDER, LINUX = "bit_flip_receiver", "bit_flip_sender", "linux_flip"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import crc32c
 
-from freezeframe.harness.core.drbdsession import Dissector
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
-from freezeframe.harness.core.ledger import Ledger
-from freezeframe.harness.core.linkrules import EVENTS, LinkRule, LinkRules
-from freezeframe.harness.core.tcpstream import (
+from freezeframe.harness.core.link.drbdsession import Dissector
+from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule, LinkRules
+from freezeframe.harness.core.link.tcpstream import (
     Flow,
     StreamClosed,
     StreamData,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from freezeframe.harness.core import events, frames
+from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.events import NS_PER_S, AnyEvent, Side
-from freezeframe.harness.core.rules import ConsoleRule
 from freezeframe.harness.edge.processes import Child
-from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 from freezeframe.harness.wire.control import Op
 
 LIMIT_S = 10.0
@@ -74,7 +74,7 @@ class Bench:
         self.seen: list[AnyEvent] = []
         self.reflex = Child(
             "reflex",
-            "freezeframe.harness.reflex",
+            "freezeframe.harness.watch.reflex",
             self.config(rules),
             stderr_path=directory / "reflex.stderr",
             pass_fds=self.fds(),

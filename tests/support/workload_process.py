@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from freezeframe.harness.core import events
-from freezeframe.harness.core.blockstamp import Journal
+from freezeframe.harness.core.blocks.blockstamp import Journal
 
 LIMIT_S = 30.0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from freezeframe.harness.benchfile import load_bench, load_scenario, unplayable
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario, unplayable
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

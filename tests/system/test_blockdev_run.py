@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.benchfile import load_bench, load_scenario
-from freezeframe.harness.campaign import run
-from freezeframe.harness.core.blockstamp import Journal
-from freezeframe.harness.store import JOURNAL
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
+from freezeframe.harness.core.blocks.blockstamp import Journal
+from freezeframe.harness.incidents.store import JOURNAL
+from freezeframe.harness.runs.campaign import run
 
 SIZE_BYTES = 128 << 20
 LIMIT_S = 30

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from freezeframe.fixtures.pair import Incidents, run_scenario
-from freezeframe.harness import campaign
-from freezeframe.harness.benchfile import builtin_folder, load_bench, load_scenario
-from freezeframe.harness.core.evidence import link_ends
-from freezeframe.harness.core.linkrules import LinkRule
-from freezeframe.harness.core.linkview import LinkView
-from freezeframe.harness.inquest import verdict_of
-from freezeframe.harness.store import StoredIncident, link_runs
+from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
+from freezeframe.harness.core.link.linkrules import LinkRule
+from freezeframe.harness.core.link.linkview import LinkView
+from freezeframe.harness.core.verdict.evidence import link_ends
+from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.store import StoredIncident, link_runs
+from freezeframe.harness.runs import campaign
 
 MIB = 1 << 20
 ETHERNET_HEADER_BYTES = 14

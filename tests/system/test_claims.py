@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from freezeframe.harness import campaign
-from freezeframe.harness.benchfile import Bench, load_bench, load_scenario
-from freezeframe.harness.campaign import Result
+from freezeframe.harness.bench.benchfile import Bench, load_bench, load_scenario
+from freezeframe.harness.runs import campaign
+from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.wire import control
 
 

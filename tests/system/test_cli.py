@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from freezeframe.harness.bench import Rig, deadline_in
-from freezeframe.harness.benchfile import Bench, load_bench
+from freezeframe.harness.bench.benchfile import Bench, load_bench
+from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import Serviceable
-from freezeframe.harness.store import StoredIncident
 
 COMMAND = [sys.executable, "-m", "freezeframe.harness.cli"]
 LIMIT_S = 90
@@ -264,7 +264,9 @@ def _is_zombie(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("watcher", ["freezeframe.harness.reflex", "freezeframe.harness.linkwatch"])
+@pytest.mark.parametrize(
+    "watcher", ["freezeframe.harness.watch.reflex", "freezeframe.harness.watch.linkwatch"]
+)
 def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, watcher: str) -> None:
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if watcher in _command(pid))

@@ -16,10 +16,10 @@ from nbd_test_server import NbdTestServer, served
 from waiting import await_true
 from workload_process import LIMIT_S, Starter, starter
 
-from freezeframe.harness.benchfile import Bench
-from freezeframe.harness.campaign import Result, run
+from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.core import events
-from freezeframe.harness.store import RESULTS
+from freezeframe.harness.incidents.store import RESULTS
+from freezeframe.harness.runs.campaign import Result, run
 
 pytestmark = pytest.mark.system
 
@@ -233,7 +233,7 @@ rules = ["digest-failed", "receive-error", "link-unacked-close"]
 @pytest.fixture
 def flipped(tmp_path: Path, ff_bench: Bench) -> Callable[[str], Result]:
     """A whole run whose host is the given driver."""
-    from freezeframe.harness.benchfile import load_scenario
+    from freezeframe.harness.bench.benchfile import load_scenario
 
     def flip(driver: str) -> Result:
         path = tmp_path / "fio_flip.toml"
@@ -265,7 +265,7 @@ def test_a_run_with_fio_as_the_host_finds_the_bit(flipped: Callable[[str], Resul
 
 def test_fio_goes_on_where_a_power_cycle_broke_it_off(tmp_path: Path, ff_bench: Bench) -> None:
     """The primary hangs, is silent for seconds, and loses its connections with its power: held, not failed."""
-    from freezeframe.harness.benchfile import builtin_folder, load_scenario
+    from freezeframe.harness.bench.benchfile import builtin_folder, load_scenario
 
     path = tmp_path / "fio_hung.toml"
     text = (builtin_folder() / "scenarios" / "hung_warmstart.toml").read_text()

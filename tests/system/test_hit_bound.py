@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from freezeframe.fixtures.pair import Incidents, Pair
-from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.text import recheck_in_words
-from freezeframe.harness.session import MAX_HITS
-from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.runs.session import MAX_HITS
 
 pytestmark = [
     pytest.mark.system,

@@ -44,12 +44,12 @@ from freezeframe.harness.core.events import (
     StreamEnded,
     Trigger,
 )
-from freezeframe.harness.core.linkrules import LinkRule
-from freezeframe.harness.core.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.linkrules import LinkRule
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.edge.capture_ring import join, segments
 from freezeframe.harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
 from freezeframe.harness.edge.pcapng import read_frames, read_runs
-from freezeframe.harness.linkwatch import Linkwatch, LinkwatchConfig
+from freezeframe.harness.watch.linkwatch import Linkwatch, LinkwatchConfig
 
 pytestmark = [
     pytest.mark.system,
@@ -77,7 +77,7 @@ class Watch:
         self.path = path
         self.trigger_fd, write_fd = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "freezeframe.harness.linkwatch"],
+            [sys.executable, "-m", "freezeframe.harness.watch.linkwatch"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ from link_script import (
     S,
 )
 
-from freezeframe.harness.core.skim import blocks
+from freezeframe.harness.core.link.skim import blocks
 from freezeframe.harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
 from freezeframe.harness.edge.packet_ring import PacketRing
 from freezeframe.harness.errors import RigError

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.incidents.store import StoredIncident
 
 pytestmark = pytest.mark.system
 
 TESTS = """
-from freezeframe.harness.benchfile import FaultTable
+from freezeframe.harness.bench.benchfile import FaultTable
 
 def test_named_wrongly(pair, faults):
     faults.arm(FaultTable(kind="neg_ack", at_write=3))

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from freezeframe.fixtures.pair import Incidents
-from freezeframe.harness import campaign
-from freezeframe.harness.benchfile import Bench, builtin_folder, load_bench, load_scenario
-from freezeframe.harness.campaign import Result
+from freezeframe.harness.bench.benchfile import Bench, builtin_folder, load_bench, load_scenario
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.frames import decode
-from freezeframe.harness.inquest import verdict_of
-from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.runs import campaign
+from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.wire.control import Op, SetKind
 
 SETS = ("set.zst", "save.zst")

@@ -15,11 +15,11 @@ from chatter import Script
 from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line
 
 from freezeframe.harness.core import events
+from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.events import NS_PER_S, Side
-from freezeframe.harness.core.rules import ConsoleRule
 from freezeframe.harness.edge.processes import Child
-from freezeframe.harness.edge.reflex_io import ReflexConfig, StreamConfig
-from freezeframe.harness.edge.reflex_record import UNRECORDED
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_record import UNRECORDED
 
 pytestmark = pytest.mark.system
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -254,7 +254,11 @@ def test_killed_supervisor_loses_nothing(tmp_path: Path) -> None:
     parent = os.fork()
     if parent == 0:  # the supervisor: starts the reflex, then hangs
         child = Child(
-            "reflex", "freezeframe.harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,)
+            "reflex",
+            "freezeframe.harness.watch.reflex",
+            config,
+            stderr_path=tmp_path / "err",
+            pass_fds=(line.rig,),
         )
         select.select([child], [], [])
         os.write(report_write, str(child.pid).encode())
@@ -296,7 +300,7 @@ def line_says_until_closed(line: Line, data: bytes) -> None:
 )
 def test_a_wrong_configuration_is_one_clear_line(line: bytes, told: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "freezeframe.harness.reflex"],
+        [sys.executable, "-m", "freezeframe.harness.watch.reflex"],
         input=line,
         capture_output=True,
         timeout=LIMIT_S,
@@ -315,7 +319,11 @@ def test_says_what_it_could_not_have(tmp_path: Path) -> None:
     )
     config = ReflexConfig(streams=[stream], control={}, rules=[], default_instruct=[])
     child = Child(
-        "reflex", "freezeframe.harness.reflex", config, stderr_path=tmp_path / "err", pass_fds=(line.rig,)
+        "reflex",
+        "freezeframe.harness.watch.reflex",
+        config,
+        stderr_path=tmp_path / "err",
+        pass_fds=(line.rig,),
     )
     try:
         assert select.select([child], [], [], LIMIT_S)[0]

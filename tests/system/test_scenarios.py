@@ -12,11 +12,11 @@ import pytest
 
 from freezeframe.fixtures.pair import Incidents
 from freezeframe.fixtures.pair import run_scenario as run_on
-from freezeframe.harness.benchfile import Bench, builtin_scenarios, load_bench, load_scenario
-from freezeframe.harness.campaign import Result
+from freezeframe.harness.bench.benchfile import Bench, builtin_scenarios, load_bench, load_scenario
 from freezeframe.harness.edge.pcapng import read_frames
-from freezeframe.harness.inquest import verdict_of
-from freezeframe.harness.store import StoredIncident
+from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.runs.campaign import Result
 
 FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
 CHECK, ANSWER = ("secondary before check", "data changed"), "response"

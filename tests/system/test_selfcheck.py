@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from freezeframe.fixtures.pair import Incidents, Pair
-from freezeframe.harness.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.report.text import canaries_in_words, recheck_in_words
 from freezeframe.harness.roles import Controller, Reply
-from freezeframe.harness.selfcheck import MAX_RECHECKED_BYTES
+from freezeframe.harness.runs.selfcheck import MAX_RECHECKED_BYTES
 
 pytestmark = [
     pytest.mark.system,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.bench import Rig, deadline_in
-from freezeframe.harness.benchfile import load_bench
-from freezeframe.harness.campaign import run_directory, watch_rig
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.opened import Rig, deadline_in
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.roles import Printing
-from freezeframe.harness.session import Silent
+from freezeframe.harness.runs.campaign import run_directory, watch_rig
+from freezeframe.harness.runs.session import Silent
 
 pytestmark = [
     pytest.mark.system,

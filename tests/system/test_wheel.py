@@ -76,9 +76,7 @@ def test_without_a_compiler_it_is_built_and_reads_captures_all_the_same(tmp_path
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
         archive.extractall(tmp_path / "installed")
-    program = (
-        "import os; from freezeframe.harness.core import skim; import freezeframe.harness.core.linkview; "
-    )
+    program = "import os; from freezeframe.harness.core.link import linkview, skim; assert linkview; "
     program += "assert not skim.NATIVE and skim.__file__.startswith(os.getcwd())"
     _run([sys.executable, "-c", program], tmp_path / "installed")
 

@@ -14,7 +14,7 @@ from workload_process import LIMIT_S, Run, Starter, starter
 
 from freezeframe.drivers.hosts.nbd import NbdHost
 from freezeframe.harness.core import events
-from freezeframe.harness.core.compare import Comparison, compare
+from freezeframe.harness.core.blocks.compare import Comparison, compare
 
 pytestmark = pytest.mark.system
 

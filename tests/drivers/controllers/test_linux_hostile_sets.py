@@ -15,8 +15,8 @@ from freezeframe.drivers.controllers import linux_records
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.harness.core.rootcause import event_lines
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.evidence import Evidence
-from freezeframe.harness.inquest import verdict_of
+from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.inquest import verdict_of
 from freezeframe.harness.report.html import page
 
 LOG = b"<3>[    6.692385] block drbd0: Digest integrity check FAILED: 1112s +4096\n"

@@ -13,7 +13,7 @@ import pytest
 from workload_process import starter
 
 from freezeframe.drivers.hosts.blockdev import BlockDeviceConnection, BlockDeviceHost, parse_uri
-from freezeframe.harness.core.compare import compare
+from freezeframe.harness.core.blocks.compare import compare
 from freezeframe.harness.core.events import WorkloadDone
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WrongDeviceError
 

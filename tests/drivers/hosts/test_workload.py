@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from freezeframe.drivers.hosts.workload import Workload, WriterConfig
-from freezeframe.harness.core.blockstamp import decode
+from freezeframe.harness.core.blocks.blockstamp import decode
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.errors import UsageError
 

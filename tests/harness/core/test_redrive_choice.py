@@ -4,7 +4,14 @@ from typing import Literal
 
 import pytest
 
-from freezeframe.harness.core.blockstamp import ACK, INTENT, Journal, Write, journal_header, journal_record
+from freezeframe.harness.core.blocks.blockstamp import (
+    ACK,
+    INTENT,
+    Journal,
+    Write,
+    journal_header,
+    journal_record,
+)
 from freezeframe.harness.core.events import Trigger
 from freezeframe.harness.core.redrive import (
     UNANSWERED_NS,

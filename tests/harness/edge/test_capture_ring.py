@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from freezeframe.harness.core.events import NS_PER_S
-from freezeframe.harness.core.skim import Run, run_of
+from freezeframe.harness.core.link.skim import Run, run_of
 from freezeframe.harness.edge.capture_ring import (
     MIN_SEGMENT_BYTES,
     PIN_NS,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freezeframe.harness.core.skim import Buffer, encode
+from freezeframe.harness.core.link.skim import Buffer, encode
 from freezeframe.harness.edge.pcapng import (
     END,
     MAX_BLOCK_BYTES,

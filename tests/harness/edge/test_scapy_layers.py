@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.packet import Raw
 
-from freezeframe.harness.core.tcpstream import Reassembler, StreamData
+from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.edge.scapy_layers import (
     BODIES,

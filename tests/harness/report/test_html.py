@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.html import page
 
 WAIT_S = 20

@@ -8,7 +8,7 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.perfetto import WAY, trace
 from freezeframe.harness.report.protobuf import integer, varint
 

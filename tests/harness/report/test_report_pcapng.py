@@ -9,7 +9,7 @@ from golden_incidents import LINUX, RECEIVER, SENDER
 
 from freezeframe.harness.core import frames
 from freezeframe.harness.edge.capturefile import LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.lua import PROTOCOL, dissector
 from freezeframe.harness.report.pcapng import write_pcapng
 from freezeframe.harness.wire import control

@@ -7,7 +7,7 @@ import pytest
 from golden_incidents import RECEIVER
 from rich.console import Console
 
-from freezeframe.harness.evidence import Evidence
+from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.text import canaries_in_words, recheck_in_words, summary
 

@@ -1,0 +1,492 @@
+"""Bench files and scenario files: what a bench is made of, and what is done to it. See docs/bench-files.md.
+
+A file is found by its path, or by its bare name among those that come with FreezeFrame. Paths in a file are
+relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own directory and the simulated
+supply's port; only a bench with a [simulation] has these.
+"""
+
+import ipaddress
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import Field, PrivateAttr
+
+from freezeframe.harness.bench.registry import load as load_driver
+from freezeframe.harness.core import configfile
+from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
+from freezeframe.harness.core.console import rules
+from freezeframe.harness.core.console.rules import RuleSet
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.recovery import Policy as RecoveryPolicy
+from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
+from freezeframe.harness.roles import Controller, HostPort, HostWorkload, PowerRail
+from freezeframe.harness.wire import control
+from freezeframe.harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
+
+PLACEHOLDERS: Final = ("{run}", "{supply_port}")
+KIB: Final = 1024
+MIB: Final = 1 << 20
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Sides = Annotated[list[Side], Field(min_length=1, max_length=2)]
+
+
+class BenchTable(Table):
+    name: Name
+    description: Annotated[str, Field(max_length=1024)] = ""
+
+
+class SimulationTable(Table):
+    """The pair is simulated on this machine."""
+
+    size_mib: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Size of each controller's volume."""
+    autonomic: bool = False
+    """The secondary instructs the primary itself, over a second link between the two."""
+    mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
+    """Of the replication link: jumbo frames, as such links are set up with."""
+
+
+class RigTable(Table):
+    """The pair is two virtual Linux nodes on this machine: see freezeframe.harness.rigs."""
+
+    size_mib: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Size of each node's volume."""
+    memory_mib: Annotated[int, Field(ge=192, le=4096)] = 256
+    mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 1500
+    """Of the replication link."""
+
+
+class ControllerTable(Table):
+    driver: Name
+    serial_number: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=control.SERIAL_NUMBER_BYTES)]
+    """A controller that answers with another one is not touched."""
+    console: Text
+    """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
+    control: Text
+    """The same; may be the console's own line, which then carries both."""
+    host: Text
+    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH, blockdev:///dev/..."""
+    host_driver: Name = "nbd"
+    console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
+    control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
+
+
+class LinkTable(Table):
+    interface: Annotated[str, Field(min_length=1, max_length=15)]
+    """Where the replication link is seen: one end of it, or a mirror port."""
+    namespace: Text | None = None
+    """Path of the network namespace that the interface is in; default: this one."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 7788
+    """TCP port of the replication link."""
+    primary_address: Annotated[str, Field(max_length=45)] = ""
+    secondary_address: Annotated[str, Field(max_length=45)] = ""
+    """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
+    integrity_alg: Annotated[str, Field(max_length=64)] = ""
+    """Digest algorithm of the link, for a capture that begins after the handshake in which the peers agree on it."""
+    capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How much in front of a trigger an incident keeps; less where the bound is reached."""
+    after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """And behind it at most: the capture ends with the incident, when the recovery (and the workload) has ended."""
+
+
+class PowerTable(Table):
+    driver: Name
+    resource: Text
+    """VISA resource name."""
+    volts: Annotated[float, Field(gt=0, le=60)] = 12.0
+    limit_a: Annotated[float, Field(gt=0, le=100)] = 3.0
+    safe_state: Literal["off", "leave"]
+    """What every exit does with the outputs."""
+
+
+class PolicyTable(Table):
+    rules: Annotated[list[Text], Field(min_length=1, max_length=32)]
+    """Rule files."""
+    instruct: Sides = Field(default_factory=lambda: list(SIDES))
+    """Who is instructed on a trigger whose rule does not say it."""
+    instructed_by: Literal["harness", "secondary"] = "harness"
+    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their own link; the harness
+    sends no frame, it watches, collects and compares."""
+    reply_timeout_s: Seconds = 2.0
+    boot_timeout_s: Seconds = 10.0
+    pull_timeout_s: Seconds = 30.0
+    rejoin_timeout_s: Seconds = 20.0
+    on_hung_warmstart: Literal["power-cycle", "give-up"] = "give-up"
+    power_off_s: Seconds = 1.0
+    """How long the output stays off in a power cycle."""
+    redrive: bool = False
+    """Before the warmstart: save without disturbing, send the failing write again, tell transient from deterministic."""
+    redrive_timeout_s: Seconds = 3.0
+    """How long a write that was sent again is watched."""
+
+    def recovery(self) -> RecoveryPolicy:
+        return RecoveryPolicy(
+            reply_timeout_s=self.reply_timeout_s,
+            boot_timeout_s=self.boot_timeout_s,
+            pull_timeout_s=self.pull_timeout_s,
+            rejoin_timeout_s=self.rejoin_timeout_s,
+            power_cycle=self.on_hung_warmstart == "power-cycle",
+        )
+
+
+class WorkloadTable(Table):
+    driver: Name = "nbd"
+    """Who writes: nbd and blockdev are the stamped writer, fio is fio."""
+    bytes_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 64
+    """Host writes in all; a volume that is smaller is written over and over."""
+    write_kib: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 64
+    queue_depth: Annotated[int, Field(ge=1, le=256)] = 16
+
+    @property
+    def writes(self) -> int:
+        return self.bytes_mib * MIB // (self.write_kib * KIB)
+
+
+class Bench(Table):
+    """A bench file. Frozen; ``resolve`` gives the one of a run."""
+
+    bench: BenchTable
+    simulation: SimulationTable | None = None
+    rig: RigTable | None = None
+    primary: ControllerTable
+    secondary: ControllerTable
+    link: LinkTable
+    power: PowerTable | None = None
+    policy: PolicyTable
+    workload: WorkloadTable = Field(default_factory=WorkloadTable)
+    _path: Path = PrivateAttr(default=Path())
+
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        return self.bench.name
+
+    def controller(self, side: Side) -> ControllerTable:
+        return self.primary if side == "primary" else self.secondary
+
+    def problems(self) -> Iterable[tuple[KeyPath, str]]:
+        for where, text in _strings(self.model_dump(exclude_none=True)):
+            for found in _PLACEHOLDER.findall(text):
+                if found not in PLACEHOLDERS:
+                    yield where, f"unknown placeholder {found}; allowed: {', '.join(PLACEHOLDERS)}"
+                elif self.simulation is None and (self.rig is None or found != "{run}"):
+                    yield where, f"{found} stands only in a bench that has a [simulation]"
+        if self.simulation is not None and self.rig is not None:
+            yield ("rig",), "a bench has a [simulation] or a [rig], not both"
+        if self.primary.serial_number == self.secondary.serial_number:
+            yield ("secondary", "serial_number"), "is the primary's too; each controller has its own"
+        lines = {self.primary.console, self.primary.control}
+        for key in ("console", "control"):
+            if getattr(self.secondary, key) in lines:
+                yield ("secondary", key), "is a line of the primary's too; each controller has its own"
+        for key in ("primary_address", "secondary_address"):
+            address = getattr(self.link, key)
+            try:
+                ipaddress.ip_address(address or "::")
+            except ValueError:
+                yield ("link", key), f"{address!r} is no IP address"
+        if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
+            yield ("policy", "on_hung_warmstart"), "needs a [power] table; allowed without one: 'give-up'"
+        if len(set(self.policy.instruct)) != len(self.policy.instruct):
+            yield ("policy", "instruct"), "names a side twice"
+        if self.policy.redrive and self.policy.instructed_by == "secondary":
+            yield (
+                ("policy", "redrive"),
+                "needs instructed_by = 'harness': who instructs itself has no frame of ours",
+            )
+
+    def resolve(self, run_dir: Path, supply_port: int) -> Self:
+        """The bench of one run: placeholders replaced, nothing else changed."""
+        values = {"{run}": str(run_dir), "{supply_port}": str(supply_port)}
+
+        def replaced(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: replaced(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [replaced(inner) for inner in value]
+            if isinstance(value, str):
+                return _PLACEHOLDER.sub(lambda found: values[found[0]], value)
+            return value
+
+        resolved = type(self).model_validate(replaced(self.model_dump()))
+        resolved._path = self._path
+        return resolved
+
+    def rule_paths(self) -> list[Path]:
+        return [self._path.parent / name for name in self.policy.rules]
+
+    def rules(self) -> RuleSet:
+        """The rules of all its rule files. UsageError: a file is missing or wrong."""
+        return rules.combine(
+            [(str(path), rules.parse_rules(_text(path), str(path))) for path in self.rule_paths()]
+        )
+
+    def with_workload(self, overrides: "WorkloadOverrides") -> Self:
+        """The bench with a scenario's workload."""
+        workload = self.workload.model_copy(update=overrides.model_dump(exclude_none=True))
+        changed = self.model_copy(update={"workload": workload})
+        changed._path = self._path
+        return changed
+
+
+# --- scenarios ----------------------------------------------------------------------------------------------
+class FaultTable(Table):
+    """One armed fault; its side is the kind's own unless it is named (hung_warmstart can be either's)."""
+
+    kind: Literal[
+        "bit_flip_sender", "bit_flip_receiver", "bit_flip_store", "neg_ack", "lost_ack", "late_ack",
+        "repeated_ack", "wrong_barrier_count", "lost_write", "misdirected_write", "stall", "console_garble",
+        "hung_warmstart",
+    ]  # fmt: skip
+    side: Side | None = None
+    at_write: Annotated[int, Field(ge=1)] = 1
+    """The n-th replicated write after arming."""
+    spread_writes: Annotated[int, Field(ge=0)] = 0
+    """The run's seed adds 0 to so many writes to ``at_write``."""
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
+
+    @property
+    def on_side(self) -> str:
+        return self.side or FAULT_SIDE[FaultKind(self.kind)]
+
+
+class WorkloadOverrides(Table):
+    driver: Name | None = None
+    bytes_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    write_kib: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] | None = None
+    queue_depth: Annotated[int, Field(ge=1, le=256)] | None = None
+
+
+class ExpectTable(Table):
+    detected: bool
+    rules: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
+    """At least one of these must fire; empty: any."""
+    power_cycle: bool = False
+    """A controller comes back only by its power."""
+
+
+class Scenario(Table):
+    """A scenario file."""
+
+    name: Name
+    title: Text
+    description: Annotated[str, Field(max_length=4096)] = ""
+    faults: Annotated[list[FaultTable], Field(max_length=MAX_FAULTS)] = Field(default_factory=list)
+    workload: WorkloadOverrides = Field(default_factory=WorkloadOverrides)
+    expect: ExpectTable
+    _path: Path = PrivateAttr(default=Path())
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def problems(self) -> Iterable[tuple[KeyPath, str]]:
+        timed = ("late_ack", "stall")
+        for index, fault in enumerate(self.faults):
+            if fault.kind in timed and fault.delay_ms == 0:
+                yield ("faults", index), f"{fault.kind} needs delay_ms"
+            if fault.kind not in timed and fault.delay_ms:
+                yield ("faults", index, "delay_ms"), f"{fault.kind} has no delay; allowed: {', '.join(timed)}"
+            own = FAULT_SIDE[FaultKind(fault.kind)]
+            if fault.on_side != own and fault.kind != "hung_warmstart":
+                yield ("faults", index, "side"), f"{fault.kind} is the {own}'s"
+        if self.expect.rules and not self.expect.detected:
+            yield ("expect", "rules"), "nothing is to be detected, so no rule can be expected"
+        if self.faults and not self.expect.detected:
+            yield ("expect", "detected"), "a fault that nobody is to detect proves nothing"
+
+    def fault_plan(self, side: Side, seed: int) -> dict[str, Any]:
+        """What SET_FAULTS tells the controller of ``side``: the same seed gives the same plan.
+
+        Faults with equal ``at_write`` and ``spread_writes`` strike at the same write.
+        """
+        entries = []
+        for fault in self.faults:
+            if fault.on_side == side:
+                dice = random.Random(f"{seed}/{fault.at_write}/{fault.spread_writes}")
+                entries.append(
+                    {
+                        "kind": fault.kind,
+                        "side": side,
+                        "at_write": fault.at_write + dice.randint(0, fault.spread_writes),
+                        "count": fault.count,
+                        "delay_ms": fault.delay_ms,
+                    }
+                )
+        return {"seed": seed, "faults": entries}
+
+
+def attached(bench: Bench) -> str:
+    """A bench file for the running simulation that ``bench`` (resolved) is part of: what it has is met as on a real
+    rig, and its power stays with whoever started it."""
+    tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
+    tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
+    if bench.power is not None:
+        tables["power"]["safe_state"] = "leave"
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        # Strings, numbers, booleans and lists of strings of JSON are TOML too.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+# --- finding and reading ------------------------------------------------------------------------------------
+F = TypeVar("F", Bench, Scenario)
+
+
+def load_bench(what: str | Path) -> Bench:
+    """The bench file at path ``what``, or the built-in bench of that name. UsageError names every problem."""
+    return _load(what, Bench, builtin_folder(), "bench")
+
+
+def load_scenario(what: str | Path) -> Scenario:
+    """The same for a scenario file."""
+    return _load(what, Scenario, builtin_folder() / "scenarios", "scenario")
+
+
+def builtin_folder() -> Path:
+    """Where the bench files that come with FreezeFrame are, from a checkout or installed."""
+    return Path(str(resources.files("freezeframe.bench_configs"))).resolve()
+
+
+def builtin_benches() -> list[str]:
+    return sorted(path.stem for path in builtin_folder().glob("*.toml"))
+
+
+def builtin_scenarios() -> list[str]:
+    return sorted(path.stem for path in (builtin_folder() / "scenarios").glob("*.toml"))
+
+
+def _load(what: str | Path, model: type[F], folder: Path, kind: str) -> F:
+    path = Path(what)
+    if not path.is_file():
+        bare = str(what).removesuffix(".toml")
+        path = folder / f"{bare}.toml"
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", bare) or not path.is_file():
+            known = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
+            raise UsageError(f"{what}: no such {kind} file, nor a built-in {kind}; built in: {known}")
+    loaded = configfile.load(_text(path), str(path), model)
+    loaded._path = path.absolute()
+    return loaded
+
+
+def _text(path: Path) -> str:
+    """A configuration file's text, bounded. UsageError: not there, not readable, not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_CONFIG_CHARS + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8 text (byte {data[error.start]:#04x})") from error
+
+
+def _strings(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings(inner, (*where, key))
+
+
+# --- check --------------------------------------------------------------------------------------------------
+def check(what: str | Path) -> list[Finding]:
+    """All that can be said about a bench file without touching the bench; never raises for a wrong file."""
+    try:
+        bench = load_bench(what)
+    except UsageError as error:
+        return [Finding(name="bench", status="problem", detail=line) for line in str(error).splitlines()]
+    findings = [Finding(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
+    names: set[str] = set()
+    try:
+        found = bench.rules()
+        names = {rule.name for rule in found.console} | {rule.name for rule in found.link}
+        detail = f"{len(found.console)} on the consoles, {len(found.link)} on the link"
+        findings.append(Finding(name="rules", status="ok" if names else "problem", detail=detail))
+    except UsageError as error:
+        findings += [Finding(name="rules", status="problem", detail=line) for line in str(error).splitlines()]
+    findings += _check_drivers(bench)
+    for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
+        findings += _check_scenario(bench, path, names)
+    return findings
+
+
+def _check_drivers(bench: Bench) -> Iterator[Finding]:
+    wanted: list[tuple[str, str, type]] = [("workload", bench.workload.driver, HostWorkload)]
+    for side in SIDES:
+        table = bench.controller(side)
+        wanted += [(side, table.driver, Controller), (f"{side} host", table.host_driver, HostPort)]
+    if bench.power is not None:
+        wanted.append(("power", bench.power.driver, PowerRail))
+    for name, driver, role in wanted:
+        try:
+            loaded = load_driver(driver, role)
+        except HarnessError as error:
+            yield Finding(name=f"driver of {name}", status="problem", detail=str(error))
+            continue
+        programs: Sequence[str] = getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
+        missing = [one for one in programs if shutil.which(one) is None]
+        said = f"{driver}: {', '.join(missing)} is not installed on this machine" if missing else driver
+        yield Finding(name=f"driver of {name}", status="problem" if missing else "ok", detail=said)
+
+
+def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[Finding]:
+    try:
+        scenario = load_scenario(path)
+    except (UsageError, RigError) as error:
+        for line in str(error).splitlines():
+            yield Finding(name="scenario", status="problem", detail=line)
+        return
+    name = f"scenario {scenario.name}"
+    problems = []
+    unknown = [rule for rule in scenario.expect.rules if rule not in rule_names]
+    if rule_names and unknown and len(unknown) == len(scenario.expect.rules):
+        problems.append(f"none of its expected rules is in the bench's rule files: {', '.join(unknown)}")
+    writes = bench.with_workload(scenario.workload).workload.writes
+    for fault in scenario.faults:
+        last = fault.at_write + fault.spread_writes
+        if fault.kind != "hung_warmstart" and last > writes:
+            problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
+    why_not = unplayable(bench, scenario)
+    if why_not:
+        yield Finding(name=name, status="warning", detail=f"cannot be played here: {why_not}")
+        return
+    if scenario.name != path.stem:
+        problems.append(f"its file is called {path.name}")
+    yield from (Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems)
+    if not problems:
+        yield Finding(name=name, status="ok", detail=scenario.title)
+
+
+def unplayable(bench: Bench, scenario: Scenario) -> str:
+    """Why a bench cannot play a scenario; empty: it can."""
+    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
+        return "needs on_hung_warmstart = 'power-cycle'"
+    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
+    if bench.rig is not None and inside:
+        return f"{', '.join(inside)} is not made in the link but inside a controller"
+    return ""

@@ -1,0 +1,252 @@
+"""One rig, opened: its power, its lines, its controllers; closed again on every exit, with the safe state last."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from freezeframe.harness.bench import registry
+from freezeframe.harness.bench.benchfile import Bench, RigTable
+from freezeframe.harness.bench.simulation import Simulation
+from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
+from freezeframe.harness.edge.serial_link import SerialLink, open_serial
+from freezeframe.harness.edge.shared_line import SharedLine
+from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
+from freezeframe.harness.rigs.daemon import RigConfig
+from freezeframe.harness.rigs.rig import VirtualRig, default_directory
+from freezeframe.harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
+
+IDENTIFY_TIMEOUT_S: Final = 15.0
+"""A controller that was just powered boots in well under a second when simulated, in some seconds as a board."""
+POLL_S: Final = 0.05
+"""Between two questions to a device that has nothing to wait on."""
+T = TypeVar("T")
+
+
+def deadline_in(seconds: float) -> Ns:
+    return time.monotonic_ns() + int(seconds * NS_PER_S)
+
+
+class Rig:
+    """The bench of one run. Everything that it opened it closes, last opened first."""
+
+    def __init__(self, bench: Bench, run_dir: Path, *, seed: int = 0, only: Side | None = None) -> None:
+        """Open all lines and find each controller; with ``only`` just that one's control line, and no power switched
+        on a bench that is not simulated. RigError: what is missing, and what to do."""
+        self.notes: list[str] = []
+        """What could not be had, for the incident."""
+        self.run_dir = run_dir
+        self.simulation: Simulation | None = None
+        self.virtual: VirtualRig | None = None
+        self.power: PowerRail | None = None
+        self._power_lock = threading.Lock()
+        """An instrument has one dialogue at a time."""
+        self.consoles: dict[Side, SerialLink] = {}
+        self.controllers: dict[Side, Controller] = {}
+        self.identities: dict[Side, Identity] = {}
+        self._lines: list[SerialLink] = []
+        self._closing = contextlib.ExitStack()
+        try:
+            self._open(bench, seed, only)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, bench: Bench, seed: int, only: Side | None) -> None:
+        if bench.simulation is not None:
+            self.simulation = Simulation(
+                self.run_dir,
+                serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+                size_mib=bench.simulation.size_mib,
+                mtu_bytes=bench.simulation.mtu_bytes,
+                shared_lines={
+                    side for side in SIDES if bench.controller(side).control == bench.controller(side).console
+                },
+                seed=seed,
+                autonomic=bench.simulation.autonomic,
+            )
+            self._closing.callback(self.simulation.close)
+            bench = bench.resolve(self.run_dir, self.simulation.supply_port)
+        if bench.rig is not None:
+            self.virtual = self._open_virtual(bench, bench.rig)
+            bench = bench.resolve(self.virtual.directory, 0)
+        self.bench = bench
+        if bench.power is not None and (only is None or self.simulation is not None):
+            make_power = registry.load(bench.power.driver, PowerRail)
+            power = self.power = make_power(
+                bench.power.resource,
+                volts=bench.power.volts,
+                limit_a=bench.power.limit_a,
+                safe_state="off" if bench.power.safe_state == "off" else "leave",
+            )
+            self._closing.callback(power.close)
+            # The secondary first: the primary then finds its peer listening.
+            for side in reversed(SIDES):
+                if not power.output(side):
+                    power.set_output(side, True)
+        sides = SIDES if only is None else (only,)
+        for side in sides:
+            self._open_lines(side, with_console=only is None)
+        for side in sides:
+            self.identities[side] = self.identify(side, deadline_in(IDENTIFY_TIMEOUT_S))
+
+    def _open_virtual(self, bench: Bench, table: RigTable) -> VirtualRig:
+        """The rig that ``freezeframe rig up`` left, or one of our own that ends with us."""
+        found = VirtualRig(default_directory())
+        if found.is_up():
+            found.check()
+            self.notes.append(f"the rig in {found.directory} was up already")
+        else:
+            found = VirtualRig.start(virtual_config(bench, table, self.run_dir))
+        self._closing.callback(found.close)
+        return found
+
+    def arm_faults(self, plans: Mapping[Side, Mapping[str, Any]]) -> None:
+        """Fault plans by side, as in wire.faults; empty ones disarm. They are made in the replication link where the
+        rig has an injector there, else by the controllers themselves. RigError: who cannot, or refused."""
+        if self.virtual is not None:
+            self.virtual.arm([fault for plan in plans.values() for fault in plan["faults"]])
+            return
+        for side, plan in plans.items():
+            controller = self.controllers[side]
+            if not isinstance(controller, Serviceable):
+                raise RigError(f"the {side} controller's driver cannot arm faults")
+            reply = controller.set_faults(self.identify(side, deadline_in(5.0)), dict(plan), deadline_in(5.0))
+            if not reply.ok:
+                raise RigError(f"the {side} controller refused the fault plan: {reply.status} {reply.text}")
+
+    def _open_lines(self, side: Side, *, with_console: bool) -> None:
+        table = self.bench.controller(side)
+        make_controller = registry.load(table.driver, Controller)
+        breaks = bool(getattr(make_controller, "sends_break", False))
+        control: ByteLink
+        if table.control == table.console:
+            line = self._open_line(side, table.console, table.console_baud, breaks=breaks)
+            self.consoles[side] = line
+            control = SharedLine(line)
+        else:
+            control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
+            if with_console:
+                self.consoles[side] = self._open_line(side, table.console, table.console_baud)
+        self.controllers[side] = make_controller(side, control, serial_number=table.serial_number)
+
+    def _open_line(self, side: Side, url: str, baud: int, *, breaks: bool = False) -> SerialLink:
+        line = open_serial(url, baud=baud, breaks=breaks)
+        self._closing.callback(line.close)
+        self._lines.append(line)
+        self.notes += [f"{side}: {note}" for note in line.notes]
+        return line
+
+    def release_lines(self) -> None:
+        """Let go of all lines, so that another process can open them; the rig keeps its power."""
+        while self._lines:
+            self._lines.pop().close()
+
+    def identify(self, side: Side, deadline_ns: Ns) -> Identity:
+        """Who is there, asked until it answers: a controller that boots is silent at first."""
+        return self.insist(
+            f"the {side} controller does not answer on {self.bench.controller(side).control}; "
+            "is it powered, and is the control line right?",
+            lambda step_ns: self.controllers[side].identify(step_ns),
+            deadline_ns,
+        )
+
+    def insist(self, complaint: str, ask: Callable[[Ns], T], deadline_ns: Ns, *, step_s: float = 1.0) -> T:
+        """Ask again until it answers or the deadline passes; then RigError(complaint: the last reason)."""
+        while True:
+            try:
+                return ask(min(deadline_in(step_s), deadline_ns))
+            except WrongDeviceError:
+                raise
+            except (RigError, WireError) as error:
+                if time.monotonic_ns() >= deadline_ns:
+                    raise RigError(f"{complaint} ({error})") from error
+
+    def await_boot(self, side: Side, *, newer_than: int) -> Identity:
+        """Wait until the controller answers in a later boot epoch; RigError after the policy's boot timeout."""
+        deadline_ns = deadline_in(self.bench.policy.boot_timeout_s)
+        while True:
+            seen = self.identify(side, deadline_ns)
+            if seen.boot_epoch > newer_than:
+                self.identities[side] = seen
+                return seen
+            if time.monotonic_ns() >= deadline_ns:
+                raise RigError(
+                    f"the {side} controller did not restart: it is still in boot epoch {seen.boot_epoch}"
+                )
+            time.sleep(POLL_S)
+
+    def await_full_duplex(self, deadline_ns: Ns) -> dict[Side, Identity]:
+        """Wait until both controllers say full duplex; RigError tells what they said last."""
+        while True:
+            seen = {side: self.identify(side, deadline_ns) for side in SIDES}
+            if all(one.pair_state == "full duplex" for one in seen.values()):
+                self.identities = seen
+                return seen
+            if time.monotonic_ns() >= deadline_ns:
+                said = ", ".join(f"{side}: {one.pair_state}" for side, one in seen.items())
+                raise RigError(f"the pair did not reach full duplex in time; {said}")
+            time.sleep(POLL_S)
+
+    def power_cycle(self, side: Side) -> None:
+        if self.power is None:
+            raise RigError(
+                f"{side} needs a power cycle and the bench has no [power]; switch it off and on by hand"
+            )
+        with self._power_lock:
+            self.power.set_output(side, False)
+        time.sleep(self.bench.policy.power_off_s)
+        with self._power_lock:
+            self.power.set_output(side, True)
+
+    def measure(self, side: Side) -> tuple[float, float]:
+        """Volts and amperes of an output, now."""
+        assert self.power is not None
+        with self._power_lock:
+            return self.power.measure(side)
+
+    def host(self, side: Side) -> HostPort:
+        """The controller's volume as its host sees it; a secondary's may be read-only."""
+        table = self.bench.controller(side)
+        port: HostPort = registry.load(table.host_driver, HostPort)(table.host)
+        return port
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """RigError: what went wrong was the virtual rig's end, which is told before what it was seen as."""
+        trouble = self.virtual.trouble() if self.virtual is not None and isinstance(error, RigError) else ""
+        self.close()
+        if trouble and trouble not in str(error):
+            raise RigError(f"{trouble} (seen as: {error})") from error
+
+
+def virtual_config(bench: Bench, table: RigTable, directory: Path, *, stays: bool = False) -> RigConfig:
+    """The virtual rig of a bench file, in ``directory``."""
+    return RigConfig(
+        directory=str(directory.absolute()),
+        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+        size_mib=table.size_mib,
+        memory_mib=table.memory_mib,
+        mtu_bytes=table.mtu_bytes,
+        stays=stays,
+    )
+
+
+@contextlib.contextmanager
+def standing_rig(bench: Bench) -> Iterator[None]:
+    """For several runs on a virtual bench: its rig is brought up once, unless one is up already. Else nothing."""
+    if bench.rig is None or VirtualRig(default_directory()).is_up():
+        yield
+        return
+    with VirtualRig.start(virtual_config(bench, bench.rig, default_directory())):
+        yield

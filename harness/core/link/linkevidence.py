@@ -1,0 +1,305 @@
+"""The replication link as evidence: every captured write with what became of it, and the answers that were wrong.
+
+Frames in, once more and at leisure: the ledger's rows, the checksum of each write's data, the write id that the data
+themselves tell, and the data of those few writes that somebody may ask about.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from crc32c import crc32c
+
+from freezeframe.harness.core.blocks.blockstamp import stamped_crc
+from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.link import ledgerevents
+from freezeframe.harness.core.link.drbdsession import Dissector, Seen
+from freezeframe.harness.core.link.drbdstream import command_name
+from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
+from freezeframe.harness.wire import blockstamp as stamps
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
+
+MAX_WRITES: Final = 1 << 20
+MAX_KEPT_BYTES: Final = 64 << 20
+"""Data of writes that are kept for the inquest."""
+MAX_ASKED: Final = 64
+MAX_ANSWERS: Final = 1000
+MAX_MARKS: Final = 4096
+NO_ID: Final = -1
+
+
+@dataclass(eq=False, slots=True)
+class LinkWrite:
+    """One replicated write as the capture shows it."""
+
+    row: WriteRow
+    crc32c: int
+    """Of its data as captured; -1: it carries none (TRIM)."""
+    write_id: int
+    """What most of its sectors' stamps say; NO_ID: they are not stamped."""
+    data: bytes = b""
+    """Kept only when the data do not fit their digest or their stamps, or lie where somebody asked."""
+    t_first_ns: Ns = 0
+    """When the frame of its first byte was on the wire; 0: not known."""
+    is_judged: bool = True
+    """False: its digest was checked by an algorithm that was not the link's."""
+
+    @property
+    def sector(self) -> int:
+        return self.row.sector
+
+    @property
+    def sectors(self) -> int:
+        return self.row.size_bytes // drbd.SECTOR_BYTES
+
+    @property
+    def size_bytes(self) -> int:
+        return self.row.size_bytes
+
+    @property
+    def block_id(self) -> str:
+        return self.row.block_id_text
+
+    @property
+    def t_sent_ns(self) -> Ns:
+        return self.row.t_sent_ns
+
+    @property
+    def first_packet_no(self) -> int:
+        return self.row.first_packet_no
+
+    @property
+    def packet_no(self) -> int:
+        return self.row.packet_no
+
+    @property
+    def is_acked(self) -> bool:
+        return self.row.ack >= 0 and self.row.t_ack_ns > 0
+
+    @property
+    def t_ack_ns(self) -> Ns:
+        """0: no acknowledgement was seen."""
+        return self.row.t_ack_ns if self.is_acked else 0
+
+    @property
+    def ack(self) -> str:
+        """Name of the acknowledgement's packet; "" without one."""
+        return command_name(self.row.ack) if self.is_acked else ""
+
+    @property
+    def ack_packet_no(self) -> int:
+        return self.row.ack_packet_no if self.is_acked else 0
+
+    @property
+    def latency_ns(self) -> Ns:
+        return self.t_ack_ns - self.t_sent_ns
+
+    @property
+    def digest_is_right(self) -> bool | None:
+        """None: it has none, or one that could not be checked."""
+        checked = self.is_judged and self.row.digest_computed
+        return self.row.digest_wire == self.row.digest_computed if checked else None
+
+    def covers(self, sector: int) -> bool:
+        return self.row.sector <= sector < self.row.sector + max(self.sectors, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongAnswer:
+    """An answer that no healthy pair gives: neg-ack, repeated, unknown, wrong barrier."""
+
+    kind: str
+    side: str
+    t_ns: Ns
+    packet_no: int
+    write: LinkWrite | None = None
+    expected: str = ""
+    found: str = ""
+
+
+@dataclass(eq=False)
+class LinkEvidence:
+    """All that a capture tells. ``feed`` each run of frames in order, then ``close``."""
+
+    ends: LinkEnds
+    is_suspect: Callable[[LinkWrite], bool] = lambda write: False
+    """Told of each write with its checksum and id: whether its data are to be kept, of the last MAX_ASKED such."""
+    writes: list[LinkWrite] = field(default_factory=list)
+    answers: list[WrongAnswer] = field(default_factory=list)
+    marks: dict[int, list[str]] = field(default_factory=dict)
+    """Frame number, from 1 -> what is worth a comment."""
+    frames: int = 0
+    bytes_captured: int = 0
+    t_first_ns: Ns = 0
+    t_last_ns: Ns = 0
+    malformed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reassembler = Reassembler(ports=self.ends.ports)
+        self._dissector = Dissector(
+            primary_address=self.ends.primary_address,
+            secondary_address=self.ends.secondary_address,
+            integrity_alg=self.ends.integrity_alg,
+            must_be_drbd=bool(self.ends.ports),
+        )
+        self._ledger = Ledger()
+        self._by_row: dict[int, LinkWrite] = {}
+        self._kept_bytes = 0
+        self._asked: deque[LinkWrite] = deque()
+
+    @property
+    def gaps(self) -> int:
+        return self._reassembler.gaps
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Too many writes: the evidence ends before the capture does."""
+        return len(self.writes) >= MAX_WRITES
+
+    def feed(self, run: Run, offset_ns: Ns) -> None:
+        """``offset_ns``: CLOCK_REALTIME - CLOCK_MONOTONIC."""
+        self.t_first_ns = self.t_first_ns or run.t_first_ns - offset_ns
+        for t_ns, frame, packet_no in self._reassembler.frames(run.data, self.frames + 1, offset_ns):
+            self._tick(t_ns)
+            events = self._reassembler.feed(t_ns, frame, packet_no)
+            if events:
+                self._understand(events)
+        self.frames += run.frames
+        self.bytes_captured += run.bytes_captured
+        self.t_last_ns = run.t_last_ns - offset_ns
+
+    def _tick(self, t_ns: Ns) -> None:
+        deadline_ns = self._ledger.next_deadline()
+        if deadline_ns is not None and deadline_ns <= t_ns:
+            self._learn(self._ledger.tick(t_ns), None)
+
+    def close(self) -> None:
+        self._understand(self._reassembler.close(self.t_last_ns))
+        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S), None)
+        self._judge_digests()
+
+    def _judge_digests(self) -> None:
+        checked = [one for one in self.writes if one.digest_is_right is not None]
+        wrong = [one for one in checked if not one.digest_is_right]
+        if self.ends.is_guess and len(wrong) * 2 >= len(checked):
+            for write in checked:
+                write.is_judged = False
+            return
+        for write in wrong:
+            self._mark(write.packet_no, f"digest wrong: sector {write.sector} + {write.size_bytes} bytes")
+
+    def _understand(self, events: Iterable[StreamEvent]) -> None:
+        for stream_event in events:
+            for event in self._dissector.on(stream_event):
+                found = self._ledger.on(event)
+                if found:
+                    self._learn(found, event if type(event) is Seen else None)
+
+    def _learn(self, found: Iterable[LedgerEvent], seen: Seen | None) -> None:
+        for event in found:
+            match event:
+                case ledgerevents.WriteSent(row=row) if seen is not None:
+                    self._write(row, seen)
+                case ledgerevents.BrokenStamp(row=row):
+                    self._mark(row.packet_no, "digest right, but not what the host's writer stamped")
+                case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet, row=row):
+                    self._mark(packet.packet_no, "negative acknowledgement")
+                    self._answer("neg-ack", session.side_of(sender), packet.t_ns, packet.packet_no, row)
+                case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, "acknowledged a second time")
+                    side = row.session.side_of(sender)
+                    self._answer("repeated", side, packet.t_ns, packet.packet_no, row, "one answer", "two")
+                case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, "acknowledges no write that was sent")
+                    side = session.side_of(sender)
+                    self._answer("unknown", side, packet.t_ns, packet.packet_no, None)
+                case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet):
+                    self._mark(packet.packet_no, event.detail)
+                    self._barrier(session.side_of(sender), event)
+                case ledgerevents.UnackedClose(closed=closed, rows=rows):
+                    self._mark(closed.packet_no, f"closed with {len(rows)} unacknowledged writes")
+                case ledgerevents.MalformedSeen(malformed=wrong):
+                    self._mark(wrong.packet_no, wrong.what)
+                    if len(self.malformed) < MAX_ANSWERS:
+                        self.malformed.append(wrong.what)
+                case _:
+                    pass
+
+    def _mark(self, packet_no: int, text: str) -> None:
+        if len(self.marks) < MAX_MARKS:
+            self.marks.setdefault(packet_no, []).append(text)
+
+    def _write(self, row: WriteRow, seen: Seen) -> None:
+        if self.is_cut_short:
+            return
+        first_ns = seen.packet.t_first_ns
+        if row.command != Cmd.DATA:
+            write = LinkWrite(row, -1, NO_ID, t_first_ns=first_ns)
+        else:
+            data = seen.packet.body[len(seen.packet.body) - row.size_bytes :]
+            write = LinkWrite(row, crc32c(data), stamped_id(data), t_first_ns=first_ns)
+            self._keep(write, data)
+        self.writes.append(write)
+        self._by_row[id(row)] = write
+
+    def _keep(self, write: LinkWrite, data: bytes | memoryview) -> None:
+        """Data that are wrong in themselves, the first of them; and the last of those that were asked for."""
+        is_wrong = write.digest_is_right is False or (
+            write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
+        )
+        if not is_wrong and not self.is_suspect(write):
+            return
+        if self._kept_bytes + len(data) > MAX_KEPT_BYTES:
+            return
+        write.data = bytes(data)
+        if is_wrong:
+            self._kept_bytes += len(data)
+            return
+        self._asked.append(write)
+        if len(self._asked) > MAX_ASKED:
+            self._asked.popleft().data = b""
+
+    def _answer(
+        self,
+        kind: str,
+        side: str,
+        t_ns: Ns,
+        packet_no: int,
+        row: WriteRow | None,
+        expected: str = "",
+        found: str = "",
+    ) -> None:
+        if len(self.answers) < MAX_ANSWERS:
+            write = self._by_row.get(id(row)) if row is not None else None
+            self.answers.append(
+                WrongAnswer(
+                    kind=kind, side=side, t_ns=t_ns, packet_no=packet_no, write=write, expected=expected, found=found
+                )
+            )  # fmt: skip
+
+    def _barrier(self, side: str, event: ledgerevents.BarrierMismatch) -> None:
+        packet = event.packet
+        self._answer("wrong barrier", side, packet.t_ns, packet.packet_no, None, "", event.detail)
+
+
+def stamped_id(data: bytes | memoryview) -> int:
+    """The write id that most of the sectors' headers tell; NO_ID when not even the first or last is stamped."""
+    size = stamps.SECTOR_BYTES
+    ends = (0, len(data) - size)
+    if len(data) < size or not any(data[at : at + len(stamps.MAGIC)] == stamps.MAGIC for at in ends):
+        return NO_ID
+    told = [_told_id(data, at) for at in {0, len(data) // (2 * size) * size, len(data) - size}]
+    known = [one for one in told if one != NO_ID]
+    return max(set(known), key=known.count)
+
+
+def _told_id(data: bytes | memoryview, at: int) -> int:
+    if data[at : at + len(stamps.MAGIC)] != stamps.MAGIC:
+        return NO_ID
+    return int(stamps.HEADER.unpack_from(data, at)[4])

@@ -1,0 +1,271 @@
+"""Rules of the replication link: ledger events and silence -> triggers.
+
+A healthy pair gives none, also while it reconnects, resynchronises or disconnects in order, and also when the
+capture has holes. Deadlines run on the capture's clock: ``tick`` takes the time up to which everything
+captured was fed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from freezeframe.harness.core.blocks import crcbits
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
+from freezeframe.harness.core.link import ledgerevents
+from freezeframe.harness.core.link.drbdstream import DrbdPacket
+from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.wire import drbd
+
+EVENTS: Final = (
+    "digest-mismatch",
+    "broken-stamp",
+    "neg-ack",
+    "late-ack",
+    "missing-ack",
+    "repeated-ack",
+    "unknown-ack",
+    "barrier-count",
+    "unacked-close",
+    "malformed",
+)
+DEFAULT_DEADLINE_MS: Final = 1000
+MAX_DEADLINE_MS: Final = 3_600_000
+_TIMED: Final = frozenset({"late-ack", "missing-ack"})
+MAX_TRIGGERS_A_SECOND: Final = 16
+"""A rule; the rest of a burst is counted. One is enough to act on."""
+MAX_WATCHED_ROWS: Final = 131072
+_EXCERPT_BYTES: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkRule:
+    """One rule. Raises UsageError when it cannot be meant."""
+
+    name: str
+    event: str
+    """One of EVENTS."""
+    deadline_ms: int | None = None
+    """late-ack, missing-ack: from the write's last byte on the wire; None is DEFAULT_DEADLINE_MS."""
+    instruct: tuple[Side, ...] = ("primary", "secondary")
+
+    def __post_init__(self) -> None:
+        where = f"link rule {self.name!r}"
+        if self.event not in EVENTS:
+            raise UsageError(f"{where}: event {self.event!r} is unknown; allowed: {', '.join(EVENTS)}")
+        if self.deadline_ms is not None and self.event not in _TIMED:
+            raise UsageError(f"{where}: deadline_ms is for {' and '.join(sorted(_TIMED))} only")
+        if self.deadline_ms is not None and not 1 <= self.deadline_ms <= MAX_DEADLINE_MS:
+            raise UsageError(f"{where}: deadline_ms is {self.deadline_ms}, allowed: 1 to {MAX_DEADLINE_MS}")
+        if not set(self.instruct) <= set(get_args(Side)):
+            raise UsageError(f"{where}: instruct is {list(self.instruct)}; allowed: primary, secondary")
+
+    @property
+    def deadline_ns(self) -> Ns:
+        return (DEFAULT_DEADLINE_MS if self.deadline_ms is None else self.deadline_ms) * NS_PER_MS
+
+
+class LinkRules:
+    """``on`` takes each ledger event, ``tick`` the passing time; both return the triggers."""
+
+    def __init__(self, rules: Iterable[LinkRule]) -> None:
+        self.suppressed = 0
+        """Hits of a rule above MAX_TRIGGERS_A_SECOND."""
+        self._rules: dict[str, list[LinkRule]] = {event: [] for event in EVENTS}
+        for rule in rules:
+            self._rules[rule.event].append(rule)
+        self._watched: dict[str, deque[WriteRow]] = {
+            rule.name: deque() for rule in self._rules["missing-ack"]
+        }
+        self._second: dict[str, tuple[Ns, int]] = {}
+
+    def on(self, event: LedgerEvent, now_ns: Ns) -> list[Trigger]:
+        """``now_ns``: when this is decided; becomes t_match_ns."""
+        match event:
+            case ledgerevents.WriteSent(row=row):
+                for watched in self._watched.values():
+                    if row.expects_ack and not row.unknown and len(watched) < MAX_WATCHED_ROWS:
+                        watched.append(row)
+                return []
+            case ledgerevents.Acknowledged(row=row):
+                return self._acknowledged(row, now_ns)
+            case ledgerevents.DigestMismatch(row=row, excerpt=excerpt):
+                return self._row_hit(
+                    "digest-mismatch", row, _digest_detail(row), row.t_sent_ns, now_ns, excerpt
+                )
+            case ledgerevents.BrokenStamp(row=row, excerpt=excerpt):
+                detail = f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
+                return self._row_hit("broken-stamp", row, detail, row.t_sent_ns, now_ns, excerpt)
+            case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet):
+                detail = f"{_ack_text(packet)} refused"
+                return self._packet_hit("neg-ack", packet, session.side_of(sender), detail, now_ns)
+            case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
+                detail = f"{_ack_text(packet)} again, first {_ms(packet.t_ns - row.t_ack_ns)} before"
+                return self._packet_hit("repeated-ack", packet, row.session.side_of(sender), detail, now_ns)
+            case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
+                detail = f"{_ack_text(packet)} for no write that was sent"
+                return self._packet_hit("unknown-ack", packet, session.side_of(sender), detail, now_ns)
+            case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet, detail=detail):
+                return self._packet_hit("barrier-count", packet, session.side_of(sender), detail, now_ns)
+            case ledgerevents.UnackedClose():
+                return self._unacked_close(event, now_ns)
+            case ledgerevents.MalformedSeen(session=session, sender=sender, malformed=found):
+                text = f"{found.what}, at byte {found.offset} of the stream from {sender}"
+                side = session.side_of(sender)
+                return self._hit(
+                    "malformed", side, found.packet_no, text, found.t_ns, now_ns, excerpt=found.excerpt
+                )
+
+    def next_deadline(self) -> Ns | None:
+        """When ``tick`` may have something to tell; None while nothing waits."""
+        deadlines = []
+        for rule in self._rules["missing-ack"]:
+            watched = self._watched[rule.name]
+            while watched and not watched[0].waiting:
+                watched.popleft()
+            if watched:
+                deadlines.append(watched[0].t_sent_ns + rule.deadline_ns)
+        return min(deadlines, default=None)
+
+    def tick(self, now_ns: Ns) -> list[Trigger]:
+        """Everything captured up to ``now_ns`` has been fed: what is missing now is missing."""
+        triggers: list[Trigger] = []
+        for rule in self._rules["missing-ack"]:
+            watched = self._watched[rule.name]
+            while watched and (not watched[0].waiting or watched[0].t_sent_ns + rule.deadline_ns <= now_ns):
+                row = watched.popleft()
+                if not row.waiting:
+                    continue
+                row.missing_told = True
+                detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
+                side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+                # The silence became an error when its time was up, not when the write was sent.
+                due_ns = row.t_sent_ns + rule.deadline_ns
+                triggers += self._emit(
+                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.block_id_text
+                )
+        return triggers
+
+    def _acknowledged(self, row: WriteRow, now_ns: Ns) -> list[Trigger]:
+        triggers: list[Trigger] = []
+        if row.missing_told:
+            return triggers
+        for rule in self._rules["late-ack"]:
+            if row.unknown or row.latency_ns <= rule.deadline_ns:
+                continue
+            allowed_ms = rule.deadline_ns // NS_PER_MS
+            detail = f"{_row_text(row)}: acknowledged after {_ms(row.latency_ns)}, {allowed_ms} ms allowed"
+            side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+            triggers += self._emit(
+                rule, side, row.ack_packet_no, detail, row.t_ack_ns, now_ns, row.sector, row.block_id_text
+            )
+        return triggers
+
+    def _unacked_close(self, event: ledgerevents.UnackedClose, now_ns: Ns) -> list[Trigger]:
+        closed, first = event.closed, event.rows[0]
+        by = f"by {closed.closer} ({closed.reason})" if closed.closer else f"({closed.reason})"
+        open_writes = f"{len(event.rows)} unacknowledged writes, first {_row_text(first)}"
+        detail = f"replication connection closed {by} with {open_writes}"
+        side: Side = "secondary" if closed.session.side_of(first.sender) == "primary" else "primary"
+        return self._hit(
+            "unacked-close",
+            side,
+            closed.packet_no,
+            detail,
+            closed.t_ns,
+            now_ns,
+            first.sector,
+            first.block_id_text,
+        )
+
+    def _row_hit(
+        self, event: str, row: WriteRow, detail: str, t_ns: Ns, now_ns: Ns, excerpt: bytes
+    ) -> list[Trigger]:
+        side = row.session.side_of(row.sender)
+        return self._hit(
+            event, side, row.packet_no, detail, t_ns, now_ns, row.sector, row.block_id_text, excerpt
+        )
+
+    def _packet_hit(
+        self, event: str, packet: DrbdPacket, side: Side, detail: str, now_ns: Ns
+    ) -> list[Trigger]:
+        sector, block_id = -1, ""
+        if packet.length == drbd.P_BLOCK_ACK.size:
+            sector, cookie, _, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
+            block_id = f"0x{int.from_bytes(cookie, 'little'):x}"
+        excerpt = bytes(packet.body[:_EXCERPT_BYTES])
+        return self._hit(
+            event, side, packet.packet_no, detail, packet.t_ns, now_ns, sector, block_id, excerpt
+        )
+
+    def _hit(
+        self, event: str, side: Side, packet_no: int, detail: str, t_ns: Ns, now_ns: Ns,
+        sector: int = -1, block_id: str = "", excerpt: bytes = b"",
+    ) -> list[Trigger]:  # fmt: skip
+        return [
+            trigger
+            for rule in self._rules[event]
+            for trigger in self._emit(rule, side, packet_no, detail, t_ns, now_ns, sector, block_id, excerpt)
+        ]
+
+    def _emit(
+        self, rule: LinkRule, side: Side, packet_no: int, detail: str, t_ns: Ns, now_ns: Ns,
+        sector: int = -1, block_id: str = "", excerpt: bytes = b"",
+    ) -> list[Trigger]:  # fmt: skip
+        began, count = self._second.get(rule.name, (now_ns, 0))
+        if now_ns - began >= NS_PER_S:
+            began, count = now_ns, 0
+        self._second[rule.name] = (began, count + 1)
+        if count >= MAX_TRIGGERS_A_SECOND:
+            self.suppressed += 1
+            return []
+        return [
+            Trigger(
+                t_ns=now_ns,
+                rule=rule.name,
+                source="link",
+                side=side,
+                offset_bytes=packet_no,
+                t_arrival_ns=t_ns,
+                t_match_ns=now_ns,
+                excerpt=excerpt,
+                detail=detail,
+                sector=sector,
+                block_id=block_id,
+                instruct=list(rule.instruct),
+            )
+        ]
+
+
+def _row_text(row: WriteRow) -> str:
+    return f"sector {row.sector} + {row.size_bytes} bytes, block_id {row.block_id_text}"
+
+
+def _ack_text(packet: DrbdPacket) -> str:
+    sector, cookie, size_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
+    return (
+        f"{packet.name} sector {sector} + {size_bytes} bytes, block_id 0x{int.from_bytes(cookie, 'little'):x}"
+    )
+
+
+def _ms(time_ns: Ns) -> str:
+    return f"{time_ns / NS_PER_MS:.3f} ms"
+
+
+def _digest_detail(row: WriteRow) -> str:
+    """Sector, both digests (numbers of 4 bytes as numbers), and with crc32c which bit it was when it was
+    one."""
+    wire, computed = row.digest_wire, row.digest_computed
+    if row.algorithm != "crc32c":
+        return f"{_row_text(row)}, {row.algorithm} digest {wire.hex()} on the wire, {computed.hex()} computed"
+    told, found = int.from_bytes(wire, "little"), int.from_bytes(computed, "little")
+    text = f"{_row_text(row)}, digest {told:08x} on the wire, {found:08x} computed"
+    flipped = crcbits.flipped_bit(told ^ found, row.size_bytes)
+    if flipped is not None:
+        return f"{text}; bit {flipped[1]} of byte {flipped[0]}"
+    return (
+        f"{text}; a bit of the digest itself" if (told ^ found).bit_count() == 1 else f"{text}; several bits"
+    )

@@ -1,0 +1,112 @@
+"""The understanding part of the link watch in one piece: frames and time in, triggers and counters out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
+from freezeframe.harness.core.link.drbdsession import Dissector, SessionEvent
+from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.linkrules import LinkRule, LinkRules
+from freezeframe.harness.core.link.skim import Buffer
+from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
+
+SILENCE_MARGIN_NS: Final = 50 * NS_PER_MS
+"""Frames of the last moments may still be on their way through the capture's blocks: silence counts up to
+then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkEnds:
+    """Which connections are the replication link."""
+
+    primary_address: str = ""
+    secondary_address: str = ""
+    """"": not known; the sender of the first write is then the primary."""
+    ports: frozenset[int] = frozenset()
+    """Empty: any port; connections that do not begin with a DRBD packet are then left alone."""
+    integrity_alg: str = ""
+    """Assumed where the capture does not show what both ends agreed on."""
+    is_guess: bool = False
+    """Nobody named ``integrity_alg``: where most digests come out wrong, it was another."""
+
+
+class LinkView:
+    """``feed`` each frame in order, or those that ``frames`` gives out of each run of frames (``core.skimpure``);
+    ``tick`` when everything captured until now has been fed.
+    """
+
+    def __init__(self, ends: LinkEnds, rules: Iterable[LinkRule]) -> None:
+        self.reassembler = Reassembler(ports=ends.ports)
+        self.dissector = Dissector(
+            primary_address=ends.primary_address,
+            secondary_address=ends.secondary_address,
+            integrity_alg=ends.integrity_alg,
+            must_be_drbd=bool(ends.ports),
+        )
+        self.ledger = Ledger()
+        self.rules = LinkRules(rules)
+
+    def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[Ns, memoryview, int]]:
+        """(time, frame, number) for ``feed``, each of which has to follow before the next is asked for; ``offset_ns`` is
+        taken from the times of the run. The frames live as long as ``run`` is not overwritten."""
+        return self.reassembler.frames(run, first_no, offset_ns)
+
+    def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int, now_ns: Ns) -> list[Trigger]:
+        """One captured frame; ``t_ns`` when it was on the wire, ``now_ns`` when it is looked at."""
+        events = self.reassembler.feed(t_ns, frame, packet_no)
+        return self._understand(events, now_ns) if events else []
+
+    def tick(self, now_ns: Ns) -> list[Trigger]:
+        """Judge the silence: nothing captured before ``now_ns`` is still to be fed."""
+        sure_ns = now_ns - SILENCE_MARGIN_NS
+        triggers = self._understand(self.reassembler.tick(sure_ns), now_ns)
+        if not self.reassembler.certain:
+            return triggers  # what seems to be missing may be waiting behind a hole
+        for event in self.ledger.tick(sure_ns):
+            triggers += self.rules.on(event, now_ns)
+        return triggers + self.rules.tick(sure_ns)
+
+    def next_deadline(self) -> Ns | None:
+        """When ``tick`` should be called if no frame comes."""
+        if not self.reassembler.certain:
+            due_ns = self.reassembler.next_deadline()
+        else:
+            both = (self.ledger.next_deadline(), self.rules.next_deadline())
+            due_ns = min((due for due in both if due is not None), default=None)
+        return None if due_ns is None else due_ns + SILENCE_MARGIN_NS
+
+    def frames_lost(self, t_ns: Ns) -> None:
+        """The kernel dropped frames until ``t_ns``: what they held is not known."""
+        self.ledger.frames_lost(t_ns)
+
+    def close(self, now_ns: Ns) -> list[Trigger]:
+        """The capture ends: judge what is certain by now."""
+        triggers = self._understand(self.reassembler.close(now_ns), now_ns)
+        for event in self.ledger.tick(now_ns + NS_PER_S):
+            triggers += self.rules.on(event, now_ns)
+        return triggers
+
+    def stats(self, *, t_ns: Ns, packets: int, bytes_captured: int, kernel_drops: int) -> LinkStats:
+        totals = self.ledger.totals
+        return LinkStats(
+            t_ns=t_ns,
+            packets=packets,
+            bytes_captured=bytes_captured,
+            kernel_drops=kernel_drops,
+            gaps=self.reassembler.gaps,
+            drbd_packets=self.dissector.drbd_packets,
+            writes=totals.writes,
+            acks=totals.acks,
+            digests_checked=totals.digests_checked,
+        )
+
+    def _understand(self, events: Iterable[StreamEvent], now_ns: Ns) -> list[Trigger]:
+        triggers: list[Trigger] = []
+        on_stream, on_session, on_ledger = self.dissector.on, self.ledger.on, self.rules.on
+        for stream_event in events:
+            session_events: list[SessionEvent] = on_stream(stream_event)
+            for session_event in session_events:
+                for ledger_event in on_session(session_event):
+                    triggers += on_ledger(ledger_event, now_ns)
+        return triggers

@@ -1,0 +1,282 @@
+"""Findings on a write's way from the host to the secondary's check: who had the right data last, who had wrong ones. Pure.
+
+    host journal -> primary's log (host write, send) -> transmit buffer -> capture -> secondary's digest check
+
+The capture stands at the secondary's end of the link, so that what it shows right was right until the secondary had it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from freezeframe.harness.core.blocks.blockstamp import stamped_crc
+from freezeframe.harness.core.events import NS_PER_MS
+from freezeframe.harness.core.link.linkevidence import LinkWrite
+from freezeframe.harness.core.verdict.evidence import (
+    EventRecord,
+    Evidence,
+    SideEvidence,
+    broken_stamps,
+    told_digests,
+)
+from freezeframe.harness.core.verdict.findings import (
+    Finding,
+    Place,
+    Stage,
+    device_time,
+    difference,
+    host_write,
+    of_write,
+    single_bit,
+)
+
+ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
+CRC_BYTES: Final = 4
+SECOND_DIGEST_NS: Final = 250 * NS_PER_MS
+"""A primary's second digest follows its sending at once; so much is left for its log and the capture."""
+
+
+def digest_findings(e: Evidence) -> list[Finding]:
+    """Data that do not fit their digest: on the link for all to see, or only where the secondary checked."""
+    found = []
+    wrong = [one for one in (e.link.writes if e.link else ()) if one.digest_is_right is False]
+    for write in wrong:
+        found.append(_wrong_on_the_wire(e, write))
+    told = {(one.sector, one.row.size_bytes) for one in wrong}
+    for side in e.sides.values():
+        for complaint in _complaints(side):
+            where = (complaint["sector"], complaint["bytes"])
+            if where not in told:
+                told.add(where)
+                found.append(_wrong_at_the_check(e, side, complaint))
+    return found
+
+
+def _complaints(side: SideEvidence) -> list[dict[str, Any]]:
+    """Digest failures that the side logged: in its event log, or where that does not reach back, on its console."""
+    if side.tells("REPL_DIGEST_FAILED"):
+        logged = [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
+        if logged or side.log_is_whole:
+            return logged
+    return [{"sector": sector, "bytes": size} for sector, size, _ in told_digests(side)]
+
+
+def _complaints_of(side: SideEvidence, sector: int, size: int) -> list[dict[str, Any]]:
+    return [one for one in _complaints(side) if (one["sector"], one["bytes"]) == (sector, size)]
+
+
+def _content_of(e: Evidence, write: LinkWrite) -> tuple[int, bytes] | None:
+    """(write id, content) as the host wrote it."""
+    return host_write(e, write.sector, write.sectors, write.data or None, write.write_id)
+
+
+def _named(e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None) -> dict[str, Any]:
+    fields: dict[str, Any] = of_write(e, write)
+    return fields | {"write_id": meant[0]} if meant is not None else fields
+
+
+def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
+    """The capture shows data that do not fit their digest: it was before the secondary."""
+    meant = _content_of(e, write)
+    place = difference(meant[1], write.data) if meant is not None and write.data else None
+    if place is None and write.row.algorithm == "crc32c":
+        right = int.from_bytes(write.row.digest_wire, "little")
+        if (
+            write.data
+            and (flipped := single_bit(right, write.crc32c, write.row.size_bytes, None)) is not None
+        ):
+            place = _undone(write.data, flipped)
+    reasons = [f"the capture shows {write.row.size_bytes} bytes of data that do not fit their digest"]
+    stage, side, missing = _sender_or_link(e, write, reasons)
+    return Finding(
+        stage=stage, kind="data changed", side=side, candidates=() if stage else ON_THE_WAY,
+        reasons=tuple(reasons), missing=missing, **_named(e, write, meant),
+    ).located(place)  # fmt: skip
+
+
+def _undone(data: bytes, flipped: Place) -> Place | None:
+    """Where the one bit is that makes ``data`` fit their digest again."""
+    right = bytearray(data)
+    right[flipped.byte_offset] ^= flipped.bit_mask
+    return difference(bytes(right), data)
+
+
+def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[Stage | None, str, str]:
+    """Was it changed in the primary's memory or under way? What the primary's transmit buffer held afterwards tells."""
+    primary, number = e.primary, e.primary_number(write)
+    if primary.set is None:
+        return (
+            None,
+            "",
+            f"the primary's root cause data set cannot be used: {primary.set_problem or 'no reason told'}",
+        )
+    if not primary.tells("REPL_SEND", "REPL_UNACKED"):
+        return _by_the_second_digest(e, write, reasons)
+    sent, kept = primary.of_write("REPL_SEND", number), primary.of_write("REPL_UNACKED", number)
+    if sent is None or kept is None:
+        return None, "", "the primary's event log does not tell what its transmit buffer held"
+    if sent["crc32c"] == write.crc32c:
+        reasons.append("it is the digest that was changed: the data are those that the primary logged")
+    if kept["crc32c"] != sent["crc32c"]:
+        reasons.append(
+            f"the primary logged CRC-32C {sent['crc32c']:08x} when it made the digest, and found "
+            f"{kept['crc32c']:08x} in its transmit buffer afterwards"
+        )
+        return Stage.PRIMARY_AFTER_DIGEST, "primary", ""
+    reasons.append(
+        f"the primary's transmit buffer still holds what it made the digest of ({kept['crc32c']:08x})"
+    )
+    return Stage.ON_THE_LINK, "link", ""
+
+
+def _by_the_second_digest(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[Stage | None, str, str]:
+    """A primary that tells no more than that it made a digest again, once the data were in its socket, and found its
+    buffer changed."""
+    primary = e.primary
+    if not primary.tells("REPL_BUFFER_CHANGED"):
+        return None, "", "the primary's event log does not tell what its transmit buffer held"
+    there = e.writes_to(write.sector, write.row.size_bytes)
+    told = _changed_buffers(e, write.sector, write.row.size_bytes)
+    if any(_is_of(e, one, write, there) for one in told):
+        reasons.append(
+            "the primary made the digest again when the data were in its socket, and logged that its buffer had changed"
+        )
+        return Stage.PRIMARY_AFTER_DIGEST, "primary", ""
+    if told:
+        return None, "", "which of the writes to this place it was whose buffer the primary found changed"
+    first = primary.at(primary.events[0]) if primary.events else None
+    if not primary.log_is_whole and (first is None or first[0] + first[1] > write.row.t_sent_ns):
+        return None, "", "the primary's event log does not reach back to the write"
+    reasons.append(
+        "the primary logged no change of its buffer: once the data were in its socket, it was as the digest says"
+    )
+    return None, "", "what the primary's socket and transmit path sent: a capture at its own end of the link"
+
+
+def _changed_buffers(e: Evidence, sector: int, size: int) -> list[EventRecord]:
+    named = e.primary.named("REPL_BUFFER_CHANGED")
+    return [one for one in named if (one["sector"], one["bytes"]) == (sector, size)]
+
+
+def _is_of(e: Evidence, record: EventRecord, write: LinkWrite, there: Sequence[LinkWrite]) -> bool:
+    """Whether the record can only be about this one of the writes to its place."""
+    if len(there) == 1 and e.capture_is_whole:
+        return True
+    at = e.primary.at(record)
+    if at is None or not e.link_times_hold or not e.capture_is_whole:
+        return False
+    near = [one for one in there if abs(one.row.t_sent_ns - at[0]) <= at[1] + SECOND_DIGEST_NS]
+    return near == [write]
+
+
+def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, Any]) -> Finding:
+    """A side refused data; was what arrived there right?"""
+    sector, size = complaint["sector"], complaint["bytes"]
+    open_stages = (*ON_THE_WAY, Stage.SECONDARY_BEFORE_CHECK)
+    reasons = [f"the {side.side} refused sector {sector} + {size} bytes: digest wrong"]
+    fields: dict[str, Any] = {
+        "kind": "data changed",
+        "lba": sector,
+        "write_lba": sector,
+        "write_sectors": size // 512,
+    }
+    write = next(reversed([one for one in e.writes_to(sector, size) if _was_refused(e, one)]), None)
+    if write is None:
+        missing = "the write is not in the capture" if e.link else e.link_problem
+        place = _flipped_at(complaint, size, None)
+        changed = _changed_buffers(e, sector, size)
+        if len(changed) == 1 and len(_complaints_of(side, sector, size)) == 1:
+            reasons.append(
+                "the primary made the digest of its write there again when the data were in its socket, and logged that "
+                "its buffer had changed"
+            )
+            fields |= device_time(e.primary, changed[0]) | _candidate_id(e, sector, size)
+            return Finding(
+                stage=Stage.PRIMARY_AFTER_DIGEST, side="primary", reasons=tuple(reasons), **fields
+            ).located(place)
+        fields |= device_time(side, _record_of(side, complaint)) | _candidate_id(e, sector, size)
+        return Finding(
+            stage=None, side="", candidates=open_stages, reasons=tuple(reasons), missing=missing, **fields
+        ).located(place)  # fmt: skip
+    meant = _content_of(e, write)
+    fields |= _named(e, write, meant)
+    if write.digest_is_right is None:
+        return Finding(
+            stage=None, side="", candidates=open_stages, reasons=tuple(reasons),
+            missing="the capture's digest of this write cannot be checked", **fields,
+        )  # fmt: skip
+    reasons.append("the capture at that side's end of the link shows the data right, with their right digest")
+    content = write.data or (meant[1] if meant is not None else None)
+    place = _flipped_at(complaint, size, content)
+    if place is not None:
+        reasons.append("one flipped bit explains both digests that it logged")
+    return Finding(
+        stage=Stage.SECONDARY_BEFORE_CHECK, side=side.side, reasons=tuple(reasons), **fields
+    ).located(place)  # fmt: skip
+
+
+def _was_refused(e: Evidence, write: LinkWrite) -> bool:
+    """A write that was answered as good is not the one that was refused."""
+    return write.row.ack < 0
+
+
+def _record_of(side: SideEvidence, complaint: dict[str, Any]) -> Any:
+    return complaint if "uptime_ns" in complaint and side.clock is not None else None
+
+
+def _candidate_id(e: Evidence, sector: int, size: int) -> dict[str, Any]:
+    """Without a capture: the host's write there, when it wrote only one."""
+    if e.journal is None:
+        return {}
+    there = [one for one in e.journal.writes.values() if one.lba == sector and one.sectors * 512 == size]
+    return {"write_id": there[0].write_id} if len(there) == 1 else {}
+
+
+def _flipped_at(complaint: dict[str, Any], size: int, content: bytes | None) -> Place | None:
+    """From the two digests that the side logged: which bit, when it was one and the digest is a CRC-32C."""
+    if "digest" not in complaint or max(complaint["digest"], complaint["computed"]) >> (8 * CRC_BYTES):
+        return None
+    return single_bit(complaint["digest"], complaint["computed"], size, content)
+
+
+def unchecked_findings(e: Evidence) -> list[Finding]:
+    """Data that fit their digest and are not what the host was to write: wrong before the digest was made."""
+    found = []
+    for write in e.link.writes if e.link else ():
+        if write.data and write.digest_is_right is not False and broken_stamps(write):
+            found.append(_wrong_before_the_digest(e, write, _content_of(e, write)))
+    return found
+
+
+def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None) -> Finding:
+    reasons = [
+        "the capture shows data that fit their digest and not the checksums that their writer stamped into them"
+    ]
+    candidates = (Stage.HOST_BUFFER, Stage.PRIMARY_BEFORE_DIGEST)
+    arrived = e.primary.of_write("HOST_WRITE", e.primary_number(write))
+    stage: Stage | None = None
+    side = missing = ""
+    if arrived is None:
+        missing = e.primary.set_problem or "the primary's event log does not tell how the write arrived there"
+    elif arrived["crc32c"] == write.crc32c:
+        stage, side = Stage.HOST_BUFFER, "host"
+        reasons.append(f"they arrived so at the primary (CRC-32C {arrived['crc32c']:08x})")
+    elif arrived["crc32c"] == stamped_crc(write.sectors):
+        stage, side = Stage.PRIMARY_BEFORE_DIGEST, "primary"
+        reasons.append(f"they arrived right at the primary (CRC-32C {arrived['crc32c']:08x})")
+    else:
+        stage, side = Stage.HOST_BUFFER, "host"
+        reasons.append(
+            f"they arrived wrong at the primary (CRC-32C {arrived['crc32c']:08x}), and left it changed again"
+        )
+    return Finding(
+        stage=stage, kind="data changed", side=side, candidates=() if stage else candidates,
+        reasons=tuple(reasons), missing=missing, **_named(e, write, meant),
+    ).located(_changed(write, meant))  # fmt: skip
+
+
+def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> Place | None:
+    """From the host's content, or without the journal from the checksum that all stamped data have."""
+    if meant is not None:
+        return difference(meant[1], write.data)
+    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.size_bytes, None)
+    return _undone(write.data, flipped) if flipped is not None else None

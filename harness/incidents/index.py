@@ -1,0 +1,309 @@
+"""The index of an incidents folder: an SQLite file beside them, made from them, and thrown away when in doubt.
+
+The folders are what counts: a missing, stale, damaged or foreign index is made anew, and where none can be written
+it is kept in memory. Text of consoles, triggers and notes is searched with FTS5.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict import signature
+from freezeframe.harness.core.verdict.signature import Member, Recurrence
+from freezeframe.harness.core.verdict.writepath import items, mapping, number
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.store import OPEN, RECORD, StoredIncident
+
+FILE: Final = "index.sqlite"
+SCHEMA_VERSION: Final = 1
+MAX_SEARCHED_BYTES: Final = 4 << 20
+"""Of each console: its begin and its end, half each."""
+MAX_HITS: Final = 200
+MAX_TERMS: Final = 16
+WAIT_S: Final = 10.0
+"""For another command that is writing the index."""
+_SCHEMA: Final = """
+CREATE TABLE incident (
+    name TEXT PRIMARY KEY, stamp TEXT NOT NULL, started_ns INTEGER NOT NULL, started TEXT NOT NULL,
+    outcome TEXT NOT NULL, bench TEXT NOT NULL, scenario TEXT NOT NULL, seed TEXT NOT NULL, rule TEXT NOT NULL,
+    side TEXT NOT NULL, stage TEXT NOT NULL, line TEXT NOT NULL, signature TEXT NOT NULL, firmware TEXT NOT NULL,
+    contexts TEXT NOT NULL, data_equal INTEGER) WITHOUT ROWID;
+CREATE INDEX by_signature ON incident (signature, started_ns);
+CREATE VIRTUAL TABLE words USING fts5 (name UNINDEXED, console, trigger, notes);
+"""
+_COLUMNS: Final = (
+    "name", "stamp", "started_ns", "started", "outcome", "bench", "scenario", "seed", "rule", "side", "stage", "line",
+    "signature", "firmware", "contexts", "data_equal",
+)  # fmt: skip
+_MAX_INTEGER: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indexed:
+    """What the index holds of one incident. Texts are escaped."""
+
+    name: str
+    started_ns: int
+    started: str
+    outcome: str
+    bench: str
+    scenario: str
+    seed: str
+    rule: str
+    side: str
+    stage: str
+    line: str
+    """The trigger's line, normalised."""
+    signature: str
+    firmware: str
+    contexts: frozenset[str]
+    data_equal: bool | None
+
+
+class Index:
+    """A context manager; up to date when entered."""
+
+    def __init__(self, out_dir: Path) -> None:
+        self.out_dir = out_dir
+        self._db = _opened(out_dir)
+
+    def __enter__(self) -> Self:
+        try:
+            self.refresh()
+        except sqlite3.DatabaseError:
+            # Damaged, locked for too long, or no longer writable: memory serves as well.
+            self._db.close()
+            self._db = _fresh(":memory:")
+            self.refresh()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def refresh(self) -> None:
+        """Read what is new or has changed, and forget what is gone."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            known = dict(self._db.execute("SELECT name, stamp || outcome FROM incident").fetchall())
+            there = set()
+            for path in _folders(self.out_dir):
+                stamp = _stamp(path)
+                there.add(path.name)
+                told = known.get(path.name)
+                if told is not None and told.startswith(stamp) and not told.endswith(OPEN):
+                    continue
+                try:
+                    one = StoredIncident.open(path)
+                except UsageError:
+                    there.discard(path.name)
+                    continue
+                self._put(one, stamp)
+            for name in set(known) - there:
+                self._forget(name)
+
+    def incidents(self) -> list[Indexed]:
+        """All of them, oldest first."""
+        return [_indexed(row) for row in self._db.execute("SELECT * FROM incident ORDER BY started_ns, name")]
+
+    def search(self, text: str) -> list[tuple[Indexed, str]]:
+        """Incidents that hold every word of ``text`` or words that begin with it, the best first, with an excerpt."""
+        terms = [f'"{term}"*' for term in text.replace('"', " ").replace("\0", " ").split()[:MAX_TERMS]]
+        if not terms:
+            raise UsageError("search: no word to look for")
+        query = (
+            "SELECT incident.*, snippet(words, -1, '', '', ' ... ', 16) AS excerpt FROM words JOIN incident USING (name) "
+            "WHERE words MATCH ? ORDER BY rank LIMIT ?"
+        )
+        try:
+            rows = self._db.execute(query, (" ".join(terms), MAX_HITS)).fetchall()
+        except sqlite3.OperationalError as error:  # words of nothing but punctuation
+            raise UsageError(f"search: {error}") from error
+        return [(_indexed(row), escape(" ".join(row["excerpt"].split()))) for row in rows]
+
+    def recurrences(self) -> dict[str, Recurrence]:
+        """Signature -> what is known of that kind."""
+        members: dict[str, list[Member]] = {}
+        everything = self.incidents()
+        for one in everything:
+            member = Member(name=one.name, started=one.started, firmware=one.firmware, contexts=one.contexts)
+            members.setdefault(one.signature, []).append(member)
+        return {
+            kind: Recurrence(
+                members=same, elsewhere=[one.contexts for one in everything if one.signature != kind]
+            )
+            for kind, same in members.items()
+        }
+
+    def _put(self, one: StoredIncident, stamp: str) -> None:
+        self._forget(one.id)
+        values, words = _read(one, stamp)
+        marks = ", ".join("?" * len(_COLUMNS))
+        self._db.execute(f"INSERT INTO incident VALUES ({marks})", [values[name] for name in _COLUMNS])
+        self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?)", (one.id, *words))
+
+    def _forget(self, name: str) -> None:
+        self._db.execute("DELETE FROM incident WHERE name = ?", (name,))
+        self._db.execute("DELETE FROM words WHERE name = ?", (name,))
+
+
+def _folders(out_dir: Path) -> Iterator[Path]:
+    """Folders that may be incidents, by name. A link is none: what it points to is elsewhere."""
+    if not out_dir.is_dir():
+        return
+    with store.told(out_dir):
+        paths = sorted(out_dir.iterdir())
+    for path in paths:
+        if not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
+            yield path
+
+
+def _stamp(path: Path) -> str:
+    """Changes with incident.json, which is replaced at each milestone."""
+    try:
+        found = (path / RECORD).lstat()
+    except OSError:
+        return "none/"
+    return f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}/"
+
+
+def _opened(out_dir: Path) -> sqlite3.Connection:
+    path = out_dir / FILE
+    if not out_dir.is_dir():
+        return _fresh(":memory:")
+    with contextlib.suppress(OSError, sqlite3.DatabaseError):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            return _fresh(":memory:")  # not ours, and not ours to remove
+        if path.exists():
+            connection = _connect(str(path))
+            if _is_ours(connection):
+                return connection
+            connection.close()
+            path.unlink()
+        return _fresh(str(path))
+    with contextlib.suppress(OSError, sqlite3.DatabaseError):
+        path.unlink()
+        return _fresh(str(path))
+    return _fresh(":memory:")
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(name, timeout=WAIT_S, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    """Made by this version, and without code of somebody else's in it."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    foreign = connection.execute(
+        "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
+    ).fetchone()[0]
+    return bool(version == SCHEMA_VERSION and foreign == 0)
+
+
+def _fresh(name: str) -> sqlite3.Connection:
+    connection = _connect(name)
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    return connection
+
+
+def _indexed(row: sqlite3.Row) -> Indexed:
+    equal = row["data_equal"]
+    fields = {name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "data_equal")}
+    return Indexed(
+        **fields,
+        contexts=frozenset(json.loads(row["contexts"])),
+        data_equal=None if equal is None else bool(equal),
+    )
+
+
+def _text(value: object, limit: int = 300) -> str:
+    return "" if value is None else escape(str(value)[:limit])
+
+
+def _read(one: StoredIncident, stamp: str) -> tuple[dict[str, Any], tuple[str, str, str]]:
+    """The row of one incident, and its words: consoles, triggers, notes."""
+    evidence, record = Evidence(one), one.record
+    trigger = mapping(record.get("trigger"))
+    rule, stage = _text(trigger.get("rule"), 80), _text(signature.stage_of(record), 80)
+    line = signature.normalised(escape(evidence.trigger_text))
+    if not trigger:
+        reasons = record.get("reasons")
+        first = reasons[0] if isinstance(reasons, list) and reasons else one.outcome
+        line = signature.normalised(_text(first))
+    consoles = [_console(one, f"{side}/{store.CONSOLE}") for side in SIDES]
+    equal = record.get("data_equal")
+    values = {
+        "name": one.id,
+        "stamp": stamp,
+        "started_ns": min(max(one.started_ns, 0), _MAX_INTEGER),
+        "started": _text(record.get("created"), 40),
+        "outcome": one.outcome,
+        "bench": _text(record.get("bench")),
+        "scenario": _text(record.get("scenario")),
+        "seed": _text(record.get("seed"), 40),
+        "rule": rule,
+        "side": _text(trigger.get("side"), 20),
+        "stage": stage,
+        "line": line,
+        "signature": signature.signature(rule, stage, line),
+        "firmware": _firmware(record, trigger.get("side")),
+        "contexts": json.dumps(signature.contexts(_before(evidence, consoles))),
+        "data_equal": int(equal) if isinstance(equal, bool) else None,
+    }
+    words = (
+        "\n".join(escape(line.rstrip(b"\r")) for console in consoles for line in console.split(b"\n")),
+        "\n".join(_text(told.get(key)) for told in evidence.triggers[:1000] for key in ("rule", "detail")),
+        "\n".join(_notes(record)),
+    )
+    return values, words
+
+
+def _console(one: StoredIncident, name: str) -> bytes:
+    """The begin and the end of a console."""
+    try:
+        data = one.part(name, store.MAX_TIMELINE_BYTES)
+    except RigError:
+        return b""
+    half = MAX_SEARCHED_BYTES // 2
+    return data if len(data) <= MAX_SEARCHED_BYTES else data[:half] + b"\n" + data[-half:]
+
+
+def _before(evidence: Evidence, consoles: list[bytes]) -> bytes:
+    """What both consoles told before the trigger."""
+    at_ns = number(mapping(evidence.record.get("trigger")).get("t_arrival_ns"))
+    if at_ns is None:
+        return b""
+    return b"\n".join(
+        line.data for side in SIDES for line in evidence.consoles[side] if line.t_ns < at_ns and line.t_ns
+    )
+
+
+def _firmware(record: Mapping[str, Any], side: object) -> str:
+    controllers = mapping(record.get("controllers"))
+    return _text(mapping(controllers.get(str(side) if side else "primary")).get("firmware_version"), 40)
+
+
+def _notes(record: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("scenario", "bench", "outcome"):
+        yield _text(record.get(name))
+    for name in ("notes", "reasons"):
+        told = record.get(name)
+        for one in told[:1000] if isinstance(told, list) else []:
+            yield _text(one)
+    for one in items(record.get("recovery"))[:1000]:
+        yield _text(one.get("detail"))
+    yield _text(mapping(record.get("verdict")).get("text"))
+    yield _text(mapping(record.get("verdict")).get("reason"))

@@ -1,0 +1,183 @@
+"""Rule lab: a changed rule file against everything that was recorded, before it is armed.
+
+The consoles are replayed read by read with the times of the reads, the captures frame by frame, through the same code
+that watches a bench. What the rules find now is compared with what they found then (the timeline), or with what
+another rule file finds.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from freezeframe.harness.core.console.rules import RuleSet
+from freezeframe.harness.core.console.triggers import Hit, Scanner
+from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
+from freezeframe.harness.core.link.linkrules import LinkRule
+from freezeframe.harness.core.link.linkview import LinkView
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.evidence import link_ends
+from freezeframe.harness.core.verdict.writepath import mapping, number
+from freezeframe.harness.incidents.evidence import Evidence
+
+MAX_HITS: Final = 20_000
+"""Of one incident; a rule that hits more often is wrong anyway."""
+MAX_SHOWN_CHARS: Final = 200
+Source = Literal["console", "link"]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a rule hit: what makes two hits the same one."""
+
+    source: Source
+    side: str
+    where: int
+    """Console: offset of the line's begin. Link: number of the frame."""
+    rule: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One incident: hits that both find, that only the new rules find, and that they no longer find."""
+
+    incident: str
+    kept: int
+    new: tuple[tuple[Place, str], ...]
+    """With the line, or what was found on the link."""
+    lost: tuple[tuple[Place, str], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_same(self) -> bool:
+        return not self.new and not self.lost
+
+
+def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Result:
+    """``against`` None: with what was found when the incident was recorded."""
+    now = found(evidence, rules)
+    then = recorded(evidence) if against is None else found(evidence, against)
+    more = mapping(evidence.record.get("counted_hits")) if against is None else {}
+    counted = [
+        escape(f"{rule}: {count} hits were only counted then; what is new of this rule may be some of these")
+        for rule, count in more.items()
+    ]
+    return Result(
+        incident=evidence.stored.id,
+        kept=len(now.keys() & then.keys()),
+        new=tuple(sorted((place, now[place]) for place in now.keys() - then.keys())),
+        lost=tuple(sorted((place, then[place]) for place in then.keys() - now.keys())),
+        problems=tuple(dict.fromkeys([*evidence.stored.problems, *evidence.problems, *counted])),
+    )
+
+
+def found(evidence: Evidence, rules: RuleSet) -> dict[Place, str]:
+    """Every hit of ``rules`` in the incident's consoles and capture."""
+    hits: dict[Place, str] = {}
+    for place, text in (*_on_consoles(evidence, rules), *_on_link(evidence, rules)):
+        if len(hits) < MAX_HITS:
+            hits.setdefault(place, text)
+    return hits
+
+
+def recorded(evidence: Evidence) -> dict[Place, str]:
+    """Every hit that the timeline tells; the record of the incident where the timeline is lost."""
+    hits: dict[Place, str] = {}
+    rows = [row for row in evidence.rows if row.get("event") == "trigger"]
+    told = rows or [{**trigger, "where": trigger.get("source")} for trigger in evidence.triggers]
+    lines = _Lines(evidence)
+    for row in told[:MAX_HITS]:
+        at, rule, side = number(row.get("offset_bytes")), row.get("rule"), row.get("side")
+        if at is None or not isinstance(rule, str) or side not in SIDES:
+            continue
+        if row.get("where") == "console":
+            place, text = lines.place(side, at, rule)
+            hits.setdefault(place, text)
+        elif row.get("where") == "link":
+            hits.setdefault(Place("link", side, at, escape(rule)), _short(row.get("detail")))
+    return hits
+
+
+class _Lines:
+    """From an offset on a console to its line."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._lines = evidence.consoles
+        self._starts = {side: [line.offset_bytes for line in self._lines[side]] for side in SIDES}
+
+    def place(self, side: Side, end_offset: int, rule: str) -> tuple[Place, str]:
+        at = bisect_right(self._starts[side], max(end_offset - 1, 0)) - 1
+        if at < 0:
+            return Place("console", side, 0, escape(rule)), ""
+        line = self._lines[side][at]
+        return Place("console", side, line.offset_bytes, escape(rule)), _short(escape(line.data))
+
+
+def _short(text: object) -> str:
+    return escape(str(text or "")[:MAX_SHOWN_CHARS])
+
+
+def _on_consoles(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
+    if not rules.console:
+        return
+    scanner, lines = Scanner(rules.console, {side: side for side in SIDES}), _Lines(evidence)
+    reads = sorted(
+        ((t_ns, side, data) for side in SIDES for t_ns, data in evidence.reads(side)),
+        key=lambda read: read[0],
+    )
+    for t_ns, side, data in reads:
+        hits = list(_silences(scanner, t_ns))
+        hits += [(side, hit) for hit in scanner.feed(side, data, t_ns)]
+        for one, hit in hits:
+            yield lines.place(one, hit.end_offset_bytes, rules.console[hit.rule].name)
+
+
+def _silences(scanner: Scanner, until_ns: Ns) -> Iterator[tuple[Side, Hit]]:
+    """What the passing of time until the next read makes certain."""
+    for _ in range(MAX_HITS):
+        due_ns = scanner.next_deadline()
+        if due_ns is None or due_ns > until_ns:
+            return
+        for side in SIDES:
+            for hit in scanner.tick(side, due_ns):
+                yield side, hit
+
+
+def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
+    if not rules.link:
+        return
+    made = [
+        LinkRule(
+            name=rule.name,
+            event=rule.event,
+            deadline_ms=rule.deadline_ms or None,
+            instruct=("primary", "secondary") if rule.instruct is None else rule.instruct,
+        )
+        for rule in rules.link
+    ]
+    view, t_ns, count = LinkView(link_ends(evidence.record), made), 0, 0
+    for run in evidence.runs():
+        for at_ns, frame, frame_no in view.frames(run.data, count + 1, evidence.wall_offset_ns):
+            due_ns = view.next_deadline()
+            if due_ns is not None and due_ns <= at_ns:
+                yield from _placed(view.tick(due_ns))
+            yield from _placed(view.feed(at_ns, frame, frame_no, at_ns))
+        t_ns, count = run.t_last_ns - evidence.wall_offset_ns, count + run.frames
+        yield from _placed(view.tick(t_ns))
+    yield from _placed(view.close(t_ns))
+
+
+def _placed(triggers: Iterable[Trigger]) -> Iterator[tuple[Place, str]]:
+    for one in triggers:
+        yield Place("link", one.side, one.offset_bytes, one.rule), _short(one.detail)
+
+
+def totals(results: Sequence[Result]) -> dict[str, tuple[int, int]]:
+    """Rule -> (new hits, lost hits), of all incidents together."""
+    counts: dict[str, tuple[int, int]] = {}
+    for result in results:
+        for change, hits in ((1, result.new), (-1, result.lost)):
+            for place, _ in hits:
+                new, lost = counts.get(place.rule, (0, 0))
+                counts[place.rule] = (new + 1, lost) if change > 0 else (new, lost + 1)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,233 @@
+"""Incidents as a reader finds them: finished, still open, or left by a killed run. Nothing here writes.
+
+All reads are bounded, and nothing that stands in an incident is believed to be a path or fit for a terminal.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, get_args
+
+from freezeframe.harness.core import timeline
+from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.edge.capture_ring import kept_runs
+from freezeframe.harness.errors import RigError, UsageError
+
+Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+OPEN: Final = "open"
+"""Outcome of an incident whose run still lives; a dead run's is shown as "interrupted"."""
+RECORD, TIMELINE, LINK, SUMS, LOCK = "incident.json", "timeline.jsonl", "link.pcapng", "SHA256SUMS", ".lock"
+CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", "state.json", "events.log"
+SAVE: Final = "save.zst"
+JOURNAL: Final = "host.journal"
+"""Every host write's intent and acknowledgement, the host's side of the evidence."""
+RESULTS: Final = "host.results.json"
+"""What a workload that keeps no journal told of itself."""
+HEALTHY: Final = "healthy.cbor"
+"""A side's state record as it was when the bench was armed."""
+MAX_RECORD_BYTES: Final = 16 << 20
+MAX_TIMELINE_BYTES: Final = 256 << 20
+"""No reader believes files longer than these; the writer stays far below."""
+LAST: Final = "last"
+MAX_INTEGER: Final = (1 << 63) - 1
+"""Larger numbers of a file, which we never write, are read as this one."""
+MAX_NAMED: Final = 5
+"""So many incidents are named when a prefix fits several."""
+
+
+def _bounded(digits: str) -> int:
+    """An integer of a file that no calculation with floats or 64 bits can fail on."""
+    return min(max(int(digits), -MAX_INTEGER), MAX_INTEGER)
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Errors of the file system name the path; what was written before stays valid."""
+    try:
+        yield
+    except OSError as error:
+        raise RigError(f"{path}: {error.strerror or error}; the incident up to here is kept") from error
+
+
+def link_runs(folder: Path) -> Iterator[Run]:
+    """The capture of an incident, also of one that was killed before its segments were made one file."""
+    return kept_runs(folder / LINK, lambda name: open_inside(folder, name))
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open ``name``, one of an incident's files, for reading. An incident may come from anywhere: a link, a device
+    or a pipe in the place of a file is not followed and not waited for, but told. FileNotFoundError when there is
+    nothing, RigError for everything else."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = -1
+    try:
+        fd = os.open(folder, flags | os.O_DIRECTORY)
+        *parents, last = name.split("/")
+        for parent in parents:
+            inner = os.open(parent, flags | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        inner = os.open(last, flags | os.O_NOFOLLOW, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.fdopen(fd, "rb")
+    except FileNotFoundError:
+        if fd >= 0:
+            os.close(fd)
+        raise
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise RigError(
+            f"{folder / name}: {error.strerror or error}; an incident is made of plain files"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredIncident:
+    """An incident as a reader finds it: finished, still open, or left by a killed run."""
+
+    path: Path
+    record: Mapping[str, Any]
+    """incident.json; empty when the run was killed before it was first written, or when it is not ours."""
+    outcome: str
+    """One of OUTCOMES, or "open" while its run lives."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, in words."""
+
+    @classmethod
+    def open(cls, path: Path) -> "StoredIncident":
+        path = Path(path)
+        if path.is_file() and path.name == RECORD:
+            path = path.parent
+        if not ((path / RECORD).is_file() or (path / TIMELINE).is_file() or (path / LOCK).is_file()):
+            raise UsageError(f"{path}: no incident here: neither {RECORD} nor {TIMELINE} is in it")
+        problems = []
+        record: dict[str, Any] = {}
+        try:
+            with open_inside(path, RECORD) as file:
+                read = json.loads(file.read(MAX_RECORD_BYTES + 1), parse_int=_bounded)
+            if isinstance(read, dict):
+                record = read
+            else:
+                problems.append(f"{RECORD}: not a JSON object")
+        except (OSError, ValueError, RecursionError, RigError) as error:
+            problems.append(f"{RECORD}: {escape(str(error))}")
+        outcome = record.get("outcome")
+        if outcome not in OUTCOMES:
+            outcome = OPEN if _is_alive(path) else "interrupted"
+        return cls(path=path, record=record, outcome=outcome, problems=tuple(problems))
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def id_hex(self) -> str:
+        """The 16-byte id, or as much of it as the folder's name holds."""
+        told_id = self.record.get("incident_id_hex")
+        return told_id if isinstance(told_id, str) else self.id.rpartition("-")[2]
+
+    @property
+    def started_ns(self) -> int:
+        """Wall time of its start; 0 when that is not known."""
+        clock = self.record.get("clock")
+        wall_ns = clock.get("wall_ns") if isinstance(clock, dict) else None
+        return wall_ns if isinstance(wall_ns, int) else 0
+
+    def part(self, name: str, max_bytes: int) -> bytes:
+        """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is no plain file."""
+        try:
+            with open_inside(self.path, name) as file, told(self.path / name):
+                return file.read(max_bytes)
+        except FileNotFoundError:
+            return b""
+
+    def timeline(self) -> list[Row]:
+        """All whole rows by time; the half row that a killed run may leave is skipped."""
+        rows = []
+        for line in self.part(TIMELINE, MAX_TIMELINE_BYTES).splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line, parse_int=_bounded)
+                if isinstance(row, dict):
+                    rows.append(row)
+        return timeline.merged(rows)
+
+    def broken_sums(self) -> list[str]:
+        """Files that SHA256SUMS names and that differ or are missing; RigError without SHA256SUMS."""
+        with told(self.path / SUMS):
+            lines = (self.path / SUMS).read_text().splitlines()
+        broken = []
+        for digest, name in (line.split("  ", 1) for line in lines if "  " in line):
+            file = self.path / name
+            inside = file.resolve().is_relative_to(self.path.resolve())
+            if not inside or not file.is_file() or sha256_of(file) != digest:
+                broken.append(escape(name))
+        return broken
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether a process holds the incident's lock; the kernel lets go of it with the process."""
+    try:
+        fd = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- the incidents of one folder ----------------------------------------------------------------------------
+def incidents(out_dir: Path) -> list[StoredIncident]:
+    """All incidents under ``out_dir``, oldest first; other folders are passed over."""
+    if not out_dir.is_dir():
+        return []
+    with told(out_dir):
+        paths = sorted(path for path in out_dir.iterdir() if path.is_dir())
+    found = []
+    for path in paths:
+        with contextlib.suppress(UsageError):
+            found.append(StoredIncident.open(path))
+    return sorted(found, key=lambda one: (one.started_ns, one.id))
+
+
+def find(what: str, out_dir: Path) -> StoredIncident:
+    """The incident that ``what`` names: a path, "last", the start of its folder's name or of its id in hex.
+
+    UsageError says what is there when none or several fit.
+    """
+    if what != LAST and (os.sep in what or Path(what).is_dir()):
+        return StoredIncident.open(Path(what))
+    known = incidents(out_dir)
+    if not known:
+        raise UsageError(f"{out_dir}: no incidents here")
+    if what == LAST:
+        return known[-1]
+    fitting = [one for one in known if one.id.startswith(what) or one.id_hex.startswith(what.lower())]
+    if len(fitting) == 1:
+        return fitting[0]
+    named = ", ".join(one.id for one in (fitting or known)[-MAX_NAMED:])
+    if fitting:
+        raise UsageError(f"{what}: fits {len(fitting)} incidents, among them {named}")
+    raise UsageError(f"{what}: no such incident in {out_dir}; the newest there: {named}")

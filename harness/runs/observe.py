@@ -1,0 +1,233 @@
+"""The processes that watch while evidence comes in: the reflex, the link's watch, and the host's writer.
+
+They record to disk by themselves; what arrives here is for the supervisor to act on and to tell a person.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import msgspec
+
+from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.core.console.rules import RuleSet
+from freezeframe.harness.core.events import (
+    NS_PER_S,
+    SIDES,
+    AnyEvent,
+    Arm,
+    Disarm,
+    Freeze,
+    LinkStats,
+    NewRules,
+    Note,
+    Ns,
+    ProcessReady,
+    Side,
+)
+from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.edge.shared_line import SharedLine
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.watch.linkwatch import LinkwatchConfig
+from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
+
+READY_TIMEOUT_S: Final = 20.0
+"""Two Python processes start in well under a second; a loaded machine may take several."""
+STOP_TIMEOUT_S: Final = 10.0
+
+
+class Observation:
+    """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on every exit."""
+
+    def __init__(self, rig: Rig, incident: Incident, rules: RuleSet) -> None:
+        self._children: list[Child] = []
+        self.link: LinkStats | None = None
+        """The newest counters of the capture; None when nothing was captured."""
+        self.notes: list[str] = []
+        self._pending: list[tuple[str, AnyEvent]] = []
+        self._shared: list[SharedLine] = []
+        trigger_read, trigger_write = os.pipe()
+        try:
+            self._reflex = self._start_reflex(rig, incident, rules, trigger_read)
+            self._start_linkwatch(rig, incident, rules, trigger_write)
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            os.close(trigger_read)
+            os.close(trigger_write)
+
+    def _start_reflex(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
+        links = {side: rig.controllers[side].link for side in SIDES}
+        for side, link in links.items():
+            if isinstance(link, SharedLine):
+                with incident.console_path(side).open("ab") as record:
+                    record.write(link.take_early())
+        copies = {side: link.share() for side, link in links.items() if isinstance(link, SharedLine)}
+        config = ReflexConfig(
+            streams=[
+                StreamConfig(
+                    side=side,
+                    fd=rig.consoles[side].fileno(),
+                    log_path=str(incident.console_path(side)),
+                    times_path=str(incident.console_times_path(side)),
+                    copy_fd=copies.get(side, -1),
+                )
+                for side in SIDES
+            ],
+            control={side: link.fileno() for side, link in links.items()},
+            rules=list(rules.console),
+            default_instruct=list(rig.bench.policy.instruct),
+            trigger_fd=trigger_fd,
+        )
+        fds = {
+            *(stream.fd for stream in config.streams),
+            *config.control.values(),
+            *copies.values(),
+            trigger_fd,
+        }
+        stderr_path = rig.run_dir / "reflex.stderr"
+        child = Child(
+            "reflex", "freezeframe.harness.watch.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds)
+        )
+        for fd in copies.values():
+            os.close(fd)
+        self._shared = [link for link in links.values() if isinstance(link, SharedLine)]
+        self._children.append(child)
+        return child
+
+    def _start_linkwatch(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> None:
+        link = rig.bench.link
+        config = LinkwatchConfig(
+            interface=link.interface,
+            namespace=link.namespace or "",
+            pcapng_path=str(incident.link_path),
+            rules=[_rule(asdict(rule), rig.bench.policy.instruct) for rule in rules.link],
+            primary_address=link.primary_address,
+            secondary_address=link.secondary_address,
+            ports=[link.port],
+            integrity_alg=link.integrity_alg,
+            trigger_fd=trigger_fd,
+            capture_mib=link.capture_mib,
+            before_s=link.before_s,
+            after_s=link.after_s,
+        )
+        stderr_path = rig.run_dir / "linkwatch.stderr"
+        self._linkwatch = Child(
+            "linkwatch",
+            "freezeframe.harness.watch.linkwatch",
+            config,
+            stderr_path=stderr_path,
+            pass_fds=(trigger_fd,),
+        )
+        self._children.append(self._linkwatch)
+
+    def add(self, child: Child) -> None:
+        self._children.append(child)
+
+    def await_ready(self) -> None:
+        """Return when reflex and linkwatch both watch: before that no write may go out. RigError: one did not start."""
+        deadline_ns = deadline_in(READY_TIMEOUT_S)
+        missing = {child.name for child in self._children}
+        others: list[tuple[str, AnyEvent]] = []
+        while missing:
+            for name, event in self.wait(deadline_ns):
+                if isinstance(event, ProcessReady):
+                    missing.discard(event.process)
+                    self.notes += [f"{event.process}: {note}" for note in event.notes]
+                else:
+                    others.append((name, event))
+            if time.monotonic_ns() >= deadline_ns:
+                raise RigError(
+                    f"{' and '.join(sorted(missing))} did not become ready within {READY_TIMEOUT_S:.0f} s"
+                )
+
+        self._pending = others
+
+    def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
+        """``frames[reason][side]``; good for one action."""
+        told = {
+            reason: {str(side): frame for side, frame in sides.items()} for reason, sides in frames.items()
+        }
+        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
+
+    def freeze(self, t_ns: Ns) -> None:
+        """The trigger of that time is the incident's: keep the capture's window around it."""
+        self._linkwatch.send(Freeze(t_ns=t_ns))
+
+    def disarm(self) -> None:
+        self._reflex.send(Disarm(t_ns=time.monotonic_ns()))
+
+    def replace_rules(self, rules: RuleSet) -> None:
+        """Other console rules, in force from the next byte on; the link's stay."""
+        encoded = msgspec.json.encode(list(rules.console))
+        self._reflex.send(NewRules(t_ns=time.monotonic_ns(), rules=encoded))
+
+    def wait(self, deadline_ns: Ns, wake_fd: int | None = None) -> list[tuple[str, AnyEvent]]:
+        """Events by the name of their process, as soon as there are some; [] at the deadline or when woken.
+
+        RigError when a process has ended that nobody asked to.
+        """
+        if self._pending:
+            pending, self._pending = self._pending, []
+            return pending
+        fds = {child.fileno(): child for child in self._children if not child.ended}
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        if wake_fd is not None:
+            poller.register(wake_fd, select.POLLIN)
+        left_ms = max(0, (deadline_ns - time.monotonic_ns()) // 1_000_000 + 1)
+        received: list[tuple[str, AnyEvent]] = []
+        for fd, _ in poller.poll(left_ms):
+            child = fds.get(fd)
+            if child is None:
+                continue
+            received += [(child.name, event) for event in child.receive()]
+            if child.ended and child.name != "workload":
+                self._note_link(received)
+                raise child.death()
+        self._note_link(received)
+        return received
+
+    def _note_link(self, received: list[tuple[str, AnyEvent]]) -> None:
+        for _, event in received:
+            if isinstance(event, LinkStats):
+                self.link = event
+
+    def stop(self) -> list[tuple[str, AnyEvent]]:
+        """End all children in order (the writer, the link, the reflex) and return what they still had to say.
+
+        A watcher that does not end by itself has not watched to the end: that is told as an error.
+        """
+        last, self._pending = self._pending, []
+        for child in reversed(self._children):
+            deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
+            last += [(child.name, event) for event in child.stop(deadline_ns)]
+            # 1 is how the writer ends when the host port failed, which it has told of.
+            if child.exit_status not in ((0, 1) if child.name == "workload" else (0,)):
+                text = f"{child.name} process did not end in order (status {child.exit_status}): it was blind at the end"
+                last.append(
+                    (child.name, Note(t_ns=time.monotonic_ns(), source=child.name, text=text, level="error"))
+                )
+        self._note_link(last)
+        self._children.clear()
+        for line in self._shared:
+            line.unshare()
+        return last
+
+    def kill(self) -> None:
+        for child in self._children:
+            with contextlib.suppress(Exception):
+                child.kill_if_running()
+        self._children.clear()
+
+
+def _rule(rule: dict[str, Any], default_instruct: list[Side]) -> dict[str, Any]:
+    """A link rule as linkwatch takes it: the bench's policy where the rule does not say who is instructed."""
+    return rule | {"instruct": list(default_instruct if rule["instruct"] is None else rule["instruct"])}

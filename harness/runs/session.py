@@ -1,0 +1,456 @@
+"""A rig under watch, from armed to recovered: one incident. The supervisor's side of it, in one thread."""
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
+
+from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.console.rules import RuleSet
+from freezeframe.harness.core.events import (
+    NS_PER_S,
+    SIDES,
+    AnyEvent,
+    FrameFailed,
+    FrameSent,
+    LinkStats,
+    Note,
+    Side,
+    StreamEnded,
+    Trigger,
+    WorkloadDone,
+    WorkloadProgress,
+)
+from freezeframe.harness.core.verdict.onset import began_ns
+from freezeframe.harness.edge.capture_ring import join
+from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.roles import Preparable, Printing
+from freezeframe.harness.runs.collect import Collector
+from freezeframe.harness.runs.observe import Observation
+from freezeframe.harness.runs.powerlog import PowerLog
+from freezeframe.harness.runs.rulefiles import RuleFiles
+from freezeframe.harness.runs.selfcheck import (
+    CANARY_RULE,
+    CANARY_TIMEOUT_S,
+    Canaries,
+    read_console,
+    recheck_console,
+)
+from freezeframe.harness.wire import control
+
+STATE_TIMEOUT_S: Final = 5.0
+"""For one question to a controller that has just answered others."""
+READY_TIMEOUT_S: Final = 30.0
+"""For the pair to reach full duplex before the run."""
+
+
+MAX_HITS: Final = 1000
+"""Of each rule on each side in one run, so many are told, kept and written; those behind them are counted."""
+WORKLOAD_SILENT_S: Final = 10.0
+"""The workload's process tells something each second; one that does not for so long is frozen, or starved."""
+
+
+class View(Protocol):
+    """Who watches the run; called from the supervisor's thread only."""
+
+    def phase(self, text: str) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def step(self, side: str, step: str, detail: str) -> None: ...
+    def happened(self, source: str, event: AnyEvent) -> None: ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        pass
+
+    def happened(self, source: str, event: AnyEvent) -> None:
+        pass
+
+
+class Session:
+    """A rig under watch, from armed to recovered: one incident."""
+
+    def __init__(
+        self, rig: Rig, incident: Incident, view: View, compare: Callable[[], recovery.Compared]
+    ) -> None:
+        self.rig = rig
+        self.incident = incident
+        self.view = view
+        self.triggers: list[Trigger] = []
+        """Of each rule the first ones, and the one that is acted on."""
+        self._hits: Counter[tuple[str, Side]] = Counter()
+        """All of them, a rule and side."""
+        self._moment: list[Trigger] = []
+        """The newest hits, all of one time: the frames that are told next went out for one of them."""
+        self.causes: list[Trigger] = []
+        """What was seen before anything was done: the trigger that instructed first, then those of the same moment."""
+        self.collector: Collector | None = None
+        self.workload_done: WorkloadDone | None = None
+        self.progressed_ns = time.monotonic_ns()
+        """When the host's data last got further."""
+        self._progress = (0, 0)
+        self._workload_heard_ns = 0
+        """When the workload's process last told anything; 0: not yet."""
+        self._power_log = PowerLog(rig, incident)
+        self._steps_told = 0
+        self.lost_evidence: list[str] = []
+        """What could no longer be recorded, and why: a full disk, a console whose line ended."""
+        self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
+        self._compare = compare
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
+        self._rule_files = RuleFiles(rig.bench)
+        rules = rig.bench.rules()
+        self._canaries = Canaries()
+        self._rules_throughout = rules.console
+        """Console rules that were in force from the start."""
+        self._rules_ever = rules.console
+        """And those that were for a part of the run only."""
+        self.observation = Observation(rig, incident, _with_canary(rules))
+
+    def arm(self) -> None:
+        """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
+        self._power_log.start()
+        self.view.phase("waiting for full duplex")
+        self.observation.await_ready()
+        identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
+        self._remember_healthy()
+        self._sing()
+        for note in (*self.rig.notes, *self.observation.notes):
+            self.incident.note(note)
+        if self.is_autonomic:
+            self.incident.milestone()
+            return
+        reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
+        frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
+        for side, controller in self.rig.controllers.items():
+            if isinstance(controller, Preparable):
+                controller.prepare(identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S))
+        first = self.rig.bench.policy.instruct[0]
+        for source, reason in reasons.items():
+            for side in SIDES:
+                why = reason if side == first else control.Reason.SECOND_CONTROLLER
+                frames[source][side] = self.rig.controllers[side].freeze_frame(
+                    identities[side],
+                    why,
+                    self.incident.incident_id,
+                    disruptive=not self.rig.bench.policy.redrive,
+                )
+        self.observation.arm(frames)
+        self.incident.milestone()
+
+    def _sing(self) -> None:
+        """Each controller that can prints a line; RigError when the reflex does not hear it."""
+        self.incident.record["canaries"] = self._canaries.record
+        for side, controller in self.rig.controllers.items():
+            if not isinstance(controller, Printing):
+                self._no_canary(side, "its controller cannot be asked to print")
+                continue
+            reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
+            if not reply.ok:
+                self._no_canary(side, f"its controller would not print: {reply.status}")
+            deadline_ns = deadline_in(CANARY_TIMEOUT_S)
+            while side in self._canaries.missing and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+            if side in self._canaries.missing:
+                raise RigError(
+                    f"the {side} controller printed a line that did not come in on its console: is the tap "
+                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                )
+
+    def _no_canary(self, side: Side, why: str) -> None:
+        """Some devices cannot: the run goes on, and says so."""
+        self._canaries.impossible(side, why)
+        self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
+
+    def _reload_rules(self) -> None:
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        try:
+            fresh = self._rule_files.changed(time.monotonic_ns())
+        except UsageError as error:
+            self.incident.note(f"the changed rules are not used: {error}")
+            return
+        if fresh is not None:
+            # The new rules know some KiB of what was there before: enough for literals, not for what may be of any length.
+            self._rules_throughout = tuple(
+                rule
+                for rule in self._rules_throughout
+                if rule in fresh.console and not (rule.regex or rule.then_regex or rule.interleaved)
+            )
+            self._rules_ever += tuple(rule for rule in fresh.console if rule not in self._rules_ever)
+            self.observation.replace_rules(_with_canary(fresh))
+            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
+
+    def _remember_healthy(self) -> None:
+        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        link, told = self.rig.bench.link, {}
+        for side, controller in self.rig.controllers.items():
+            asked_ns = time.monotonic_ns()
+            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
+            told[side] = {
+                "driver": self.rig.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
+                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
+                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
+                "t_answered_ns": time.monotonic_ns(),
+            }  # fmt: skip
+            try:
+                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
+            except (RigError, WireError) as error:
+                self.incident.note(f"{side}: no state record of its health: {error}")
+        self.incident.record |= {
+            "controllers": told,
+            "link": {
+                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
+            },
+        }  # fmt: skip
+
+    @property
+    def recovering(self) -> bool:
+        return self.collector is not None and self.collector.finish is None
+
+    def pump(self, seconds: float) -> None:
+        """Take what the other processes tell, for at most so long, and act on it."""
+        self._reload_rules()
+        for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
+            self.take(source, event)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        self._tell_steps()
+        if self.collector is not None and self.collector.failure is not None:
+            raise self.collector.failure
+        if self._power_log.failure is not None:
+            raise self._power_log.failure
+
+    @property
+    def workload_is_frozen(self) -> bool:
+        """The workload's process, which tells something each second, has been silent for too long."""
+        heard_ns = self._workload_heard_ns
+        silent_ns = time.monotonic_ns() - heard_ns
+        return self.workload_done is None and heard_ns > 0 and silent_ns > WORKLOAD_SILENT_S * NS_PER_S
+
+    def _tell_steps(self) -> None:
+        steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
+        self._steps_told += len(steps)
+        for one in steps:
+            self.view.step(one.side, one.step, one.detail)
+
+    def take(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
+            self._canaries.heard(event)
+            return
+        if isinstance(event, Trigger) and source == "reflex" and self._is_counted_only(event):
+            return
+        self.view.happened(source, event)
+        if source == "workload":
+            self._workload_heard_ns = time.monotonic_ns()
+        match event:
+            case Trigger():
+                self._triggered(source, event)
+            case FrameSent() | FrameFailed():
+                self._acted(event)
+            case WorkloadProgress():
+                if self._progress != (event.bytes_written, event.bytes_verified):
+                    self._progress = (event.bytes_written, event.bytes_verified)
+                    self.progressed_ns = event.t_ns
+                self.view.progress(event.bytes_written, event.bytes_total)
+            case WorkloadDone():
+                self.workload_done = event
+                self.incident.append_event(event, source)
+            case StreamEnded():
+                self.lost_evidence.append(f"{event.stream} ended: {event.error}")
+                self.incident.note(f"{event.stream} ended: {event.error}")
+                self.incident.append_event(event, source)
+            case Note():
+                if event.level != "info":
+                    self.incident.note(f"{event.source}: {event.text}")
+                if event.level == "error":
+                    self.lost_evidence.append(event.text)
+                self.incident.append_event(event, source)
+            case LinkStats():
+                pass
+            case _:
+                self.incident.append_event(event, source)
+
+    def _is_counted_only(self, trigger: Trigger) -> bool:
+        """A rule that hits each line must fill neither memory nor disk nor the terminal."""
+        if self._moment and self._moment[0].t_match_ns != trigger.t_match_ns:
+            self._moment.clear()
+        self._moment.append(trigger)
+        key = (trigger.rule, trigger.side)
+        self._hits[key] += 1
+        if self._hits[key] <= MAX_HITS:
+            return False
+        if self._hits[key] == MAX_HITS + 1:
+            text = (
+                f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
+            )
+            self.view.phase(text)
+            self.incident.note(text)
+            self.incident.milestone()
+        if self.collector is None:
+            return not (self.is_autonomic and trigger.instruct)  # which begins the recovery
+        # A redrive listens for what is said of its second try.
+        return not self.rig.bench.policy.redrive or "redrive" in self.incident.record
+
+    def _keep(self, trigger: Trigger) -> None:
+        self.triggers.append(trigger)
+        self.incident.triggered(trigger)
+
+    def _triggered(self, source: str, trigger: Trigger) -> None:
+        if source != "reflex":
+            # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
+            return
+        self._keep(trigger)
+        if self.is_autonomic and trigger.instruct:
+            # The pair acts by itself, and when is not told: all that is seen may be what it acted on.
+            self.causes.append(trigger)
+            if self.collector is None:
+                collector = self._collect(trigger)
+                for side in trigger.instruct:
+                    collector.feed(recovery.FrameOut(side=side))
+
+    def _acted(self, event: FrameSent | FrameFailed) -> None:
+        # Not a trigger but its frames begin the recovery: one that came before the bench was armed has none. The
+        # reflex tells them right behind the hits of one read, and acts on the first of these that instructs anybody.
+        if self.collector is None and self._moment:
+            self.causes = sorted(self._moment, key=lambda one: not one.instruct)
+            self._collect(self.causes[0])
+        self.incident.acted(event)
+        if self.collector is not None and isinstance(event, FrameSent):
+            self.collector.feed(recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame)
+        elif self.collector is not None and isinstance(event, FrameFailed):
+            self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
+
+    def _collect(self, trigger: Trigger) -> Collector:
+        if not any(one is trigger for one in self.triggers):
+            self.view.happened("reflex", trigger)
+            self._keep(trigger)
+        self.incident.acts_on(trigger)
+        armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
+        self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        with contextlib.suppress(RigError):  # a watch that has died is told where its events are waited for
+            self.observation.freeze(trigger.t_arrival_ns)
+        if self.rig.bench.policy.redrive:
+            self.collector.redrive_first(trigger, self.triggers)
+        return self.collector
+
+    def _wake(self) -> None:
+        # A collector that outlives its cancelling must not write into whatever has the descriptor's number by then.
+        with self._wake_lock, contextlib.suppress(OSError):
+            if not self._is_closed:
+                os.write(self._wake_write, b"\0")
+
+    def close(self) -> None:
+        """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
+        self._power_log.stop()
+        if self.collector is not None:
+            self.collector.cancel(wait_s=5.0)
+        for source, event in self.observation.stop():
+            if isinstance(event, StreamEnded):
+                continue  # the watchers end one after the other, and tell it of each other
+            with contextlib.suppress(HarnessError):
+                self.take(source, event)
+        self._tell_counted_hits()
+        self._join_capture()
+        self._recheck()
+        self._time_warmstarts()
+        if self.observation.link is not None:
+            self.incident.record["capture"] = _plain_stats(self.observation.link)
+        with self._wake_lock:
+            self._is_closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _tell_counted_hits(self) -> None:
+        more = self._hits - Counter((one.rule, one.side) for one in self.triggers)
+        counted: Counter[str] = Counter()
+        for (rule, side), count in more.items():
+            self.incident.note(
+                f"{rule}: {count} more hits on the {side} than are told here; they were only counted"
+            )
+            counted[rule] += count
+        self.incident.record["counted_hits"] = dict(counted)
+
+    def _join_capture(self) -> None:
+        try:
+            join(self.incident.link_path)
+        except RigError as error:
+            self.lost_evidence.append(str(error))
+            self.incident.note(str(error))
+
+    def _recheck(self) -> None:
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is there. Not for rules that
+        a reload brought, changed or took (from which byte on it was in force is not recorded), nor for those whose hits
+        were not all kept."""
+        told: dict[str, Any] = {}
+        counted = self.incident.record["counted_hits"]
+        rules = tuple(rule for rule in self._rules_throughout if rule.name not in counted)
+        left_out = [rule for rule in self._rules_ever if rule not in rules]
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            try:
+                found = recheck_console(rules, side, log, times, self.triggers)
+            except RigError as error:
+                told[side] = {"agrees": None, "reason": str(error)}
+                self.incident.note(
+                    f"the record of the {side} console was not searched again, nor for the begin of a warmstart: {error}"
+                )
+                continue
+            found.not_checked.extend(
+                dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
+            )
+            told[side] = asdict(found) | {"agrees": found.agrees}
+            judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(found.not_checked)
+            if found.agrees and not judged:
+                told[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
+            if not found.agrees:
+                text = (
+                    f"the record of the {side} console and what the reflex told differ: {len(found.missed)} missed "
+                    f"{found.missed[:3]}, {len(found.unfounded)} told and not there {found.unfounded[:3]}"
+                )
+                self.lost_evidence.append(text)
+                self.incident.note(text)
+        self.incident.record["recheck"] = told
+
+    def _time_warmstarts(self) -> None:
+        """How long each side took from its control frame to the first word of its warmstart."""
+        for action in self.incident.record["actions"]:
+            side, sent_ns = action["side"], action.get("t_frame_done_ns")
+            pattern = getattr(self.rig.controllers[side], "warmstart_line", b"")
+            if sent_ns is None or not pattern:
+                continue
+            try:
+                recorded = read_console(
+                    self.incident.console_path(side), self.incident.console_times_path(side)
+                )
+            except RigError:  # the recheck has made it a note
+                continue
+            began = began_ns(*recorded, pattern, sent_ns)
+            action["t_warmstart_ns"] = began
+            action["warmstart_us"] = None if began is None else (began - sent_ns) / 1000
+
+
+def _with_canary(rules: RuleSet) -> RuleSet:
+    return replace(rules, console=(*rules.console, CANARY_RULE))
+
+
+def _plain_stats(stats: LinkStats) -> dict[str, int]:
+    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}

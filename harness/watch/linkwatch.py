@@ -1,0 +1,384 @@
+"""The link's process, ``python -m freezeframe.harness.watch.linkwatch``: capture ring -> capture file, then -> ledger and
+triggers.
+
+Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or the end of
+stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``, where the reflex polls,
+and to the supervisor. Every block of frames is on disk before it is understood, and an error in the
+understanding never stops the recording: it is told once, and only the recording goes on.
+
+Exit status 0, or that of the RigError or UsageError whose text is on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from freezeframe.harness.core import events
+from freezeframe.harness.core.events import (
+    NS_PER_MS,
+    NS_PER_S,
+    Event,
+    Freeze,
+    LinkStats,
+    Note,
+    Ns,
+    ProcessReady,
+    Stop,
+    StreamEnded,
+    Trigger,
+)
+from freezeframe.harness.core.link.linkrules import LinkRule
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
+from freezeframe.harness.edge.packet_ring import InterfaceGone, PacketRing
+from freezeframe.harness.edge.pcapng import PcapngWriter
+from freezeframe.harness.errors import HarnessError, UsageError
+from freezeframe.harness.wire import drbd
+
+STATS_INTERVAL_NS: Final = NS_PER_S // 4
+MAX_WAIT_MS: Final = 250
+"""Longest sleep: the counters are told four times a second."""
+MAX_CONFIG_BYTES: Final = 1 << 20
+MAX_QUEUED_BYTES: Final = 4 << 20
+"""Events that wait for a slow reader; from the half on counters are left out, then everything. Triggers have a pipe of their
+own, too, to the reflex."""
+NICE: Final = -10
+"""Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
+BLOCKS_A_TURN: Final = 64
+"""Read before stdin is looked at again."""
+MAX_LAST_BLOCKS: Final = 4096
+"""After Stop, so many blocks are still read: more than a ring of the default size holds."""
+LAST_WAIT_S: Final = 0.1
+"""The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded machine."""
+_READ_BYTES: Final = 64 << 10
+
+
+class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    interface: str
+    pcapng_path: str
+    trigger_fd: int
+    """Inherited pipe to the reflex; -1: none."""
+    namespace: str = ""
+    """Path of the network namespace that the interface is in; "": this process's."""
+    ring_mib: int = 64
+    rules: list[dict[str, Any]] = []
+    """Each as the arguments of core.linkrules.LinkRule."""
+    primary_address: str = ""
+    secondary_address: str = ""
+    ports: list[int] = msgspec.field(default_factory=lambda: [drbd.PORT])
+    """TCP ports of the replication link; empty: any, found by its first bytes."""
+    integrity_alg: str = ""
+    """Assumed where the capture does not show the handshake."""
+    event_fd: int = 1
+    capture_mib: int = 1024
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    before_s: float = 600.0
+    """In front of the trigger; less where the bound is reached."""
+    after_s: float = 600.0
+    """Behind it, at most: Stop comes when the recovery has ended."""
+
+
+def link_rules(rules: list[dict[str, Any]]) -> list[LinkRule]:
+    """Rules from their plain form (deadline_ms 0 is none). Raises UsageError."""
+    made = []
+    for rule in rules:
+        known = dict(rule)
+        known["instruct"] = tuple(known.get("instruct", ("primary", "secondary")))
+        known["deadline_ms"] = known.get("deadline_ms") or None
+        try:
+            made.append(LinkRule(**known))
+        except TypeError as error:
+            raise UsageError(f"link rule {rule.get('name', '?')!r}: {error}") from error
+    return made
+
+
+class _Outbox:
+    """Events on their way out of one descriptor; never blocks the capture."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._queue = bytearray()
+        self.broken = fd < 0
+        if fd >= 0:
+            os.set_blocking(fd, False)
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._queue) and not self.broken
+
+    def put(self, event: Event) -> None:
+        limit = MAX_QUEUED_BYTES // 2 if isinstance(event, LinkStats) else MAX_QUEUED_BYTES
+        if not self.broken and len(self._queue) < limit:
+            self._queue += events.encode(event)
+            self.flush()
+
+    def flush(self) -> None:
+        while self.waiting:
+            try:
+                written = os.write(self.fd, self._queue)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.broken = True  # the reader is gone; the supervisor sees that at its own end
+                return
+            del self._queue[:written]
+
+    def finish(self, deadline_ns: Ns) -> None:
+        """Wait for the reader to take the rest, until the deadline."""
+        while self.waiting and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+            select.select([], [self.fd], [], left_ns / NS_PER_S)
+            self.flush()
+
+
+class Linkwatch:
+    """One run of the process."""
+
+    def __init__(self, config: LinkwatchConfig) -> None:
+        self._config = config
+        ends = LinkEnds(
+            primary_address=config.primary_address,
+            secondary_address=config.secondary_address,
+            ports=frozenset(config.ports),
+            integrity_alg=config.integrity_alg,
+        )
+        self._view: LinkView | None = LinkView(ends, link_rules(config.rules))
+        self._last_view = self._view
+        self._ring = PacketRing(
+            config.interface, namespace=config.namespace or None, ring_bytes=config.ring_mib << 20
+        )
+        try:
+            self._disk = CaptureRing(
+                Path(config.pcapng_path),
+                self._new_file,
+                Bounds(
+                    max_bytes=config.capture_mib << 20,
+                    before_ns=int(config.before_s * NS_PER_S),
+                    after_ns=int(config.after_s * NS_PER_S),
+                ),
+            )
+        except BaseException:
+            self._ring.close()
+            raise
+        self._events = _Outbox(config.event_fd)
+        self._triggers = _Outbox(config.trigger_fd)
+        self._inbox = events.Decoder()
+        self._packets = self._bytes = self._drops = self._clock_steps = 0
+        self._stats_due_ns: Ns = 0
+        self._disk_told = False
+        self._stopping = False
+        self._start_realtime_ns = time.time_ns()
+
+    def _new_file(self, path: Path, comment: str) -> PcapngWriter:
+        return PcapngWriter(
+            path,
+            interface=self._config.interface,
+            snaplen_bytes=0,
+            hardware=platform.machine(),
+            system=platform.platform(),
+            application="FreezeFrame linkwatch",
+            comment=comment,
+        )
+
+    def run(self, stdin_fd: int, early: bytes) -> None:
+        """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``: bytes behind
+        the configuration line that were read with it."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to act on
+        self._take(early)
+        poller = select.poll()
+        poller.register(stdin_fd, select.POLLIN)
+        poller.register(self._ring, select.POLLIN | select.POLLERR)
+        self._events.put(ProcessReady(t_ns=time.monotonic_ns(), process="linkwatch"))
+        try:
+            while not self._stopping:
+                for outbox in (self._events, self._triggers):
+                    outbox.flush()
+                for fd, _ in poller.poll(self._wait_ms()):
+                    if fd == stdin_fd:
+                        self._take(os.read(stdin_fd, _READ_BYTES) or None)
+                self._drain(BLOCKS_A_TURN)
+                self._tell_stats()
+            self._drain(MAX_LAST_BLOCKS, LAST_WAIT_S)
+        except InterfaceGone as error:
+            self._events.put(StreamEnded(t_ns=time.monotonic_ns(), stream="link", error=str(error)))
+        finally:
+            self._finish()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _take(self, data: bytes | None) -> None:
+        """Bytes from the supervisor; None is the end of its pipe."""
+        if data is None:
+            self._stopping = True
+            return
+        for event in self._inbox.feed(data):
+            if isinstance(event, Stop):
+                self._stopping = True
+            elif isinstance(event, Freeze):
+                self._disk.freeze(event.t_ns)
+
+    def _wait_ms(self) -> int:
+        """Until the next deadline of the rules, or the next counters."""
+        now_ns = time.monotonic_ns()
+        deadlines = [self._stats_due_ns]
+        if self._view is not None and (due_ns := self._view.next_deadline()) is not None:
+            deadlines.append(due_ns)
+        wait_ms = (min(deadlines) - now_ns) // NS_PER_MS + 1
+        return max(1 if self._events.waiting else 0, min(MAX_WAIT_MS, wait_ms))
+
+    def _drain(self, most_blocks: int, wait_s: float = 0.0) -> None:
+        """Read the blocks that are there, and those that come within ``wait_s`` of each other and hold frames from
+        before this call; then judge the silence."""
+        began_realtime_ns = time.time_ns()
+        for _ in range(most_blocks):
+            run = self._ring.read_run(wait_s)
+            if run is None:
+                break
+            self._run(run)
+            if wait_s > 0 and run.t_first_ns > began_realtime_ns:
+                break
+        else:
+            return  # not empty yet: silence proves nothing
+        self._notice_drops()
+        if self._view is not None:
+            self._understand(None)
+
+    def _run(self, run: Run) -> None:
+        """Record one block's frames, then understand them."""
+        disk = self._disk
+        disk.write(run, time.monotonic_ns())
+        if (disk.full or disk.is_complete) and not self._disk_told:
+            self._disk_told = True
+            if disk.full:
+                self._note(f"frames are no longer recorded in {disk.path}: {disk.full}")
+            else:
+                self._note(f"{disk.path}: the window behind the trigger is complete", "info")
+        if self._ring.has_lost or self._ring.clock_steps != self._clock_steps:
+            self._notice_drops()
+        first = self._packets + 1
+        self._packets += run.frames
+        self._bytes += run.bytes_captured
+        if self._view is not None:
+            self._understand(run, first)
+
+    def _notice_drops(self) -> None:
+        """Tell the understanding part before it concludes anything from what it does not see."""
+        ring, now_ns = self._ring, time.monotonic_ns()
+        drops, steps = ring.statistics().dropped, ring.clock_steps
+        if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
+            # The kernel stamps by the clock that was set: how late an answer is, is unknown too.
+            try:
+                self._view.frames_lost(now_ns)
+            except Exception as error:  # noqa: BLE001  (as in _understand)
+                self._understand_no_more(error)
+        if steps != self._clock_steps:
+            self._note(
+                "this machine's clock was set: frames in the capture have times of both sides of that", "info"
+            )
+        self._drops, self._clock_steps = drops, steps
+
+    def _understand(self, run: Run | None, first: int = 0) -> None:
+        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
+        assert self._view is not None
+        view, clock = self._view, time.monotonic_ns
+        try:
+            if run is None:
+                self._trigger(view.tick(clock()))
+                return
+            for t_ns, frame, number in view.frames(run.data, first, self._ring.realtime_offset_ns):
+                found = view.feed(t_ns, frame, number, clock())
+                if found:
+                    self._trigger(found)
+        except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
+            self._understand_no_more(error)
+
+    def _understand_no_more(self, error: Exception) -> None:
+        self._view = None
+        self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
+
+    def _trigger(self, triggers: list[Trigger]) -> None:
+        for found in triggers:
+            # Numbered as in the file that a person will open: the ring on disk may have come round.
+            trigger = msgspec.structs.replace(found, offset_bytes=self._disk.number(found.offset_bytes))
+            self._triggers.put(trigger)
+            self._events.put(trigger)
+        if triggers:
+            self._disk.pin(time.monotonic_ns())
+
+    def _note(self, text: str, level: Literal["info", "error"] = "error") -> None:
+        self._events.put(Note(t_ns=time.monotonic_ns(), source="linkwatch", text=text, level=level))
+
+    def _tell_stats(self, *, final: bool = False) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns < self._stats_due_ns and not final:
+            return
+        self._stats_due_ns = now_ns + STATS_INTERVAL_NS
+        self._notice_drops()
+        counts = {"packets": self._packets, "bytes_captured": self._bytes, "kernel_drops": self._drops}
+        stats = self._last_view.stats(t_ns=now_ns, **counts)
+        disk = self._disk
+        self._events.put(
+            msgspec.structs.replace(stats, frames_stored=disk.frames_stored, first_packet_no=disk.first_no)
+        )
+
+    def _finish(self) -> None:
+        self._notice_drops()
+        if self._view is not None:
+            with contextlib.suppress(Exception):
+                self._trigger(self._view.close(time.monotonic_ns()))
+        statistics = self._ring.statistics()
+        self._disk.close(
+            start_ns=self._start_realtime_ns,
+            end_ns=time.time_ns(),
+            frames_received=statistics.received,
+            frames_dropped=statistics.dropped,
+        )
+        self._tell_stats(final=True)
+        deadline_ns = time.monotonic_ns() + NS_PER_S
+        self._triggers.finish(deadline_ns)
+        self._events.finish(deadline_ns)
+        self._ring.close()
+
+
+def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:
+    """The configuration line, and what was read behind it. Raises UsageError."""
+    data = b""
+    while b"\n" not in data:
+        more = os.read(stdin_fd, _READ_BYTES)
+        if not more or len(data) > MAX_CONFIG_BYTES:
+            raise UsageError("linkwatch: its first line on stdin is no configuration")
+        data += more
+    line, early = data.split(b"\n", 1)
+    try:
+        return msgspec.json.decode(line, type=LinkwatchConfig), early
+    except msgspec.DecodeError as error:
+        raise UsageError(f"linkwatch: wrong configuration: {error}") from error
+
+
+def main() -> int:
+    stdin_fd = sys.stdin.fileno()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    try:
+        config, early = read_config(stdin_fd)
+        Linkwatch(config).run(stdin_fd, early)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

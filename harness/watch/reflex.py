@@ -1,0 +1,100 @@
+"""THE hot route, a process of its own: console bytes -> trigger -> control frame.
+
+    os.read(console) -> Scanner.feed -> strike -> os.write(control, frame encoded when the bench was armed)
+
+Nothing else stands on that way, which is rehearsed while frames are armed. Link triggers come over a pipe polled beside the
+consoles: one place decides and writes, so that two triggers at once make one action. An Arm is good for one action.
+"""
+
+import os
+import sys
+from time import monotonic_ns
+
+from freezeframe.harness.core import events
+from freezeframe.harness.core.console.triggers import Hit
+from freezeframe.harness.watch import reflex_io, reflex_record
+
+
+class Reflex:
+    def __init__(self, config: reflex_io.ReflexConfig) -> None:
+        self.book, self.consoles = reflex_io.make_consoles(config, self.strike)
+        self.armed = reflex_io.Armed(config.control)
+        self.sent: list[reflex_io.Attempt] = []
+        self.is_stopping = False
+        self.inboxes, self.poller = reflex_io.make_inboxes(config)
+        self.out = reflex_record.EventOut(config.event_fd, self.poller)
+        self.handlers: reflex_io.Handlers = dict.fromkeys(self.consoles, self.read_console)
+        self.handlers |= {config.event_fd: self.out.room, **dict.fromkeys(self.inboxes, self.read_events)}
+        self.out.tell([reflex_io.ready(config)])
+
+    def run(self) -> None:
+        while not self.is_stopping:
+            silence_ms = self.book.wait_ms(t_ns := monotonic_ns())
+            if self.out.is_due() or not (ready := self.poller.poll(0)):
+                self.out.flush()  # last: what is there to be read goes before the record
+                self.armed.rehearse(self.book, len(self.consoles), t_ns)
+                ready = self.poller.poll(self.out.wait_s(silence_ms))
+            for fd, _ in sorted(ready):  # 0 is the commands: an Arm counts for what came after it
+                self.handlers[fd](fd)
+            for console in self.consoles.values() if silence_ms == 0 else ():
+                self.found(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns)
+        self.armed.load(None)
+        reflex_io.last_words(list(self.consoles), self.read_console, self.out)
+
+    def read_console(self, fd: int) -> bool:
+        """The hot route. False when there was nothing to read."""
+        console = self.consoles[fd]
+        try:
+            data = os.read(fd, reflex_io.READ_BYTES) or reflex_io.closed()
+        except OSError as error:  # BlockingIOError: nothing is there
+            return not isinstance(error, BlockingIOError) and self.end(fd, console.name, str(error.strerror))
+        t_arrival_ns = monotonic_ns()
+        if hits := self.book.scanner.feed(console.name, data, t_arrival_ns):
+            self.found(console, hits, data, t_arrival_ns)
+        self.out.record(console, t_arrival_ns, data)
+        return True
+
+    def strike(self, rule: int) -> None:
+        """Its text is there: of plain rules called by the search itself, in the midst of it."""
+        self.fire(self.armed.by_rule.get(rule, ()))
+
+    def fire(self, volley: reflex_io.Volley) -> None:
+        if volley:
+            self.sent = reflex_io.write_frames(volley)
+            self.armed.load(None)
+
+    def found(self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
+        for hit in hits:
+            self.strike(hit.rule)
+        self.tell(console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns()))
+
+    def tell(self, triggers: list[events.Event]) -> None:
+        self.out.tell([*triggers, *(one.told() for one in self.sent)])
+        self.sent.clear()
+
+    def read_events(self, fd: int) -> None:
+        received = self.inboxes[fd].read()
+        for event in received or []:
+            if isinstance(event, events.Arm | events.Disarm):
+                self.armed.load(getattr(event, "frames", None))
+            elif isinstance(event, events.NewRules):
+                self.tell(reflex_io.replace_rules(self.book, event, self.consoles.values()))
+            elif isinstance(event, events.Trigger):
+                self.fire(self.armed.volley(event.source, event.instruct))
+                self.tell([event])
+            self.armed.aim(self.book)
+            self.is_stopping |= isinstance(event, events.Stop)
+        if received is None:
+            self.is_stopping |= fd == reflex_io.STDIN_FD
+            self.end(fd, self.inboxes[fd].name, "closed")
+
+    def end(self, fd: int, stream: str, error: str) -> bool:
+        self.poller.unregister(fd)
+        self.consoles.pop(fd, None)
+        self.book.forget(stream)
+        self.out.tell([events.StreamEnded(t_ns=monotonic_ns(), stream=stream, error=error)])
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(reflex_io.run(lambda config: Reflex(config).run()))

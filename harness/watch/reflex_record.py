@@ -1,0 +1,242 @@
+"""What stands behind the hot route: each console's record on disk, and the events to the supervisor."""
+
+import contextlib
+import os
+import select
+import struct
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from time import monotonic_ns
+from typing import Final
+
+from freezeframe.harness.core import events
+from freezeframe.harness.core.console.rulebook import RuleBook
+from freezeframe.harness.core.console.rules import MAX_PATTERN_CHARACTERS
+from freezeframe.harness.core.console.triggers import Hit, Place
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Event, Note, Ns, Side, Trigger
+
+TIMES: Final = struct.Struct("<QQ")
+"""One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""
+EXCERPT_BYTES: Final = 256
+REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
+"""Kept of each console, so that new rules find a text that is half there: the longest literal."""
+TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
+"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the bytes see UNRECORDED."""
+UNRECORDED: Final = 64
+"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's, and what a killed reflex
+has lost."""
+BACKLOG: Final = 20_000
+"""Events kept for a supervisor that does not read, some 10 MiB: behind them triggers that sent nothing are only counted."""
+WRITE_PARTS: Final = 256
+"""Events given to the pipe at once; IOV_MAX is 1024."""
+
+
+class Console:
+    """One console's place in the stream and its record on disk."""
+
+    def __init__(
+        self, book: RuleBook, *, side: Side, label: str, log_path: str, times_path: str, copy_fd: int
+    ) -> None:
+        """``label``, ``copy_fd``: see StreamConfig. OSError when a file cannot be opened."""
+        self.side = side
+        self.label = label
+        self.name = label or f"{side} console"
+        self._book = book
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._log_fd = os.open(log_path, flags, 0o644)
+        self._times_fd = os.open(times_path, flags, 0o644)
+        self._recorded_from = os.fstat(self._log_fd).st_size
+        """A reflex that was started again goes on where the record ends."""
+        self._read_bytes = 0
+        """Read since."""
+        self._before = bytearray()
+        """The newest of them, REPLAY_BYTES and some more."""
+        self.times = bytearray()
+        """Entries of ``console.times`` that are not written yet."""
+        self._is_recording = True
+        self._copy_fd = copy_fd
+
+    @property
+    def place(self) -> Place:
+        """Behind the last byte that was read."""
+        return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
+
+    def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
+        """The events for the hits that ``data``, not yet taken, completed."""
+        seen = bytes(self._before) + data
+        first = self._read_bytes - len(self._before)
+        return [
+            Trigger(
+                t_ns=t_match_ns,
+                rule=self._book.rules[hit.rule].name,
+                source="console",
+                side=self.side,
+                console=self.label,
+                offset_bytes=self._recorded_from + hit.end_offset_bytes,
+                t_arrival_ns=t_arrival_ns,
+                t_match_ns=t_match_ns,
+                excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
+                instruct=self._book.instructed[hit.rule],
+            )
+            # Those for which the search itself strikes come first: what was written was written for the first.
+            for hit in sorted(hits, key=lambda hit: not self._book.rules[hit.rule].is_plain)
+        ]
+
+    def take(self, t_arrival_ns: Ns, data: bytes) -> None:
+        """The bytes are behind us, and will be recorded."""
+        self.times += TIMES.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
+        self._read_bytes += len(data)
+        self._before += data
+        if len(self._before) > 2 * REPLAY_BYTES:
+            del self._before[:-REPLAY_BYTES]
+
+    def record(self, data: bytes) -> Note | None:
+        """Append to the record on disk; a note, once, when that takes no more."""
+        note = None
+        if self._is_recording:
+            try:
+                if (written := os.write(self._log_fd, data)) < len(data):
+                    _write_all(self._log_fd, data[written:])  # a signal came, or the disk is nearly full
+            except OSError as error:
+                note = self._end_of_record(error)
+        if self._copy_fd >= 0:
+            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
+                os.write(self._copy_fd, data)
+        return note
+
+    def record_times(self) -> Note | None:
+        times, self.times = self.times, bytearray()
+        try:
+            if self._is_recording:
+                _write_all(self._times_fd, times)
+        except OSError as error:
+            return self._end_of_record(error)
+        return None
+
+    def _end_of_record(self, error: OSError) -> Note:
+        self._is_recording = False
+        at = os.fstat(self._log_fd).st_size
+        text = f"{self.name}: the record ends at byte {at}: {error.strerror}"
+        return Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")
+
+
+def _write_all(fd: int, data: bytes | bytearray) -> None:
+    written = 0
+    while written < len(data):
+        written += os.write(fd, data[written:])
+
+
+class EventOut:
+    """The record, and events to the supervisor over a pipe that may be full or gone: never waits, never drops what sent a
+    frame."""
+
+    def __init__(self, fd: int, poller: select.epoll) -> None:
+        self._fd = fd
+        self._poller = poller
+        self._unrecorded: list[tuple[Console, bytes]] = []
+        self._untimed: list[Console] = []
+        """Consoles with times to be written."""
+        self._times_due_ns: Ns = 0
+        self._backlog: deque[bytes] = deque()
+        self._untold = 0
+        """Triggers that were only counted."""
+        self._is_gone = False
+        self._is_polled = False
+        os.set_blocking(fd, False)
+
+    def tell(self, told: Sequence[Event]) -> None:
+        """Events for the next ``flush``."""
+        if all(isinstance(one, Trigger) for one in told):
+            room = max(0, BACKLOG - len(self._backlog))
+            self._untold += max(0, len(told) - room)
+            told = told[:room]
+        if not self._is_gone:
+            self._backlog += map(events.encode, told)
+
+    def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:
+        """To be recorded by the next ``flush``: once all that is there has been searched."""
+        if not console.times:
+            self._untimed.append(console)
+            self._times_due_ns = self._times_due_ns or t_arrival_ns + TIMES_WITHIN_NS
+        console.take(t_arrival_ns, data)
+        self._unrecorded.append((console, data))
+
+    def is_due(self) -> bool:
+        """Whether ``flush`` must not wait until nothing more is there to be read."""
+        return bool(self._backlog) or len(self._unrecorded) >= UNRECORDED
+
+    def room(self, _fd: int) -> None:
+        """The pipe has room again: ``flush`` comes by anyway."""
+
+    def wait_s(self, silence_ms: int | None) -> float | None:
+        """How long to wait for bytes; None: for ever."""
+        if silence_ms is None:
+            return TIMES_WITHIN_NS / NS_PER_S if self._untimed else None
+        return min(silence_ms * NS_PER_MS, TIMES_WITHIN_NS) / NS_PER_S
+
+    def flush(self) -> None:
+        """Record what was read, and write what the pipe takes; poll for more room while something is left."""
+        if self._unrecorded:
+            for console, data in self._unrecorded:
+                if note := console.record(data):
+                    self.tell([note])
+            self._unrecorded.clear()
+            if monotonic_ns() > self._times_due_ns:
+                self._flush_times()
+        elif self._untimed:  # a quiet moment
+            self._flush_times()
+        if self._backlog:
+            self._flush_events()
+
+    def _flush_times(self) -> None:
+        for console in self._untimed:
+            if note := console.record_times():
+                self.tell([note])
+        self._untimed.clear()
+        self._times_due_ns = 0
+
+    def _flush_events(self) -> None:
+        while self._backlog and not self._is_gone:
+            try:
+                written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
+            except BlockingIOError:
+                break
+            except OSError:  # the supervisor is dead: the record on disk goes on
+                self._is_gone = True
+                self._backlog.clear()
+                break
+            while written:
+                first = self._backlog.popleft()
+                if written < len(first):
+                    self._backlog.appendleft(first[written:])
+                written = max(0, written - len(first))
+        if self._untold and not self._backlog:
+            text = (
+                f"the supervisor did not read: {self._untold} triggers are in no event; the record is whole"
+            )
+            self._backlog.append(
+                events.encode(Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error"))
+            )
+            self._untold = 0
+        self._poll(bool(self._backlog))
+
+    def finish(self, limit_ns: Ns) -> None:
+        """Record the rest, and write it, for at most ``limit_ns``."""
+        deadline_ns = monotonic_ns() + limit_ns
+        room = select.poll()
+        room.register(self._fd, select.POLLOUT)
+        self.flush()
+        self._flush_times()
+        while self._backlog:
+            left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
+            if left_ms <= 0 or not room.poll(left_ms):
+                return
+            self.flush()
+
+    def _poll(self, wanted: bool) -> None:
+        if wanted and not self._is_polled:
+            self._poller.register(self._fd, select.EPOLLOUT)
+        elif self._is_polled and not wanted:
+            self._poller.unregister(self._fd)
+        self._is_polled = wanted

@@ -1,0 +1,259 @@
+"""The streaming scanner against an obviously right matcher over the whole stream."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from freezeframe.harness.core.console.rules import ConsoleRule, parse_rules
+from freezeframe.harness.core.console.triggers import Hit, Scanner
+from freezeframe.harness.core.events import SIDES, Side
+
+RULES = (
+    ConsoleRule(name="literal", literal="FAILED"),
+    ConsoleRule(name="self-overlapping", literal="ABA"),
+    ConsoleRule(name="of regex characters", literal="a.$"),
+    ConsoleRule(name="with NUL", literal="\0F"),
+    ConsoleRule(name="one side", literal="B", side="secondary"),
+    ConsoleRule(name="many ends", regex=r"A\d+"),
+    ConsoleRule(name="line end", regex=r"D$"),
+    ConsoleRule(name="line start", regex=r"^F"),
+    ConsoleRule(name="noise", regex=r"[\x80-\xff]{2,}"),
+    ConsoleRule(name="garble in between", regex=r"F[\s\S]{0,4}D"),
+    ConsoleRule(name="torn apart", literal="AFBD", interleaved=True),
+)
+ALPHABET = [
+    b"A",
+    b"B",
+    b"D",
+    b"F",
+    b"1",
+    b"2",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\x80",
+    b"\xff",
+    b"a.$",
+    b"FAILED",
+]
+
+
+def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[tuple[int, int]]:
+    """(rule, end) of every hit: each prefix of the stream is asked whether the rule matches at its very end."""
+    hits = set()
+    for index, rule in enumerate(rules):
+        if rule.side not in (side, "any"):
+            continue
+        if rule.literal and not rule.interleaved:
+            literal = rule.literal.encode()
+            hits |= {(index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)}
+            continue
+        regex = r"AFBD|A[^\n]*\nFBD|AF[^\n]*\nBD|AFB[^\n]*\nD" if rule.interleaved else rule.regex
+        pattern = regex.replace("$", r"\r?(?=\n)").encode()
+        line_of_last = -1
+        for end in range(1, len(stream) + 1):
+            starts = range(end)
+            whole = re.compile(pattern, re.MULTILINE)
+            if not any(_ends_at(whole, stream, start, end) for start in starts):
+                continue
+            line = len(re.findall(rb"[\r\n]", stream[: end - 1]))
+            if line != line_of_last:
+                hits.add((index, end))
+            line_of_last = line
+    return hits
+
+
+def _ends_at(pattern: re.Pattern[bytes], stream: bytes, start: int, end: int) -> bool:
+    """Whether some match from ``start`` can end at ``end`` (a greedy one may stop later: the rest is hidden)."""
+    behind = stream[end : end + 1] if b"(?=" in pattern.pattern else b""
+    match = pattern.match(stream[:end] + behind, start)
+    return match is not None and match.end() == end
+
+
+CONSOLES: dict[str, Side] = {side: side for side in SIDES}
+
+
+def found(rules: tuple[ConsoleRule, ...], side: Side, chunks: list[bytes]) -> list[Hit]:
+    scanner = Scanner(rules, CONSOLES)
+    return [hit for chunk in chunks for hit in scanner.feed(side, chunk, 0)]
+
+
+def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
+    return sorted((hit.rule, hit.end_offset_bytes) for hit in hits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(ALPHABET), max_size=40), st.data())
+def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    for side in SIDES:
+        right = sorted(expected(RULES, side, stream))
+        assert pairs(found(RULES, side, [stream])) == right
+        assert pairs(found(RULES, side, [stream[at : at + 1] for at in range(len(stream))])) == right
+        assert pairs(found(RULES, side, chunks)) == right
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(ALPHABET), max_size=40))
+def test_rehearsals_between_the_chunks_strike_for_nobody_and_change_no_hit(parts: list[bytes]) -> None:
+    rules = (*RULES, ConsoleRule(name="at each letter", regex=r"[A-Z]+"))
+    strikes: list[int] = []
+    pretended: list[int] = []
+    scanner = Scanner(rules, CONSOLES, strike=strikes.append)
+    hits = []
+    for part in parts:
+        scanner.rehearse(pretended.append)
+        hits += scanner.feed("secondary", part, 0)
+    assert hits == found(rules, "secondary", parts)
+    assert strikes == [hit.rule for hit in hits if rules[hit.rule].is_plain]
+    assert len(pretended) == len(parts)  # whatever else the rules find in that text
+
+
+def test_without_a_plain_rule_nothing_is_rehearsed() -> None:
+    pretended: list[int] = []
+    scanner = Scanner((ConsoleRule(name="a", regex="x+"),), CONSOLES)
+    scanner.rehearse(pretended.append)
+    assert pretended == [] and scanner.feed("primary", b"x", 0) == [Hit(0, 1)]
+
+
+def test_every_border_inside_a_match() -> None:
+    stream = b"x" * 300 + b"Digest integrity check FAILED" + b"y" * 300
+    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED"),)
+    for cut in range(len(stream) + 1):
+        assert found(rules, "primary", [stream[:cut], stream[cut:]]) == [Hit(0, 329)]
+
+
+def test_a_line_that_tears_a_text_apart() -> None:
+    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED", interleaved=True),)
+    text = b"[1.0] block drbd0: Digest integrity check FAILED: 8s\r\n"
+    place = text.index(b"Digest")
+    for at in range(place + 1, place + 29):
+        torn = text[:at] + b"[0.9] cpu 1: all well\r\n" + text[at:]
+        assert found(rules, "primary", [torn]) == [Hit(0, torn.index(b": 8s"))]
+        assert found(rules, "primary", [torn[n : n + 1] for n in range(len(torn))]) == [
+            Hit(0, torn.index(b": 8s"))
+        ]
+    twice = text[: place + 5] + b"x\ny\n" + text[place + 5 :]
+    assert found(rules, "primary", [twice]) == []
+    assert found(rules, "primary", [b"Digest is fine\n integral check FAILED\n"]) == []
+
+
+def test_two_consoles_are_two_streams() -> None:
+    scanner = Scanner((ConsoleRule(name="a", literal="FAILED"),), CONSOLES)
+    assert scanner.feed("primary", b"FAI", 0) == []
+    assert scanner.feed("secondary", b"LED", 0) == []
+    assert scanner.feed("primary", b"LED", 0) == [Hit(0, 6)]
+
+
+def test_no_rules_no_hits() -> None:
+    assert Scanner((), CONSOLES).feed("primary", b"FAILED", 0) == []
+
+
+def test_many_rules_at_once() -> None:
+    rules = tuple(ConsoleRule(name=f"r{n}", literal=f"error {n:04d}") for n in range(1000))
+    hits = found(rules, "primary", [b"".join(b"error %04d\r\n" % n for n in range(1000))])
+    assert [hit.rule for hit in hits] == list(range(1000))
+
+
+BENCH_RULES = Path(__file__).parents[4] / "bench_configs" / "rules"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (b"block drbd0: Digest integrity check FAILED: 128s +4096", "digest-failed"),
+        (b"block drbd0: Out of sync: start=8, size=8 (sectors)", "out-of-sync"),
+        (
+            b"block drbd0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!",
+            "bad-barrier-ack",
+        ),
+        (
+            b"drbd r0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
+            "remote-timeout",
+        ),
+        (b"drbd r0: error receiving Data, e: -5 l: 4100!", "receive-error"),
+        (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: got_BlockAck: failed to find request 0x1f00, sector 8s", "unknown-request"),
+        (b"block drbd0: local disk failed: Input/output error", "disk-error"),
+        (b"ordinary \x85\x91 noise", "console-garbled"),
+    ],
+)
+def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
+    files = [parse_rules((BENCH_RULES / file).read_text(), file) for file in ("sim.toml", "garble.toml")]
+    rules = tuple(rule for one in files for rule in one.console)
+    hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
+    assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+GOLDEN_DRBD = Path(__file__).parents[3] / "golden" / "drbd"
+REAL_CONSOLES = sorted(GOLDEN_DRBD.glob("*.raw.log"))
+REAL_HITS = {
+    "cycle-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+    "integrity-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
+}
+"""Node B took the flipped bit; node A's console holds nothing of ours, not even when it panics and reboots."""
+
+
+@pytest.mark.parametrize("path", REAL_CONSOLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 4096, 1 << 20])
+def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    stream = path.read_bytes()
+    hits = found(
+        rules, "secondary", [stream[at : at + chunk_bytes] for at in range(0, len(stream), chunk_bytes)]
+    )
+    assert [rules[hit.rule].name for hit in hits] == REAL_HITS.get(path.name.partition(".")[0], [])
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (b"block drbd0: Out of sync: start=128, size=8 (sectors)", "out-of-sync"),
+        (b"drbd r0: BAD! BarrierAck #7 received, expected #6!", "bad-barrier-ack"),
+        (b"drbd r0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!", "bad-barrier-ack"),
+        (b"block drbd0: got_BlockAck: failed to find request 0xffff8880, sector 8s", "unknown-request"),
+        (
+            b"block drbd0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
+            "remote-timeout",
+        ),
+        (b"drbd r0: PingAck did not arrive in time.", "ping-timeout"),
+        (b"drbd r0: [drbd_w_r0/134] sock_sendmsg time expired, ko = 1", "send-timeout"),
+        (b"drbd r0: Wrong magic value 0x00000000 in protocol version 101", "wrong-packet"),
+        (b"block drbd0: Split-Brain detected but unresolved, dropping connection!", "split-brain"),
+        (b"drbd r0/0 drbd0 b: Unrelated data, aborting!", "unrelated-data"),
+        (b"block drbd0: disk( UpToDate -> Failed ) ", "disk-failed"),
+        (b"block drbd0: local WRITE IO error sector 2048+8 on vdb", "local-io-error"),
+        (b"block drbd0: meta data update failed!", "metadata-io-error"),
+    ],
+)
+def test_lines_of_the_kernel_source(line: bytes, name: str) -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    hits = found(rules, "primary", [b"[    1.000000] " + line + b"\r\n"])
+    assert [rules[hit.rule].name for hit in hits] == [name]
+
+
+REAL_FAILURES = GOLDEN_DRBD / "node-failures.log"
+REAL_RULES = {
+    "digest-failed", "receive-error", "bad-barrier-ack", "protocol-error", "remote-timeout", "ping-timeout",
+    "wrong-packet", "beyond-end", "unknown-request", "split-brain", "unrelated-data",
+}  # fmt: skip
+
+
+def test_lines_that_a_real_node_printed_when_its_peer_misbehaved() -> None:
+    """Each rule that is marked "seen" has its line among those, or in the captures above."""
+    text = (BENCH_RULES / "drbd.toml").read_text()
+    rules = parse_rules(text, "drbd.toml").console
+    hits = found(rules, "secondary", [REAL_FAILURES.read_bytes().replace(b"\n", b"\r\n")])
+    assert {rules[hit.rule].name for hit in hits} == REAL_RULES
+    assert set(re.findall(r'name = "([\w-]+)" # seen', text)) <= REAL_RULES
+
+
+def test_no_warning_before_the_last_one() -> None:
+    rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
+    assert found(rules, "primary", [b"drbd r0: [w/1] sock_sendmsg time expired, ko = 12\r\n"]) == []

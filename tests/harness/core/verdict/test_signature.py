@@ -1,0 +1,78 @@
+"""Kinds of incidents: the same fault is the same kind, whatever its numbers."""
+
+import pytest
+
+from freezeframe.harness.core.verdict.signature import (
+    ALWAYS_FROM,
+    GARBLED,
+    Member,
+    Recurrence,
+    contexts,
+    normalised,
+    signature,
+    stage_of,
+)
+
+
+def test_numbers_times_and_ids_do_not_count() -> None:
+    one = normalised("[    1.574543] block drbd0: Digest integrity check FAILED: 18944s +65536")
+    other = normalised("[  812.000001] block drbd1: Digest integrity check FAILED: 8s +4096")
+    assert one == other == "block drbd#: Digest integrity check FAILED: #s +#"
+    assert normalised("sector 8, block_id 0x9500ab, uuid 7A30F1F7F426AD44") == "sector #, block_id #, uuid #"
+    assert normalised("facade dead beef") == "facade dead beef"
+    assert normalised("[ \\xe4\\xab 0.40716]\\xbabl") == GARBLED
+    assert len(normalised("x" * 100_000)) <= 300
+
+
+def test_a_kind_is_rule_stage_and_line() -> None:
+    assert signature("a", "", "b") == signature("a", "", "b")
+    assert (
+        len(
+            {
+                signature("a", "", "b"),
+                signature("a", "b", ""),
+                signature("", "a", "b"),
+                signature("ab", "", ""),
+            }
+        )
+        == 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "stage"),
+    [
+        (None, ""), ("x", ""), ({"stage": "on the link"}, ""), ({"stage": 7, "conclusive": True}, ""),
+        ({"stage": "on the link", "conclusive": True}, "on the link"),
+    ],
+)  # fmt: skip
+def test_only_a_conclusive_verdict_makes_a_kind(verdict: object, stage: str) -> None:
+    assert stage_of({"verdict": verdict}) == stage
+
+
+def member(number: int, *before: str, firmware: str = "1.0.0") -> Member:
+    return Member(
+        name=f"i{number}",
+        started=f"2026-01-{number:02d}T00:00:00Z",
+        firmware=firmware,
+        contexts=frozenset(before),
+    )
+
+
+def test_recurrence_says_how_often_since_when_and_behind_what() -> None:
+    members = [member(1, "resync", firmware="1.8.2"), member(2, "resync", "a warmstart"), member(3, "resync")]
+    assert Recurrence(members=members[:1], elsewhere=[]).text == "seen once on firmware 1.8.2"
+    assert ALWAYS_FROM == 3 and Recurrence(members=members[:2], elsewhere=[]).always == []
+    said = "seen 3 times, first 2026-01-01 on firmware 1.8.2, last 2026-01-03 on firmware 1.0.0, always after resync"
+    assert Recurrence(members=members, elsewhere=[frozenset()]).text == said
+    # What comes before every incident says nothing of this kind.
+    assert Recurrence(members=members, elsewhere=[frozenset({"resync"})]).always == []
+
+
+def test_contexts_are_read_from_the_consoles() -> None:
+    assert contexts(b"No resync, but 32768 bits in bitmap!") == []
+    assert contexts(b"block drbd0: Resync done (total 1 sec)\nboot epoch 2, warmstart\n") == [
+        "resync",
+        "a warmstart",
+    ]
+    assert contexts(b"conn( Connected -> BrokenPipe )") == ["a lost connection"]

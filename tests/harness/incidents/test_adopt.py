@@ -1,0 +1,79 @@
+"""Adopted incidents: valid scenarios and tests that name what the verdict named; nothing hostile gets into them."""
+
+import ast
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from verdictrun import CLEAN, KINDS, Outcome, virtual_run
+from virtualbench import evidence
+
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
+from freezeframe.harness.errors import UsageError
+from freezeframe.harness.incidents.adopt import FAULT_OF, adopt
+
+RECORD = {"incident_id_hex": "0123456789abcdef" * 2}
+NOT_SIMULATED = {"host_buffer", "primary_before_digest"}
+
+
+@cache
+def incident(kind: str) -> Outcome:
+    return virtual_run(kind, 2, load_bench("sim").rules())
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - NOT_SIMULATED - {CLEAN}))
+def test_an_incident_becomes_a_scenario_with_its_fault_and_a_test_with_its_verdict(
+    kind: str, tmp_path: Path
+) -> None:
+    outcome = incident(kind)
+    made = adopt(RECORD, outcome.verdict, evidence(outcome.parts))
+    assert made.name == "incident_01234567"
+    path = tmp_path / f"{made.name}.toml"
+    path.write_text(made.scenario)
+    scenario = load_scenario(str(path))
+    faults = {fault.kind for fault in scenario.faults}
+    caused = {"console_garble_alone": "console_garble", "on_the_link": "bit_flip_sender"}.get(kind, kind)
+    assert caused in faults
+    assert scenario.expect.detected and scenario.expect.power_cycle == (kind == "hung_warmstart")
+    ast.parse(made.test)
+    assert repr(outcome.verdict["kind"]) in made.test
+    delays = [fault.delay_ms for fault in scenario.faults if fault.kind in ("late_ack", "stall")]
+    assert all(delay >= 1500 for delay in delays)
+
+
+@pytest.mark.parametrize("kind", [*sorted(NOT_SIMULATED), CLEAN])
+def test_what_cannot_be_simulated_is_told(kind: str) -> None:
+    outcome = incident(kind)
+    with pytest.raises(UsageError, match=r"no fault for|nothing to adopt"):
+        adopt(RECORD, outcome.verdict, evidence(outcome.parts))
+
+
+@pytest.mark.parametrize("told", [None, 7, "", "../../etc", "0123", "01234567; import os"])
+def test_a_hostile_id_is_not_believed(told: Any) -> None:
+    outcome = incident("neg_ack")
+    if str(told).startswith("01234567"):
+        assert (
+            adopt({"incident_id_hex": told}, outcome.verdict, evidence(outcome.parts)).name
+            == "incident_01234567"
+        )
+        return
+    with pytest.raises(UsageError, match="no id"):
+        adopt({"incident_id_hex": told}, outcome.verdict, evidence(outcome.parts))
+
+
+def test_hostile_words_stay_words() -> None:
+    outcome = incident("neg_ack")
+    dice = random.Random(1)
+    words = '"""\nimport os\nos.system("x")\n\\"""{0}{name}' + "".join(
+        chr(dice.randrange(1, 0x3000)) for _ in range(200)
+    )
+    made = adopt(RECORD, outcome.verdict | {"text": words}, evidence(outcome.parts))
+    tree = ast.parse(made.test)
+    assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
+    assert "\nos.system" not in made.test
+
+
+def test_every_fault_has_its_verdict() -> None:
+    assert len(set(FAULT_OF.values())) == 12, "hung_warmstart comes with what else the verdict tells"

@@ -1,0 +1,158 @@
+"""The collector against controllers that answer wrongly, late, with another incident's set, or not at all."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.recovery import Compared, Finish, FrameOut, Policy
+from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.runs.collect import Collector
+
+LIMIT_S = 20.0
+OURS = b"\x01" * 16
+ARMED_EPOCH = 4
+STORED = b"a stored set"
+ENTRY = SetEntry(
+    set_id=7, kind="warmstart", complete=True, reason=1, incident_id=OURS, raw_bytes=90, stored_bytes=len(STORED),
+    boot_epoch=ARMED_EPOCH, sha256="00",
+)  # fmt: skip
+STRANGER = replace(ENTRY, set_id=9, incident_id=b"\x02" * 16, boot_epoch=ARMED_EPOCH - 1)
+IDENTITY = Identity(
+    model="SimArray 1", serial_number="P", firmware_version="1", boot_epoch=ARMED_EPOCH + 1, role=1,
+    pair_state="full duplex", uptime_ns=1, events_logged=1, capabilities=0,
+)  # fmt: skip
+
+
+@dataclass
+class Device:
+    """A controller as the collector asks it."""
+
+    answer: Reply | None = field(default_factory=lambda: Reply(ok=True, status="ok", set_id=7))
+    boot_epoch: int = ARMED_EPOCH + 1
+    entries: list[SetEntry] = field(default_factory=lambda: [ENTRY])
+    failures: list[Exception] = field(default_factory=list)
+    """Raised by the first pulls, each after half of what was still to come."""
+    pulled: list[tuple[int, bytes]] = field(default_factory=list)
+    """(set id, what had arrived before) of each pull."""
+
+    def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
+        return self.answer
+
+    def identify(self, deadline_ns: Ns) -> Identity:
+        return replace(IDENTITY, boot_epoch=self.boot_epoch)
+
+    def sets(self, deadline_ns: Ns) -> list[SetEntry]:
+        return self.entries
+
+    def pull(
+        self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
+    ) -> RootCauseSet:
+        self.pulled.append((entry.set_id, have))
+        rest = STORED[len(have) :]
+        if self.failures:
+            progress(rest[: len(rest) // 2])
+            raise self.failures.pop(0)
+        progress(rest)
+        return RootCauseSet(header={"set_id": entry.set_id}, state={}, events=[])
+
+
+def collect(tmp_path: Path, device: Device, *, instructed_by: str = "harness") -> tuple[Finish, Incident]:
+    policy = Policy(
+        reply_timeout_s=1, boot_timeout_s=0.2, pull_timeout_s=5, rejoin_timeout_s=1, power_cycle=False
+    )
+    rig = SimpleNamespace(
+        controllers={"primary": device},
+        bench=SimpleNamespace(policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)),
+        await_full_duplex=lambda deadline_ns: {},
+    )
+    incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
+    ended = threading.Event()
+    collector: Collector
+
+    def changed() -> None:
+        if collector.finish is not None or collector.failure is not None:
+            ended.set()
+
+    armed: dict[Side, int] = {"primary": ARMED_EPOCH}
+    collector = Collector(cast(Rig, rig), incident, armed, lambda: Compared(equal=True), changed)
+    collector.feed(FrameOut(side="primary"), b"frame")
+    assert ended.wait(LIMIT_S)
+    assert collector.failure is None
+    assert collector.finish is not None
+    return collector.finish, incident
+
+
+def test_the_set_of_this_incident_is_pulled_and_no_other(tmp_path: Path) -> None:
+    device = Device(entries=[STRANGER, ENTRY, replace(STRANGER, set_id=11)])
+    finish, incident = collect(tmp_path, device)
+    assert device.pulled == [(ENTRY.set_id, b"")]
+    assert finish.sides[0].set == "complete"
+    assert incident.set_path("primary").read_bytes() == STORED
+
+
+@pytest.mark.parametrize("entries", [[], [STRANGER]])
+def test_without_a_set_of_this_incident_it_is_missing(tmp_path: Path, entries: Sequence[SetEntry]) -> None:
+    device = Device(entries=list(entries))
+    finish, incident = collect(tmp_path, device)
+    assert device.pulled == []
+    assert (finish.sides[0].set, finish.data_equal) == ("missing", True)
+    assert "none of this incident" in finish.sides[0].reason
+    assert incident.record["sets"]["primary"]["complete"] is False
+
+
+def test_a_pair_that_instructs_itself_has_its_own_ids_but_no_set_of_an_earlier_boot(tmp_path: Path) -> None:
+    own = replace(ENTRY, set_id=8, incident_id=b"\x03" * 16)
+    device = Device(entries=[own, STRANGER])
+    finish, _ = collect(tmp_path, device, instructed_by="secondary")
+    assert device.pulled == [(own.set_id, b"")]
+    assert finish.sides[0].set == "complete"
+    finish, _ = collect(tmp_path / "stale", Device(entries=[STRANGER]), instructed_by="secondary")
+    assert finish.sides[0].set == "missing"
+
+
+def test_a_pull_that_breaks_off_goes_on_behind_what_arrived(tmp_path: Path) -> None:
+    device = Device(failures=[RigError("silent"), RigError("silent")])
+    finish, incident = collect(tmp_path, device)
+    assert [len(have) for _, have in device.pulled] == [0, 6, 9]
+    assert finish.sides[0].set == "complete"
+    assert incident.set_path("primary").read_bytes() == STORED
+
+
+def test_a_damaged_set_is_kept_beside_and_pulled_anew(tmp_path: Path) -> None:
+    device = Device(failures=[WireError("the set's SHA-256 is wrong")])
+    finish, incident = collect(tmp_path, device)
+    assert [len(have) for _, have in device.pulled] == [0, 0]
+    assert finish.sides[0].set == "complete"
+    assert incident.set_path("primary").read_bytes() == STORED
+    assert (incident.path / "primary" / "set.damaged-1.zst").read_bytes() == STORED[:6]
+
+
+def test_silence_is_told_as_silence(tmp_path: Path) -> None:
+    """The frame may have been obeyed all the same: the set is pulled, but no answer is made up."""
+    finish, incident = collect(tmp_path, Device(answer=None))
+    assert finish.sides[0].reply == "no answer"
+    assert finish.sides[0].set == "complete"
+    assert any(step["step"] == "no answer" for step in incident.record["recovery"])
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        (Device(answer=Reply(ok=False, status="STALE_EPOCH")), "refused: STALE_EPOCH"),
+        (Device(boot_epoch=ARMED_EPOCH), "did not restart"),
+    ],
+)
+def test_a_controller_that_did_not_warmstart_has_no_set(tmp_path: Path, device: Any, why: str) -> None:
+    finish, _ = collect(tmp_path, device)
+    assert device.pulled == []
+    assert finish.sides[0].set == "missing"
+    assert why in finish.sides[0].reason
