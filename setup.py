@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: the wheel with the C module, or, with FREEZEFRAME_PURE=1, one for any processor."""
+"""What pyproject.toml cannot say: the wheel with the C module, or, with FREEZEFRAME_PURE=1, one for
+any processor."""
 
 import os
 
@@ -16,7 +17,8 @@ NATIVE = Extension(
         "-Wno-missing-field-initializers",
         "-fno-strict-aliasing",
     ],
-    # Without a compiler the Python code does the same, slower (docs/decisions/0009-an-optional-c-module.md).
+    # Without a compiler the Python code does the same, slower
+    # (docs/decisions/0009-an-optional-c-module.md).
     optional=True,
 )
 

@@ -1,10 +1,12 @@
-"""Capture: frames of 64, 1500 and 9000 bytes over a veth link into a file in memory: the highest rate that loses none.
+"""Capture: frames of 64, 1500 and 9000 bytes over a veth link into a file in memory: the highest
+rate that loses none.
 
-Each burst takes a second at least, and several times the 64 MiB that each contestant but scapy has for a buffer: it is the
-rate that counts, not the buffer. Each contestant's limit is searched by halving what is between the rates that it took whole
-and those that it did not, all of them in turns, from the fastest that the generator can send downwards. Ours is
-``harness.linkwatch`` as a run starts it, but for the bound of the capture; scapy is its AsyncSniffer, with the buffer
-that it takes by itself, handing each frame to its PcapWriter.
+Each burst takes a second at least, and several times the 64 MiB that each contestant but scapy has
+for a buffer: it is the rate that counts, not the buffer. Each contestant's limit is searched by
+halving what is between the rates that it took whole and those that it did not, all of them in
+turns, from the fastest that the generator can send downwards. Ours is ``harness.linkwatch`` as a
+run starts it, but for the bound of the capture; scapy is its AsyncSniffer, with the buffer that it
+takes by itself, handing each frame to its PcapWriter.
 """
 
 import argparse
@@ -87,7 +89,15 @@ def frames_in(capture: Path) -> int:
 
 def blast(program: Path, link: LinkPair, size: int, count: int, pps: float) -> float:
     """The rate that came about."""
-    argv = ["nsenter", f"--net={link.primary.path}", str(program), INTERFACE, str(size), str(count), str(pps)]
+    argv = [
+        "nsenter",
+        f"--net={link.primary.path}",
+        str(program),
+        INTERFACE,
+        str(size),
+        str(count),
+        str(pps),
+    ]
     return count / float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
 
 
@@ -96,7 +106,9 @@ def burst(size: int, pps: float, seconds: float) -> int:
     return int(max(pps * seconds, FILLS * BUFFER_BYTES / (size + FRAME_OVERHEAD_BYTES)))
 
 
-def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tuple[int, int, float]) -> Run:
+def contest(
+    name: str, program: Path, link: LinkPair, capture: Path, shape: tuple[int, int, float]
+) -> Run:
     """One burst, into a new file."""
     capture.unlink(missing_ok=True)
     if name == OURS:
@@ -108,7 +120,9 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
         return Run(pps, frames_in(capture) / shape[1], (cpu_s - started_s) / shape[1] * 1e6)
     if name == SCAPY_NAME:
         argv = inside(link, peers_python(), "-c", SCAPY, INTERFACE, str(capture))
-        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        with running(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as child:
             assert child.stdout is not None
             child.stdout.readline()
             started_s = cpu_seconds(child.pid)
@@ -118,9 +132,21 @@ def contest(name: str, program: Path, link: LinkPair, capture: Path, shape: tupl
         return Run(pps, frames_in(capture) / shape[1], cpu_s / shape[1] * 1e6)
     command = {
         "dumpcap -B 64": ["dumpcap", "-q", "-i", INTERFACE, "-B", "64", "-w", str(capture)],
-        "tcpdump -B 65536": ["tcpdump", "-Z", "root", "-i", INTERFACE, "-B", "65536", "-w", str(capture)],
+        "tcpdump -B 65536": [
+            "tcpdump",
+            "-Z",
+            "root",
+            "-i",
+            INTERFACE,
+            "-B",
+            "65536",
+            "-w",
+            str(capture),
+        ],
     }[name]
-    with running(inside(link, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    with running(
+        inside(link, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as child:
         time.sleep(1.0)
         started_s = cpu_seconds(child.pid)
         pps = blast(program, link, *shape)
@@ -163,7 +189,8 @@ class Search:
         pps, share = median([run.pps for run in runs]), median([run.captured for run in runs])
         self.captured = share if not self.captured else self.captured
         if is_whole(runs):
-            # A busy moment of the machine slows the generator: the fastest is asked for once more, by number.
+            # A busy moment of the machine slows the generator: the fastest is asked for once more,
+            # by number.
             self.is_unlimited = not self.worst and (pps * CLOSE >= top or self.asked > 0)
             if pps > self.best:
                 self.best, self.cpu_us = pps, median([run.cpu_us for run in runs])
@@ -175,14 +202,15 @@ class Search:
 def scapy_limit(
     program: Path, link: LinkPair, directory: Path, size: int, options: Options
 ) -> tuple[float, float]:
-    """What it took whole, and what it did not. It takes so little that a burst which fills a buffer would last for hours:
-    doubled, then halved, in short bursts."""
+    """What it took whole, and what it did not. It takes so little that a burst which fills a buffer
+    would last for hours: doubled, then halved, in short bursts."""
     best, worst = 0.0, 0.0
     while not 0 < worst <= max(best, SCAPY_LEAST) * CLOSE:
         pps = (best + worst) / 2 if worst else 2 * best or SCAPY_LEAST
         shape = (size, int(pps * options.seconds), pps)
         runs = [
-            contest(SCAPY_NAME, program, link, directory / "c.pcap", shape) for _ in range(options.rounds)
+            contest(SCAPY_NAME, program, link, directory / "c.pcap", shape)
+            for _ in range(options.rounds)
         ]
         print(size, SCAPY_NAME, pps, [run.captured for run in runs], file=sys.stderr)
         if is_whole(runs):
@@ -194,7 +222,9 @@ def scapy_limit(
 
 def measure(options: Options) -> Result:
     peers_python()
-    names = [OURS] + [name for name in ("dumpcap -B 64", "tcpdump -B 65536") if shutil.which(name.split()[0])]
+    names = [OURS] + [
+        name for name in ("dumpcap -B 64", "tcpdump -B 65536") if shutil.which(name.split()[0])
+    ]
     rows: list[list[object]] = []
     targets = []
     with scratch(memory=True) as directory, contextlib.closing(make_pair(mtu_bytes=9000)) as link:
@@ -207,7 +237,11 @@ def measure(options: Options) -> Result:
                 for _ in range(options.rounds):
                     for one in searches:
                         if one.name in runs:
-                            shape = (size, burst(size, one.asked or fastest, options.seconds), one.asked)
+                            shape = (
+                                size,
+                                burst(size, one.asked or fastest, options.seconds),
+                                one.asked,
+                            )
                             runs[one.name].append(
                                 contest(one.name, program, link, directory / "c.pcapng", shape)
                             )
@@ -225,8 +259,12 @@ def measure(options: Options) -> Result:
             own, peer = found[OURS], found.get("dumpcap -B 64")
             if peer is not None:
                 # Where neither loses anything, the generator was measured twice.
-                ratio = 1.0 if own.is_unlimited and peer.is_unlimited else own.best / max(1, peer.best)
-                targets.append(Target(f"{size} bytes: rate without loss against dumpcap's", ratio, 1))
+                ratio = (
+                    1.0 if own.is_unlimited and peer.is_unlimited else own.best / max(1, peer.best)
+                )
+                targets.append(
+                    Target(f"{size} bytes: rate without loss against dumpcap's", ratio, 1)
+                )
             targets.append(Target(f"{size} bytes: against scapy", own.best / scapy, 100))
     columns = [
         "bytes a frame", "who", "whole up to frames/s", "not whole at frames/s",

@@ -1,10 +1,11 @@
-"""What every benchmark shares: its result as a table, JSON and a section of docs/performance.md; peers; statistics.
+"""What every benchmark shares: its result as a table, JSON and a section of docs/performance.md;
+peers; statistics.
 
     python -m benchmarks.NAME [--json] [--rounds N] [--seconds S] [--no-write]
 
-Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of them; docs/performance.md
-says who is not, and why. The peers live in an environment of their own, ``.venv-bench`` (``make bench-setup``): the
-product never imports them.
+Contestants are run interleaved (A B C A B C), so that a busy moment of the machine meets all of
+them; docs/performance.md says who is not, and why. The peers live in an environment of their own,
+``.venv-bench`` (``make bench-setup``): the product never imports them.
 """
 
 import argparse
@@ -58,20 +59,20 @@ class Target:
 
     @property
     def reached(self) -> bool:
-        """What could not be measured is not reached: as a rule too little came of it to be measured."""
+        """What could not be measured is not reached: as a rule too little came of it to be
+        measured."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         verdict = "reached" if self.reached else "NOT REACHED"
-        return (
-            f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
-        )
+        return f"{self.what}: {number(self.value)} {self.unit} (wanted {sign} {number(self.limit)}): {verdict}"
 
 
 @dataclass
 class Result:
-    """One benchmark's outcome. Its cells are numbers, not their texts: units stand in the columns' names."""
+    """One benchmark's outcome. Its cells are numbers, not their texts: units stand in the columns'
+    names."""
 
     name: str
     title: str
@@ -97,7 +98,9 @@ class Result:
         ]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
         lines += ["| " + " | ".join(number(cell) for cell in row) + " |" for row in self.rows]
-        lines += [""] + [f"* {target}" for target in self.targets] + [f"* {note}" for note in self.notes]
+        lines += (
+            [""] + [f"* {target}" for target in self.targets] + [f"* {note}" for note in self.notes]
+        )
         return "\n".join(lines) + "\n"
 
 
@@ -131,7 +134,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     return (
         f"{model}, {os.cpu_count()} cores (two busy at once keep {number(two_at_once())} of their speed), "
         f"Linux {platform.release()}, Python {platform.python_version()}, load {load:.1f}"
@@ -153,9 +158,11 @@ def median(values: Sequence[float], *, least: int = 1) -> float:
 
 
 def cpu_seconds(pid: int, *, children: bool = False) -> float:
-    """User and system time that a process has used so far; with ``children`` that of its children, too.
+    """User and system time that a process has used so far; with ``children`` that of its children,
+    too.
 
-    Of the process's own clock: /proc tells the same in ticks of 10 ms, too coarse for short rounds."""
+    Of the process's own clock: /proc tells the same in ticks of 10 ms, too coarse for short
+    rounds."""
     try:
         total = time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED)
     except OSError:
@@ -164,7 +171,8 @@ def cpu_seconds(pid: int, *, children: bool = False) -> float:
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 total += sum(
-                    cpu_seconds(int(one), children=True) for one in (task / "children").read_text().split()
+                    cpu_seconds(int(one), children=True)
+                    for one in (task / "children").read_text().split()
                 )
     return total
 
@@ -178,9 +186,10 @@ def peak_mib(pid: int) -> float:
 
 
 def two_at_once() -> float:
-    """What a processor keeps of its speed while a second one is busy, too, of the first two that this process may use: 1 for
-    two whole ones that nobody else uses, some 0.6 for two threads of one core; NaN where there is no second. A virtual
-    machine does not say which it has, and has now these, now those."""
+    """What a processor keeps of its speed while a second one is busy, too, of the first two that
+    this process may use: 1 for two whole ones that nobody else uses, some 0.6 for two threads of
+    one core; NaN where there is no second. A virtual machine does not say which it has, and has now
+    these, now those."""
     pair = sorted(os.sched_getaffinity(0))[:2]
     if len(pair) < 2:
         return NAN
@@ -188,7 +197,9 @@ def two_at_once() -> float:
     with ProcessPoolExecutor(2, fork, initializer=fork.Barrier(2).wait) as pool:
         # Until both workers are alive: one that comes late has no time for all of its laps.
         list(pool.map(int, pair))
-        alone = [laps for one in pair for laps in pool.map(_laps, [one], [monotonic_ns() + LAPS_NS])]
+        alone = [
+            laps for one in pair for laps in pool.map(_laps, [one], [monotonic_ns() + LAPS_NS])
+        ]
         together = list(pool.map(_laps, pair, repeat(monotonic_ns() + LAPS_NS)))
     return min(some / most for some, most in zip(together, alone, strict=True))
 
@@ -212,7 +223,15 @@ def compiled(name: str, directory: Path) -> Path:
         raise SystemExit("the C peers need a compiler: apt-get install gcc")
     target = directory / name
     if not target.exists():
-        command = [compiler, "-O2", "-Wall", "-D_GNU_SOURCE", "-o", str(target), str(NATIVE / f"{name}.c")]
+        command = [
+            compiler,
+            "-O2",
+            "-Wall",
+            "-D_GNU_SOURCE",
+            "-o",
+            str(target),
+            str(NATIVE / f"{name}.c"),
+        ]
         subprocess.run(command, check=True)
     return target
 
@@ -250,7 +269,8 @@ def running(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[b
 
 @contextlib.contextmanager
 def scratch(*, memory: bool = False) -> Iterator[Path]:
-    """A directory for one benchmark; ``memory``: not on a disk, whose speed is not what is measured."""
+    """A directory for one benchmark; ``memory``: not on a disk, whose speed is not what is
+    measured."""
     base = "/dev/shm" if memory and Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="ff-bench-", dir=base) as name:
         yield Path(name)
@@ -278,12 +298,21 @@ def main(
     """Run one benchmark as a command."""
     parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__)
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, and leave docs/performance.md as it is"
+        "--json",
+        action="store_true",
+        help="print one JSON object, and leave docs/performance.md as it is",
     )
-    parser.add_argument("--no-write", action="store_true", help="leave docs/performance.md as it is")
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"a contestant and round (default {seconds:g})"
+        "--no-write", action="store_true", help="leave docs/performance.md as it is"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help=f"of all contestants (default {rounds})"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help=f"a contestant and round (default {seconds:g})",
     )
     add(parser)
     arguments = parser.parse_args()
@@ -300,5 +329,9 @@ def write_section(result: Result) -> None:
     begin, end = f"<!-- begin {result.name} -->", f"<!-- end {result.name} -->"
     section = f"{begin}\n{result.markdown()}{end}\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n", re.DOTALL)
-    text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}"
+    text = (
+        pattern.sub(lambda _: section, text)
+        if pattern.search(text)
+        else f"{text.rstrip()}\n\n{section}"
+    )
     PERFORMANCE.write_text(text)

@@ -1,8 +1,10 @@
-"""Many consoles in one process: 64 and 256 PTYs at 11.5 kB/s each, a trigger on one of them at a time.
+"""Many consoles in one process: 64 and 256 PTYs at 11.5 kB/s each, a trigger on one of them at a
+time.
 
-Ours is one reflex process that scans and records all of them. The C reactor does the same with epoll and
-memmem. conserver, which records many consoles in the field, is compared by its CPU time for the same text, to the end of its
-record: it has no triggers, so that nobody waits for its answers.
+Ours is one reflex process that scans and records all of them. The C reactor does the same with
+epoll and memmem. conserver, which records many consoles in the field, is compared by its CPU time
+for the same text, to the end of its record: it has no triggers, so that nobody waits for its
+answers.
 """
 
 import os
@@ -49,12 +51,26 @@ def conserver(generator: Path, directory: Path, *, count: int, **shape: int) -> 
     if not Path(program).exists():
         return None
     with lines(count) as (consoles, control):
-        blocks = [f"console c{n} {{ type device; device {one.path}; }}" for n, one in enumerate(consoles)]
+        blocks = [
+            f"console c{n} {{ type device; device {one.path}; }}" for n, one in enumerate(consoles)
+        ]
         config, passwd = directory / "conserver.cf", directory / "conserver.passwd"
         default = f"default * {{ master localhost; baud 115200; parity none; logfile {directory}/&.conserver; rw *; }}"
         config.write_text("\n".join([default, *blocks, "access * { trusted 127.0.0.1; }", ""]))
         passwd.write_text("*any*:\n")
-        argv = [program, "-C", str(config), "-P", str(passwd), "-p", "47821", "-M", "127.0.0.1", "-m", "256"]
+        argv = [
+            program,
+            "-C",
+            str(config),
+            "-P",
+            str(passwd),
+            "-p",
+            "47821",
+            "-M",
+            "127.0.0.1",
+            "-m",
+            "256",
+        ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         logs = [directory / f"c{n}.conserver" for n in range(count)]
         with running(argv, **quiet) as child:
@@ -66,7 +82,11 @@ def conserver(generator: Path, directory: Path, *, count: int, **shape: int) -> 
             before = cpu_seconds(child.pid, children=True)
             made = generate(generator, consoles, control, answer_ms=0, **shape)
             outcome = finish(
-                made, child.pid, before, recorded=lambda: total_bytes(logs) - banner_bytes, children=True
+                made,
+                child.pid,
+                before,
+                recorded=lambda: total_bytes(logs) - banner_bytes,
+                children=True,
             )
             child.terminate()
             child.wait(10)
@@ -82,7 +102,13 @@ def measure(options: Options) -> Result:
     with scratch(memory=True) as directory:
         reactor, generator = compiled("reactor", directory), compiled("generator", directory)
         for count in COUNTS:
-            shape = {"count": count, "rate": RATE, "triggers": triggers, "gap_us": GAP_US, "warm_up_ms": 500}
+            shape = {
+                "count": count,
+                "rate": RATE,
+                "triggers": triggers,
+                "gap_us": GAP_US,
+                "warm_up_ms": 500,
+            }
             run = {
                 "C, epoll": partial(run_native, reactor, generator, directory, **shape),
                 "FreezeFrame reflex": partial(run_ours, generator, directory, **shape),
@@ -97,7 +123,9 @@ def measure(options: Options) -> Result:
             figures = {}
             for name, rounds in outcomes.items():
                 every = [one for outcome in rounds for one in outcome.latencies_us]
-                cpu = sum(one.cpu_s for one in rounds) / (sum(one.sent_bytes for one in rounds) / 1e6)
+                cpu = sum(one.cpu_s for one in rounds) / (
+                    sum(one.sent_bytes for one in rounds) / 1e6
+                )
                 figures[name] = (median(every, least=LEAST), percentile(every, 99), cpu)
                 lost = sum(one.lost_bytes for one in rounds)
                 rows.append(
@@ -105,10 +133,16 @@ def measure(options: Options) -> Result:
                      figures[name][1], cpu * 1000, lost, max(one.peak_mib for one in rounds)]
                 )  # fmt: skip
                 if name == "FreezeFrame reflex":
-                    targets.append(Target(f"{count} consoles: bytes lost", lost, 0, at_least=False, unit=""))
+                    targets.append(
+                        Target(f"{count} consoles: bytes lost", lost, 0, at_least=False, unit="")
+                    )
             c, we = figures["C, epoll"], figures["FreezeFrame reflex"]
-            targets.append(Target(f"{count} consoles: median against C", we[0] / c[0], 2, at_least=False))
-            targets.append(Target(f"{count} consoles: 99th against C's", we[1] / c[1], 2, at_least=False))
+            targets.append(
+                Target(f"{count} consoles: median against C", we[0] / c[0], 2, at_least=False)
+            )
+            targets.append(
+                Target(f"{count} consoles: 99th against C's", we[1] / c[1], 2, at_least=False)
+            )
             if "conserver" in figures:
                 targets.append(
                     Target(

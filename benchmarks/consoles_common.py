@@ -1,4 +1,5 @@
-"""PTYs in place of UARTs, the generator at their far end, and the reactors under test at the near one."""
+"""PTYs in place of UARTs, the generator at their far end, and the reactors under test at the near
+one."""
 
 import contextlib
 import os
@@ -13,7 +14,15 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.common import NAN, PEERS_PYTHON, cpu_seconds, die_with_parent, ours, peak_mib, running
+from benchmarks.common import (
+    NAN,
+    PEERS_PYTHON,
+    cpu_seconds,
+    die_with_parent,
+    ours,
+    peak_mib,
+    running,
+)
 from benchmarks.scan import texts
 from freezeframe.harness.core import events
 from freezeframe.harness.core.console.rules import ConsoleRule
@@ -111,7 +120,8 @@ def finish(
     generator.wait()
     latencies = [int(line) for line in text if line.lstrip("-").isdigit()]
     sent, refused = (
-        next(int(line.split()[1]) for line in text if line.startswith(word)) for word in ("sent", "refused")
+        next(int(line.split()[1]) for line in text if line.startswith(word))
+        for word in ("sent", "refused")
     )
     deadline = time.monotonic() + RECORD_S
     while recorded() < sent and time.monotonic() < deadline:
@@ -126,7 +136,13 @@ def total_bytes(files: Sequence[Path]) -> int:
 
 
 def run_native(
-    reactor: Path, generator: Path, directory: Path, *, count: int, is_fifo: bool = False, **shape: int
+    reactor: Path,
+    generator: Path,
+    directory: Path,
+    *,
+    count: int,
+    is_fifo: bool = False,
+    **shape: int,
 ) -> Outcome:
     """The C reactor; ``is_fifo``: with the priority that our reflex takes."""
     with lines(count) as (consoles, control):
@@ -173,7 +189,8 @@ def run_peer(script: str, generator: Path, **shape: int) -> Outcome:
 
 
 def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> Outcome:
-    """The reflex as a run starts it; a child stands for the supervisor: it decodes every event and arms again."""
+    """The reflex as a run starts it; a child stands for the supervisor: it decodes every event and
+    arms again."""
     with lines(count) as (consoles, control):
         streams = [
             StreamConfig(
@@ -183,10 +200,15 @@ def run_ours(generator: Path, directory: Path, *, count: int, **shape: int) -> O
             for number, one in enumerate(consoles)
         ]  # fmt: skip
         logs = [Path(one.log_path) for one in streams]
-        others = [ConsoleRule(name=str(n), literal=text) for n, text in enumerate(texts()[: RULES - 1])]
+        others = [
+            ConsoleRule(name=str(n), literal=text) for n, text in enumerate(texts()[: RULES - 1])
+        ]
         rules = [*others, ConsoleRule(name="digest", literal=TRIGGER)]
         config = ReflexConfig(
-            streams=streams, control={"primary": control.ours}, rules=rules, default_instruct=["primary"]
+            streams=streams,
+            control={"primary": control.ours},
+            rules=rules,
+            default_instruct=["primary"],
         )
         fds = [control.ours, *(one.ours for one in consoles)]
         with running(

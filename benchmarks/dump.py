@@ -1,8 +1,10 @@
-"""Dump pull: one root cause data set, a full event log, over a serial line paced at 921,600 baud both ways.
+"""Dump pull: one root cause data set, a full event log, over a serial line paced at 921,600 baud
+both ways.
 
-Ours is the product's own pull: the driver ``sim_array`` against the simulator's control port, resumable, each
-frame's CRC and the set's SHA-256 checked. lrzsz (ZMODEM) sends the same content uncompressed, as it lies in a controller
-without compression, and the compressed set as a file. Raw copy is the line's floor: nothing checked, nothing sent again.
+Ours is the product's own pull: the driver ``sim_array`` against the simulator's control port,
+resumable, each frame's CRC and the set's SHA-256 checked. lrzsz (ZMODEM) sends the same content
+uncompressed, as it lies in a controller without compression, and the compressed set as a file. Raw
+copy is the line's floor: nothing checked, nothing sent again.
 """
 
 import os
@@ -19,7 +21,18 @@ from typing import Any
 
 import zstandard
 
-from benchmarks.common import Options, Result, Target, compiled, have, main, median, ours, running, scratch
+from benchmarks.common import (
+    Options,
+    Result,
+    Target,
+    compiled,
+    have,
+    main,
+    median,
+    ours,
+    running,
+    scratch,
+)
 from benchmarks.dump_device import SERIAL_NUMBER, stored
 from freezeframe.drivers.controllers.sim_array import SimArray
 from freezeframe.harness.core.events import NS_PER_S
@@ -48,7 +61,9 @@ def paced_line(pacer: Path) -> Iterator[PacedLine]:
     line = PacedLine(ends[0], ends[1], os.ttyname(ends[1]))
     argv = [str(pacer), str(LINE_BYTES_PER_S), *map(str, masters)]
     try:
-        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=masters) as child:
+        with running(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=masters
+        ) as child:
             yield line
             line.out_bytes, line.back_bytes = map(int, child.communicate(timeout=5)[0].split())
     finally:
@@ -78,15 +93,16 @@ def lrzsz(line: PacedLine, directory: Path, content: bytes) -> float:
     arrived.mkdir(exist_ok=True)
     quiet: dict[str, Any] = {"stderr": subprocess.DEVNULL}
     begun = time.monotonic()
-    # The receiver begins when the sender calls: one that came too early would be waited for until a timeout of 10 s.
+    # The receiver begins when the sender calls: one that came too early would be waited for until a
+    # timeout of 10 s.
     with running(
         ["sz", "-b", "-q", str(source)], stdin=line.device_fd, stdout=line.device_fd, **quiet
     ) as sender:
         assert select.select([line.rig_fd], [], [], LIMIT_S)[0], "sz says nothing"
         receive = ["rz", "-b", "-q", "-y"]
         with running(receive, stdin=line.rig_fd, stdout=line.rig_fd, cwd=arrived, **quiet):
-            # Its end says that the receiver has confirmed all; rz itself may wait for half a minute for a farewell that
-            # sz flushes from the line when it ends.
+            # Its end says that the receiver has confirmed all; rz itself may wait for half a minute
+            # for a farewell that sz flushes from the line when it ends.
             sender.wait(LIMIT_S)
             took_s = time.monotonic() - begun
     assert (arrived / "dump").read_bytes() == content
@@ -129,7 +145,9 @@ def measure(options: Options) -> Result:
                 print(f"round {number + 1}: {name}", file=sys.stderr)
                 with paced_line(pacer) as line:
                     times.setdefault(name, []).append(contestant(line, directory, payload))
-                shares.setdefault(name, []).append(len(payload) / (line.out_bytes + line.back_bytes))
+                shares.setdefault(name, []).append(
+                    len(payload) / (line.out_bytes + line.back_bytes)
+                )
     took = {name: median(values) for name, values in times.items()}
     ours_s = took["FreezeFrame pull"]
     rows: list[list[object]] = [

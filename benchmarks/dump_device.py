@@ -1,4 +1,5 @@
-"""A controller that holds one root cause data set, with the simulator's own control port, on an inherited line: FD."""
+"""A controller that holds one root cause data set, with the simulator's own control port, on an
+inherited line: FD."""
 
 import os
 import random
@@ -9,14 +10,21 @@ from freezeframe.firmware_sim.control import Operations
 from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
 from freezeframe.firmware_sim.tracebuffer import TraceBuffer
 from freezeframe.harness.wire.control import Reason, SetKind
-from freezeframe.harness.wire.rootcause import HEADER_KEYS, LAST_WRITES, RING_RECORDS, STATE_KEYS, Event
+from freezeframe.harness.wire.rootcause import (
+    HEADER_KEYS,
+    LAST_WRITES,
+    RING_RECORDS,
+    STATE_KEYS,
+    Event,
+)
 
 SERIAL_NUMBER = "FFSIM-P-0001"
 WRITES_A_BARRIER = 32
 
 
 def event_log() -> bytes:
-    """A full event log as a primary has it after some seconds of random 64 KiB writes, eight under way at a time."""
+    """A full event log as a primary has it after some seconds of random 64 KiB writes, eight under
+    way at a time."""
     noise, trace, unanswered = random.Random(7), TraceBuffer(), []
     write_no = 0
     while trace.next_seq < RING_RECORDS:

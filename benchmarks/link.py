@@ -1,10 +1,12 @@
-"""Link watch: replication traffic of 64 KiB writes over a veth link of MTU 1500, captured, recorded, dissected, every
-digest checked; and the dissection of the capture file against tshark and scapy.
+"""Link watch: replication traffic of 64 KiB writes over a veth link of MTU 1500, captured,
+recorded, dissected, every digest checked; and the dissection of the capture file against tshark and
+scapy.
 
-Live: the fastest rate without a lost frame, with the link watch held on one core; at some of the rates beside tshark and
-scapy on the same interface, in turns. Offline: the same file through
-our core (reassembly, packets, ledger, digests), through tshark, which lists each DRBD command and checks no digest,
-and its beginning through scapy's reader, which goes no further than TCP's payload.
+Live: the fastest rate without a lost frame, with the link watch held on one core; at some of the
+rates beside tshark and scapy on the same interface, in turns. Offline: the same file through our
+core (reassembly, packets, ledger, digests), through tshark, which lists each DRBD command and
+checks no digest, and its beginning through scapy's reader, which goes no further than TCP's
+payload.
 """
 
 import contextlib
@@ -32,7 +34,16 @@ from benchmarks.common import (
     scratch,
 )
 from benchmarks.link_load import traffic, watching
-from benchmarks.link_peers import HANDED_OVER_S, HEURISTIC, P_DATA, SCAPY, TSHARK, Told, by_scapy, by_tshark
+from benchmarks.link_peers import (
+    HANDED_OVER_S,
+    HEURISTIC,
+    P_DATA,
+    SCAPY,
+    TSHARK,
+    Told,
+    by_scapy,
+    by_tshark,
+)
 from freezeframe.harness.core.link import skim
 from freezeframe.harness.core.link.skim import survey
 from freezeframe.harness.edge.netns import LinkPair, make_pair
@@ -90,7 +101,9 @@ class Live(NamedTuple):
     def is_whole(self) -> bool:
         knows = not math.isnan(self.writes_told)
         return (
-            self.frames_lost == 0 and self.gaps == 0 and (not knows or self.writes_told == self.writes_sent)
+            self.frames_lost == 0
+            and self.gaps == 0
+            and (not knows or self.writes_told == self.writes_sent)
         )
 
 
@@ -105,7 +118,9 @@ def replicate(link: LinkPair, writes: int, mb_per_s: float) -> float:
     with running(traffic("receiver", link, SIZE, 0, 0), stdout=subprocess.PIPE) as receiver:
         assert receiver.stdout is not None
         receiver.stdout.readline()
-        with running(traffic("sender", link, SIZE, writes, mb_per_s), stdout=subprocess.PIPE) as sender:
+        with running(
+            traffic("sender", link, SIZE, writes, mb_per_s), stdout=subprocess.PIPE
+        ) as sender:
             assert sender.stdout is not None
             return float(sender.stdout.readline())
 
@@ -139,11 +154,14 @@ def live_peer(
     with a_link() as link:
         with by(link, directory) as told:
             took_s = replicate(link, writes, mb_per_s)
-    return Live(writes * SIZE / took_s / 1e6, told.cpu_s / took_s, told.frames_lost, told.writes, writes)
+    return Live(
+        writes * SIZE / took_s / 1e6, told.cpu_s / took_s, told.frames_lost, told.writes, writes
+    )
 
 
 def offline(capture: Path, beginning: Path, writes: int) -> dict[str, float]:
-    """MB/s of each reader, from the start of its process to its end; scapy without its start, and only the beginning."""
+    """MB/s of each reader, from the start of its process to its end; scapy without its start, and
+    only the beginning."""
     commands = {
         OURS: [sys.executable, "-c", OFFLINE, str(capture)],
         "FreezeFrame without its C module": [sys.executable, "-c", PURE, str(capture)],
@@ -162,7 +180,9 @@ def offline(capture: Path, beginning: Path, writes: int) -> dict[str, float]:
             assert told.split() == [str(writes), str(writes), "0"], told
         if name == TSHARK:
             assert sum(line.split(",").count(P_DATA) for line in told.splitlines()) == writes
-        rates[name] = (beginning if name == SCAPY_OFFLINE else capture).stat().st_size / took_s / 1e6
+        rates[name] = (
+            (beginning if name == SCAPY_OFFLINE else capture).stat().st_size / took_s / 1e6
+        )
     return rates
 
 
@@ -180,7 +200,9 @@ def measure(options: Options) -> Result:
     with scratch(memory=True) as directory:
         for rate in RATES_MB_S:
             contestants = {OURS: live} | {
-                name: partial(live_peer, by) for name, by in peers.items() if rate in PEER_RATES_MB_S
+                name: partial(live_peer, by)
+                for name, by in peers.items()
+                if rate in PEER_RATES_MB_S
             }
             runs: dict[str, list[Live]] = {name: [] for name in contestants}
             for _ in range(options.rounds):
@@ -203,8 +225,12 @@ def measure(options: Options) -> Result:
         of_mb = SCAPY_BYTES / 1e6 if name == SCAPY_OFFLINE else size_mb
         rows.append([f"offline, {name}", NAN, mb_s, rates[OURS] / mb_s, *[NAN] * 5, of_mb])
     targets = [
-        Target("highest rate that most runs took whole, every digest checked", best, 125, unit="MB/s"),
-        Target("link watch, peak memory with its 64 MiB ring", peak, 256, at_least=False, unit="MiB"),
+        Target(
+            "highest rate that most runs took whole, every digest checked", best, 125, unit="MB/s"
+        ),
+        Target(
+            "link watch, peak memory with its 64 MiB ring", peak, 256, at_least=False, unit="MiB"
+        ),
         Target("offline against scapy", rates[OURS] / rates[SCAPY_OFFLINE], 40),
     ]
     if TSHARK in rates:

@@ -1,4 +1,5 @@
-"""A link with traffic and the link watch on it: the load beside other benchmarks, and the subject of ``link``."""
+"""A link with traffic and the link watch on it: the load beside other benchmarks, and the subject
+of ``link``."""
 
 import contextlib
 import json
@@ -14,7 +15,13 @@ from benchmarks.common import cpu_seconds, ours, peak_mib, running
 from freezeframe.harness.core import events
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Stop
 from freezeframe.harness.edge.capture_ring import join, segments
-from freezeframe.harness.edge.netns import INTERFACE, PRIMARY_ADDRESS, SECONDARY_ADDRESS, LinkPair, make_pair
+from freezeframe.harness.edge.netns import (
+    INTERFACE,
+    PRIMARY_ADDRESS,
+    SECONDARY_ADDRESS,
+    LinkPair,
+    make_pair,
+)
 
 RULES: Final = [
     {"name": "digest", "event": "digest-mismatch"},
@@ -29,7 +36,12 @@ class Watch:
     """The link watch as a run starts it."""
 
     def __init__(
-        self, child: "subprocess.Popen[bytes]", link: LinkPair, pcapng: Path, ring_mib: int, max_mib: int
+        self,
+        child: "subprocess.Popen[bytes]",
+        link: LinkPair,
+        pcapng: Path,
+        ring_mib: int,
+        max_mib: int,
     ) -> None:
         self.child = child
         self._decoder = events.Decoder()
@@ -58,7 +70,8 @@ class Watch:
         told: list[AnyEvent] = []
         peak = peak_mib(self.child.pid)
         while True:
-            # What has ended already tells its time, and no memory: nan is not above what it told before.
+            # What has ended already tells its time, and no memory: nan is not above what it told
+            # before.
             cpu_s, peak = cpu_seconds(self.child.pid), max(peak, peak_mib(self.child.pid))
             data = os.read(self.child.stdout.fileno(), 1 << 20)
             if not data:
@@ -69,7 +82,9 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096) -> Iterator[Watch]:
+def watching(
+    link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096
+) -> Iterator[Watch]:
     """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
     for old in (pcapng, *(one for _, one in segments(pcapng))):
         old.unlink(missing_ok=True)
@@ -82,7 +97,14 @@ def watching(link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int =
 
 def traffic(role: str, link: LinkPair, size_bytes: int, writes: int, mb_per_s: float) -> list[str]:
     namespace = link.primary if role == "sender" else link.secondary
-    return [*ours("benchmarks.traffic"), role, namespace.path, str(size_bytes), str(writes), str(mb_per_s)]
+    return [
+        *ours("benchmarks.traffic"),
+        role,
+        namespace.path,
+        str(size_bytes),
+        str(writes),
+        str(mb_per_s),
+    ]
 
 
 @contextlib.contextmanager
@@ -100,7 +122,9 @@ def running_link(mb_per_s: float, directory: Path) -> Iterator[None]:
             running(traffic("sender", link, 65536, 1 << 40, mb_per_s), stdout=subprocess.DEVNULL)
         )
         assert watch.child.stdout is not None
-        stack.enter_context(running([sys.executable, "-c", DRAIN], stdin=watch.child.stdout.fileno()))
+        stack.enter_context(
+            running([sys.executable, "-c", DRAIN], stdin=watch.child.stdout.fileno())
+        )
         stack.enter_context(_live_view())
         time.sleep(0.5)
         yield

@@ -1,7 +1,9 @@
-"""tshark and scapy as live watchers of a replication link: what each has told of it soon after the last write.
+"""tshark and scapy as live watchers of a replication link: what each has told of it soon after the
+last write.
 
-tshark lists the writes with its DRBD heuristic and checks no digest; scapy's AsyncSniffer takes each frame apart as far as
-TCP's payload. Both run at the priority that ours gives itself, on any processor.
+tshark lists the writes with its DRBD heuristic and checks no digest; scapy's AsyncSniffer takes
+each frame apart as far as TCP's payload. Both run at the priority that ours gives itself, on any
+processor.
 """
 
 import contextlib
@@ -24,7 +26,8 @@ SCAPY: Final = "scapy AsyncSniffer"
 P_DATA: Final = "0x0000"
 HEURISTIC: Final = ("--enable-heuristic", "drbd_tcp", "-T", "fields", "-e", "drbd.command")
 HANDED_OVER_S: Final = 1.5
-"""libpcap's tools let the kernel keep a block that is not full for a second. What is told later still is not live."""
+"""libpcap's tools let the kernel keep a block that is not full for a second. What is told later
+still is not live."""
 SNIFFER: Final = """
 import struct, sys, time
 from scapy.config import conf
@@ -84,7 +87,8 @@ def by_tshark(link: LinkPair, directory: Path) -> Iterator[Told]:
         time.sleep(HANDED_OVER_S)
         told.cpu_s = cpu_seconds(child.pid, children=True) - before_s
         told.writes = listed.read_text().count(P_DATA)
-        # The end of the capture comes at once; it then reads what it has not yet read, which is not waited for.
+        # The end of the capture comes at once; it then reads what it has not yet read, which is not
+        # waited for.
         child.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(20)
@@ -96,7 +100,9 @@ def by_tshark(link: LinkPair, directory: Path) -> Iterator[Told]:
 def by_scapy(link: LinkPair, _directory: Path) -> Iterator[Told]:
     told = Told()
     argv = inside(link, peers_python(), "-c", SNIFFER, INTERFACE)
-    with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with running(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         before_s = cpu_seconds(child.pid)

@@ -1,4 +1,5 @@
-"""Memory: the reflex over much console text, the link watch over much link, sampled while they work."""
+"""Memory: the reflex over much console text, the link watch over much link, sampled while they
+work."""
 
 import contextlib
 import os
@@ -25,7 +26,8 @@ def resident_mib(pid: int) -> float:
 
 
 def console_samples(directory: Path, total_bytes: int) -> list[float]:
-    """Text through ``freezeframe.harness.watch.reflex`` over a pipe; its record goes to a file that is not kept."""
+    """Text through ``freezeframe.harness.watch.reflex`` over a pipe; its record goes to a file that
+    is not kept."""
     read_fd, write_fd = os.pipe()
     config = ReflexConfig(
         streams=[
@@ -102,9 +104,21 @@ def measure(options: Options) -> Result:
     ]
     targets = [
         Target("reflex, peak", max(console), 64, at_least=False, unit="MiB"),
-        Target("reflex, growth from the first eighth to the end", console[-1] - console[0], 1, False, "MiB"),
+        Target(
+            "reflex, growth from the first eighth to the end",
+            console[-1] - console[0],
+            1,
+            False,
+            "MiB",
+        ),
         Target("link watch, peak", max(link), 256, at_least=False, unit="MiB"),
-        Target("link watch, growth from the first eighth to the end", link[-1] - link[0], 16, False, "MiB"),
+        Target(
+            "link watch, growth from the first eighth to the end",
+            link[-1] - link[0],
+            16,
+            False,
+            "MiB",
+        ),
     ]
     columns = ["process and what it reads", "MB read", "first MiB", "peak MiB", "last MiB"]
     return Result("memory", "Memory", columns, rows, targets, ["--seconds 100 is 10 GB of each."])

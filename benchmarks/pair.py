@@ -1,9 +1,11 @@
-"""The simulated pair's write rate: fio over NBD to the primary, protocol C with crc32c digests to the secondary, with the
-whole harness watching (reflex on both consoles, link captured, recorded and every digest checked), all on this
-machine; beside nbdkit's memory plugin, which neither replicates nor checks anything.
+"""The simulated pair's write rate: fio over NBD to the primary, protocol C with crc32c digests to
+the secondary, with the whole harness watching (reflex on both consoles, link captured, recorded and
+every digest checked), all on this machine; beside nbdkit's memory plugin, which neither replicates
+nor checks anything.
 
-Each round has a fresh pair. What was measured is then looked at: full duplex from the first write to the last, no trigger,
-both volumes equal, and a last pass written through the primary is verified by fio on the secondary.
+Each round has a fresh pair. What was measured is then looked at: full duplex from the first write
+to the last, no trigger, both volumes equal, and a last pass written through the primary is verified
+by fio on the secondary.
 """
 
 import json
@@ -42,10 +44,13 @@ PROCESSES = {
     "linkwatch": ("freezeframe.harness.watch.linkwatch",),
     "reflex": ("freezeframe.harness.watch.reflex",),
 }
-"""Consecutive words of the command that tell a process of the bench from the others; all belong to this process."""
+"""Consecutive words of the command that tell a process of the bench from the others; all belong to
+this process."""
 
 
-def fio(uri: str, *more: str, meanwhile: Callable[[], None] = lambda: time.sleep(0.05)) -> dict[str, Any]:
+def fio(
+    uri: str, *more: str, meanwhile: Callable[[], None] = lambda: time.sleep(0.05)
+) -> dict[str, Any]:
     argv = [
         "fio",
         "--name=pair",
@@ -67,12 +72,22 @@ def fio(uri: str, *more: str, meanwhile: Callable[[], None] = lambda: time.sleep
 
 
 def timed(block: str, depth: int, seconds: float) -> list[str]:
-    return ["--rw=randwrite", f"--bs={block}", f"--iodepth={depth}", "--time_based", f"--runtime={seconds}"]
+    return [
+        "--rw=randwrite",
+        f"--bs={block}",
+        f"--iodepth={depth}",
+        "--time_based",
+        f"--runtime={seconds}",
+    ]
 
 
 def figures(written: dict[str, Any]) -> tuple[float, float, float]:
     """IOPS, MB/s, 99th completion latency in microseconds."""
-    return written["iops"], written["bw_bytes"] / 1e6, written["clat_ns"]["percentile"]["99.000000"] / 1e3
+    return (
+        written["iops"],
+        written["bw_bytes"] / 1e6,
+        written["clat_ns"]["percentile"]["99.000000"] / 1e3,
+    )
 
 
 def descendants(pid: int) -> list[int]:
@@ -102,7 +117,9 @@ class Watched:
         run = directory / "r"
         run.mkdir()
         self.pair = Pair(load_bench("sim"), run, Incidents(directory), 1, "benchmark")
-        self.uris = {side: f"nbd+unix:///?socket={run / f'{side}.nbd'}" for side in ("primary", "secondary")}
+        self.uris = {
+            side: f"nbd+unix:///?socket={run / f'{side}.nbd'}" for side in ("primary", "secondary")
+        }
         self._pids = bench_processes()
         self._begin = {side: len(getattr(self.pair, side).console) for side in self.uris}
 
@@ -110,7 +127,10 @@ class Watched:
         """Seconds by process; fio's are those of the children that have ended."""
         used = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
         fio_used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used | {"supervisor": time.process_time(), "fio": fio_used.ru_utime + fio_used.ru_stime}
+        return used | {
+            "supervisor": time.process_time(),
+            "fio": fio_used.ru_utime + fio_used.ru_stime,
+        }
 
     def write(self, *options: str) -> dict[str, Any]:
         job = fio(self.uris["primary"], *options, meanwhile=lambda: self.pair.settle(0.05))
@@ -118,7 +138,8 @@ class Watched:
         return written
 
     def check(self) -> dict[str, int]:
-        """That it was what it is said to be: SystemExit names what was not. Returns the capture's counters."""
+        """That it was what it is said to be: SystemExit names what was not. Returns the capture's
+        counters."""
         self.write(
             "--rw=write",
             "--bs=64k",
@@ -138,7 +159,14 @@ class Watched:
             wrong.append(f"{stats['digests_checked']} digests checked of {stats['writes']} writes")
         if wrong:
             raise SystemExit(f"not measured as told: {'; '.join(wrong)}")
-        fio(self.uris["secondary"], "--rw=read", "--bs=64k", "--iodepth=8", "--readonly", "--verify=crc32c")
+        fio(
+            self.uris["secondary"],
+            "--rw=read",
+            "--bs=64k",
+            "--iodepth=8",
+            "--readonly",
+            "--verify=crc32c",
+        )
         return stats
 
 
@@ -146,7 +174,9 @@ class Seen:
     """What the rounds gave, in their order."""
 
     def __init__(self) -> None:
-        self.figures: defaultdict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+        self.figures: defaultdict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(
+            list
+        )
         """(block, who) -> see ``figures``."""
         self.cpu_us: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         """(block, process) -> processor time a write."""
@@ -195,12 +225,17 @@ def measure(options: Options) -> Result:
     names = [*PROCESSES, "supervisor", "fio"]
     rows, targets, notes = [], [], []
     for block, depth, wanted, unit in SHAPES:
-        best = {who: tuple(map(median, zip(*seen.figures[block, who], strict=True))) for who in (OURS, PEER)}
+        best = {
+            who: tuple(map(median, zip(*seen.figures[block, who], strict=True)))
+            for who in (OURS, PEER)
+        }
         for who, (iops, mb_s, late) in best.items():
             used = [median(seen.cpu_us[block, name]) if who == OURS else NAN for name in names]
             rows.append([f"{block}, queue {depth}", who, iops, mb_s, late, *used])
         ours = best[OURS]
-        targets.append(Target(f"{block} queue {depth}", ours[0 if unit == "IOPS" else 1], wanted, unit=unit))
+        targets.append(
+            Target(f"{block} queue {depth}", ours[0 if unit == "IOPS" else 1], wanted, unit=unit)
+        )
         notes.append(f"{block}: {ours[0] / best[PEER][0]:.3f} of nbdkit's memory plugin.")
         each = zip(seen.figures[block, OURS], seen.kept[block], strict=True)
         at = 0 if unit == "IOPS" else 1
@@ -208,19 +243,30 @@ def measure(options: Options) -> Result:
             f"{block}, {unit} of each round (in brackets what a processor kept of its speed while both were busy, before and"
             " after it): "
             + ", ".join(
-                f"{number(figure[at])} ({number(was)}, {number(then)})" for figure, (was, then) in each
+                f"{number(figure[at])} ({number(was)}, {number(then)})"
+                for figure, (was, then) in each
             )
             + "."
         )
     writes, digests, drops = (
-        sum(one[name] for one in seen.counters) for name in ("writes", "digests_checked", "kernel_drops")
+        sum(one[name] for one in seen.counters)
+        for name in ("writes", "digests_checked", "kernel_drops")
     )
     notes.append(
         f"Of {writes:,} writes on the link {digests:,} digests were checked; {drops:,} frames were dropped by the capture."
         " Both volumes were equal after every round, and fio verified on the secondary what it wrote through the primary."
     )
-    columns = ["writes", "who", "IOPS", "MB/s", "99th us", *(f"CPU us a write: {name}" for name in names)]
-    return Result("pair", "The simulated pair, replicating and watched", columns, rows, targets, notes)
+    columns = [
+        "writes",
+        "who",
+        "IOPS",
+        "MB/s",
+        "99th us",
+        *(f"CPU us a write: {name}" for name in names),
+    ]
+    return Result(
+        "pair", "The simulated pair, replicating and watched", columns, rows, targets, notes
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 Ours has hundreds of rules, as a bench has; the peers look for the one text.
 
-The generator (C) plays a console of 300 kB/s over a PTY, puts a trigger line into it every few dozen milliseconds, and
-measures the time until the answer stands on the control line. ``--loaded`` (the default): for all contestants, ours
-and theirs, a replication link of 20 MB/s is captured, watched and recorded beside it, and a run's live view is drawn.
+The generator (C) plays a console of 300 kB/s over a PTY, puts a trigger line into it every few
+dozen milliseconds, and measures the time until the answer stands on the control line. ``--loaded``
+(the default): for all contestants, ours and theirs, a replication link of 20 MB/s is captured,
+watched and recorded beside it, and a run's live view is drawn.
 """
 
 import argparse
@@ -47,7 +48,9 @@ def measure(options: Options) -> Result:
             stack.enter_context(link_load.running_link(LOAD_MB_S, directory))
         shape = {"rate": RATE, "gap_us": GAP_US, "warm_up_ms": 500}
         run: dict[str, Callable[..., Outcome]] = {
-            "C, epoll/read/memmem/write": partial(run_native, reactor, generator, directory, count=1),
+            "C, epoll/read/memmem/write": partial(
+                run_native, reactor, generator, directory, count=1
+            ),
             "C, the same at SCHED_FIFO": partial(
                 run_native, reactor, generator, directory, count=1, is_fifo=True
             ),
@@ -107,7 +110,9 @@ def _result(outcomes: dict[str, list[Outcome]], *, loaded: bool) -> Result:
         rows,
         [
             Target("median against C", us / c_median, 1.3, at_least=False),
-            Target("99th against C's 99th", worst["FreezeFrame reflex"] / c_worst, 2.0, at_least=False),
+            Target(
+                "99th against C's 99th", worst["FreezeFrame reflex"] / c_worst, 2.0, at_least=False
+            ),
             Target("faster than labgrid", medians["labgrid ConsoleExpect"] / us, 5.0),
             Target("faster than pexpect", medians["pexpect, defaults"] / us, 3.0),
         ],

@@ -1,6 +1,6 @@
-"""Scanning: a log stream against 1,000 rules on one core, in 64 KiB and in 256-byte chunks, beside ripgrep, grep -F and
-``re`` on the same bytes. Nobody's reading of the rules is counted: the tools read the stream from a file in memory, and what
-they take for an empty one is subtracted.
+"""Scanning: a log stream against 1,000 rules on one core, in 64 KiB and in 256-byte chunks, beside
+ripgrep, grep -F and ``re`` on the same bytes. Nobody's reading of the rules is counted: the tools
+read the stream from a file in memory, and what they take for an empty one is subtracted.
 """
 
 import re
@@ -14,7 +14,9 @@ from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.console.triggers import Scanner
 
 RULES = 1000
-LINE = "[  %d.%06d] host: %d writes, %d bytes, queue %d, cache %d percent dirty, link up, all well\r\n"
+LINE = (
+    "[  %d.%06d] host: %d writes, %d bytes, queue %d, cache %d percent dirty, link up, all well\r\n"
+)
 STREAM_BYTES = 64 << 20
 SLOW_BYTES = 1 << 20
 """For ``re``, which needs a second for it."""
@@ -22,12 +24,28 @@ SLOW_BYTES = 1 << 20
 
 def texts() -> list[str]:
     """Error texts as a firmware has them; none of them is in the stream, but their words are."""
-    parts = ("link", "cache", "queue", "write", "digest", "barrier", "mirror", "volume", "port", "host")
-    return [f"{parts[n % 10]} {parts[n // 10 % 10]} error {n:04d}: unit {n * 7 % 97}" for n in range(RULES)]
+    parts = (
+        "link",
+        "cache",
+        "queue",
+        "write",
+        "digest",
+        "barrier",
+        "mirror",
+        "volume",
+        "port",
+        "host",
+    )
+    return [
+        f"{parts[n % 10]} {parts[n // 10 % 10]} error {n:04d}: unit {n * 7 % 97}"
+        for n in range(RULES)
+    ]
 
 
 def stream() -> bytes:
-    text = "".join(LINE % (n, n * 7919 % 1000000, n % 977, n * 4096, n % 33, n % 101) for n in range(20000))
+    text = "".join(
+        LINE % (n, n * 7919 % 1000000, n % 977, n * 4096, n % 33, n % 101) for n in range(20000)
+    )
     almost = texts()
     # Every 20th line is nearly a rule's text: the search must look twice.
     near = [
@@ -94,7 +112,9 @@ def measure(options: Options) -> Result:
     ]
     if "ripgrep -F" in middle:
         targets.append(Target("against ripgrep", first / middle["ripgrep -F"], 3))
-    return Result("scan", f"Scanning with {RULES:,} rules", ["what", "MB/s", "ours / it"], rows, targets)
+    return Result(
+        "scan", f"Scanning with {RULES:,} rules", ["what", "MB/s", "ours / it"], rows, targets
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""A replication link's traffic at a given rate, over real TCP between two network namespaces, without controllers.
+"""A replication link's traffic at a given rate, over real TCP between two network namespaces,
+without controllers.
 
     python -m benchmarks.traffic sender|receiver NAMESPACE SIZE_BYTES WRITES MB_PER_S
 
-Protocol 101, crc32c, protocol C: the sender dials both sockets, sends writes with right digests and a barrier every
-64; the receiver acknowledges each write. The packets are made in advance, so that the sender costs little more than
-its system calls. The sender ends when all is acknowledged, and prints the seconds that took.
+Protocol 101, crc32c, protocol C: the sender dials both sockets, sends writes with right digests and
+a barrier every 64; the receiver acknowledges each write. The packets are made in advance, so that
+the sender costs little more than its system calls. The sender ends when all is acknowledged, and
+prints the seconds that took.
 """
 
 import os
@@ -114,7 +116,9 @@ def receive(size_bytes: int) -> None:
     write_bytes = head + 4 + size_bytes
     batch_bytes = BATCH * write_bytes + len(encode(VERSION, Cmd.BARRIER, bytes(4), 0))
     acks = [
-        encode_ack(VERSION, Cmd.WRITE_ACK, number * 2048, number.to_bytes(8, "big"), size_bytes, number)
+        encode_ack(
+            VERSION, Cmd.WRITE_ACK, number * 2048, number.to_bytes(8, "big"), size_bytes, number
+        )
         for number in range(BATCH)
     ]
     skip = bytearray(CHUNK)
@@ -137,7 +141,9 @@ def receive(size_bytes: int) -> None:
 def main() -> None:
     role, namespace = sys.argv[1], Namespace.open(sys.argv[2])
     size_bytes, writes, mb_per_s = int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
-    namespace.run(lambda: send(size_bytes, writes, mb_per_s) if role == "sender" else receive(size_bytes))
+    namespace.run(
+        lambda: send(size_bytes, writes, mb_per_s) if role == "sender" else receive(size_bytes)
+    )
 
 
 if __name__ == "__main__":

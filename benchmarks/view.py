@@ -1,4 +1,5 @@
-"""The live view of ``freezeframe run``, as load beside a benchmark: the standard error is a terminal."""
+"""The live view of ``freezeframe run``, as load beside a benchmark: the standard error is a
+terminal."""
 
 import sys
 import time

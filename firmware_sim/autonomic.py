@@ -1,8 +1,9 @@
-"""Autonomic mode: the secondary watches the copy and its own responses, and instructs the primary by itself.
+"""Autonomic mode: the secondary watches the copy and its own responses, and instructs the primary
+by itself.
 
-It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are at hand
-when a problem comes; the WARMSTART frame then leaves at once. After the answer (or without one) it
-warmstarts itself too.
+It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are
+at hand when a problem comes; the WARMSTART frame then leaves at once. After the answer (or without
+one) it warmstarts itself too.
 """
 
 import hashlib
@@ -18,11 +19,12 @@ from freezeframe.harness.wire.rootcause import Event
 NS_PER_MS: Final = 1_000_000
 HEARTBEAT_NS: Final = 500 * NS_PER_MS
 ANSWER_NS: Final = 400 * NS_PER_MS
-"""How long the primary has for its answer before the frame is sent again: it stores its set first."""
+"""How long the primary has for its answer before the frame is sent again: it stores its set
+first."""
 ATTEMPTS: Final = 3
 ACK_OVERDUE_NS: Final = 1_500 * NS_PER_MS
-"""A replicated write that is not answered after this is a wrong response of our own. A healthy controller answers in
-milliseconds; on a machine that stalls it for a second it is still healthy."""
+"""A replicated write that is not answered after this is a wrong response of our own. A healthy
+controller answers in milliseconds; on a machine that stalls it for a second it is still healthy."""
 QUIET_NS: Final = 3_000 * NS_PER_MS
 """After an incident: how long new problems are taken for its aftermath."""
 PROBLEMS: Final = frozenset({Event.REPL_DIGEST_FAILED, Event.SCRUB_MISMATCH, Event.REPL_NEG_ACK})
@@ -42,7 +44,8 @@ class Instruction:
 
 
 class Autonomic:
-    """The monitor. Output goes to control port "peer"; ``freeze_self`` warmstarts this controller."""
+    """The monitor. Output goes to control port "peer"; ``freeze_self`` warmstarts this
+    controller."""
 
     def __init__(
         self,
@@ -103,7 +106,8 @@ class Autonomic:
         if instruction is None or seq != instruction.seq:
             return
         if status == Status.STALE_EPOCH and instruction.attempts < ATTEMPTS:
-            # The primary has booted since the last heartbeat: ask again who it is, then instruct that boot.
+            # The primary has booted since the last heartbeat: ask again who it is, then instruct
+            # that boot.
             self._partner = None
             self._heartbeat_ns = now_ns
             return
@@ -150,15 +154,21 @@ class Autonomic:
         self._incidents += 1
         what = f"{self._serial_number}/{now_ns}/{self._incidents}"
         incident_id = hashlib.sha256(what.encode()).digest()[: wire.INCIDENT_ID_BYTES]
-        self._log(f"autonomic: {self._problem}, instructing the primary, incident {incident_id.hex()}")
+        self._log(
+            f"autonomic: {self._problem}, instructing the primary, incident {incident_id.hex()}"
+        )
         self._instruct(now_ns, incident_id, 1)
 
     def _instruct(self, now_ns: int, incident_id: bytes, attempts: int) -> None:
-        """Send WARMSTART to the boot that we know; the same frame again when it is still the same boot."""
+        """Send WARMSTART to the boot that we know; the same frame again when it is still the same
+        boot."""
         before = self._instruction
         if self._partner is None:
-            # It has booted since, and has not told its new epoch yet: this attempt is spent on asking again.
-            self._instruction = Instruction(incident_id, self._send(Op.IDENTIFY, b""), b"", now_ns, attempts)
+            # It has booted since, and has not told its new epoch yet: this attempt is spent on
+            # asking again.
+            self._instruction = Instruction(
+                incident_id, self._send(Op.IDENTIFY, b""), b"", now_ns, attempts
+            )
             return
         payload = wire.FREEZE.pack(*self._partner, Reason.PEER_TRIGGER, incident_id)
         if before is not None and before.frame == payload:

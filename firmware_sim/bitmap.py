@@ -1,8 +1,9 @@
 """The out-of-sync bitmap (one bit is 4 KiB of storage) and its two forms on the wire.
 
-Plain: little-endian bit stream in P_BITMAP payloads of whole 8-byte words, an empty packet at the end.
-RLE-VLI: P_COMPRESSED_BITMAP; byte 0: bits 0-3 code, bits 4-6 unused bits in the last byte, bit 7 "the first run is
-set"; then run lengths of alternating polarity, each in the variable-length code of ``drbd.VLI_LEVELS``, LSB first.
+Plain: little-endian bit stream in P_BITMAP payloads of whole 8-byte words, an empty packet at the
+end. RLE-VLI: P_COMPRESSED_BITMAP; byte 0: bits 0-3 code, bits 4-6 unused bits in the last byte, bit
+7 "the first run is set"; then run lengths of alternating polarity, each in the variable-length code
+of ``drbd.VLI_LEVELS``, LSB first.
 """
 
 import re
@@ -60,7 +61,8 @@ class Bitmap:
         return bool(self._bytes[block >> 3] >> (block & 7) & 1)
 
     def next_run(self, first: int, max_blocks: int = MAX_RUN_BLOCKS) -> tuple[int, int] | None:
-        """First run of set bits at or behind ``first``: (block, blocks <= max_blocks); None when there is none."""
+        """First run of set bits at or behind ``first``: (block, blocks <= max_blocks); None when
+        there is none."""
         if first >= self.blocks:
             return None
         at = first >> 3
@@ -73,9 +75,9 @@ class Bitmap:
                 return None
             bits = self._bytes[found.start()]
             start = found.start() * 8 + (bits & -bits).bit_length() - 1
-        window = int.from_bytes(self._bytes[start >> 3 : (start + max_blocks + 7) >> 3], "little") >> (
-            start & 7
-        )
+        window = int.from_bytes(
+            self._bytes[start >> 3 : (start + max_blocks + 7) >> 3], "little"
+        ) >> (start & 7)
         ones = (~window & (window + 1)).bit_length() - 1
         return start, min(ones, max_blocks)
 
@@ -100,7 +102,8 @@ class Bitmap:
         return bytes(self._bytes)
 
     def merge(self, data: bytes | memoryview, offset_bytes: int = 0) -> None:
-        """OR a piece of another bitmap's ``to_bytes`` into this one. ValueError when it does not fit in."""
+        """OR a piece of another bitmap's ``to_bytes`` into this one. ValueError when it does not
+        fit in."""
         end = offset_bytes + len(data)
         if end > len(self._bytes):
             raise ValueError(f"bitmap of {end} bytes, expected {len(self._bytes)}")
@@ -156,7 +159,8 @@ _MAX_CODE_BYTES: Final = 9
 
 
 def encode_rle(bitmap: Bitmap, max_bytes: int) -> bytes | None:
-    """Payload of the one P_COMPRESSED_BITMAP that carries the bitmap; None when it takes more than ``max_bytes``."""
+    """Payload of the one P_COMPRESSED_BITMAP that carries the bitmap; None when it takes more than
+    ``max_bytes``."""
     code, used_bits, max_bits = 0, 0, (max_bytes - 1) * 8
     for length in _run_lengths(bitmap):
         for first, behind, total_bits, prefix_bits, prefix in LEVELS:
@@ -185,7 +189,8 @@ def _run_lengths(bitmap: Bitmap) -> Iterator[int]:
 
 
 def decode_rle(payload: bytes | memoryview, bitmap: Bitmap, first_block: int = 0) -> int:
-    """OR the runs of one P_COMPRESSED_BITMAP into ``bitmap``, from ``first_block`` on; returns the block behind them.
+    """OR the runs of one P_COMPRESSED_BITMAP into ``bitmap``, from ``first_block`` on; returns the
+    block behind them.
 
     Raises ValueError on anything that is not such a payload.
     """
@@ -194,7 +199,12 @@ def decode_rle(payload: bytes | memoryview, bitmap: Bitmap, first_block: int = 0
     lead, data = payload[0], bytes(payload[1:])
     if lead & 0x0F != drbd.BITMAP_CODE_RLE_VLI:
         raise ValueError(f"unknown bitmap encoding {lead & 0x0F}")
-    is_set, end_bits, at_bits, block = bool(lead & 0x80), len(data) * 8 - (lead >> 4 & 7), 0, first_block
+    is_set, end_bits, at_bits, block = (
+        bool(lead & 0x80),
+        len(data) * 8 - (lead >> 4 & 7),
+        0,
+        first_block,
+    )
     while at_bits < end_bits:
         window = data[at_bits >> 3 : (at_bits >> 3) + _MAX_CODE_BYTES]
         length, code_bits = _decode_length(int.from_bytes(window, "little") >> (at_bits & 7))
@@ -217,7 +227,8 @@ def _decode_length(code: int) -> tuple[int, int]:
 
 
 class BitmapReceiver:
-    """A bitmap transfer as it arrives; both kinds of packets may be mixed. Everything is OR-ed into ``bitmap``."""
+    """A bitmap transfer as it arrives; both kinds of packets may be mixed. Everything is OR-ed into
+    ``bitmap``."""
 
     def __init__(self, bitmap: Bitmap, header_bytes: int) -> None:
         self._bitmap = bitmap
@@ -227,9 +238,12 @@ class BitmapReceiver:
         """Received so far, headers included."""
 
     def plain(self, payload: memoryview) -> bool:
-        """One P_BITMAP; True when the transfer is complete. Raises ValueError on a length that cannot be."""
+        """One P_BITMAP; True when the transfer is complete. Raises ValueError on a length that
+        cannot be."""
         word = self._block // (8 * WORD_BYTES)
-        want = min(plain_payload_bytes(self._header_bytes), (self._bitmap.words - word) * WORD_BYTES)
+        want = min(
+            plain_payload_bytes(self._header_bytes), (self._bitmap.words - word) * WORD_BYTES
+        )
         if len(payload) != want:
             raise ValueError(f"want ({want}) != size ({len(payload)})")
         self.plain_packets += 1
@@ -248,11 +262,16 @@ class BitmapReceiver:
         return self._block >= self._bitmap.blocks
 
 
-def statistics(bitmap: Bitmap, header_bytes: int, plain: tuple[int, int], rle: tuple[int, int]) -> str:
-    """The kernel's summary of a transfer; ``plain`` and ``rle`` are (bytes with headers, packets)."""
+def statistics(
+    bitmap: Bitmap, header_bytes: int, plain: tuple[int, int], rle: tuple[int, int]
+) -> str:
+    """The kernel's summary of a transfer; ``plain`` and ``rle`` are (bytes with headers,
+    packets)."""
     total = plain[0] + rle[0]
     words_bytes = bitmap.words * WORD_BYTES
-    as_plain = header_bytes * (-(-words_bytes // plain_payload_bytes(header_bytes)) + 1) + words_bytes
+    as_plain = (
+        header_bytes * (-(-words_bytes // plain_payload_bytes(header_bytes)) + 1) + words_bytes
+    )
     saved = max(0, 1000 - 1000 * total // as_plain)
     return (
         f"plain {plain[0]}({plain[1]}), RLE {rle[0]}({rle[1]}), total {total}; "

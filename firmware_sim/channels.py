@@ -1,8 +1,8 @@
-"""The real ports of a controller process: non-blocking streams with bounded buffers, and how their names
-open.
+"""The real ports of a controller process: non-blocking streams with bounded buffers, and how their
+names open.
 
-A port is named ``fd:N`` (inherited), ``pty:LINKPATH``, ``tcp:ADDR:PORT``, ``unix:PATH`` or a serial device
-``/dev/ttyX[@BAUD]``. ``PortError`` carries the one line that a person reads.
+A port is named ``fd:N`` (inherited), ``pty:LINKPATH``, ``tcp:ADDR:PORT``, ``unix:PATH`` or a serial
+device ``/dev/ttyX[@BAUD]``. ``PortError`` carries the one line that a person reads.
 """
 
 import os
@@ -39,11 +39,12 @@ class PortError(Exception):
 
 
 class Stream:
-    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is gone.
+    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is
+    gone.
 
-    ``data`` is a view of the stream's one read buffer: good until the selector is asked again. A fresh buffer a read would
-    cost more system calls than the read.
-    ``on_blocked(True)`` when output has to wait, and again whenever the kernel has taken some of it; False when it is out.
+    ``data`` is a view of the stream's one read buffer: good until the selector is asked again. A
+    fresh buffer a read would cost more system calls than the read. ``on_blocked(True)`` when output
+    has to wait, and again whenever the kernel has taken some of it; False when it is out.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Stream:
         self._update()
 
     def queue(self, data: Buffer) -> None:
-        """Add output; it leaves with the next ``flush``. A line nobody reads loses its oldest text."""
+        """Add output; it leaves with the next ``flush``. A line nobody reads loses its oldest
+        text."""
         if not self.open or not data:
             return
         self._out.append(data)
@@ -178,7 +180,9 @@ class Stream:
         if not self.open:
             return
         reading = not self._held and self._out_bytes <= PAUSE_BYTES
-        mask = (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if self._out else 0)
+        mask = (selectors.EVENT_READ if reading else 0) | (
+            selectors.EVENT_WRITE if self._out else 0
+        )
         if mask == self._mask:
             return
         if not self._mask:
@@ -222,7 +226,8 @@ def tcp_options(connection: socket.socket) -> None:
 
 
 def listen(name: str) -> socket.socket:
-    """A listening socket on ``tcp:ADDR:PORT`` or ``unix:PATH``; a socket file in the way is replaced."""
+    """A listening socket on ``tcp:ADDR:PORT`` or ``unix:PATH``; a socket file in the way is
+    replaced."""
     kind, _, where = name.partition(":")
     try:
         if kind == "unix":
@@ -245,8 +250,8 @@ def listen(name: str) -> socket.socket:
 
 
 def open_line(name: str) -> tuple[int, list[int]]:
-    """The descriptor of ``fd:N``, ``pty:LINKPATH`` or a device; and descriptors that must stay open beside
-    it."""
+    """The descriptor of ``fd:N``, ``pty:LINKPATH`` or a device; and descriptors that must stay open
+    beside it."""
     kind, _, where = name.partition(":")
     if kind == "fd" and where.isdecimal():
         fd = int(where)
@@ -263,7 +268,8 @@ def open_line(name: str) -> tuple[int, list[int]]:
 
 
 def _open_pty(link: Path) -> tuple[int, list[int]]:
-    """A raw PTY whose slave side is found under ``link``. The slave stays open: a tap may come and go."""
+    """A raw PTY whose slave side is found under ``link``. The slave stays open: a tap may come and
+    go."""
     master, slave = os.openpty()
     tty.setraw(slave)
     fresh = link.with_name(link.name + ".new")

@@ -22,8 +22,8 @@ class ControllerConfig:
     boot_ns: int = BOOT_NS
     autonomic: bool = False
     seed: int = 0
-    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none comes
-    twice."""
+    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none
+    comes twice."""
     wall_offset_ns: int = 0
     """Wall clock minus the clock of ``now``."""
 

@@ -1,7 +1,7 @@
 """The running text log on the serial console: ``[    8.296893] text\\r\\n``, uptime in seconds.
 
-Text is printable ASCII: everything else is escaped, so that no line can hold the control frames' delimiter
-(0x00) on a UART that carries both. Output is handed out in whole lines.
+Text is printable ASCII: everything else is escaped, so that no line can hold the control frames'
+delimiter (0x00) on a UART that carries both. Output is handed out in whole lines.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,8 @@ def printable(text: str) -> bytes:
 
 
 class Console:
-    """``garble`` may damage a line on its way out (fault injection); ``who`` names the writes counted."""
+    """``garble`` may damage a line on its way out (fault injection); ``who`` names the writes
+    counted."""
 
     def __init__(self, who: str, garble: Callable[[bytes], bytes]) -> None:
         self._who = who
@@ -42,8 +43,8 @@ class Console:
         self._now_ns = now_ns
 
     def boot(self, now_ns: int) -> None:
-        """Uptime counts from here; an unfinished activity line is forgotten, as the firmware's counters
-        are."""
+        """Uptime counts from here; an unfinished activity line is forgotten, as the firmware's
+        counters are."""
         self._now_ns = self._boot_ns = now_ns
         self._writes = self._bytes = 0
 

@@ -1,7 +1,8 @@
-"""Device-specific control frames, the controller's side: the codec and the handler of every operation.
+"""Device-specific control frames, the controller's side: the codec and the handler of every
+operation.
 
-Written from the tables in ``harness/wire/control.py``. The receiver takes bytes as they come, keeps at most
-one frame's worth of them, and tells frames from console text on a line that carries both.
+Written from the tables in ``harness/wire/control.py``. The receiver takes bytes as they come, keeps
+at most one frame's worth of them, and tells frames from console text on a line that carries both.
 """
 
 from collections import OrderedDict
@@ -68,9 +69,8 @@ def decode(coded: bytes) -> Frame | None:
 class Receiver:
     """Bytes of a line -> frames, however they are split. Text between frames is skipped.
 
-    After a delimiter, a COBS code followed by MAGIC begins a frame; anything else is text up to the next
-    delimiter.
-    ``damaged`` counts frames that were dropped: too long, wrong CRC, wrong length.
+    After a delimiter, a COBS code followed by MAGIC begins a frame; anything else is text up to the
+    next delimiter. ``damaged`` counts frames that were dropped: too long, wrong CRC, wrong length.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,8 @@ class Firmware(Protocol):
         ...
 
     def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
-        """Store a root cause data set; WARMSTART also restarts once the answer is out. Raises NoSpace."""
+        """Store a root cause data set; WARMSTART also restarts once the answer is out. Raises
+        NoSpace."""
         ...
 
     def state_record(self, max_bytes: int) -> bytes:
@@ -149,7 +150,8 @@ class Firmware(Protocol):
 
     def control_seen(self, op: int, seq: int) -> None: ...
     def control_refused(self, op: int, status: Status, text: str) -> None:
-        """A destructive frame for another target or boot: told on the console and in the event log."""
+        """A destructive frame for another target or boot: told on the console and in the event
+        log."""
         ...
 
 
@@ -195,8 +197,8 @@ class Operations:
         return replies
 
     def _new_dialogue(self) -> None:
-        """Who identifies begins anew, perhaps counting from the same seq. Only a warmstart is remembered
-        longer."""
+        """Who identifies begins anew, perhaps counting from the same seq. Only a warmstart is
+        remembered longer."""
         for key in [key for key in self._remembered if key[0] != Op.WARMSTART]:
             del self._remembered[key]
 
@@ -239,7 +241,10 @@ class Operations:
         named = raw.rstrip(b"\0")
         own = self._firmware
         if named != own.serial_number.encode():
-            status, text = Status.WRONG_TARGET, f"this is {own.serial_number}, not {named.decode('latin-1')}"
+            status, text = (
+                Status.WRONG_TARGET,
+                f"this is {own.serial_number}, not {named.decode('latin-1')}",
+            )
         elif epoch != own.boot_epoch:
             status, text = Status.STALE_EPOCH, f"boot epoch is {own.boot_epoch}, not {epoch}"
         else:
@@ -287,7 +292,9 @@ class Operations:
         if offset_bytes > len(blob):
             raise Refused(Status.BAD_OFFSET, f"set {set_id} has {len(blob)} bytes")
         if length_bytes > wire.MAX_WINDOW_BYTES:
-            raise Refused(Status.BAD_ARGUMENT, f"a window has at most {wire.MAX_WINDOW_BYTES} bytes")
+            raise Refused(
+                Status.BAD_ARGUMENT, f"a window has at most {wire.MAX_WINDOW_BYTES} bytes"
+            )
         end = min(offset_bytes + length_bytes, len(blob))
         step = wire.MAX_SET_DATA_BYTES
         return [

@@ -1,8 +1,9 @@
 """The simulated storage controller: pure firmware, ``step(now, inbox) -> outbox``.
 
-It joins the host side, the store, the replication peer, the console and the control ports. What is a field of
-``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot makes anew. A power
-loss ends the object; the next one begins with what ``nvram`` and the store's medium hold.
+It joins the host side, the store, the replication peer, the console and the control ports. What is
+a field of ``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot
+makes anew. A power loss ends the object; the next one begins with what ``nvram`` and the store's
+medium hold.
 """
 
 import random
@@ -53,7 +54,8 @@ MAX_PIECE_BYTES: Final = 1 << 20
 """Longest write that is replicated in one piece."""
 MAX_TRIM_BYTES: Final = 32 << 20
 _BOOT_ITEM: Final = "boot"
-# Looked at for each write or each step: to find a member on its enum takes a tenth of a microsecond.
+# Looked at for each write or each step: to find a member on its enum takes a tenth of a
+# microsecond.
 HOST_WRITE: Final = Event.HOST_WRITE
 HOST_ACK: Final = Event.HOST_ACK
 REPL_RECEIVE: Final = Event.REPL_RECEIVE
@@ -72,7 +74,8 @@ BOOTING, RUNNING, HUNG, OFF = Phase
 
 
 class Controller:
-    """One controller from power-on to power-off. Everything that enters or leaves is a value of ``ports``."""
+    """One controller from power-on to power-off. Everything that enters or leaves is a value of
+    ``ports``."""
 
     management_class: type[Management] = Management
     faults_class: type[Faults] = Faults
@@ -153,7 +156,8 @@ class Controller:
         return min([deadline for deadline in due if deadline is not None], default=None)
 
     def shut_down(self, now_ns: int) -> list[Outbox]:
-        """Begin the polite end: demote, tell the peer; the phase is OFF when all is done. Host requests wait."""
+        """Begin the polite end: demote, tell the peer; the phase is OFF when all is done. Host
+        requests wait."""
         if self.phase is RUNNING:
             self.now_ns = now_ns
             self.console.line("shutdown")
@@ -198,7 +202,8 @@ class Controller:
                 assert_never(item)
 
     def _replication_opened(self, item: ReplicationOpened) -> None:
-        """A connection that was dialled before the restart, or that comes while we boot, is not wanted."""
+        """A connection that was dialled before the restart, or that comes while we boot, is not
+        wanted."""
         stale = self.phase is not RUNNING
         if item.kind:
             stale = self._dial_answered(item.kind) or stale
@@ -243,7 +248,9 @@ class Controller:
                 case "write":
                     self._write(job)
                 case "read":
-                    self.host.answer(job, self.store.read(request.offset_bytes, request.length_bytes))
+                    self.host.answer(
+                        job, self.store.read(request.offset_bytes, request.length_bytes)
+                    )
                 case "flush":
                     self.trace.add(Event.HOST_FLUSH, int.from_bytes(request.cookie, "big"))
                     self._flush()
@@ -269,7 +276,9 @@ class Controller:
         else:
             view = memoryview(data)
             for at in range(0, len(data), MAX_PIECE_BYTES):
-                self._replicate(job, request.offset_bytes + at, bytes(view[at : at + MAX_PIECE_BYTES]))
+                self._replicate(
+                    job, request.offset_bytes + at, bytes(view[at : at + MAX_PIECE_BYTES])
+                )
         self._plan_scrub()
         if not job.waiting:
             self.host.answer(job)
@@ -309,8 +318,8 @@ class Controller:
         self.peer.close_epoch(self.now_ns)
 
     def _complete(self) -> None:
-        """Answer the host for every write that is stored here and answered by the other side, or given up
-        there."""
+        """Answer the host for every write that is stored here and answered by the other side, or
+        given up there."""
         for completion in self.peer.take_completions():
             job = self._jobs.pop(completion.write_no, None)
             if job is None:
@@ -350,7 +359,8 @@ class Controller:
             self._scrub_ns = self.now_ns + AFTER_NS
 
     def _scrub(self) -> None:
-        """Verify some of the blocks written lately; neighbouring mismatches are told in one line."""
+        """Verify some of the blocks written lately; neighbouring mismatches are told in one
+        line."""
         for start, end in self.scrub.run(self._trace):
             sector, sectors = start // SECTOR_BYTES, (end - start) // SECTOR_BYTES
             self.console.line(f"block drbd0: Out of sync: start={sector}, size={sectors} (sectors)")
@@ -360,7 +370,8 @@ class Controller:
         self._scrub_ns = self.now_ns + PAUSE_NS if self.store.needs_scrub else None
 
     def _trace(self, event: Event, *args: int) -> None:
-        """The secondary's event log, with those who look on: the console's counter and the autonomic monitor."""
+        """The secondary's event log, with those who look on: the console's counter and the
+        autonomic monitor."""
         self.trace.add(event, *args)
         if event is REPL_RECEIVE:
             self.console.count_write(args[2])
@@ -381,7 +392,8 @@ class Controller:
         self._boot_done_ns = self.now_ns + self.config.boot_ns
 
     def _boot(self) -> None:
-        """The firmware comes up: banner, a new replication peer, and the requests that were held."""
+        """The firmware comes up: banner, a new replication peer, and the requests that were
+        held."""
         now_ns = self.now_ns
         self.phase = RUNNING
         self._boot_ns = now_ns
@@ -390,7 +402,9 @@ class Controller:
         self.scrub = Scrub(self.store)
         kind = "cold boot" if self._cold else "warmstart"
         self.console.line(f"{MODEL} firmware {FIRMWARE_VERSION}")
-        self.console.line(f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}")
+        self.console.line(
+            f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}"
+        )
         self.trace.add(Event.BOOT, self.boot_epoch, self._cold)
         watched = self._trace if self.config.side == "secondary" else self.trace.add
         seeded = random.Random(f"{self.config.seed}/{self.serial_number}/{self.boot_epoch}")
@@ -408,13 +422,14 @@ class Controller:
             self._execute(job)
 
     def _warmstart(self) -> None:
-        """Leave this boot, without another word on the console: the network goes, memory stays, the host is held."""
+        """Leave this boot, without another word on the console: the network goes, memory stays, the
+        host is held."""
         self._restart = False
         self._out.append(ConsoleSend(self.console.take_output()))
         for socket in sorted(self._sockets):
             self.peer.handle(self.now_ns, ReplicationClosed(socket, "warmstart"))
-        # What the replication lost is noted in the metadata by now, and the cache is on the medium: a clean end.
-        # The answers wait for the next boot.
+        # What the replication lost is noted in the metadata by now, and the cache is on the medium:
+        # a clean end. The answers wait for the next boot.
         self.store.flush()
         self.peer.stop(self.now_ns)
         self.peer.take_completions()

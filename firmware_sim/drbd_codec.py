@@ -1,7 +1,8 @@
 """DRBD packets <-> bytes, written from the tables in ``freezeframe.harness.wire.drbd`` alone.
 
-A packet is ``header | fixed struct | body``. Which header is in force follows from the version in force: 0 (before the
-agreement) means h80, 95..99 h80 or h95 by length, from 100 on h100. The body of a data packet is ``digest | data``.
+A packet is ``header | fixed struct | body``. Which header is in force follows from the version in
+force: 0 (before the agreement) means h80, 95..99 h80 or h95 by length, from 100 on h100. The body
+of a data packet is ``digest | data``.
 """
 
 import hashlib
@@ -17,7 +18,8 @@ from freezeframe.harness.wire.drbd import Cmd
 
 Buffer = bytes | bytearray | memoryview
 Packet = tuple[int, tuple[Any, ...], memoryview]
-"""Command, the fixed struct's values in the order of LAYOUTS, the body behind it (empty for most)."""
+"""Command, the fixed struct's values in the order of LAYOUTS, the body behind it (empty for
+most)."""
 Digest = Callable[[Buffer], bytes]
 
 INITIAL: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
@@ -53,7 +55,8 @@ MAX_BODY_BYTES: Final[dict[int, int]] = {
 """Longest body that is believed, by command; commands that are not here have none."""
 
 MAX_CHUNKS: Final = 256
-"""Pieces of a packet kept as they came: one that comes byte by byte must not cost a hundred times its size."""
+"""Pieces of a packet kept as they came: one that comes byte by byte must not cost a hundred times
+its size."""
 
 NAMES: Final[dict[int, str]] = {
     Cmd.DATA: "Data", Cmd.DATA_REPLY: "DataReply", Cmd.RS_DATA_REPLY: "RSDataReply", Cmd.BARRIER: "Barrier",
@@ -78,7 +81,8 @@ NAMES: Final[dict[int, str]] = {
 
 
 class DecodeError(ValueError):
-    """The peer's bytes are no packet that may come here. ``final``: the kernel does not even try to reconnect."""
+    """The peer's bytes are no packet that may come here. ``final``: the kernel does not even try to
+    reconnect."""
 
     def __init__(self, text: str, *, final: bool = False) -> None:
         super().__init__(text)
@@ -118,7 +122,8 @@ def encode(version: int, command: Cmd, *fields: Any, body: Buffer = b"") -> byte
 def encode_data_head(
     version: int, command: Cmd, sector: int, block_id: bytes, seq: int, flags: int, body_bytes: int
 ) -> bytes:
-    """Header and fixed part of a DATA, DATA_REPLY or RS_DATA_REPLY whose body is ``body_bytes`` long."""
+    """Header and fixed part of a DATA, DATA_REPLY or RS_DATA_REPLY whose body is ``body_bytes``
+    long."""
     length = drbd.P_DATA.size + body_bytes
     if version >= 100:
         return _DATA_H100.pack(drbd.MAGIC_H100, 0, command, length, 0, sector, block_id, seq, flags)
@@ -132,12 +137,15 @@ def encode_ack(
 ) -> bytes:
     size = drbd.P_BLOCK_ACK.size
     if version >= 100:
-        return _ACK_H100.pack(drbd.MAGIC_H100, 0, command, size, 0, sector, block_id, length_bytes, seq)
+        return _ACK_H100.pack(
+            drbd.MAGIC_H100, 0, command, size, 0, sector, block_id, length_bytes, seq
+        )
     return _ACK_H80.pack(drbd.MAGIC_H80, command, size, sector, block_id, length_bytes, seq)
 
 
 def digest_function(algorithm: str) -> tuple[Digest | None, int]:
-    """The digest of an integrity algorithm by its kernel name, and its length in bytes; "" is none. ValueError: unknown."""
+    """The digest of an integrity algorithm by its kernel name, and its length in bytes; "" is none.
+    ValueError: unknown."""
     if not algorithm:
         return None, 0
     if algorithm == "crc32c":
@@ -149,8 +157,9 @@ def digest_function(algorithm: str) -> tuple[Digest | None, int]:
 class Decoder:
     """One socket's bytes -> packets, however the stream is split.
 
-    ``version`` is the agreed version, 0 before; set it between two packets. ``commands`` are those the socket accepts.
-    A body is a view of the bytes that were pushed; only a packet that arrived in pieces is copied, once.
+    ``version`` is the agreed version, 0 before; set it between two packets. ``commands`` are those
+    the socket accepts. A body is a view of the bytes that were pushed; only a packet that arrived
+    in pieces is copied, once.
     """
 
     def __init__(self, commands: frozenset[Cmd], version: int = 0) -> None:
@@ -172,7 +181,8 @@ class Decoder:
         self._header_bytes = self._need = header_bytes(version)
 
     def push(self, data: Buffer) -> None:
-        """More bytes. They must stay as they are as long as packets are made of them, or until ``keep``."""
+        """More bytes. They must stay as they are as long as packets are made of them, or until
+        ``keep``."""
         if data:
             self._chunks.append(memoryview(data))
             self.held_bytes += len(data)
@@ -229,7 +239,8 @@ class Decoder:
         return view
 
     def _header(self, view: memoryview, at: int) -> tuple[int, int]:
-        """Command and length of the header at ``at``; raises on the wrong magic for the version in force."""
+        """Command and length of the header at ``at``; raises on the wrong magic for the version in
+        force."""
         version = self._version
         if version >= 100:
             magic, _volume, command, length, pad = drbd.HEADER_H100.unpack_from(view, at)
@@ -247,7 +258,8 @@ class Decoder:
         raise DecodeError(f"Wrong magic value 0x{magic:08x} in protocol version {version or 80}")
 
     def _check(self, command: int, length: int) -> tuple[int, bool]:
-        """Size of the fixed part, and whether a body follows; raises when command or length cannot be here."""
+        """Size of the fixed part, and whether a body follows; raises when command or length cannot
+        be here."""
         if command not in self.commands:
             on_meta = Cmd.PING in self.commands
             kind = "meta" if on_meta else "data"

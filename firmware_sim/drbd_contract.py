@@ -33,8 +33,8 @@ class PeerConfig:
     """The operator's answer to a split brain: this side becomes the target."""
     timeout_ns: int = 2 * NS_PER_S
     ko_count: int = 3
-    """A write or barrier that is unanswered for ``timeout_ns * ko_count`` drops the link; ``ko_count`` 0 = never. A
-    node's defaults, 6 s and 7, would hold a host for 42 s."""
+    """A write or barrier that is unanswered for ``timeout_ns * ko_count`` drops the link;
+    ``ko_count`` 0 = never. A node's defaults, 6 s and 7, would hold a host for 42 s."""
     ping_interval_ns: int = int(PING_INTERVAL_S * NS_PER_S)
     ping_timeout_ns: int = 2 * NS_PER_S
     """A node waits 0.5 s; a process on a busy machine may be kept waiting that long."""
@@ -98,13 +98,14 @@ class Completion(NamedTuple):
 
     write_no: int
     outcome: str
-    """"acked"; "negative": the peer could not store it, it is marked out of sync; "unreplicated": the link went before
-    its ack, it is marked out of sync. The host write may complete in each case."""
+    """"acked"; "negative": the peer could not store it, it is marked out of sync; "unreplicated":
+    the link went before its ack, it is marked out of sync. The host write may complete in each
+    case."""
 
 
 class LinkFailure(Exception):
-    """The link must go: into connection state ``conn``, after the log ``lines``, before the line ``after``.
-    STANDALONE: no reconnect."""
+    """The link must go: into connection state ``conn``, after the log ``lines``, before the line
+    ``after``. STANDALONE: no reconnect."""
 
     def __init__(self, conn: Conn, *lines: str, after: str = "") -> None:
         super().__init__(conn.name, *lines)

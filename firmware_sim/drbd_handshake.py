@@ -1,7 +1,8 @@
-"""Connection set-up: versions, authentication, parameters, and who brings whom up to date; then roles and states.
+"""Connection set-up: versions, authentication, parameters, and who brings whom up to date; then
+roles and states.
 
-Both sides send without waiting for the other, except that nothing but the features goes out before the versions are
-agreed, and no parameters before the peer is authenticated.
+Both sides send without waiting for the other, except that nothing but the features goes out before
+the versions are agreed, and no parameters before the peer is authenticated.
 """
 
 import hmac
@@ -12,7 +13,13 @@ from freezeframe.firmware_sim.drbd_contract import LinkFailure
 from freezeframe.firmware_sim.drbd_link import THREAD_ID, Link
 from freezeframe.firmware_sim.drbd_metadata import BITMAP, CURRENT, UUIDS, format_uuids
 from freezeframe.firmware_sim.drbd_resync import Resync
-from freezeframe.firmware_sim.drbd_uuids import NEEDS_NEWER_PEER, SPLIT_BRAIN, UNRELATED, Generations, decide
+from freezeframe.firmware_sim.drbd_uuids import (
+    NEEDS_NEWER_PEER,
+    SPLIT_BRAIN,
+    UNRELATED,
+    Generations,
+    decide,
+)
 from freezeframe.harness.wire.drbd import (
     P_QLIM,
     SECTOR_BYTES,
@@ -38,9 +45,19 @@ FEATURE_NAMES: Final = (
 
 
 BEFORE_STATE: Final = frozenset(
-    {Cmd.PROTOCOL, Cmd.SYNC_PARAM89, Cmd.UUIDS, Cmd.SIZES, Cmd.STATE, Cmd.UNPLUG_REMOTE, Cmd.DELAY_PROBE}
+    {
+        Cmd.PROTOCOL,
+        Cmd.SYNC_PARAM89,
+        Cmd.UUIDS,
+        Cmd.SIZES,
+        Cmd.STATE,
+        Cmd.UNPLUG_REMOTE,
+        Cmd.DELAY_PROBE,
+    }
 )
-BEFORE_PARAMETERS: Final = frozenset({Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+BEFORE_PARAMETERS: Final = frozenset(
+    {Cmd.CONNECTION_FEATURES, Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE}
+)
 """What the peer may send before its parameters, and from then until its first state."""
 
 
@@ -99,7 +116,9 @@ class Handshake:
 
     def late(self) -> None:
         """Timer "handshake"."""
-        raise LinkFailure(Conn.NETWORK_FAILURE, "timeout while waiting for the peer's part of the handshake")
+        raise LinkFailure(
+            Conn.NETWORK_FAILURE, "timeout while waiting for the peer's part of the handshake"
+        )
 
     def features(self, fields: tuple[Any, ...]) -> None:
         link, config = self._link, self._link.config
@@ -115,9 +134,13 @@ class Handshake:
             )
         link.agreed_version = min(config.protocol_max, high)
         link.features = Feature(config.features & offered & 0xF)
-        link.log_link(f"Handshake successful: Agreed network protocol version {link.agreed_version}")
+        link.log_link(
+            f"Handshake successful: Agreed network protocol version {link.agreed_version}"
+        )
         names = "".join(f" {name}" for flag, name in FEATURE_NAMES if link.features & flag)
-        link.log_link(f"Feature flags enabled on protocol level: {int(link.features):#x}{names or ' none'}.")
+        link.log_link(
+            f"Feature flags enabled on protocol level: {int(link.features):#x}{names or ' none'}."
+        )
         if config.shared_secret and config.cram_hmac_alg:
             self._authenticating = True
             self._challenge = config.random_bytes(CHALLENGE_BYTES)
@@ -129,21 +152,27 @@ class Handshake:
         link = self._link
         challenge = bytes(body)
         if not self._authenticating or len(challenge) < CHALLENGE_BYTES:
-            raise LinkFailure(Conn.STANDALONE, "unexpected AuthChallenge", "Authentication of peer failed")
+            raise LinkFailure(
+                Conn.STANDALONE, "unexpected AuthChallenge", "Authentication of peer failed"
+            )
         if challenge == self._challenge:
             raise LinkFailure(Conn.STANDALONE, "Peer presented the same challenge!")
         link.send(Cmd.AUTH_RESPONSE, body=self._hmac(challenge))
 
     def auth_response(self, body: memoryview) -> None:
         link = self._link
-        if not self._authenticating or not hmac.compare_digest(bytes(body), self._hmac(self._challenge)):
+        if not self._authenticating or not hmac.compare_digest(
+            bytes(body), self._hmac(self._challenge)
+        ):
             raise LinkFailure(Conn.STANDALONE, "Authentication of peer failed")
         self._authenticating = False
         link.log_link(f"Peer authenticated using {len(body)} bytes HMAC")
         self._send_parameters()
 
     def _hmac(self, challenge: bytes) -> bytes:
-        return hmac.digest(self._link.config.shared_secret, challenge, self._link.config.cram_hmac_alg)
+        return hmac.digest(
+            self._link.config.shared_secret, challenge, self._link.config.cram_hmac_alg
+        )
 
     # --- parameters -----------------------------------------------------------------------------------------------
 
@@ -157,10 +186,21 @@ class Handshake:
         link.send(Cmd.SYNC_PARAM89, rate, verify, checksums, body=body)
         limits = BLOCK_LIMITS if link.features & Feature.WSAME else b""
         link.send(
-            Cmd.SIZES, link.sectors, 0, link.sectors, max_data_bytes(link.agreed_version), 0, 0, body=limits
+            Cmd.SIZES,
+            link.sectors,
+            0,
+            link.sectors,
+            max_data_bytes(link.agreed_version),
+            0,
+            0,
+            body=limits,
         )
         self.send_uuids()
-        if link.backend.metadata.damaged and link.role is not Role.PRIMARY and link.disk > Disk.INCONSISTENT:
+        if (
+            link.backend.metadata.damaged
+            and link.role is not Role.PRIMARY
+            and link.disk > Disk.INCONSISTENT
+        ):
             link.change(disk=Disk.INCONSISTENT)
         link.send(Cmd.STATE, link.state_word())
         link.change(conn=Conn.WF_REPORT_PARAMS, whole_link=True)
@@ -182,7 +222,10 @@ class Handshake:
 
         ours = (PROTOCOL_C, 0, 0, 0)
         for name, own, peer in zip(
-            ("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"), ours, fields[:4], strict=True
+            ("protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri"),
+            ours,
+            fields[:4],
+            strict=True,
         ):
             if own != peer:
                 raise refused(name)
@@ -207,7 +250,11 @@ class Handshake:
         if backing and abs(backing - link.sectors) > min(backing, link.sectors) >> 3:
             text = f"Considerable difference in lower level device sizes: {backing}s vs. {link.sectors}s"
             link.log_device(text)
-        size = min(sectors for sectors in (backing, user, exported) if sectors) if backing else exported
+        size = (
+            min(sectors for sectors in (backing, user, exported) if sectors)
+            if backing
+            else exported
+        )
         if size < link.sectors:
             text = f"The peer's disk size is too small! ({size} < {link.sectors} sectors)"
             raise LinkFailure(Conn.STANDALONE, text, after=_error(Cmd.SIZES, len(body)))
@@ -280,7 +327,9 @@ class Handshake:
         result = self._compare(peer_role, peer_disk)
         self._check_verdict(result)
         if abs(result) == 2:
-            link.log_device("Writing the whole bitmap, full sync required after drbd_sync_handshake.")
+            link.log_device(
+                "Writing the whole bitmap, full sync required after drbd_sync_handshake."
+            )
             link.backend.metadata.bitmap.set_all()
         link.disarm("handshake")
         link.arm("ping", 0)
@@ -288,7 +337,9 @@ class Handshake:
             bits = link.backend.metadata.bitmap.count
             if bits:
                 link.log_device(f"No resync, but {bits} bits in bitmap!")
-            better = peer_disk is Disk.UP_TO_DATE and Disk.INCONSISTENT < link.disk < Disk.UP_TO_DATE
+            better = (
+                peer_disk is Disk.UP_TO_DATE and Disk.INCONSISTENT < link.disk < Disk.UP_TO_DATE
+            )
             link.change(
                 peer_role=peer_role, conn=Conn.CONNECTED, peer_disk=peer_disk,
                 disk=Disk.UP_TO_DATE if better else None,
@@ -307,7 +358,8 @@ class Handshake:
         self.settle_role()
 
     def _names_generation(self, peer_role: Role) -> bool:
-        """Of two just-created sides the primary names the generation; without one, the side that dialled."""
+        """Of two just-created sides the primary names the generation; without one, the side that
+        dialled."""
         link = self._link
         return link.role is Role.PRIMARY or (link.config.dial and peer_role is not Role.PRIMARY)
 
@@ -333,10 +385,14 @@ class Handshake:
         metadata.uuids, link.peer_uuids = list(verdict.own), list(verdict.peer)
         link.log_device(f"uuid_compare()={verdict.result} by rule {verdict.rule}")
         result = verdict.result
-        if abs(result) <= SPLIT_BRAIN and (link.disk > Disk.INCONSISTENT) != (peer_disk > Disk.INCONSISTENT):
+        if abs(result) <= SPLIT_BRAIN and (link.disk > Disk.INCONSISTENT) != (
+            peer_disk > Disk.INCONSISTENT
+        ):
             full = result == -SPLIT_BRAIN or abs(result) == 2
             result = (1 if link.disk > Disk.INCONSISTENT else -1) * (2 if full else 1)
-            link.log_device(f"Becoming sync {'source' if result > 0 else 'target'} due to disk states.")
+            link.log_device(
+                f"Becoming sync {'source' if result > 0 else 'target'} due to disk states."
+            )
         peer_discards = bool(link.peer_uuid_flags & UuidFlag.DISCARD_MY_DATA)
         if abs(result) == SPLIT_BRAIN and link.config.discard_my_data != peer_discards:
             result = 1 if peer_discards else -1
@@ -365,7 +421,8 @@ class Handshake:
     # --- roles ----------------------------------------------------------------------------------------------------
 
     def settle_role(self) -> None:
-        """Take the wanted role: alone at once, connected after asking the peer, in a handshake later."""
+        """Take the wanted role: alone at once, connected after asking the peer, in a handshake
+        later."""
         link, wanted = self._link, self.wanted_role
         if wanted is None or self._role_asked or link.conn is Conn.WF_REPORT_PARAMS:
             return
@@ -373,7 +430,11 @@ class Handshake:
             self.wanted_role = None
             return
         if link.conn < Conn.CONNECTED:
-            if wanted is Role.SECONDARY or link.disk is Disk.UP_TO_DATE or link.backend.metadata.just_created:
+            if (
+                wanted is Role.SECONDARY
+                or link.disk is Disk.UP_TO_DATE
+                or link.backend.metadata.just_created
+            ):
                 self._take_role()
         elif wanted is Role.SECONDARY:
             self._take_role()
@@ -403,12 +464,15 @@ class Handshake:
         metadata.mark_role(wanted is Role.PRIMARY)
         if wanted is Role.SECONDARY:
             metadata.crashed_primary = link.crashed
-        elif link.conn < Conn.CONNECTED and not metadata.just_created and not metadata.uuids[BITMAP]:
+        elif (
+            link.conn < Conn.CONNECTED and not metadata.just_created and not metadata.uuids[BITMAP]
+        ):
             link.start_generation()
         link.backend.save_metadata()
 
     def state_change_request(self, mask: int, value: int) -> int:
-        """What to answer to the peer's request; TEAR_DOWN follows when it wants to disconnect (see ``wants_out``)."""
+        """What to answer to the peer's request; TEAR_DOWN follows when it wants to disconnect (see
+        ``wants_out``)."""
         link = self._link
         if state_field(mask, "role") and state_field(value, "role") == Role.PRIMARY:
             if link.role is Role.PRIMARY:

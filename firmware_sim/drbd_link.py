@@ -1,7 +1,8 @@
-"""The replication link as its parts (handshake, primary, secondary, resync) share it: states, sockets, output, timers.
+"""The replication link as its parts (handshake, primary, secondary, resync) share it: states,
+sockets, output, timers.
 
-State changes are logged as the kernel logs them: changes of the whole connection as ``drbd r0:``, those of the volume
-as ``block drbd0:``.
+State changes are logged as the kernel logs them: changes of the whole connection as ``drbd r0:``,
+those of the volume as ``block drbd0:``.
 """
 
 from collections import deque
@@ -30,9 +31,11 @@ from freezeframe.harness.wire.drbd import (
 from freezeframe.harness.wire.rootcause import LAST_WRITES, Event
 
 SEPARATE_BYTES: Final = 16 << 10
-"""Longer pieces of output leave as they are; shorter ones are joined, which costs less than another send."""
+"""Longer pieces of output leave as they are; shorter ones are joined, which costs less than another
+send."""
 NO_SOCKET: Final = -1
-# Members that are looked at for each write: to find them on their enum each time takes a tenth of a microsecond.
+# Members that are looked at for each write: to find them on their enum each time takes a tenth of a
+# microsecond.
 CONNECTED: Final = Conn.CONNECTED
 SYNC_SOURCE: Final = Conn.SYNC_SOURCE
 THREAD_ID: Final = 1
@@ -83,7 +86,8 @@ class Link:
         self.peer_uuids = [0] * UUIDS
         self.peer_uuid_flags = 0
         self.crashed = False
-        """This side was primary at its last, unclean end, and has not been whole with its peer since."""
+        """This side was primary at its last, unclean end, and has not been whole with its peer
+        since."""
         self.seq = 0
         self.last_writes: deque[list[Any]] = deque(maxlen=LAST_WRITES)
         self.timers: dict[str, int] = {}
@@ -145,7 +149,8 @@ class Link:
         peer_disk: Disk | None = None,
         whole_link: bool = False,
     ) -> None:
-        """Enter a new state: log it, trace it, keep the disk states inside of what the connection state allows."""
+        """Enter a new state: log it, trace it, keep the disk states inside of what the connection
+        state allows."""
         old = (self.role, self.peer_role, self.conn, self.disk, self.peer_disk)
         self.role = role if role is not None else self.role
         self.peer_role = peer_role if peer_role is not None else self.peer_role

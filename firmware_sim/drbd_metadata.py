@@ -1,10 +1,13 @@
-"""What a controller remembers about its pair over a power loss: generations (UUIDs), the bitmap, the active extents.
+"""What a controller remembers about its pair over a power loss: generations (UUIDs), the bitmap,
+the active extents.
 
-UUIDs are [current, bitmap, history0, history1]. The current one names a generation of the data; the bitmap one is the
-generation that the peer still has, from which the bitmap tells the difference; the lowest bit means "was primary".
+UUIDs are [current, bitmap, history0, history1]. The current one names a generation of the data; the
+bitmap one is the generation that the peer still has, from which the bitmap tells the difference;
+the lowest bit means "was primary".
 
-Active extents are what the activity log is on a real node: stretches of 4 MiB that may be under write, or still in the
-store's volatile cache. After an unclean end they count as out of sync, so the bitmap need not be saved at each write.
+Active extents are what the activity log is on a real node: stretches of 4 MiB that may be under
+write, or still in the store's volatile cache. After an unclean end they count as out of sync, so
+the bitmap need not be saved at each write.
 """
 
 from collections.abc import Iterable
@@ -24,7 +27,8 @@ MAX_UUID: Final = (1 << 64) - 1
 
 EXTENT_BYTES: Final = 4 << 20
 MAX_ACTIVE_EXTENTS: Final = 64
-"""256 MiB: far more than the store's volatile cache, so an extent that is pushed out has long been destaged."""
+"""256 MiB: far more than the store's volatile cache, so an extent that is pushed out has long been
+destaged."""
 FORMAT: Final = 1
 
 
@@ -34,9 +38,11 @@ class Metadata:
     uuids: list[int] = field(default_factory=lambda: [UUID_JUST_CREATED, 0, 0, 0])
     disk: Disk = Disk.INCONSISTENT
     crashed_primary: bool = False
-    """Set while this side, as primary, has written; found set at attach it means that the primary ended uncleanly."""
+    """Set while this side, as primary, has written; found set at attach it means that the primary
+    ended uncleanly."""
     damaged: bool = False
-    """This side's data is wrong at blocks of the bitmap: it must be the target of the next resync."""
+    """This side's data is wrong at blocks of the bitmap: it must be the target of the next
+    resync."""
     active: dict[int, None] = field(default_factory=dict)
     """Numbers of the active extents, the longest active first."""
 
@@ -59,8 +65,14 @@ class Metadata:
     def from_bytes(cls, data: bytes) -> "Metadata":
         """Raises ValueError when ``data`` is not what ``to_bytes`` made."""
         try:
-            version, size_bytes, bits, uuids, disk, crashed_primary, damaged, active = cbor2.loads(data)
-            if version != FORMAT or len(uuids) != UUIDS or not all(0 <= uuid <= MAX_UUID for uuid in uuids):
+            version, size_bytes, bits, uuids, disk, crashed_primary, damaged, active = cbor2.loads(
+                data
+            )
+            if (
+                version != FORMAT
+                or len(uuids) != UUIDS
+                or not all(0 <= uuid <= MAX_UUID for uuid in uuids)
+            ):
                 raise ValueError("format or UUIDs")
             bitmap = Bitmap(size_bytes)
             bitmap.merge(bits)
@@ -114,7 +126,8 @@ class Metadata:
     # --- active extents -------------------------------------------------------------------------------------------
 
     def activate(self, offset_bytes: int, length_bytes: int) -> bool:
-        """Note that this range may be under write; True when that is news, and must be saved before the write."""
+        """Note that this range may be under write; True when that is news, and must be saved before
+        the write."""
         first = offset_bytes // EXTENT_BYTES
         last = (offset_bytes + length_bytes - 1) // EXTENT_BYTES
         if first == last and first in self.active:

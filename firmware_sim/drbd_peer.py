@@ -4,8 +4,9 @@
          ^             ^------------ any failure: BrokenPipe, NetworkFailure, ProtocolError, Timeout, TearDown
          '-- what no retry can mend (settings that differ, split brain), and stop()
 
-Sockets come and go by ReplicationOpened / Closed; this side dials both (data, then meta) or neither. The parts that do
-the work, each over the shared ``Link``: Handshake, Primary (sends), Secondary (receives), Resync.
+Sockets come and go by ReplicationOpened / Closed; this side dials both (data, then meta) or
+neither. The parts that do the work, each over the shared ``Link``: Handshake, Primary (sends),
+Secondary (receives), Resync.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,15 @@ from freezeframe.firmware_sim.ports import (
     ReplicationInbox,
     ReplicationOpened,
 )
-from freezeframe.harness.wire.drbd import ID_SYNCER, SECTOR_BYTES, STATE_FIELDS, Cmd, Conn, Disk, Role
+from freezeframe.harness.wire.drbd import (
+    ID_SYNCER,
+    SECTOR_BYTES,
+    STATE_FIELDS,
+    Cmd,
+    Conn,
+    Disk,
+    Role,
+)
 
 __all__ = ["AckPlan", "Backend", "Completion", "FaultHooks", "Metadata", "Peer", "PeerConfig"]
 
@@ -51,7 +60,8 @@ MAX_EARLY_META_BYTES: Final = 64 << 10
 
 
 class Peer(Status):
-    """``trace`` gets CONN_STATE, DISK_STATE, ROLE, REPL_* and RESYNC_* events; the pair's state is the caller's to tell.
+    """``trace`` gets CONN_STATE, DISK_STATE, ROLE, REPL_* and RESYNC_* events; the pair's state is
+    the caller's to tell.
 
     After every call: ``take_output``, ``take_completions``, ``next_deadline``.
     """
@@ -112,7 +122,8 @@ class Peer(Status):
     def stop(self, now: int) -> None:
         """Disconnect politely, end in StandAlone; the metadata then say that the end was clean.
 
-        The caller flushes its store before: what is in the volatile cache counts as safe from here on.
+        The caller flushes its store before: what is in the volatile cache counts as safe from here
+        on.
         """
         link = self._link
         link.now = now
@@ -140,7 +151,8 @@ class Peer(Status):
         self._link.backend.save_metadata()
 
     def set_role(self, now: int, role: Role) -> None:
-        """Take a role; primary is taken when the disk is up to date and the peer, if there is one, has agreed."""
+        """Take a role; primary is taken when the disk is up to date and the peer, if there is one,
+        has agreed."""
         self._link.now = now
         self._handshake.wanted_role = role
         if self._link.disk is not Disk.DISKLESS:
@@ -156,7 +168,8 @@ class Peer(Status):
         *,
         fua: bool = False,
     ) -> bool:
-        """Send a write that the caller stores in the same step (``data`` None: a trim of ``length_bytes``).
+        """Send a write that the caller stores in the same step (``data`` None: a trim of
+        ``length_bytes``).
 
         True: a Completion follows. False: it does not go to the peer, and is marked out of sync.
         ``write_no`` is below 2**48 and unique among the writes that are not completed.
@@ -204,8 +217,8 @@ class Peer(Status):
     def mark_out_of_sync(self, offset_bytes: int, length_bytes: int) -> None:
         """This side's data are wrong there, the peer's count.
 
-        A secondary is brought up to date at the next handshake (see ``request_resync``); a primary reads the blocks
-        from its peer as soon as it can. Offsets as for a write.
+        A secondary is brought up to date at the next handshake (see ``request_resync``); a primary
+        reads the blocks from its peer as soon as it can. Offsets as for a write.
         """
         if self._link.role is Role.PRIMARY:
             self._repair.damaged.set_bytes(offset_bytes, length_bytes)
@@ -312,7 +325,9 @@ class Peer(Status):
             link.log_link(f"Terminating drbd_a_{link.config.resource}")
         self._forget_connection()
         metadata = link.backend.metadata
-        diverges = link.role is Role.PRIMARY and link.disk is Disk.UP_TO_DATE and not metadata.just_created
+        diverges = (
+            link.role is Role.PRIMARY and link.disk is Disk.UP_TO_DATE and not metadata.just_created
+        )
         if was_paired and diverges and not metadata.uuids[BITMAP]:
             link.start_generation()
         link.backend.save_metadata()
@@ -360,7 +375,8 @@ class Peer(Status):
 
     def _received(self, socket: int, decoder: Decoder) -> None:
         if not self._sockets.is_new(socket):
-            # The peer's features may come before this side has seen its second socket: they wait for it.
+            # The peer's features may come before this side has seen its second socket: they wait
+            # for it.
             if self._sockets.complete:
                 self._drain(socket)
             return
@@ -377,7 +393,8 @@ class Peer(Status):
             self._drain(link.data_socket)
 
     def _drain(self, socket: int) -> None:
-        """Serve the packets that are there, in order, until the link goes or the firmware stalls."""
+        """Serve the packets that are there, in order, until the link goes or the firmware
+        stalls."""
         link = self._link
         on_data = socket == link.data_socket
         decoder = self._sockets.decoders[socket]
@@ -494,5 +511,13 @@ class Peer(Status):
         raise self._secondary.refused(packet[0], len(packet[2]), Conn.PROTOCOL_ERROR)
 
 
-DEVICE_LINES: Final = ("Unrelated", "Split-Brain", "I shall", "Equivalent", "State change", "The peer's disk")
-"""Beginnings of those failure lines that the kernel prints for the volume, not for the connection."""
+DEVICE_LINES: Final = (
+    "Unrelated",
+    "Split-Brain",
+    "I shall",
+    "Equivalent",
+    "State change",
+    "The peer's disk",
+)
+"""Beginnings of those failure lines that the kernel prints for the volume, not for the
+connection."""

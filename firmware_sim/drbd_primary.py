@@ -1,14 +1,16 @@
 """The sending side of replication: writes, their answers, epochs.
 
-An epoch is a set of writes among which the peer may choose the order; a barrier separates two. As on a real node an
-epoch ends when one of its writes has been completed (the host may make a later write depend on it), when the host
-flushes, and when it is full. The barrier leaves before the first write of the next epoch, or when nothing is under way.
+An epoch is a set of writes among which the peer may choose the order; a barrier separates two. As
+on a real node an epoch ends when one of its writes has been completed (the host may make a later
+write depend on it), when the host flushes, and when it is full. The barrier leaves before the first
+write of the next epoch, or when nothing is under way.
 
-Until its barrier is answered a write may still be in the peer's volatile cache: what is not answered when the link goes
-is marked out of sync.
+Until its barrier is answered a write may still be in the peer's volatile cache: what is not
+answered when the link goes is marked out of sync.
 
-The block_id is ours to choose: ``part << 48 | write_no``, big-endian, so that its low 48 bits are the number of the host
-write, and all of it is for a write that fits into one packet. ``part`` counts the packets of a longer one.
+The block_id is ours to choose: ``part << 48 | write_no``, big-endian, so that its low 48 bits are
+the number of the host write, and all of it is for a write that fits into one packet. ``part``
+counts the packets of a longer one.
 """
 
 import struct
@@ -31,8 +33,8 @@ BARRIER: Final = struct.Struct("<I")
 MAX_BARRIER: Final = 0xFFFFFFFF
 MAX_TRIM_BYTES: Final = 128 << 20
 MAX_TRIM_BYTES_WITHOUT_WSAME: Final = 4 << 20
-# Plain numbers and names: the operators of IntFlag take microseconds, finding an enum's member a tenth of one, and a write
-# some twenty of them.
+# Plain numbers and names: the operators of IntFlag take microseconds, finding an enum's member a
+# tenth of one, and a write some twenty of them.
 RW_SYNC: Final = int(DpFlag.RW_SYNC)
 FUA: Final = int(DpFlag.FUA)
 DISCARD: Final = int(DpFlag.DISCARD)
@@ -52,10 +54,12 @@ class Epoch:
     def __init__(self, number: int) -> None:
         self.number = number
         self.ranges: list[tuple[int, int]] = []
-        """(offset_bytes, length_bytes) of each write sent: their count is the set_size that the peer must answer."""
+        """(offset_bytes, length_bytes) of each write sent: their count is the set_size that the
+        peer must answer."""
         self.unanswered = 0
         self.answered: set[tuple[int, bytes]] = set()
-        """(sector, block_id): the kernel keeps a request until its epoch's barrier is answered, and takes it for known."""
+        """(sector, block_id): the kernel keeps a request until its epoch's barrier is answered, and
+        takes it for known."""
         self.sent_ns = 0
         """When its barrier left."""
 
@@ -98,7 +102,9 @@ class Primary:
         self._split[write_no] = [len(parts), "acked"]
         for part, at in enumerate(parts):
             piece = bytes(view[at : at + limit])
-            self._send_part(part << PART_SHIFT | write_no, write_no, offset_bytes + at, piece, flags)
+            self._send_part(
+                part << PART_SHIFT | write_no, write_no, offset_bytes + at, piece, flags
+            )
 
     def send_trim(self, write_no: int, offset_bytes: int, length_bytes: int) -> None:
         link = self._link
@@ -116,11 +122,23 @@ class Primary:
             self._enter(write_no, block_id, sector, length, 0)
             link.send(Cmd.TRIM, sector, block_id, link.next_seq(), flags, length)
 
-    def _send_part(self, block_no: int, write_no: int, offset_bytes: int, data: bytes, flags: int) -> None:
+    def _send_part(
+        self, block_no: int, write_no: int, offset_bytes: int, data: bytes, flags: int
+    ) -> None:
         link = self._link
-        sector, block_id, checksum = offset_bytes // SECTOR_BYTES, BLOCK_ID.pack(block_no), crc32c(data)
+        sector, block_id, checksum = (
+            offset_bytes // SECTOR_BYTES,
+            BLOCK_ID.pack(block_no),
+            crc32c(data),
+        )
         self._enter(write_no, block_id, sector, len(data), checksum)
-        digest = CRC32C.pack(checksum) if link.crc32c_digest else link.digest(data) if link.digest else b""
+        digest = (
+            CRC32C.pack(checksum)
+            if link.crc32c_digest
+            else link.digest(data)
+            if link.digest
+            else b""
+        )
         head = encode_data_head(
             link.agreed_version, DATA, sector, block_id, link.next_seq(), flags | self._reply_flags(),
             len(digest) + len(data),
@@ -132,7 +150,9 @@ class Primary:
         flags = SEND_WRITE_ACK if self._link.agreed_version >= 100 else 0
         return flags | MAY_SET_IN_SYNC if self._link.conn is SYNC_SOURCE else flags
 
-    def _enter(self, write_no: int, block_id: bytes, sector: int, length_bytes: int, checksum: int) -> None:
+    def _enter(
+        self, write_no: int, block_id: bytes, sector: int, length_bytes: int, checksum: int
+    ) -> None:
         """Count a packet that leaves now; before it, end the epoch that must end."""
         link = self._link
         if self._end_epoch or len(self.epoch.ranges) >= MAX_EPOCH_WRITES:
@@ -188,7 +208,8 @@ class Primary:
         self._complete(row[0], "acked")
 
     def neg_ack(self, fields: tuple[Any, ...]) -> None:
-        """The peer could not store it. As on a real node: out of sync, nothing logged, the link stays."""
+        """The peer could not store it. As on a real node: out of sync, nothing logged, the link
+        stays."""
         sector, block_id, length_bytes, _ = fields
         link = self._link
         if sector + length_bytes // SECTOR_BYTES > link.sectors:
@@ -204,10 +225,14 @@ class Primary:
         number, count = BARRIER.unpack(fields[0])[0], fields[1]
         link = self._link
         if not self._barriers:
-            raise self._bad_barrier(f"BAD! BarrierAck #{number} received, but no epoch in tl!?", count)
+            raise self._bad_barrier(
+                f"BAD! BarrierAck #{number} received, but no epoch in tl!?", count
+            )
         epoch = self._barriers[0]
         if number != epoch.number:
-            raise self._bad_barrier(f"BAD! BarrierAck #{number} received, expected #{epoch.number}!", count)
+            raise self._bad_barrier(
+                f"BAD! BarrierAck #{number} received, expected #{epoch.number}!", count
+            )
         if count != len(epoch.ranges):
             raise self._bad_barrier(
                 f"BAD! BarrierAck #{number} received with n_writes={count},"
@@ -284,13 +309,15 @@ class Primary:
         raise LinkFailure(Conn.TIMEOUT)
 
     def audit(self) -> None:
-        """Log what the transmit buffers hold of the writes without an answer: was it still what the digest was made of?"""
+        """Log what the transmit buffers hold of the writes without an answer: was it still what the
+        digest was made of?"""
         for block_id, data in self._buffers.items():
             row = self._unacked[block_id][0]
             self._link.trace(Event.REPL_UNACKED, row[0], row[1], row[2], crc32c(data))
 
     def lost(self) -> None:
-        """The link is gone: whatever the peer may not have stored durably is out of sync; no write waits for it."""
+        """The link is gone: whatever the peer may not have stored durably is out of sync; no write
+        waits for it."""
         for epoch in (*self._barriers, self.epoch):
             for offset_bytes, length_bytes in epoch.ranges:
                 self._link.mark_out_of_sync(offset_bytes, length_bytes)

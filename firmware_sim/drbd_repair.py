@@ -1,7 +1,9 @@
-"""A primary mends blocks that its own scrub found damaged: it reads them from the peer (P_DATA_REQUEST).
+"""A primary mends blocks that its own scrub found damaged: it reads them from the peer
+(P_DATA_REQUEST).
 
-It cannot be the target of a resync, for its host's writes count. A reply holds every write that left before the request;
-one that overlaps and leaves later makes the reply worthless, and the block is asked for again.
+It cannot be the target of a resync, for its host's writes count. A reply holds every write that
+left before the request; one that overlaps and leaves later makes the reply worthless, and the block
+is asked for again.
 """
 
 from typing import Any, Final
@@ -28,7 +30,11 @@ class Repair:
     def ask(self) -> None:
         """After each step: keep some requests under way, as long as the peer can answer them."""
         link = self._link
-        if not self.damaged.count or link.conn is not Conn.CONNECTED or link.peer_disk is not Disk.UP_TO_DATE:
+        if (
+            not self.damaged.count
+            or link.conn is not Conn.CONNECTED
+            or link.peer_disk is not Disk.UP_TO_DATE
+        ):
             return
         asked = set(self._asked.values())
         block = 0
@@ -44,11 +50,14 @@ class Repair:
                 link.send(Cmd.DATA_REQUEST, self._sector(run[0]), block_id, self._length(run[0]), 0)
 
     def written(self, offset_bytes: int, length_bytes: int) -> None:
-        """The host writes there: replies that are under way are out of date; whole blocks need no repair any more."""
+        """The host writes there: replies that are under way are out of date; whole blocks need no
+        repair any more."""
         if not self.damaged.count:
             return
         first, last = offset_bytes // BLOCK_BYTES, (offset_bytes + length_bytes - 1) // BLOCK_BYTES
-        self._asked = {key: block for key, block in self._asked.items() if not first <= block <= last}
+        self._asked = {
+            key: block for key, block in self._asked.items() if not first <= block <= last
+        }
         self.damaged.clear_bytes(offset_bytes, length_bytes)
 
     def reply(self, fields: tuple[Any, ...], body: memoryview) -> None:
@@ -67,7 +76,8 @@ class Repair:
             self.damaged.clear_blocks(block, 1)
 
     def take(self) -> list[tuple[int, int]]:
-        """Runs of the damaged blocks, which are somebody else's now: this side is primary no more."""
+        """Runs of the damaged blocks, which are somebody else's now: this side is primary no
+        more."""
         runs = list(self.damaged.runs())
         self.damaged.clear_all()
         self._asked.clear()

@@ -1,11 +1,12 @@
 """Bitmap exchange and resync, both directions.
 
-The source sends its bitmap, the target answers with its own, both work on the union. The source names the generation
-that it brings the target to (SYNC_UUID); the target asks for what is out of sync, block by block.
+The source sends its bitmap, the target answers with its own, both work on the union. The source
+names the generation that it brings the target to (SYNC_UUID); the target asks for what is out of
+sync, block by block.
 
-No resync block overwrites a newer application write: replies and writes leave in one stream in the order in which the
-source's volume changed, so a reply that was read before a write arrives before it. The caller's part is to store a
-write locally in the same step in which it replicates it.
+No resync block overwrites a newer application write: replies and writes leave in one stream in the
+order in which the source's volume changed, so a reply that was read before a write arrives before
+it. The caller's part is to store a write locally in the same step in which it replicates it.
 """
 
 from typing import Any, Final
@@ -39,7 +40,8 @@ from freezeframe.harness.wire.rootcause import Event
 
 REQUEST_BLOCKS: Final = RESYNC_REQUEST_BYTES // BLOCK_BYTES
 WINDOW_REQUESTS: Final = 64
-"""Resync requests under way: 2 MiB, enough to keep the link busy, little enough to let host writes through."""
+"""Resync requests under way: 2 MiB, enough to keep the link busy, little enough to let host writes
+through."""
 KIB_PER_BLOCK: Final = BLOCK_BYTES >> 10
 
 
@@ -96,7 +98,9 @@ class Resync:
 
     def _expect_bitmap(self) -> None:
         link = self._link
-        self._receiver = BitmapReceiver(link.backend.metadata.bitmap, header_bytes(link.agreed_version))
+        self._receiver = BitmapReceiver(
+            link.backend.metadata.bitmap, header_bytes(link.agreed_version)
+        )
 
     def _send_bitmap(self) -> None:
         link, bitmap = self._link, self._link.backend.metadata.bitmap
@@ -110,12 +114,16 @@ class Resync:
         link.write(link.data_socket, *packets)
         sent = sum(map(len, packets)), len(packets)
         plain, compressed = ((0, 0), sent) if rle is not None else (sent, (0, 0))
-        link.log_device(f"send bitmap stats [Bytes(packets)]: {statistics(bitmap, head, plain, compressed)}")
+        link.log_device(
+            f"send bitmap stats [Bytes(packets)]: {statistics(bitmap, head, plain, compressed)}"
+        )
 
     def out_of_sync(self, fields: tuple[Any, ...]) -> None:
         """P_OUT_OF_SYNC: the source was written while the bitmaps were exchanged."""
         sector, length, _ = fields
-        self._secondary.check_range(Cmd.OUT_OF_SYNC, sector, length, 0, self._link.backend.size_bytes)
+        self._secondary.check_range(
+            Cmd.OUT_OF_SYNC, sector, length, 0, self._link.backend.size_bytes
+        )
         if self._link.conn in (Conn.WF_BITMAP_T, Conn.WF_SYNC_UUID):
             self._link.mark_out_of_sync(sector * SECTOR_BYTES, length)
 
@@ -127,7 +135,9 @@ class Resync:
         self._begin("SyncSource", True)
         old = metadata.uuids[BITMAP]
         uuid = (
-            old + UUID_NEW_BITMAP_OFFSET & MAX_UUID if old not in (0, UUID_JUST_CREATED) else link.new_uuid()
+            old + UUID_NEW_BITMAP_OFFSET & MAX_UUID
+            if old not in (0, UUID_JUST_CREATED)
+            else link.new_uuid()
         )
         metadata.set_bitmap_uuid(uuid)
         link.log_device(f"updated sync UUID {metadata}")
@@ -157,7 +167,8 @@ class Resync:
         self._finish_source_if_done()
 
     def peer_reports_done(self) -> None:
-        """The target's state says that its resync is over; its last acks may still be on the meta socket."""
+        """The target's state says that its resync is over; its last acks may still be on the meta
+        socket."""
         self._peer_done = True
         self._finish_source_if_done()
 
@@ -195,7 +206,8 @@ class Resync:
         self._ask()
 
     def _ask(self) -> None:
-        """Keep the window full; without anything left to ask for and to wait for the resync is over."""
+        """Keep the window full; without anything left to ask for and to wait for the resync is
+        over."""
         link, bitmap = self._link, self._link.backend.metadata.bitmap
         while self._under_way < WINDOW_REQUESTS:
             run = bitmap.next_run(self._next_block, REQUEST_BLOCKS)

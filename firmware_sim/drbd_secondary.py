@@ -1,4 +1,5 @@
-"""The receiving side of replication: checks, stores and answers writes, counts epochs, reads for the peer."""
+"""The receiving side of replication: checks, stores and answers writes, counts epochs, reads for
+the peer."""
 
 import heapq
 from collections import deque
@@ -9,7 +10,15 @@ from crc32c import crc32c
 from freezeframe.firmware_sim.drbd_codec import CRC32C, encode_ack, encode_data_head, packet_name
 from freezeframe.firmware_sim.drbd_contract import LinkFailure
 from freezeframe.firmware_sim.drbd_link import Link
-from freezeframe.harness.wire.drbd import MAX_DATA_BYTES_100, SECTOR_BYTES, Cmd, Conn, Disk, DpFlag, Role
+from freezeframe.harness.wire.drbd import (
+    MAX_DATA_BYTES_100,
+    SECTOR_BYTES,
+    Cmd,
+    Conn,
+    Disk,
+    DpFlag,
+    Role,
+)
 from freezeframe.harness.wire.rootcause import Event, WriteStage
 
 WRITE_NO_MASK: Final = (1 << 63) - 1
@@ -46,7 +55,8 @@ class Secondary:
         """Heap of (due, order, arguments of _send_ack)."""
         self._order = 0
         self.stalled: tuple[int, tuple[Any, ...], memoryview] | None = None
-        """The write at which the firmware has stalled; the data socket is left alone until "stall" is due."""
+        """The write at which the firmware has stalled; the data socket is left alone until "stall"
+        is due."""
         self._stalled_once = False
 
     @property
@@ -109,7 +119,9 @@ class Secondary:
         if backend.metadata.activate(sector * SECTOR_BYTES, length_bytes):
             backend.save_metadata()
 
-    def _stalls(self, write_no: int, command: int, fields: tuple[Any, ...], body: memoryview) -> bool:
+    def _stalls(
+        self, write_no: int, command: int, fields: tuple[Any, ...], body: memoryview
+    ) -> bool:
         if self._stalled_once:
             self._stalled_once = False
             return False
@@ -143,7 +155,8 @@ class Secondary:
             return
         epoch[1] += 1
         if plan.kind == "lost":
-            # The firmware has lost track of the write: its epoch never becomes whole, and no barrier is answered.
+            # The firmware has lost track of the write: its epoch never becomes whole, and no
+            # barrier is answered.
             return
         arguments = (command, row, epoch, plan.kind == "repeated")
         if plan.delay_ns <= 0:
@@ -166,7 +179,9 @@ class Secondary:
         if command is RS_WRITE_ACK:
             link.backend.metadata.bitmap.clear_bytes(sector * SECTOR_BYTES, length)
         for _ in range(1 + repeated):
-            ack = encode_ack(link.agreed_version, command, sector, block_id, length, link.next_seq())
+            ack = encode_ack(
+                link.agreed_version, command, sector, block_id, length, link.next_seq()
+            )
             link.write(link.meta_socket, ack)
         if command is NEG_ACK:
             row[6] = WriteStage.FAILED
@@ -217,13 +232,18 @@ class Secondary:
         link = self._link
         data = link.backend.read(sector * SECTOR_BYTES, length)
         digest = link.digest(data) if link.digest else b""
-        head = encode_data_head(link.agreed_version, command, sector, block_id, 0, 0, len(digest) + length)
+        head = encode_data_head(
+            link.agreed_version, command, sector, block_id, 0, 0, len(digest) + length
+        )
         link.write(link.data_socket, head + digest, data)
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
-    def checked(self, command: int, sector: int, body: memoryview, *, skip_digest: bool = False) -> bytes:
-        """The data of a data packet's body, its range checked and (unless the caller does it) its digest."""
+    def checked(
+        self, command: int, sector: int, body: memoryview, *, skip_digest: bool = False
+    ) -> bytes:
+        """The data of a data packet's body, its range checked and (unless the caller does it) its
+        digest."""
         size = self._link.digest_bytes
         data = bytes(body[size:])
         if len(body) < size:
@@ -234,9 +254,15 @@ class Secondary:
         return data
 
     def _check_digest(
-        self, command: int, sector: int, body: memoryview, data: bytes, computed: bytes | None = None
+        self,
+        command: int,
+        sector: int,
+        body: memoryview,
+        data: bytes,
+        computed: bytes | None = None,
     ) -> None:
-        """Compare the digest at the body's beginning with that of ``data``, ``computed`` if it is known already."""
+        """Compare the digest at the body's beginning with that of ``data``, ``computed`` if it is
+        known already."""
         link = self._link
         if link.digest is None:
             return
@@ -252,7 +278,9 @@ class Secondary:
         link.log_device(f"Digest integrity check FAILED: {sector}s +{len(data)}")
         raise self.refused(command, len(body), Conn.PROTOCOL_ERROR)
 
-    def check_range(self, command: int, sector: int, length: int, body_bytes: int, limit_bytes: int) -> None:
+    def check_range(
+        self, command: int, sector: int, length: int, body_bytes: int, limit_bytes: int
+    ) -> None:
         """A range that the peer names must lie inside of the volume."""
         link = self._link
         if length <= 0 or length % SECTOR_BYTES or length > limit_bytes:
@@ -267,7 +295,9 @@ class Secondary:
     def refused(self, command: int, body_bytes: int, conn: Conn) -> LinkFailure:
         """The failure that a packet ends in which cannot be served."""
         self._link.trace(Event.REPL_PROTOCOL_ERROR, command, body_bytes)
-        return LinkFailure(conn, f"error receiving {packet_name(command)}, e: {EIO} l: {body_bytes}!")
+        return LinkFailure(
+            conn, f"error receiving {packet_name(command)}, e: {EIO} l: {body_bytes}!"
+        )
 
     def lost(self) -> None:
         """The link is gone, and with it everything that was to be answered."""

@@ -1,4 +1,5 @@
-"""The two TCP connections of a replication link: how they come to be, and the pings that tell whether the peer lives."""
+"""The two TCP connections of a replication link: how they come to be, and the pings that tell
+whether the peer lives."""
 
 from collections.abc import Callable
 from typing import Final
@@ -87,7 +88,8 @@ class Sockets:
             self.use(socket, Cmd.INITIAL_META, Decoder(META_COMMANDS))
 
     def first_packet(self, socket: int) -> int | None:
-        """What an accepted socket is for, INITIAL_DATA or INITIAL_META; None while that is not known."""
+        """What an accepted socket is for, INITIAL_DATA or INITIAL_META; None while that is not
+        known."""
         try:
             packet = self.decoders[socket].next()
         except DecodeError as exc:
@@ -117,7 +119,8 @@ class Sockets:
     # --- going ------------------------------------------------------------------------------------------------------
 
     def closed(self, socket: int) -> LinkFailure | None:
-        """A socket is gone, or a dial failed (``socket`` < 0); returns what that does to the link."""
+        """A socket is gone, or a dial failed (``socket`` < 0); returns what that does to the
+        link."""
         link = self._link
         known = self.decoders.pop(socket, None) is not None
         self._new.pop(socket, None)

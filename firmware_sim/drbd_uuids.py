@@ -1,14 +1,20 @@
-"""Which side has the better data: the decision table over both sides' UUIDs (section 3.4 of the fact sheet).
+"""Which side has the better data: the decision table over both sides' UUIDs (section 3.4 of the
+fact sheet).
 
-The rules are tried in order; numbers are the kernel's. A positive result: this side is the sync source, negative: the
-target; magnitude 1: by bitmap, 2: everything, 100: split brain, 1000: unrelated data.
+The rules are tried in order; numbers are the kernel's. A positive result: this side is the sync
+source, negative: the target; magnitude 1: by bitmap, 2: everything, 100: split brain, 1000:
+unrelated data.
 """
 
 from dataclasses import dataclass, replace
 from typing import Final
 
 from freezeframe.firmware_sim.drbd_metadata import BITMAP, CURRENT, HISTORY
-from freezeframe.harness.wire.drbd import UUID_JUST_CREATED, UUID_NEW_BITMAP_OFFSET, UUID_PRIMARY_BIT
+from freezeframe.harness.wire.drbd import (
+    UUID_JUST_CREATED,
+    UUID_NEW_BITMAP_OFFSET,
+    UUID_PRIMARY_BIT,
+)
 
 SPLIT_BRAIN: Final = 100
 UNRELATED: Final = -1000
@@ -66,7 +72,9 @@ def _same_generation(facts: Generations, base: Verdict) -> Verdict:
         if own[BITMAP] == peer[HISTORY] and own[HISTORY] == peer[HISTORY + 1]:
             text = "was SyncSource, missed the resync finished event, corrected myself:"
             return replace(base, result=1, rule=34, own=_finished(facts.own), note=text)
-        return replace(base, result=1, rule=36, note="was SyncSource (peer failed to write sync_uuid)")
+        return replace(
+            base, result=1, rule=36, note="was SyncSource (peer failed to write sync_uuid)"
+        )
     if peer[BITMAP] and not own[BITMAP]:
         if peer[BITMAP] == own[HISTORY] and peer[HISTORY] == own[HISTORY + 1]:
             text = "was SyncTarget, peer missed the resync finished event, corrected peer:"

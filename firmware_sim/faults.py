@@ -1,9 +1,9 @@
-"""Fault injection: a plan (``wire/faults.py``) armed by SET_FAULTS, fired at the n-th replicated write after
-that.
+"""Fault injection: a plan (``wire/faults.py``) armed by SET_FAULTS, fired at the n-th replicated
+write after that.
 
-The replication peer asks these hooks at the places where a fault can act; without a plan each of them is a
-no-op.
-Everything random comes from the plan's seed, so that the same plan on the same writes does the same.
+The replication peer asks these hooks at the places where a fault can act; without a plan each of
+them is a no-op. Everything random comes from the plan's seed, so that the same plan on the same
+writes does the same.
 """
 
 import random
@@ -56,7 +56,9 @@ class Fault:
     fired: int = 0
 
     def as_map(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in (*FAULT_KEYS, "fired")} | {"kind": str(self.kind)}
+        return {key: getattr(self, key) for key in (*FAULT_KEYS, "fired")} | {
+            "kind": str(self.kind)
+        }
 
 
 def _integer(entry: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
@@ -108,7 +110,11 @@ class Faults:
         if not isinstance(plan, Mapping) or not set(plan) <= {"seed", "faults"}:
             raise PlanError("a plan is a map of seed and faults")
         entries = plan.get("faults", [])
-        if not isinstance(entries, Sequence) or isinstance(entries, str | bytes) or len(entries) > MAX_FAULTS:
+        if (
+            not isinstance(entries, Sequence)
+            or isinstance(entries, str | bytes)
+            or len(entries) > MAX_FAULTS
+        ):
             raise PlanError(f"faults must be a list of at most {MAX_FAULTS}")
         seed = _integer(plan, "seed", 0, 0, MAX_SEED)
         self._plan = [parse_fault(entry, self._side) for entry in entries]
@@ -203,7 +209,10 @@ class Faults:
         self._last_write_no = write_no
         self._seen += 1
         for fault in self._plan:
-            if fault.kind in ON_WRITE and fault.at_write <= self._seen < fault.at_write + fault.count:
+            if (
+                fault.kind in ON_WRITE
+                and fault.at_write <= self._seen < fault.at_write + fault.count
+            ):
                 if fault.kind is FaultKind.CONSOLE_GARBLE:
                     self._garble_next += 1
                     self._fire(fault, write_no)

@@ -12,8 +12,8 @@ from freezeframe.firmware_sim.ports import HostClose, HostHold, HostSend, Outbox
 EXPORT_NAME: Final = ""
 """The volume is the default export."""
 MAX_WAITING_BYTES: Final = 48 << 20
-"""Data of unanswered requests; above this the sessions are no longer read, below half of it they are
-again."""
+"""Data of unanswered requests; above this the sessions are no longer read, below half of it they
+are again."""
 
 
 @dataclass(slots=True, eq=False)

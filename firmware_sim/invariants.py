@@ -1,5 +1,5 @@
-"""What must hold in every run of the ``World``, as plain functions: each returns its violations, none when
-all is well.
+"""What must hold in every run of the ``World``, as plain functions: each returns its violations,
+none when all is well.
 
 A healthy pair keeps all of ``CHECKS``; each mutant breaks at least one.
 """
@@ -27,31 +27,47 @@ _BANNER: Final = re.compile(r"boot epoch (\d+)")
 def host_never_failed(world: World) -> list[str]:
     """Every host request ended well."""
     return [
-        f"host {item.kind} {item.number} failed with {item.error}" for item in world.requests if item.error
+        f"host {item.kind} {item.number} failed with {item.error}"
+        for item in world.requests
+        if item.error
     ]
 
 
 def host_was_answered(world: World) -> list[str]:
     """No host request was forgotten."""
-    return [f"host {item.kind} {item.number} was never answered" for item in world.requests if not item.done]
+    return [
+        f"host {item.kind} {item.number} was never answered"
+        for item in world.requests
+        if not item.done
+    ]
 
 
 def acks_follow_stores(world: World) -> list[str]:
     """Protocol C: when the host hears that a write is done, the secondary has it."""
-    return [f"write {item.number} was acknowledged before the secondary had it" for item in world.acked_early]
+    return [
+        f"write {item.number} was acknowledged before the secondary had it"
+        for item in world.acked_early
+    ]
 
 
 def acked_writes_are_kept(world: World) -> list[str]:
-    """The primary reads back what the host was told is written (a later write to the same place counts)."""
+    """The primary reads back what the host was told is written (a later write to the same place
+    counts)."""
     expected = bytearray(world.size_bytes)
     for item in world.requests:
         if item.done and not item.error and item.kind in ("write", "trim"):
             end = item.offset_bytes + item.length_bytes
             expected[item.offset_bytes : end] = item.data or bytes(item.length_bytes)
     found = world.content("primary")
-    wrong = [at for at in range(0, world.size_bytes, 512) if found[at : at + 512] != expected[at : at + 512]]
+    wrong = [
+        at
+        for at in range(0, world.size_bytes, 512)
+        if found[at : at + 512] != expected[at : at + 512]
+    ]
     return (
-        [f"{len(wrong)} sectors differ from what was acknowledged, first {wrong[0] // 512}"] if wrong else []
+        [f"{len(wrong)} sectors differ from what was acknowledged, first {wrong[0] // 512}"]
+        if wrong
+        else []
     )
 
 
@@ -59,7 +75,9 @@ def sides_agree(world: World) -> list[str]:
     """At rest in full duplex both volumes are equal."""
     if not world.full_duplex:
         return ["the pair is not full duplex"]
-    return [] if world.content("primary") == world.content("secondary") else ["the two volumes differ"]
+    return (
+        [] if world.content("primary") == world.content("secondary") else ["the two volumes differ"]
+    )
 
 
 def consoles_tell_no_error(world: World) -> list[str]:
@@ -87,16 +105,21 @@ def each_answers_as_itself(world: World) -> list[str]:
     for side in SIDES:
         for frames in world.nodes[side].replies.values():
             for frame in frames:
-                if frame.type == Op.IDENTIFY | REPLY and len(frame.payload) == STATUS.size + IDENTITY.size:
-                    name = IDENTITY.unpack_from(frame.payload, STATUS.size)[1].rstrip(b"\0").decode()
+                if (
+                    frame.type == Op.IDENTIFY | REPLY
+                    and len(frame.payload) == STATUS.size + IDENTITY.size
+                ):
+                    name = (
+                        IDENTITY.unpack_from(frame.payload, STATUS.size)[1].rstrip(b"\0").decode()
+                    )
                     if name != SERIAL_NUMBERS[side]:
                         found.append(f"{side} answered as {name}")
     return found
 
 
 def event_logs_are_continuous(world: World) -> list[str]:
-    """A set's event log has no hole, ends with what caused it, and goes on in the next set of the same
-    power-on."""
+    """A set's event log has no hole, ends with what caused it, and goes on in the next set of the
+    same power-on."""
     found = []
     for side in SIDES:
         ends: list[int] = []
@@ -106,7 +129,9 @@ def event_logs_are_continuous(world: World) -> list[str]:
             if seqs != list(range(header["first_seq"], header["next_seq"])):
                 found.append(f"{side}: set {header['set_id']}: records do not follow each other")
             causes = [
-                record for record in RECORD.iter_unpack(content["events"]) if record[2] == _cause(header)
+                record
+                for record in RECORD.iter_unpack(content["events"])
+                if record[2] == _cause(header)
             ]
             if not causes or causes[-1][5] != header["set_id"]:
                 found.append(f"{side}: set {header['set_id']}: its cause is not in its event log")

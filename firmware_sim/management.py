@@ -1,4 +1,5 @@
-"""What the control operations do to a controller: it tells who it is, freezes, prints, is armed with faults.
+"""What the control operations do to a controller: it tells who it is, freezes, prints, is armed
+with faults.
 
 ``Management`` is the ``control.Firmware`` of a running controller.
 """
@@ -8,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from freezeframe.firmware_sim.control import Frozen
 from freezeframe.firmware_sim.rootcause import SetStore
 from freezeframe.firmware_sim.staterecord import live_record, state_record
-from freezeframe.harness.wire.control import MAX_PAYLOAD_BYTES, Capability, Op, Reason, SetKind, Status
+from freezeframe.harness.wire.control import (
+    MAX_PAYLOAD_BYTES,
+    Capability,
+    Op,
+    Reason,
+    SetKind,
+    Status,
+)
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, Event
 
 if TYPE_CHECKING:
@@ -52,7 +60,8 @@ class Management:
         )
 
     def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
-        """Store state record and event log as a set. A warmstart also destages the cache, then restarts.
+        """Store state record and event log as a set. A warmstart also destages the cache, then
+        restarts.
 
         The state is recorded first: it is the state at the moment of the instruction.
         """

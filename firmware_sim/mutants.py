@@ -1,6 +1,7 @@
 """Wrong firmwares, each wrong in one named way: the proof that the checks can see.
 
-``MUTANTS``: name -> (the side it takes, its class, the check of ``invariants`` that it must turn red).
+``MUTANTS``: name -> (the side it takes, its class, the check of ``invariants`` that it must turn
+red).
 """
 
 from typing import Any, Final

@@ -1,7 +1,8 @@
 """The host port's protocol: one NBD fixed-newstyle server session. No I/O: bytes in, requests out.
 
-The session decides alone what concerns only the protocol (handshake, refusals); whoever owns the data
-answers the requests, in any order, with ``reply``. What the session decided to send lies in ``take_output``.
+The session decides alone what concerns only the protocol (handshake, refusals); whoever owns the
+data answers the requests, in any order, with ``reply``. What the session decided to send lies in
+``take_output``.
 """
 
 from collections.abc import Callable
@@ -21,12 +22,12 @@ KINDS: Final[dict[int, Kind]] = {
 }
 CHANGING: Final = frozenset({"write", "trim", "write_zeroes"})
 BULK: Final = frozenset({"trim", "write_zeroes", "cache"})
-"""Requests that carry no data in either direction: the block size limit does not bind them, the volume's
-size does."""
+"""Requests that carry no data in either direction: the block size limit does not bind them, the
+volume's size does."""
 FUA: Final = int(nbd.CommandFlag.FUA)
 NO_HOLE: Final = int(nbd.CommandFlag.NO_HOLE)
-"""Plain integers: the inverse of an IntFlag knows only the named bits, and looking up an enum's member takes a tenth of a
-microsecond."""
+"""Plain integers: the inverse of an IntFlag knows only the named bits, and looking up an enum's
+member takes a tenth of a microsecond."""
 WRITE: Final = int(nbd.Command.WRITE)
 DISC: Final = int(nbd.Command.DISC)
 SERVER_FLAGS: Final = int(nbd.Handshake.FIXED_NEWSTYLE | nbd.Handshake.NO_ZEROES)
@@ -42,8 +43,8 @@ EXPORT_FLAGS: Final = int(
 
 
 class Request(NamedTuple):
-    """One command of the host, already checked against the volume's size, the block size and the access
-    rights."""
+    """One command of the host, already checked against the volume's size, the block size and the
+    access rights."""
 
     cookie: bytes
     """8 bytes of the client, given back in the reply."""
@@ -67,8 +68,8 @@ class NbdSession:
         self.closed = False
         """Set by a disconnection or a violation: send ``take_output`` and close the socket."""
         self.read_only = read_only
-        """May change while the session lasts: a write to a controller that is no longer primary gets
-        EPERM."""
+        """May change while the session lasts: a write to a controller that is no longer primary
+        gets EPERM."""
         self._size_bytes = size_bytes
         self._name = export_name.encode()
         self._out: list[bytes] = [nbd.GREETING.pack(nbd.INIT_MAGIC, nbd.OPTION_MAGIC, SERVER_FLAGS)]
@@ -76,8 +77,8 @@ class NbdSession:
         self._held = b""
         self._no_zeroes = False
         self._options = 0
-        # The write whose data is still coming: its header's fields, and what has come. Memory follows what arrived, not
-        # what was announced.
+        # The write whose data is still coming: its header's fields, and what has come. Memory
+        # follows what arrived, not what was announced.
         self._pending: tuple[int, int, int, int] | None = None
         self._payload = bytearray()
 
@@ -93,13 +94,19 @@ class NbdSession:
         self._out.clear()
         return out
 
-    def reply(self, request: Request, data: bytes | bytearray | memoryview = b"", error: int = 0) -> bytes:
-        """Bytes of the answer to ``request``. ``data``: a read's, of exactly its length, unless ``error``
-        (nbd.Error)."""
+    def reply(
+        self, request: Request, data: bytes | bytearray | memoryview = b"", error: int = 0
+    ) -> bytes:
+        """Bytes of the answer to ``request``. ``data``: a read's, of exactly its length, unless
+        ``error`` (nbd.Error)."""
         expected_bytes = request.length_bytes if request.kind == "read" and not error else 0
         if len(data) != expected_bytes:
-            raise ValueError(f"{request.kind} of {request.length_bytes} bytes answered with {len(data)}")
-        header = nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, int.from_bytes(request.cookie, "big"))
+            raise ValueError(
+                f"{request.kind} of {request.length_bytes} bytes answered with {len(data)}"
+            )
+        header = nbd.SIMPLE_REPLY.pack(
+            nbd.SIMPLE_REPLY_MAGIC, error, int.from_bytes(request.cookie, "big")
+        )
         return b"".join((header, data)) if data else header
 
     # --- handshake ----------------------------------------------------------------------------------------
@@ -130,7 +137,11 @@ class NbdSession:
         while len(self._held) >= nbd.OPTION.size:
             magic, option, length = nbd.OPTION.unpack_from(self._held)
             self._options += 1
-            if magic != nbd.OPTION_MAGIC or length > nbd.MAX_OPTION_BYTES or self._options > nbd.MAX_OPTIONS:
+            if (
+                magic != nbd.OPTION_MAGIC
+                or length > nbd.MAX_OPTION_BYTES
+                or self._options > nbd.MAX_OPTIONS
+            ):
                 self.closed = True
                 return []
             end = nbd.OPTION.size + length
@@ -156,7 +167,9 @@ class NbdSession:
             case nbd.Option.LIST if data:
                 self._answer(option, nbd.Rep.ERR_INVALID)
             case nbd.Option.LIST:
-                self._answer(option, nbd.Rep.SERVER, len(self._name).to_bytes(4, "big") + self._name)
+                self._answer(
+                    option, nbd.Rep.SERVER, len(self._name).to_bytes(4, "big") + self._name
+                )
                 self._answer(option, nbd.Rep.ACK)
             case nbd.Option.INFO | nbd.Option.GO:
                 return self._info(option, data)
@@ -165,7 +178,9 @@ class NbdSession:
         return False
 
     def _answer(self, option: int, kind: int, data: bytes = b"") -> None:
-        self._out.append(nbd.OPTION_REPLY.pack(nbd.OPTION_REPLY_MAGIC, option, kind, len(data)) + data)
+        self._out.append(
+            nbd.OPTION_REPLY.pack(nbd.OPTION_REPLY_MAGIC, option, kind, len(data)) + data
+        )
 
     def _knows(self, name: bytes) -> bool:
         """The empty name asks for the default export, which is the only one."""
@@ -191,12 +206,17 @@ class NbdSession:
             self._answer(option, nbd.Rep.ERR_UNKNOWN)
             return False
         self._answer(
-            option, nbd.Rep.INFO, nbd.INFO_EXPORT.pack(nbd.Info.EXPORT, self._size_bytes, self._flags())
+            option,
+            nbd.Rep.INFO,
+            nbd.INFO_EXPORT.pack(nbd.Info.EXPORT, self._size_bytes, self._flags()),
         )
-        # Told unasked too: proto.md allows it, and a client that ignores it gets EINVAL for what is not
-        # aligned.
+        # Told unasked too: proto.md allows it, and a client that ignores it gets EINVAL for what is
+        # not aligned.
         block_size = nbd.INFO_BLOCK_SIZE.pack(
-            nbd.Info.BLOCK_SIZE, nbd.MIN_BLOCK_BYTES, nbd.PREFERRED_BLOCK_BYTES, nbd.MAX_REQUEST_BYTES
+            nbd.Info.BLOCK_SIZE,
+            nbd.MIN_BLOCK_BYTES,
+            nbd.PREFERRED_BLOCK_BYTES,
+            nbd.MAX_REQUEST_BYTES,
         )
         self._answer(option, nbd.Rep.INFO, block_size)
         self._answer(option, nbd.Rep.ACK)
@@ -221,7 +241,11 @@ class NbdSession:
                 at += nbd.REQUEST.size
             magic, flags, command, cookie, offset, length = fields
             writes = command == WRITE
-            if magic != nbd.REQUEST_MAGIC or command == DISC or (writes and length > nbd.MAX_REQUEST_BYTES):
+            if (
+                magic != nbd.REQUEST_MAGIC
+                or command == DISC
+                or (writes and length > nbd.MAX_REQUEST_BYTES)
+            ):
                 self.closed = True
                 break
             if writes and end - at < length:
@@ -263,7 +287,9 @@ class NbdSession:
             return
         fua = bool(flags & FUA)
         no_hole = bool(flags & NO_HOLE)
-        requests.append(Request(cookie.to_bytes(8, "big"), kind, offset, length, data, fua, no_hole))
+        requests.append(
+            Request(cookie.to_bytes(8, "big"), kind, offset, length, data, fua, no_hole)
+        )
 
     def _refusal(self, kind: Kind, flags: int, offset: int, length: int) -> int:
         """0, or the error of proto.md, section "Error values"."""

@@ -1,9 +1,11 @@
-"""The edges of the pure controller: everything that comes in, everything that goes out, as frozen values.
+"""The edges of the pure controller: everything that comes in, everything that goes out, as frozen
+values.
 
-``Controller.step(now_ns, inbox) -> outbox``; ``Controller.next_deadline() -> int | None`` says when to step without input.
-``serve.py`` maps these to sockets, PTYs and clocks; ``world.py`` to memory and virtual time. Names of channels:
-host sessions and replication sockets are small integers given by whoever opens them; control ports are
-"control" (the harness's link), "console" (frames that share the console's UART) and "peer" (autonomic mode).
+``Controller.step(now_ns, inbox) -> outbox``; ``Controller.next_deadline() -> int | None`` says when
+to step without input. ``serve.py`` maps these to sockets, PTYs and clocks; ``world.py`` to memory
+and virtual time. Names of channels: host sessions and replication sockets are small integers given
+by whoever opens them; control ports are "control" (the harness's link), "console" (frames that
+share the console's UART) and "peer" (autonomic mode).
 """
 
 from dataclasses import dataclass
@@ -31,8 +33,9 @@ class HostClosed:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationOpened:
-    """A TCP connection of the replication link is up. ``kind`` is set when this side dialled it; on the accepting
-    side it is "" until the peer's first packet (INITIAL_DATA or INITIAL_META) says which it is."""
+    """A TCP connection of the replication link is up. ``kind`` is set when this side dialled it; on
+    the accepting side it is "" until the peer's first packet (INITIAL_DATA or INITIAL_META) says
+    which it is."""
 
     socket: int
     kind: Literal["data", "meta", ""]
@@ -61,7 +64,8 @@ class ControlData:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationBlocked:
-    """Output waits because the peer does not read; told again whenever it has taken some. False: all is out."""
+    """Output waits because the peer does not read; told again whenever it has taken some. False:
+    all is out."""
 
     socket: int
     is_blocked: bool
@@ -94,7 +98,8 @@ class HostClose:
 
 @dataclass(frozen=True, slots=True)
 class HostHold:
-    """Stop (or go on) reading this session: more requests wait than the controller has memory for."""
+    """Stop (or go on) reading this session: more requests wait than the controller has memory
+    for."""
 
     session: int
     hold: bool
@@ -102,7 +107,8 @@ class HostHold:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationDial:
-    """Connect to the configured peer; each is answered by exactly one ReplicationOpened or ReplicationClosed."""
+    """Connect to the configured peer; each is answered by exactly one ReplicationOpened or
+    ReplicationClosed."""
 
     kind: SocketKind
 

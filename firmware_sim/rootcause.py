@@ -1,8 +1,8 @@
-"""Root cause data sets: built from the state record and the event log, kept in non-volatile memory until
-acknowledged.
+"""Root cause data sets: built from the state record and the event log, kept in non-volatile memory
+until acknowledged.
 
-A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are all or nothing, so a set whose storing
-was cut short is not listed; one that was damaged later is listed as not complete.
+A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are all or nothing, so a set whose
+storing was cut short is not listed; one that was damaged later is listed as not complete.
 """
 
 import hashlib
@@ -111,12 +111,14 @@ def build(header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) ->
     """A set's raw length and its stored (compressed) bytes."""
     assert tuple(header) == HEADER_KEYS and tuple(state) == STATE_KEYS
     raw = cbor2.dumps(dict(zip(SET_KEYS, (FORMAT, dict(header), dict(state), events), strict=True)))
-    return len(raw), zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress(raw)
+    return len(raw), zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress(
+        raw
+    )
 
 
 class SetStore:
-    """The sets of one controller. Entries are held in memory; the blobs are read from NVRAM when asked
-    for."""
+    """The sets of one controller. Entries are held in memory; the blobs are read from NVRAM when
+    asked for."""
 
     def __init__(self, nvram: Nvram) -> None:
         self._nvram = nvram
@@ -127,7 +129,9 @@ class SetStore:
                 if entry is not None:
                     self._entries[entry.set_id] = entry
         counter = nvram.read(_COUNTER) or b""
-        self._next_id = max([int.from_bytes(counter[:4], "big"), 1, *(key + 1 for key in self._entries)])
+        self._next_id = max(
+            [int.from_bytes(counter[:4], "big"), 1, *(key + 1 for key in self._entries)]
+        )
 
     def _load(self, name: str) -> Entry | None:
         item = self._open(name)
@@ -153,8 +157,8 @@ class SetStore:
         return self._next_id
 
     def add(self, header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) -> Entry:
-        """Store a set under ``header["set_id"]`` (= ``next_id``). Raises NoSpace for a state save when
-        full."""
+        """Store a set under ``header["set_id"]`` (= ``next_id``). Raises NoSpace for a state save
+        when full."""
         if len(self._entries) >= KEPT_SETS:
             if header["kind"] != SetKind.WARMSTART:
                 raise NoSpace(f"{KEPT_SETS} sets wait to be acknowledged")

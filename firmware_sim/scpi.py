@@ -1,7 +1,8 @@
 """The bench supply's command interpreter: SCPI lines in, answers out, rails switched. No I/O.
 
-Rails belong to the instrument and are shared by all clients; the error queue and the selected output belong
-to one client's ``Scpi``. Headers are taken in short and long form, in any case, several a line with ``;``.
+Rails belong to the instrument and are shared by all clients; the error queue and the selected
+output belong to one client's ``Scpi``. Headers are taken in short and long form, in any case,
+several a line with ``;``.
 """
 
 import re
@@ -17,7 +18,9 @@ LOAD_A: Final = 0.8
 """What a running controller draws."""
 MAX_ERROR_TEXT: Final = 80
 _CHANNEL: Final = re.compile(r",?\s*\(@\s*(\d{1,3})\s*\)$")
-_NUMBER: Final = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})(E[+-]?\d{1,2})?$", re.IGNORECASE)
+_NUMBER: Final = re.compile(
+    r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})(E[+-]?\d{1,2})?$", re.IGNORECASE
+)
 
 
 class Load(Protocol):
@@ -44,16 +47,16 @@ class Rail:
     """Whether the load has enough to run; follows from the settings in ``settle``."""
 
     def settle(self) -> None:
-        """Let the load feel the settings. OSError when it cannot be started: the rail is then on without a
-        load."""
+        """Let the load feel the settings. OSError when it cannot be started: the rail is then on
+        without a load."""
         powered = self.on and self.volts >= scpi.BROWN_OUT_V and self.limit_a >= LOAD_A
         if powered != self.powered:
             self.powered = powered
             self.load.apply(powered)
 
     def measure(self) -> tuple[float, float]:
-        """Volts and amperes at the terminals. A load that wants more than the limit pulls the voltage
-        down."""
+        """Volts and amperes at the terminals. A load that wants more than the limit pulls the
+        voltage down."""
         if not self.on:
             return 0.0, 0.0
         if self.volts >= scpi.BROWN_OUT_V and self.limit_a < LOAD_A:
@@ -196,7 +199,8 @@ class Scpi:
     # --- helpers ------------------------------------------------------------------------------------------
 
     def _rail(self, rest: str) -> tuple[Rail, str]:
-        """The rail that a channel list names, or the selected one; and what stands before the list."""
+        """The rail that a channel list names, or the selected one; and what stands before the
+        list."""
         found = _CHANNEL.search(rest)
         if found is None:
             if "@" in rest or "(" in rest:
@@ -220,7 +224,8 @@ class Scpi:
 
 
 def _short(header: str) -> str:
-    """A header's canonical form: upper case, no leading colon, each word cut to its SCPI short form."""
+    """A header's canonical form: upper case, no leading colon, each word cut to its SCPI short
+    form."""
     query = header.endswith("?")
     words = header.upper().removeprefix(":").removesuffix("?").split(":")
     return ":".join(SHORT_FORMS.get(word, word) for word in words) + ("?" if query else "")

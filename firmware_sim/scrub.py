@@ -1,7 +1,9 @@
-"""The scrub: blocks written lately are read back and held against what was meant, and what is wrong is remembered.
+"""The scrub: blocks written lately are read back and held against what was meant, and what is wrong
+is remembered.
 
-Mismatches go into the event log with both checksums; of each damaged extent the first blocks are kept as they were found,
-for the state record: the repair that follows would wipe out the only trace of what went wrong.
+Mismatches go into the event log with both checksums; of each damaged extent the first blocks are
+kept as they were found, for the state record: the repair that follows would wipe out the only trace
+of what went wrong.
 """
 
 from collections.abc import Callable
@@ -18,12 +20,14 @@ PAUSE_NS: Final = 5 * NS_PER_MS
 PASS_BLOCKS: Final = 256
 """... this many at once, half a millisecond of work, then a pause."""
 MAX_PASSES: Final = 16
-"""A pass that finds damage is followed by the next at once, for the other end of it is near; so many at most."""
+"""A pass that finds damage is followed by the next at once, for the other end of it is near; so
+many at most."""
 KEPT_OF_AN_EXTENT: Final = 2
 
 
 class Scrub:
-    """One boot's: a warmstart begins a new one, and the store remembers what is still to be verified."""
+    """One boot's: a warmstart begins a new one, and the store remembers what is still to be
+    verified."""
 
     def __init__(self, store: Store[Any]) -> None:
         self.mismatches = 0
@@ -32,14 +36,21 @@ class Scrub:
         self._store = store
 
     def run(self, trace: Callable[..., None]) -> list[tuple[int, int]]:
-        """Verify some blocks; the damaged extents as (offset_bytes, end_bytes), in the order in which they were found."""
+        """Verify some blocks; the damaged extents as (offset_bytes, end_bytes), in the order in
+        which they were found."""
         extents: list[list[int]] = []
         for _ in range(MAX_PASSES):
             found = self._store.scrub(PASS_BLOCKS)
             for one in found:
                 self.mismatches += 1
                 sector = one.offset_bytes // SECTOR_BYTES
-                trace(Event.SCRUB_MISMATCH, sector, one.length_bytes, one.expected_crc32, one.found_crc32)
+                trace(
+                    Event.SCRUB_MISMATCH,
+                    sector,
+                    one.length_bytes,
+                    one.expected_crc32,
+                    one.found_crc32,
+                )
                 end_bytes = one.offset_bytes + one.length_bytes
                 if extents and extents[-1][1] == one.offset_bytes:
                     extents[-1][1] = end_bytes

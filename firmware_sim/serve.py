@@ -1,7 +1,8 @@
-"""A simulated controller as a process: the pure ``Controller`` on sockets, serial lines and the clock.
+"""A simulated controller as a process: the pure ``Controller`` on sockets, serial lines and the
+clock.
 
-One loop, one thread: wait for ports or the controller's deadline, hand over what came, send what comes out.
-Nothing here knows a protocol.
+One loop, one thread: wait for ports or the controller's deadline, hand over what came, send what
+comes out. Nothing here knows a protocol.
 """
 
 import argparse
@@ -81,7 +82,8 @@ CONNECTED: Final = ("tcp:", "unix:")
 
 
 class Dial:
-    """An outgoing connection that is not up yet. ``done(socket | None, reason)`` is called exactly once."""
+    """An outgoing connection that is not up yet. ``done(socket | None, reason)`` is called exactly
+    once."""
 
     def __init__(
         self,
@@ -137,7 +139,9 @@ class Server:
         self._dirty: set[Stream] = set()
         self._kept_fds: list[int] = []
         self._running = True
-        self._dial_target = address(options.replication_connect) if options.replication_connect else None
+        self._dial_target = (
+            address(options.replication_connect) if options.replication_connect else None
+        )
         self._peer_target: Target | None = None
         self._accept(listen(options.host), self._host_opened)
         if options.replication_listen:
@@ -221,7 +225,9 @@ class Server:
                 case ConsoleSend():
                     self._queue(self._lines.get("console"), item.data)
                 case ControlSend():
-                    name = "console" if self._console_shared and item.port == "console" else item.port
+                    name = (
+                        "console" if self._console_shared and item.port == "console" else item.port
+                    )
                     self._queue(self._lines.get(name), item.data)
                 case HostHold():
                     if item.session in self._sessions:
@@ -288,7 +294,9 @@ class Server:
     def _replication_accepted(self, connection: socket.socket) -> None:
         self._replication_opened(connection, "")
 
-    def _replication_opened(self, connection: socket.socket, kind: Literal["data", "meta", ""]) -> None:
+    def _replication_opened(
+        self, connection: socket.socket, kind: Literal["data", "meta", ""]
+    ) -> None:
         number = self._number()
 
         def data(received: memoryview) -> None:
@@ -317,7 +325,9 @@ class Server:
         else:
             self._start_dial(self._dial_target, done)
 
-    def _start_dial(self, target: Target, done: Callable[[socket.socket | None, str], None]) -> None:
+    def _start_dial(
+        self, target: Target, done: Callable[[socket.socket | None, str], None]
+    ) -> None:
         dial = Dial(self._selector, target, done, time.monotonic_ns() + DIAL_TIMEOUT_NS)
         if dial.open:
             self._dials.append(dial)
@@ -327,7 +337,11 @@ class Server:
             if dial.open and now_ns >= dial.deadline_ns:
                 dial.fail("timed out")
         self._dials = [dial for dial in self._dials if dial.open]
-        if self._redial_ns is not None and now_ns >= self._redial_ns and self._peer_target is not None:
+        if (
+            self._redial_ns is not None
+            and now_ns >= self._redial_ns
+            and self._peer_target is not None
+        ):
             self._redial_ns = None
             self._start_dial(self._peer_target, self._peer_dialled)
 
@@ -366,11 +380,17 @@ class Server:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``python -m freezeframe.firmware_sim serve``."""
-    made = argparse.ArgumentParser(prog="firmware_sim serve", description="One simulated storage controller.")
+    made = argparse.ArgumentParser(
+        prog="firmware_sim serve", description="One simulated storage controller."
+    )
     made.add_argument("--side", required=True, choices=("primary", "secondary"))
     made.add_argument("--serial-number", required=True, metavar="S")
     made.add_argument(
-        "--state-dir", required=True, type=Path, metavar="DIR", help="volume and non-volatile memory"
+        "--state-dir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="volume and non-volatile memory",
     )
     made.add_argument("--size-mib", type=int, default=128, metavar="N")
     made.add_argument("--host", required=True, metavar="unix:PATH|tcp:ADDR:PORT", help="NBD")
@@ -382,14 +402,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--control", required=True, metavar=f"{line}|console")
     peer = made.add_mutually_exclusive_group()
     peer.add_argument(
-        "--peer-control", metavar="tcp:ADDR:PORT|unix:PATH|LINE", help="the other controller's peer port"
+        "--peer-control",
+        metavar="tcp:ADDR:PORT|unix:PATH|LINE",
+        help="the other controller's peer port",
     )
     peer.add_argument(
         "--peer-control-listen",
         metavar="tcp:ADDR:PORT|unix:PATH|LINE",
         help="where the other one instructs us",
     )
-    made.add_argument("--autonomic", action="store_true", help="secondary: monitor and instruct by itself")
+    made.add_argument(
+        "--autonomic", action="store_true", help="secondary: monitor and instruct by itself"
+    )
     made.add_argument("--netns", metavar="PATH", help="enter this network namespace first")
     made.add_argument("--boot-ms", type=int, default=BOOT_NS // NS_PER_MS, metavar="N")
     made.add_argument("--seed", type=int, default=0, metavar="N")

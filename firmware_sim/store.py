@@ -1,15 +1,16 @@
-"""A controller's backing store: a medium behind a volatile write-back cache, with protection information.
+"""A controller's backing store: a medium behind a volatile write-back cache, with protection
+information.
 
-What the host may rely on: data is durable after ``flush``; before it, a power loss (a new Store over the
-same medium) loses it, a warmstart (the same Store) does not.
+What the host may rely on: data is durable after ``flush``; before it, a power loss (a new Store
+over the same medium) loses it, a warmstart (the same Store) does not.
 
-Protection information is a CRC-32 of every 4-KiB block's *intended* content, kept apart from the data. It is not
-the CRC-32C that hosts like to put into their blocks: blocks that end in their own CRC have all the same one, so that
-an old block would pass for a new one. It covers what was written since power-on.
+Protection information is a CRC-32 of every 4-KiB block's *intended* content, kept apart from the
+data. It is not the CRC-32C that hosts like to put into their blocks: blocks that end in their own
+CRC have all the same one, so that an old block would pass for a new one. It covers what was written
+since power-on.
 
-A block whose content is not what was intended is found
-by ``scrub``: that is how lost, misdirected and rotten writes, which all were acknowledged as good, come to
-light.
+A block whose content is not what was intended is found by ``scrub``: that is how lost, misdirected
+and rotten writes, which all were acknowledged as good, come to light.
 """
 
 from array import array
@@ -55,14 +56,14 @@ class ScrubMismatch:
 
 
 class Store(Generic[M]):
-    """One controller's volume. Offsets and lengths are bytes and multiples of 512; ValueError outside of
-    the volume.
+    """One controller's volume. Offsets and lengths are bytes and multiples of 512; ValueError
+    outside of the volume.
 
     OSError from the medium comes through; what could not be destaged stays in the cache.
 
-    The cache is a log of writes, each in whole blocks, and for every block the number of the write that holds its newest
-    content. What a block is known for is kept in arrays over all blocks, so that a long write costs little more than a
-    short one.
+    The cache is a log of writes, each in whole blocks, and for every block the number of the write
+    that holds its newest content. What a block is known for is kept in arrays over all blocks, so
+    that a long write costs little more than a short one.
     """
 
     def __init__(self, medium: Medium, size_bytes: int, metadata: M) -> None:
@@ -73,14 +74,15 @@ class Store(Generic[M]):
         self.flushes = 0
         self._medium = medium
         blocks = size_bytes // BLOCK_BYTES
-        # Number of a write -> its first block and its content, oldest first; overwritten content counts until destaged.
+        # Number of a write -> its first block and its content, oldest first; overwritten content
+        # counts until destaged.
         self._log: dict[int, tuple[int, bytes]] = {}
         self._log_bytes = 0
         self._next_number = 1
         # Of every block: the number of the write that holds what the medium has not got yet, or 0.
         self._newest = array("Q", (0,)) * blocks
-        # Of every block: CRC-32 of the intended content; whether there is one (it was written since power-on), and
-        # whether it was written since it was last verified.
+        # Of every block: CRC-32 of the intended content; whether there is one (it was written since
+        # power-on), and whether it was written since it was last verified.
         self._intended = array("I", (0,)) * blocks
         self._protected = bytearray(blocks)
         self._unscrubbed = bytearray(blocks)
@@ -100,7 +102,8 @@ class Store(Generic[M]):
         return sum(block - 1 not in dirty for block in dirty)
 
     def _dirty(self) -> set[int]:
-        """Blocks that the medium has not got yet. The work is bounded by the cache, not by the volume."""
+        """Blocks that the medium has not got yet. The work is bounded by the cache, not by the
+        volume."""
         return {
             block
             for number, (first, content) in self._log.items()
@@ -123,9 +126,11 @@ class Store(Generic[M]):
         self._keep(first, content)
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
-        """Afterwards these bytes read as zeroes: what NBD allows for TRIM and asks of WRITE_ZEROES."""
+        """Afterwards these bytes read as zeroes: what NBD allows for TRIM and asks of
+        WRITE_ZEROES."""
         self._check(offset_bytes, length_bytes)
-        # In steps, so that trimming the whole volume neither takes its size in memory nor overruns the cache.
+        # In steps, so that trimming the whole volume neither takes its size in memory nor overruns
+        # the cache.
         for at in range(offset_bytes, offset_bytes + length_bytes, len(ZEROES)):
             self.write(at, ZEROES[: offset_bytes + length_bytes - at])
 
@@ -147,11 +152,13 @@ class Store(Generic[M]):
 
     @property
     def needs_scrub(self) -> bool:
-        """Whether there are any unscrubbed blocks: asked at every write, so it must cost nothing."""
+        """Whether there are any unscrubbed blocks: asked at every write, so it must cost
+        nothing."""
         return bool(self._to_scrub)
 
     def scrub(self, max_blocks: int) -> list[ScrubMismatch]:
-        """Verify up to ``max_blocks`` of the blocks written since they were last verified, oldest first."""
+        """Verify up to ``max_blocks`` of the blocks written since they were last verified, oldest
+        first."""
         mismatches = []
         while self._to_scrub and max_blocks > 0:
             first, blocks = self._to_scrub.popleft()
@@ -189,12 +196,12 @@ class Store(Generic[M]):
         bit: int = 0,
         landing_bytes: int | None = None,
     ) -> None:
-        """A write that goes wrong unnoticed: the protection information says what was meant, the content
-        differs.
+        """A write that goes wrong unnoticed: the protection information says what was meant, the
+        content differs.
 
-        lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default: where the highest
-        bit of the address that can be flipped leads to; nowhere, when there is none). rotten: bit number ``bit``
-        (modulo the length) of the data is stored inverted.
+        lost: nothing is stored. misdirected: all is stored at ``landing_bytes`` instead (default:
+        where the highest bit of the address that can be flipped leads to; nowhere, when there is
+        none). rotten: bit number ``bit`` (modulo the length) of the data is stored inverted.
         """
         self._check(offset_bytes, len(data))
         length = len(data)
@@ -213,7 +220,8 @@ class Store(Generic[M]):
             self._damage(offset_bytes, rotten)
 
     def _misled(self, offset_bytes: int, length_bytes: int) -> int | None:
-        """The address with its highest bit flipped that still leads into the volume, and not to where it should."""
+        """The address with its highest bit flipped that still leads into the volume, and not to
+        where it should."""
         bit = 1 << (self.size_bytes.bit_length() - 1)
         while bit >= length_bytes:
             landing_bytes = offset_bytes ^ bit
@@ -223,7 +231,8 @@ class Store(Generic[M]):
         return None
 
     def _damage(self, offset_bytes: int, data: Buffer) -> None:
-        """Store ``data`` without a word to the protection information; the victims will be scrubbed."""
+        """Store ``data`` without a word to the protection information; the victims will be
+        scrubbed."""
         first, content, _ = self._whole_blocks(offset_bytes, data)
         blocks = len(content) // BLOCK_BYTES
         meant = self._intended[first : first + blocks]
@@ -238,15 +247,19 @@ class Store(Generic[M]):
 
     def _check(self, offset_bytes: int, length_bytes: int) -> None:
         if offset_bytes < 0 or length_bytes <= 0 or offset_bytes + length_bytes > self.size_bytes:
-            raise ValueError(f"{length_bytes} bytes at {offset_bytes}: outside of {self.size_bytes} bytes")
+            raise ValueError(
+                f"{length_bytes} bytes at {offset_bytes}: outside of {self.size_bytes} bytes"
+            )
         if (offset_bytes | length_bytes) % SECTOR_BYTES:
             raise ValueError(f"{length_bytes} bytes at {offset_bytes}: not whole sectors")
 
     def _whole_blocks(self, offset_bytes: int, data: Buffer) -> tuple[int, bytes, Checksums]:
-        """The blocks that a write touches: the first one, their new content, CRC-32 of each one's intended new content.
+        """The blocks that a write touches: the first one, their new content, CRC-32 of each one's
+        intended new content.
 
-        CRCs of equal length are linear: the damage outside of a partial write changes the new CRC by the same XOR as the
-        old one. Carried over, it keeps a mismatch visible that recomputing from the damaged content would hide.
+        CRCs of equal length are linear: the damage outside of a partial write changes the new CRC
+        by the same XOR as the old one. Carried over, it keeps a mismatch visible that recomputing
+        from the damaged content would hide.
         """
         first, start = divmod(offset_bytes, BLOCK_BYTES)
         end = offset_bytes + len(data)
@@ -290,7 +303,8 @@ class Store(Generic[M]):
             self._destage(DESTAGE_BYTES)
 
     def _pieces(self, first: int, behind: int) -> list[Buffer]:
-        """The content of blocks ``first`` to ``behind`` - 1, as it lies in the cache and on the medium."""
+        """The content of blocks ``first`` to ``behind`` - 1, as it lies in the cache and on the
+        medium."""
         number, blocks = self._newest[first], behind - first
         if blocks == 1 or self._newest[first:behind] == array("Q", (number,)) * blocks:
             return [self._content(number, first, blocks)]
@@ -346,7 +360,8 @@ class Store(Generic[M]):
                 self._medium.pwrite(first * BLOCK_BYTES, b"".join(pieces))
                 self._newest[first:behind] = array("Q", (0,)) * (behind - first)
         except OSError:
-            # Nothing is lost, but what has been overwritten must not pile up until the medium is well again.
+            # Nothing is lost, but what has been overwritten must not pile up until the medium is
+            # well again.
             self._forget(number for number in list(self._log) if not self._holds_any(number))
             raise
         self._forget(numbers)
@@ -367,7 +382,12 @@ def _checksums(*pieces: Buffer) -> Checksums:
         return array("I", (crc32(pieces[0]),))
     views = [memoryview(piece) for piece in pieces]
     return array(
-        "I", [crc32(view[at : at + BLOCK_BYTES]) for view in views for at in range(0, len(view), BLOCK_BYTES)]
+        "I",
+        [
+            crc32(view[at : at + BLOCK_BYTES])
+            for view in views
+            for at in range(0, len(view), BLOCK_BYTES)
+        ],
     )
 
 

@@ -1,10 +1,10 @@
 """The simulated bench supply and wiring: SCPI over TCP, and two outputs that really power the two
 controllers.
 
-An output that goes on starts its controller's process; one that goes off kills it without warning. The
-serial lines are the bench's, not the controller's: the supply makes a PTY a line at start, keeps both ends
-open, and hands the master to each controller it starts, so that a tap on the line outlives every power
-cycle. What is sent to a controller without power is lost, as on a wire.
+An output that goes on starts its controller's process; one that goes off kills it without warning.
+The serial lines are the bench's, not the controller's: the supply makes a PTY a line at start,
+keeps both ends open, and hands the master to each controller it starts, so that a tap on the line
+outlives every power cycle. What is sent to a controller without power is lost, as on a wire.
 """
 
 import argparse
@@ -47,8 +47,8 @@ class Line:
 
     def drain(self) -> None:
         """Lose what was sent to a controller without power."""
-        # Again each time: the mode belongs to both holders of the master, and a controller may have changed
-        # it.
+        # Again each time: the mode belongs to both holders of the master, and a controller may have
+        # changed it.
         os.set_blocking(self.master_fd, False)
         with contextlib.suppress(OSError):
             while os.read(self.master_fd, READ_BYTES):
@@ -69,7 +69,9 @@ class Controller:
         self._lines = lines
         self._argv = argv
         for name, line in lines.items():
-            self._argv = [word.replace(f"{{{name}_fd}}", str(line.master_fd)) for word in self._argv]
+            self._argv = [
+                word.replace(f"{{{name}_fd}}", str(line.master_fd)) for word in self._argv
+            ]
         self._log = log
         self._selector = selector
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,8 +84,8 @@ class Controller:
             self._start()
 
     def draws(self) -> bool:
-        # Looked at without reaping: as long as its leader is a zombie, the group's number is not given to
-        # others.
+        # Looked at without reaping: as long as its leader is a zombie, the group's number is not
+        # given to others.
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return self._process is not None and os.waitid(os.P_PID, self._process.pid, how) is None
 
@@ -153,7 +155,8 @@ def _die_with(parent: int) -> None:
 
 
 class Client:
-    """One TCP connection. One that does not read its answers is dropped when the socket is full of them."""
+    """One TCP connection. One that does not read its answers is dropped when the socket is full of
+    them."""
 
     def __init__(
         self, connection: socket.socket, rails: dict[int, Rail], gone: "Callable[[Client], None]"
@@ -188,8 +191,8 @@ class Supply:
         self._wake, self._waker = socket.socketpair()
 
     def open(self, config: dict[str, Any]) -> None:
-        """Wire the bench and listen. Raises what a wrong config or a port in use raises; ``close`` cleans
-        up."""
+        """Wire the bench and listen. Raises what a wrong config or a port in use raises; ``close``
+        cleans up."""
         self._watch_for_the_end()
         host, _, port = config["listen"].rpartition(":")
         for side, output in config["outputs"].items():
@@ -235,7 +238,8 @@ class Supply:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         self._selector.register(self._wake, selectors.EVENT_READ, self._stop)
-        # A terminal or a file that cannot be polled is not a parent's pipe: then signals alone end us.
+        # A terminal or a file that cannot be polled is not a parent's pipe: then signals alone end
+        # us.
         with contextlib.suppress(PermissionError):
             self._selector.register(0, selectors.EVENT_READ, self._parent)
 
@@ -264,11 +268,15 @@ class Supply:
 
 
 def main(argv: list[str]) -> int:
-    """``supply --config FILE``; the file: {"listen": "HOST:PORT", "port_file": PATH, "outputs": {SIDE:
-    OUTPUT}}, OUTPUT: {"argv": [...], "lines": {NAME: LINK_PATH}, "log": PATH}; "{NAME_fd}" in argv becomes
-    NAME's master."""
-    parser = argparse.ArgumentParser(prog="firmware_sim supply", description="The simulated bench supply.")
-    parser.add_argument("--config", required=True, type=Path, help="JSON file: listen, port_file, outputs")
+    """``supply --config FILE``; the file: {"listen": "HOST:PORT", "port_file": PATH, "outputs":
+    {SIDE: OUTPUT}}, OUTPUT: {"argv": [...], "lines": {NAME: LINK_PATH}, "log": PATH}; "{NAME_fd}"
+    in argv becomes NAME's master."""
+    parser = argparse.ArgumentParser(
+        prog="firmware_sim supply", description="The simulated bench supply."
+    )
+    parser.add_argument(
+        "--config", required=True, type=Path, help="JSON file: listen, port_file, outputs"
+    )
     path: Path = parser.parse_args(argv).config
     supply = Supply()
     try:

@@ -1,8 +1,9 @@
-"""The continuous event log: a ring of fixed-size binary records (``wire.rootcause.RECORD``) in memory.
+"""The continuous event log: a ring of fixed-size binary records (``wire.rootcause.RECORD``) in
+memory.
 
-The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the sequence
-numbers go on. A power loss ends it; what must outlive that is stored in a root cause data set
-(``rootcause.py``).
+The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the
+sequence numbers go on. A power loss ends it; what must outlive that is stored in a root cause data
+set (``rootcause.py``).
 """
 
 from typing import Final
@@ -33,8 +34,8 @@ _RECORD_BYTES: Final = RECORD.size
 
 
 class TraceBuffer:
-    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call and one
-    pack."""
+    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call
+    and one pack."""
 
     def __init__(self, records: int = RING_RECORDS) -> None:
         self.capacity: Final = records

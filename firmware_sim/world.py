@@ -1,8 +1,9 @@
 """Two controllers, their links, consoles, control ports and a host, in memory and virtual time:
 deterministic.
 
-``World`` moves bytes between the pure controllers as ``serve.py`` does between real ports, with latencies,
-cuts and power losses at exact moments. Nothing runs but inside ``run_until``/``run_for``.
+``World`` moves bytes between the pure controllers as ``serve.py`` does between real ports, with
+latencies, cuts and power losses at exact moments. Nothing runs but inside
+``run_until``/``run_for``.
 """
 
 import heapq
@@ -47,7 +48,8 @@ NS_PER_S: Final = 1_000_000_000
 LATENCY_NS: Final = 100_000
 """One way, on every link ..."""
 JITTER_NS: Final = 50_000
-"""... and at most this much more on the replication link, at random: its two connections overtake each other."""
+"""... and at most this much more on the replication link, at random: its two connections overtake
+each other."""
 BOOT_NS: Final = 50_000_000
 SIZE_BYTES: Final = 4 << 20
 DIAL_TIMEOUT_NS: Final = NS_PER_S
@@ -110,8 +112,8 @@ class World:
         self.link_cut = False
         self.nodes = {side: Node(side) for side in SIDES}
         self.acked_early: list[HostRequest] = []
-        """Writes the host was told are done while the pair was full duplex and the secondary had other
-        bytes."""
+        """Writes the host was told are done while the pair was full duplex and the secondary had
+        other bytes."""
         self.requests: list[HostRequest] = []
         self._autonomic = autonomic
         self._classes = controllers or {}
@@ -149,7 +151,9 @@ class World:
         return self.controller(side).store.read(0, self.size_bytes)
 
     # --- time -----------------------------------------------------------------------------------------------
-    def run_until(self, reached: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
+    def run_until(
+        self, reached: Callable[[], object], limit_s: float = 10.0, what: str = ""
+    ) -> None:
         """Let time pass until ``reached()``; NotReached after ``limit_s`` of virtual time."""
         limit_ns = self.now_ns + int(limit_s * NS_PER_S)
         for _ in range(MAX_EVENTS):
@@ -324,7 +328,9 @@ class World:
     def reply(self, side: str, seq: int, *, port: str = "control", limit_s: float = 2.0) -> Frame:
         """The first reply with this seq, when it comes."""
         replies = self.nodes[side].replies.setdefault(port, [])
-        self.run_until(lambda: any(frame.seq == seq for frame in replies), limit_s, f"no reply from {side}")
+        self.run_until(
+            lambda: any(frame.seq == seq for frame in replies), limit_s, f"no reply from {side}"
+        )
         return next(frame for frame in replies if frame.seq == seq)
 
     # --- host -----------------------------------------------------------------------------------------------
@@ -370,7 +376,8 @@ class World:
         return request
 
     def _host_done(self, request: HostRequest) -> None:
-        """The moment of truth of protocol C: what the host believes stored must be stored on both sides."""
+        """The moment of truth of protocol C: what the host believes stored must be stored on both
+        sides."""
         if request.kind != "write" or request.error or not self.full_duplex:
             return
         overlapped = any(

@@ -1,5 +1,5 @@
-"""The scripted host of ``world.py``: a minimal NBD client, fed with bytes, that notes when each request is
-answered."""
+"""The scripted host of ``world.py``: a minimal NBD client, fed with bytes, that notes when each
+request is answered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ class HostRequest:
 
 
 class HostClient:
-    """One NBD session. Requests may be made before the handshake is through; they leave after it."""
+    """One NBD session. Requests may be made before the handshake is through; they leave after
+    it."""
 
     def __init__(self, send: Callable[[bytes], None], done: Callable[[HostRequest], None]) -> None:
         self._send = send
@@ -53,7 +54,13 @@ class HostClient:
         self._up = False
 
     def request(
-        self, kind: str, offset_bytes: int, length_bytes: int, data: bytes = b"", *, fua: bool = False
+        self,
+        kind: str,
+        offset_bytes: int,
+        length_bytes: int,
+        data: bytes = b"",
+        *,
+        fua: bool = False,
     ) -> HostRequest:
         made = HostRequest(self._next, kind, offset_bytes, length_bytes, data)
         self._next += 1
@@ -91,7 +98,9 @@ class HostClient:
         flags = nbd.Handshake.FIXED_NEWSTYLE | nbd.Handshake.NO_ZEROES
         go = bytes(6)  # The default export's empty name, and no information asked for.
         self._send(
-            nbd.CLIENT_FLAGS.pack(flags) + nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.Option.GO, len(go)) + go
+            nbd.CLIENT_FLAGS.pack(flags)
+            + nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.Option.GO, len(go))
+            + go
         )
         self._phase = self._option_reply
         return True

@@ -5,29 +5,34 @@ A failed *device* is a value (an outcome), never an exception; these are for eve
 
 
 class HarnessError(Exception):
-    """Root of all errors that FreezeFrame raises on purpose; ``exit_code`` is the CLI's exit status."""
+    """Root of all errors that FreezeFrame raises on purpose; ``exit_code`` is the CLI's exit
+    status."""
 
     exit_code = 3
 
 
 class UsageError(HarnessError):
-    """The caller's fault: a wrong argument, a wrong bench file. The text names file, line, key and what is allowed."""
+    """The caller's fault: a wrong argument, a wrong bench file. The text names file, line, key and
+    what is allowed."""
 
     exit_code = 2
 
 
 class RigError(HarnessError):
-    """The bench's fault: a missing port, a dead process, a missing capability. The text says what to do about it."""
+    """The bench's fault: a missing port, a dead process, a missing capability. The text says what
+    to do about it."""
 
     exit_code = 3
 
 
 class WrongDeviceError(RigError):
-    """Somebody answers, and it is not who the bench file names: asking again changes nothing, and nothing is sent to it."""
+    """Somebody answers, and it is not who the bench file names: asking again changes nothing, and
+    nothing is sent to it."""
 
 
 class WireError(HarnessError):
-    """A peer's bytes break the format. ``offset_bytes`` is where in the stream or frame, ``excerpt`` the bytes there."""
+    """A peer's bytes break the format. ``offset_bytes`` is where in the stream or frame,
+    ``excerpt`` the bytes there."""
 
     exit_code = 1
 

@@ -1,8 +1,9 @@
-"""What a part of a bench can do. A driver plays one role; nothing above this seam knows a driver's name.
+"""What a part of a bench can do. A driver plays one role; nothing above this seam knows a driver's
+name.
 
-All calls may block until their deadline, never longer. Deadlines are CLOCK_MONOTONIC nanoseconds. A call that cannot
-be carried out raises RigError (the bench), WireError (the device's bytes), or returns a value that says what the
-device refused: a failing device is a result.
+All calls may block until their deadline, never longer. Deadlines are CLOCK_MONOTONIC nanoseconds. A
+call that cannot be carried out raises RigError (the bench), WireError (the device's bytes), or
+returns a value that says what the device refused: a failing device is a result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,15 @@ from freezeframe.harness.core.rootcause import RootCauseSet as RootCauseSet
 
 @runtime_checkable
 class ByteLink(Protocol):
-    """A serial line or a stream that behaves like one. Bytes arrive in order or not at all; never blocks in fileno."""
+    """A serial line or a stream that behaves like one. Bytes arrive in order or not at all; never
+    blocks in fileno."""
 
     name: str
 
     def fileno(self) -> int: ...
     def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
-        """Bytes as they are there, at least one; b"" when the deadline passes. RigError when the line is gone."""
+        """Bytes as they are there, at least one; b"" when the deadline passes. RigError when the
+        line is gone."""
         ...
 
     def write(self, data: bytes) -> None: ...
@@ -44,7 +47,8 @@ class Identity:
     events_logged: int
     capabilities: int = 0
     uptime_error_ns: int = 0
-    """How far ``uptime_ns`` may be from the clock of its console lines and its event log, where these are two."""
+    """How far ``uptime_ns`` may be from the clock of its console lines and its event log, where
+    these are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +93,13 @@ class Controller(Protocol):
     def freeze_frame(
         self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
     ) -> bytes:
-        """The bytes that warmstart (or, not disruptive, save) exactly this target in exactly this boot. No I/O."""
+        """The bytes that warmstart (or, not disruptive, save) exactly this target in exactly this
+        boot. No I/O."""
         ...
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
-        """Wait for the answer to ``frame``, which somebody else has written; None when none came in time."""
+        """Wait for the answer to ``frame``, which somebody else has written; None when none came in
+        time."""
         ...
 
     def state(self, deadline_ns: Ns) -> dict[str, Any]:
@@ -104,8 +110,9 @@ class Controller(Protocol):
     def pull(
         self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
     ) -> RootCauseSet:
-        """Read ``entry`` from behind ``have`` on; every new stored byte goes to ``progress`` as it arrives, in order.
-        RigError when the line is silent too long: call again with what has arrived. WireError: the set is damaged."""
+        """Read ``entry`` from behind ``have`` on; every new stored byte goes to ``progress`` as it
+        arrives, in order. RigError when the line is silent too long: call again with what has
+        arrived. WireError: the set is damaged."""
         ...
 
 
@@ -134,16 +141,19 @@ class Serviceable(Printing, Protocol):
 
 @runtime_checkable
 class SetReader(Protocol):
-    """What a controller's driver offers whose root cause data sets are not of the format of ``wire.rootcause``."""
+    """What a controller's driver offers whose root cause data sets are not of the format of
+    ``wire.rootcause``."""
 
     @staticmethod
     def decode_set(stored: bytes, serial_number: str) -> RootCauseSet:
-        """A set as it was pulled, without the device. Pure. WireError: it is damaged, or not one."""
+        """A set as it was pulled, without the device. Pure. WireError: it is damaged, or not
+        one."""
         ...
 
 
 class HostPort(Protocol):
-    """A controller's block device as its host sees it. Offsets and lengths in bytes, multiples of 512."""
+    """A controller's block device as its host sees it. Offsets and lengths in bytes, multiples of
+    512."""
 
     size_bytes: int
 
@@ -155,7 +165,8 @@ class HostPort(Protocol):
 
 
 class HostWorkload(Protocol):
-    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is told and what it tells."""
+    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is told
+    and what it tells."""
 
     @staticmethod
     def workload_module() -> str:
@@ -164,7 +175,8 @@ class HostWorkload(Protocol):
 
     @staticmethod
     def keeps_journal() -> bool:
-        """Whether it writes down each write and its acknowledgement: without that nobody knows what was promised."""
+        """Whether it writes down each write and its acknowledgement: without that nobody knows what
+        was promised."""
         ...
 
     @staticmethod
@@ -174,7 +186,8 @@ class HostWorkload(Protocol):
 
 
 class PowerRail(Protocol):
-    """A supply that powers the controllers. ``close`` leaves its safe state: limits set, what the bench file says."""
+    """A supply that powers the controllers. ``close`` leaves its safe state: limits set, what the
+    bench file says."""
 
     def set_output(self, side: Side, on: bool) -> None: ...
     def output(self, side: Side) -> bool: ...

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-# Whoever starts the tests in the background (a shell's &, nohup) leaves these ignored, and all our children would
-# inherit that: the tests of Ctrl-C and of a closed terminal need them as a terminal has them.
+# Whoever starts the tests in the background (a shell's &, nohup) leaves these ignored, and all our
+# children would inherit that: the tests of Ctrl-C and of a closed terminal need them as a terminal
+# has them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -1,4 +1,5 @@
-"""The documents against the code: what a person can write in a file stands in docs/bench-files.md; links lead somewhere."""
+"""The documents against the code: what a person can write in a file stands in docs/bench-files.md;
+links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -40,6 +41,8 @@ def test_every_link_leads_somewhere_and_every_module_named_is_there() -> None:
         text = document.read_text()
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
-        for module in re.findall(r"`((?:harness|drivers|firmware_sim|fixtures|core|edge)/[\w/]+\.py)`", text):
+        for module in re.findall(
+            r"`((?:harness|drivers|firmware_sim|fixtures|core|edge)/[\w/]+\.py)`", text
+        ):
             found = (ROOT / module).exists() or (ROOT / "harness" / module).exists()
             assert found, f"{document.name}: {module}"

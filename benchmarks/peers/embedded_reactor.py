@@ -1,4 +1,5 @@
-"""pytest-embedded's ``dut.expect_exact``, as a test: control descriptor and time limit in the environment."""
+"""pytest-embedded's ``dut.expect_exact``, as a test: control descriptor and time limit in the
+environment."""
 
 import os
 import sys

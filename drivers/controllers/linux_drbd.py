@@ -1,10 +1,13 @@
-"""LinuxDrbd: a Linux node that replicates with DRBD 8.4, reached by a root shell on a serial line of its own.
+"""LinuxDrbd: a Linux node that replicates with DRBD 8.4, reached by a root shell on a serial line
+of its own.
 
-Nothing of ours is installed on the node. Who it is: the serial number of its DMI table, else its machine id. Boot epoch:
-the time of its boot in seconds (``btime``), fixed per boot id when first seen. Warmstart: one line of shell that checks
-both, notes the incident and DRBD's state in the kernel log, and crashes the kernel by SysRq; the record outlives it in
-pstore (ramoops and others; systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node
-runs on. A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of base64.
+Nothing of ours is installed on the node. Who it is: the serial number of its DMI table, else its
+machine id. Boot epoch: the time of its boot in seconds (``btime``), fixed per boot id when first
+seen. Warmstart: one line of shell that checks both, notes the incident and DRBD's state in the
+kernel log, and crashes the kernel by SysRq; the record outlives it in pstore (ramoops and others;
+systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node runs on.
+A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of
+base64.
 """
 
 import base64
@@ -31,14 +34,16 @@ FOLDER: Final = "/run/freezeframe"
 PIECE_BYTES: Final = 24 << 10
 """One question's worth of a pull: 2.9 s at 115,200 baud."""
 UPTIME_ERROR_NS: Final = 100 * NS_PER_MS
-"""/proc/uptime is not the clock of the kernel log: it has two decimals, and the log's may run from another moment (35 ms
-seen on a virtual node)."""
+"""/proc/uptime is not the clock of the kernel log: it has two decimals, and the log's may run from
+another moment (35 ms seen on a virtual node)."""
 MAX_FAILED_PIECES: Final = 5
 """In a row; then the line is given up."""
 RECORD_TIMEOUT_NS: Final = 15 * NS_PER_S
-"""A node answers before its boot is over, and some keep their records in modules and files that come late."""
+"""A node answers before its boot is over, and some keep their records in modules and files that
+come late."""
 CRASH_ECHO: Final = "Trigger a crash"
-"""SysRq's own name for the key, in any kernel's words around it. It answers another key, too, with its help."""
+"""SysRq's own name for the key, in any kernel's words around it. It answers another key, too, with
+its help."""
 ECHO_NS: Final = NS_PER_S // 2
 """From BREAK and key to the kernel's line that names the key: some milliseconds."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
@@ -50,7 +55,8 @@ WHO: Final = (
     '[ "$ff_s" ] || read -r ff_s </etc/machine-id; '
     "read -r ff_b </proc/sys/kernel/random/boot_id"
 )
-"""Builtins only: it is also the start of the line that crashes the node, which is not to wait for a fork."""
+"""Builtins only: it is also the start of the line that crashes the node, which is not to wait for a
+fork."""
 IDENTIFY: Final = f"""{WHO}; read -r ff_v </proc/sys/kernel/osrelease; read -r ff_u ff_x </proc/uptime
 echo "who $ff_s $ff_b $ff_v $ff_u"
 while read -r ff_k ff_x; do [ "$ff_k" = btime ] && echo "btime $ff_x"; done </proc/stat
@@ -64,10 +70,13 @@ NEWS: Final = """trap '' INT; read -r ff_t ff_x </proc/uptime; ff_i=0; while [ $
 ff_c=; while read -r ff_n ff_x ff_y; do [ "$ff_n" = 0: ] && ff_c=$ff_x; done </proc/drbd; \
 [ "$ff_c" = cs:Connected ] || break; read -r ff_u ff_x </proc/uptime; \
 [ $((${{ff_u%.*}}${{ff_u#*.}}-${{ff_t%.*}}${{ff_t#*.}})) -ge {centiseconds} ] && break; done"""
-"""Waits until DRBD itself has noticed, for 0.3 s at most. The secondary's complaint is here some 20 ms before its end of the
-connection reaches the primary's DRBD; a node that crashed at once would not have its own failure lines in its record. The
-state of this moment is in the kernel log by then, and nothing is overwritten meanwhile: its log holds minutes."""
-CRASH: Final = "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
+"""Waits until DRBD itself has noticed, for 0.3 s at most. The secondary's complaint is here some 20
+ms before its end of the connection reaches the primary's DRBD; a node that crashed at once would
+not have its own failure lines in its record. The state of this moment is in the kernel log by then,
+and nothing is overwritten meanwhile: its log holds minutes."""
+CRASH: Final = (
+    "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
+)
 """Blocked tasks into the kernel log, then the crash."""
 EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >meminfo; cat /proc/interrupts >interrupts
 cat /proc/loadavg /proc/uptime >load; cat /proc/net/dev /proc/net/tcp >network; cat /proc/diskstats >diskstats
@@ -93,9 +102,9 @@ mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-
 grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete
 ff_pack $3 $2 $4 $5; done
 for i in *.info; do [ -f "$i" ] && echo "$(cat $i) $(ls ${{i%.info}}.d/incomplete 2>/dev/null | wc -l)"; done; cd /"""
-"""Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A record without the
-note of a freeze is a crash that nobody asked for; it is named by its own hash. A note "armed" says only which incident
-was the one to come when the node crashed."""
+"""Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A
+record without the note of a freeze is a crash that nobody asked for; it is named by its own hash. A
+note "armed" says only which incident was the one to come when the node crashed."""
 
 
 class LinuxDrbd:
@@ -103,7 +112,9 @@ class LinuxDrbd:
 
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
 
-    def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None
+    ) -> None:
         if _UNSAFE.search(serial_number):
             raise UsageError(
                 f"{side}: serial_number {serial_number!r}: allowed are letters, digits, '.', '_', ':', '-'"
@@ -118,7 +129,8 @@ class LinuxDrbd:
         self._by_shell = b""
         self._awaited: bytes = b""
         self._is_due = False
-        """The incident of the last warmstart that was told to go: its record may take a while to appear."""
+        """The incident of the last warmstart that was told to go: its record may take a while to
+        appear."""
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
@@ -126,9 +138,13 @@ class LinuxDrbd:
         lines = self._shell.ask(IDENTIFY, deadline_ns)
         # Some boards' serial number is a sentence: To be filled by O.E.M.
         who = next((found for line in lines if (found := _WHO.fullmatch(line))), None)
-        btime = next((line.split()[1] for line in lines if re.fullmatch(r"btime \d{1,15}", line)), "")
+        btime = next(
+            (line.split()[1] for line in lines if re.fullmatch(r"btime \d{1,15}", line)), ""
+        )
         if who is None or not btime:
-            raise RigError(f"{self.side}: {self.link.name} answers, but not as a Linux node's root shell")
+            raise RigError(
+                f"{self.side}: {self.link.name} answers, but not as a Linux node's root shell"
+            )
         serial_number, boot_id, version, uptime_s = who.groups()
         if serial_number != self.serial_number:
             raise WrongDeviceError(
@@ -153,12 +169,17 @@ class LinuxDrbd:
     def freeze_frame(
         self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
     ) -> bytes:
-        """One line of shell, built of builtins, that does nothing on another node or in another boot."""
+        """One line of shell, built of builtins, that does nothing on another node or in another
+        boot."""
         if len(incident_id) != control.INCIDENT_ID_BYTES:
-            raise UsageError(f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}")
+            raise UsageError(
+                f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}"
+            )
         boot_id = self._boot_id(identity)
         name = incident_id.hex()
-        act = self._crash(name, reason, boot_id) if disruptive else self._save(name, reason, boot_id)
+        act = (
+            self._crash(name, reason, boot_id) if disruptive else self._save(name, reason, boot_id)
+        )
         refusals = (
             f'elif [ "$ff_s" = "{identity.serial_number}" ]; then {_reply(name, "stale epoch")}; '
             f"else {_reply(name, 'wrong target')}; fi"
@@ -167,9 +188,13 @@ class LinuxDrbd:
         return f"\n{WHO}; if [ {target} ]; then {act}; {refusals}\n".encode()
 
     def _boot_id(self, identity: Identity) -> str:
-        boot_id = next((one for one, epoch in self._epochs.items() if epoch == identity.boot_epoch), "")
+        boot_id = next(
+            (one for one, epoch in self._epochs.items() if epoch == identity.boot_epoch), ""
+        )
         if not boot_id:
-            raise UsageError(f"{self.side}: boot epoch {identity.boot_epoch} is not one that it was seen in")
+            raise UsageError(
+                f"{self.side}: boot epoch {identity.boot_epoch} is not one that it was seen in"
+            )
         return boot_id
 
     def _crash(self, name: str, reason: int, boot_id: str) -> str:
@@ -246,7 +271,9 @@ class LinuxDrbd:
     ) -> RootCauseSet:
         """Pieces of base64; a damaged one is asked for again."""
         if entry.stored_bytes > control.MAX_SET_BYTES or len(have) > entry.stored_bytes:
-            raise WireError(f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be")
+            raise WireError(
+                f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be"
+            )
         stored = bytearray(have)
         path = f"{FOLDER}/{entry.incident_id.hex()}.set"
         failed = 0
@@ -305,18 +332,20 @@ def _header(serial_number: str, boot_epoch: int) -> dict[str, Any]:
 
 
 class LinuxDrbdBreak(LinuxDrbd):
-    """The same node by its console alone: a root shell on that line, and SysRq by BREAK, which needs no process of a node
-    that may have none to spare. Plays roles.Preparable too."""
+    """The same node by its console alone: a root shell on that line, and SysRq by BREAK, which
+    needs no process of a node that may have none to spare. Plays roles.Preparable too."""
 
     sends_break = True
 
     def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None:
-        """What a BREAK cannot carry is noted before: whose the next crash is. RigError: it cannot be noted."""
+        """What a BREAK cannot carry is noted before: whose the next crash is. RigError: it cannot
+        be noted."""
         boot_id = self._boot_id(identity)
         # Level 7: for the log ring, not for the console.
         note = f"<7>{NOTE} armed {incident_id.hex()} 0 {boot_id}"
         lines = self._shell.ask(
-            f"echo 1 >/proc/sys/kernel/sysrq; echo '{note}' >{KERNEL_LOG} && echo noted", deadline_ns
+            f"echo 1 >/proc/sys/kernel/sysrq; echo '{note}' >{KERNEL_LOG} && echo noted",
+            deadline_ns,
         )
         if "noted" not in lines:
             raise RigError(
@@ -326,7 +355,8 @@ class LinuxDrbdBreak(LinuxDrbd):
     def freeze_frame(
         self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
     ) -> bytes:
-        """BREAK and the key; behind them which incident it is, for ``freeze_reply`` and for who reads the record."""
+        """BREAK and the key; behind them which incident it is, for ``freeze_reply`` and for who
+        reads the record."""
         by_shell = super().freeze_frame(identity, reason, incident_id, disruptive=disruptive)
         if not disruptive:
             return by_shell
@@ -335,7 +365,8 @@ class LinuxDrbdBreak(LinuxDrbd):
         return BREAK + b"c\n: " + incident_id.hex().encode() + b"\n"
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
-        """The kernel's echo. A BREAK is often eaten without a word on its way: then the node's shell does it."""
+        """The kernel's echo. A BREAK is often eaten without a word on its way: then the node's
+        shell does it."""
         if not frame.startswith(BREAK):
             return super().freeze_reply(frame, deadline_ns)
         incident = frame.split(b": ")[1].strip().decode()
@@ -359,7 +390,9 @@ class LinuxDrbdBreak(LinuxDrbd):
         )
 
 
-_ENTRY: Final = re.compile(r"set [0-9a-f]{32} \w+ \d{1,5} [\w-]{1,36} \d{1,12} \d{1,12} [0-9a-f]{64} [01]")
+_ENTRY: Final = re.compile(
+    r"set [0-9a-f]{32} \w+ \d{1,5} [\w-]{1,36} \d{1,12} \d{1,12} [0-9a-f]{64} [01]"
+)
 
 
 def _entry(words: list[str], epochs: Mapping[str, int]) -> SetEntry:

@@ -1,4 +1,5 @@
-"""What a Linux DRBD node tells, understood: /proc/drbd, kernel log lines, the archive that its evidence comes in.
+"""What a Linux DRBD node tells, understood: /proc/drbd, kernel log lines, the archive that its
+evidence comes in.
 
 Pure, and nothing in the bytes is believed: they come from a node that has just crashed.
 """
@@ -63,7 +64,9 @@ class DrbdState:
             return PairState.SIMPLEX
         if self.conn < drbd.Conn.CONNECTED:
             return PairState.SUSPENDED
-        in_sync = self.conn == drbd.Conn.CONNECTED and self.disk == self.peer_disk == drbd.Disk.UP_TO_DATE
+        in_sync = (
+            self.conn == drbd.Conn.CONNECTED and self.disk == self.peer_disk == drbd.Disk.UP_TO_DATE
+        )
         has_primary = drbd.Role.PRIMARY in (self.role, self.peer_role)
         return PairState.FULL_DUPLEX if in_sync and has_primary else PairState.COPY_PENDING
 
@@ -90,11 +93,14 @@ _KNOWN: Final = (
     ("REPL_DIGEST_FAILED", re.compile(r"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")),
     (
         "REPL_BUFFER_CHANGED",
-        re.compile(r"Digest mismatch, buffer modified by upper layers during write: (\d{1,18})s \+(\d{1,9})"),
+        re.compile(
+            r"Digest mismatch, buffer modified by upper layers during write: (\d{1,18})s \+(\d{1,9})"
+        ),
     ),
 )
-"""Lines that prove something of one write. The last is the sender's second look: with an integrity-alg it makes the digest
-again when the data are in the socket (drbd_send_dblock, 8.4 and 9), and tells when its buffer has changed meanwhile."""
+"""Lines that prove something of one write. The last is the sender's second look: with an
+integrity-alg it makes the digest again when the data are in the socket (drbd_send_dblock, 8.4 and
+9), and tells when its buffer has changed meanwhile."""
 TELLS: Final = frozenset(name for name, _ in _KNOWN)
 
 
@@ -102,7 +108,8 @@ _CHANGE: Final = re.compile(r"\b(role|peer|conn|disk|pdsk)\( \w+ -> (\w+) \)")
 
 
 def state_of_log(log: str) -> str:
-    """The last state that DRBD told of itself, in the words of /proc/drbd; empty: it told of none."""
+    """The last state that DRBD told of itself, in the words of /proc/drbd; empty: it told of
+    none."""
     seen = {
         "conn": "StandAlone",
         "role": "Secondary",
@@ -110,11 +117,15 @@ def state_of_log(log: str) -> str:
         "disk": "Diskless",
         "pdsk": "DUnknown",
     }
-    changes = [found for line in log.splitlines() if "drbd" in line for found in _CHANGE.findall(line)]
+    changes = [
+        found for line in log.splitlines() if "drbd" in line for found in _CHANGE.findall(line)
+    ]
     if not changes:
         return ""
     seen |= dict(changes)
-    return f" 0: cs:{seen['conn']} ro:{seen['role']}/{seen['peer']} ds:{seen['disk']}/{seen['pdsk']}"
+    return (
+        f" 0: cs:{seen['conn']} ro:{seen['role']}/{seen['peer']} ds:{seen['disk']}/{seen['pdsk']}"
+    )
 
 
 def kernel_events(log: str) -> list[dict[str, Any]]:
@@ -146,7 +157,8 @@ def _meaning(text: str) -> tuple[str, dict[str, int]]:
 def state_record(
     drbd_text: str, sections: Mapping[str, str], boot_epoch: int, uptime_ns: int
 ) -> dict[str, Any]:
-    """Keys as in wire.rootcause.STATE_KEYS; what such a node cannot tell is empty. ``linux``: each file as it came."""
+    """Keys as in wire.rootcause.STATE_KEYS; what such a node cannot tell is empty. ``linux``: each
+    file as it came."""
     seen = parse_proc_drbd(drbd_text)
     counters = seen.counters
     return {
@@ -177,8 +189,8 @@ def state_record(
 
 
 def unpack(stored: bytes) -> dict[str, str]:
-    """The files of a set's archive (gzip of tar), by their names, which are never paths of ours: nothing is extracted.
-    WireError: not one, too large, cut off."""
+    """The files of a set's archive (gzip of tar), by their names, which are never paths of ours:
+    nothing is extracted. WireError: not one, too large, cut off."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(stored)) as packed:
             raw = packed.read(MAX_RAW_BYTES + 1)
@@ -193,7 +205,8 @@ def unpack(stored: bytes) -> dict[str, str]:
             for seen, member in enumerate(archive, 1):
                 if seen > MAX_MEMBERS:
                     raise WireError(f"the set holds more than {MAX_MEMBERS} files")
-                # A sparse file unpacks to zeroes without end; links and devices are nothing that we read.
+                # A sparse file unpacks to zeroes without end; links and devices are nothing that we
+                # read.
                 if not member.isfile() or member.issparse() or member.size > len(raw):
                     continue
                 content = archive.extractfile(member)
@@ -202,15 +215,17 @@ def unpack(stored: bytes) -> dict[str, str]:
                         "utf-8", "replace"
                     )
     except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
-        raise WireError(f"the set is no tar archive: {type(error).__name__}: {error}"[:200]) from error
+        raise WireError(
+            f"the set is no tar archive: {type(error).__name__}: {error}"[:200]
+        ) from error
     return files
 
 
 def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
     """The root cause data set of a pulled archive.
 
-    Record of a crash: the kernel's log ring as the crash left it, with the state that the freeze wrote into it. Of a
-    save: the log ring then, and the state then.
+    Record of a crash: the kernel's log ring as the crash left it, with the state that the freeze
+    wrote into it. Of a save: the log ring then, and the state then.
     """
     files = unpack(stored)
     log = files.pop("record", "") or files.pop("dmesg", "")
@@ -218,7 +233,9 @@ def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
         raise WireError("the set holds neither a record of the crash nor a kernel log")
     events = kernel_events(log)
     noted = "\n".join(
-        event["text"].partition(NOTE)[2].removeprefix(" ") for event in events if NOTE in event["text"]
+        event["text"].partition(NOTE)[2].removeprefix(" ")
+        for event in events
+        if NOTE in event["text"]
     )
     uptime_ns = int(events[-1]["uptime_ns"]) if events else 0
     told = files.get("drbd") or (noted if _STATE.search(noted) else state_of_log(log))

@@ -1,7 +1,7 @@
 """A dialogue with a root shell on a serial line: commands out, what they print in.
 
-Works with a bare ``sh`` as with an interactive one that echoes, prompts and folds lines: answers stand between two
-lines that the shell prints and that no echo of the command contains.
+Works with a bare ``sh`` as with an interactive one that echoes, prompts and folds lines: answers
+stand between two lines that the shell prints and that no echo of the command contains.
 """
 
 import itertools
@@ -20,10 +20,12 @@ MAX_KEPT_BYTES: Final = 64 << 10
 """Of what comes outside an answer: replies to a line that somebody else has written."""
 MARK: Final = "@ff"
 ASK_AGAIN_NS: Final = 700 * NS_PER_MS
-"""A shell that starts loses what came before it: nothing heard for so long, the question is put again."""
+"""A shell that starts loses what came before it: nothing heard for so long, the question is put
+again."""
 RESETS: Final = (b"\x03\n)\n", b'\x03\n"\n)\n', b"\x03\n'\n)\n")
-"""A node that boots swallows the start of a question, and what is left may open a quote or a brace. An interrupt ends it
-in an interactive shell; another dies of a wrong parenthesis, and the node starts a new one."""
+"""A node that boots swallows the start of a question, and what is left may open a quote or a brace.
+An interrupt ends it in an interactive shell; another dies of a wrong parenthesis, and the node
+starts a new one."""
 _ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
 """What a terminal's shell puts in front of a line."""
 RESET_NS: Final = 200 * NS_PER_MS
@@ -40,19 +42,19 @@ class Shell:
         self._held = bytearray()
         self._resets = itertools.cycle(RESETS)
         self._is_astray = False
-        """The last thing asked has no answer yet: a reset comes before the next, also before that of a later call."""
+        """The last thing asked has no answer yet: a reset comes before the next, also before that
+        of a later call."""
         self.kept: deque[str] = deque()
         self._kept_bytes = 0
 
     def ask(self, script: str, deadline_ns: Ns) -> list[str]:
-        """Run ``script`` (sh, any number of lines) and return the lines that it printed. RigError: no answer in time."""
+        """Run ``script`` (sh, any number of lines) and return the lines that it printed. RigError:
+        no answer in time."""
         self._number += 1
         begin, end = f"{MARK}+{self._number}", f"{MARK}-{self._number}"
-        # One compound command: a shell that echoes has done so before the first mark comes. The quotes keep the
-        # marks themselves out of the echo.
-        question = (
-            f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
-        )
+        # One compound command: a shell that echoes has done so before the first mark comes. The
+        # quotes keep the marks themselves out of the echo.
+        question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
         answer: list[str] | None = None
         answer_bytes = 0
         ask_ns = self._clock.now()
@@ -78,13 +80,22 @@ class Shell:
                     answer.append(line)
                     answer_bytes += len(line) + 1
                     if answer_bytes > MAX_ANSWER_BYTES:
-                        raise WireError(f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes")
+                        raise WireError(
+                            f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes"
+                        )
             if self._clock.now() >= deadline_ns:
-                what = "no answer" if answer is None else f"the answer broke off after {answer_bytes} bytes"
-                raise RigError(f"{self._link.name}: {what} from the shell; is it a root shell on this line?")
+                what = (
+                    "no answer"
+                    if answer is None
+                    else f"the answer broke off after {answer_bytes} bytes"
+                )
+                raise RigError(
+                    f"{self._link.name}: {what} from the shell; is it a root shell on this line?"
+                )
 
     def await_line(self, wanted: Callable[[str], bool], deadline_ns: Ns) -> str | None:
-        """The first line outside of answers that is ``wanted``, kept or still to come; None at the deadline."""
+        """The first line outside of answers that is ``wanted``, kept or still to come; None at the
+        deadline."""
         while True:
             for index, line in enumerate(self.kept):
                 if wanted(line):

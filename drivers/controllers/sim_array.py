@@ -1,8 +1,8 @@
 """SimArray: the controllers of ``firmware_sim``, on this machine or on a board of their own.
 
-Speaks the control frames of ``wire.control`` over any ByteLink. Requests that change nothing when they come twice
-are sent again when the controller stays silent, within the caller's deadline. A line that is shared with the console
-carries text as well: it is kept aside for ``take_text``.
+Speaks the control frames of ``wire.control`` over any ByteLink. Requests that change nothing when
+they come twice are sent again when the controller stays silent, within the caller's deadline. A
+line that is shared with the console carries text as well: it is kept aside for ``take_text``.
 """
 
 from collections import OrderedDict, deque
@@ -24,7 +24,8 @@ from freezeframe.harness.wire.control import Op, Status
 MODEL_FAMILY: Final = "SimArray "
 """How the model of every controller that this driver drives begins."""
 SILENCE_NS: Final = 400 * NS_PER_MS
-"""No frame for so long: ask again. The longest reply takes 360 ms at 115,200 baud, and its bytes count as sound."""
+"""No frame for so long: ask again. The longest reply takes 360 ms at 115,200 baud, and its bytes
+count as sound."""
 MAX_SILENCES: Final = 12
 """A pull that gains nothing so often in a row is given up: about 5 s."""
 WINDOW_BYTES: Final = 16 * control.MAX_SET_DATA_BYTES
@@ -32,7 +33,8 @@ WINDOW_BYTES: Final = 16 * control.MAX_SET_DATA_BYTES
 WINDOWS_IN_FLIGHT: Final = 3
 READ_BYTES: Final = 64 << 10
 MAX_KEPT_REPLIES: Final = 32
-"""Replies that came while another was waited for: the answer to a frame that the reflex wrote may come at any time."""
+"""Replies that came while another was waited for: the answer to a frame that the reflex wrote may
+come at any time."""
 MAX_TEXT_BYTES: Final = 1 << 20
 MAX_REFUSAL_BYTES: Final = 200
 
@@ -44,8 +46,13 @@ class SimArray:
 
     warmstart_line: bytes = rb"warmstart: set \d+"
 
-    def __init__(self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None) -> None:
-        if not serial_number.isascii() or not 1 <= len(serial_number) <= control.SERIAL_NUMBER_BYTES:
+    def __init__(
+        self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None
+    ) -> None:
+        if (
+            not serial_number.isascii()
+            or not 1 <= len(serial_number) <= control.SERIAL_NUMBER_BYTES
+        ):
             raise UsageError(
                 f"{side}: serial_number {serial_number!r}: allowed are 1 to {control.SERIAL_NUMBER_BYTES} ASCII characters"
             )
@@ -78,7 +85,9 @@ class SimArray:
             firmware_version=told.firmware_version,
             boot_epoch=told.boot_epoch,
             role=told.role,
-            pair_state=control.PAIR_STATE_NAMES.get(told.pair_state, f"pair state {told.pair_state}"),
+            pair_state=control.PAIR_STATE_NAMES.get(
+                told.pair_state, f"pair state {told.pair_state}"
+            ),
             uptime_ns=told.uptime_ns,
             events_logged=told.events_logged,
             capabilities=told.capabilities,
@@ -89,14 +98,18 @@ class SimArray:
     ) -> bytes:
         """WARMSTART, or STATE_SAVE when not disruptive, for this target in this boot."""
         if len(incident_id) != control.INCIDENT_ID_BYTES:
-            raise UsageError(f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}")
+            raise UsageError(
+                f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}"
+            )
         request = frames.Freeze(identity.serial_number, identity.boot_epoch, reason, incident_id)
         op = Op.WARMSTART if disruptive else Op.STATE_SAVE
         return frames.encode(op, self._next_seq(), frames.pack(request))
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         sent = frames.decode(frame)
-        found = self._wait_for(sent.type, sent.seq, deadline_ns, max(0, deadline_ns - self._clock.now()))
+        found = self._wait_for(
+            sent.type, sent.seq, deadline_ns, max(0, deadline_ns - self._clock.now())
+        )
         return self._reply(*found) if found else None
 
     def state(self, deadline_ns: Ns) -> dict[str, Any]:
@@ -107,10 +120,14 @@ class SimArray:
 
     def sets(self, deadline_ns: Ns) -> list[SetEntry]:
         body = self._body(self._ask(Op.LIST_SETS, b"", deadline_ns))
-        if len(body) % control.SET_ENTRY.size or len(body) > control.MAX_SETS * control.SET_ENTRY.size:
+        if (
+            len(body) % control.SET_ENTRY.size
+            or len(body) > control.MAX_SETS * control.SET_ENTRY.size
+        ):
             raise WireError(f"{self.side}: the list of sets has {len(body)} bytes, that is no list")
         told = [
-            frames.unpack(frames.SetEntry, body, at) for at in range(0, len(body), control.SET_ENTRY.size)
+            frames.unpack(frames.SetEntry, body, at)
+            for at in range(0, len(body), control.SET_ENTRY.size)
         ]
         return [
             SetEntry(
@@ -131,8 +148,13 @@ class SimArray:
         self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
     ) -> RootCauseSet:
         """Windows of READ_SET, several in flight; what is lost on the line is asked for again."""
-        if max(entry.stored_bytes, entry.raw_bytes) > control.MAX_SET_BYTES or len(have) > entry.stored_bytes:
-            raise WireError(f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be")
+        if (
+            max(entry.stored_bytes, entry.raw_bytes) > control.MAX_SET_BYTES
+            or len(have) > entry.stored_bytes
+        ):
+            raise WireError(
+                f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be"
+            )
         pull = _Pull(entry.set_id, entry.stored_bytes, len(have))
         stored = bytearray(have)
         silences = 0
@@ -168,7 +190,9 @@ class SimArray:
     def print_line(self, text: str, deadline_ns: Ns) -> Reply:
         line = text.encode()
         if not 1 <= len(line) <= control.PRINT_MAX_BYTES:
-            raise UsageError(f"a line to print has 1 to {control.PRINT_MAX_BYTES} bytes, not {len(line)}")
+            raise UsageError(
+                f"a line to print has 1 to {control.PRINT_MAX_BYTES} bytes, not {len(line)}"
+            )
         return self._reply(*self._ask(Op.PRINT, line, deadline_ns))
 
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply:
@@ -176,7 +200,8 @@ class SimArray:
         return self._reply(*self._ask(Op.SET_TRACE_LEVEL, frames.pack(request), deadline_ns))
 
     def take_text(self) -> bytes:
-        """Console text that came over the control line since the last call; at most the newest MAX_TEXT_BYTES."""
+        """Console text that came over the control line since the last call; at most the newest
+        MAX_TEXT_BYTES."""
         text = bytes(self._text)
         self._text.clear()
         return text
@@ -185,7 +210,8 @@ class SimArray:
     def _ask(self, op: Op, payload: bytes, deadline_ns: Ns) -> tuple[Frame, Ns]:
         """Send a request and wait for its reply, asking again after each silence.
 
-        The same bytes go out each time: a controller that has carried them out answers again and does nothing.
+        The same bytes go out each time: a controller that has carried them out answers again and
+        does nothing.
         """
         seq = self._next_seq()
         request = frames.encode(op, seq, payload)
@@ -202,8 +228,11 @@ class SimArray:
                     f"(asked {tries} times, {self.bad_frames} damaged frames seen): is it powered, is it the right line?"
                 )
 
-    def _wait_for(self, op: int, seq: int, deadline_ns: Ns, silence_ns: Ns) -> tuple[Frame, Ns] | None:
-        """The reply to ``op``, already kept or still to come, and when; replies to others are kept."""
+    def _wait_for(
+        self, op: int, seq: int, deadline_ns: Ns, silence_ns: Ns
+    ) -> tuple[Frame, Ns] | None:
+        """The reply to ``op``, already kept or still to come, and when; replies to others are
+        kept."""
         kept = self._kept.pop((op | control.REPLY, seq), None)
         if kept:
             return kept
@@ -219,7 +248,8 @@ class SimArray:
             self._kept.popitem(last=False)
 
     def _next_frame(self, deadline_ns: Ns, silence_ns: Ns) -> Frame | None:
-        """The next frame of the line; None at the deadline, or when no part of one came for ``silence_ns``."""
+        """The next frame of the line; None at the deadline, or when no part of one came for
+        ``silence_ns``."""
         quiet_until_ns = self._clock.now() + silence_ns
         while not self._frames:
             data = self.link.read(READ_BYTES, min(deadline_ns, quiet_until_ns))
@@ -248,10 +278,13 @@ class SimArray:
         return self._seq
 
     def _body(self, answer: tuple[Frame, Ns]) -> bytes:
-        """What stands behind the status. A refusal of a mere question is the device's failure: WireError."""
+        """What stands behind the status. A refusal of a mere question is the device's failure:
+        WireError."""
         status, body = self._status(answer[0])
         if status != Status.OK:
-            raise WireError(f"{self.side}: {frames.op_name(answer[0].type)}: {_refusal(status, body)}")
+            raise WireError(
+                f"{self.side}: {frames.op_name(answer[0].type)}: {_refusal(status, body)}"
+            )
         return body
 
     def _reply(self, frame: Frame, t_received_ns: Ns) -> Reply:
@@ -278,7 +311,9 @@ class SimArray:
 
     def _status(self, frame: Frame) -> tuple[int, bytes]:
         if not frame.payload:
-            raise WireError(f"{self.side}: a reply to {frames.op_name(frame.type)} without a status")
+            raise WireError(
+                f"{self.side}: a reply to {frames.op_name(frame.type)} without a status"
+            )
         return frame.payload[0], frame.payload[control.STATUS.size :]
 
     def _ask_for(self, pull: "_Pull") -> None:
@@ -305,8 +340,9 @@ class SimArray:
 
 
 class _Pull:
-    """Which bytes of a set have arrived, and which to ask for. A serial line keeps the order: a chunk that comes
-    before the one expected says that the expected one is lost, and it is asked for again at once."""
+    """Which bytes of a set have arrived, and which to ask for. A serial line keeps the order: a
+    chunk that comes before the one expected says that the expected one is lost, and it is asked for
+    again at once."""
 
     def __init__(self, set_id: int, total_bytes: int, have_bytes: int) -> None:
         self.set_id = set_id
@@ -320,12 +356,15 @@ class _Pull:
         """Offset -> chunk that came before an earlier one."""
         self._lost: list[tuple[int, int]] = []
         self._in_order_to = have_bytes
-        """Where the next chunk of the first asking begins; gaps below it are already asked for again."""
+        """Where the next chunk of the first asking begins; gaps below it are already asked for
+        again."""
 
     def windows_to_ask(self) -> list[tuple[int, int]]:
         """(offset, length) of the requests that are due now."""
         windows, self._lost = self._lost, []
-        while self._asked_to < min(self._total_bytes, self.next_offset + WINDOWS_IN_FLIGHT * WINDOW_BYTES):
+        while self._asked_to < min(
+            self._total_bytes, self.next_offset + WINDOWS_IN_FLIGHT * WINDOW_BYTES
+        ):
             length = min(WINDOW_BYTES, self._total_bytes - self._asked_to)
             windows.append((self._asked_to, length))
             self._asked_to += length

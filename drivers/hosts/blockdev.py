@@ -1,9 +1,11 @@
-"""A volume that the host sees as a plain block device (iSCSI, Fibre Channel, a loop device), or as a file.
+"""A volume that the host sees as a plain block device (iSCSI, Fibre Channel, a loop device), or as
+a file.
 
-Address: ``blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N``. Writing to the wrong disk destroys it, so that
-both are compared before a byte is written, and a device that the machine itself uses (mounted, swap, part of another
-device) is refused. A file has no serial number: its ``size_bytes`` is enough. I/O goes past the page cache where the
-device can (O_DIRECT): what is read is what the device holds, and an acknowledgement is the device's.
+Address: ``blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N``. Writing to the wrong disk
+destroys it, so that both are compared before a byte is written, and a device that the machine
+itself uses (mounted, swap, part of another device) is refused. A file has no serial number: its
+``size_bytes`` is enough. I/O goes past the page cache where the device can (O_DIRECT): what is read
+is what the device holds, and an acknowledgement is the device's.
 """
 
 import contextlib
@@ -60,8 +62,8 @@ def parse_uri(uri: str) -> Address:
 
 
 def identified(address: Address) -> os.stat_result:
-    """Look at the device without opening it for writing; WrongDeviceError when it is not the one that the bench file
-    means, RigError when the machine itself uses it."""
+    """Look at the device without opening it for writing; WrongDeviceError when it is not the one
+    that the bench file means, RigError when the machine itself uses it."""
     with _translated(address.path):
         seen = Path(address.path).stat()
         if stat.S_ISBLK(seen.st_mode):
@@ -91,9 +93,13 @@ def _check_serial(address: Address, seen: os.stat_result) -> None:
     told = [text for name in _SERIAL_FILES if (text := _line(folder / name))]
     if not address.serial:
         known = f"; it tells {' and '.join(map(repr, told))}" if told else ""
-        raise UsageError(f"{address.path} is a disk: its address must say serial=SERIAL, too{known}")
+        raise UsageError(
+            f"{address.path} is a disk: its address must say serial=SERIAL, too{known}"
+        )
     if (folder / "partition").exists():
-        raise UsageError(f"{address.path} is a partition: name the whole disk that the controller exports")
+        raise UsageError(
+            f"{address.path} is a partition: name the whole disk that the controller exports"
+        )
     if address.serial not in told:
         raise WrongDeviceError(
             f"{address.path} tells {' and '.join(map(repr, told)) or 'no serial number'}, "
@@ -102,9 +108,13 @@ def _check_serial(address: Address, seen: os.stat_result) -> None:
 
 
 def _check_unused(address: Address, seen: os.stat_result) -> None:
-    """Mounted, a swap device, or claimed by device mapper, md or LVM; also when only a partition of it is."""
+    """Mounted, a swap device, or claimed by device mapper, md or LVM; also when only a partition of
+    it is."""
     folder = _sys_folder(seen)
-    own = {_line(folder / "dev"), *(_line(one.parent / "dev") for one in folder.glob("*/partition"))} - {""}
+    own = {
+        _line(folder / "dev"),
+        *(_line(one.parent / "dev") for one in folder.glob("*/partition")),
+    } - {""}
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         fields = line.split()
         if len(fields) > 4 and fields[2] in own:
@@ -113,16 +123,22 @@ def _check_unused(address: Address, seen: os.stat_result) -> None:
         name = line.split()[0]
         with contextlib.suppress(OSError):
             if _number(Path(name).stat().st_rdev) in own:
-                raise RigError(f"{address.path} is used for swapping ({name}): it is not written to")
+                raise RigError(
+                    f"{address.path} is used for swapping ({name}): it is not written to"
+                )
     holders = [one.name for part in (folder, *(p.parent for p in folder.glob("*/partition")))
                for one in part.glob("holders/*")]  # fmt: skip
     if holders:
-        raise RigError(f"{address.path} is part of {', '.join(sorted(holders))}: it is not written to")
+        raise RigError(
+            f"{address.path} is part of {', '.join(sorted(holders))}: it is not written to"
+        )
 
 
 def block_bytes(seen: os.stat_result) -> int:
     """Of a logical block: O_DIRECT takes whole ones only."""
-    told = _line(_sys_folder(seen) / "queue/logical_block_size") if stat.S_ISBLK(seen.st_mode) else ""
+    told = (
+        _line(_sys_folder(seen) / "queue/logical_block_size") if stat.S_ISBLK(seen.st_mode) else ""
+    )
     return int(told) if told.isdecimal() else SECTOR_BYTES
 
 
@@ -209,7 +225,8 @@ def _open_direct(path: str, flags: int) -> int:
 
 
 class BlockDeviceHost:
-    """``HostPort`` and ``HostWorkload`` over a block device; it is opened for writing with the first write."""
+    """``HostPort`` and ``HostWorkload`` over a block device; it is opened for writing with the
+    first write."""
 
     def __init__(self, uri: str) -> None:
         self._address = parse_uri(uri)
@@ -257,7 +274,8 @@ class BlockDeviceHost:
 
 
 class BlockDeviceConnection:
-    """The writer's side of it, as ``NbdConnection``: any number of requests in flight, answered as they end."""
+    """The writer's side of it, as ``NbdConnection``: any number of requests in flight, answered as
+    they end."""
 
     def __init__(self, uri: str) -> None:
         address = parse_uri(uri)
@@ -313,7 +331,13 @@ class BlockDeviceConnection:
             self._device.close()
 
     def _carry_out(
-        self, cookie: int, command: Command, offset_bytes: int, length_bytes: int, data: Buffer, fua: bool
+        self,
+        cookie: int,
+        command: Command,
+        offset_bytes: int,
+        length_bytes: int,
+        data: Buffer,
+        fua: bool,
     ) -> None:
         error, found = 0, b""
         try:

@@ -1,10 +1,13 @@
-"""The workload process ``drivers.hosts.fio``: real fio writes, then reads back and verifies all that it wrote.
+"""The workload process ``drivers.hosts.fio``: real fio writes, then reads back and verifies all
+that it wrote.
 
-It listens and tells as ``writer.py`` does. fio stamps each of its blocks with a CRC-32C of its own and keeps no journal:
-what it was promised is known only as far as fio itself finds it again. Through NBD it writes with its nbd engine, to a
-block device with libaio past the page cache, to a file with psync.
+It listens and tells as ``writer.py`` does. fio stamps each of its blocks with a CRC-32C of its own
+and keeps no journal: what it was promised is known only as far as fio itself finds it again.
+Through NBD it writes with its nbd engine, to a block device with libaio past the page cache, to a
+file with psync.
 
-A volume is written in segments: where the host port went away fio begins again behind what was surely acknowledged.
+A volume is written in segments: where the host port went away fio begins again behind what was
+surely acknowledged.
 """
 
 import contextlib
@@ -55,9 +58,11 @@ MAX_WRONG: Final = 100
 ENGINE_TIMEOUT_S: Final = 20.0
 """For fio to say whether it has an engine: milliseconds."""
 MAX_FRUITLESS: Final = 3
-"""Attempts in a row in which fio got nothing written: then it is not the connection that is at fault."""
+"""Attempts in a row in which fio got nothing written: then it is not the connection that is at
+fault."""
 _WRONG: Final = re.compile(
-    r"^(?:verify|crc32c|meta): (.{1,200}?) at file .{0,400}? offset (\d{1,18}), length (\d{1,12})", re.M
+    r"^(?:verify|crc32c|meta): (.{1,200}?) at file .{0,400}? offset (\d{1,18}), length (\d{1,12})",
+    re.M,
 )
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -141,7 +146,9 @@ class FioRun:
         if read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
         if not self._size_bytes:
-            raise UsageError(f"workload: write_bytes: at most {connection.size_bytes}, the volume's size")
+            raise UsageError(
+                f"workload: write_bytes: at most {connection.size_bytes}, the volume's size"
+            )
         self.acked = 0
         self.longest_hold_ns: Ns = 0
         self.verified_bytes = 0
@@ -158,7 +165,8 @@ class FioRun:
         return self.acked * self._config.write_bytes
 
     def run(self) -> None:
-        """Write everything and read it back, the volume once over after the other. RigError: the device fails."""
+        """Write everything and read it back, the volume once over after the other. RigError: the
+        device fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
         left_bytes = self._config.bytes_total
         try:
@@ -171,7 +179,8 @@ class FioRun:
             self._keep_reports()
 
     def _write(self, length_bytes: int) -> list[tuple[int, int]]:
-        """Write the first bytes of the volume; return the segments that make them up, each one fio's."""
+        """Write the first bytes of the volume; return the segments that make them up, each one
+        fio's."""
         segments: list[tuple[int, int]] = []
         at = fruitless = 0
         while at < length_bytes:
@@ -191,12 +200,14 @@ class FioRun:
                 segments.append((at, at + sure * self._config.write_bytes))
                 at = segments[-1][1]
             self._await_port(report, fruitless)
-            # fio does not count the writes that it gave up; their wait is known to the second of its reports.
+            # fio does not count the writes that it gave up; their wait is known to the second of
+            # its reports.
             self.longest_hold_ns = max(self.longest_hold_ns, time.monotonic_ns() - self._moved_ns)
         return segments
 
     def _verify(self, start: int, end: int) -> None:
-        """Have fio read a segment back. What is wrong there is a result; the rest is read all the same."""
+        """Have fio read a segment back. What is wrong there is a result; the rest is read all the
+        same."""
         fruitless = 0
         options = ["--verify_only", "--verify_fatal=0", "--continue_on_error=verify"]
         while True:
@@ -208,15 +219,22 @@ class FioRun:
         self.verified_bytes += report.count("read", "io_bytes")
         if report.error == EILSEQ:
             self.wrong_total += max(1, int(report.job.get("total_err") or 0))
-            for what, offset, length in _WRONG.findall(report.stderr)[: MAX_WRONG - len(self.wrong)]:
+            for what, offset, length in _WRONG.findall(report.stderr)[
+                : MAX_WRONG - len(self.wrong)
+            ]:
                 self.wrong.append(
-                    events.WrongRead(offset_bytes=int(offset), size_bytes=int(length), text=escape(what))
+                    events.WrongRead(
+                        offset_bytes=int(offset), size_bytes=int(length), text=escape(what)
+                    )
                 )
 
     def _await_port(self, report: Report, fruitless: int) -> None:
-        """After a fio that failed: until the host port answers again. RigError: it stays away, or it is not that."""
+        """After a fio that failed: until the host port answers again. RigError: it stays away, or
+        it is not that."""
         said = (report.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        reason = f"fio ended with status {report.status}, error {report.error}: {escape(said[:300])}"
+        reason = (
+            f"fio ended with status {report.status}, error {report.error}: {escape(said[:300])}"
+        )
         self._note(reason)
         if fruitless >= MAX_FRUITLESS:
             raise RigError(f"host port {self._config.uri}: {reason}")
@@ -237,7 +255,8 @@ class FioRun:
 
     # --- one fio --------------------------------------------------------------------------------------------
     def _fio(self, purpose: str, start: int, end: int, options: list[str]) -> Report:
-        """Run fio over bytes ``start`` to ``end`` of the volume. Stopped: the supervisor wants no more."""
+        """Run fio over bytes ``start`` to ``end`` of the volume. Stopped: the supervisor wants no
+        more."""
         command = [
             self._program, f"--name={JOB}", *self._target(), "--thread", "--rw=write",
             f"--bs={self._config.write_bytes}", f"--iodepth={self._config.queue_depth}",
@@ -249,7 +268,8 @@ class FioRun:
         with contextlib.ExitStack() as held:
             stderr = held.enter_context(tempfile.TemporaryFile())
             if self._is_blockdev:
-                # fio itself opens a disk for nobody's exclusive use: meanwhile it is ours, and nobody can mount it.
+                # fio itself opens a disk for nobody's exclusive use: meanwhile it is ours, and
+                # nobody can mount it.
                 held.callback(blockdev.BlockDeviceConnection(self._config.uri).close)
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, preexec_fn=_die_with_us
@@ -275,7 +295,9 @@ class FioRun:
             return
         question = [self._program, "--enghelp=nbd"]
         try:
-            asked = subprocess.run(question, capture_output=True, timeout=ENGINE_TIMEOUT_S, check=False)
+            asked = subprocess.run(
+                question, capture_output=True, timeout=ENGINE_TIMEOUT_S, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RigTrouble(f"{self._program} cannot be used: {error}") from error
         if asked.returncode:
@@ -296,7 +318,9 @@ class FioRun:
         engine = ["--ioengine=libaio", "--direct=1"] if is_disk else ["--ioengine=psync"]
         return [*engine, f"--filename={address.path.replace(':', chr(92) + ':')}"]
 
-    def _follow(self, child: "subprocess.Popen[bytes]", reports: Reports, acked_before: int | None) -> None:
+    def _follow(
+        self, child: "subprocess.Popen[bytes]", reports: Reports, acked_before: int | None
+    ) -> None:
         assert child.stdout is not None
         fd = child.stdout.fileno()
         while True:
@@ -315,7 +339,9 @@ class FioRun:
                 if acked_before is not None:
                     self._progress(acked_before + report.count("write", "total_ios"))
                 else:
-                    self._progress(self.acked, self.verified_bytes + report.count("read", "io_bytes"))
+                    self._progress(
+                        self.acked, self.verified_bytes + report.count("read", "io_bytes")
+                    )
 
     def _stop_asked(self, poller: "select.poll") -> bool:
         """Wait until fio tells something or the supervisor does."""

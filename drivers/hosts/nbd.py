@@ -1,7 +1,8 @@
-"""A controller's block device over NBD: the ``HostPort`` role, and a pipelined connection for the writer.
+"""A controller's block device over NBD: the ``HostPort`` role, and a pipelined connection for the
+writer.
 
-Addresses: ``nbd+unix:///EXPORT?socket=PATH`` and ``nbd://HOST:PORT/EXPORT``; an empty EXPORT is the default
-one.
+Addresses: ``nbd+unix:///EXPORT?socket=PATH`` and ``nbd://HOST:PORT/EXPORT``; an empty EXPORT is the
+default one.
 """
 
 import contextlib
@@ -16,7 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from freezeframe.drivers.hosts.nbd_client import DISCONNECT, Buffer, Command, Completion, NbdClientSession
+from freezeframe.drivers.hosts.nbd_client import (
+    DISCONNECT,
+    Buffer,
+    Command,
+    Completion,
+    NbdClientSession,
+)
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.wire import nbd
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
@@ -70,7 +77,9 @@ def _translated(uri: str) -> Iterator[None]:
     except TimeoutError as error:
         raise RigError(f"host port {uri}: no answer in time: is the controller alive?") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise RigError(f"host port {uri}: nobody listens there: is the controller powered?") from error
+        raise RigError(
+            f"host port {uri}: nobody listens there: is the controller powered?"
+        ) from error
     except OSError as error:
         raise RigError(f"host port {uri}: {error.strerror or error}") from error
 
@@ -78,8 +87,8 @@ def _translated(uri: str) -> Iterator[None]:
 class NbdConnection:
     """One connection with any number of requests in flight.
 
-    ``submit`` queues, ``pump`` moves bytes both ways and returns what was answered. RigError ends the
-    connection.
+    ``submit`` queues, ``pump`` moves bytes both ways and returns what was answered. RigError ends
+    the connection.
     """
 
     def __init__(self, uri: str, *, timeout_s: float = 30) -> None:
@@ -129,17 +138,19 @@ class NbdConnection:
         *,
         fua: bool = False,
     ) -> int:
-        """Queue a request and return its cookie. ``length_bytes`` counts for all but a write, which has
-        ``data``."""
-        cookie, header = self._session.request(command, offset_bytes, length_bytes or len(data), fua=fua)
+        """Queue a request and return its cookie. ``length_bytes`` counts for all but a write, which
+        has ``data``."""
+        cookie, header = self._session.request(
+            command, offset_bytes, length_bytes or len(data), fua=fua
+        )
         self._out.append(memoryview(header))
         if data:
             self._out.append(memoryview(data))
         return cookie
 
     def pump(self, timeout_s: float) -> list[Completion]:
-        """Wait until bytes moved, at most ``timeout_s`` (0: do not wait), and return the requests answered
-        by them."""
+        """Wait until bytes moved, at most ``timeout_s`` (0: do not wait), and return the requests
+        answered by them."""
         if self._socket.fileno() < 0:
             raise RigError(f"host port {self.uri}: this connection is closed")
         with _translated(self.uri):
@@ -207,7 +218,8 @@ def error_name(error: int) -> str:
 
 
 class NbdHost:
-    """``HostPort`` and ``HostWorkload`` over NBD: one call at a time, each within ``timeout_s`` of silence."""
+    """``HostPort`` and ``HostWorkload`` over NBD: one call at a time, each within ``timeout_s`` of
+    silence."""
 
     def __init__(self, uri: str, *, timeout_s: float = 30) -> None:
         self.uri = uri
@@ -252,7 +264,13 @@ class NbdHost:
         self.close()
 
     def _all(
-        self, command: Command, offset_bytes: int, length_bytes: int, data: Buffer = b"", *, fua: bool = False
+        self,
+        command: Command,
+        offset_bytes: int,
+        length_bytes: int,
+        data: Buffer = b"",
+        *,
+        fua: bool = False,
     ) -> list[bytes]:
         """Carry out a request of any length in pieces; return a read's pieces in order."""
         if offset_bytes < 0 or length_bytes <= 0 or offset_bytes + length_bytes > self.size_bytes:
@@ -267,7 +285,9 @@ class NbdHost:
             while self._connection.outstanding >= PIECES_IN_FLIGHT:
                 self._collect(command, offset_bytes, results)
             order.append(
-                self._connection.submit(command, offset_bytes + at, length, view[at : at + length], fua=fua)
+                self._connection.submit(
+                    command, offset_bytes + at, length, view[at : at + length], fua=fua
+                )
             )
         self._drain(command, offset_bytes, results)
         return [results[cookie].data for cookie in order]
@@ -279,7 +299,9 @@ class NbdHost:
         for completion in results.values():
             if completion.error:
                 reason = error_name(completion.error)
-                raise RigError(f"host port {self.uri}: {command} at {offset_bytes} failed: {reason}")
+                raise RigError(
+                    f"host port {self.uri}: {command} at {offset_bytes} failed: {reason}"
+                )
 
     def _collect(self, command: Command, offset_bytes: int, results: dict[int, Completion]) -> None:
         silent_until_s = time.monotonic() + self._timeout_s

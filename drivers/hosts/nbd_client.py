@@ -34,8 +34,8 @@ class Completion:
 
 
 class NbdClientSession:
-    """From greeting to disconnection. Feed what the server sent, send what ``take_output`` and ``request``
-    give.
+    """From greeting to disconnection. Feed what the server sent, send what ``take_output`` and
+    ``request`` give.
 
     WireError on everything that the protocol does not allow; the session is useless then.
     """
@@ -148,7 +148,9 @@ class NbdClientSession:
         if kind & nbd.REP_ERROR:
             text = payload[:200].decode("utf-8", "replace")
             reason = "unknown export" if kind == nbd.Rep.ERR_UNKNOWN else f"option error {kind:#x}"
-            raise self._wrong(f"refuses the export: {reason} {ascii(text) if text else ''}".rstrip(), payload)
+            raise self._wrong(
+                f"refuses the export: {reason} {ascii(text) if text else ''}".rstrip(), payload
+            )
         if kind == nbd.Rep.INFO and payload[:2] == nbd.Info.EXPORT.to_bytes(2, "big"):
             if len(payload) != nbd.INFO_EXPORT.size:
                 raise self._wrong("damaged export information", payload)

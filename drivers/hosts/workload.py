@@ -1,5 +1,5 @@
-"""What the stamped writer writes, and when: pure, time is an argument. ``writer.py`` is the process around
-it."""
+"""What the stamped writer writes, and when: pure, time is an argument. ``writer.py`` is the process
+around it."""
 
 import random
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ class WriterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     volume: int = 0
     start_offset_bytes: int = 0
     span_bytes: int = 0
-    """The range that is written, again and again when bytes_total is larger; 0 = up to the volume's end."""
+    """The range that is written, again and again when bytes_total is larger; 0 = up to the volume's
+    end."""
     pattern: Literal["sequential", "random"] = "sequential"
     rate_limit_bytes_s: int = 0
     """0 = as fast as the controller answers."""
@@ -57,8 +58,8 @@ class InFlight:
 
 
 class Workload:
-    """Decides each next write; deterministic from the seed but for the stamps' times. UsageError on a wrong
-    config."""
+    """Decides each next write; deterministic from the seed but for the stamps' times. UsageError on
+    a wrong config."""
 
     def __init__(self, config: WriterConfig, size_bytes: int) -> None:
         span = config.span_bytes or size_bytes - config.start_offset_bytes
@@ -100,14 +101,17 @@ class Workload:
         return self._not_before_ns if waits and self._not_before_ns > now_ns else None
 
     def next_write(self, now_ns: Ns) -> InFlight | None:
-        """The write to send now; None when there is none: all sent, queue full, rate limit, or its place is
-        still being written (two writes of one place in flight could end in either order)."""
+        """The write to send now; None when there is none: all sent, queue full, rate limit, or its
+        place is still being written (two writes of one place in flight could end in either
+        order)."""
         full = len(self.in_flight) >= self.config.queue_depth
         if self.all_sent or full or now_ns < self._not_before_ns:
             return None
         if self._next_slot is None:
             sequential = self.config.pattern == "sequential"
-            self._next_slot = self._next_id % self.slots if sequential else self._random.randrange(self.slots)
+            self._next_slot = (
+                self._next_id % self.slots if sequential else self._random.randrange(self.slots)
+            )
         slot = self._next_slot
         if slot in self._busy_slots:
             return None
@@ -119,7 +123,9 @@ class Workload:
         self._busy_slots.add(slot)
         lba = self.first_lba + slot * self.sectors
         write = Write(self._next_id, lba, self.sectors, now_ns)
-        data = stamp(self.config.volume, self.config.seed, write.write_id, lba, self.sectors, now_ns)
+        data = stamp(
+            self.config.volume, self.config.seed, write.write_id, lba, self.sectors, now_ns
+        )
         self._next_id += 1
         flight = self.in_flight[write.write_id] = InFlight(write, data, now_ns)
         return flight

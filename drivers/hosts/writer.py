@@ -1,10 +1,11 @@
-"""The workload process: ``python -m freezeframe.drivers.hosts.writer``, a stamped writer with an intent/ack journal on
-disk. It writes over NBD or to a block device, whichever the address is of.
+"""The workload process: ``python -m freezeframe.drivers.hosts.writer``, a stamped writer with an
+intent/ack journal on disk. It writes over NBD or to a block device, whichever the address is of.
 
-Standard input: one JSON line (``WriterConfig``), then encoded events; ``Stop`` or the end of the stream
-ends it cleanly. Out: ProcessReady, WorkloadProgress, Note, WorkloadDone. Exit status 0 when WorkloadDone
-says ok, 1 when not, 2 on a wrong config. Each intent is in the journal before its write is sent, each ack
-after its reply, and so are flushes and lost connections: whatever kills this process, the journal says what was promised.
+Standard input: one JSON line (``WriterConfig``), then encoded events; ``Stop`` or the end of the
+stream ends it cleanly. Out: ProcessReady, WorkloadProgress, Note, WorkloadDone. Exit status 0 when
+WorkloadDone says ok, 1 when not, 2 on a wrong config. Each intent is in the journal before its
+write is sent, each ack after its reply, and so are flushes and lost connections: whatever kills
+this process, the journal says what was promised.
 """
 
 import os
@@ -56,9 +57,13 @@ def connect(uri: str, timeout_s: float) -> Connection:
 def check_write_bytes(config: WriterConfig, connection: Connection) -> None:
     """UsageError: this host port takes no such writes."""
     if config.write_bytes > connection.max_request_bytes:
-        raise UsageError(f"workload: write_bytes: at most {connection.max_request_bytes} on this host port")
+        raise UsageError(
+            f"workload: write_bytes: at most {connection.max_request_bytes} on this host port"
+        )
     if config.write_bytes % connection.block_bytes:
-        raise UsageError(f"workload: write_bytes: a multiple of {connection.block_bytes} on this host port")
+        raise UsageError(
+            f"workload: write_bytes: a multiple of {connection.block_bytes} on this host port"
+        )
 
 
 class Inbox:
@@ -77,7 +82,9 @@ class Inbox:
             data = os.read(self.fd, READ_BYTES)
             line += data
             if not data or len(line) > MAX_CONFIG_BYTES:
-                raise UsageError("workload: standard input does not start with a line of configuration")
+                raise UsageError(
+                    "workload: standard input does not start with a line of configuration"
+                )
         line, _, self._rest = line.partition(b"\n")
         try:
             return msgspec.json.decode(line, type=WriterConfig)
@@ -85,12 +92,14 @@ class Inbox:
             raise UsageError(f"workload: wrong configuration: {error}") from error
 
     def stop_asked(self) -> bool:
-        """Read what is there; call when the descriptor is readable. True at Stop, at the end, and at
-        nonsense."""
+        """Read what is there; call when the descriptor is readable. True at Stop, at the end, and
+        at nonsense."""
         data, self._rest = self._rest or os.read(self.fd, READ_BYTES), b""
         self.ended = not data
         try:
-            return self.ended or any(isinstance(event, events.Stop) for event in self._decoder.feed(data))
+            return self.ended or any(
+                isinstance(event, events.Stop) for event in self._decoder.feed(data)
+            )
         except (ValueError, msgspec.MsgspecError):
             self.ended = True
             return True
@@ -121,7 +130,9 @@ class JournalFile:
 
     def __init__(self, path: str, header: bytes) -> None:
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
         except OSError as error:
             raise RigTrouble(f"write journal {path}: {error.strerror}") from error
         self._path = path
@@ -162,7 +173,8 @@ class Writer:
         self._told_acked = 0
 
     def run(self) -> None:
-        """Write everything, flush, or stop when asked. RigError when the bench or the device fails."""
+        """Write everything, flush, or stop when asked. RigError when the bench or the device
+        fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
         self._told_ns = time.monotonic_ns()
         try:
@@ -191,7 +203,9 @@ class Writer:
         for completion in completions:
             if completion.error:
                 what = f"write {self._cookies.get(completion.cookie, '(flush)')} failed"
-                raise RigError(f"host port {self._config.uri}: {what}: {error_name(completion.error)}")
+                raise RigError(
+                    f"host port {self._config.uri}: {what}: {error_name(completion.error)}"
+                )
             if completion.cookie == self._flush_cookie:
                 self._flushed = True
                 acks.append(blockstamp.journal_mark(blockstamp.FLUSHED, now_ns))
@@ -207,7 +221,10 @@ class Writer:
         while (flight := self.workload.next_write(now_ns)) is not None:
             fresh.append(flight)
         if fresh:
-            records = [blockstamp.journal_record(blockstamp.INTENT, f.write, f.write.time_ns) for f in fresh]
+            records = [
+                blockstamp.journal_record(blockstamp.INTENT, f.write, f.write.time_ns)
+                for f in fresh
+            ]
             self._journal.append(b"".join(records))
             for flight in fresh:
                 self._submit(flight)
@@ -221,7 +238,8 @@ class Writer:
         """Until the host port, the supervisor or the clock wants something."""
         poller = select.poll()
         poller.register(
-            self._connection, select.POLLIN | (select.POLLOUT if self._connection.wants_write else 0)
+            self._connection,
+            select.POLLIN | (select.POLLOUT if self._connection.wants_write else 0),
         )
         self._poll(poller, self._sleep_ms(now_ns))
 
@@ -254,7 +272,9 @@ class Writer:
     def _check_stop_limit(self, now_ns: Ns) -> None:
         if self._stop_ns is not None and now_ns >= self._stop_ns:
             waiting = len(self.workload.in_flight)
-            raise Stopped(f"{waiting} writes not acknowledged {self._config.stop_limit_s:g} s after Stop")
+            raise Stopped(
+                f"{waiting} writes not acknowledged {self._config.stop_limit_s:g} s after Stop"
+            )
 
     def _progress(self, now_ns: Ns, *, at_once: bool = False) -> None:
         changed = self.workload.acked != self._told_acked
@@ -274,7 +294,8 @@ class Writer:
     # --- a lost host port ---------------------------------------------------------------------------------
 
     def _reconnect(self, lost: RigError) -> None:
-        """Connect again and send again what has no answer. RigError when the port stays away too long."""
+        """Connect again and send again what has no answer. RigError when the port stays away too
+        long."""
         self._connection.close()
         self._journal.append(blockstamp.journal_mark(blockstamp.DISCONNECTED, time.monotonic_ns()))
         self._cookies.clear()

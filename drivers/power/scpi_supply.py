@@ -1,7 +1,8 @@
 """A SCPI bench supply with an output for each controller, over PyVISA: the ``PowerRail`` role.
 
-Tables of its commands: ``harness/wire/scpi.py``. After every command the instrument's error queue is read;
-after every switch the voltage is measured. One thread uses one supply: PyVISA sessions are not to be shared.
+Tables of its commands: ``harness/wire/scpi.py``. After every command the instrument's error queue
+is read; after every switch the voltage is measured. One thread uses one supply: PyVISA sessions are
+not to be shared.
 """
 
 import atexit
@@ -21,16 +22,19 @@ SETTLE_TIMEOUT_S: Final = 3.0
 """For the measured voltage to follow an output that was switched."""
 SETTLE_POLL_S: Final = 0.02
 TOLERANCE: Final = 0.05
-"""Of the set voltage: the measured one must be this near; an output that is off must be this near to 0 V."""
+"""Of the set voltage: the measured one must be this near; an output that is off must be this near
+to 0 V."""
 MAX_ANSWER_BYTES: Final = 1024
 MAX_QUEUED_ERRORS: Final = 2 * scpi.MAX_ERRORS
 
 
 class ScpiSupply:
-    """The supply at the VISA address ``resource``, for example ``TCPIP::192.168.1.20::5025::SOCKET``.
+    """The supply at the VISA address ``resource``, for example
+    ``TCPIP::192.168.1.20::5025::SOCKET``.
 
-    ``volts`` and ``limit_a`` are set before an output goes on. ``safe_state``: what ``close`` leaves, "off"
-    = both outputs off, "leave" = as they are; it is reached too when the interpreter ends without ``close``.
+    ``volts`` and ``limit_a`` are set before an output goes on. ``safe_state``: what ``close``
+    leaves, "off" = both outputs off, "leave" = as they are; it is reached too when the interpreter
+    ends without ``close``.
     """
 
     def __init__(
@@ -47,7 +51,8 @@ class ScpiSupply:
         self._safe_state = safe_state
         self._session: Any = None
         self._is_owed_answer = False
-        """A query was interrupted (Ctrl-C): its answer may still come and would be taken for the next one's."""
+        """A query was interrupted (Ctrl-C): its answer may still come and would be taken for the
+        next one's."""
         self._manager: Any = None
         self._open()
         atexit.register(self._close_at_exit)
@@ -63,8 +68,8 @@ class ScpiSupply:
         return self._ask(scpi.IDENTIFY)
 
     def set_output(self, side: Side, on: bool) -> None:
-        """Switch ``side``'s output and wait until the measured voltage agrees. RigError when it does not in
-        time."""
+        """Switch ``side``'s output and wait until the measured voltage agrees. RigError when it
+        does not in time."""
         number = scpi.OUTPUTS[side]
         if on:
             self._set(scpi.VOLTAGE, scpi.VOLTAGE_QUERY, number, self._volts)
@@ -81,7 +86,8 @@ class ScpiSupply:
         return volts, self._number(scpi.MEASURE_CURRENT.format(output=number))
 
     def close(self) -> None:
-        """Reach the safe state and release the instrument. RigError when the safe state is not certain."""
+        """Reach the safe state and release the instrument. RigError when the safe state is not
+        certain."""
         if self._session is None:
             return
         failures = []
@@ -101,7 +107,10 @@ class ScpiSupply:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             self.close()
@@ -142,7 +151,8 @@ class ScpiSupply:
             self._manager.close()
 
     def _close_at_exit(self) -> None:
-        # Nobody is left to catch an error: the interpreter prints it, which is all that can be done.
+        # Nobody is left to catch an error: the interpreter prints it, which is all that can be
+        # done.
         self.close()
 
     @contextlib.contextmanager
@@ -196,8 +206,8 @@ class ScpiSupply:
         return answer
 
     def _read_errors(self, command: str = "") -> None:
-        """Empty the instrument's error queue. RigError when it held an error and ``command`` is what we
-        just said; errors of before our time are only removed."""
+        """Empty the instrument's error queue. RigError when it held an error and ``command`` is
+        what we just said; errors of before our time are only removed."""
         errors = []
         for _ in range(MAX_QUEUED_ERRORS):
             answer = self._query(scpi.ERROR_QUERY)

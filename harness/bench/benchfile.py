@@ -1,8 +1,9 @@
-"""Bench files and scenario files: what a bench is made of, and what is done to it. See docs/bench-files.md.
+"""Bench files and scenario files: what a bench is made of, and what is done to it. See
+docs/bench-files.md.
 
-A file is found by its path, or by its bare name among those that come with FreezeFrame. Paths in a file are
-relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own directory and the simulated
-supply's port; only a bench with a [simulation] has these.
+A file is found by its path, or by its bare name among those that come with FreezeFrame. Paths in a
+file are relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own directory and
+the simulated supply's port; only a bench with a [simulation] has these.
 """
 
 import ipaddress
@@ -70,14 +71,17 @@ class RigTable(Table):
 
 class ControllerTable(Table):
     driver: Name
-    serial_number: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=control.SERIAL_NUMBER_BYTES)]
+    serial_number: Annotated[
+        str, Field(pattern=r"^[!-~]+$", max_length=control.SERIAL_NUMBER_BYTES)
+    ]
     """A controller that answers with another one is not touched."""
     console: Text
     """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
     control: Text
     """The same; may be the console's own line, which then carries both."""
     host: Text
-    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH, blockdev:///dev/..."""
+    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH,
+    blockdev:///dev/..."""
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
@@ -92,15 +96,19 @@ class LinkTable(Table):
     """TCP port of the replication link."""
     primary_address: Annotated[str, Field(max_length=45)] = ""
     secondary_address: Annotated[str, Field(max_length=45)] = ""
-    """Their IP addresses on the replication link; who sends writes is taken for the primary when they are not given."""
+    """Their IP addresses on the replication link; who sends writes is taken for the primary when
+    they are not given."""
     integrity_alg: Annotated[str, Field(max_length=64)] = ""
-    """Digest algorithm of the link, for a capture that begins after the handshake in which the peers agree on it."""
+    """Digest algorithm of the link, for a capture that begins after the handshake in which the
+    peers agree on it."""
     capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
-    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
+    comes behind it."""
     before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """How much in front of a trigger an incident keeps; less where the bound is reached."""
     after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """And behind it at most: the capture ends with the incident, when the recovery (and the workload) has ended."""
+    """And behind it at most: the capture ends with the incident, when the recovery (and the
+    workload) has ended."""
 
 
 class PowerTable(Table):
@@ -119,8 +127,8 @@ class PolicyTable(Table):
     instruct: Sides = Field(default_factory=lambda: list(SIDES))
     """Who is instructed on a trigger whose rule does not say it."""
     instructed_by: Literal["harness", "secondary"] = "harness"
-    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their own link; the harness
-    sends no frame, it watches, collects and compares."""
+    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their
+    own link; the harness sends no frame, it watches, collects and compares."""
     reply_timeout_s: Seconds = 2.0
     boot_timeout_s: Seconds = 10.0
     pull_timeout_s: Seconds = 30.0
@@ -129,7 +137,8 @@ class PolicyTable(Table):
     power_off_s: Seconds = 1.0
     """How long the output stays off in a power cycle."""
     redrive: bool = False
-    """Before the warmstart: save without disturbing, send the failing write again, tell transient from deterministic."""
+    """Before the warmstart: save without disturbing, send the failing write again, tell transient
+    from deterministic."""
     redrive_timeout_s: Seconds = 3.0
     """How long a write that was sent again is watched."""
 
@@ -192,11 +201,17 @@ class Bench(Table):
         if self.simulation is not None and self.rig is not None:
             yield ("rig",), "a bench has a [simulation] or a [rig], not both"
         if self.primary.serial_number == self.secondary.serial_number:
-            yield ("secondary", "serial_number"), "is the primary's too; each controller has its own"
+            yield (
+                ("secondary", "serial_number"),
+                "is the primary's too; each controller has its own",
+            )
         lines = {self.primary.console, self.primary.control}
         for key in ("console", "control"):
             if getattr(self.secondary, key) in lines:
-                yield ("secondary", key), "is a line of the primary's too; each controller has its own"
+                yield (
+                    ("secondary", key),
+                    "is a line of the primary's too; each controller has its own",
+                )
         for key in ("primary_address", "secondary_address"):
             address = getattr(self.link, key)
             try:
@@ -204,7 +219,10 @@ class Bench(Table):
             except ValueError:
                 yield ("link", key), f"{address!r} is no IP address"
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
-            yield ("policy", "on_hung_warmstart"), "needs a [power] table; allowed without one: 'give-up'"
+            yield (
+                ("policy", "on_hung_warmstart"),
+                "needs a [power] table; allowed without one: 'give-up'",
+            )
         if len(set(self.policy.instruct)) != len(self.policy.instruct):
             yield ("policy", "instruct"), "names a side twice"
         if self.policy.redrive and self.policy.instructed_by == "secondary":
@@ -249,7 +267,8 @@ class Bench(Table):
 
 # --- scenarios ----------------------------------------------------------------------------------------------
 class FaultTable(Table):
-    """One armed fault; its side is the kind's own unless it is named (hung_warmstart can be either's)."""
+    """One armed fault; its side is the kind's own unless it is named (hung_warmstart can be
+    either's)."""
 
     kind: Literal[
         "bit_flip_sender", "bit_flip_receiver", "bit_flip_store", "neg_ack", "lost_ack", "late_ack",
@@ -305,7 +324,10 @@ class Scenario(Table):
             if fault.kind in timed and fault.delay_ms == 0:
                 yield ("faults", index), f"{fault.kind} needs delay_ms"
             if fault.kind not in timed and fault.delay_ms:
-                yield ("faults", index, "delay_ms"), f"{fault.kind} has no delay; allowed: {', '.join(timed)}"
+                yield (
+                    ("faults", index, "delay_ms"),
+                    f"{fault.kind} has no delay; allowed: {', '.join(timed)}",
+                )
             own = FAULT_SIDE[FaultKind(fault.kind)]
             if fault.on_side != own and fault.kind != "hung_warmstart":
                 yield ("faults", index, "side"), f"{fault.kind} is the {own}'s"
@@ -336,8 +358,8 @@ class Scenario(Table):
 
 
 def attached(bench: Bench) -> str:
-    """A bench file for the running simulation that ``bench`` (resolved) is part of: what it has is met as on a real
-    rig, and its power stays with whoever started it."""
+    """A bench file for the running simulation that ``bench`` (resolved) is part of: what it has is
+    met as on a real rig, and its power stays with whoever started it."""
     tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
     tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
     if bench.power is not None:
@@ -356,7 +378,8 @@ F = TypeVar("F", Bench, Scenario)
 
 
 def load_bench(what: str | Path) -> Bench:
-    """The bench file at path ``what``, or the built-in bench of that name. UsageError names every problem."""
+    """The bench file at path ``what``, or the built-in bench of that name. UsageError names every
+    problem."""
     return _load(what, Bench, builtin_folder(), "bench")
 
 
@@ -385,7 +408,9 @@ def _load(what: str | Path, model: type[F], folder: Path, kind: str) -> F:
         path = folder / f"{bare}.toml"
         if not re.fullmatch(r"[A-Za-z0-9._-]+", bare) or not path.is_file():
             known = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
-            raise UsageError(f"{what}: no such {kind} file, nor a built-in {kind}; built in: {known}")
+            raise UsageError(
+                f"{what}: no such {kind} file, nor a built-in {kind}; built in: {known}"
+            )
     loaded = configfile.load(_text(path), str(path), model)
     loaded._path = path.absolute()
     return loaded
@@ -402,7 +427,9 @@ def _text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}:{line}: not UTF-8 text (byte {data[error.start]:#04x})") from error
+        raise UsageError(
+            f"{path}:{line}: not UTF-8 text (byte {data[error.start]:#04x})"
+        ) from error
 
 
 def _strings(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
@@ -415,11 +442,14 @@ def _strings(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
 
 # --- check --------------------------------------------------------------------------------------------------
 def check(what: str | Path) -> list[Finding]:
-    """All that can be said about a bench file without touching the bench; never raises for a wrong file."""
+    """All that can be said about a bench file without touching the bench; never raises for a wrong
+    file."""
     try:
         bench = load_bench(what)
     except UsageError as error:
-        return [Finding(name="bench", status="problem", detail=line) for line in str(error).splitlines()]
+        return [
+            Finding(name="bench", status="problem", detail=line) for line in str(error).splitlines()
+        ]
     findings = [Finding(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
     names: set[str] = set()
     try:
@@ -428,7 +458,9 @@ def check(what: str | Path) -> list[Finding]:
         detail = f"{len(found.console)} on the consoles, {len(found.link)} on the link"
         findings.append(Finding(name="rules", status="ok" if names else "problem", detail=detail))
     except UsageError as error:
-        findings += [Finding(name="rules", status="problem", detail=line) for line in str(error).splitlines()]
+        findings += [
+            Finding(name="rules", status="problem", detail=line) for line in str(error).splitlines()
+        ]
     findings += _check_drivers(bench)
     for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
         findings += _check_scenario(bench, path, names)
@@ -448,9 +480,15 @@ def _check_drivers(bench: Bench) -> Iterator[Finding]:
         except HarnessError as error:
             yield Finding(name=f"driver of {name}", status="problem", detail=str(error))
             continue
-        programs: Sequence[str] = getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
+        programs: Sequence[str] = (
+            getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
+        )
         missing = [one for one in programs if shutil.which(one) is None]
-        said = f"{driver}: {', '.join(missing)} is not installed on this machine" if missing else driver
+        said = (
+            f"{driver}: {', '.join(missing)} is not installed on this machine"
+            if missing
+            else driver
+        )
         yield Finding(name=f"driver of {name}", status="problem" if missing else "ok", detail=said)
 
 
@@ -465,7 +503,9 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
     problems = []
     unknown = [rule for rule in scenario.expect.rules if rule not in rule_names]
     if rule_names and unknown and len(unknown) == len(scenario.expect.rules):
-        problems.append(f"none of its expected rules is in the bench's rule files: {', '.join(unknown)}")
+        problems.append(
+            f"none of its expected rules is in the bench's rule files: {', '.join(unknown)}"
+        )
     writes = bench.with_workload(scenario.workload).workload.writes
     for fault in scenario.faults:
         last = fault.at_write + fault.spread_writes
@@ -477,7 +517,9 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
-    yield from (Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems)
+    yield from (
+        Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems
+    )
     if not problems:
         yield Finding(name=name, status="ok", detail=scenario.title)
 

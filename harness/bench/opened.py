@@ -1,4 +1,5 @@
-"""One rig, opened: its power, its lines, its controllers; closed again on every exit, with the safe state last."""
+"""One rig, opened: its power, its lines, its controllers; closed again on every exit, with the safe
+state last."""
 
 import contextlib
 import threading
@@ -17,10 +18,18 @@ from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
 from freezeframe.harness.rigs.daemon import RigConfig
 from freezeframe.harness.rigs.rig import VirtualRig, default_directory
-from freezeframe.harness.roles import ByteLink, Controller, HostPort, Identity, PowerRail, Serviceable
+from freezeframe.harness.roles import (
+    ByteLink,
+    Controller,
+    HostPort,
+    Identity,
+    PowerRail,
+    Serviceable,
+)
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
-"""A controller that was just powered boots in well under a second when simulated, in some seconds as a board."""
+"""A controller that was just powered boots in well under a second when simulated, in some seconds
+as a board."""
 POLL_S: Final = 0.05
 """Between two questions to a device that has nothing to wait on."""
 T = TypeVar("T")
@@ -33,9 +42,12 @@ def deadline_in(seconds: float) -> Ns:
 class Rig:
     """The bench of one run. Everything that it opened it closes, last opened first."""
 
-    def __init__(self, bench: Bench, run_dir: Path, *, seed: int = 0, only: Side | None = None) -> None:
-        """Open all lines and find each controller; with ``only`` just that one's control line, and no power switched
-        on a bench that is not simulated. RigError: what is missing, and what to do."""
+    def __init__(
+        self, bench: Bench, run_dir: Path, *, seed: int = 0, only: Side | None = None
+    ) -> None:
+        """Open all lines and find each controller; with ``only`` just that one's control line, and
+        no power switched on a bench that is not simulated. RigError: what is missing, and what to
+        do."""
         self.notes: list[str] = []
         """What could not be had, for the incident."""
         self.run_dir = run_dir
@@ -63,7 +75,9 @@ class Rig:
                 size_mib=bench.simulation.size_mib,
                 mtu_bytes=bench.simulation.mtu_bytes,
                 shared_lines={
-                    side for side in SIDES if bench.controller(side).control == bench.controller(side).console
+                    side
+                    for side in SIDES
+                    if bench.controller(side).control == bench.controller(side).console
                 },
                 seed=seed,
                 autonomic=bench.simulation.autonomic,
@@ -105,8 +119,9 @@ class Rig:
         return found
 
     def arm_faults(self, plans: Mapping[Side, Mapping[str, Any]]) -> None:
-        """Fault plans by side, as in wire.faults; empty ones disarm. They are made in the replication link where the
-        rig has an injector there, else by the controllers themselves. RigError: who cannot, or refused."""
+        """Fault plans by side, as in wire.faults; empty ones disarm. They are made in the
+        replication link where the rig has an injector there, else by the controllers themselves.
+        RigError: who cannot, or refused."""
         if self.virtual is not None:
             self.virtual.arm([fault for plan in plans.values() for fault in plan["faults"]])
             return
@@ -114,9 +129,13 @@ class Rig:
             controller = self.controllers[side]
             if not isinstance(controller, Serviceable):
                 raise RigError(f"the {side} controller's driver cannot arm faults")
-            reply = controller.set_faults(self.identify(side, deadline_in(5.0)), dict(plan), deadline_in(5.0))
+            reply = controller.set_faults(
+                self.identify(side, deadline_in(5.0)), dict(plan), deadline_in(5.0)
+            )
             if not reply.ok:
-                raise RigError(f"the {side} controller refused the fault plan: {reply.status} {reply.text}")
+                raise RigError(
+                    f"the {side} controller refused the fault plan: {reply.status} {reply.text}"
+                )
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)
@@ -154,8 +173,11 @@ class Rig:
             deadline_ns,
         )
 
-    def insist(self, complaint: str, ask: Callable[[Ns], T], deadline_ns: Ns, *, step_s: float = 1.0) -> T:
-        """Ask again until it answers or the deadline passes; then RigError(complaint: the last reason)."""
+    def insist(
+        self, complaint: str, ask: Callable[[Ns], T], deadline_ns: Ns, *, step_s: float = 1.0
+    ) -> T:
+        """Ask again until it answers or the deadline passes; then RigError(complaint: the last
+        reason)."""
         while True:
             try:
                 return ask(min(deadline_in(step_s), deadline_ns))
@@ -166,7 +188,8 @@ class Rig:
                     raise RigError(f"{complaint} ({error})") from error
 
     def await_boot(self, side: Side, *, newer_than: int) -> Identity:
-        """Wait until the controller answers in a later boot epoch; RigError after the policy's boot timeout."""
+        """Wait until the controller answers in a later boot epoch; RigError after the policy's boot
+        timeout."""
         deadline_ns = deadline_in(self.bench.policy.boot_timeout_s)
         while True:
             seen = self.identify(side, deadline_ns)
@@ -221,16 +244,26 @@ class Rig:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """RigError: what went wrong was the virtual rig's end, which is told before what it was seen as."""
-        trouble = self.virtual.trouble() if self.virtual is not None and isinstance(error, RigError) else ""
+        """RigError: what went wrong was the virtual rig's end, which is told before what it was
+        seen as."""
+        trouble = (
+            self.virtual.trouble()
+            if self.virtual is not None and isinstance(error, RigError)
+            else ""
+        )
         self.close()
         if trouble and trouble not in str(error):
             raise RigError(f"{trouble} (seen as: {error})") from error
 
 
-def virtual_config(bench: Bench, table: RigTable, directory: Path, *, stays: bool = False) -> RigConfig:
+def virtual_config(
+    bench: Bench, table: RigTable, directory: Path, *, stays: bool = False
+) -> RigConfig:
     """The virtual rig of a bench file, in ``directory``."""
     return RigConfig(
         directory=str(directory.absolute()),
@@ -244,7 +277,8 @@ def virtual_config(bench: Bench, table: RigTable, directory: Path, *, stays: boo
 
 @contextlib.contextmanager
 def standing_rig(bench: Bench) -> Iterator[None]:
-    """For several runs on a virtual bench: its rig is brought up once, unless one is up already. Else nothing."""
+    """For several runs on a virtual bench: its rig is brought up once, unless one is up already.
+    Else nothing."""
     if bench.rig is None or VirtualRig(default_directory()).is_up():
         yield
         return

@@ -1,8 +1,9 @@
-"""Drivers found by name: loaded only when a bench file names them, and each failing step told by itself.
+"""Drivers found by name: loaded only when a bench file names them, and each failing step told by
+itself.
 
-A name is looked up in the entry-point group ``freezeframe.drivers`` of whatever is installed, then among our
-own (so that a checkout without an installation works too). A driver is a class, or a callable that returns an
-object, that plays one role of ``freezeframe.harness.roles``.
+A name is looked up in the entry-point group ``freezeframe.drivers`` of whatever is installed, then
+among our own (so that a checkout without an installation works too). A driver is a class, or a
+callable that returns an object, that plays one role of ``freezeframe.harness.roles``.
 """
 
 import difflib
@@ -33,13 +34,16 @@ def names() -> list[str]:
 
 
 def find(name: str) -> EntryPoint:
-    """Where driver ``name`` is, not loaded yet. UsageError: there is none, or two packages give one."""
+    """Where driver ``name`` is, not loaded yet. UsageError: there is none, or two packages give
+    one."""
     installed = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if len(installed) > 1:
         given = " and ".join(
             f"{one.value} ({one.dist.name if one.dist else '?'})" for one in installed.values()
         )
-        raise UsageError(f"driver {name!r} is registered twice: {given}; remove one of the packages")
+        raise UsageError(
+            f"driver {name!r} is registered twice: {given}; remove one of the packages"
+        )
     if installed:
         return next(iter(installed.values()))
     if name in BUILT_IN:
@@ -50,7 +54,8 @@ def find(name: str) -> EntryPoint:
 
 
 def load(name: str, role: type) -> Callable[..., Any]:
-    """The class of driver ``name``, which must play ``role`` (a Protocol of ``freezeframe.harness.roles``).
+    """The class of driver ``name``, which must play ``role`` (a Protocol of
+    ``freezeframe.harness.roles``).
 
     UsageError: not found, or of another role. RigError: its module cannot be imported.
     """
@@ -67,7 +72,9 @@ def load(name: str, role: type) -> Callable[..., Any]:
             raise RigError(f"driver {name!r}: {point.module} has no {point.attr}")
         loaded = getattr(loaded, attribute)
     if isinstance(loaded, type):
-        missing = [method for method in methods(role) if not callable(getattr(loaded, method, None))]
+        missing = [
+            method for method in methods(role) if not callable(getattr(loaded, method, None))
+        ]
         if missing:
             raise UsageError(
                 f"driver {name!r} does not play the role {role.__name__}: {point.value} has no "
@@ -80,4 +87,6 @@ def load(name: str, role: type) -> Callable[..., Any]:
 
 def methods(role: type) -> list[str]:
     """Names of the methods that a role asks for."""
-    return [name for name, value in vars(role).items() if callable(value) and not name.startswith("_")]
+    return [
+        name for name, value in vars(role).items() if callable(value) and not name.startswith("_")
+    ]

@@ -1,6 +1,8 @@
-"""The simulated bench: two namespaces joined by a replication link, and the supply process that powers the controllers.
+"""The simulated bench: two namespaces joined by a replication link, and the supply process that
+powers the controllers.
 
-Nothing here knows the firmware: it is started as ``python -m freezeframe.firmware_sim``, and met only through its ports.
+Nothing here knows the firmware: it is started as ``python -m freezeframe.firmware_sim``, and met
+only through its ports.
 """
 
 import contextlib
@@ -26,8 +28,9 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class Simulation:
-    """The wiring and the mains of a simulated bench. Ports appear in ``run_dir``: SIDE.console, SIDE.control (PTYs),
-    SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with this process, even when it is killed."""
+    """The wiring and the mains of a simulated bench. Ports appear in ``run_dir``: SIDE.console,
+    SIDE.control (PTYs), SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with this
+    process, even when it is killed."""
 
     def __init__(
         self,
@@ -66,13 +69,21 @@ class Simulation:
         config = run_dir / "supply.json"
         config.write_text(
             json.dumps(
-                {"listen": "127.0.0.1:0", "port_file": str(self._port_file), "outputs": outputs}, indent=1
+                {"listen": "127.0.0.1:0", "port_file": str(self._port_file), "outputs": outputs},
+                indent=1,
             )
         )
         self._log = run_dir / "supply.stderr"
         with self._log.open("ab") as log:
             self._supply = subprocess.Popen(
-                [sys.executable, "-m", "freezeframe.firmware_sim", "supply", "--config", str(config)],
+                [
+                    sys.executable,
+                    "-m",
+                    "freezeframe.firmware_sim",
+                    "supply",
+                    "--config",
+                    str(config),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -81,7 +92,13 @@ class Simulation:
         self.supply_port = self._await_port()
 
     def _argv(
-        self, side: Side, serial_number: str, size_mib: int, seed: int, namespace: str, autonomic: bool
+        self,
+        side: Side,
+        serial_number: str,
+        size_mib: int,
+        seed: int,
+        namespace: str,
+        autonomic: bool,
     ) -> list[str]:
         replication = "--replication-connect" if side == "primary" else "--replication-listen"
         argv = [
@@ -98,7 +115,8 @@ class Simulation:
             "--seed", str(seed),
         ]  # fmt: skip
         if autonomic:
-            # The second link of autonomic mode runs between the two controllers, beside the replication link.
+            # The second link of autonomic mode runs between the two controllers, beside the
+            # replication link.
             peer = f"unix:{self.run_dir / 'peer.control'}"
             argv += (
                 ["--peer-control-listen", peer]
@@ -143,6 +161,9 @@ class Simulation:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

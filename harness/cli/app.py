@@ -1,6 +1,8 @@
-"""The command ``freezeframe``: its options, and nothing else. Each command's work is in its own module.
+"""The command ``freezeframe``: its options, and nothing else. Each command's work is in its own
+module.
 
-Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer at once.
+Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer
+at once.
 """
 
 import signal
@@ -38,10 +40,14 @@ BenchOption = Annotated[
 ]
 OutOption = Annotated[
     Path,
-    typer.Option("--out", "-o", envvar="FREEZEFRAME_OUT", help="Where the incidents are.", metavar="DIR"),
+    typer.Option(
+        "--out", "-o", envvar="FREEZEFRAME_OUT", help="Where the incidents are.", metavar="DIR"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same run.", min=0, max=2**63 - 1)]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Same seed, same run.", min=0, max=2**63 - 1)
+]
 SideArgument = Annotated[
     str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
 ]
@@ -85,7 +91,9 @@ def run(
     bench: BenchOption = "sim",
     seed: SeedOption = 1,
     out: OutOption = DEFAULT_OUT,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder of a clean run too.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the folder of a clean run too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one scenario: write, break, see, freeze, collect, compare."""
@@ -101,9 +109,11 @@ def watch(
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a pair that others write to, until stopped with Ctrl-C; each trigger becomes an incident.
+    """Watch a pair that others write to, until stopped with Ctrl-C; each trigger becomes an
+    incident.
 
-    Between two incidents nothing is watched for some seconds; the next incident says from when to when.
+    Between two incidents nothing is watched for some seconds; the next incident says from when to
+    when.
     """
     with reported(as_json):
         from freezeframe.harness.cli import runs
@@ -130,7 +140,9 @@ def list_(
 def search(
     words: Annotated[
         list[str],
-        typer.Argument(help="Words, or how they begin; all of them must be in it.", metavar="WORDS"),
+        typer.Argument(
+            help="Words, or how they begin; all of them must be in it.", metavar="WORDS"
+        ),
     ],
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
@@ -144,9 +156,13 @@ def search(
 
 @app.command(short_help="Remove old incidents, never the first or newest of a kind.")
 def prune(
-    keep_gib: Annotated[float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")],
+    keep_gib: Annotated[
+        float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")
+    ],
     out: OutOption = DEFAULT_OUT,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be removed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove old incidents; the first and the newest of each kind stay."""
@@ -177,11 +193,13 @@ def replay(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
     timeline: Annotated[
-        bool, typer.Option("--timeline", help="Also all sources on one clock, from cause to detection.")
+        bool,
+        typer.Option("--timeline", help="Also all sources on one clock, from cause to detection."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a recorded incident again, from its files alone: the same evidence gives the same verdict."""
+    """Judge a recorded incident again, from its files alone: the same evidence gives the same
+    verdict."""
     with reported(as_json):
         from freezeframe.harness.cli import verdicts
 
@@ -197,7 +215,8 @@ def adopt(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated pair."""
+    """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated
+    pair."""
     with reported(as_json):
         from freezeframe.harness.cli import verdicts
 
@@ -211,13 +230,17 @@ def export(
     pcapng: Annotated[
         Path | None,
         typer.Option(
-            "--pcapng", help="Link, consoles, control frames and actions, for Wireshark.", metavar="FILE"
+            "--pcapng",
+            help="Link, consoles, control frames and actions, for Wireshark.",
+            metavar="FILE",
         ),
     ] = None,
     lua: Annotated[
         Path | None,
         typer.Option(
-            "--lua", help="The control frames' dissector, for wireshark -X lua_script:FILE.", metavar="FILE"
+            "--lua",
+            help="The control frames' dissector, for wireshark -X lua_script:FILE.",
+            metavar="FILE",
         ),
     ] = None,
     perfetto: Annotated[
@@ -226,10 +249,15 @@ def export(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="One page for a browser, with everything in it.", metavar="FILE"),
+        typer.Option(
+            "--html", help="One page for a browser, with everything in it.", metavar="FILE"
+        ),
     ] = None,
     redact: Annotated[
-        bool, typer.Option("--redact", help="Without the host's data, and with hashes for serial numbers.")
+        bool,
+        typer.Option(
+            "--redact", help="Without the host's data, and with hashes for serial numbers."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -253,18 +281,22 @@ def _rules() -> None:
 @rules_app.command("test")
 def rules_test(
     files: Annotated[
-        list[Path], typer.Argument(help="The rule file to try; several count as one.", metavar="FILE...")
+        list[Path],
+        typer.Argument(help="The rule file to try; several count as one.", metavar="FILE..."),
     ],
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            "--against", help="Compare with this rule file, not with what was found then.", metavar="FILE"
+            "--against",
+            help="Compare with this rule file, not with what was found then.",
+            metavar="FILE",
         ),
     ] = None,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay all recorded consoles and captures against a rule file: which hits are new, which are lost?"""
+    """Replay all recorded consoles and captures against a rule file: which hits are new, which are
+    lost?"""
     with reported(as_json):
         from freezeframe.harness.cli import lab
 
@@ -348,7 +380,8 @@ def sim(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a simulated pair until stopped with Ctrl-C, and print the bench file that other commands reach it by."""
+    """Run a simulated pair until stopped with Ctrl-C, and print the bench file that other commands
+    reach it by."""
     with reported(as_json):
         from freezeframe.harness.cli import benches
 
@@ -358,7 +391,8 @@ def sim(
 rig_app = typer.Typer(help="A pair of virtual Linux nodes with DRBD.", no_args_is_help=True)
 app.add_typer(rig_app, name="rig")
 RigDirectory = Annotated[
-    Path | None, typer.Option("--dir", help="Where the rig is; by default runs find it there by themselves.")
+    Path | None,
+    typer.Option("--dir", help="Where the rig is; by default runs find it there by themselves."),
 ]
 
 
@@ -394,7 +428,8 @@ def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> N
 def main() -> None:
     """The command; its exit status is the process's."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench in its safe state.
+        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench
+        # in its safe state.
         if signal.getsignal(number) is signal.SIG_DFL:  # but nohup means what it says
             signal.signal(number, signal.default_int_handler)
     try:

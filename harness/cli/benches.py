@@ -21,7 +21,11 @@ from freezeframe.harness.edge.system import Finding
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.runs.campaign import run_directory
 
-MARK: Final = {"ok": ("ok", "green"), "warning": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
+MARK: Final = {
+    "ok": ("ok", "green"),
+    "warning": ("note", "yellow"),
+    "problem": ("PROBLEM", "bold red"),
+}
 
 
 def doctor(out_dir: Path, *, as_json: bool) -> None:
@@ -43,7 +47,9 @@ def _tell(findings: Sequence[Finding], *, as_json: bool, exit_code: int) -> None
     else:
         for one in findings:
             mark, style = MARK[one.status]
-            out.print(Text.assemble((f"{mark:<8}", style), f"{escape(one.name)}: {escape(one.detail)}"))
+            out.print(
+                Text.assemble((f"{mark:<8}", style), f"{escape(one.name)}: {escape(one.detail)}")
+            )
             if one.remedy and one.status != "ok":
                 out.print(Text(f"{'':<8}-> {escape(one.remedy)}"))
     raise typer.Exit(exit_code if failed else EXIT_PASS)

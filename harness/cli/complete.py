@@ -1,4 +1,5 @@
-"""What the shell offers at a press of TAB. It must answer at once and never fail: no module of the bench is imported."""
+"""What the shell offers at a press of TAB. It must answer at once and never fail: no module of the
+bench is imported."""
 
 import contextlib
 from importlib import resources
@@ -12,7 +13,9 @@ INCIDENTS_SHOWN: Final = 50
 def _built_in(folder: str) -> list[str]:
     with contextlib.suppress(OSError, ModuleNotFoundError):
         files = resources.files("freezeframe.bench_configs").joinpath(folder).iterdir()
-        return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+        return sorted(
+            file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")
+        )
     return []
 
 
@@ -22,7 +25,9 @@ def _files(incomplete: str) -> list[str]:
     found = []
     with contextlib.suppress(OSError):
         for path in sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).iterdir()):
-            if path.name.startswith(start) and (path.suffix == ".toml" or (folder and path.is_dir())):
+            if path.name.startswith(start) and (
+                path.suffix == ".toml" or (folder and path.is_dir())
+            ):
                 found.append(f"{folder}/{path.name}" if "/" in incomplete else path.name)
     return found
 
@@ -46,6 +51,8 @@ def sides(incomplete: str) -> list[str]:
 def incidents(incomplete: str) -> list[str]:
     """Those of the default folder."""
     with contextlib.suppress(OSError):
-        names = sorted((path.name for path in Path("incidents").iterdir() if path.is_dir()), reverse=True)
+        names = sorted(
+            (path.name for path in Path("incidents").iterdir() if path.is_dir()), reverse=True
+        )
         return _starting(["last", *names[:INCIDENTS_SHOWN]], incomplete)
     return _starting(["last"], incomplete)

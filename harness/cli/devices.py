@@ -38,7 +38,9 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
         incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
         if disruptive and isinstance(controller, Preparable):
             controller.prepare(identity, incident_id, deadline_in(bench.policy.reply_timeout_s))
-        frame = controller.freeze_frame(identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive)
+        frame = controller.freeze_frame(
+            identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive
+        )
         sent_ns = time.monotonic_ns()
         controller.link.write(frame)
         reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
@@ -65,7 +67,9 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
         say(f"{side}: refused: {escape(reply.status)} {escape(reply.text)}")
     elif disruptive:
         say(f"{side}: set {reply.set_id} stored, warmstarted")
-        say(f"{side}: up again in boot epoch {told['boot_epoch']} after {told['up_after_ms']:.0f} ms")
+        say(
+            f"{side}: up again in boot epoch {told['boot_epoch']} after {told['up_after_ms']:.0f} ms"
+        )
     else:
         say(f"{side}: set {reply.set_id} stored, the controller runs on")
     raise typer.Exit(EXIT_PASS if reply.ok else EXIT_DEVICE_FAILED)
@@ -102,7 +106,9 @@ def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_js
             incident.store_set(side, pulled)
         except BaseException as error:
             incident.missing_set(side, str(error))
-            incident.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "rig-trouble")
+            incident.finish(
+                "interrupted" if isinstance(error, KeyboardInterrupt) else "rig-trouble"
+            )
             raise
         incident.finish("pass")
     told = {
@@ -114,5 +120,7 @@ def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_js
     if as_json:
         print_json(told)
     else:
-        say(f"{side}: set {entry.set_id}, {text.byte_count(told['bytes'])}, {told.get('events', 0)} events")
+        say(
+            f"{side}: set {entry.set_id}, {text.byte_count(told['bytes'])}, {told.get('events', 0)} events"
+        )
         say(f"incident: {escape(str(incident.path.absolute()))}")

@@ -30,7 +30,11 @@ class Targets:
 
 
 def export(what: str, out_dir: Path, targets: Targets, *, redact: bool, as_json: bool) -> None:
-    asked = {one.name: getattr(targets, one.name) for one in fields(targets) if getattr(targets, one.name)}
+    asked = {
+        one.name: getattr(targets, one.name)
+        for one in fields(targets)
+        if getattr(targets, one.name)
+    }
     if not asked:
         raise UsageError(
             f"export: say what to write: {', '.join(f'--{one.name} FILE' for one in fields(targets))}"
@@ -55,7 +59,8 @@ def export(what: str, out_dir: Path, targets: Targets, *, redact: bool, as_json:
             write_whole(targets.html, page(evidence).encode(errors="replace"))
         told["problems"] = [*stored.problems, *dict.fromkeys(evidence.problems)]
     told["written"] = {
-        form: {"path": str(path.absolute()), "bytes": path.stat().st_size} for form, path in asked.items()
+        form: {"path": str(path.absolute()), "bytes": path.stat().st_size}
+        for form, path in asked.items()
     }
     if as_json:
         print_json(told)

@@ -27,7 +27,9 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
     with Index(out_dir) as index:
         found, recurrences = index.incidents(), index.recurrences()
     if as_json:
-        rows = [{**_row(one, out_dir), "seen": len(recurrences[one.signature].members)} for one in found]
+        rows = [
+            {**_row(one, out_dir), "seen": len(recurrences[one.signature].members)} for one in found
+        ]
         told: dict[str, Any] = {"incidents": rows}
         if kinds:
             told["kinds"] = {name: one.text for name, one in recurrences.items()}
@@ -94,7 +96,9 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
     with Index(out_dir) as index:
         hits = index.search(what)
     if as_json:
-        print_json({"incidents": [{**_row(one, out_dir), "excerpt": excerpt} for one, excerpt in hits]})
+        print_json(
+            {"incidents": [{**_row(one, out_dir), "excerpt": excerpt} for one, excerpt in hits]}
+        )
         return
     if not hits:
         say(f"no incident in {escape(str(out_dir))} holds all of: {escape(what)}")
@@ -113,7 +117,11 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     one = store.find(what, out_dir)
     recurrence = _recurrence(one)
     if as_json:
-        told: dict[str, Any] = {**one.record, "outcome": one.outcome, "incident": str(one.path.absolute())}
+        told: dict[str, Any] = {
+            **one.record,
+            "outcome": one.outcome,
+            "incident": str(one.path.absolute()),
+        }
         if recurrence:
             told["recurrence"] = recurrence
         if one.problems:
@@ -143,7 +151,12 @@ def _recurrence(one: store.StoredIncident) -> str:
     """How often its kind was seen among the incidents beside it."""
     with Index(one.path.absolute().parent) as index:
         kind = next(
-            (known.signature for known in index.incidents() if known.name == one.path.absolute().name), ""
+            (
+                known.signature
+                for known in index.incidents()
+                if known.name == one.path.absolute().name
+            ),
+            "",
         )
         found = index.recurrences().get(kind)
     return found.text if found is not None else ""
@@ -172,7 +185,8 @@ def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: b
 
 
 def _timeline(one: store.StoredIncident) -> list[Row]:
-    """The whole run on one clock; of an incident that makes no sense only what its own timeline says."""
+    """The whole run on one clock; of an incident that makes no sense only what its own timeline
+    says."""
     try:
         return timeline_of(one, one.record.get("verdict") or verdict_of(one), whole=True)
     except (HarnessError, AttributeError, TypeError):

@@ -1,4 +1,5 @@
-"""Ctrl-C while nothing has begun: no KeyboardInterrupt, which some imports turn into errors of their own."""
+"""Ctrl-C while nothing has begun: no KeyboardInterrupt, which some imports turn into errors of
+their own."""
 
 import os
 import signal
@@ -23,6 +24,7 @@ def leave_at_once() -> None:
 
 
 def begin_work() -> None:
-    """From now on things are opened: Ctrl-C is a KeyboardInterrupt, and they are closed in order."""
+    """From now on things are opened: Ctrl-C is a KeyboardInterrupt, and they are closed in
+    order."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -41,7 +41,9 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
     hidden = as_json or not err.is_terminal
     results = [
         rulelab.compare(Evidence(one), rules, baseline)
-        for one in track(known, description="replaying", console=err, transient=True, disable=hidden)
+        for one in track(
+            known, description="replaying", console=err, transient=True, disable=hidden
+        )
     ]
     if as_json:
         print_json({"incidents": [_plain(one) for one in results], "rules": _totals(results)})
@@ -57,7 +59,9 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
 def _tell(result: rulelab.Result) -> None:
     if result.is_same and not result.problems:
         return
-    say(f"{escape(result.incident)}: {result.kept} as before, {len(result.new)} new, {len(result.lost)} lost")
+    say(
+        f"{escape(result.incident)}: {result.kept} as before, {len(result.new)} new, {len(result.lost)} lost"
+    )
     for sign, style, hits in (("+", "green", result.new), ("-", "red", result.lost)):
         for place, text in hits[:MAX_SHOWN]:
             where = "frame" if place.source == "link" else "byte"
@@ -88,4 +92,6 @@ def _plain(result: rulelab.Result) -> dict[str, object]:
 
 
 def _totals(results: Sequence[rulelab.Result]) -> dict[str, dict[str, int]]:
-    return {rule: {"new": new, "lost": lost} for rule, (new, lost) in rulelab.totals(results).items()}
+    return {
+        rule: {"new": new, "lost": lost} for rule, (new, lost) in rulelab.totals(results).items()
+    }

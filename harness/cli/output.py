@@ -32,15 +32,18 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
 }
 
 CommandLineError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
-"""What is wrong with the command line itself; click's UsageError, whose module depends on typer's version."""
+"""What is wrong with the command line itself; click's UsageError, whose module depends on typer's
+version."""
 
 
-# rich honours NO_COLOR and a stream that is no terminal by itself. Results go to stdout, all else to stderr.
+# rich honours NO_COLOR and a stream that is no terminal by itself. Results go to stdout, all else
+# to stderr.
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """``| head`` has read what it wanted: that is no failure of ours."""
         with contextlib.suppress(OSError):
-            # What is still buffered goes nowhere, so that the interpreter does not complain about it at its end.
+            # What is still buffered goes nowhere, so that the interpreter does not complain about
+            # it at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_PASS)
 
@@ -49,7 +52,8 @@ out: Final = _Console(highlight=False, soft_wrap=True)
 err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
 UNFOLDED_COLUMNS: Final = 1000
-"""Width of a table that a program, a file or a pager reads: one row a line, whatever the terminal is."""
+"""Width of a table that a program, a file or a pager reads: one row a line, whatever the terminal
+is."""
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
@@ -59,7 +63,8 @@ def print_json(value: Mapping[str, Any] | list[Any]) -> None:
 
 
 def show(table: RenderableType) -> None:
-    """A table: folded to a terminal's width; elsewhere one row a line, without blanks at its end."""
+    """A table: folded to a terminal's width; elsewhere one row a line, without blanks at its
+    end."""
     if out.is_terminal:
         out.print(table, soft_wrap=False)
         return
@@ -97,7 +102,9 @@ def complain(error: HarnessError) -> None:
 def refuse(error: Any, *, as_json: bool) -> int:
     """Tell of a CommandLineError; the exit status."""
     if as_json:
-        print_json({"outcome": "usage", "error": {"whose": "usage", "text": error.format_message()}})
+        print_json(
+            {"outcome": "usage", "error": {"whose": "usage", "text": error.format_message()}}
+        )
     error.show()
     return EXIT_USAGE
 
@@ -118,7 +125,8 @@ def _foreseen() -> Iterator[None]:
 
 
 def own_mistake(error: Exception) -> RigError:
-    """An exception that nobody foresaw, in one line: the rig is not to be trusted, and no device has failed."""
+    """An exception that nobody foresaw, in one line: the rig is not to be trusted, and no device
+    has failed."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return RigError(
         f"internal error: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}); "
@@ -128,7 +136,8 @@ def own_mistake(error: Exception) -> RigError:
 
 @contextlib.contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Around every command: no traceback for what can go wrong outside; the exit status says whose fault it is."""
+    """Around every command: no traceback for what can go wrong outside; the exit status says whose
+    fault it is."""
     try:
         with _foreseen():
             yield

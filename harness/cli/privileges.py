@@ -8,8 +8,8 @@ from freezeframe.harness.edge.netns import ensure_privileges, join_holder
 
 
 def prepare(bench: Bench) -> None:
-    """A simulated bench needs network namespaces: without root this command starts over inside a user namespace. So
-    does one that meets a bench which another command simulates.
+    """A simulated bench needs network namespaces: without root this command starts over inside a
+    user namespace. So does one that meets a bench which another command simulates.
 
     RigError names the setting or the capability that is missing.
     """

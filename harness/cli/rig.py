@@ -1,4 +1,5 @@
-"""``rig up``, ``rig down``, ``rig status``: a pair of virtual Linux nodes that stays up between runs."""
+"""``rig up``, ``rig down``, ``rig status``: a pair of virtual Linux nodes that stays up between
+runs."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def _tell(rig: VirtualRig, *, as_json: bool) -> None:
     else:
         say(f"rig in {told['directory']}, process {told['pid']}: {told['image']}")
         for side, node in told["nodes"].items():
-            say(f"  {side:<9} {'running, process ' + str(node['pid']) if node['running'] else 'NOT RUNNING'}")
+            say(
+                f"  {side:<9} {'running, process ' + str(node['pid']) if node['running'] else 'NOT RUNNING'}"
+            )
             for line in node["last_lines"][-1:]:
                 say(f"            {escape(line)}")
         link = told["link"]

@@ -20,7 +20,14 @@ from rich.text import Text
 
 from freezeframe.harness.bench.benchfile import MIB, load_bench, load_scenario
 from freezeframe.harness.cli import output
-from freezeframe.harness.cli.output import EXIT_OF_OUTCOME, EXIT_PASS, complain, err, print_json, say
+from freezeframe.harness.cli.output import (
+    EXIT_OF_OUTCOME,
+    EXIT_PASS,
+    complain,
+    err,
+    print_json,
+    say,
+)
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.text import escape
@@ -64,7 +71,9 @@ class TerminalView:
 
     def happened(self, source: str, event: AnyEvent) -> None:
         if isinstance(event, Trigger) and source == "reflex":
-            seen = event.detail or event.excerpt.rpartition(b"\n")[2].decode("utf-8", "backslashreplace")
+            seen = event.detail or event.excerpt.rpartition(b"\n")[2].decode(
+                "utf-8", "backslashreplace"
+            )
             self.line(f"{event.rule} on the {event.side}'s {event.source}: {seen}", "yellow")
 
     def line(self, text: str, style: str = "dim") -> None:
@@ -104,7 +113,10 @@ class WatchView(TerminalView):
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(
-            quiet, SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+            quiet,
+            SpinnerColumn("line"),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
         )
 
     def happened(self, source: str, event: AnyEvent) -> None:
@@ -133,7 +145,8 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
             say("no incident: nothing went wrong, so nothing was kept (--keep keeps it)")
     elif result.outcome == "interrupted":
         err.print(
-            "freezeframe: interrupted before the first host write; nothing was kept", style="bold yellow"
+            "freezeframe: interrupted before the first host write; nothing was kept",
+            style="bold yellow",
         )
     if result.error is not None:
         complain(result.error)

@@ -1,4 +1,5 @@
-"""``replay`` and ``adopt``: the verdict on a recorded incident from its files alone, and a test made of it."""
+"""``replay`` and ``adopt``: the verdict on a recorded incident from its files alone, and a test
+made of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from freezeframe.harness.report import text
 
 
 def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
-    """Exit 0 when the verdict is the recorded one (or the first), 1 when it differs, 4 when it is inconclusive."""
+    """Exit 0 when the verdict is the recorded one (or the first), 1 when it differs, 4 when it is
+    inconclusive."""
     one = store.find(what, out_dir)
     verdict = verdict_of(one)
     recorded = one.record.get("verdict")

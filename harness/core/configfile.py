@@ -1,7 +1,9 @@
-"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is allowed.
+"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is
+allowed.
 
-``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same text once more,
-knows the line of every key, so that a wrong value deep in an array of tables is found at once.
+``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same text once
+more, knows the line of every key, so that a wrong value deep in an array of tables is found at
+once.
 """
 
 import difflib
@@ -28,13 +30,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """Base of every table in a configuration file: unknown keys are errors, types are not guessed."""
+    """Base of every table in a configuration file: unknown keys are errors, types are not
+    guessed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
-        """What only several keys together show to be wrong: the key to blame and the words. Asked of the
-        whole file's table, when all keys are right by themselves."""
+        """What only several keys together show to be wrong: the key to blame and the words. Asked
+        of the whole file's table, when all keys are right by themselves."""
         return ()
 
 
@@ -253,7 +256,8 @@ _LIMITS: Final = {
 def _problem(
     path: str, lines: dict[KeyPath, int], model: type[BaseModel], detail: ErrorDetails
 ) -> tuple[int, str]:
-    """One problem as (line, text). Pydantic's location may end in parts that are no keys of the file."""
+    """One problem as (line, text). Pydantic's location may end in parts that are no keys of the
+    file."""
     kind, context, location = detail["type"], detail.get("ctx", {}), detail["loc"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location = (*location, context["discriminator"].strip("'"))
@@ -293,7 +297,9 @@ def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[st
         case _ if kind in _PHRASES:
             return _PHRASES[kind]
         case _ if context.keys() & _LIMITS.keys():
-            limits = (words.format(context[name]) for name, words in _LIMITS.items() if name in context)
+            limits = (
+                words.format(context[name]) for name, words in _LIMITS.items() if name in context
+            )
             return f"{given} does not fit", _limits(fields.get(key, [])) or ", ".join(limits)
     return detail["msg"].removeprefix("Value error, "), ""
 
@@ -304,8 +310,8 @@ def _excerpt(value: object) -> str:
 
 
 def _walk(model: type[BaseModel], location: KeyPath) -> tuple[KeyPath, dict[str, list[FieldInfo]]]:
-    """Follow ``location`` from ``model``: the keys without the tags that pydantic puts in where one may be
-    one of several models, and the fields that the table there may have."""
+    """Follow ``location`` from ``model``: the keys without the tags that pydantic puts in where one
+    may be one of several models, and the fields that the table there may have."""
     kinds: list[type[BaseModel]] = [model]
     keys: KeyPath = ()
     for part in location:
@@ -324,7 +330,9 @@ def _walk(model: type[BaseModel], location: KeyPath) -> tuple[KeyPath, dict[str,
 
 
 def _fields_of(kinds: list[type[BaseModel]]) -> list[tuple[str, FieldInfo]]:
-    return [(field.alias or name, field) for kind in kinds for name, field in kind.model_fields.items()]
+    return [
+        (field.alias or name, field) for kind in kinds for name, field in kind.model_fields.items()
+    ]
 
 
 def _tags(kind: type[BaseModel]) -> set[Any]:
@@ -366,12 +374,17 @@ def _type_words(annotation: Any) -> str:
         return _type_words(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return " or ".join(
-            filter(None, (_type_words(part) for part in get_args(annotation) if part is not type(None)))
+            filter(
+                None, (_type_words(part) for part in get_args(annotation) if part is not type(None))
+            )
         )
     if origin is Literal:
         return ", ".join(repr(value) for value in get_args(annotation))
     if _models_in(annotation):
         return "a table"
-    return {str: "text in quotes", int: "a whole number", float: "a number", bool: "true, false"}.get(
-        annotation, ""
-    )
+    return {
+        str: "text in quotes",
+        int: "a whole number",
+        float: "a number",
+        bool: "true, false",
+    }.get(annotation, "")

@@ -1,6 +1,7 @@
 """Everything that can happen on a bench, as frozen values; the processes of a run speak in these.
 
-Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary", "secondary" or "" (the pair).
+Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary", "secondary" or ""
+(the pair).
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """Base of all events."""
 
     t_ns: Ns
-    """When it happened, as well as the host can tell (for bytes: when the read that brought them returned)."""
+    """When it happened, as well as the host can tell (for bytes: when the read that brought them
+    returned)."""
 
 
 class ProcessReady(Event, tag="process-ready", frozen=True, kw_only=True):
@@ -38,10 +40,11 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     side: Side
     """Whose console, or on the link whose packet or silence."""
     offset_bytes: int
-    """Console: absolute offset just behind the match. Link: packet number in the capture (0 when none)."""
+    """Console: absolute offset just behind the match. Link: packet number in the capture (0 when
+    none)."""
     t_arrival_ns: Ns
-    """When the read that brought the last byte returned; on the link the kernel's timestamp, as CLOCK_MONOTONIC; for
-    something that is missing: when its time was up."""
+    """When the read that brought the last byte returned; on the link the kernel's timestamp, as
+    CLOCK_MONOTONIC; for something that is missing: when its time was up."""
     t_match_ns: Ns
     excerpt: bytes = b""
     """Bytes up to and including the match (at most 256)."""
@@ -106,7 +109,8 @@ class PowerSample(Event, tag="power-sample", frozen=True, kw_only=True):
 
 
 class WorkloadProgress(Event, tag="workload-progress", frozen=True, kw_only=True):
-    """Told at least once a second, also when nothing has moved: who is silent for longer does not run."""
+    """Told at least once a second, also when nothing has moved: who is silent for longer does not
+    run."""
 
     bytes_written: int
     """Acknowledged bytes so far."""
@@ -156,7 +160,8 @@ class Stop(Event, tag="stop", frozen=True, kw_only=True):
 
 
 class Freeze(Event, tag="freeze", frozen=True, kw_only=True):
-    """Supervisor -> linkwatch: the trigger of ``t_ns`` is the incident's; keep the window around it."""
+    """Supervisor -> linkwatch: the trigger of ``t_ns`` is the incident's; keep the window around
+    it."""
 
 
 class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
@@ -164,7 +169,8 @@ class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
 
 
 class Arm(Event, tag="arm", frozen=True, kw_only=True):
-    """Supervisor -> reflex: ``frames[reason][side]`` are the frames to write; reason is "console" or "link"."""
+    """Supervisor -> reflex: ``frames[reason][side]`` are the frames to write; reason is "console"
+    or "link"."""
 
     frames: dict[str, dict[str, bytes]]
 
@@ -213,7 +219,8 @@ class Decoder:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> list[AnyEvent]:
-        """Return the events completed by ``data``. Raises ValueError on a length that is never sent."""
+        """Return the events completed by ``data``. Raises ValueError on a length that is never
+        sent."""
         self._held += data
         events: list[AnyEvent] = []
         at = 0

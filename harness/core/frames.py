@@ -1,9 +1,10 @@
-"""Control frames, the harness's codec: bytes to typed values and back, from the tables of ``wire.control``.
+"""Control frames, the harness's codec: bytes to typed values and back, from the tables of
+``wire.control``.
 
-On the line a frame is ``00 COBS(body) 00``, body = header | payload | CRC-32C. Console text may share the
-UART: it holds no 00, so whatever follows a 00 is a frame when its second byte (behind the COBS code) is
-MAGIC, else text. A damaged frame costs itself and at most the text up to the next 00; the receiver never
-loses step for longer.
+On the line a frame is ``00 COBS(body) 00``, body = header | payload | CRC-32C. Console text may
+share the UART: it holds no 00, so whatever follows a 00 is a frame when its second byte (behind the
+COBS code) is MAGIC, else text. A damaged frame costs itself and at most the text up to the next 00;
+the receiver never loses step for longer.
 """
 
 import struct
@@ -101,7 +102,15 @@ class SetData:
 
 
 Payload = (
-    Target | Freeze | TraceLevel | ReadSet | AcknowledgeSet | Identity | FreezeReply | SetEntry | SetData
+    Target
+    | Freeze
+    | TraceLevel
+    | ReadSet
+    | AcknowledgeSet
+    | Identity
+    | FreezeReply
+    | SetEntry
+    | SetData
 )
 P = TypeVar("P", bound=Payload)
 LAYOUT_OF: Final[dict[type, str]] = {
@@ -118,7 +127,8 @@ LAYOUT_OF: Final[dict[type, str]] = {
 
 assert set(LAYOUT_OF.values()) | {"header"} == set(control.FIELDS)
 assert all(
-    tuple(field.name for field in fields(kind)) == control.FIELDS[name][1] for kind, name in LAYOUT_OF.items()
+    tuple(field.name for field in fields(kind)) == control.FIELDS[name][1]
+    for kind, name in LAYOUT_OF.items()
 )
 
 
@@ -133,13 +143,15 @@ def pack(payload: Payload) -> bytes:
         raise WireError(f"{LAYOUT_OF[type(payload)]}: {error}") from error
     for name, value, kept in zip(names, values, layout.unpack(packed), strict=True):
         if isinstance(value, bytes) and kept.rstrip(b"\0") != value.rstrip(b"\0"):
-            raise WireError(f"{LAYOUT_OF[type(payload)]}: {name} is longer than its {len(kept)} bytes")
+            raise WireError(
+                f"{LAYOUT_OF[type(payload)]}: {name} is longer than its {len(kept)} bytes"
+            )
     return packed
 
 
 def unpack(kind: type[P], data: bytes, offset_bytes: int = 0) -> P:
-    """Read ``kind`` at ``offset_bytes``. Raises WireError when the bytes are too few or a text is not
-    ASCII."""
+    """Read ``kind`` at ``offset_bytes``. Raises WireError when the bytes are too few or a text is
+    not ASCII."""
     layout, names = control.FIELDS[LAYOUT_OF[kind]]
     if len(data) - offset_bytes < layout.size:
         raise WireError(
@@ -152,7 +164,9 @@ def unpack(kind: type[P], data: bytes, offset_bytes: int = 0) -> P:
         if name in TEXT_FIELDS:
             text = values[at].rstrip(b"\0")
             if not text.isascii() or not text.decode("ascii").isprintable():
-                raise WireError(f"{LAYOUT_OF[kind]}: {name} is not printable ASCII", offset_bytes, text)
+                raise WireError(
+                    f"{LAYOUT_OF[kind]}: {name} is not printable ASCII", offset_bytes, text
+                )
             values[at] = text.decode("ascii")
     return kind(*values)
 
@@ -191,10 +205,12 @@ Received = Frame | TextRun | BadFrame
 
 
 def encode(op: int, seq: int, payload: bytes = b"", *, flags: int = 0) -> bytes:
-    """``00 COBS(body) 00``. ``op`` is an Op, plus REPLY in a reply. Raises WireError when the payload is
-    too long."""
+    """``00 COBS(body) 00``. ``op`` is an Op, plus REPLY in a reply. Raises WireError when the
+    payload is too long."""
     if len(payload) > control.MAX_PAYLOAD_BYTES:
-        raise WireError(f"payload of {len(payload)} bytes, at most {control.MAX_PAYLOAD_BYTES} fit a frame")
+        raise WireError(
+            f"payload of {len(payload)} bytes, at most {control.MAX_PAYLOAD_BYTES} fit a frame"
+        )
     header = control.HEADER.pack(control.MAGIC, control.VERSION, op, flags, seq, len(payload))
     body = header + payload
     body += control.CRC.pack(crc32c(body))
@@ -220,7 +236,9 @@ def _decode(encoded: bytes) -> Frame:
     if magic != control.MAGIC or version != control.VERSION:
         raise WireError(f"magic {magic:#04x}, version {version} are not ours", 0, body)
     if length != len(body) - header_bytes - crc_bytes or length > control.MAX_PAYLOAD_BYTES:
-        raise WireError(f"header says {length} bytes of payload, that is not what there is", 6, body)
+        raise WireError(
+            f"header says {length} bytes of payload, that is not what there is", 6, body
+        )
     return Frame(kind, flags, seq, body[header_bytes:-crc_bytes])
 
 
@@ -233,7 +251,8 @@ class FrameReceiver:
         self._held = bytearray()
         """Bytes since a delimiter that are, or may become, a frame."""
         self._is_text = True
-        """Whether the bytes since the last delimiter are known to be text; so they are before the first."""
+        """Whether the bytes since the last delimiter are known to be text; so they are before the
+        first."""
 
     @property
     def in_frame(self) -> bool:
@@ -241,8 +260,8 @@ class FrameReceiver:
         return len(self._held) > 1
 
     def feed(self, data: bytes) -> list[Received]:
-        """What ``data`` completes. Text is given out at once, except one byte behind a delimiter, which is
-        held until the next byte tells what it is."""
+        """What ``data`` completes. Text is given out at once, except one byte behind a delimiter,
+        which is held until the next byte tells what it is."""
         received: list[Received] = []
         at = 0
         while at < len(data):

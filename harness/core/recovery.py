@@ -1,4 +1,5 @@
-"""One incident's recovery as a table: from the frames that went out to the pair that has been compared.
+"""One incident's recovery as a table: from the frames that went out to the pair that has been
+compared.
 
 Each instructed side walks its own steps:
 
@@ -17,9 +18,10 @@ Each instructed side walks its own steps:
   side that is not up, or a pair that stays apart, ends the recovery without a comparison, which would tell
   nothing.
 
-One action is under way at a time, with its own deadline: whoever carries the actions out may block in each
-until then, and answers with one event (``TimedOut`` when nothing came). The machine itself never waits.
-Every walk ends: each step is entered a bounded number of times, and each action ends by its deadline.
+One action is under way at a time, with its own deadline: whoever carries the actions out may block
+in each until then, and answers with one event (``TimedOut`` when nothing came). The machine itself
+never waits. Every walk ends: each step is entered a bounded number of times, and each action ends
+by its deadline.
 """
 
 from collections.abc import Mapping
@@ -156,7 +158,8 @@ class AwaitFullDuplex:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Read host journal, primary and secondary against each other. Its length is the data's: no deadline."""
+    """Read host journal, primary and secondary against each other. Its length is the data's: no
+    deadline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +191,8 @@ Action = AwaitReply | AwaitBoot | PowerCycle | Pull | AwaitFullDuplex | Compare 
 
 # --- the table ----------------------------------------------------------------------------------------------
 class Step(IntEnum):
-    """Where a side stands. The lowest is seen to first: both are asked before either is waited for."""
+    """Where a side stands. The lowest is seen to first: both are asked before either is waited
+    for."""
 
     INSTRUCTED = 0
     RESTARTING = 1
@@ -270,8 +274,8 @@ class _Side:
 
 
 class Recovery:
-    """The recovery of one incident. ``armed``: the instructed sides in their order, with the boot epochs
-    that the frames were armed for."""
+    """The recovery of one incident. ``armed``: the instructed sides in their order, with the boot
+    epochs that the frames were armed for."""
 
     def __init__(self, policy: Policy, armed: Mapping[Side, int]) -> None:
         self._policy = policy
@@ -289,7 +293,8 @@ class Recovery:
         return getattr(self._action, "deadline_ns", None)
 
     def on(self, event: Event, now: Ns) -> list[Action]:
-        """Take what happened, return what to do next: nothing while sides are armed or an action goes on.
+        """Take what happened, return what to do next: nothing while sides are armed or an action
+        goes on.
 
         Events that do not fit the action under way (a late answer, a second one) change nothing.
         """
@@ -298,18 +303,24 @@ class Recovery:
         if isinstance(event, TimedOut | Rejoined | Compared):
             return self._pair_event(event, now)
         state = self._sides.get(event.side)
-        if state is None or (self._action is not None and getattr(self._action, "side", "") != event.side):
+        if state is None or (
+            self._action is not None and getattr(self._action, "side", "") != event.side
+        ):
             return []
         signal, detail = self._signal(state, event, now)
         t_ns = event.t_ns if isinstance(event, FrameOut) and event.t_ns is not None else now
         return self._apply(state, signal, detail, now, t_ns)
 
-    def _apply(self, state: _Side, signal: Signal | None, detail: str, now: Ns, t_ns: Ns) -> list[Action]:
+    def _apply(
+        self, state: _Side, signal: Signal | None, detail: str, now: Ns, t_ns: Ns
+    ) -> list[Action]:
         """``t_ns``: when it happened."""
         after = TABLE[state.step].get(signal) if signal is not None else None
         if signal is None or after is None:
             return []
-        self.history.append(Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail))
+        self.history.append(
+            Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail)
+        )
         state.step = after
         if after is Step.SETTLED and not state.complete:
             state.reason = f"{signal.value}: {detail}" if detail else signal.value
@@ -392,32 +403,46 @@ class Recovery:
         return [action]
 
     def _next(self, now: Ns) -> list[Action]:
-        """The next action: of the side that is least far, or of the pair when all sides are settled."""
+        """The next action: of the side that is least far, or of the pair when all sides are
+        settled."""
         state = min(self._sides.values(), key=lambda one: one.step, default=None)
         action: Action
         match state.step if state is not None else Step.SETTLED:
             case Step.INSTRUCTED:
                 assert state is not None
-                action = AwaitReply(side=state.side, deadline_ns=now + _ns(self._policy.reply_timeout_s))
+                action = AwaitReply(
+                    side=state.side, deadline_ns=now + _ns(self._policy.reply_timeout_s)
+                )
             case Step.RESTARTING:
                 assert state is not None
                 deadline_ns = now + _ns(self._policy.boot_timeout_s)
-                action = AwaitBoot(side=state.side, armed_epoch=state.armed_epoch, deadline_ns=deadline_ns)
+                action = AwaitBoot(
+                    side=state.side, armed_epoch=state.armed_epoch, deadline_ns=deadline_ns
+                )
             case Step.POWER_CYCLING:
                 assert state is not None
-                action = PowerCycle(side=state.side, deadline_ns=now + _ns(self._policy.boot_timeout_s))
+                action = PowerCycle(
+                    side=state.side, deadline_ns=now + _ns(self._policy.boot_timeout_s)
+                )
             case Step.PULLING:
                 assert state is not None
                 state.pulls += 1
-                state.pull_deadline_ns = state.pull_deadline_ns or now + _ns(self._policy.pull_timeout_s)
-                action = Pull(side=state.side, attempt=state.pulls, deadline_ns=state.pull_deadline_ns)
+                state.pull_deadline_ns = state.pull_deadline_ns or now + _ns(
+                    self._policy.pull_timeout_s
+                )
+                action = Pull(
+                    side=state.side, attempt=state.pulls, deadline_ns=state.pull_deadline_ns
+                )
             case _:
                 action = self._pair_action(now)
         self._action = action
         return [action]
 
     def _pair_action(self, now: Ns) -> Action:
-        if all(one.up or one.reply not in ("", "ok", Signal.SILENT.value) for one in self._sides.values()):
+        if all(
+            one.up or one.reply not in ("", "ok", Signal.SILENT.value)
+            for one in self._sides.values()
+        ):
             return AwaitFullDuplex(deadline_ns=now + _ns(self._policy.rejoin_timeout_s))
         return self._finish(rejoined=None, data_equal=None, detail="")
 

@@ -1,7 +1,7 @@
 """Which write failed, whether it may be sent again, and whether it failed again. Pure.
 
-A write is sent again with the content that the host's journal knows, and only while that is what its place must hold:
-never over a newer write, acknowledged or under way.
+A write is sent again with the content that the host's journal knows, and only while that is what
+its place must hold: never over a newer write, acknowledged or under way.
 """
 
 import re
@@ -55,16 +55,22 @@ def told_sector(line: bytes) -> int:
 
 
 def failing_write(journal: Journal, sector: int, until_ns: Ns) -> Write | None:
-    """The host's last write over ``sector`` (-1: not named) before ``until_ns``; where no sector is named, the oldest
-    that had been without an answer for so long by then that this must be the failure."""
+    """The host's last write over ``sector`` (-1: not named) before ``until_ns``; where no sector is
+    named, the oldest that had been without an answer for so long by then that this must be the
+    failure."""
     if sector < 0:
-        return next((one for one in journal.unacked if one.time_ns <= until_ns - UNANSWERED_NS), None)
-    over = [one for one in journal.writes.values() if _covers(one, sector) and one.time_ns <= until_ns]
+        return next(
+            (one for one in journal.unacked if one.time_ns <= until_ns - UNANSWERED_NS), None
+        )
+    over = [
+        one for one in journal.writes.values() if _covers(one, sector) and one.time_ns <= until_ns
+    ]
     return over[-1] if over else None
 
 
 def why_not(journal: Journal, write: Write, writes_planned: int) -> str:
-    """Why ``write`` must not be sent again now; "" when it may. ``writes_planned``: the workload's, in all."""
+    """Why ``write`` must not be sent again now; "" when it may. ``writes_planned``: the workload's,
+    in all."""
     for one in journal.writes.values():
         overlaps = one.lba < write.lba + write.sectors and write.lba < one.lba + one.sectors
         if overlaps and one.write_id != write.write_id:
@@ -87,7 +93,8 @@ def failed_again(
     since_ns: Ns,
     line_of: Callable[[Trigger], bytes],
 ) -> Result | None:
-    """What the triggers since the write was sent again say of it; None: nothing. ``line_of`` gives a trigger's line."""
+    """What the triggers since the write was sent again say of it; None: nothing. ``line_of`` gives
+    a trigger's line."""
     earlier = {one.block_id for one in triggers if one.t_arrival_ns < since_ns and one.block_id}
     unnamed: Result | None = None
     for one in triggers:

@@ -1,7 +1,7 @@
 """A root cause data set as its controller stored it -> what a person or the verdict reads of it.
 
-The bytes come from a device that has just failed: nothing in them is believed. Sizes are checked before
-memory is taken, the SHA-256 before the content, the type of every value before its use.
+The bytes come from a device that has just failed: nothing in them is believed. Sizes are checked
+before memory is taken, the SHA-256 before the content, the type of every value before its use.
 """
 
 import hashlib
@@ -38,20 +38,26 @@ class RootCauseSet:
     state: Mapping[str, Any]
     """Keys: wire.rootcause.STATE_KEYS."""
     events: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by name."""
+    """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by
+    name."""
     tells: frozenset[str] | None = None
-    """Names of the event records that such a log holds of everything of the kind that happens; None: of all names.
-    From the absence of any other record nothing follows."""
+    """Names of the event records that such a log holds of everything of the kind that happens;
+    None: of all names. From the absence of any other record nothing follows."""
 
 
 def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
-    """Decode a stored set, after comparing its SHA-256 (raw or hex) when one is given. Raises WireError."""
+    """Decode a stored set, after comparing its SHA-256 (raw or hex) when one is given. Raises
+    WireError."""
     check_sha256(stored, sha256)
     content = decode_cbor(_decompressed(stored))
     if not isinstance(content, dict) or not set(rootcause.SET_KEYS) <= set(content):
-        raise WireError(f"a root cause data set is a map with the keys {', '.join(rootcause.SET_KEYS)}")
+        raise WireError(
+            f"a root cause data set is a map with the keys {', '.join(rootcause.SET_KEYS)}"
+        )
     if content["format"] != rootcause.FORMAT:
-        raise WireError(f"the set's format is {str(content['format'])[:80]!r}, known is {rootcause.FORMAT!r}")
+        raise WireError(
+            f"the set's format is {str(content['format'])[:80]!r}, known is {rootcause.FORMAT!r}"
+        )
     return RootCauseSet(
         header=_checked_map(content["header"], "header", rootcause.HEADER_KEYS),
         state=_checked_map(content["state"], "state", rootcause.STATE_KEYS),
@@ -70,9 +76,9 @@ def check_sha256(stored: bytes, sha256: bytes | str | None) -> None:
 
 
 def decode_cbor(data: bytes) -> Any:
-    """The one CBOR value that ``data`` is: maps with text keys, lists, ints, floats, texts, bytes, true,
-    false, null. Raises WireError on everything else (tags, indefinite lengths), before memory is taken for
-    it."""
+    """The one CBOR value that ``data`` is: maps with text keys, lists, ints, floats, texts, bytes,
+    true, false, null. Raises WireError on everything else (tags, indefinite lengths), before memory
+    is taken for it."""
     _inspect(data)
     try:
         return cbor2.loads(data)
@@ -119,7 +125,9 @@ def jsonable(value: Any) -> Any:
 def _decompressed(stored: bytes) -> bytes:
     """The content of one zstd frame. Its size must be declared, believable, and true."""
     if len(stored) > control.MAX_SET_BYTES:
-        raise WireError(f"stored set of {len(stored)} bytes, at most {control.MAX_SET_BYTES} are believed")
+        raise WireError(
+            f"stored set of {len(stored)} bytes, at most {control.MAX_SET_BYTES} are believed"
+        )
     try:
         content_bytes = zstandard.get_frame_parameters(stored).content_size
     except zstandard.ZstdError as error:
@@ -127,7 +135,8 @@ def _decompressed(stored: bytes) -> bytes:
     if content_bytes > control.MAX_SET_BYTES:  # an undeclared size reads as 2**64 - 1
         raise WireError(f"the set declares no size up to {control.MAX_SET_BYTES} bytes", 0, stored)
     try:
-        # The output buffer is exactly as large as declared: a frame that holds more is an error of zstd's.
+        # The output buffer is exactly as large as declared: a frame that holds more is an error of
+        # zstd's.
         content = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(f"zstd: {error}", 0, stored) from error
@@ -137,10 +146,11 @@ def _decompressed(stored: bytes) -> bytes:
 
 
 def _inspect(data: bytes) -> None:
-    """Walk the heads of the CBOR items (RFC 8949, section 3): types, lengths, nesting and number as we
-    allow."""
+    """Walk the heads of the CBOR items (RFC 8949, section 3): types, lengths, nesting and number as
+    we allow."""
     open_items: list[tuple[int, bool]] = [(1, False)]
-    """Lists and maps around the position: how many items are still to come, and whether it is a map."""
+    """Lists and maps around the position: how many items are still to come, and whether it is a
+    map."""
     items = at = 0
     while open_items:
         left, is_map = open_items.pop()
@@ -158,7 +168,9 @@ def _inspect(data: bytes) -> None:
         if value > LAST_INLINE_VALUE:
             head_bytes = HEAD_BYTES.get(value, 0)
             if not head_bytes or len(data) - at < head_bytes:
-                raise WireError("a CBOR head is cut off or of indefinite length", start, data[start:])
+                raise WireError(
+                    "a CBOR head is cut off or of indefinite length", start, data[start:]
+                )
             # In major type 7 what follows is a float or a simple value, never a length.
             value = value if major == 7 else int.from_bytes(data[at : at + head_bytes], "big")
             at += head_bytes

@@ -2,18 +2,22 @@
 
 
 def escape(text: str | bytes) -> str:
-    """``text`` on one line, every character that a terminal could act on written as ``\\xNN`` or ``\\uNNNN``.
+    """``text`` on one line, every character that a terminal could act on written as ``\\xNN`` or
+    ``\\uNNNN``.
 
-    Bytes are read as UTF-8; bytes that are none come out as ``\\xNN``. Escaped are all that Unicode does not
-    call printable: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and other format controls,
-    line and paragraph separators, odd spaces, lone surrogates, private and unassigned code points. A
-    backslash stays one backslash. Who prints with rich must still tell it not to read ``[...]`` as markup.
+    Bytes are read as UTF-8; bytes that are none come out as ``\\xNN``. Escaped are all that Unicode
+    does not call printable: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and other
+    format controls, line and paragraph separators, odd spaces, lone surrogates, private and
+    unassigned code points. A backslash stays one backslash. Who prints with rich must still tell it
+    not to read ``[...]`` as markup.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else _escaped(ord(character)) for character in text)
+    return "".join(
+        character if character.isprintable() else _escaped(ord(character)) for character in text
+    )
 
 
 def _escaped(code_point: int) -> str:

@@ -15,7 +15,8 @@ Row = dict[str, Any]
 
 
 def row(t_ns: Ns, source: str, event: str, side: Side | str = "", **fields: Any) -> Row:
-    """A row from its parts; bytes become hex, text is escaped and cut, all else must be JSON already."""
+    """A row from its parts; bytes become hex, text is escaped and cut, all else must be JSON
+    already."""
     made: Row = {"t_ns": t_ns, "source": source, "side": side, "event": event}
     for name, value in fields.items():
         if isinstance(value, bytes | bytearray):
@@ -37,5 +38,6 @@ def row_of(event: Event, source: str) -> Row:
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """Rows of all sources by time; rows of one time keep their order. A row without a time comes first."""
+    """Rows of all sources by time; rows of one time keep their order. A row without a time comes
+    first."""
     return sorted(rows, key=lambda one: one["t_ns"] if isinstance(one.get("t_ns"), int) else 0)

@@ -1,14 +1,16 @@
 """The newest of a link's capture on disk, bounded, and the window around a trigger.
 
-Frames go to ``link.pcapng``. When that has grown to a segment it is renamed to ``link.NNNNNNNNNNNN.pcapng``, by the
-number of its first frame since the capture began, and a new one begins. Until a trigger the oldest segments are removed:
-half of the bound is for what came before a trigger, half for what comes behind it. ``freeze`` keeps the window before the
-trigger and goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end: in place,
-segment by segment, so that it needs no second copy, and a kill in between loses nothing.
+Frames go to ``link.pcapng``. When that has grown to a segment it is renamed to
+``link.NNNNNNNNNNNN.pcapng``, by the number of its first frame since the capture began, and a new
+one begins. Until a trigger the oldest segments are removed: half of the bound is for what came
+before a trigger, half for what comes behind it. ``freeze`` keeps the window before the trigger and
+goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end:
+in place, segment by segment, so that it needs no second copy, and a kill in between loses nothing.
 
-Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been told of the incident's
-trigger stays true: ``pin``, called with each trigger, and ``freeze`` keep what is there. That of a trigger which nobody
-acts on is too high by the frames that are removed later.
+Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been
+told of the incident's trigger stays true: ``pin``, called with each trigger, and ``freeze`` keep
+what is there. That of a trigger which nobody acts on is too high by the frames that are removed
+later.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ SEGMENTS: Final = 8
 """Of each half of the bound, and of the time before a trigger: how finely the window is cut."""
 MIN_SEGMENT_BYTES: Final = 1 << 20
 PIN_NS: Final = 2 * NS_PER_S
-"""So long after a trigger nothing is removed that the bound leaves room for, beside the segment that is being written: the
-supervisor needs some milliseconds to say that the trigger is the incident's."""
+"""So long after a trigger nothing is removed that the bound leaves room for, beside the segment
+that is being written: the supervisor needs some milliseconds to say that the trigger is the
+incident's."""
 _COPY_BYTES: Final = 1 << 20
 _NAME: Final = "{stem}.{number:012d}{suffix}"
 _MAX_FRAMES: Final = 1 << 62
@@ -64,10 +67,13 @@ class _Segment:
 
 
 class CaptureRing:
-    """``write`` each run; ``full`` says why nothing more is kept. Windows are counted in CLOCK_MONOTONIC: the frames' own
-    times jump with the host's clock, and a jump must not throw a window away."""
+    """``write`` each run; ``full`` says why nothing more is kept. Windows are counted in
+    CLOCK_MONOTONIC: the frames' own times jump with the host's clock, and a jump must not throw a
+    window away."""
 
-    def __init__(self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds) -> None:
+    def __init__(
+        self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds
+    ) -> None:
         """``make`` begins a file, with a comment or "". RigError when it cannot."""
         self.path = path
         self.full = ""
@@ -139,7 +145,10 @@ class CaptureRing:
     def close(self, *, start_ns: Ns, end_ns: Ns, frames_received: int, frames_dropped: int) -> None:
         """Add the statistics of the interface; the segments stay for ``join``."""
         self._file.close(
-            start_ns=start_ns, end_ns=end_ns, frames_received=frames_received, frames_dropped=frames_dropped
+            start_ns=start_ns,
+            end_ns=end_ns,
+            frames_received=frames_received,
+            frames_dropped=frames_dropped,
         )
         self.full = self.full or self._file.full
 
@@ -152,7 +161,8 @@ class CaptureRing:
         )
 
     def _roll(self, t_ns: Ns) -> bool:
-        """Set the file aside as a segment, and begin another; False, and ``full`` says why, when none can be begun."""
+        """Set the file aside as a segment, and begin another; False, and ``full`` says why, when
+        none can be begun."""
         aside = segment_path(self.path, self._first_no)
         file = self._file
         following = self._first_no + file.frames
@@ -162,14 +172,18 @@ class CaptureRing:
         except OSError as error:
             self.full = str(error)
             return False
-        self._older.append(_Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns))
+        self._older.append(
+            _Segment(aside, self._first_no, file.frames, file.size_bytes, self._t_last_ns)
+        )
         try:
             self._make_room(t_ns)
             self._file = self._make(self.path, f"begins with frame {following} of the capture")
         except (OSError, RigError) as error:
             self.full = str(error)
             self._older.pop()
-            with contextlib.suppress(OSError):  # in the place of what could not be begun: it is still open
+            with contextlib.suppress(
+                OSError
+            ):  # in the place of what could not be begun: it is still open
                 aside.rename(self.path)
             return False
         file.abandon()
@@ -177,10 +191,12 @@ class CaptureRing:
         return True
 
     def _make_room(self, now_ns: Ns) -> None:
-        """For one segment more: the oldest go, as far as the window before a trigger does without them. The last one that
-        goes lies at ``path`` afterwards, to be written over."""
+        """For one segment more: the oldest go, as far as the window before a trigger does without
+        them. The last one that goes lies at ``path`` afterwards, to be written over."""
         is_pinned = now_ns < self._pinned_ns
-        room = (self._bounds.max_bytes if is_pinned else self._bounds.max_bytes // 2) - self._segment_bytes
+        room = (
+            self._bounds.max_bytes if is_pinned else self._bounds.max_bytes // 2
+        ) - self._segment_bytes
         while self._until_ns is None and len(self._older) > 1:
             oldest = self._older[0]
             is_past = not is_pinned and oldest.t_last_ns < now_ns - self._bounds.before_ns
@@ -199,7 +215,8 @@ def segment_path(path: Path, first_no: int) -> Path:
 
 
 def segments(path: Path) -> list[tuple[int, Path]]:
-    """(number of the first frame, file) of each segment set aside from the capture at ``path``, in order."""
+    """(number of the first frame, file) of each segment set aside from the capture at ``path``, in
+    order."""
     pattern = re.compile(rf"{re.escape(path.stem)}\.(\d{{12}}){re.escape(path.suffix)}")
     found = []
     if path.parent.is_dir():
@@ -210,17 +227,22 @@ def segments(path: Path) -> list[tuple[int, Path]]:
 
 
 def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]:
-    """Every run of a capture that may not be joined yet: the segments in order, then ``path``. RigError: a watch is going
-    on, and has written over what was being read, or begun another segment."""
+    """Every run of a capture that may not be joined yet: the segments in order, then ``path``.
+    RigError: a watch is going on, and has written over what was being read, or begun another
+    segment."""
     parts = segments(path)
-    moved_on = RigError(f"{path} has moved on while it was read; read it again, or when the run is over")
+    moved_on = RigError(
+        f"{path} has moved on while it was read; read it again, or when the run is over"
+    )
     for position, (first_no, one) in enumerate(parts):
         following = parts[position + 1][0] if position + 1 < len(parts) else None
         left = _MAX_FRAMES if following is None else following - first_no
         try:
             with open_file(one.name) as file:
                 # A join that was killed may have set the newest file aside as it was.
-                for run in () if _is_empty(file) else runs_of(file, one.name, is_growing=following is None):
+                for run in (
+                    () if _is_empty(file) else runs_of(file, one.name, is_growing=following is None)
+                ):
                     if not _is_at(file, one):
                         raise moved_on
                     if run.frames >= left:
@@ -249,7 +271,8 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
 
 
 def join(path: Path) -> None:
-    """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment stays as it is."""
+    """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment
+    stays as it is."""
     parts = segments(path)
     try:
         while parts and is_retired(parts[0][1]):
@@ -276,7 +299,8 @@ def join(path: Path) -> None:
 
 
 def _is_empty(file: BinaryIO) -> bool:
-    """A segment that was killed, or met the end of the disk, before it had its header; or one that is retired."""
+    """A segment that was killed, or met the end of the disk, before it had its header; or one that
+    is retired."""
     return os.pread(file.fileno(), len(END), 0) in (b"", END)
 
 
@@ -293,7 +317,8 @@ def _count(path: Path) -> int:
 
 
 def _cut(path: Path, fd: int, frames: int) -> None:
-    """End the file behind so many frames: what stands there is a half copy of the next segment, or statistics."""
+    """End the file behind so many frames: what stands there is a half copy of the next segment, or
+    statistics."""
     if os.fstat(fd).st_size == 0:
         raise WireError(f"{path} is empty")
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
@@ -305,7 +330,8 @@ def _cut(path: Path, fd: int, frames: int) -> None:
 
 
 def _append(fd: int, path: Path) -> None:
-    """The packets and statistics of ``path``, without the header that is the same, and without half a block."""
+    """The packets and statistics of ``path``, without the header that is the same, and without half
+    a block."""
     with path.open("rb") as file:
         if _is_empty(file):
             return

@@ -1,6 +1,7 @@
 """A capture file with several interfaces and comments, written whole or not at all.
 
-For exports: the capture process's own writer, which a kill must not spoil, is ``edge.pcapng.PcapngWriter``.
+For exports: the capture process's own writer, which a kill must not spoil, is
+``edge.pcapng.PcapngWriter``.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ _SECTION_HEAD: Final = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
 _PACKET_HEAD: Final = struct.Struct("<IIIII")
 _TAG: Final = struct.Struct(">HH")
 _TAG_END, _TAG_DISSECTOR, _TAG_PROTOCOL_COLUMN, _TAG_INFO_COLUMN = 0, 12, 33, 36
-"""Wireshark's epan/exported_pdu.h; the columns' tags are known from Wireshark 3.6 on, and passed over before."""
+"""Wireshark's epan/exported_pdu.h; the columns' tags are known from Wireshark 3.6 on, and passed
+over before."""
 MAX_COMMENT_BYTES: Final = 4096
 MAX_TAG_BYTES: Final = 1024
 _LAST_TIME_NS: Final = (1 << 64) - 1
@@ -38,7 +40,9 @@ class CaptureFile:
         self.packets = 0
         self._interfaces = 0
         self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        self._body = _SECTION_HEAD + _comments([comment]) + option(_APPLICATION, application.encode())
+        self._body = (
+            _SECTION_HEAD + _comments([comment]) + option(_APPLICATION, application.encode())
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -49,7 +53,10 @@ class CaptureFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             self._file.close()
@@ -98,7 +105,8 @@ class CaptureFile:
 
 
 def upper_pdu(data: bytes, *, dissector: str, protocol: str, info: str) -> bytes:
-    """``data`` for the dissector of that name, with what the columns Protocol and Info are to show."""
+    """``data`` for the dissector of that name, with what the columns Protocol and Info are to
+    show."""
     tags = ((_TAG_DISSECTOR, dissector), (_TAG_PROTOCOL_COLUMN, protocol), (_TAG_INFO_COLUMN, info))
     head = b""
     for tag, text in tags:
@@ -109,4 +117,6 @@ def upper_pdu(data: bytes, *, dissector: str, protocol: str, info: str) -> bytes
 
 
 def _comments(texts: tuple[str, ...] | list[str]) -> bytes:
-    return b"".join(option(_COMMENT, text.encode(errors="replace")[:MAX_COMMENT_BYTES]) for text in texts)
+    return b"".join(
+        option(_COMMENT, text.encode(errors="replace")[:MAX_COMMENT_BYTES]) for text in texts
+    )

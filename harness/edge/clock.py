@@ -1,4 +1,5 @@
-"""The host's clocks. Everything is timed by CLOCK_MONOTONIC; wall time is read once a run, with its error."""
+"""The host's clocks. Everything is timed by CLOCK_MONOTONIC; wall time is read once a run, with its
+error."""
 
 import time
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class WallReading:
     wall_ns: int
     """Nanoseconds since 1970-01-01 UTC."""
     error_ns: int
-    """How far apart the two readings can have been taken; the wall clock's own error is not known here."""
+    """How far apart the two readings can have been taken; the wall clock's own error is not known
+    here."""
 
     def utc(self, t_ns: Ns) -> str:
         """Time of day at another moment of CLOCK_MONOTONIC, to a millisecond."""

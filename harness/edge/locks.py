@@ -1,4 +1,5 @@
-"""Who holds a device: told by name, so that "busy" is something a person can act on. Reads /proc only."""
+"""Who holds a device: told by name, so that "busy" is something a person can act on. Reads /proc
+only."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ PROC: Final = Path("/proc")
 
 
 def holder(path: str) -> str | None:
-    """``python (pid 123)``: another process that has the file at ``path`` open, the one that locked it first.
+    """``python (pid 123)``: another process that has the file at ``path`` open, the one that locked
+    it first.
 
     None when there is none, or none that this user may see.
     """

@@ -1,8 +1,10 @@
-"""Network namespaces without names or mounts: an open descriptor holds each; a killed run leaves nothing.
+"""Network namespaces without names or mounts: an open descriptor holds each; a killed run leaves
+nothing.
 
-The two simulated controllers live in one namespace each, joined by a veth pair, their replication link.
-Another process enters a namespace through ``/proc/PID/fd/N`` of the process that holds it. Without root
-everything here works inside a user namespace, which ``ensure_privileges`` puts the whole command into.
+The two simulated controllers live in one namespace each, joined by a veth pair, their replication
+link. Another process enters a namespace through ``/proc/PID/fd/N`` of the process that holds it.
+Without root everything here works inside a user namespace, which ``ensure_privileges`` puts the
+whole command into.
 """
 
 import contextlib
@@ -38,7 +40,8 @@ SIOCETHTOOL: Final = 0x8946
 OFFLOADS: Final = {"tso": 0x1F, "gso": 0x24, "gro": 0x2C, "rx-checksum": 0x15, "tx-checksum": 0x17}
 """ETHTOOL_S* commands of <linux/ethtool.h>, in the order in which they are switched off."""
 REEXEC_MARKER: Final = "FREEZEFRAME_USER_NAMESPACE"
-"""Set in the environment of the command that runs inside the user namespace, so that it never tries again."""
+"""Set in the environment of the command that runs inside the user namespace, so that it never tries
+again."""
 PROBE_TIMEOUT_S: Final = 10.0
 
 _IFREQ: Final = struct.Struct("@16sP")
@@ -66,7 +69,8 @@ class Namespace:
 
     @classmethod
     def open(cls, path: str | Path) -> "Namespace":
-        """The namespace at ``path``: /proc/PID/fd/N of the process that holds it, /run/netns/NAME, ..."""
+        """The namespace at ``path``: /proc/PID/fd/N of the process that holds it, /run/netns/NAME,
+        ..."""
         try:
             return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -78,7 +82,8 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay inside.
+        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay
+        inside.
 
         The thread ends there: without root no thread may return to the namespace that it came from.
         """
@@ -102,10 +107,12 @@ class LinkPair:
     primary: Namespace
     secondary: Namespace
     notes: tuple[str, ...] = ()
-    """What the kernel did not allow, for the incident: "primary: tx-checksum offload stays on: ..."."""
+    """What the kernel did not allow, for the incident: "primary: tx-checksum offload stays on:
+    ..."."""
     keeps_order: bool = True
-    """Frames arrive in the order in which they were sent, whichever processor sends them. When the kernel did not allow
-    it, both ends must run on one processor: a capture with segments out of order is hard to read for other tools."""
+    """Frames arrive in the order in which they were sent, whichever processor sends them. When the
+    kernel did not allow it, both ends must run on one processor: a capture with segments out of
+    order is hard to read for other tools."""
 
     def close(self) -> None:
         self.primary.close()
@@ -113,8 +120,9 @@ class LinkPair:
 
 
 def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
-    """Two namespaces joined by a veth pair, addresses set, all up, offloads off: frames are captured as on a
-    wire, of wire size and with valid checksums. RigError when the kernel refuses a step."""
+    """Two namespaces joined by a veth pair, addresses set, all up, offloads off: frames are
+    captured as on a wire, of wire size and with valid checksums. RigError when the kernel refuses a
+    step."""
     primary = Namespace.create()
     try:
         secondary = Namespace.create()
@@ -129,20 +137,27 @@ def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
             ("secondary", secondary, SECONDARY_ADDRESS),
         ):
             # Offloads first: nothing that is sent when the link comes up shall leave unsegmented.
-            notes += [f"{side}: {note}" for note in namespace.run(lambda: disable_offloads(INTERFACE))]
+            notes += [
+                f"{side}: {note}" for note in namespace.run(lambda: disable_offloads(INTERFACE))
+            ]
             namespace.run(lambda address=address: _bring_up(address, mtu_bytes))  # type: ignore[misc]
     except BaseException:
         primary.close()
         secondary.close()
         raise
     keeps_order = all(namespace.run(_steer_to_one_processor) for namespace in (primary, secondary))
-    return LinkPair(primary=primary, secondary=secondary, notes=tuple(notes), keeps_order=keeps_order)
+    return LinkPair(
+        primary=primary, secondary=secondary, notes=tuple(notes), keeps_order=keeps_order
+    )
 
 
 def _add_veth(peer_namespace_fd: int) -> None:
     with _netlink("join the namespaces") as route:
         route.link(
-            "add", ifname=INTERFACE, kind="veth", peer={"ifname": INTERFACE, "net_ns_fd": peer_namespace_fd}
+            "add",
+            ifname=INTERFACE,
+            kind="veth",
+            peer={"ifname": INTERFACE, "net_ns_fd": peer_namespace_fd},
         )
 
 
@@ -160,9 +175,10 @@ def _bring_up(address: str, mtu_bytes: int | None) -> None:
 
 
 def _steer_to_one_processor() -> bool:
-    """A veth hands each frame to the processor that sends it, so two frames of one stream can overtake each other.
-    Receive packet steering puts all of them into one queue. Its switch is in sysfs, which shows the devices of the
-    namespace that it was mounted in: it is mounted over the old one, for this thread alone. False: not allowed."""
+    """A veth hands each frame to the processor that sends it, so two frames of one stream can
+    overtake each other. Receive packet steering puts all of them into one queue. Its switch is in
+    sysfs, which shows the devices of the namespace that it was mounted in: it is mounted over the
+    old one, for this thread alone. False: not allowed."""
     try:
         if _libc.unshare(CLONE_NEWNS) != 0:
             return False
@@ -190,7 +206,8 @@ def _netlink(what: str) -> Iterator[Any]:
 
 
 def disable_offloads(interface: str) -> list[str]:
-    """Switch off what hides the wire's frames from a capture, on ``interface`` of the thread's namespace.
+    """Switch off what hides the wire's frames from a capture, on ``interface`` of the thread's
+    namespace.
 
     Returns what the driver refused; an offload that the device does not have is not worth a word.
     """
@@ -217,7 +234,8 @@ def _refused(what: str) -> RigError:
 
 
 def _in_thread(function: Callable[[], T]) -> T:
-    """Call ``function`` in a new thread, which ends with its namespace: the caller's is untouched."""
+    """Call ``function`` in a new thread, which ends with its namespace: the caller's is
+    untouched."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -246,16 +264,19 @@ def missing_capabilities() -> list[str]:
 
 
 def ensure_privileges(argv: Sequence[str]) -> None:
-    """Return when this process may make namespaces; else run ``argv`` in its place inside a user namespace.
+    """Return when this process may make namespaces; else run ``argv`` in its place inside a user
+    namespace.
 
-    Call before any thread or child exists, and only for a simulated bench: inside, the machine's own
-    interfaces are out of reach. RigError names the setting or the capability that is missing.
+    Call before any thread or child exists, and only for a simulated bench: inside, the machine's
+    own interfaces are out of reach. RigError names the setting or the capability that is missing.
     """
     missing = missing_capabilities()
     if not missing:
         return
     why = (
-        "the user namespace gave no capabilities" if REEXEC_MARKER in os.environ else user_namespace_problem()
+        "the user namespace gave no capabilities"
+        if REEXEC_MARKER in os.environ
+        else user_namespace_problem()
     )
     if why:
         raise RigError(
@@ -265,10 +286,12 @@ def ensure_privileges(argv: Sequence[str]) -> None:
 
 
 def join_holder(namespace: str, argv: Sequence[str]) -> None:
-    """Return when this process may enter the network namespace at ``namespace``; else run ``argv`` in its place inside
-    the user namespace of the process that holds it: the bench was simulated without root, by this same user.
+    """Return when this process may enter the network namespace at ``namespace``; else run ``argv``
+    in its place inside the user namespace of the process that holds it: the bench was simulated
+    without root, by this same user.
 
-    Call before any thread or child exists. What cannot be joined is left to whoever enters: the error is told there.
+    Call before any thread or child exists. What cannot be joined is left to whoever enters: the
+    error is told there.
     """
     path = Path(namespace)
     holder = re.match(r"/proc/(\d+)/", str(path.readlink() if path.is_symlink() else path))
@@ -321,13 +344,12 @@ def _settings() -> dict[str, int]:
 
 
 def explain_refusal(message: str, settings: Mapping[str, int]) -> str:
-    """The words of unshare, then the setting that explains them, or the capability when none does."""
+    """The words of unshare, then the setting that explains them, or the capability when none
+    does."""
     for name, (forbidding, remedy) in _FORBIDDING.items():
         if settings.get(name) == forbidding:
             return (
                 f"the kernel forbids user namespaces ({message}): {name} = {forbidding}; "
                 f"`sudo sysctl -w {name}={remedy}` allows them, or run as root"
             )
-    return (
-        f"the kernel forbids user namespaces ({message}): run as root or give CAP_SYS_ADMIN to the container"
-    )
+    return f"the kernel forbids user namespaces ({message}): run as root or give CAP_SYS_ADMIN to the container"

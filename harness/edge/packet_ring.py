@@ -1,8 +1,10 @@
-"""Capture of one interface: AF_PACKET with a TPACKET_V3 ring that the kernel fills and this process maps.
+"""Capture of one interface: AF_PACKET with a TPACKET_V3 ring that the kernel fills and this process
+maps.
 
-The kernel stamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are full or after
-``RETIRE_MS``; no frame costs a system call. A block is turned into a run of pcapng's enhanced packet blocks and given
-back to the kernel at once. What the kernel had to drop is counted by ``statistics``.
+The kernel stamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are full
+or after ``RETIRE_MS``; no frame costs a system call. A block is turned into a run of pcapng's
+enhanced packet blocks and given back to the kernel at once. What the kernel had to drop is counted
+by ``statistics``.
 
 Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc), native byte order.
 """
@@ -28,13 +30,15 @@ from freezeframe.harness.errors import RigError
 
 DEFAULT_RING_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 128 << 10
-"""Holds the largest frame that segmentation offload makes (64 KiB), and divides the ring finely: at a quiet
-link each block handed over carries RETIRE_MS only, so that 512 of them outlast a second's stall of this
-process."""
+"""Holds the largest frame that segmentation offload makes (64 KiB), and divides the ring finely: at
+a quiet link each block handed over carries RETIRE_MS only, so that 512 of them outlast a second's
+stall of this process."""
 RETIRE_MS: Final = 2
-"""A block that is not full is handed over after this: the capture's share of the time to a trigger."""
+"""A block that is not full is handed over after this: the capture's share of the time to a
+trigger."""
 CLOCK_STEP_NS: Final = NS_PER_MS
-"""The distance between CLOCK_REALTIME and CLOCK_MONOTONIC changes only when the clock is set: NTP slews both alike."""
+"""The distance between CLOCK_REALTIME and CLOCK_MONOTONIC changes only when the clock is set: NTP
+slews both alike."""
 
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263
@@ -43,7 +47,8 @@ _PACKET_MR_PROMISC: Final = 1
 _TPACKET_V3: Final = 2
 _TP_STATUS_KERNEL, _TP_STATUS_USER, _TP_STATUS_LOSING = 0, 1, 4
 _REQ3: Final = struct.Struct("@7I")
-"""block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv, feature_req_word."""
+"""block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv,
+feature_req_word."""
 _FRAME_SIZE: Final = 2048
 """Only divides the block in the kernel's arithmetic; frames of version 3 have their own length."""
 _BLOCK_STATUS: Final = struct.Struct("@I")
@@ -81,7 +86,8 @@ class PacketRing:
         """Capture everything on ``interface`` of the network namespace at the path ``namespace``,
         promiscuously.
 
-        RigError: no such interface (the text lists those there), it is down, or CAP_NET_RAW is missing.
+        RigError: no such interface (the text lists those there), it is down, or CAP_NET_RAW is
+        missing.
         """
         self.interface = interface
         self.namespace = namespace
@@ -93,7 +99,8 @@ class PacketRing:
         self.clock_steps = 0
         """How often that has changed: the clock was set."""
         self.has_lost = False
-        """The kernel has said in a block read since ``statistics`` was asked that frames were dropped."""
+        """The kernel has said in a block read since ``statistics`` was asked that frames were
+        dropped."""
         if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
         else:
@@ -118,8 +125,8 @@ class PacketRing:
         return self._socket.fileno()
 
     def read_run(self, timeout_s: float = 0.0) -> Run | None:
-        """The frames of the next block; None when none comes in time. Good until the next call. Those of a block that spans
-        a step of the clock have times of both sides of it.
+        """The frames of the next block; None when none comes in time. Good until the next call.
+        Those of a block that spans a step of the clock have times of both sides of it.
 
         InterfaceGone when the interface has vanished; while it is only down, nothing comes.
         """
@@ -168,10 +175,14 @@ class PacketRing:
         frames = size // _FRAME_SIZE
         request = _REQ3.pack(BLOCK_BYTES, self._blocks, _FRAME_SIZE, frames, RETIRE_MS, 0, 0)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
-        return mmap.mmap(self._socket.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(
+            self._socket.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
+        )
 
     def _status(self) -> int:
-        status: int = _BLOCK_STATUS.unpack_from(self._map, self._at * BLOCK_BYTES + _BLOCK_STATUS_AT)[0]
+        status: int = _BLOCK_STATUS.unpack_from(
+            self._map, self._at * BLOCK_BYTES + _BLOCK_STATUS_AT
+        )[0]
         return status
 
     def _measure_clock(self) -> None:
@@ -199,7 +210,8 @@ def _clock_offset_ns() -> int:
 
 
 def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:
-    """An AF_PACKET socket in the thread's namespace that takes nothing yet, and the interface's index."""
+    """An AF_PACKET socket in the thread's namespace that takes nothing yet, and the interface's
+    index."""
     where = f" in namespace {namespace}" if namespace else ""
     names = [name for _, name in socket.if_nameindex()]
     if interface not in names:

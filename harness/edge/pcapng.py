@@ -1,14 +1,16 @@
 """Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
 
-The writer hands whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing: whatever moment the process is
-killed, the file holds complete blocks up to the last run. When the disk is full it cuts the file back to the last complete
-run and goes no further. A file that ``retire`` has given up is written over in place: its pages are used again, which takes
-a fraction of the time of new ones. What stands behind the last run then is not the file's: a block of length zero stands in
-front of it, where readers stop, until the next run is written whole, and its type and length last. The reader gives runs
-again.
+The writer hands whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing:
+whatever moment the process is killed, the file holds complete blocks up to the last run. When the
+disk is full it cuts the file back to the last complete run and goes no further. A file that
+``retire`` has given up is written over in place: its pages are used again, which takes a fraction
+of the time of new ones. What stands behind the last run then is not the file's: a block of length
+zero stands in front of it, where readers stop, until the next run is written whole, and its type
+and length last. The reader gives runs again.
 
-pcapng: section header, one interface description (nanosecond times), an enhanced packet block a frame,
-interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME nanoseconds.
+pcapng: section header, one interface description (nanosecond times), an enhanced packet block a
+frame, interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME
+nanoseconds.
 """
 
 from __future__ import annotations
@@ -92,14 +94,18 @@ class PcapngWriter:
         try:
             self._older_bytes = path.stat().st_size if is_retired(path) else 0
             """Length of the older file, as long as it is not written over to its end."""
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if self._older_bytes else os.O_TRUNC)
+            flags = (
+                os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if self._older_bytes else os.O_TRUNC)
+            )
             self._fd = os.open(path, flags, 0o644)
         except OSError as error:
             raise RigError(f"cannot write the capture file {path}: {error.strerror}") from error
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         section += option(_SHB_HARDWARE, hardware.encode()) + option(_SHB_OS, system.encode())
         section += option(_SHB_USERAPPL, application.encode())
-        section += (option(_OPT_COMMENT, comment.encode()) if comment else b"") + option(_OPT_END, b"")
+        section += (option(_OPT_COMMENT, comment.encode()) if comment else b"") + option(
+            _OPT_END, b""
+        )
         described = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, snaplen_bytes) + option(
             _IF_NAME, interface.encode()
         )
@@ -112,13 +118,16 @@ class PcapngWriter:
             raise RigError(f"cannot write the capture file {path}: {self.full}")
 
     def write(self, run: Buffer, frames: int) -> bool:
-        """Store a run of ``frames`` enhanced packet blocks; False, and ``full`` says why, when it is not stored."""
+        """Store a run of ``frames`` enhanced packet blocks; False, and ``full`` says why, when it
+        is not stored."""
         if self.full or not self._put(run):
             return False
         self.frames += frames
         return True
 
-    def close(self, *, start_ns: int, end_ns: int, frames_received: int, frames_dropped: int) -> None:
+    def close(
+        self, *, start_ns: int, end_ns: int, frames_received: int, frames_dropped: int
+    ) -> None:
         """Add the interface statistics (realtime ns; dropped by the kernel) and close the file."""
         body = struct.pack("<III", 0, end_ns >> 32, end_ns & 0xFFFFFFFF)
         for code, t_ns in ((_ISB_STARTTIME, start_ns), (_ISB_ENDTIME, end_ns)):
@@ -171,7 +180,8 @@ class PcapngWriter:
 
 
 def retire(path: Path) -> None:
-    """Nothing in this capture counts any more, from now on and also after a kill: it may be written over."""
+    """Nothing in this capture counts any more, from now on and also after a kill: it may be written
+    over."""
     with path.open("r+b", buffering=0) as file:
         file.write(END)
 
@@ -202,15 +212,16 @@ _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 def read_frames(path: Path) -> Iterator[CapturedFrame]:
     """The Ethernet frames of a pcap or pcapng file, in order.
 
-    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it cannot be
-    opened, WireError when its bytes are no capture of Ethernet frames.
+    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it
+    cannot be opened, WireError when its bytes are no capture of Ethernet frames.
     """
     with _opened(path) as file:
         yield from frames_of(file, str(path))
 
 
 def read_runs(path: Path) -> Iterator[Run]:
-    """The same in runs, which take a reader a fraction of the time; each lives as long as somebody holds it."""
+    """The same in runs, which take a reader a fraction of the time; each lives as long as somebody
+    holds it."""
     with _opened(path) as file:
         yield from runs_of(file, str(path))
 
@@ -238,8 +249,9 @@ def run_frames(run: Run) -> Iterator[CapturedFrame]:
 
 
 def runs_of(file: BinaryIO, name: str, *, is_growing: bool = False) -> Iterator[Run]:
-    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost. ``is_growing``: it may be
-    one that is, or was, written over: it ends where that had come to. Else such a place is damage, and a WireError."""
+    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost.
+    ``is_growing``: it may be one that is, or was, written over: it ends where that had come to.
+    Else such a place is damage, and a WireError."""
     single: list[CapturedFrame] = []
     for part in _parts(file, name, is_growing):
         if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
@@ -281,7 +293,9 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
     while len(head := file.read(record.size)) == record.size:
         seconds, fraction, length, original = record.unpack(head)
         if length > MAX_FRAME_BYTES:
-            raise WireError(f"frame of {length} bytes, at most {MAX_FRAME_BYTES}", file.tell() - 16, head)
+            raise WireError(
+                f"frame of {length} bytes, at most {MAX_FRAME_BYTES}", file.tell() - 16, head
+            )
         data = file.read(length)
         if len(data) < length:
             return
@@ -329,15 +343,21 @@ class _Section:
         return self._order == "<" and first is not None and first[:2] == (_NS_PER_S, 0)
 
     def block(self, data: bytes, at: int, start: int) -> int | None:
-        """The length of the block at ``data[at]``; None: it is not there whole. WireError when it cannot be one."""
+        """The length of the block at ``data[at]``; None: it is not there whole. WireError when it
+        cannot be one."""
         is_section = data[at : at + 4] == _SHB_BYTES
         if len(data) - at < (12 if is_section else 8):
             return None
         if is_section:
             magic = data[at + 8 : at + 12]
-            self._order, self._interfaces = ("<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"), []
+            self._order, self._interfaces = (
+                ("<" if magic == _U32.pack(_BYTE_ORDER_MAGIC) else ">"),
+                [],
+            )
             if struct.unpack(self._order + "I", magic)[0] != _BYTE_ORDER_MAGIC:
-                raise WireError("section header without its byte-order magic", start + at, data[at : at + 12])
+                raise WireError(
+                    "section header without its byte-order magic", start + at, data[at : at + 12]
+                )
         (total,) = struct.unpack_from(self._order + "I", data, at + 4)
         if total < 12 or total % 4 or total > MAX_BLOCK_BYTES:
             raise WireError(f"block of {total} bytes", start + at, data[at : at + 8])
@@ -348,7 +368,9 @@ class _Section:
         end = at + total
         if data[end - 4 : end] != data[at + 4 : at + 8]:
             raise WireError(
-                "the two lengths of a block differ", start + at, data[at : at + 8] + data[end - 4 : end]
+                "the two lengths of a block differ",
+                start + at,
+                data[at : at + 8] + data[end - 4 : end],
             )
         if kind == _EPB:
             return _enhanced_packet(data[at + 8 : end], self._order, self._interfaces, start + at)

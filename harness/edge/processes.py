@@ -23,13 +23,20 @@ KILLED_S = 5.0
 
 
 class Child:
-    """``python -m MODULE``: its configuration is the first line on its stdin, then events both ways.
+    """``python -m MODULE``: its configuration is the first line on its stdin, then events both
+    ways.
 
     The child dies with its parent's pipe: every process of ours ends when its stdin does.
     """
 
     def __init__(
-        self, name: str, module: str, config: object, *, stderr_path: Path, pass_fds: Sequence[int] = ()
+        self,
+        name: str,
+        module: str,
+        config: object,
+        *,
+        stderr_path: Path,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.stderr_path = stderr_path
@@ -98,7 +105,8 @@ class Child:
         )
 
     def stop(self, deadline_ns: Ns) -> list[AnyEvent]:
-        """Ask for the end, take the last events, then insist: after the deadline the child is killed."""
+        """Ask for the end, take the last events, then insist: after the deadline the child is
+        killed."""
         with contextlib.suppress(RigError):  # it may have ended by itself
             self.send(events.Stop(t_ns=time.monotonic_ns()))
         with contextlib.suppress(OSError):

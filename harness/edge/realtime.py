@@ -1,5 +1,5 @@
-"""What a process asks of the kernel and of Python to be fast when it counts; what it could not have comes
-back as text."""
+"""What a process asks of the kernel and of Python to be fast when it counts; what it could not have
+comes back as text."""
 
 import ctypes
 import gc
@@ -14,8 +14,8 @@ FIFO_PRIORITY: Final = 20
 
 
 def become_realtime() -> list[str]:
-    """Collect garbage for the last time, lock the memory, and take a SCHED_FIFO priority. Returns what was
-    refused."""
+    """Collect garbage for the last time, lock the memory, and take a SCHED_FIFO priority. Returns
+    what was refused."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -23,10 +23,13 @@ def become_realtime() -> list[str]:
 
 
 def _lock_memory() -> str:
-    # Under a finite limit MCL_FUTURE would make a later allocation fail: lift the limit, or lock nothing.
+    # Under a finite limit MCL_FUTURE would make a later allocation fail: lift the limit, or lock
+    # nothing.
     limit_bytes = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
     except (OSError, ValueError):
         if limit_bytes != resource.RLIM_INFINITY:
             return f"memory not locked: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; it must be unlimited (ulimit -l)"
@@ -38,7 +41,9 @@ def _lock_memory() -> str:
 
 def _take_fifo_priority() -> str:
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(FIFO_PRIORITY))
+        os.sched_setscheduler(
+            0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(FIFO_PRIORITY)
+        )
     except OSError as error:
         return f"no SCHED_FIFO priority: {error.strerror}; allow rtprio {FIFO_PRIORITY}, or run as root"
     return ""

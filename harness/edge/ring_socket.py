@@ -1,7 +1,8 @@
-"""The capture ring as a scapy socket: ``sniff(opened_socket=RingSocket("eth0"))``, ``AsyncSniffer`` likewise.
+"""The capture ring as a scapy socket: ``sniff(opened_socket=RingSocket("eth0"))``, ``AsyncSniffer``
+likewise.
 
-For looking and for small tools. The link watch reads the ring itself: scapy makes objects of every frame,
-which a link at full rate does not leave the time for.
+For looking and for small tools. The link watch reads the ring itself: scapy makes objects of every
+frame, which a link at full rate does not leave the time for.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _NS_PER_S: Final = 1e9
 
 
 class RingSocket(SuperSocket):  # type: ignore[misc]
-    """Reads one frame at a time; frames are copied out of the ring, so that it never has to wait for their
-    reader."""
+    """Reads one frame at a time; frames are copied out of the ring, so that it never has to wait
+    for their reader."""
 
     desc = "read frames from an AF_PACKET TPACKET_V3 ring"
 

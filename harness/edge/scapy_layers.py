@@ -1,10 +1,11 @@
-"""Scapy layers for the replication protocol (DRBD) and for the control frames, declared from the tables of
-the wire.
+"""Scapy layers for the replication protocol (DRBD) and for the control frames, declared from the
+tables of the wire.
 
 ``Drbd(bytes)`` picks the header by its magic; ``packets(bytes)`` takes a whole stream apart.
-``ControlFrame(bytes)`` takes one frame as it is on the line, delimiters and COBS included, and builds it so.
-Both are for looking and for making packets by hand; nothing here is fast enough for a link at full rate. Only
-``scapy.packet`` and ``scapy.fields`` are imported: ``scapy.all`` costs half a second more.
+``ControlFrame(bytes)`` takes one frame as it is on the line, delimiters and COBS included, and
+builds it so. Both are for looking and for making packets by hand; nothing here is fast enough for a
+link at full rate. Only ``scapy.packet`` and ``scapy.fields`` are imported: ``scapy.all`` costs half
+a second more.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class StateField(XIntField):  # type: ignore[misc]
         role, peer = (drbd.ROLE_NAMES.get(part(name), str(part(name))) for name in ("role", "peer"))
         disk, pdsk = (drbd.DISK_NAMES.get(part(name), str(part(name))) for name in ("disk", "pdsk"))
         conn = drbd.CONN_NAMES.get(part("conn"), str(part("conn")))
-        flags = [name for name, (_, width) in drbd.STATE_FIELDS.items() if width == 1 and part(name)]
+        flags = [
+            name for name, (_, width) in drbd.STATE_FIELDS.items() if width == 1 and part(name)
+        ]
         return f"0x{x:08x} {conn} {role}/{peer} {disk}/{pdsk} {' '.join(flags)}".rstrip()
 
 
@@ -94,7 +97,10 @@ def _field(name: str, kind: str, size: int) -> Any:
 
 
 def _fields(layout: struct.Struct, names: tuple[str, ...]) -> list[Any]:
-    return [_field(name, kind, size) for name, (kind, size) in zip(names, layout_items(layout), strict=True)]
+    return [
+        _field(name, kind, size)
+        for name, (kind, size) in zip(names, layout_items(layout), strict=True)
+    ]
 
 
 class _Body(Packet):  # type: ignore[misc]
@@ -122,16 +128,20 @@ class SyncParam95(_Body):
 
 def _body_layer(cmd: drbd.Cmd) -> type[_Body]:
     layout, names, _ = drbd.LAYOUTS[cmd]
-    return type(f"P_{cmd.name}", (_Body,), {"name": f"P_{cmd.name}", "fields_desc": _fields(layout, names)})
+    return type(
+        f"P_{cmd.name}", (_Body,), {"name": f"P_{cmd.name}", "fields_desc": _fields(layout, names)}
+    )
 
 
 BODIES: Final[dict[drbd.Cmd, type[_Body]]] = {cmd: _body_layer(cmd) for cmd in drbd.LAYOUTS}
-"""Command -> the layer of its fixed fields; what follows (digest and data, names, bitmap) is its payload."""
+"""Command -> the layer of its fixed fields; what follows (digest and data, names, bitmap) is its
+payload."""
 bind_layers(BODIES[drbd.Cmd.SIZES], Qlim)
 
 
 class Drbd(Packet):  # type: ignore[misc]
-    """A DRBD packet. ``Drbd(bytes)`` becomes the class of its magic; a ``length`` of None is filled in."""
+    """A DRBD packet. ``Drbd(bytes)`` becomes the class of its magic; a ``length`` of None is filled
+    in."""
 
     name = "DRBD"
     fields_desc: ClassVar[list[Any]] = []
@@ -195,7 +205,11 @@ class DrbdH100(Drbd):
     ]
 
 
-_LENGTH_AT: Final[dict[type[Packet], tuple[int, int]]] = {DrbdH80: (6, 2), DrbdH95: (4, 4), DrbdH100: (8, 4)}
+_LENGTH_AT: Final[dict[type[Packet], tuple[int, int]]] = {
+    DrbdH80: (6, 2),
+    DrbdH95: (4, 4),
+    DrbdH100: (8, 4),
+}
 """Where the length stands in each header, and its bytes."""
 _HEADER_BYTES: Final[dict[type[Packet], int]] = {
     DrbdH80: drbd.HEADER_H80.size,
@@ -208,7 +222,8 @@ for _cmd, _layer in BODIES.items():
 
 
 def packets(data: bytes) -> list[Packet]:
-    """The DRBD packets of ``data`` one by one; what is no packet, or not whole, is one Raw at the end."""
+    """The DRBD packets of ``data`` one by one; what is no packet, or not whole, is one Raw at the
+    end."""
     found: list[Packet] = []
     at = 0
     while at < len(data):
@@ -288,8 +303,8 @@ REPLIES: Final[dict[control.Op, type[_Body]]] = {
 
 
 class ControlFrame(Packet):  # type: ignore[misc]
-    """One control frame: on the line ``00 COBS(header | payload | CRC-32C) 00``; ``crc`` is shown with the
-    header."""
+    """One control frame: on the line ``00 COBS(header | payload | CRC-32C) 00``; ``crc`` is shown
+    with the header."""
 
     name = "Control frame"
     fields_desc: ClassVar[list[Any]] = [
@@ -304,14 +319,18 @@ class ControlFrame(Packet):  # type: ignore[misc]
 
     def pre_dissect(self, s: bytes) -> bytes:
         """Undo the framing and bring the CRC from the end of the frame to the end of the header."""
-        body: bytes = cobs.decode(s.strip(control.DELIMITER)) if s.startswith(control.DELIMITER) else s
+        body: bytes = (
+            cobs.decode(s.strip(control.DELIMITER)) if s.startswith(control.DELIMITER) else s
+        )
         head, tail = control.HEADER.size, control.CRC.size
         if len(body) < head + tail:
             raise ValueError(f"control frame of {len(body)} bytes, at least {head + tail}")
         return body[:head] + body[-tail:] + body[head:-tail]
 
     def post_dissect(self, s: bytes) -> bytes:
-        self.raw_packet_cache = None  # what was dissected is not what is on the line: always build anew
+        self.raw_packet_cache = (
+            None  # what was dissected is not what is on the line: always build anew
+        )
         return s
 
     def post_build(self, pkt: bytes, pay: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """A serial line by any pyserial URL, as a roles.ByteLink over a raw descriptor.
 
 Device paths (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``, a PTY or a link to one) and
-``socket://host:port`` are read and written through their own descriptor. ``rfc2217://`` and other URLs that
-pyserial interprets itself have none that carries plain bytes: two threads pump them through a socket pair.
-A descriptor may be handed to another process too (the reflex process writes the first frame through it);
-pyserial only opens the line and sets it up: raw, 8N1.
+``socket://host:port`` are read and written through their own descriptor. ``rfc2217://`` and other
+URLs that pyserial interprets itself have none that carries plain bytes: two threads pump them
+through a socket pair. A descriptor may be handed to another process too (the reflex process writes
+the first frame through it); pyserial only opens the line and sets it up: raw, 8N1.
 """
 
 import contextlib
@@ -32,7 +32,8 @@ PUMP_BYTES: Final = 4096
 PUMP_POLL_S: Final = 0.05
 """How long a pumped line's read may sit before it looks whether the link was closed."""
 BREAK: Final = b"\xff\xf3"
-"""In the bytes written to a line that was opened with ``breaks``: a BREAK, as telnet has it (RFC 854, IAC BREAK)."""
+"""In the bytes written to a line that was opened with ``breaks``: a BREAK, as telnet has it (RFC
+854, IAC BREAK)."""
 BREAK_S: Final = 0.25
 """How long one lasts: longer than any character, as terminal programs send it."""
 UNIX_PREFIX: Final = "unix:"
@@ -46,7 +47,12 @@ class SerialLink:
     """Plays roles.ByteLink. Made by ``open_serial``."""
 
     def __init__(
-        self, name: str, port: serial.SerialBase | socket.socket, notes: list[str], *, breaks: bool = False
+        self,
+        name: str,
+        port: serial.SerialBase | socket.socket,
+        notes: list[str],
+        *,
+        breaks: bool = False,
     ) -> None:
         self.name = name
         self.notes = notes
@@ -118,7 +124,9 @@ class _Pump:
         self._closing = False
         self._ours, self._theirs = socket.socketpair()
         self._port.timeout = PUMP_POLL_S
-        self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._inward, self._outward)]
+        self._threads = [
+            threading.Thread(target=loop, daemon=True) for loop in (self._inward, self._outward)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -163,8 +171,9 @@ class _Pump:
 
 
 def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> SerialLink:
-    """Open ``url`` for this process alone; with ``breaks`` BREAK in what is written to it is one. A unix socket's server
-    has to understand telnet for that. RigError: missing (with what is there), in use (by whom), refused."""
+    """Open ``url`` for this process alone; with ``breaks`` BREAK in what is written to it is one. A
+    unix socket's server has to understand telnet for that. RigError: missing (with what is there),
+    in use (by whom), refused."""
     if url.startswith(UNIX_PREFIX):
         return SerialLink(url, _unix_socket(url.removeprefix(UNIX_PREFIX)), [])
     if breaks and url.startswith("socket://"):
@@ -186,8 +195,8 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> 
 
 
 def _tell_empty_from_ended(fd: int) -> None:
-    """pyserial leaves VMIN at 0, where a read of an idle line returns nothing, just as that of a dead one does.
-    With VMIN 1 an idle line's non-blocking read says EAGAIN."""
+    """pyserial leaves VMIN at 0, where a read of an idle line returns nothing, just as that of a
+    dead one does. With VMIN 1 an idle line's non-blocking read says EAGAIN."""
     attributes = termios.tcgetattr(fd)
     attributes[6][termios.VMIN] = 1
     attributes[6][termios.VTIME] = 0
@@ -195,7 +204,8 @@ def _tell_empty_from_ended(fd: int) -> None:
 
 
 def _unix_socket(path: str) -> socket.socket:
-    """The line of a virtual machine. One user at a time is its server's business: a second one hears nothing."""
+    """The line of a virtual machine. One user at a time is its server's business: a second one
+    hears nothing."""
     line = socket.socket(socket.AF_UNIX)
     try:
         line.connect(path)
@@ -211,7 +221,8 @@ def _check_device(path: str) -> None:
     if not Path(path).is_char_device():
         raise RigError(f"{path} is not a serial line, it is not even a device. {_what_is_there()}")
     if not os.path.realpath(path).startswith(PTY_PREFIX):
-        # A terminal program without a lock would steal bytes. Not asked of a PTY: its maker holds it too.
+        # A terminal program without a lock would steal bytes. Not asked of a PTY: its maker holds
+        # it too.
         taken_by = locks.holder(path)
         if taken_by:
             raise RigError(f"{path} is in use by {taken_by}")
@@ -246,4 +257,6 @@ def _ask_low_latency(path: str, port: serial.Serial, notes: list[str]) -> None:
     try:
         port.set_low_latency_mode(True)
     except (OSError, ValueError, NotImplementedError, AttributeError) as error:
-        notes.append(f"{Path(real).name}: no low-latency mode ({error}): bytes may arrive up to 16 ms late")
+        notes.append(
+            f"{Path(real).name}: no low-latency mode ({error}): bytes may arrive up to 16 ms late"
+        )

@@ -1,7 +1,9 @@
-"""One UART that carries both a console and the control frames: a roles.ByteLink for the control side of it.
+"""One UART that carries both a console and the control frames: a roles.ByteLink for the control
+side of it.
 
-Only one process may read a line. Before the reflex runs, that is this one; from ``share`` on the reflex reads, records
-and scans the line, and hands every byte on through a pipe, whose other end is read here.
+Only one process may read a line. Before the reflex runs, that is this one; from ``share`` on the
+reflex reads, records and scans the line, and hands every byte on through a pipe, whose other end is
+read here.
 """
 
 import os
@@ -18,7 +20,8 @@ MAX_EARLY_BYTES: Final = 1 << 20
 
 
 class SharedLine:
-    """Plays roles.ByteLink. Writes go to the line itself: a frame is written whole, and text never holds its delimiter."""
+    """Plays roles.ByteLink. Writes go to the line itself: a frame is written whole, and text never
+    holds its delimiter."""
 
     def __init__(self, line: SerialLink) -> None:
         self.name = line.name
@@ -27,13 +30,15 @@ class SharedLine:
         self._early = bytearray()
 
     def take_early(self) -> bytes:
-        """What was read here before the line was shared, and is the console's as well: it belongs into its record."""
+        """What was read here before the line was shared, and is the console's as well: it belongs
+        into its record."""
         early, self._early = bytes(self._early), bytearray()
         return early
 
     def share(self) -> int:
-        """The descriptor into which the line's reader copies each byte from now on; the caller hands it over and closes
-        it. Not blocking: a copy that nobody reads is dropped, the reader's record is whole."""
+        """The descriptor into which the line's reader copies each byte from now on; the caller
+        hands it over and closes it. Not blocking: a copy that nobody reads is dropped, the reader's
+        record is whole."""
         self.unshare()
         self._copy_fd, theirs = os.pipe()
         os.set_blocking(self._copy_fd, False)

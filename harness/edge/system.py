@@ -1,4 +1,5 @@
-"""What this machine offers a bench: tools, rights, devices, space; what ``freezeframe doctor`` shows."""
+"""What this machine offers a bench: tools, rights, devices, space; what ``freezeframe doctor``
+shows."""
 
 import contextlib
 import os
@@ -25,7 +26,8 @@ TOOLS: Final = {
     "fio": ("fio", "writes as a host does"),
     "unshare": ("util-linux", "a simulated bench without root"),
 }
-"""Command -> its Debian package, and what it is for. A bench runs without any of them; tests need all."""
+"""Command -> its Debian package, and what it is for. A bench runs without any of them; tests need
+all."""
 MIN_PYTHON: Final = (3, 11)
 MIN_FREE_BYTES: Final = 1 << 30
 """An incident of 64 MiB of writes is about 200 MiB; several must fit."""
@@ -72,7 +74,9 @@ def _requirements() -> list[str]:
     except metadata.PackageNotFoundError:
         return []
     names = (line for line in wanted if "extra ==" not in line)
-    return sorted(line.split(";")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in names)
+    return sorted(
+        line.split(";")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in names
+    )
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
@@ -170,8 +174,12 @@ def _realtime() -> Iterator[Finding]:
     yield Finding(
         name="real-time priority",
         status="warning" if refused else "ok",
-        detail=f"SCHED_FIFO: {refused[0]}; the reflex is slower under load" if refused else "allowed",
-        remedy="run as root, or set rtprio in /etc/security/limits.d/freezeframe.conf" if refused else "",
+        detail=f"SCHED_FIFO: {refused[0]}; the reflex is slower under load"
+        if refused
+        else "allowed",
+        remedy="run as root, or set rtprio in /etc/security/limits.d/freezeframe.conf"
+        if refused
+        else "",
     )
 
 
@@ -181,7 +189,9 @@ def _memory_lock() -> Iterator[Finding]:
     if not enough:
         # The reflex lifts the limit where it may: root may, but not in every container.
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.setrlimit(
+                resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
             resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
             enough = True
     shown = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft >> 20} MiB"
@@ -201,7 +211,9 @@ def _serial_devices() -> Iterator[Finding]:
     by_id = {str(path.resolve()): str(path) for path in sorted(Path("/dev/serial/by-id").glob("*"))}
     ports = sorted(list_ports.comports(), key=lambda port: str(port.device))
     if not ports:
-        yield Finding(name="serial devices", status="ok", detail="none; a simulated bench needs none")
+        yield Finding(
+            name="serial devices", status="ok", detail="none; a simulated bench needs none"
+        )
     for port in ports:
         usable = os.access(port.device, os.R_OK | os.W_OK)
         name = escape(by_id.get(port.device, port.device))
@@ -216,7 +228,8 @@ def _serial_devices() -> Iterator[Finding]:
 
 
 def latency(sysfs: Path) -> str:
-    """How long a USB adapter holds bytes back, as far as its driver tells: FTDI's does. "" when nothing is known."""
+    """How long a USB adapter holds bytes back, as far as its driver tells: FTDI's does. "" when
+    nothing is known."""
     try:
         timer_ms = int((sysfs / "device" / "latency_timer").read_text())
     except (OSError, ValueError):
@@ -236,7 +249,10 @@ def _space(out_dir: Path) -> Finding:
         return Finding(name="disk space", status="problem", detail=f"{folder}: {error.strerror}")
     if not os.access(folder, os.W_OK):
         return Finding(
-            name="disk space", status="problem", detail=f"{folder}: not writable", remedy="give --out DIR"
+            name="disk space",
+            status="problem",
+            detail=f"{folder}: not writable",
+            remedy="give --out DIR",
         )
     enough = free_bytes >= MIN_FREE_BYTES
     return Finding(

@@ -10,7 +10,8 @@ PACKAGES: Final = ("scapy", "pyserial", "pyvisa", "hyperscan", "crc32c", "msgspe
 
 @cache
 def versions() -> dict[str, Any]:
-    """FreezeFrame, Python, the kernel, and the packages whose behaviour an incident may depend on."""
+    """FreezeFrame, Python, the kernel, and the packages whose behaviour an incident may depend
+    on."""
     return {
         "freezeframe": _version("freezeframe"),
         "python": platform.python_version(),

@@ -1,6 +1,8 @@
-"""An incident, adopted: a scenario that makes the simulated pair do the same, and a pytest that expects the same verdict.
+"""An incident, adopted: a scenario that makes the simulated pair do the same, and a pytest that
+expects the same verdict.
 
-What went wrong is taken from the verdict, not from how the incident was made: that of a real rig is adopted alike.
+What went wrong is taken from the verdict, not from how the incident was made: that of a real rig is
+adopted alike.
 """
 
 import json
@@ -32,9 +34,11 @@ FAULT_OF: Final[Mapping[tuple[str, str | None], FaultKind]] = {
     (Stage.RESPONSE, "wrong barrier"): FaultKind.WRONG_BARRIER_COUNT,
     (Stage.CONSOLE, None): FaultKind.CONSOLE_GARBLE,
 }
-"""(stage, kind; None: any) of a verdict -> the fault that gives it. What the link did to the data a sender can do."""
+"""(stage, kind; None: any) of a verdict -> the fault that gives it. What the link did to the data a
+sender can do."""
 SAME_STAGE: Final[Mapping[str, str]] = {Stage.ON_THE_LINK: Stage.PRIMARY_AFTER_DIGEST}
-"""Stages whose scenario is told apart by the simulation: the link of the simulated bench does nothing wrong."""
+"""Stages whose scenario is told apart by the simulation: the link of the simulated bench does
+nothing wrong."""
 DEFAULT_WRITE_KIB: Final = 64
 KIB: Final = 1024
 MAX_WRITE_KIB: Final = 1024
@@ -108,7 +112,8 @@ def test_{name}(run_scenario: Callable[..., Any]) -> None:
 
 
 def _id(record: Mapping[str, Any]) -> str:
-    """It becomes part of file names and of a function's: nothing but hex digits of it is believed."""
+    """It becomes part of file names and of a function's: nothing but hex digits of it is
+    believed."""
     told = re.match(r"[0-9a-f]{8}", str(record.get("incident_id_hex", "")))
     if told is None:
         raise UsageError("the incident tells no id")
@@ -137,12 +142,15 @@ def _workload(e: Evidence, verdict: Mapping[str, Any]) -> tuple[int, int]:
     write_kib = (verdict["write_sectors"] or 0) * SECTOR_BYTES // KIB
     if not STEP_KIB <= write_kib <= MAX_WRITE_KIB or write_kib % STEP_KIB:
         write_kib = DEFAULT_WRITE_KIB
-    written = sum(one.sectors for one in e.journal.writes.values()) * SECTOR_BYTES if e.journal else 0
+    written = (
+        sum(one.sectors for one in e.journal.writes.values()) * SECTOR_BYTES if e.journal else 0
+    )
     return write_kib, max(1, min(-(-written // MIB), MAX_BYTES_MIB)) if written else MAX_BYTES_MIB
 
 
 def _ordinal(e: Evidence, verdict: Mapping[str, Any], *, last: int) -> int:
-    """The how-manieth replicated write it was: by the journal, else by the capture; never beyond the workload's middle."""
+    """The how-manieth replicated write it was: by the journal, else by the capture; never beyond
+    the workload's middle."""
     number = 1
     if e.journal is not None and verdict["write_id"] in e.journal.writes:
         number = list(e.journal.writes).index(verdict["write_id"]) + 1

@@ -1,6 +1,8 @@
-"""All that an incident's folder holds, read for a person: consoles, frames, link, sets, the failing write's way.
+"""All that an incident's folder holds, read for a person: consoles, frames, link, sets, the failing
+write's way.
 
-Every file is read with a limit and none is believed: what cannot be read is a sentence in ``problems``.
+Every file is read with a limit and none is believed: what cannot be read is a sentence in
+``problems``.
 """
 
 import struct
@@ -36,7 +38,15 @@ from freezeframe.harness.core.verdict.writepath import (
 )
 from freezeframe.harness.edge.pcapng import CapturedFrame, run_frames
 from freezeframe.harness.errors import HarnessError, RigError, WireError
-from freezeframe.harness.incidents.store import CONSOLE, JOURNAL, LINK, SET, TIMES, StoredIncident, link_runs
+from freezeframe.harness.incidents.store import (
+    CONSOLE,
+    JOURNAL,
+    LINK,
+    SET,
+    TIMES,
+    StoredIncident,
+    link_runs,
+)
 from freezeframe.harness.roles import Controller, SetReader
 from freezeframe.harness.wire import blockstamp as stamps
 from freezeframe.harness.wire import control
@@ -108,7 +118,10 @@ class Evidence:
     def triggers(self) -> list[Mapping[str, Any]]:
         """The incident's trigger, then those after it."""
         first = self.record.get("trigger")
-        return [*([first] if isinstance(first, dict) else []), *items(self.record.get("more_triggers"))]
+        return [
+            *([first] if isinstance(first, dict) else []),
+            *items(self.record.get("more_triggers")),
+        ]
 
     @cached_property
     def consoles(self) -> dict[Side, list[ConsoleLine]]:
@@ -136,7 +149,11 @@ class Evidence:
     def control_frames(self) -> list[ControlFrame]:
         frames = []
         for action in items(self.record.get("actions")):
-            t_ns, side, told = number(action.get("t_frame_ns")), action.get("side"), action.get("frame_hex")
+            t_ns, side, told = (
+                number(action.get("t_frame_ns")),
+                action.get("side"),
+                action.get("frame_hex"),
+            )
             if t_ns is None or side not in SIDES or not isinstance(told, str):
                 continue
             try:
@@ -206,8 +223,8 @@ class Evidence:
 
     @cached_property
     def clocks(self) -> dict[Side, DeviceClock]:
-        """Each controller's uptime on the host's clock, where that can be told: as the verdict found it, else from
-        the set and the reply."""
+        """Each controller's uptime on the host's clock, where that can be told: as the verdict
+        found it, else from the set and the reply."""
         judged = mapping(mapping(self.record.get("verdict")).get("clocks"))
         found: dict[Side, DeviceClock] = {}
         for side, one in self.sets.items():
@@ -233,14 +250,19 @@ class Evidence:
 
     @cached_property
     def diff(self) -> BlockDiff | None:
-        """Expected and found bytes of the failing block, where the evidence holds or proves them."""
+        """Expected and found bytes of the failing block, where the evidence holds or proves
+        them."""
         if self.suspect is None:
             return None
         written = self._written(self.suspect.sector)
         on_link = self.failing.data or None if self.failing else None
         if written is not None and on_link is not None and self.failing is not None:
             first, expected = written
-            if first == self.failing.sector and len(expected) == len(on_link) and expected != on_link:
+            if (
+                first == self.failing.sector
+                and len(expected) == len(on_link)
+                and expected != on_link
+            ):
                 return BlockDiff(
                     sector=first,
                     expected=expected,
@@ -274,8 +296,8 @@ class Evidence:
             return b""
 
     def reads(self, side: Side) -> Iterator[tuple[Ns, bytes]]:
-        """A console as it was read: (when a read returned, what it brought), in order; all at once where the times
-        are lost."""
+        """A console as it was read: (when a read returned, what it brought), in order; all at once
+        where the times are lost."""
         data = self._part(f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES)
         starts = [(0, 0), *self._times(side), (0, len(data))]
         for (t_ns, start), (_, end) in pairwise(starts):
@@ -299,21 +321,27 @@ class Evidence:
             hits = [(rule, first) for offset, rule, first in ends if start < offset <= following]
             t_ns = bounded(reads[read][0]) if read >= 0 else 0
             rules = tuple(rule for rule, _ in hits)
-            lines.append(ConsoleLine(t_ns, start, data[start:end], rules, any(first for _, first in hits)))
+            lines.append(
+                ConsoleLine(t_ns, start, data[start:end], rules, any(first for _, first in hits))
+            )
         return lines
 
     def _written(self, sector: int) -> tuple[int, bytes] | None:
         """(first sector, data) of the host's last write over ``sector`` before the trigger."""
         until_ns = number(mapping(self.record.get("trigger")).get("t_match_ns"))
         before = [
-            w for w in self.host_writes if w.covers(sector) and (until_ns is None or w.t_ns <= until_ns)
+            w
+            for w in self.host_writes
+            if w.covers(sector) and (until_ns is None or w.t_ns <= until_ns)
         ]
         head = self._part(JOURNAL, blockstamp.JOURNAL_HEADER.size)
         if not before or len(head) < blockstamp.JOURNAL_HEADER.size:
             return None
         write = before[-1]
         _, volume, seed, _, _ = blockstamp.JOURNAL_HEADER.unpack(head)
-        data = blockstamp.stamp(volume, seed, write.write_id, write.sector, write.sectors, write.t_ns)
+        data = blockstamp.stamp(
+            volume, seed, write.write_id, write.sector, write.sectors, write.t_ns
+        )
         return write.sector, data
 
     def _rebuilt_diff(self, written: tuple[int, bytes]) -> BlockDiff | None:
@@ -343,12 +371,14 @@ class Evidence:
 
 
 def decode_set(record: Mapping[str, Any], side: Side, data: bytes) -> RootCauseSet:
-    """A side's set as it was pulled, read by the driver that pulled it. WireError: it is damaged; UsageError or RigError:
-    that driver is not here."""
+    """A side's set as it was pulled, read by the driver that pulled it. WireError: it is damaged;
+    UsageError or RigError: that driver is not here."""
     told = mapping(mapping(record.get("sets")).get(side))
     sha256 = told.get("sha256") if told.get("complete") else None
     who = mapping(mapping(record.get("controllers")).get(side))
-    reader = registry.load(str(who["driver"])[:MAX_NAME_CHARS], Controller) if "driver" in who else None
+    reader = (
+        registry.load(str(who["driver"])[:MAX_NAME_CHARS], Controller) if "driver" in who else None
+    )
     if not isinstance(reader, SetReader):
         return rootcause.decode(data, sha256)
     rootcause.check_sha256(data, sha256)
@@ -376,11 +406,16 @@ def _crc_pair(event: Mapping[str, Any]) -> tuple[int, int, Checksum] | None:
 
 
 def _trigger_ends(triggers: Sequence[Mapping[str, Any]], side: Side) -> list[tuple[int, str, bool]]:
-    """(offset just behind the match, rule, is it the incident's trigger) on that console, by offset."""
+    """(offset just behind the match, rule, is it the incident's trigger) on that console, by
+    offset."""
     ends = []
     for at, trigger in enumerate(triggers):
         offset = number(trigger.get("offset_bytes"))
-        if trigger.get("source") == "console" and trigger.get("side") == side and offset is not None:
+        if (
+            trigger.get("source") == "console"
+            and trigger.get("side") == side
+            and offset is not None
+        ):
             ends.append((offset, escape(str(trigger.get("rule"))), at == 0))
     return ends
 

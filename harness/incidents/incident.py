@@ -1,4 +1,5 @@
-"""The incident folder: all that one trigger led to, written so that a killed run leaves a readable one.
+"""The incident folder: all that one trigger led to, written so that a killed run leaves a readable
+one.
 
     OUT/20260102T030405Z-1a2b3c4d/     UTC start, first 8 hex digits of the incident's 16-byte id
         incident.json                  replaced whole at each milestone: always valid, never half
@@ -14,7 +15,8 @@
         SHA256SUMS                     at the close; `sha256sum -c SHA256SUMS` passes
         .lock                          held (flock) while the run lives; gone after the close
 
-No name of a file comes from a device. All errors of the file system become RigError, which names the path.
+No name of a file comes from a device. All errors of the file system become RigError, which names
+the path.
 """
 
 import contextlib
@@ -67,7 +69,8 @@ INCIDENT_ID_BYTES: Final = 16
 MAX_LINE_BYTES: Final = 1024
 """Of a trigger's line before and behind the match."""
 MAX_LISTED: Final = 1000
-"""As many triggers, actions, steps and notes are kept in incident.json; the timeline has all that were told."""
+"""As many triggers, actions, steps and notes are kept in incident.json; the timeline has all that
+were told."""
 
 
 def _serialised(method: M) -> M:
@@ -86,7 +89,9 @@ def _serialised(method: M) -> M:
 class Incident:
     """An incident being written, by one process; its methods may be called from any thread."""
 
-    def __init__(self, path: Path, incident_id: bytes, record: dict[str, Any], lock_fd: int) -> None:
+    def __init__(
+        self, path: Path, incident_id: bytes, record: dict[str, Any], lock_fd: int
+    ) -> None:
         self.path = path
         self.incident_id = incident_id
         self.record = record
@@ -113,7 +118,8 @@ class Incident:
         incident_id: bytes | None = None,
         **fields: Any,
     ) -> "Incident":
-        """Make the folder; from here on a killed run leaves an incident. ``fields`` go to incident.json."""
+        """Make the folder; from here on a killed run leaves an incident. ``fields`` go to
+        incident.json."""
         incident_id = incident_id or secrets.token_bytes(INCIDENT_ID_BYTES)
         clock = read_wall_clock()
         started = datetime.fromtimestamp(clock.wall_ns / 1e9, UTC)
@@ -180,7 +186,9 @@ class Incident:
             try:
                 _write_all(self._timeline_fd, line)
             except OSError:
-                os.ftruncate(self._timeline_fd, self._timeline_bytes)  # a full disk leaves no half row
+                os.ftruncate(
+                    self._timeline_fd, self._timeline_bytes
+                )  # a full disk leaves no half row
                 raise
         self._timeline_bytes += len(line)
 
@@ -195,19 +203,22 @@ class Incident:
 
     @_serialised
     def note(self, text: str) -> None:
-        """A sentence for whoever reads the incident: what could not be had, what is missing and why."""
+        """A sentence for whoever reads the incident: what could not be had, what is missing and
+        why."""
         self._keep("notes", escape(text))
 
     @_serialised
     def step(self, t_ns: Ns, side: Side | str, step: str, detail: str = "") -> None:
-        """A step of the recovery, into the timeline and (with the next milestone) into incident.json."""
+        """A step of the recovery, into the timeline and (with the next milestone) into
+        incident.json."""
         self._keep("recovery", {"t_ns": t_ns, "side": side, "step": step, "detail": escape(detail)})
         self.append(timeline.row(t_ns, "recovery", step, side, text=detail))
 
     @_serialised
     def triggered(self, trigger: Trigger) -> None:
-        """The first trigger is the incident's, unless another is acted on; those after it are in the timeline at once, and
-        listed in incident.json from the next milestone on: there may be many, and each milestone waits for the disk."""
+        """The first trigger is the incident's, unless another is acted on; those after it are in
+        the timeline at once, and listed in incident.json from the next milestone on: there may be
+        many, and each milestone waits for the disk."""
         told, is_first = _trigger_record(trigger), self.record["trigger"] is None
         if is_first:
             self.record["trigger"] = told
@@ -229,10 +240,15 @@ class Incident:
 
     @_serialised
     def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> None:
-        """A control frame went out, or could not. The first that did completes the trigger's timing."""
+        """A control frame went out, or could not. The first that did completes the trigger's
+        timing."""
         action: dict[str, Any] = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
         if isinstance(sent, FrameSent):
-            action |= {"seq": sent.seq, "t_frame_done_ns": sent.t_done_ns, "frame_hex": sent.frame.hex()}
+            action |= {
+                "seq": sent.seq,
+                "t_frame_done_ns": sent.t_done_ns,
+                "frame_hex": sent.frame.hex(),
+            }
             trigger = self.record["trigger"]
             if trigger is not None and "t_frame_ns" not in trigger:
                 trigger["t_frame_ns"] = sent.t_ns
@@ -266,7 +282,9 @@ class Incident:
             if action["side"] == side:
                 action["reply"] = told
                 break
-        self.append(timeline.row(now, "recovery", "reply", side, status=told["status"], ok=told["ok"]))
+        self.append(
+            timeline.row(now, "recovery", "reply", side, status=told["status"], ok=told["ok"])
+        )
         self.milestone()
 
     # --- root cause data sets -----------------------------------------------------------------------------
@@ -286,9 +304,9 @@ class Incident:
                 _write_all(fd, data)
             finally:
                 os.close(fd)
-        self.record["sets"].setdefault(side, {"complete": False, "path": f"{side}/{SET}"})["bytes"] = (
-            path.stat().st_size
-        )
+        self.record["sets"].setdefault(side, {"complete": False, "path": f"{side}/{SET}"})[
+            "bytes"
+        ] = path.stat().st_size
 
     @_serialised
     def set_aside(self, side: Side) -> None:
@@ -298,13 +316,18 @@ class Incident:
             number = len(list(path.parent.glob("set.damaged-*.zst"))) + 1
             path.rename(path.with_name(f"set.damaged-{number}.zst"))
         self.record["sets"].pop(side, None)
-        self.note(f"{side}: a damaged set was kept as {side}/set.damaged-{number}.zst and pulled again")
+        self.note(
+            f"{side}: a damaged set was kept as {side}/set.damaged-{number}.zst and pulled again"
+        )
 
     @_serialised
     def store_set(self, side: Side, pulled: RootCauseSet) -> None:
         """The set arrived whole: write what a person reads of it."""
         document = {"header": dict(pulled.header), "state": dict(pulled.state)}
-        _replace(self.path / side / STATE, json.dumps(document, indent=1, default=_plain).encode() + b"\n")
+        _replace(
+            self.path / side / STATE,
+            json.dumps(document, indent=1, default=_plain).encode() + b"\n",
+        )
         _replace(self.path / side / EVENTS, b"".join(_event_line(event) for event in pulled.events))
         self._close_set(side, complete=True, events=len(pulled.events))
 
@@ -340,11 +363,14 @@ class Incident:
     @_serialised
     def milestone(self) -> None:
         """Replace incident.json: a reader, and a crash, see the old one or the new one."""
-        _replace(self.path / RECORD, json.dumps(self.record, indent=1, default=_plain).encode() + b"\n")
+        _replace(
+            self.path / RECORD, json.dumps(self.record, indent=1, default=_plain).encode() + b"\n"
+        )
 
     @_serialised
     def finish(self, outcome: Outcome, **fields: Any) -> None:
-        """Close the incident: nothing in the folder may change any more, so all writers have ended by now."""
+        """Close the incident: nothing in the folder may change any more, so all writers have ended
+        by now."""
         assert outcome in OUTCOMES
         self.record |= fields
         self.record["outcome"] = outcome
@@ -354,7 +380,9 @@ class Incident:
         self.milestone()
         with told(self.path / SUMS):
             files = sorted(
-                one for one in self.path.rglob("*") if one.is_file() and one.name not in (SUMS, LOCK)
+                one
+                for one in self.path.rglob("*")
+                if one.is_file() and one.name not in (SUMS, LOCK)
             )
             lines = [f"{sha256_of(one)}  {one.relative_to(self.path)}\n" for one in files]
         _replace(self.path / SUMS, "".join(lines).encode())
@@ -370,7 +398,8 @@ class Incident:
         self._release()
 
     def _complete_line(self) -> None:
-        """A trigger on a console is told at its last byte; what the line said behind that is known only now."""
+        """A trigger on a console is told at its last byte; what the line said behind that is known
+        only now."""
         trigger = self.record["trigger"]
         if trigger is None or trigger["source"] != "console":
             return
@@ -409,7 +438,8 @@ def _trigger_record(trigger: Trigger) -> dict[str, Any]:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write ``path`` whole or not at all, also over a power cut: temporary file, fsync, rename, fsync."""
+    """Write ``path`` whole or not at all, also over a power cut: temporary file, fsync, rename,
+    fsync."""
     temporary = path.with_name(f".{path.name}.new")
     with told(path):
         try:
@@ -440,8 +470,13 @@ def _plain(value: object) -> str:
 
 
 def _event_line(event: Mapping[str, Any]) -> bytes:
-    """One record of a controller's event log as text: seq, uptime in seconds, level, name, arguments."""
-    rest = {key: value for key, value in event.items() if key not in ("seq", "uptime_ns", "level", "name")}
+    """One record of a controller's event log as text: seq, uptime in seconds, level, name,
+    arguments."""
+    rest = {
+        key: value
+        for key, value in event.items()
+        if key not in ("seq", "uptime_ns", "level", "name")
+    }
     uptime_ns = event.get("uptime_ns", 0)
     words = [
         f"{event.get('seq', 0):>10}",

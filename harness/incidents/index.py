@@ -1,7 +1,8 @@
-"""The index of an incidents folder: an SQLite file beside them, made from them, and thrown away when in doubt.
+"""The index of an incidents folder: an SQLite file beside them, made from them, and thrown away
+when in doubt.
 
-The folders are what counts: a missing, stale, damaged or foreign index is made anew, and where none can be written
-it is kept in memory. Text of consoles, triggers and notes is searched with FTS5.
+The folders are what counts: a missing, stale, damaged or foreign index is made anew, and where none
+can be written it is kept in memory. Text of consoles, triggers and notes is searched with FTS5.
 """
 
 import contextlib
@@ -87,7 +88,10 @@ class Index:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._db.close()
 
@@ -114,11 +118,17 @@ class Index:
 
     def incidents(self) -> list[Indexed]:
         """All of them, oldest first."""
-        return [_indexed(row) for row in self._db.execute("SELECT * FROM incident ORDER BY started_ns, name")]
+        return [
+            _indexed(row)
+            for row in self._db.execute("SELECT * FROM incident ORDER BY started_ns, name")
+        ]
 
     def search(self, text: str) -> list[tuple[Indexed, str]]:
-        """Incidents that hold every word of ``text`` or words that begin with it, the best first, with an excerpt."""
-        terms = [f'"{term}"*' for term in text.replace('"', " ").replace("\0", " ").split()[:MAX_TERMS]]
+        """Incidents that hold every word of ``text`` or words that begin with it, the best first,
+        with an excerpt."""
+        terms = [
+            f'"{term}"*' for term in text.replace('"', " ").replace("\0", " ").split()[:MAX_TERMS]
+        ]
         if not terms:
             raise UsageError("search: no word to look for")
         query = (
@@ -136,11 +146,14 @@ class Index:
         members: dict[str, list[Member]] = {}
         everything = self.incidents()
         for one in everything:
-            member = Member(name=one.name, started=one.started, firmware=one.firmware, contexts=one.contexts)
+            member = Member(
+                name=one.name, started=one.started, firmware=one.firmware, contexts=one.contexts
+            )
             members.setdefault(one.signature, []).append(member)
         return {
             kind: Recurrence(
-                members=same, elsewhere=[one.contexts for one in everything if one.signature != kind]
+                members=same,
+                elsewhere=[one.contexts for one in everything if one.signature != kind],
             )
             for kind, same in members.items()
         }
@@ -149,7 +162,9 @@ class Index:
         self._forget(one.id)
         values, words = _read(one, stamp)
         marks = ", ".join("?" * len(_COLUMNS))
-        self._db.execute(f"INSERT INTO incident VALUES ({marks})", [values[name] for name in _COLUMNS])
+        self._db.execute(
+            f"INSERT INTO incident VALUES ({marks})", [values[name] for name in _COLUMNS]
+        )
         self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?)", (one.id, *words))
 
     def _forget(self, name: str) -> None:
@@ -215,13 +230,17 @@ def _is_ours(connection: sqlite3.Connection) -> bool:
 
 def _fresh(name: str) -> sqlite3.Connection:
     connection = _connect(name)
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
     return connection
 
 
 def _indexed(row: sqlite3.Row) -> Indexed:
     equal = row["data_equal"]
-    fields = {name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "data_equal")}
+    fields = {
+        name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "data_equal")
+    }
     return Indexed(
         **fields,
         contexts=frozenset(json.loads(row["contexts"])),
@@ -264,8 +283,12 @@ def _read(one: StoredIncident, stamp: str) -> tuple[dict[str, Any], tuple[str, s
         "data_equal": int(equal) if isinstance(equal, bool) else None,
     }
     words = (
-        "\n".join(escape(line.rstrip(b"\r")) for console in consoles for line in console.split(b"\n")),
-        "\n".join(_text(told.get(key)) for told in evidence.triggers[:1000] for key in ("rule", "detail")),
+        "\n".join(
+            escape(line.rstrip(b"\r")) for console in consoles for line in console.split(b"\n")
+        ),
+        "\n".join(
+            _text(told.get(key)) for told in evidence.triggers[:1000] for key in ("rule", "detail")
+        ),
         "\n".join(_notes(record)),
     )
     return values, words
@@ -287,13 +310,18 @@ def _before(evidence: Evidence, consoles: list[bytes]) -> bytes:
     if at_ns is None:
         return b""
     return b"\n".join(
-        line.data for side in SIDES for line in evidence.consoles[side] if line.t_ns < at_ns and line.t_ns
+        line.data
+        for side in SIDES
+        for line in evidence.consoles[side]
+        if line.t_ns < at_ns and line.t_ns
     )
 
 
 def _firmware(record: Mapping[str, Any], side: object) -> str:
     controllers = mapping(record.get("controllers"))
-    return _text(mapping(controllers.get(str(side) if side else "primary")).get("firmware_version"), 40)
+    return _text(
+        mapping(controllers.get(str(side) if side else "primary")).get("firmware_version"), 40
+    )
 
 
 def _notes(record: Mapping[str, Any]) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""An incident's folder -> its evidence -> the verdict. What is missing or damaged is said, not raised.
+"""An incident's folder -> its evidence -> the verdict. What is missing or damaged is said, not
+raised.
 
-The run that recorded the incident and ``replay``, years later and without a bench, come through here: the same files
-give the same verdict, byte for byte.
+The run that recorded the incident and ``replay``, years later and without a bench, come through
+here: the same files give the same verdict, byte for byte.
 """
 
 import struct
@@ -37,7 +38,8 @@ MAX_CONSOLE_BYTES: Final = 64 << 20
 MAX_JOURNAL_BYTES: Final = 1 << 30
 MAX_FRAMES: Final = 20_000_000
 AROUND_NS: Final = 20 * NS_PER_MS
-"""Before the cause and behind the detection: so much of the timeline is about the failure itself."""
+"""Before the cause and behind the detection: so much of the timeline is about the failure
+itself."""
 MAX_OFFSET_NS: Final = 1 << 62
 _TIMES: Final = struct.Struct("<QQ")
 """One entry of console.times a read: t_ns, offset_bytes of its first byte."""
@@ -53,10 +55,15 @@ def verdict_of(stored: StoredIncident) -> dict[str, Any]:
         ) from error
 
 
-def timeline_of(stored: StoredIncident, verdict: Mapping[str, Any], *, whole: bool = False) -> list[Row]:
-    """All sources on one clock, from shortly before the cause to shortly behind the detection; ``whole``: also what else
-    was noted and printed in the run. WireError: what it holds is no incident of ours."""
-    known = [t_ns for t_ns in (verdict.get("t_cause_ns"), verdict.get("t_detect_ns")) if t_ns is not None]
+def timeline_of(
+    stored: StoredIncident, verdict: Mapping[str, Any], *, whole: bool = False
+) -> list[Row]:
+    """All sources on one clock, from shortly before the cause to shortly behind the detection;
+    ``whole``: also what else was noted and printed in the run. WireError: what it holds is no
+    incident of ours."""
+    known = [
+        t_ns for t_ns in (verdict.get("t_cause_ns"), verdict.get("t_detect_ns")) if t_ns is not None
+    ]
     start_ns, end_ns = (min(known) - AROUND_NS, max(known) + AROUND_NS) if known else (0, 0)
     if not known and not whole:
         return []
@@ -70,7 +77,8 @@ def timeline_of(stored: StoredIncident, verdict: Mapping[str, Any], *, whole: bo
 
 
 def conclude(incident: Incident) -> None:
-    """Give a recorded incident its verdict; all else that goes into incident.json but its outcome is in it by now."""
+    """Give a recorded incident its verdict; all else that goes into incident.json but its outcome
+    is in it by now."""
     incident.update(clock_end=asdict(read_wall_clock()))
     try:
         stored = StoredIncident.open(incident.path)
@@ -170,4 +178,6 @@ def _healthy(stored: StoredIncident, side: Side) -> Mapping[str, Any] | None:
 def _console(stored: StoredIncident, side: Side) -> tuple[bytes, list[tuple[Ns, int]]]:
     times = _part(stored, f"{side}/{TIMES}", MAX_CONSOLE_BYTES)
     whole = len(times) // _TIMES.size * _TIMES.size
-    return _part(stored, f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES), list(_TIMES.iter_unpack(times[:whole]))
+    return _part(stored, f"{side}/{CONSOLE}", MAX_CONSOLE_BYTES), list(
+        _TIMES.iter_unpack(times[:whole])
+    )

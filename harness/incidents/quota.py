@@ -34,7 +34,8 @@ class Plan:
 
 
 def plan(incidents: list[Indexed], sizes: Mapping[str, int], keep_bytes: int) -> Plan:
-    """``incidents`` oldest first. Kept whatever their size: the first and the newest of each kind, and open ones."""
+    """``incidents`` oldest first. Kept whatever their size: the first and the newest of each kind,
+    and open ones."""
     first: dict[str, str] = {}
     newest: dict[str, str] = {}
     for one in incidents:

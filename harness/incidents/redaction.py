@@ -1,11 +1,13 @@
-"""An incident that may be given away: no data of the host, and hashes in the place of serial numbers.
+"""An incident that may be given away: no data of the host, and hashes in the place of serial
+numbers.
 
-Data is removed by what is *kept*: of a captured frame only the bytes that the dissector knows to be no host data stay,
-everything else becomes zero. A frame that came twice, or that fits nothing, loses its whole payload.
+Data is removed by what is *kept*: of a captured frame only the bytes that the dissector knows to be
+no host data stay, everything else becomes zero. A frame that came twice, or that fits nothing,
+loses its whole payload.
 
-A serial number becomes a keyed hash of the same length, so that offsets stay true. The key lies beside the incidents
-(``.redaction-key``, for its owner only): the same unit has the same name in all exports of one folder, and who has
-no key cannot try numbers out.
+A serial number becomes a keyed hash of the same length, so that offsets stay true. The key lies
+beside the incidents (``.redaction-key``, for its owner only): the same unit has the same name in
+all exports of one folder, and who has no key cannot try numbers out.
 """
 
 import copy
@@ -49,7 +51,11 @@ HEADERS_BYTES: Final = 54
 _MIN_TCP_FRAME_BYTES: Final = 54
 _HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
 _SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
-_HEADER_BYTES: Final = {80: drbd.HEADER_H80.size, 95: drbd.HEADER_H95.size, 100: drbd.HEADER_H100.size}
+_HEADER_BYTES: Final = {
+    80: drbd.HEADER_H80.size,
+    95: drbd.HEADER_H95.size,
+    100: drbd.HEADER_H100.size,
+}
 _DROPPED_KEYS: Final = frozenset({"excerpt_hex", "frame_hex"})
 _DATA_KEYS: Final = frozenset({"expected", "found"})
 """Of the verdict: bytes of the host's."""
@@ -60,10 +66,13 @@ _SERIAL_ON_CONSOLE: Final = re.compile(
 
 
 def folder_key(out_dir: Path) -> bytes:
-    """The folder's key, made when it is first needed; one of its own for this export where none can be kept."""
+    """The folder's key, made when it is first needed; one of its own for this export where none can
+    be kept."""
     path = out_dir / KEY_FILE
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
     except OSError:
@@ -88,7 +97,9 @@ class Pseudonyms:
             self._names[raw.lower()] = (b"S" + digest)[: len(raw)].ljust(len(raw), b"0")
         longest_first = sorted(self._names, key=len, reverse=True)
         self._pattern = (
-            re.compile(b"|".join(map(re.escape, longest_first)), re.IGNORECASE) if self._names else None
+            re.compile(b"|".join(map(re.escape, longest_first)), re.IGNORECASE)
+            if self._names
+            else None
         )
 
     def data(self, value: bytes) -> bytes:
@@ -157,7 +168,9 @@ class RedactedEvidence(Evidence):
     @cached_property
     def consoles(self) -> dict[Side, list[ConsoleLine]]:
         return {
-            side: [replace(line, data=self.names.data(line.data)) for line in self.whole.consoles[side]]
+            side: [
+                replace(line, data=self.names.data(line.data)) for line in self.whole.consoles[side]
+            ]
             for side in SIDES
         }
 
@@ -214,10 +227,13 @@ class RedactedEvidence(Evidence):
             )
 
     def _frame(self, frame: bytes) -> bytes:
-        """The control frame with another serial number and a right CRC; nothing of one that cannot be read."""
+        """The control frame with another serial number and a right CRC; nothing of one that cannot
+        be read."""
         try:
             read = frames.decode(frame)
-            return frames.encode(read.type, read.seq, self.names.data(read.payload), flags=read.flags)
+            return frames.encode(
+                read.type, read.seq, self.names.data(read.payload), flags=read.flags
+            )
         except WireError:
             return bytes(len(frame))
 
@@ -245,7 +261,8 @@ class _Kept:
 
     def __init__(self, evidence: Evidence) -> None:
         self._offsets: dict[int, tuple[int, int, int]] = {}
-        """Frame number -> (flow, offset in its stream, length) of a payload that was new from end to end."""
+        """Frame number -> (flow, offset in its stream, length) of a payload that was new from end
+        to end."""
         self._starts: dict[int, array[int]] = {}
         self._ends: dict[int, array[int]] = {}
         ends = link_ends(evidence.record)

@@ -1,8 +1,8 @@
 """Rule lab: a changed rule file against everything that was recorded, before it is armed.
 
-The consoles are replayed read by read with the times of the reads, the captures frame by frame, through the same code
-that watches a bench. What the rules find now is compared with what they found then (the timeline), or with what
-another rule file finds.
+The consoles are replayed read by read with the times of the reads, the captures frame by frame,
+through the same code that watches a bench. What the rules find now is compared with what they found
+then (the timeline), or with what another rule file finds.
 """
 
 from bisect import bisect_right
@@ -39,7 +39,8 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One incident: hits that both find, that only the new rules find, and that they no longer find."""
+    """One incident: hits that both find, that only the new rules find, and that they no longer
+    find."""
 
     incident: str
     kept: int
@@ -59,7 +60,9 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Resu
     then = recorded(evidence) if against is None else found(evidence, against)
     more = mapping(evidence.record.get("counted_hits")) if against is None else {}
     counted = [
-        escape(f"{rule}: {count} hits were only counted then; what is new of this rule may be some of these")
+        escape(
+            f"{rule}: {count} hits were only counted then; what is new of this rule may be some of these"
+        )
         for rule, count in more.items()
     ]
     return Result(

@@ -1,6 +1,8 @@
-"""Incidents as a reader finds them: finished, still open, or left by a killed run. Nothing here writes.
+"""Incidents as a reader finds them: finished, still open, or left by a killed run. Nothing here
+writes.
 
-All reads are bounded, and nothing that stands in an incident is believed to be a path or fit for a terminal.
+All reads are bounded, and nothing that stands in an incident is believed to be a path or fit for a
+terminal.
 """
 
 import contextlib
@@ -26,8 +28,20 @@ Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 OPEN: Final = "open"
 """Outcome of an incident whose run still lives; a dead run's is shown as "interrupted"."""
-RECORD, TIMELINE, LINK, SUMS, LOCK = "incident.json", "timeline.jsonl", "link.pcapng", "SHA256SUMS", ".lock"
-CONSOLE, TIMES, SET, STATE, EVENTS = "console.log", "console.times", "set.zst", "state.json", "events.log"
+RECORD, TIMELINE, LINK, SUMS, LOCK = (
+    "incident.json",
+    "timeline.jsonl",
+    "link.pcapng",
+    "SHA256SUMS",
+    ".lock",
+)
+CONSOLE, TIMES, SET, STATE, EVENTS = (
+    "console.log",
+    "console.times",
+    "set.zst",
+    "state.json",
+    "events.log",
+)
 SAVE: Final = "save.zst"
 JOURNAL: Final = "host.journal"
 """Every host write's intent and acknowledgement, the host's side of the evidence."""
@@ -56,18 +70,21 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RigError(f"{path}: {error.strerror or error}; the incident up to here is kept") from error
+        raise RigError(
+            f"{path}: {error.strerror or error}; the incident up to here is kept"
+        ) from error
 
 
 def link_runs(folder: Path) -> Iterator[Run]:
-    """The capture of an incident, also of one that was killed before its segments were made one file."""
+    """The capture of an incident, also of one that was killed before its segments were made one
+    file."""
     return kept_runs(folder / LINK, lambda name: open_inside(folder, name))
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO:
-    """Open ``name``, one of an incident's files, for reading. An incident may come from anywhere: a link, a device
-    or a pipe in the place of a file is not followed and not waited for, but told. FileNotFoundError when there is
-    nothing, RigError for everything else."""
+    """Open ``name``, one of an incident's files, for reading. An incident may come from anywhere: a
+    link, a device or a pipe in the place of a file is not followed and not waited for, but told.
+    FileNotFoundError when there is nothing, RigError for everything else."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     fd = -1
     try:
@@ -101,7 +118,8 @@ class StoredIncident:
 
     path: Path
     record: Mapping[str, Any]
-    """incident.json; empty when the run was killed before it was first written, or when it is not ours."""
+    """incident.json; empty when the run was killed before it was first written, or when it is not
+    ours."""
     outcome: str
     """One of OUTCOMES, or "open" while its run lives."""
     problems: tuple[str, ...] = ()
@@ -112,7 +130,9 @@ class StoredIncident:
         path = Path(path)
         if path.is_file() and path.name == RECORD:
             path = path.parent
-        if not ((path / RECORD).is_file() or (path / TIMELINE).is_file() or (path / LOCK).is_file()):
+        if not (
+            (path / RECORD).is_file() or (path / TIMELINE).is_file() or (path / LOCK).is_file()
+        ):
             raise UsageError(f"{path}: no incident here: neither {RECORD} nor {TIMELINE} is in it")
         problems = []
         record: dict[str, Any] = {}
@@ -148,7 +168,8 @@ class StoredIncident:
         return wall_ns if isinstance(wall_ns, int) else 0
 
     def part(self, name: str, max_bytes: int) -> bytes:
-        """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is no plain file."""
+        """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is
+        no plain file."""
         try:
             with open_inside(self.path, name) as file, told(self.path / name):
                 return file.read(max_bytes)
@@ -166,7 +187,8 @@ class StoredIncident:
         return timeline.merged(rows)
 
     def broken_sums(self) -> list[str]:
-        """Files that SHA256SUMS names and that differ or are missing; RigError without SHA256SUMS."""
+        """Files that SHA256SUMS names and that differ or are missing; RigError without
+        SHA256SUMS."""
         with told(self.path / SUMS):
             lines = (self.path / SUMS).read_text().splitlines()
         broken = []
@@ -213,7 +235,8 @@ def incidents(out_dir: Path) -> list[StoredIncident]:
 
 
 def find(what: str, out_dir: Path) -> StoredIncident:
-    """The incident that ``what`` names: a path, "last", the start of its folder's name or of its id in hex.
+    """The incident that ``what`` names: a path, "last", the start of its folder's name or of its id
+    in hex.
 
     UsageError says what is there when none or several fit.
     """
@@ -224,7 +247,9 @@ def find(what: str, out_dir: Path) -> StoredIncident:
         raise UsageError(f"{out_dir}: no incidents here")
     if what == LAST:
         return known[-1]
-    fitting = [one for one in known if one.id.startswith(what) or one.id_hex.startswith(what.lower())]
+    fitting = [
+        one for one in known if one.id.startswith(what) or one.id_hex.startswith(what.lower())
+    ]
     if len(fitting) == 1:
         return fitting[0]
     named = ", ".join(one.id for one in (fitting or known)[-MAX_NAMED:])

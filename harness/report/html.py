@@ -1,7 +1,8 @@
-"""An incident as one self-contained page: what happened, pictures of it, and the evidence to look through.
+"""An incident as one self-contained page: what happened, pictures of it, and the evidence to look
+through.
 
-Everything that stems from the incident is text to the template, which escapes it; no markup is made here. A content
-security policy lets nothing run but the page's own script, and nothing load at all.
+Everything that stems from the incident is text to the template, which escapes it; no markup is made
+here. A content security policy lets nothing run but the page's own script, and nothing load at all.
 """
 
 import base64
@@ -124,7 +125,9 @@ def _template() -> jinja2.Template:
 
 
 def _read(name: str) -> str:
-    return resources.files("freezeframe.harness.report").joinpath("templates", name).read_text("utf-8")
+    return (
+        resources.files("freezeframe.harness.report").joinpath("templates", name).read_text("utf-8")
+    )
 
 
 def _short(value: object) -> str:
@@ -132,7 +135,9 @@ def _short(value: object) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    return [one for one in value if isinstance(one, str)][:MAX_ROWS] if isinstance(value, list) else []
+    return (
+        [one for one in value if isinstance(one, str)][:MAX_ROWS] if isinstance(value, list) else []
+    )
 
 
 def _run(record: Mapping[str, Any]) -> str:
@@ -146,18 +151,31 @@ def _cards(evidence: Evidence) -> list[Card]:
     cards = []
     if trigger:
         more = len(items(record.get("more_triggers")))
-        where = f"{trigger.get('side')} {trigger.get('source')}" + (f", {more} more after it" if more else "")
+        where = f"{trigger.get('side')} {trigger.get('source')}" + (
+            f", {more} more after it" if more else ""
+        )
         cards.append(Card("trigger", _short(trigger.get("rule")), _short(where), "bad"))
-    arrival_ns, done_ns = number(trigger.get("t_arrival_ns")), number(trigger.get("t_frame_done_ns"))
+    arrival_ns, done_ns = (
+        number(trigger.get("t_arrival_ns")),
+        number(trigger.get("t_frame_done_ns")),
+    )
     if arrival_ns is not None and done_ns is not None:
         answered_ns = number(trigger.get("t_ack_ns"))
-        note = f"answered after {duration(answered_ns - arrival_ns)}" if answered_ns is not None else ""
-        cards.append(Card("trigger read to control frame out", duration(done_ns - arrival_ns), note))
+        note = (
+            f"answered after {duration(answered_ns - arrival_ns)}"
+            if answered_ns is not None
+            else ""
+        )
+        cards.append(
+            Card("trigger read to control frame out", duration(done_ns - arrival_ns), note)
+        )
     for side in SIDES:
         one = mapping(mapping(record.get("sets")).get(side))
         if one:
             size = byte_count(number(one.get("bytes")) or 0)
-            said, kind = ("complete", "good") if one.get("complete") is True else ("INCOMPLETE", "bad")
+            said, kind = (
+                ("complete", "good") if one.get("complete") is True else ("INCOMPLETE", "bad")
+            )
             note = (
                 f"{size}, {_short(one.get('events', 0))} events"
                 if kind == "good"
@@ -168,7 +186,10 @@ def _cards(evidence: Evidence) -> list[Card]:
     if isinstance(equal, bool):
         cards.append(
             Card(
-                "data equal", "yes" if equal else "NO", "host, primary, secondary", "good" if equal else "bad"
+                "data equal",
+                "yes" if equal else "NO",
+                "host, primary, secondary",
+                "good" if equal else "bad",
             )
         )
     lost = number(record.get("lost_acked_writes"))
@@ -180,7 +201,12 @@ def _cards(evidence: Evidence) -> list[Card]:
         drops = number(capture.get("kernel_drops")) or 0
         note = f"{drops} dropped, {number(capture.get('digests_checked')) or 0} digests checked"
         cards.append(
-            Card("frames captured", str(number(capture.get("packets")) or 0), note, "bad" if drops else "")
+            Card(
+                "frames captured",
+                str(number(capture.get("packets")) or 0),
+                note,
+                "bad" if drops else "",
+            )
         )
     return cards
 
@@ -226,14 +252,21 @@ def _timelines(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, p
     made = [("whole", "the whole run", pictures.timeline(lanes, min(known), max(known), zero_ns))]
     steps = [step.t_ns for step in evidence.path.steps]
     if steps:
-        start_ns, end_ns = min(steps) - MARGIN_NS, min(max(steps), min(steps) + NS_PER_S) + MARGIN_NS
-        made.insert(0, ("close", "around the trigger", pictures.timeline(lanes, start_ns, end_ns, zero_ns)))
+        start_ns, end_ns = (
+            min(steps) - MARGIN_NS,
+            min(max(steps), min(steps) + NS_PER_S) + MARGIN_NS,
+        )
+        made.insert(
+            0, ("close", "around the trigger", pictures.timeline(lanes, start_ns, end_ns, zero_ns))
+        )
     return made
 
 
 def _lanes(evidence: Evidence) -> list[Lane]:
     lanes = [Lane("host writes", [one.t_ns for one in evidence.host_writes], "writes")]
-    lanes.append(Lane("copies on the link", [one.t_sent_ns for one in evidence.link.writes], "copies"))
+    lanes.append(
+        Lane("copies on the link", [one.t_sent_ns for one in evidence.link.writes], "copies")
+    )
     acks = [one.t_ack_ns for one in evidence.link.writes if one.t_ack_ns]
     lanes.append(Lane("acknowledgements", acks, "acknowledgements"))
     for side in SIDES:
@@ -267,7 +300,9 @@ def _hex(evidence: Evidence) -> list[tuple[str, list[HexCell], list[HexCell]] | 
     if evidence.diff is None:
         return []
     return [
-        None if row is None else (f"{row.offset:06x}", _cells(row, row.expected), _cells(row, row.found))
+        None
+        if row is None
+        else (f"{row.offset:06x}", _cells(row, row.expected), _cells(row, row.found))
         for row in hex_rows(evidence.diff)
     ]
 
@@ -315,7 +350,12 @@ def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
         since = duration(t_ns - zero_ns) if t_ns is not None and zero_ns is not None else ""
         error = f"± {duration(number(row.get('error_ns')) or 0)}"
         told.append(
-            (since, error, *(_short(row.get(name, "")) for name in ("source", "side", "event")), _short(rest))
+            (
+                since,
+                error,
+                *(_short(row.get(name, "")) for name in ("source", "side", "event")),
+                _short(rest),
+            )
         )
     return told
 
@@ -330,7 +370,9 @@ def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     versions = mapping(record.get("versions"))
     for name, value in versions.items():
         said = (
-            ", ".join(f"{one} {two}" for one, two in value.items()) if isinstance(value, dict) else str(value)
+            ", ".join(f"{one} {two}" for one, two in value.items())
+            if isinstance(value, dict)
+            else str(value)
         )
         rows.append((_short(name), _short(said)))
     return rows[:40]

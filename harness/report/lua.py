@@ -1,7 +1,9 @@
-"""A Wireshark dissector in Lua for the control frames, generated from the tables in ``harness/wire/control.py``.
+"""A Wireshark dissector in Lua for the control frames, generated from the tables in
+``harness/wire/control.py``.
 
-``wireshark -X lua_script:FILE`` loads it. It takes whole frames, COBS and delimiters included: those of an exported
-capture (by its name), of LINKTYPE_USER1, and by *Decode As* of a TCP port that carries a control line.
+``wireshark -X lua_script:FILE`` loads it. It takes whole frames, COBS and delimiters included:
+those of an exported capture (by its name), of LINKTYPE_USER1, and by *Decode As* of a TCP port that
+carries a control line.
 """
 
 from enum import IntEnum, IntFlag
@@ -61,7 +63,9 @@ def _fields() -> list[str]:
 
 
 def _operations(table: dict[control.Op, str | None]) -> str:
-    entries = [f"[{int(op)}] = layout_{name.replace(' ', '_')}" for op, name in table.items() if name]
+    entries = [
+        f"[{int(op)}] = layout_{name.replace(' ', '_')}" for op, name in table.items() if name
+    ]
     return "{ " + ", ".join(entries) + " }"
 
 

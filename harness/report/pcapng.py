@@ -1,4 +1,5 @@
-"""An incident as one capture file: link, consoles, control frames and actions on one clock, for Wireshark."""
+"""An incident as one capture file: link, consoles, control frames and actions on one clock, for
+Wireshark."""
 
 import heapq
 from collections.abc import Iterator
@@ -9,13 +10,19 @@ from freezeframe.harness.core import frames
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.writepath import number
-from freezeframe.harness.edge.capturefile import LINKTYPE_ETHERNET, LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
+from freezeframe.harness.edge.capturefile import (
+    LINKTYPE_ETHERNET,
+    LINKTYPE_UPPER_PDU,
+    CaptureFile,
+    upper_pdu,
+)
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.lua import PROTOCOL
 
 TEXT_DISSECTOR: Final = "syslog"
-"""Of Wireshark's own dissectors of text the one that puts a line into the column Info, in old versions too."""
+"""Of Wireshark's own dissectors of text the one that puts a line into the column Info, in old
+versions too."""
 MAX_ROWS: Final = 200_000
 MAX_INFO_CHARS: Final = 200
 _FIRST: Final = "FreezeFrame: "
@@ -44,7 +51,9 @@ def write_pcapng(evidence: Evidence, path: Path) -> int:
             for side in SIDES
         }
         controls = {
-            side: out.interface(f"control-{side}", f"control frames to the {side}", LINKTYPE_UPPER_PDU)
+            side: out.interface(
+                f"control-{side}", f"control frames to the {side}", LINKTYPE_UPPER_PDU
+            )
             for side in SIDES
         }
         actions = out.interface("actions", "what the harness noticed and did", LINKTYPE_UPPER_PDU)
@@ -120,11 +129,16 @@ def _control(evidence: Evidence, side: str, interface: int) -> Iterator[_Packet]
             dissector = PROTOCOL
         except WireError:
             # Another device type's: its bytes, most often a line of text.
-            info = escape(f"control line to the {side}: ".encode() + sent.frame.strip())[:MAX_INFO_CHARS]
+            info = escape(f"control line to the {side}: ".encode() + sent.frame.strip())[
+                :MAX_INFO_CHARS
+            ]
             dissector = TEXT_DISSECTOR
         data = upper_pdu(sent.frame, dissector=dissector, protocol=f"control {side}", info=info)
         yield _Packet(
-            sent.t_ns + evidence.wall_offset_ns, interface, data, comments=(f"{_FIRST}control frame: {info}",)
+            sent.t_ns + evidence.wall_offset_ns,
+            interface,
+            data,
+            comments=(f"{_FIRST}control frame: {info}",),
         )
 
 
@@ -134,7 +148,9 @@ def _actions(evidence: Evidence, interface: int) -> Iterator[_Packet]:
         if t_ns is None:
             continue
         about = [
-            f"{name}={row[name]}" for name in row if name not in _HEAD and row[name] not in ("", [], None)
+            f"{name}={row[name]}"
+            for name in row
+            if name not in _HEAD and row[name] not in ("", [], None)
         ]
         text = escape(" ".join([_head(row), *about]))
         data = upper_pdu(

@@ -1,7 +1,9 @@
-"""An incident as a trace for ui.perfetto.dev: a group of tracks for each place, arrows along the failing write's way.
+"""An incident as a trace for ui.perfetto.dev: a group of tracks for each place, arrows along the
+failing write's way.
 
-Written by the public field numbers of Perfetto's .proto files (protos/perfetto/trace), since its Python package is
-under a licence that does not go with GPL-2.0; the tests decode the result with that package's own definitions.
+Written by the public field numbers of Perfetto's .proto files (protos/perfetto/trace), since its
+Python package is under a licence that does not go with GPL-2.0; the tests decode the result with
+that package's own definitions.
 """
 
 import heapq
@@ -16,12 +18,27 @@ from freezeframe.harness.incidents.evidence import MAX_TIME_NS, Evidence
 from freezeframe.harness.report.protobuf import fixed64, integer, message, text
 
 # Trace, TracePacket
-_PACKET, _CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE_ID, _TRACK_EVENT, _TRACK_DESCRIPTOR = 1, 6, 8, 10, 11, 60
+_PACKET, _CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE_ID, _TRACK_EVENT, _TRACK_DESCRIPTOR = (
+    1,
+    6,
+    8,
+    10,
+    11,
+    60,
+)
 # TrackDescriptor, ProcessDescriptor, CounterDescriptor
 _UUID, _NAME, _PROCESS, _PARENT, _COUNTER, _CHILD_ORDERING, _RANK = 1, 2, 3, 5, 8, 11, 12
 _PID, _PROCESS_NAME, _UNIT_NAME, _EXPLICIT = 1, 6, 6, 3
 # TrackEvent, DebugAnnotation
-_ANNOTATION, _TYPE, _TRACK, _EVENT_NAME, _COUNTER_VALUE, _FLOWS, _ENDING_FLOWS = 4, 9, 11, 23, 30, 47, 48
+_ANNOTATION, _TYPE, _TRACK, _EVENT_NAME, _COUNTER_VALUE, _FLOWS, _ENDING_FLOWS = (
+    4,
+    9,
+    11,
+    23,
+    30,
+    47,
+    48,
+)
 _ANNOTATION_TEXT, _ANNOTATION_NAME = 6, 10
 _BEGIN, _END, _INSTANT, _COUNT = 1, 2, 3, 4
 # ClockSnapshot, its clocks
@@ -29,7 +46,8 @@ _CLOCKS, _PRIMARY_CLOCK, _CLOCK_ID, _CLOCK_TIME = 1, 2, 1, 2
 _REALTIME, _MONOTONIC, _BOOTTIME = 1, 3, 6
 
 STEP_NS: Final = 20_000
-"""How long a step of the way is drawn: what it took is not known, and a person must be able to hit it."""
+"""How long a step of the way is drawn: what it took is not known, and a person must be able to hit
+it."""
 MAX_SLICES: Final = 100_000
 """Of one kind in a trace."""
 _GROUPS: Final[dict[Lane, str]] = {
@@ -63,14 +81,18 @@ class _Trace:
         """Tie the trace's clock, CLOCK_MONOTONIC of the run, to wall time."""
         clocks = [(_BOOTTIME, t_ns), (_MONOTONIC, t_ns), (_REALTIME, t_ns + self._wall_ns)]
         told = [
-            message(_CLOCKS, integer(_CLOCK_ID, one), integer(_CLOCK_TIME, min(max(at, 0), MAX_TIME_NS)))
+            message(
+                _CLOCKS, integer(_CLOCK_ID, one), integer(_CLOCK_TIME, min(max(at, 0), MAX_TIME_NS))
+            )
             for one, at in clocks
         ]
         self._packet(message(_CLOCK_SNAPSHOT, *told, integer(_PRIMARY_CLOCK, _BOOTTIME)))
 
     def _group(self, lane: Lane) -> int:
         uuid = self._uuid()
-        process = message(_PROCESS, integer(_PID, LANES.index(lane) + 1), text(_PROCESS_NAME, _GROUPS[lane]))
+        process = message(
+            _PROCESS, integer(_PID, LANES.index(lane) + 1), text(_PROCESS_NAME, _GROUPS[lane])
+        )
         self._packet(
             message(
                 _TRACK_DESCRIPTOR,
@@ -96,7 +118,8 @@ class _Trace:
         return uuid
 
     def slices(self, lane: Lane, name: str, rank: int, made: Sequence[_Slice]) -> None:
-        """Slices on one track; those that overlap go to further tracks of that name, which the viewer shows as one."""
+        """Slices on one track; those that overlap go to further tracks of that name, which the
+        viewer shows as one."""
         free: list[tuple[Ns, int]] = []
         for one in sorted(made[:MAX_SLICES], key=lambda one: one.t_ns):
             if free and free[0][0] <= one.t_ns:
@@ -131,7 +154,9 @@ class _Trace:
         if name:
             parts.append(text(_EVENT_NAME, name))
         for key, value in about:
-            parts.append(message(_ANNOTATION, text(_ANNOTATION_NAME, key), text(_ANNOTATION_TEXT, value)))
+            parts.append(
+                message(_ANNOTATION, text(_ANNOTATION_NAME, key), text(_ANNOTATION_TEXT, value))
+            )
         self._packet(
             integer(_TIMESTAMP, min(max(t_ns, 0), MAX_TIME_NS)),
             integer(_SEQUENCE_ID, 1),
@@ -203,10 +228,15 @@ def _link(out: _Trace, evidence: Evidence) -> None:
     made = []
     changes: list[tuple[Ns, int]] = []
     for write in writes:
-        about = (("block_id", write.block_id), ("frames", f"{write.first_packet_no} to {write.packet_no}"))
+        about = (
+            ("block_id", write.block_id),
+            ("frames", f"{write.first_packet_no} to {write.packet_no}"),
+        )
         started_ns = write.t_first_ns or write.t_sent_ns
         ended_ns = write.t_ack_ns or write.t_sent_ns
-        name = f"sector {write.sector}" + (f", {write.ack}" if write.ack else ", no acknowledgement")
+        name = f"sector {write.sector}" + (
+            f", {write.ack}" if write.ack else ", no acknowledgement"
+        )
         made.append(_Slice(started_ns, ended_ns, name, about))
         changes.append((write.t_sent_ns, 1))
         if write.t_ack_ns:
@@ -240,7 +270,9 @@ def _events(evidence: Evidence, side: Side) -> Iterator[_Slice]:
         return
     for event in evidence.boot_events(side)[:MAX_SLICES]:
         about = tuple(
-            (name, str(value)) for name, value in event.items() if name not in ("name", "uptime_ns", "level")
+            (name, str(value))
+            for name, value in event.items()
+            if name not in ("name", "uptime_ns", "level")
         )
         t_ns = event["uptime_ns"] + clock.offset_ns
         yield _Slice(t_ns, t_ns, event["name"], about)

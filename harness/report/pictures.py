@@ -154,7 +154,8 @@ class Lane:
 
 
 def timeline(lanes: Iterable[Lane], start_ns: Ns, end_ns: Ns, trigger_ns: Ns | None) -> Timeline:
-    """Times before ``start_ns`` and behind ``end_ns`` are left out; zero of the axis is the trigger."""
+    """Times before ``start_ns`` and behind ``end_ns`` are left out; zero of the axis is the
+    trigger."""
     end_ns = max(end_ns, start_ns + 1)
     zero_ns = start_ns if trigger_ns is None else trigger_ns
     scale = (WIDTH - LABEL_WIDTH - 10) / (end_ns - start_ns)
@@ -174,11 +175,16 @@ def timeline(lanes: Iterable[Lane], start_ns: Ns, end_ns: Ns, trigger_ns: Ns | N
         bands.append(band)
         y += band.height + 12
     axis = [
-        (at(zero_ns + tick), tick_label(tick) if tick else "trigger" if trigger_ns is not None else "0")
+        (
+            at(zero_ns + tick),
+            tick_label(tick) if tick else "trigger" if trigger_ns is not None else "0",
+        )
         for tick in ticks(start_ns - zero_ns, end_ns - zero_ns)
     ]
     inside = trigger_ns is not None and start_ns <= trigger_ns <= end_ns
-    return Timeline(bands, axis, at(trigger_ns) if inside and trigger_ns is not None else None, y + 24)
+    return Timeline(
+        bands, axis, at(trigger_ns) if inside and trigger_ns is not None else None, y + 24
+    )
 
 
 def _fill(band: Band, lane: Lane, start_ns: Ns, end_ns: Ns) -> None:
@@ -192,7 +198,13 @@ def _fill(band: Band, lane: Lane, start_ns: Ns, end_ns: Ns) -> None:
         if count:
             height = max(round(band.height * count / highest, 1), 1.5)
             x = round(LABEL_WIDTH + bin_no * width, 1)
-            bar = Bar(x, band.y + band.height - height, round(width - 0.6, 1), height, f"{count} {lane.unit}")
+            bar = Bar(
+                x,
+                band.y + band.height - height,
+                round(width - 0.6, 1),
+                height,
+                f"{count} {lane.unit}",
+            )
             band.bars.append(bar)
 
 
@@ -218,8 +230,11 @@ class Latencies:
     height: int
 
 
-def latencies(writes: Sequence[LinkWrite], failing: LinkWrite | None, zero_ns: Ns) -> Latencies | None:
-    """Time from the copy on the link to its acknowledgement, on a logarithmic axis; None without writes."""
+def latencies(
+    writes: Sequence[LinkWrite], failing: LinkWrite | None, zero_ns: Ns
+) -> Latencies | None:
+    """Time from the copy on the link to its acknowledgement, on a logarithmic axis; None without
+    writes."""
     if not writes:
         return None
     answered = sorted(max(one.latency_ns, 1) for one in writes if one.t_ack_ns)
@@ -243,32 +258,43 @@ def latencies(writes: Sequence[LinkWrite], failing: LinkWrite | None, zero_ns: N
     for one in _thinned(writes, failing):
         kind = "failing" if one is failing else "ok" if one.t_ack_ns else "none"
         what = f"sector {one.sector}, {duration(one.t_sent_ns - zero_ns)} from the trigger: "
-        what += f"{one.ack} after {duration(one.latency_ns)}" if one.t_ack_ns else "no acknowledgement"
-        points.append(Point(x_of(one.t_sent_ns), y_of(one.latency_ns) if one.t_ack_ns else 16, kind, what))
+        what += (
+            f"{one.ack} after {duration(one.latency_ns)}" if one.t_ack_ns else "no acknowledgement"
+        )
+        points.append(
+            Point(x_of(one.t_sent_ns), y_of(one.latency_ns) if one.t_ack_ns else 16, kind, what)
+        )
     return Latencies(
         points=points,
         lines=[(y_of(10**power), tick_label(10**power)) for power in range(floor, ceiling + 1)],
         axis=[
-            (x_of(zero_ns + tick), tick_label(tick)) for tick in ticks(start_ns - zero_ns, end_ns - zero_ns)
+            (x_of(zero_ns + tick), tick_label(tick))
+            for tick in ticks(start_ns - zero_ns, end_ns - zero_ns)
         ],
         writes=len(writes),
         unanswered=sum(1 for one in writes if not one.t_ack_ns),
         median=duration(answered[len(answered) // 2]) if answered else "-",
-        p99=duration(answered[min(len(answered) * 99 // 100, len(answered) - 1)]) if answered else "-",
+        p99=duration(answered[min(len(answered) * 99 // 100, len(answered) - 1)])
+        if answered
+        else "-",
         longest=duration(answered[-1]) if answered else "-",
         height=270,
     )
 
 
 def _thinned(writes: Sequence[LinkWrite], failing: LinkWrite | None) -> list[LinkWrite]:
-    """At most about MAX_POINTS writes: of each run of neighbours the slowest, every unanswered one first."""
+    """At most about MAX_POINTS writes: of each run of neighbours the slowest, every unanswered one
+    first."""
     if len(writes) <= MAX_POINTS:
         return list(writes)
     run = -(-len(writes) // MAX_POINTS)
     kept = []
     for at in range(0, len(writes), run):
         kept.append(
-            max(writes[at : at + run], key=lambda one: one.latency_ns if one.t_ack_ns else MAX_LATENCY_NS)
+            max(
+                writes[at : at + run],
+                key=lambda one: one.latency_ns if one.t_ack_ns else MAX_LATENCY_NS,
+            )
         )
     if failing is not None and failing not in kept:
         kept.append(failing)

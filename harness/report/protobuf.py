@@ -7,7 +7,8 @@ _U64: Final = (1 << 64) - 1
 
 
 def varint(value: int) -> bytes:
-    """Unsigned; a negative int64 takes its ten bytes as two's complement, one that is too large is cut off."""
+    """Unsigned; a negative int64 takes its ten bytes as two's complement, one that is too large is
+    cut off."""
     value &= _U64
     out = bytearray()
     while value > 0x7F:

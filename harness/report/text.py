@@ -1,4 +1,5 @@
-"""An incident in words, for a terminal. Everything in a record may stem from a device: all of it is escaped."""
+"""An incident in words, for a terminal. Everything in a record may stem from a device: all of it is
+escaped."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -79,7 +80,9 @@ def _trigger_rows(trigger: Mapping[str, Any]) -> list[Row]:
         answered = ""
         if trigger.get("t_ack_ns"):
             answered = f", answered after {duration(trigger['t_ack_ns'] - trigger['t_arrival_ns'])}"
-        rows.append(("reaction", Text(f"control frame out {spent} after the trigger was read{answered}")))
+        rows.append(
+            ("reaction", Text(f"control frame out {spent} after the trigger was read{answered}"))
+        )
     return rows
 
 
@@ -89,7 +92,11 @@ def _log_rows(record: Mapping[str, Any]) -> list[Row]:
     for side, log in (record.get("event_logs") or {}).items():
         since = log.get("since_trigger")
         count = (
-            "not known how many events" if since is None else "1 event" if since == 1 else f"{since} events"
+            "not known how many events"
+            if since is None
+            else "1 event"
+            if since == 1
+            else f"{since} events"
         )
         said = f"{count} between the trigger and the save"
         behind = log.get("since_write")
@@ -105,7 +112,9 @@ def _set_rows(sets: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for side, one in sets.items():
         if one.get("complete"):
-            said = Text(f"complete, {byte_count(one.get('bytes', 0))}, {one.get('events', 0)} events logged")
+            said = Text(
+                f"complete, {byte_count(one.get('bytes', 0))}, {one.get('events', 0)} events logged"
+            )
         else:
             said = Text(f"INCOMPLETE: {text(one.get('reason', 'it did not arrive'))}", "bold red")
         rows.append((f"{text(side)} root cause set", said))
@@ -115,7 +124,9 @@ def _set_rows(sets: Mapping[str, Any]) -> list[Row]:
 def _run_rows(record: Mapping[str, Any]) -> list[Row]:
     scenario = text(record.get("scenario") or "watch")
     rows: list[Row] = [("", Text(text(reason))) for reason in record.get("reasons", [])]
-    rows.append(("run", Text(f"{scenario} on {text(record.get('bench'))}, seed {text(record.get('seed'))}")))
+    rows.append(
+        ("run", Text(f"{scenario} on {text(record.get('bench'))}, seed {text(record.get('seed'))}"))
+    )
     if record.get("created"):
         rows.append(("began", Text(text(record["created"]))))
     return rows
@@ -126,7 +137,12 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
     more = len(record.get("more_triggers", []))
     if more:
         rows.append(
-            ("", Text(f"and {more} more trigger{'s' if more > 1 else ''} after it (see timeline.jsonl)"))
+            (
+                "",
+                Text(
+                    f"and {more} more trigger{'s' if more > 1 else ''} after it (see timeline.jsonl)"
+                ),
+            )
         )
     for action in record.get("actions", []):
         reply = action.get("reply") or {}
@@ -136,7 +152,9 @@ def _action_rows(record: Mapping[str, Any]) -> list[Row]:
         rows.append((f"{text(action.get('side'))} instructed", Text(text(said))))
     redrive = record.get("redrive")
     if redrive:
-        rows.append(("sent again", Text(text(f"{redrive.get('outcome')}: {redrive.get('reason')}"))))
+        rows.append(
+            ("sent again", Text(text(f"{redrive.get('outcome')}: {redrive.get('reason')}")))
+        )
     return rows
 
 
@@ -186,20 +204,30 @@ def _capture_rows(capture: Mapping[str, Any]) -> list[Row]:
 
 def canaries_in_words(record: Mapping[str, Any]) -> str:
     """A console: how long its canary took; "" when the record has none."""
-    return "; ".join(f"{side} {_canary_in_words(mapping(one))}" for side, one in _sides(record, "canaries"))
+    return "; ".join(
+        f"{side} {_canary_in_words(mapping(one))}" for side, one in _sides(record, "canaries")
+    )
 
 
 def _canary_in_words(canary: Mapping[str, Any]) -> str:
     if canary.get("seen") is not True:
         return f"NOT HEARD: {text(canary.get('reason') or 'it did not come in')}"
     trip_us, match_us = number(canary.get("round_trip_us")), canary.get("arrival_to_match_us")
-    said = "heard" if trip_us is None else f"heard {duration(trip_us * 1000)} after it was asked for"
-    return f"{said}, {match_us:.0f} us after it was read" if isinstance(match_us, int | float) else said
+    said = (
+        "heard" if trip_us is None else f"heard {duration(trip_us * 1000)} after it was asked for"
+    )
+    return (
+        f"{said}, {match_us:.0f} us after it was read"
+        if isinstance(match_us, int | float)
+        else said
+    )
 
 
 def recheck_in_words(record: Mapping[str, Any]) -> str:
     """A console: what searching its record once more came to; "" when it was not."""
-    return "; ".join(f"{side} {_recheck_in_words(mapping(one))}" for side, one in _sides(record, "recheck"))
+    return "; ".join(
+        f"{side} {_recheck_in_words(mapping(one))}" for side, one in _sides(record, "recheck")
+    )
 
 
 def _recheck_in_words(found: Mapping[str, Any]) -> str:
@@ -237,7 +265,11 @@ def _places(hits: object) -> str:
     """(rule, offset) of the first few, and how many there are."""
     shown = hits if isinstance(hits, list) else []
     return _some(
-        [" at byte ".join(text(part) for part in one) for one in shown if isinstance(one, list | tuple)]
+        [
+            " at byte ".join(text(part) for part in one)
+            for one in shown
+            if isinstance(one, list | tuple)
+        ]
     )
 
 
@@ -247,13 +279,15 @@ def _sides(record: Mapping[str, Any], key: str) -> list[tuple[Side, object]]:
 
 
 def watching_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What proves that the consoles were watched: the canaries before the run, the search of their record after it."""
+    """What proves that the consoles were watched: the canaries before the run, the search of their
+    record after it."""
     rows = [("canaries", canaries_in_words(record)), ("recheck", recheck_in_words(record))]
     return [(name, said) for name, said in rows if said]
 
 
 def _line_at(trigger: Mapping[str, Any]) -> object:
-    """Where the line of a console's trigger begins, as far as its excerpt shows; else where the match ends."""
+    """Where the line of a console's trigger begins, as far as its excerpt shows; else where the
+    match ends."""
     end, excerpt = trigger.get("offset_bytes"), trigger.get("excerpt_hex")
     try:
         before = bytes.fromhex(excerpt) if isinstance(excerpt, str) else b""
@@ -267,25 +301,27 @@ def _line_at(trigger: Mapping[str, Any]) -> object:
 def _look_rows(trigger: Mapping[str, Any], incident: object) -> list[Row]:
     """Where a reader begins: the place of the trigger in the evidence."""
     if trigger.get("source") == "console":
-        place = f"{text(trigger.get('side'))}/console.log, the line at byte {text(_line_at(trigger))}"
+        place = (
+            f"{text(trigger.get('side'))}/console.log, the line at byte {text(_line_at(trigger))}"
+        )
     else:
         place = f"link.pcapng, packet {text(trigger.get('offset_bytes'))}"
         if trigger.get("block_id"):
-            place += f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
+            place += (
+                f", in Wireshark with drbd_tcp on: drbd.block_id == {text(trigger['block_id'])}"
+            )
     return [("look first at", Text(f"{place}; then freezeframe show {text(incident)} --timeline"))]
 
 
-CLOCK_HEAD: Final = (
-    f"{'happened, ms':>12} {'give or take':<12} {'detected, ms':>12}  {'side':<9} {'source':<9} what"
-)
+CLOCK_HEAD: Final = f"{'happened, ms':>12} {'give or take':<12} {'detected, ms':>12}  {'side':<9} {'source':<9} what"
 _OF_THE_CLOCK: Final = frozenset(
     {"t_ns", "error_ns", "t_detect_ns", "source", "side", "event", "text", "excerpt_hex"}
 )
 
 
 def clock_row(row: Mapping[str, Any], origin_ns: int | None) -> str:
-    """One line of the timeline on one clock: when it happened and when it was detected, both in milliseconds from the
-    detection that counts, and the error bound."""
+    """One line of the timeline on one clock: when it happened and when it was detected, both in
+    milliseconds from the detection that counts, and the error bound."""
     error_ns, detect_ns = row.get("error_ns"), row.get("t_detect_ns")
     error = "?" if type(error_ns) is not int else f"{error_ns / 1e6:.3f}"
     detected = "-" if type(detect_ns) is not int else f"{(detect_ns - (origin_ns or 0)) / 1e6:+.3f}"
@@ -312,7 +348,10 @@ def verdict_report(verdict: Mapping[str, Any]) -> RenderableType:
     for row in verdict["state_differences"]:
         healthy = f"healthy {row['healthy_primary']} / {row['healthy_secondary']}"
         rows.append(
-            ("differs", Text(text(f"{row['field']}: {row['primary']} / {row['secondary']} ({healthy})")))
+            (
+                "differs",
+                Text(text(f"{row['field']}: {row['primary']} / {row['secondary']} ({healthy})")),
+            )
         )
     rows += [("evidence", Text(text(lack), "yellow")) for lack in verdict["evidence_lacks"]]
     return _table(rows)
@@ -323,7 +362,9 @@ def _step_line(step: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> s
     start_ns = next((one["t_ns"] for one in steps if one["t_ns"] is not None), None)
     when = "at an unknown time"
     if step["t_ns"] is not None and start_ns is not None:
-        when = f"{(step['t_ns'] - start_ns) / 1e6:+12.3f} ms (+-{(step['error_ns'] or 0) / 1e6:.3f})"
+        when = (
+            f"{(step['t_ns'] - start_ns) / 1e6:+12.3f} ms (+-{(step['error_ns'] or 0) / 1e6:.3f})"
+        )
     crc = f" crc32c {step['crc32c']}" if "crc32c" in step else ""
     digest = "" if step.get("digest_right") is not False else " DIGEST WRONG"
     return f"{when}  {step['at']}{crc}{digest}"

@@ -1,8 +1,9 @@
 """The process that a virtual rig lives in: its configuration on standard input.
 
-It holds the namespace, carries the replication link's frames through the injector and the host's bytes to the primary
-node, powers the nodes, and answers on ``rig.sock``: one JSON object a line in, one out. When it ends, however it
-ends, all of the rig is gone: QEMU dies with it, devices and namespace with their last descriptor.
+It holds the namespace, carries the replication link's frames through the injector and the host's
+bytes to the primary node, powers the nodes, and answers on ``rig.sock``: one JSON object a line in,
+one out. When it ends, however it ends, all of the rig is gone: QEMU dies with it, devices and
+namespace with their last descriptor.
 """
 
 import contextlib
@@ -46,7 +47,8 @@ class RigConfig(msgspec.Struct, frozen=True, kw_only=True):
     outside: Side | None = None
     """The side that no node plays: another controller's, in the namespace ``outside.netns``."""
     stays: bool = False
-    """False: the rig ends when the daemon's standard input does, that is, with the run that started it."""
+    """False: the rig ends when the daemon's standard input does, that is, with the run that started
+    it."""
     boot_options: dict[Side, dict[str, str]] = {}
     description: str = ""
 
@@ -136,14 +138,18 @@ class Daemon:
                 self._send(other(sender), out)
 
     def _send(self, to: Side, frame: bytes) -> None:
-        # First the mirror: what a node says of a frame comes behind it. A full queue drops, as a switch does.
+        # First the mirror: what a node says of a frame comes behind it. A full queue drops, as a
+        # switch does.
         with contextlib.suppress(OSError):
             self._mirror.send(frame)
         with contextlib.suppress(OSError):
             self._ends[to].send(frame)
 
     def _link_namespace(self) -> None:
-        for name, namespace in (("link", self._wiring.namespace), ("outside", self._wiring.outside)):
+        for name, namespace in (
+            ("link", self._wiring.namespace),
+            ("outside", self._wiring.outside),
+        ):
             link = self.directory / f"{name}.netns"
             link.unlink(missing_ok=True)
             if namespace is not None:
@@ -213,7 +219,9 @@ def _locked(directory: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise RigError(f"a rig's process lives in {directory} already; freezeframe rig down") from error
+        raise RigError(
+            f"a rig's process lives in {directory} already; freezeframe rig down"
+        ) from error
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -226,7 +234,8 @@ def main() -> int:
 
     def on_signal(_number: int, _frame: object) -> None:
         if daemon is None:
-            # It may be making the nodes' image, which takes minutes; what it has started ends with it.
+            # It may be making the nodes' image, which takes minutes; what it has started ends with
+            # it.
             sys.exit("told to end before the rig was up")
         daemon.is_ending = True
 

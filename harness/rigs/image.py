@@ -1,8 +1,10 @@
-"""What a virtual node boots: an uncompressed kernel and an initrd, made of Debian packages only, made once.
+"""What a virtual node boots: an uncompressed kernel and an initrd, made of Debian packages only,
+made once.
 
-The images lie under the user's cache directory, in a folder named by everything they depend on: the versions of the
-packages, the guest's own files, and this recipe. Nothing is installed on the host and nothing is compiled: packages
-are downloaded, unpacked, and a few files of theirs go into the initrd.
+The images lie under the user's cache directory, in a folder named by everything they depend on: the
+versions of the packages, the guest's own files, and this recipe. Nothing is installed on the host
+and nothing is compiled: packages are downloaded, unpacked, and a few files of theirs go into the
+initrd.
 """
 
 import fcntl
@@ -53,14 +55,16 @@ class Image:
     """What QEMU is given with -kernel and -initrd."""
 
     kernel: Path
-    """An ELF file with a PVH entry: after a warm reset it starts in 0.8 s where the compressed one takes 4 s."""
+    """An ELF file with a PVH entry: after a warm reset it starts in 0.8 s where the compressed one
+    takes 4 s."""
     initrd: Path
     description: str
     """Kernel and drbd-utils by version."""
 
 
 def ensure() -> Image:
-    """The image, built when it is not there. RigError: a tool or a package is missing, and how to get it."""
+    """The image, built when it is not there. RigError: a tool or a package is missing, and how to
+    get it."""
     archive, versions = _archive()
     target = _folder() / _key(versions)
     kernel = next(name for name in versions if name.startswith("linux-image-"))
@@ -133,10 +137,15 @@ def _extract_kernel(vmlinuz: Path, vmlinux: Path) -> None:
     at = packed.find(LZ4_LEGACY_MAGIC)
     if at < 0:
         raise RigError(f"{vmlinuz.name} holds no LZ4 payload")
-    # Behind the payload the image goes on: lz4 unpacks the frame, complains, and has still done its work.
-    done = subprocess.run(["lz4", "-dc"], input=packed[at:], capture_output=True, timeout=60, check=False)
+    # Behind the payload the image goes on: lz4 unpacks the frame, complains, and has still done its
+    # work.
+    done = subprocess.run(
+        ["lz4", "-dc"], input=packed[at:], capture_output=True, timeout=60, check=False
+    )
     if not done.stdout.startswith(b"\x7fELF"):
-        raise RigError(f"{vmlinuz.name} could not be unpacked: {done.stderr.decode(errors='replace')[-200:]}")
+        raise RigError(
+            f"{vmlinuz.name} could not be unpacked: {done.stderr.decode(errors='replace')[-200:]}"
+        )
     vmlinux.write_bytes(done.stdout)
 
 
@@ -176,7 +185,9 @@ def _libraries(root: Path) -> dict[str, bytes]:
 
 def _modules(root: Path) -> list[Path]:
     """The kernel modules in the order in which they can be inserted."""
-    by_name = {path.stem.replace("-", "_"): path for path in root.glob("lib/modules/*/kernel/**/*.ko")}
+    by_name = {
+        path.stem.replace("-", "_"): path for path in root.glob("lib/modules/*/kernel/**/*.ko")
+    }
     ordered: list[Path] = []
 
     def add(name: str) -> None:
@@ -199,7 +210,8 @@ _inode = iter(range(1, 1 << 30))
 
 
 def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (0, 0)) -> bytes:
-    """One entry of a "newc" archive (kernel: Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """One entry of a "newc" archive (kernel:
+    Documentation/driver-api/early-userspace/buffer-format.rst)."""
     fields = (next(_inode), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)

@@ -1,8 +1,10 @@
-"""What stands in the replication link of a virtual rig: frames in, the same frames out, except where it was told otherwise.
+"""What stands in the replication link of a virtual rig: frames in, the same frames out, except
+where it was told otherwise.
 
-Pure: ``feed`` takes a frame and the time and returns what goes out now; ``release`` what was held until now. It follows
-the TCP streams only as far as it must to count replicated writes, and changes bytes by their place in the
-stream, so that a retransmitted segment is changed as the first one was. Checksums stay right (RFC 1624).
+Pure: ``feed`` takes a frame and the time and returns what goes out now; ``release`` what was held
+until now. It follows the TCP streams only as far as it must to count replicated writes, and changes
+bytes by their place in the stream, so that a retransmitted segment is changed as the first one was.
+Checksums stay right (RFC 1624).
 """
 
 from collections import deque
@@ -14,7 +16,14 @@ from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire import drbd
 
-KINDS: Final = ("bit_flip_sender", "neg_ack", "lost_ack", "late_ack", "wrong_barrier_count", "stall")
+KINDS: Final = (
+    "bit_flip_sender",
+    "neg_ack",
+    "lost_ack",
+    "late_ack",
+    "wrong_barrier_count",
+    "stall",
+)
 """Faults of wire.faults that can be made in a link. The others happen inside a controller."""
 LOST_ACK_NS: Final = 6_000 * NS_PER_MS
 """The way back is cut for so long: TCP would deliver a dropped acknowledgement a moment later."""
@@ -88,7 +97,8 @@ class Injector:
 
     # --- what it is told ------------------------------------------------------------------------------------
     def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
-        """Faults as in a fault plan: kind, at_write, count, delay_ms. UsageError: not one that a link can make."""
+        """Faults as in a fault plan: kind, at_write, count, delay_ms. UsageError: not one that a
+        link can make."""
         armed = []
         for fault in faults:
             if fault.get("kind") not in KINDS:
@@ -96,7 +106,9 @@ class Injector:
                     f"{fault.get('kind')!r} cannot be made in a link; these can: {', '.join(KINDS)}"
                 )
             at_write, count = int(fault.get("at_write", 1)), int(fault.get("count", 1))
-            armed.append(_Fault(fault["kind"], at_write, count, int(fault.get("delay_ms", 0)) * NS_PER_MS))
+            armed.append(
+                _Fault(fault["kind"], at_write, count, int(fault.get("delay_ms", 0)) * NS_PER_MS)
+            )
         self._faults = armed
         self.writes = 0
         self.fired.clear()
@@ -157,7 +169,9 @@ class Injector:
         ahead = (stream.next_seq - seq) % SEQUENCE_SPACE
         if stream.is_drbd and ahead < end - payload_at:
             self._follow(sender, stream, memoryview(frame)[payload_at + ahead : end], now)
-        return self._patched(stream, frame, tcp_at, payload_at, end, seq) if stream.patches else frame
+        return (
+            self._patched(stream, frame, tcp_at, payload_at, end, seq) if stream.patches else frame
+        )
 
     def _follow(self, sender: Side, stream: _Stream, data: memoryview, now: Ns) -> None:
         at = 0
@@ -166,7 +180,8 @@ class Injector:
                 step = min(stream.skip_bytes, len(data) - at)
                 stream.skip_bytes -= step
             else:
-                # Before the handshake heads are shorter; those packets are over by their length alone.
+                # Before the handshake heads are shorter; those packets are over by their length
+                # alone.
                 step = min(self._wanted(stream) - len(stream.header), len(data) - at)
                 stream.header += data[at : at + step]
                 if len(stream.header) == self._wanted(stream):
@@ -221,7 +236,14 @@ class Injector:
                     self._told(fault, "a barrier's count changed")
 
     def _strike_write(
-        self, sender: Side, fault: _Fault, stream: _Stream, head: bytes, start: int, length: int, now: Ns
+        self,
+        sender: Side,
+        fault: _Fault,
+        stream: _Stream,
+        head: bytes,
+        start: int,
+        length: int,
+        now: Ns,
     ) -> None:
         if fault.kind == "bit_flip_sender":
             before_data = HEADER.size + DATA_HEAD_BYTES + DIGEST_BYTES
@@ -271,7 +293,8 @@ class Injector:
 
 
 def _turn(frame: bytearray, tcp_at: int, at: int, bits: int) -> None:
-    """Turn ``bits`` in the byte ``at``, and mend the TCP checksum by the difference (RFC 1624, equation 3)."""
+    """Turn ``bits`` in the byte ``at``, and mend the TCP checksum by the difference (RFC 1624,
+    equation 3)."""
     word_at = at - (at - tcp_at) % 2
     is_last = word_at + 1 >= len(frame)
     before = frame[word_at] << 8 | (0 if is_last else frame[word_at + 1])

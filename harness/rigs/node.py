@@ -1,7 +1,8 @@
-"""One virtual node: a QEMU process, its disks, its two serial lines. Power is the process: off = it is killed.
+"""One virtual node: a QEMU process, its disks, its two serial lines. Power is the process: off = it
+is killed.
 
-Works without KVM: the processor is translated (TCG). Memory outlives a reset of the guest, as on a board, and is
-lost with the power.
+Works without KVM: the processor is translated (TCG). Memory outlives a reset of the guest, as on a
+board, and is lost with the power.
 """
 
 import contextlib
@@ -25,12 +26,11 @@ MIB: Final = 1 << 20
 METADATA_BYTES: Final = 4 * MIB
 """DRBD's external metadata: some kilobytes at these sizes."""
 RECORD_ADDRESS: Final = 0x8000000
-"""Where ramoops keeps the record, 4 MiB that the kernel leaves alone. Not at the top of memory: at a reset QEMU puts
-the initrd there again."""
-TRACE_ARGUMENTS: Final = (
-    "trace_event=block:block_bio_queue,block:block_bio_complete trace_buf_size=32k ftrace_dump_on_oops"
-)
-"""The last requests to disks go into the kernel log with the crash, behind its own lines: DRBD 8.4 has no trace events."""
+"""Where ramoops keeps the record, 4 MiB that the kernel leaves alone. Not at the top of memory: at
+a reset QEMU puts the initrd there again."""
+TRACE_ARGUMENTS: Final = "trace_event=block:block_bio_queue,block:block_bio_complete trace_buf_size=32k ftrace_dump_on_oops"
+"""The last requests to disks go into the kernel log with the crash, behind its own lines: DRBD 8.4
+has no trace events."""
 KERNEL_ARGUMENTS: Final = (
     f"{TRACE_ARGUMENTS} console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
     "mitigations=off nowatchdog quiet loglevel=7"
@@ -72,7 +72,9 @@ class Node:
     @property
     def pid(self) -> int:
         """0 while it has no power."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+        return (
+            self._process.pid if self._process is not None and self._process.poll() is None else 0
+        )
 
     def prepare(self) -> None:
         """New disks: all zeros."""
@@ -84,7 +86,9 @@ class Node:
         if self.pid:
             return
         if shutil.which(QEMU) is None:
-            raise RigError(f"{QEMU} is missing: apt install --no-install-recommends qemu-system-x86")
+            raise RigError(
+                f"{QEMU} is missing: apt install --no-install-recommends qemu-system-x86"
+            )
         with (self.directory / f"{self.side}.qemu.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._argv(),
@@ -127,7 +131,9 @@ class Node:
             "mtu": str(self.mtu_bytes),
             **self.boot_options,
         }
-        append = " ".join((KERNEL_ARGUMENTS, *(f"ff_{name}={value}" for name, value in words.items())))
+        append = " ".join(
+            (KERNEL_ARGUMENTS, *(f"ff_{name}={value}" for name, value in words.items()))
+        )
         folder = _value(self.directory)
         argv = [
             QEMU, "-name", f"freezeframe-{self.side}", "-nodefaults", "-no-user-config", "-display", "none",

@@ -1,7 +1,9 @@
-"""Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is installed.
+"""Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is
+installed.
 
-On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a folder of ours, with Debian's
-key and the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL of any mirror of Debian.
+On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a
+folder of ours, with Debian's key and the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL
+of any mirror of Debian.
 """
 
 import os
@@ -26,7 +28,8 @@ class Archive:
     """apt, asked in one way throughout."""
 
     def __init__(self, folder: Path, kernel_meta: str) -> None:
-        """``folder``: where a state of our own may lie. RigError: a tool is missing, or the archive cannot be reached."""
+        """``folder``: where a state of our own may lie. RigError: a tool is missing, or the archive
+        cannot be reached."""
         for tool, package in TOOLS.items():
             if shutil.which(tool) is None:
                 raise RigError(
@@ -53,7 +56,9 @@ class Archive:
         for block in run("apt-cache", *self._options, "policy", *wanted).split("\n"):
             if block and not block.startswith(" "):
                 name = block.rstrip(":")
-            elif (candidate := re.match(r"\s+Candidate: (\S+)", block)) and candidate[1] != "(none)":
+            elif (candidate := re.match(r"\s+Candidate: (\S+)", block)) and candidate[
+                1
+            ] != "(none)":
                 found[name] = candidate[1]
         missing = sorted(set(wanted) - set(found))
         if missing:
@@ -119,7 +124,9 @@ def _own_state(folder: Path, archive: str) -> list[str]:
 
 def run(*argv: str, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            argv, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise RigError(f"{argv[0]} did not end within {TIMEOUT_S:.0f} s") from error
     if done.returncode:

@@ -1,7 +1,9 @@
-"""The host's cable to the primary node: a unix socket on this machine, TCP inside the rig's namespace.
+"""The host's cable to the primary node: a unix socket on this machine, TCP inside the rig's
+namespace.
 
-A node that crashes says nothing to its connections: keep-alive probes find out within some seconds, and the host,
-whose connection is then closed here, connects again. While the node boots the host is held in the connect.
+A node that crashes says nothing to its connections: keep-alive probes find out within some seconds,
+and the host, whose connection is then closed here, connects again. While the node boots the host is
+held in the connect.
 """
 
 import contextlib
@@ -29,7 +31,8 @@ USER_TIMEOUT_MS: Final = 3000
 
 
 class Relay:
-    """Listens at ``path`` and carries each connection's bytes to ``target`` and back. One thread drives it."""
+    """Listens at ``path`` and carries each connection's bytes to ``target`` and back. One thread
+    drives it."""
 
     def __init__(
         self, selector: BaseSelector, namespace: Namespace, path: Path, target: tuple[str, int]
@@ -109,7 +112,8 @@ class _Carrier:
         self._drop_node()
         self._node = self._relay.connect()
         self._selector.register(self._node, EVENT_WRITE, self._on_node)
-        # A node that is booting swallows the first request: ask again rather than wait for TCP's own patience.
+        # A node that is booting swallows the first request: ask again rather than wait for TCP's
+        # own patience.
         self.retry_ns = now + 5 * RETRY_NS
 
     def close(self) -> None:
@@ -139,8 +143,11 @@ class _Carrier:
             self.retry_ns = 0
         self._carry(self._node, self._to_host, self._to_node, mask)
 
-    def _carry(self, source: socket.socket, inward: bytearray, outward: bytearray, mask: int) -> None:
-        """Read from ``source`` into ``inward`` and write ``outward`` to it; then watch for what is possible next."""
+    def _carry(
+        self, source: socket.socket, inward: bytearray, outward: bytearray, mask: int
+    ) -> None:
+        """Read from ``source`` into ``inward`` and write ``outward`` to it; then watch for what is
+        possible next."""
         try:
             if mask & EVENT_READ and len(inward) < MAX_HELD_BYTES:
                 data = source.recv(CHUNK_BYTES)
@@ -161,9 +168,14 @@ class _Carrier:
             self._watch(self._node, self._on_node, self._to_host, self._to_node)
 
     def _watch(
-        self, end: socket.socket, handler: Callable[[int], None], inward: bytearray, outward: bytearray
+        self,
+        end: socket.socket,
+        handler: Callable[[int], None],
+        inward: bytearray,
+        outward: bytearray,
     ) -> None:
-        """An end from which nothing may be read, and for which there is nothing, would be ready in each round."""
+        """An end from which nothing may be read, and for which there is nothing, would be ready in
+        each round."""
         mask = (EVENT_READ if len(inward) < MAX_HELD_BYTES else 0) | (EVENT_WRITE if outward else 0)
         key = self._selector.get_map().get(end)
         if not mask:

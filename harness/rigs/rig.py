@@ -29,7 +29,8 @@ COMMAND_TIMEOUT_S: Final = 5.0
 IMAGE_TIMEOUT_S: Final = 600.0
 """To find the nodes' image, or to download and make it."""
 BOOT_TIMEOUT_S: Final = 90.0
-"""From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its time."""
+"""From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its
+time."""
 LOG: Final = "rig.stderr"
 """What the rig's own process had to say; a run keeps it in its incident."""
 DOWN_TIMEOUT_S: Final = 10.0
@@ -37,7 +38,8 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 
 
 def default_directory() -> Path:
-    """Where ``rig up`` puts a rig that nobody gave another place. RigError: somebody else has taken it."""
+    """Where ``rig up`` puts a rig that nobody gave another place. RigError: somebody else has taken
+    it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime, "freezeframe-rig")
@@ -51,7 +53,8 @@ def default_directory() -> Path:
 
 
 class VirtualRig:
-    """The rig in ``directory``, through its daemon. ``close`` takes it down if this object brought it up for itself."""
+    """The rig in ``directory``, through its daemon. ``close`` takes it down if this object brought
+    it up for itself."""
 
     def __init__(self, directory: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         self.directory = directory
@@ -60,13 +63,18 @@ class VirtualRig:
     # --- up ---------------------------------------------------------------------------------------------------
     @classmethod
     def start(cls, config: RigConfig) -> Self:
-        """Bring a rig up and wait until both nodes have configured their replication. RigError: why not."""
+        """Bring a rig up and wait until both nodes have configured their replication. RigError: why
+        not."""
         directory = Path(config.directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if cls(directory).is_up():
-            raise RigError(f"a rig is already up in {directory}; take it down with: freezeframe rig down")
+            raise RigError(
+                f"a rig is already up in {directory}; take it down with: freezeframe rig down"
+            )
         if _holder(directory):
-            raise RigError(f"a rig's process lives in {directory} and does not answer: freezeframe rig down")
+            raise RigError(
+                f"a rig's process lives in {directory} and does not answer: freezeframe rig down"
+            )
         for leftover in (*directory.glob("*.console.log"), directory / SOCKET):
             leftover.unlink(missing_ok=True)
         log = directory / LOG
@@ -93,7 +101,8 @@ class VirtualRig:
 
     def _await_boot(self, log: Path, waiting: Sequence[Side]) -> None:
         assert self._process is not None
-        # The daemon answers once it has the image, which may have to be made first, and powers the nodes then.
+        # The daemon answers once it has the image, which may have to be made first, and powers the
+        # nodes then.
         deadline, is_powered = time.monotonic() + IMAGE_TIMEOUT_S, False
         while waiting:
             if not is_powered and (self.directory / SOCKET).exists():
@@ -147,7 +156,9 @@ class VirtualRig:
                     answer += data
             told: dict[str, Any] = json.loads(answer)
         except (OSError, ValueError) as error:
-            raise RigError(f"no rig is up in {self.directory} ({error}); freezeframe rig up") from error
+            raise RigError(
+                f"no rig is up in {self.directory} ({error}); freezeframe rig up"
+            ) from error
         if not told.pop("ok"):
             raise RigError(f"rig: {told.get('error')}")
         return told
@@ -174,9 +185,7 @@ class VirtualRig:
         """What is wrong with it; empty: nothing."""
         if self._process is not None and self._process.poll() is not None:
             words = (self.directory / LOG).read_text(errors="replace").strip().splitlines()
-            return (
-                f"the rig's process has ended: {escape(words[-1][-300:]) if words else 'it gave no reason'}"
-            )
+            return f"the rig's process has ended: {escape(words[-1][-300:]) if words else 'it gave no reason'}"
         try:
             self.check()
         except RigError as error:
@@ -187,7 +196,8 @@ class VirtualRig:
         self.ask({"do": "power", "side": side, "on": on})
 
     def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
-        """Faults for the injector in the link, as in a fault plan; an empty list takes them away."""
+        """Faults for the injector in the link, as in a fault plan; an empty list takes them
+        away."""
         self.ask({"do": "arm", "faults": list(faults)})
 
     def cut(self, senders: Sequence[Side], seconds: float) -> None:
@@ -201,7 +211,8 @@ class VirtualRig:
         if not pid:
             return False
         try:
-            # By descriptor, so that a pid that was given to another process meanwhile is not touched.
+            # By descriptor, so that a pid that was given to another process meanwhile is not
+            # touched.
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
@@ -242,7 +253,10 @@ class VirtualRig:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

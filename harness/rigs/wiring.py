@@ -1,8 +1,8 @@
 """The cables of a virtual rig: tap devices in a namespace without a name, and raw sockets on them.
 
-Each node has two: ``repl-SIDE`` is its end of the replication link, which the injector joins to the other's;
-``host-SIDE`` is the host's cable, with an address of ours on it. All of it is gone with the last process that
-holds the namespace open.
+Each node has two: ``repl-SIDE`` is its end of the replication link, which the injector joins to the
+other's; ``host-SIDE`` is the host's cable, with an address of ours on it. All of it is gone with
+the last process that holds the namespace open.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ HOST_NETWORKS: Final[dict[Side, str]] = {"primary": "10.78.1", "secondary": "10.
 
 
 MIRROR: Final = "mirror"
-"""Where the link is captured, as at a switch's mirror port: every frame as it is delivered, behind the injector."""
+"""Where the link is captured, as at a switch's mirror port: every frame as it is delivered, behind
+the injector."""
 _MIRROR_IN: Final = "mirror-in"
 
 
@@ -53,11 +54,13 @@ class Wiring:
     taps: dict[Side, tuple[int, int]] = field(default_factory=dict)
     """Descriptors of the replication and the host device of each node, for QEMU."""
     packets: dict[Side, socket.socket] = field(default_factory=dict)
-    """Raw sockets on each end of the replication link: frames that the node of that side sends and receives."""
+    """Raw sockets on each end of the replication link: frames that the node of that side sends and
+    receives."""
     mirror: socket.socket | None = None
     """Frames sent into it come out of MIRROR."""
     outside: Namespace | None = None
-    """Where another controller can take the place of one node: its end of the link is INTERFACE there."""
+    """Where another controller can take the place of one node: its end of the link is INTERFACE
+    there."""
 
     def close(self) -> None:
         if self.outside is not None:
@@ -74,8 +77,8 @@ class Wiring:
 
 
 def lay(mtu_bytes: int, outside: Side | None = None) -> Wiring:
-    """Make namespace, devices and sockets; ``outside`` is the side that no node of ours plays. RigError: what the kernel
-    refused."""
+    """Make namespace, devices and sockets; ``outside`` is the side that no node of ours plays.
+    RigError: what the kernel refused."""
     wiring = Wiring(Namespace.create())
     try:
         wiring.mirror = wiring.namespace.run(lambda: _mirror(mtu_bytes))
@@ -85,7 +88,9 @@ def lay(mtu_bytes: int, outside: Side | None = None) -> Wiring:
                 _lay_outside(wiring.namespace, wiring.outside, side, mtu_bytes)
             else:
                 wiring.taps[side] = wiring.namespace.run(partial(_tap_pair, side, mtu_bytes))
-            wiring.packets[side] = wiring.namespace.run(partial(_packet_socket, replication_interface(side)))
+            wiring.packets[side] = wiring.namespace.run(
+                partial(_packet_socket, replication_interface(side))
+            )
     except BaseException:
         wiring.close()
         raise
@@ -103,7 +108,9 @@ def _mirror(mtu_bytes: int) -> socket.socket:
                 with contextlib.suppress(OSError):
                     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
                 disable_offloads(name)
-                route.link("set", index=route.link_lookup(ifname=name)[0], mtu=mtu_bytes, state="up")
+                route.link(
+                    "set", index=route.link_lookup(ifname=name)[0], mtu=mtu_bytes, state="up"
+                )
     except (NetlinkError, OSError) as error:
         raise RigError(f"cannot set up the link's mirror port: {error}") from error
     return _packet_socket(_MIRROR_IN)

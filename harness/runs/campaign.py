@@ -1,4 +1,5 @@
-"""Scenario -> run -> outcome: writes go out, something breaks (or nothing does), and what follows is one incident."""
+"""Scenario -> run -> outcome: writes go out, something breaks (or nothing does), and what follows
+is one incident."""
 
 import contextlib
 import secrets
@@ -59,7 +60,11 @@ class Result:
             "trigger": None,
             "actions": record.get("actions", []),
             "sets": {
-                side: {key: one.get(key) for key in ("bytes", "sha256", "complete", "reason") if key in one}
+                side: {
+                    key: one.get(key)
+                    for key in ("bytes", "sha256", "complete", "reason")
+                    if key in one
+                }
                 for side, one in record.get("sets", {}).items()
             },
             "data_equal": record.get("data_equal"),
@@ -122,7 +127,8 @@ class Run:
         self.reasons: list[str] = []
         self.compared: recovery.Compared | None = None
         self.journalled: int | None = None
-        """Acknowledged writes in the journal that the data was compared with; None: not compared."""
+        """Acknowledged writes in the journal that the data was compared with; None: not
+        compared."""
 
     def execute(self) -> Result:
         """Run it to its end. UsageError is raised; all else becomes the result's outcome."""
@@ -145,7 +151,8 @@ class Run:
         return self._ended(outcome, None)
 
     def _keep_last_words(self, run_dir: Path) -> None:
-        """What our own processes wrote to stderr, which is nothing when all is well, belongs to the incident."""
+        """What our own processes wrote to stderr, which is nothing when all is well, belongs to the
+        incident."""
         for log in run_dir.glob("*.stderr"):
             if log.stat().st_size:
                 logs = self.incident.path / "logs"
@@ -157,13 +164,16 @@ class Run:
             self.reasons.append(str(error))
         record = self.incident.record
         record["reasons"] = self.reasons
-        kept = self.keep or (outcome != "pass" and self.is_underway) or record["trigger"] is not None
+        kept = (
+            self.keep or (outcome != "pass" and self.is_underway) or record["trigger"] is not None
+        )
         if kept:
             try:
                 conclude(self.incident)
                 self.incident.finish(outcome)
             except RigError as failure:
-                # An incident that could not be closed has no sums: whatever was seen, it cannot be shown.
+                # An incident that could not be closed has no sums: whatever was seen, it cannot be
+                # shown.
                 outcome, error = "rig-trouble", error or failure
                 self.reasons.append(f"the incident could not be closed: {failure}")
         else:
@@ -181,7 +191,9 @@ class Run:
         self.view.phase("opening the bench")
         with Rig(self.bench, run_dir, seed=self.seed) as rig:
             workload = Workload(rig, self.incident, seed=self.seed)
-            session = Session(rig, self.incident, self.view, lambda: self._compare(session, workload))
+            session = Session(
+                rig, self.incident, self.view, lambda: self._compare(session, workload)
+            )
             try:
                 session.arm()
                 self._set_faults(rig)
@@ -206,12 +218,15 @@ class Run:
             self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
 
     def _note_link_faults(self, rig: Rig, session: Session) -> None:
-        """What the injector of a virtual rig did. RigError: nothing, though something was armed and the host wrote all."""
+        """What the injector of a virtual rig did. RigError: nothing, though something was armed and
+        the host wrote all."""
         if rig.virtual is None or not self.scenario.faults:
             return
         link = rig.virtual.status()["link"]
         if not link["fired"]:
-            told = f"the armed fault was not made: {link['writes']} replicated writes passed the link"
+            told = (
+                f"the armed fault was not made: {link['writes']} replicated writes passed the link"
+            )
             if session.workload_done is not None and session.workload_done.ok:
                 raise RigError(told)
             self.reasons.append(told)
@@ -256,12 +271,14 @@ class Run:
             session.pump(TICK_S)
 
     def _compare(self, session: Session, workload: Workload) -> recovery.Compared:
-        """Host journal, primary and secondary against each other; called once the pair is whole, by whoever is there."""
+        """Host journal, primary and secondary against each other; called once the pair is whole, by
+        whoever is there."""
         deadline_ns = deadline_in(STALLED_S)
         while session.workload_done is None and time.monotonic_ns() < deadline_ns:
             if session.workload_is_frozen:
                 raise RigError("the workload's process is silent: there is nothing to compare with")
-            # Called from the collector's thread: the supervisor's own takes the writer's events meanwhile.
+            # Called from the collector's thread: the supervisor's own takes the writer's events
+            # meanwhile.
             time.sleep(0.02)
         session.rig.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))
         comparison = compare_volumes(session.rig, workload.journal_path)
@@ -276,7 +293,8 @@ class Run:
         return self.compared
 
     def _compare_at_the_end(self, session: Session, workload: Workload) -> None:
-        """A pair that nobody froze; what had failed before cannot be asked, and that is no trouble of the bench."""
+        """A pair that nobody froze; what had failed before cannot be asked, and that is no trouble
+        of the bench."""
         try:
             self._compare(session, workload)
         except RigError as error:
@@ -295,7 +313,9 @@ class Run:
         if done is not None and not done.ok:
             reasons.append(f"the host's writes failed: {done.error}")
         if done is not None and done.wrong_reads_total:
-            first = next((f", first at byte {one.offset_bytes}: {one.text}" for one in done.wrong_reads), "")
+            first = next(
+                (f", first at byte {one.offset_bytes}: {one.text}" for one in done.wrong_reads), ""
+            )
             reasons.append(
                 f"the host read back {done.wrong_reads_total} blocks that are not what it wrote{first}"
             )
@@ -304,12 +324,14 @@ class Run:
         missed = {key: record["capture"].get(key, 0) for key in ("kernel_drops", "gaps")}
         if not self.scenario.expect.detected:
             reasons += [
-                f"unexpected trigger {one.rule} ({one.detail or one.side})" for one in session.triggers[:5]
+                f"unexpected trigger {one.rule} ({one.detail or one.side})"
+                for one in session.triggers[:5]
             ]
         else:
             self._judge_detection(session)
         if reasons:
-            # What was not seen may have been in what the capture missed; what is wrong in itself is wrong all the same.
+            # What was not seen may have been in what the capture missed; what is wrong in itself is
+            # wrong all the same.
             is_unseen = self.scenario.expect.detected and not session.triggers and not has_failed
             return "inconclusive" if is_unseen and any(missed.values()) else "fail"
         if record["data_equal"] is None:
@@ -322,8 +344,8 @@ class Run:
         return "inconclusive" if reasons else "pass"
 
     def _judge_data(self, session: Session) -> Iterator[str]:
-        """What is wrong with the data. Writes that were only acknowledged and went with the power that the harness itself
-        cut from the primary are told, and no failure."""
+        """What is wrong with the data. Writes that were only acknowledged and went with the power
+        that the harness itself cut from the primary are told, and no failure."""
         record = self.incident.record
         lost = record["lost_acked_writes"] or 0
         unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
@@ -361,7 +383,9 @@ class Run:
             "wrong_reads_total": done.wrong_reads_total,
         }  # fmt: skip
         if done.whose in ("rig", "caller"):
-            raise (RigError if done.whose == "rig" else UsageError)(f"the host's workload: {done.error}")
+            raise (RigError if done.whose == "rig" else UsageError)(
+                f"the host's workload: {done.error}"
+            )
         if done.writes_acked and not record["capture"].get("writes"):
             raise RigError(
                 f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "
@@ -384,7 +408,8 @@ class Run:
                 f"triggers that instruct nobody, or that came before the bench was armed: {rules}"
             )
             return
-        # What fired after a frame had gone out may be the frame's own doing: a warmstart closes the link.
+        # What fired after a frame had gone out may be the frame's own doing: a warmstart closes the
+        # link.
         seen = {one.rule for one in session.causes}
         if expected and not seen & set(expected):
             self.reasons.append(
@@ -396,7 +421,9 @@ class Run:
             return
         for side in finish.sides:
             if side.set != "complete":
-                self.reasons.append(f"the {side.side}'s root cause data set is {side.set}: {side.reason}")
+                self.reasons.append(
+                    f"the {side.side}'s root cause data set is {side.set}: {side.reason}"
+                )
             if side.power_cycled and not self.scenario.expect.power_cycle:
                 self.reasons.append(f"the {side.side} came back only by a power cycle")
         if self.scenario.expect.power_cycle and not any(side.power_cycled for side in finish.sides):
@@ -417,17 +444,21 @@ def run(
     keep: bool = False,
 ) -> Result:
     """Run ``scenario`` on ``bench``; the incident's folder goes under ``out_dir``. See Result."""
-    return Run(bench, scenario, seed=seed, out_dir=out_dir, view=view or Silent(), keep=keep).execute()
+    return Run(
+        bench, scenario, seed=seed, out_dir=out_dir, view=view or Silent(), keep=keep
+    ).execute()
 
 
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
-    """Watch a pair that others write to; yields each incident when it is closed, then watches on. Ends by exception."""
+    """Watch a pair that others write to; yields each incident when it is closed, then watches on.
+    Ends by exception."""
     with run_directory() as run_dir, Rig(bench, run_dir) as rig:
         yield from watch_rig(rig, out_dir=out_dir, view=view)
 
 
 def watch_rig(rig: Rig, *, out_dir: Path, view: View) -> Iterator[Result]:
-    """The same on a rig that is open. Between two incidents the watchers are started anew, and the next one says so."""
+    """The same on a rig that is open. Between two incidents the watchers are started anew, and the
+    next one says so."""
     before: tuple[Ns, Ns] | None = None
     while True:
         result, before = _watch_once(rig, out_dir, view, before)
@@ -446,7 +477,8 @@ def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
 def _watch_once(
     rig: Rig, out_dir: Path, view: View, before: tuple[Ns, Ns] | None
 ) -> tuple[Result, tuple[Ns, Ns]]:
-    """``before``: when the former incident began, and when its watchers were stopped. Returns the incident, and its own."""
+    """``before``: when the former incident began, and when its watchers were stopped. Returns the
+    incident, and its own."""
     incident = Incident.create(
         out_dir,
         bench=rig.bench.name,
@@ -455,7 +487,8 @@ def _watch_once(
         rules=[str(path) for path in rig.bench.rule_paths()],
         incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )
-    # Others go on writing while the volumes would be read: a comparison would compare moving targets.
+    # Others go on writing while the volumes would be read: a comparison would compare moving
+    # targets.
     session = Session(
         rig, incident, view, lambda: recovery.Compared(equal=True, detail="not compared in a watch")
     )
@@ -482,7 +515,10 @@ def _watch_once(
     session.close()
     conclude(incident)
     cause = session.causes[0]
-    incident.record["reasons"] = [f"trigger {cause.rule} on the {cause.side}", *session.lost_evidence]
+    incident.record["reasons"] = [
+        f"trigger {cause.rule} on the {cause.side}",
+        *session.lost_evidence,
+    ]
     incident.finish("fail")
     result = Result(
         outcome="fail",

@@ -1,6 +1,8 @@
-"""Carries out a recovery's actions: replies, boots, power, pulls, the pair's return. Each call is bounded.
+"""Carries out a recovery's actions: replies, boots, power, pulls, the pair's return. Each call is
+bounded.
 
-It runs in a thread of its own beside the supervisor, which goes on reading what the other processes tell.
+It runs in a thread of its own beside the supervisor, which goes on reading what the other processes
+tell.
 """
 
 import threading
@@ -41,7 +43,8 @@ IDENTIFY_STEP_NS = NS_PER_S // 2
 
 
 class Collector:
-    """One incident's recovery under way. ``feed`` gives it the frames that went out; ``finish`` is set at its end."""
+    """One incident's recovery under way. ``feed`` gives it the frames that went out; ``finish`` is
+    set at its end."""
 
     def __init__(
         self,
@@ -51,9 +54,10 @@ class Collector:
         compare: Callable[[], Compared],
         changed: Callable[[], None],
     ) -> None:
-        """``armed``: the instructed sides in their order with the boot epochs of their frames. ``compare`` is called
-        once the pair is whole; ``changed`` after each step, from the collector's thread. In autonomic mode the sides
-        instruct themselves: there is no frame of ours to be answered, and their newest sets are this incident's."""
+        """``armed``: the instructed sides in their order with the boot epochs of their frames.
+        ``compare`` is called once the pair is whole; ``changed`` after each step, from the
+        collector's thread. In autonomic mode the sides instruct themselves: there is no frame of
+        ours to be answered, and their newest sets are this incident's."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
@@ -71,14 +75,15 @@ class Collector:
         self._thread: threading.Thread | None = None
 
     def redrive_first(self, cause: Trigger, triggers: Sequence[Trigger]) -> None:
-        """The frames that will be told of only save: the failing write is sent again, and the warmstart frames are
-        written here. ``triggers`` goes on growing."""
+        """The frames that will be told of only save: the failing write is sent again, and the
+        warmstart frames are written here. ``triggers`` goes on growing."""
         self._redrive = Redrive(
             self._rig, self._incident, cause, triggers, self._cancelled.wait, self._tell_step
         )
 
     def feed(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes = b"") -> None:
-        """A frame went out or could not; the first action starts once all sides have been told of."""
+        """A frame went out or could not; the first action starts once all sides have been told
+        of."""
         self._frames[event.side] = frame
         if self._redrive is not None:
             if self._frames.keys() >= self._armed.keys():
@@ -177,7 +182,9 @@ class Collector:
     def _await_reply(self, action: AwaitReply) -> recovery.Event:
         if self._is_autonomic:
             return Replied(side=action.side, ok=True, status="instructed by the secondary")
-        reply = self._rig.controllers[action.side].freeze_reply(self._frames[action.side], action.deadline_ns)
+        reply = self._rig.controllers[action.side].freeze_reply(
+            self._frames[action.side], action.deadline_ns
+        )
         self._incident.replied(action.side, reply, time.monotonic_ns())
         if reply is None:
             return TimedOut(detail="no answer to the control frame")
@@ -244,20 +251,27 @@ class Collector:
             # All that there is: the controller was stopped before it had stored it whole.
             reason = "its controller did not store it whole"
             self._incident.missing_set(side, reason)
-            return PullBroke(side=side, reason=reason, arrived_bytes=entry.stored_bytes, resumable=False)
+            return PullBroke(
+                side=side, reason=reason, arrived_bytes=entry.stored_bytes, resumable=False
+            )
         self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
         if self._redrive is not None:
-            self._keep_saves(side, [one for one in self._ours(listed) if one != entry], action.deadline_ns)
+            self._keep_saves(
+                side, [one for one in self._ours(listed) if one != entry], action.deadline_ns
+            )
         return Pulled(side=side)
 
     def _keep_saves(self, side: Side, saves: list[SetEntry], deadline_ns: Ns) -> None:
-        """The set that was saved before the redrive: nearest to the failure. It is an extra, and its loss a note."""
+        """The set that was saved before the redrive: nearest to the failure. It is an extra, and
+        its loss a note."""
         for entry in saves[-1:]:
             arrived = bytearray()
             try:
                 self._rig.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
             except (RigError, WireError) as error:
-                self._incident.note(f"{side}: the set saved before the redrive was not pulled: {error}")
+                self._incident.note(
+                    f"{side}: the set saved before the redrive was not pulled: {error}"
+                )
                 return
             self._incident.store_save(side, bytes(arrived))
             self._acknowledge(side, deadline_ns, entry_id=entry.set_id)
@@ -265,17 +279,20 @@ class Collector:
     def _entry(self, side: Side, listed: list[SetEntry]) -> SetEntry | None:
         """The set of this incident among those that a controller lists."""
         if self._is_autonomic:
-            # Its id is the pair's own. One of an earlier boot than the armed one is of another incident.
+            # Its id is the pair's own. One of an earlier boot than the armed one is of another
+            # incident.
             ours = [one for one in listed if one.boot_epoch >= self._armed[side]]
             return max(ours, key=lambda one: one.set_id, default=None)
-        # After a redrive there are two: the save before it, and the warmstart's, which is the newest.
+        # After a redrive there are two: the save before it, and the warmstart's, which is the
+        # newest.
         return max(self._ours(listed), key=lambda one: one.set_id, default=None)
 
     def _ours(self, listed: list[SetEntry]) -> list[SetEntry]:
         return [one for one in listed if one.incident_id == self._incident.incident_id]
 
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
-        """The set is safe here: the controller may free it. One that does not understand keeps it."""
+        """The set is safe here: the controller may free it. One that does not understand keeps
+        it."""
         controller = self._rig.controllers[side]
         if not isinstance(controller, Serviceable):
             return

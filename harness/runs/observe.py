@@ -1,6 +1,8 @@
-"""The processes that watch while evidence comes in: the reflex, the link's watch, and the host's writer.
+"""The processes that watch while evidence comes in: the reflex, the link's watch, and the host's
+writer.
 
-They record to disk by themselves; what arrives here is for the supervisor to act on and to tell a person.
+They record to disk by themselves; what arrives here is for the supervisor to act on and to tell a
+person.
 """
 
 import contextlib
@@ -42,7 +44,8 @@ STOP_TIMEOUT_S: Final = 10.0
 
 
 class Observation:
-    """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on every exit."""
+    """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on
+    every exit."""
 
     def __init__(self, rig: Rig, incident: Incident, rules: RuleSet) -> None:
         self._children: list[Child] = []
@@ -68,7 +71,9 @@ class Observation:
             if isinstance(link, SharedLine):
                 with incident.console_path(side).open("ab") as record:
                     record.write(link.take_early())
-        copies = {side: link.share() for side, link in links.items() if isinstance(link, SharedLine)}
+        copies = {
+            side: link.share() for side, link in links.items() if isinstance(link, SharedLine)
+        }
         config = ReflexConfig(
             streams=[
                 StreamConfig(
@@ -93,7 +98,11 @@ class Observation:
         }
         stderr_path = rig.run_dir / "reflex.stderr"
         child = Child(
-            "reflex", "freezeframe.harness.watch.reflex", config, stderr_path=stderr_path, pass_fds=tuple(fds)
+            "reflex",
+            "freezeframe.harness.watch.reflex",
+            config,
+            stderr_path=stderr_path,
+            pass_fds=tuple(fds),
         )
         for fd in copies.values():
             os.close(fd)
@@ -101,7 +110,9 @@ class Observation:
         self._children.append(child)
         return child
 
-    def _start_linkwatch(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> None:
+    def _start_linkwatch(
+        self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int
+    ) -> None:
         link = rig.bench.link
         config = LinkwatchConfig(
             interface=link.interface,
@@ -131,7 +142,8 @@ class Observation:
         self._children.append(child)
 
     def await_ready(self) -> None:
-        """Return when reflex and linkwatch both watch: before that no write may go out. RigError: one did not start."""
+        """Return when reflex and linkwatch both watch: before that no write may go out. RigError:
+        one did not start."""
         deadline_ns = deadline_in(READY_TIMEOUT_S)
         missing = {child.name for child in self._children}
         others: list[tuple[str, AnyEvent]] = []
@@ -152,7 +164,8 @@ class Observation:
     def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
         """``frames[reason][side]``; good for one action."""
         told = {
-            reason: {str(side): frame for side, frame in sides.items()} for reason, sides in frames.items()
+            reason: {str(side): frame for side, frame in sides.items()}
+            for reason, sides in frames.items()
         }
         self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
 
@@ -169,7 +182,8 @@ class Observation:
         self._reflex.send(NewRules(t_ns=time.monotonic_ns(), rules=encoded))
 
     def wait(self, deadline_ns: Ns, wake_fd: int | None = None) -> list[tuple[str, AnyEvent]]:
-        """Events by the name of their process, as soon as there are some; [] at the deadline or when woken.
+        """Events by the name of their process, as soon as there are some; [] at the deadline or
+        when woken.
 
         RigError when a process has ended that nobody asked to.
         """
@@ -201,7 +215,8 @@ class Observation:
                 self.link = event
 
     def stop(self) -> list[tuple[str, AnyEvent]]:
-        """End all children in order (the writer, the link, the reflex) and return what they still had to say.
+        """End all children in order (the writer, the link, the reflex) and return what they still
+        had to say.
 
         A watcher that does not end by itself has not watched to the end: that is told as an error.
         """
@@ -213,7 +228,10 @@ class Observation:
             if child.exit_status not in ((0, 1) if child.name == "workload" else (0,)):
                 text = f"{child.name} process did not end in order (status {child.exit_status}): it was blind at the end"
                 last.append(
-                    (child.name, Note(t_ns=time.monotonic_ns(), source=child.name, text=text, level="error"))
+                    (
+                        child.name,
+                        Note(t_ns=time.monotonic_ns(), source=child.name, text=text, level="error"),
+                    )
                 )
         self._note_link(last)
         self._children.clear()
@@ -229,5 +247,8 @@ class Observation:
 
 
 def _rule(rule: dict[str, Any], default_instruct: list[Side]) -> dict[str, Any]:
-    """A link rule as linkwatch takes it: the bench's policy where the rule does not say who is instructed."""
-    return rule | {"instruct": list(default_instruct if rule["instruct"] is None else rule["instruct"])}
+    """A link rule as linkwatch takes it: the bench's policy where the rule does not say who is
+    instructed."""
+    return rule | {
+        "instruct": list(default_instruct if rule["instruct"] is None else rule["instruct"])
+    }

@@ -1,4 +1,5 @@
-"""What the supply's outputs deliver, noted while a rig is watched: samples on the incident's timeline."""
+"""What the supply's outputs deliver, noted while a rig is watched: samples on the incident's
+timeline."""
 
 import threading
 import time
@@ -16,8 +17,8 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class PowerLog:
-    """A thread that measures both outputs again and again. A supply that no longer answers is a ``failure``, which is
-    how its loss is told within a second."""
+    """A thread that measures both outputs again and again. A supply that no longer answers is a
+    ``failure``, which is how its loss is told within a second."""
 
     def __init__(self, rig: Rig, incident: Incident) -> None:
         self.failure: HarnessError | None = None

@@ -1,7 +1,8 @@
-"""Redrive: before the warmstart the failing write is sent again, to tell a transient fault from a deterministic one.
+"""Redrive: before the warmstart the failing write is sent again, to tell a transient fault from a
+deterministic one.
 
-The reflex's frames have saved both controllers' state without disturbing them. Whatever goes wrong here is told in the
-incident and keeps nobody from the warmstart. Each wait is bounded.
+The reflex's frames have saved both controllers' state without disturbing them. Whatever goes wrong
+here is told in the incident and keeps nobody from the warmstart. Each wait is bounded.
 """
 
 import time
@@ -10,8 +11,22 @@ from typing import Final
 
 from freezeframe.harness.bench.opened import Rig, deadline_in
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
-from freezeframe.harness.core.events import NS_PER_S, SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
-from freezeframe.harness.core.redrive import Result, failed_again, failing_write, told_sector, why_not
+from freezeframe.harness.core.events import (
+    NS_PER_S,
+    SIDES,
+    FrameFailed,
+    FrameSent,
+    Ns,
+    Side,
+    Trigger,
+)
+from freezeframe.harness.core.redrive import (
+    Result,
+    failed_again,
+    failing_write,
+    told_sector,
+    why_not,
+)
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.incident import MAX_LINE_BYTES, Incident
 from freezeframe.harness.incidents.store import JOURNAL
@@ -21,7 +36,8 @@ from freezeframe.harness.wire import control
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 SETTLE_S: Final = 0.3
-"""The pair is connected when it says so twice, so long apart: a link that is about to drop says it once."""
+"""The pair is connected when it says so twice, so long apart: a link that is about to drop says it
+once."""
 WATCH_STEP_S: Final = 0.05
 ASK_TIMEOUT_S: Final = 2.0
 SOURCE_REASONS: Final = {
@@ -31,8 +47,9 @@ SOURCE_REASONS: Final = {
 
 
 class Redrive:
-    """One second try. ``triggers`` is the session's list, which goes on growing; ``wait`` sleeps, and says True when all
-    is to be given up; ``tell`` takes (step, detail, side) for the incident's history."""
+    """One second try. ``triggers`` is the session's list, which goes on growing; ``wait`` sleeps,
+    and says True when all is to be given up; ``tell`` takes (step, detail, side) for the incident's
+    history."""
 
     def __init__(
         self,
@@ -51,7 +68,8 @@ class Redrive:
         self._tell = tell
 
     def carry_out(self, saves: Mapping[Side, bytes]) -> None:
-        """``saves``: the frames that went out. The result is in incident.json and in its history afterwards."""
+        """``saves``: the frames that went out. The result is in incident.json and in its history
+        afterwards."""
         answered = {side: self._saved(side, frame) for side, frame in saves.items()}
         self._trace(control.TraceLevel.DEBUG)
         try:
@@ -79,13 +97,16 @@ class Redrive:
                 isinstance(controller, Preparable)
                 and identity.boot_epoch != self._rig.identities[side].boot_epoch
             ):
-                # It may have booted since the bench was armed, and what was noted there is gone with the boot.
+                # It may have booted since the bench was armed, and what was noted there is gone
+                # with the boot.
                 controller.prepare(identity, self._incident.incident_id, deadline_in(ASK_TIMEOUT_S))
         except WrongDeviceError as error:
             return FrameFailed(t_ns=time.monotonic_ns(), side=side, error=f"not sent: {error}")
         except (RigError, WireError) as error:
             identity = self._rig.identities[side]
-            self._incident.note(f"{side}: its warmstart frame is for boot {identity.boot_epoch}: {error}")
+            self._incident.note(
+                f"{side}: its warmstart frame is for boot {identity.boot_epoch}: {error}"
+            )
         is_first = side == self._rig.bench.policy.instruct[0]
         why = SOURCE_REASONS.get(self._cause.source, control.Reason.CONSOLE_TRIGGER)
         reason = why if is_first else control.Reason.SECOND_CONTROLLER
@@ -98,7 +119,9 @@ class Redrive:
         except RigError as error:
             return FrameFailed(t_ns=t_ns, side=side, error=str(error))
         done_ns = time.monotonic_ns()
-        return FrameSent(t_ns=t_ns, side=side, seq=sequence_number(frame), t_done_ns=done_ns, frame=frame)
+        return FrameSent(
+            t_ns=t_ns, side=side, seq=sequence_number(frame), t_done_ns=done_ns, frame=frame
+        )
 
     def _saved(self, side: Side, frame: bytes) -> str:
         """What came of the non-disruptive save, in a word."""
@@ -111,7 +134,9 @@ class Redrive:
             return str(error)
         self._incident.replied(side, reply, time.monotonic_ns())
         status = "no answer" if reply is None else reply.status
-        self._tell("state saved" if reply is not None and reply.ok else "state not saved", status, side)
+        self._tell(
+            "state saved" if reply is not None and reply.ok else "state not saved", status, side
+        )
         return status
 
     def _trace(self, level: control.TraceLevel) -> None:
@@ -135,7 +160,8 @@ class Redrive:
         write = failing_write(journal, self._sector(), self._cause.t_arrival_ns)
         if write is None:
             return Result(
-                again=None, reason="neither the trigger nor the host's journal names a failing write"
+                again=None,
+                reason="neither the trigger nor the host's journal names a failing write",
             )
         self._await_answer(write)
         self._await_pair()
@@ -148,7 +174,9 @@ class Redrive:
                 refusal = "the primary holds other data there"
             if refusal:
                 return Result(
-                    again=None, reason=f"write {write.write_id} is not sent again: {refusal}", write=write
+                    again=None,
+                    reason=f"write {write.write_id} is not sent again: {refusal}",
+                    write=write,
                 )
             return self._send_again(port, write, content)
         except (RigError, WireError) as error:
@@ -160,7 +188,9 @@ class Redrive:
         since_ns = time.monotonic_ns()
         deadline_ns = since_ns + round(self._rig.bench.policy.redrive_timeout_s * NS_PER_S)
         self._tell(
-            "write sent again", f"write {write.write_id}, sector {write.lba} + {write.sectors}", "primary"
+            "write sent again",
+            f"write {write.write_id}, sector {write.lba} + {write.sectors}",
+            "primary",
         )
         trouble = ""
         try:
@@ -176,10 +206,15 @@ class Redrive:
                 return Result(again=None, reason="the run was stopped", write=write)
         if said is not None:
             return said
-        return Result(again=None, reason=trouble, write=write) if trouble else self._look(write, content)
+        return (
+            Result(again=None, reason=trouble, write=write)
+            if trouble
+            else self._look(write, content)
+        )
 
     def _look(self, write: Write, content: bytes) -> Result:
-        """Nobody complained: that counts only when the write went over the link, and is what the secondary holds."""
+        """Nobody complained: that counts only when the write went over the link, and is what the
+        secondary holds."""
         if not self._is_connected():
             return Result(again=None, reason="the pair is no longer connected", write=write)
         secondary = self._rig.host("secondary")
@@ -213,7 +248,9 @@ class Redrive:
 
     def _is_connected(self) -> bool:
         deadline_ns: Ns = deadline_in(ASK_TIMEOUT_S)
-        return all(self._rig.identify(side, deadline_ns).pair_state == "full duplex" for side in SIDES)
+        return all(
+            self._rig.identify(side, deadline_ns).pair_state == "full duplex" for side in SIDES
+        )
 
     def _journal(self) -> Journal:
         path = self._incident.path / JOURNAL
@@ -223,7 +260,8 @@ class Redrive:
             raise RigError(f"there is no journal of the host's writes: {error.strerror}") from error
 
     def _sector(self) -> int:
-        """Of the failing write: the trigger's, its console line's, or that of another trigger since; -1: not named."""
+        """Of the failing write: the trigger's, its console line's, or that of another trigger
+        since; -1: not named."""
         for one in (self._cause, *self._triggers):
             sector = one.sector if one.sector >= 0 else told_sector(self._line_of(one))
             if sector >= 0 and one.t_arrival_ns >= self._cause.t_arrival_ns:

@@ -20,7 +20,8 @@ class RuleFiles:
         self._due_ns: Ns = 0
 
     def changed(self, now_ns: Ns) -> RuleSet | None:
-        """The new rules, once a change. UsageError, also once, when they are wrong: the old ones stay in force."""
+        """The new rules, once a change. UsageError, also once, when they are wrong: the old ones
+        stay in force."""
         if now_ns < self._due_ns:
             return None
         self._due_ns = now_ns + LOOK_EVERY_NS

@@ -1,4 +1,5 @@
-"""Proof that the watching works: canary lines before the run, and the recorded bytes searched once more after it."""
+"""Proof that the watching works: canary lines before the run, and the recorded bytes searched once
+more after it."""
 
 import contextlib
 import secrets
@@ -29,12 +30,14 @@ _TIMES: Final = struct.Struct("<QQ")
 
 
 class Canaries:
-    """Lines that the controllers are asked to print: each must come back as a trigger of CANARY_RULE."""
+    """Lines that the controllers are asked to print: each must come back as a trigger of
+    CANARY_RULE."""
 
     def __init__(self) -> None:
         self._asked_ns: dict[Side, Ns] = {}
         self.record: dict[str, Any] = {}
-        """For incident.json, a side: seen, and how long from the request to the match, or why there was none."""
+        """For incident.json, a side: seen, and how long from the request to the match, or why there
+        was none."""
 
     def text(self, side: Side) -> str:
         """A new line for that console."""
@@ -66,13 +69,16 @@ def recheck_console(
 ) -> Recheck:
     """The whole record of one console. RigError: it is too large or cannot be read."""
     recorded = read_console(log, times)
-    seen = [(one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side]
+    seen = [
+        (one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side
+    ]
     return recheck(rules, side, *recorded, seen, Limit(REGEXES_S))
 
 
 class Limit:
-    """Of the processor time of all regexes of one console: ``re`` may take for ever where Hyperscan does not. Its clock is
-    looked at by ``re`` itself, as by any Python code; signals are the main thread's, elsewhere no regex is judged."""
+    """Of the processor time of all regexes of one console: ``re`` may take for ever where Hyperscan
+    does not. Its clock is looked at by ``re`` itself, as by any Python code; signals are the main
+    thread's, elsewhere no regex is judged."""
 
     def __init__(self, cpu_s: float) -> None:
         self._left_s = cpu_s
@@ -97,11 +103,14 @@ def _too_long(_number: int, _frame: object) -> None:
 
 
 def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]]:
-    """The bytes, and (t_ns, offset of its first byte) of each read. RigError: it is too large or cannot be read."""
+    """The bytes, and (t_ns, offset of its first byte) of each read. RigError: it is too large or
+    cannot be read."""
     try:
         size = log.stat().st_size
         if size > MAX_RECHECKED_BYTES:
-            raise RigError(f"it has {size} bytes, and at most {MAX_RECHECKED_BYTES >> 20} MiB are searched")
+            raise RigError(
+                f"it has {size} bytes, and at most {MAX_RECHECKED_BYTES >> 20} MiB are searched"
+            )
         data, raw = log.read_bytes(), times.read_bytes()
     except OSError as error:
         raise RigError(f"it cannot be read: {error}") from error

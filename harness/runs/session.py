@@ -1,4 +1,5 @@
-"""A rig under watch, from armed to recovered: one incident. The supervisor's side of it, in one thread."""
+"""A rig under watch, from armed to recovered: one incident. The supervisor's side of it, in one
+thread."""
 
 import contextlib
 import os
@@ -51,9 +52,11 @@ READY_TIMEOUT_S: Final = 30.0
 
 
 MAX_HITS: Final = 1000
-"""Of each rule on each side in one run, so many are told, kept and written; those behind them are counted."""
+"""Of each rule on each side in one run, so many are told, kept and written; those behind them are
+counted."""
 WORKLOAD_SILENT_S: Final = 10.0
-"""The workload's process tells something each second; one that does not for so long is frozen, or starved."""
+"""The workload's process tells something each second; one that does not for so long is frozen, or
+starved."""
 
 
 class View(Protocol):
@@ -95,9 +98,11 @@ class Session:
         self._hits: Counter[tuple[str, Side]] = Counter()
         """All of them, a rule and side."""
         self._moment: list[Trigger] = []
-        """The newest hits, all of one time: the frames that are told next went out for one of them."""
+        """The newest hits, all of one time: the frames that are told next went out for one of
+        them."""
         self.causes: list[Trigger] = []
-        """What was seen before anything was done: the trigger that instructed first, then those of the same moment."""
+        """What was seen before anything was done: the trigger that instructed first, then those of
+        the same moment."""
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
@@ -126,7 +131,8 @@ class Session:
         self.observation = Observation(rig, incident, _with_canary(rules))
 
     def arm(self) -> None:
-        """Identify both controllers, wait for full duplex, encode the frames, and hand them to the reflex."""
+        """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
+        reflex."""
         self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
@@ -142,7 +148,9 @@ class Session:
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
         for side, controller in self.rig.controllers.items():
             if isinstance(controller, Preparable):
-                controller.prepare(identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S))
+                controller.prepare(
+                    identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S)
+                )
         first = self.rig.bench.policy.instruct[0]
         for source, reason in reasons.items():
             for side in SIDES:
@@ -181,25 +189,30 @@ class Session:
         self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
 
     def _reload_rules(self) -> None:
-        """A changed rule file is in force from the next byte on; a wrong one is told, and changes nothing."""
+        """A changed rule file is in force from the next byte on; a wrong one is told, and changes
+        nothing."""
         try:
             fresh = self._rule_files.changed(time.monotonic_ns())
         except UsageError as error:
             self.incident.note(f"the changed rules are not used: {error}")
             return
         if fresh is not None:
-            # The new rules know some KiB of what was there before: enough for literals, not for what may be of any length.
+            # The new rules know some KiB of what was there before: enough for literals, not for
+            # what may be of any length.
             self._rules_throughout = tuple(
                 rule
                 for rule in self._rules_throughout
                 if rule in fresh.console and not (rule.regex or rule.then_regex or rule.interleaved)
             )
-            self._rules_ever += tuple(rule for rule in fresh.console if rule not in self._rules_ever)
+            self._rules_ever += tuple(
+                rule for rule in fresh.console if rule not in self._rules_ever
+            )
             self.observation.replace_rules(_with_canary(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
     def _remember_healthy(self) -> None:
-        """Who is there, how its clock runs against ours, and its state while all is well: what a verdict leans on."""
+        """Who is there, how its clock runs against ours, and its state while all is well: what a
+        verdict leans on."""
         link, told = self.rig.bench.link, {}
         for side, controller in self.rig.controllers.items():
             asked_ns = time.monotonic_ns()
@@ -241,10 +254,13 @@ class Session:
 
     @property
     def workload_is_frozen(self) -> bool:
-        """The workload's process, which tells something each second, has been silent for too long."""
+        """The workload's process, which tells something each second, has been silent for too
+        long."""
         heard_ns = self._workload_heard_ns
         silent_ns = time.monotonic_ns() - heard_ns
-        return self.workload_done is None and heard_ns > 0 and silent_ns > WORKLOAD_SILENT_S * NS_PER_S
+        return (
+            self.workload_done is None and heard_ns > 0 and silent_ns > WORKLOAD_SILENT_S * NS_PER_S
+        )
 
     def _tell_steps(self) -> None:
         steps = [] if self.collector is None else self.collector.steps[self._steps_told :]
@@ -299,9 +315,7 @@ class Session:
         if self._hits[key] <= MAX_HITS:
             return False
         if self._hits[key] == MAX_HITS + 1:
-            text = (
-                f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
-            )
+            text = f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
             self.view.phase(text)
             self.incident.note(text)
             self.incident.milestone()
@@ -316,11 +330,13 @@ class Session:
 
     def _triggered(self, source: str, trigger: Trigger) -> None:
         if source != "reflex":
-            # A link trigger is told twice, by the link's watch and by the reflex that decides: the reflex's counts.
+            # A link trigger is told twice, by the link's watch and by the reflex that decides: the
+            # reflex's counts.
             return
         self._keep(trigger)
         if self.is_autonomic and trigger.instruct:
-            # The pair acts by itself, and when is not told: all that is seen may be what it acted on.
+            # The pair acts by itself, and when is not told: all that is seen may be what it acted
+            # on.
             self.causes.append(trigger)
             if self.collector is None:
                 collector = self._collect(trigger)
@@ -328,14 +344,17 @@ class Session:
                     collector.feed(recovery.FrameOut(side=side))
 
     def _acted(self, event: FrameSent | FrameFailed) -> None:
-        # Not a trigger but its frames begin the recovery: one that came before the bench was armed has none. The
-        # reflex tells them right behind the hits of one read, and acts on the first of these that instructs anybody.
+        # Not a trigger but its frames begin the recovery: one that came before the bench was armed
+        # has none. The reflex tells them right behind the hits of one read, and acts on the first
+        # of these that instructs anybody.
         if self.collector is None and self._moment:
             self.causes = sorted(self._moment, key=lambda one: not one.instruct)
             self._collect(self.causes[0])
         self.incident.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
-            self.collector.feed(recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame)
+            self.collector.feed(
+                recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame
+            )
         elif self.collector is not None and isinstance(event, FrameFailed):
             self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
 
@@ -346,20 +365,24 @@ class Session:
         self.incident.acts_on(trigger)
         armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
         self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
-        with contextlib.suppress(RigError):  # a watch that has died is told where its events are waited for
+        with contextlib.suppress(
+            RigError
+        ):  # a watch that has died is told where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
         if self.rig.bench.policy.redrive:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 
     def _wake(self) -> None:
-        # A collector that outlives its cancelling must not write into whatever has the descriptor's number by then.
+        # A collector that outlives its cancelling must not write into whatever has the descriptor's
+        # number by then.
         with self._wake_lock, contextlib.suppress(OSError):
             if not self._is_closed:
                 os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
-        """Stop the watchers and take their last words; nothing writes into the incident afterwards."""
+        """Stop the watchers and take their last words; nothing writes into the incident
+        afterwards."""
         self._power_log.stop()
         if self.collector is not None:
             self.collector.cancel(wait_s=5.0)
@@ -397,9 +420,9 @@ class Session:
             self.incident.note(str(error))
 
     def _recheck(self) -> None:
-        """Search the recorded consoles once more, plainly: what the reflex told must be what is there. Not for rules that
-        a reload brought, changed or took (from which byte on it was in force is not recorded), nor for those whose hits
-        were not all kept."""
+        """Search the recorded consoles once more, plainly: what the reflex told must be what is
+        there. Not for rules that a reload brought, changed or took (from which byte on it was in
+        force is not recorded), nor for those whose hits were not all kept."""
         told: dict[str, Any] = {}
         counted = self.incident.record["counted_hits"]
         rules = tuple(rule for rule in self._rules_throughout if rule.name not in counted)
@@ -418,7 +441,9 @@ class Session:
                 dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
             )
             told[side] = asdict(found) | {"agrees": found.agrees}
-            judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(found.not_checked)
+            judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(
+                found.not_checked
+            )
             if found.agrees and not judged:
                 told[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
             if not found.agrees:

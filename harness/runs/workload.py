@@ -1,4 +1,5 @@
-"""The host's writes of a run, by whichever workload the bench names, and the judgement of what they left behind."""
+"""The host's writes of a run, by whichever workload the bench names, and the judgement of what they
+left behind."""
 
 from pathlib import Path
 from typing import Final
@@ -37,13 +38,16 @@ class Workload:
             "journal_path": str(self.journal_path),
             "results_path": "" if self.keeps_journal else str(incident.path / RESULTS),
             "stop_limit_s": STOP_LIMIT_S,
-            # Held, not failed: while a controller restarts and the pair becomes whole, its host waits.
+            # Held, not failed: while a controller restarts and the pair becomes whole, its host
+            # waits.
             "reconnect_limit_s": max(30.0, policy.boot_timeout_s + policy.rejoin_timeout_s),
         }
         self._child: Child | None = None
 
     def start(self, run_dir: Path) -> Child:
-        self._child = Child("workload", self._module, self._config, stderr_path=run_dir / "workload.stderr")
+        self._child = Child(
+            "workload", self._module, self._config, stderr_path=run_dir / "workload.stderr"
+        )
         return self._child
 
     @property

@@ -1,10 +1,11 @@
-"""The link's process, ``python -m freezeframe.harness.watch.linkwatch``: capture ring -> capture file, then -> ledger and
-triggers.
+"""The link's process, ``python -m freezeframe.harness.watch.linkwatch``: capture ring -> capture
+file, then -> ledger and triggers.
 
-Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or the end of
-stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``, where the reflex polls,
-and to the supervisor. Every block of frames is on disk before it is understood, and an error in the
-understanding never stops the recording: it is told once, and only the recording goes on.
+Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or
+the end of stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``,
+where the reflex polls, and to the supervisor. Every block of frames is on disk before it is
+understood, and an error in the understanding never stops the recording: it is told once, and only
+the recording goes on.
 
 Exit status 0, or that of the RigError or UsageError whose text is on stderr.
 """
@@ -51,8 +52,8 @@ MAX_WAIT_MS: Final = 250
 """Longest sleep: the counters are told four times a second."""
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
-"""Events that wait for a slow reader; from the half on counters are left out, then everything. Triggers have a pipe of their
-own, too, to the reflex."""
+"""Events that wait for a slow reader; from the half on counters are left out, then everything.
+Triggers have a pipe of their own, too, to the reflex."""
 NICE: Final = -10
 """Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
@@ -60,7 +61,8 @@ BLOCKS_A_TURN: Final = 64
 MAX_LAST_BLOCKS: Final = 4096
 """After Stop, so many blocks are still read: more than a ring of the default size holds."""
 LAST_WAIT_S: Final = 0.1
-"""The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded machine."""
+"""The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded
+machine."""
 _READ_BYTES: Final = 64 << 10
 
 
@@ -82,7 +84,8 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Assumed where the capture does not show the handshake."""
     event_fd: int = 1
     capture_mib: int = 1024
-    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what comes behind it."""
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
+    comes behind it."""
     before_s: float = 600.0
     """In front of the trigger; less where the bound is reached."""
     after_s: float = 600.0
@@ -191,8 +194,8 @@ class Linkwatch:
         )
 
     def run(self, stdin_fd: int, early: bytes) -> None:
-        """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``: bytes behind
-        the configuration line that were read with it."""
+        """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``:
+        bytes behind the configuration line that were read with it."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to act on
         self._take(early)
@@ -239,8 +242,8 @@ class Linkwatch:
         return max(1 if self._events.waiting else 0, min(MAX_WAIT_MS, wait_ms))
 
     def _drain(self, most_blocks: int, wait_s: float = 0.0) -> None:
-        """Read the blocks that are there, and those that come within ``wait_s`` of each other and hold frames from
-        before this call; then judge the silence."""
+        """Read the blocks that are there, and those that come within ``wait_s`` of each other and
+        hold frames from before this call; then judge the silence."""
         began_realtime_ns = time.time_ns()
         for _ in range(most_blocks):
             run = self._ring.read_run(wait_s)
@@ -285,12 +288,14 @@ class Linkwatch:
                 self._understand_no_more(error)
         if steps != self._clock_steps:
             self._note(
-                "this machine's clock was set: frames in the capture have times of both sides of that", "info"
+                "this machine's clock was set: frames in the capture have times of both sides of that",
+                "info",
             )
         self._drops, self._clock_steps = drops, steps
 
     def _understand(self, run: Run | None, first: int = 0) -> None:
-        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the recording."""
+        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the
+        recording."""
         assert self._view is not None
         view, clock = self._view, time.monotonic_ns
         try:
@@ -311,7 +316,9 @@ class Linkwatch:
     def _trigger(self, triggers: list[Trigger]) -> None:
         for found in triggers:
             # Numbered as in the file that a person will open: the ring on disk may have come round.
-            trigger = msgspec.structs.replace(found, offset_bytes=self._disk.number(found.offset_bytes))
+            trigger = msgspec.structs.replace(
+                found, offset_bytes=self._disk.number(found.offset_bytes)
+            )
             self._triggers.put(trigger)
             self._events.put(trigger)
         if triggers:
@@ -326,11 +333,17 @@ class Linkwatch:
             return
         self._stats_due_ns = now_ns + STATS_INTERVAL_NS
         self._notice_drops()
-        counts = {"packets": self._packets, "bytes_captured": self._bytes, "kernel_drops": self._drops}
+        counts = {
+            "packets": self._packets,
+            "bytes_captured": self._bytes,
+            "kernel_drops": self._drops,
+        }
         stats = self._last_view.stats(t_ns=now_ns, **counts)
         disk = self._disk
         self._events.put(
-            msgspec.structs.replace(stats, frames_stored=disk.frames_stored, first_packet_no=disk.first_no)
+            msgspec.structs.replace(
+                stats, frames_stored=disk.frames_stored, first_packet_no=disk.first_no
+            )
         )
 
     def _finish(self) -> None:

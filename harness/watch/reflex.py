@@ -2,8 +2,9 @@
 
     os.read(console) -> Scanner.feed -> strike -> os.write(control, frame encoded when the bench was armed)
 
-Nothing else stands on that way, which is rehearsed while frames are armed. Link triggers come over a pipe polled beside the
-consoles: one place decides and writes, so that two triggers at once make one action. An Arm is good for one action.
+Nothing else stands on that way, which is rehearsed while frames are armed. Link triggers come over
+a pipe polled beside the consoles: one place decides and writes, so that two triggers at once make
+one action. An Arm is good for one action.
 """
 
 import os
@@ -24,7 +25,10 @@ class Reflex:
         self.inboxes, self.poller = reflex_io.make_inboxes(config)
         self.out = reflex_record.EventOut(config.event_fd, self.poller)
         self.handlers: reflex_io.Handlers = dict.fromkeys(self.consoles, self.read_console)
-        self.handlers |= {config.event_fd: self.out.room, **dict.fromkeys(self.inboxes, self.read_events)}
+        self.handlers |= {
+            config.event_fd: self.out.room,
+            **dict.fromkeys(self.inboxes, self.read_events),
+        }
         self.out.tell([reflex_io.ready(config)])
 
     def run(self) -> None:
@@ -47,7 +51,9 @@ class Reflex:
         try:
             data = os.read(fd, reflex_io.READ_BYTES) or reflex_io.closed()
         except OSError as error:  # BlockingIOError: nothing is there
-            return not isinstance(error, BlockingIOError) and self.end(fd, console.name, str(error.strerror))
+            return not isinstance(error, BlockingIOError) and self.end(
+                fd, console.name, str(error.strerror)
+            )
         t_arrival_ns = monotonic_ns()
         if hits := self.book.scanner.feed(console.name, data, t_arrival_ns):
             self.found(console, hits, data, t_arrival_ns)
@@ -63,10 +69,14 @@ class Reflex:
             self.sent = reflex_io.write_frames(volley)
             self.armed.load(None)
 
-    def found(self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int) -> None:
+    def found(
+        self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int
+    ) -> None:
         for hit in hits:
             self.strike(hit.rule)
-        self.tell(console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns()))
+        self.tell(
+            console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns())
+        )
 
     def tell(self, triggers: list[events.Event]) -> None:
         self.out.tell([*triggers, *(one.told() for one in self.sent)])

@@ -1,4 +1,5 @@
-"""What stands around the hot route: its configuration, the frames that are armed, and who else is heard.
+"""What stands around the hot route: its configuration, the frames that are armed, and who else is
+heard.
 
 Nothing here runs between the read of a trigger and the write of its frame, except ``write_frames``.
 """
@@ -38,14 +39,16 @@ from freezeframe.harness.errors import RigError, WireError
 from freezeframe.harness.watch.reflex_record import Console, EventOut
 
 REHEARSED_NS: Final = 2_000
-"""A console: how often at most. One console's way is rehearsed behind each read; with hundreds there is always something to
-do, the way is warm by that, and rehearsals behind each read would cost more than they bring."""
+"""A console: how often at most. One console's way is rehearsed behind each read; with hundreds
+there is always something to do, the way is warm by that, and rehearsals behind each read would cost
+more than they bring."""
 MOMENT_S: Final = 150e-6
-"""Slept directly behind the frames. A kernel thread of ordinary priority carries a PTY's bytes on, and some adapters': it
-would have to wait until this SCHED_FIFO process has recorded and told. Long enough for it and for the other end, where that
-is a process of this machine."""
+"""Slept directly behind the frames. A kernel thread of ordinary priority carries a PTY's bytes on,
+and some adapters': it would have to wait until this SCHED_FIFO process has recorded and told. Long
+enough for it and for the other end, where that is a process of this machine."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
-"""A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at 115,200 baud."""
+"""A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at
+115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
 STDIN_FD: Final = 0
 READ_BYTES: Final = 64 << 10
@@ -66,7 +69,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Appended to, byte-exact."""
     times_path: str
     copy_fd: int = -1
-    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1: none."""
+    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1:
+    none."""
 
 
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +100,8 @@ def run(body: Callable[[ReflexConfig], None]) -> int:
 
 
 def read_config(fd: int) -> ReflexConfig:
-    """The configuration line, and not a byte more: events follow it. Raises RigError when it is none."""
+    """The configuration line, and not a byte more: events follow it. Raises RigError when it is
+    none."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(fd, 1)
@@ -125,7 +130,8 @@ class Armed:
     def __init__(self, control: Mapping[Side, int]) -> None:
         self._control = control
         self._nowhere: Volley = []
-        """Where rehearsals go; empty where there is no /dev/null, so that only the search is rehearsed."""
+        """Where rehearsals go; empty where there is no /dev/null, so that only the search is
+        rehearsed."""
         with contextlib.suppress(OSError):
             self._nowhere = [("primary", b"", os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))]
         self._rehearse_due_ns: Ns = 0
@@ -139,11 +145,13 @@ class Armed:
 
     def aim(self, book: RuleBook) -> None:
         if self._frames is not None:
-            self.by_rule = {rule: self.volley("console", who) for rule, who in enumerate(book.instructed)}
+            self.by_rule = {
+                rule: self.volley("console", who) for rule, who in enumerate(book.instructed)
+            }
 
     def rehearse(self, book: RuleBook, consoles: int, now_ns: Ns) -> None:
-        """Between the reads, while frames are armed: out of cold caches the way of a trigger takes twice as long. When all
-        consoles are quiet the process sleeps, and nothing is rehearsed."""
+        """Between the reads, while frames are armed: out of cold caches the way of a trigger takes
+        twice as long. When all consoles are quiet the process sleeps, and nothing is rehearsed."""
         if self.by_rule and now_ns >= self._rehearse_due_ns:
             book.scanner.rehearse(lambda _rule: write_frames(self._nowhere))
             self._rehearse_due_ns = now_ns + REHEARSED_NS * consoles
@@ -178,8 +186,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 def write_frames(volley: Volley) -> list[Attempt]:
-    """Write each frame to its non-blocking line, for WRITE_LIMIT_NS at most. One function, because each call on the way to
-    the first write takes a microsecond or two when the caches are cold."""
+    """Write each frame to its non-blocking line, for WRITE_LIMIT_NS at most. One function, because
+    each call on the way to the first write takes a microsecond or two when the caches are cold."""
     attempts = []
     written = 0
     for side, frame, fd in volley:
@@ -261,7 +269,8 @@ class Inbox:
 
 
 def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
-    """Commands on the standard input, link triggers on their pipe; and the poller of them and of the consoles."""
+    """Commands on the standard input, link triggers on their pipe; and the poller of them and of
+    the consoles."""
     names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
     inboxes = {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
     poller = select.epoll()
@@ -273,7 +282,9 @@ def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
     return inboxes, poller
 
 
-def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Console]) -> list[Event]:
+def replace_rules(
+    book: RuleBook, event: events.NewRules, consoles: Iterable[Console]
+) -> list[Event]:
     """Other rules from the next byte on; a note when they cannot be used, and the old ones stay."""
     try:
         rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
@@ -284,9 +295,11 @@ def replace_rules(book: RuleBook, event: events.NewRules, consoles: Iterable[Con
     return []
 
 
-def make_consoles(config: ReflexConfig, strike: Callable[[int], None]) -> tuple[RuleBook, dict[int, Console]]:
-    """The rules, and descriptor -> console; no descriptor blocks from here on. ``strike``: see Scanner. RigError when a
-    record cannot be opened."""
+def make_consoles(
+    config: ReflexConfig, strike: Callable[[int], None]
+) -> tuple[RuleBook, dict[int, Console]]:
+    """The rules, and descriptor -> console; no descriptor blocks from here on. ``strike``: see
+    Scanner. RigError when a record cannot be opened."""
     sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
     if len(sides) != len(config.streams):
         raise RigError("two consoles have the same name")

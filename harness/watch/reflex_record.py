@@ -1,4 +1,5 @@
-"""What stands behind the hot route: each console's record on disk, and the events to the supervisor."""
+"""What stands behind the hot route: each console's record on disk, and the events to the
+supervisor."""
 
 import contextlib
 import os
@@ -22,12 +23,14 @@ EXCERPT_BYTES: Final = 256
 REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Kept of each console, so that new rules find a text that is half there: the longest literal."""
 TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
-"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the bytes see UNRECORDED."""
+"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the
+bytes see UNRECORDED."""
 UNRECORDED: Final = 64
-"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's, and what a killed reflex
-has lost."""
+"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's,
+and what a killed reflex has lost."""
 BACKLOG: Final = 20_000
-"""Events kept for a supervisor that does not read, some 10 MiB: behind them triggers that sent nothing are only counted."""
+"""Events kept for a supervisor that does not read, some 10 MiB: behind them triggers that sent
+nothing are only counted."""
 WRITE_PARTS: Final = 256
 """Events given to the pipe at once; IOV_MAX is 1024."""
 
@@ -36,7 +39,14 @@ class Console:
     """One console's place in the stream and its record on disk."""
 
     def __init__(
-        self, book: RuleBook, *, side: Side, label: str, log_path: str, times_path: str, copy_fd: int
+        self,
+        book: RuleBook,
+        *,
+        side: Side,
+        label: str,
+        log_path: str,
+        times_path: str,
+        copy_fd: int,
     ) -> None:
         """``label``, ``copy_fd``: see StreamConfig. OSError when a file cannot be opened."""
         self.side = side
@@ -62,7 +72,9 @@ class Console:
         """Behind the last byte that was read."""
         return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
 
-    def triggers(self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns) -> list[Event]:
+    def triggers(
+        self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns
+    ) -> list[Event]:
         """The events for the hits that ``data``, not yet taken, completed."""
         seen = bytes(self._before) + data
         first = self._read_bytes - len(self._before)
@@ -79,7 +91,8 @@ class Console:
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
                 instruct=self._book.instructed[hit.rule],
             )
-            # Those for which the search itself strikes come first: what was written was written for the first.
+            # Those for which the search itself strikes come first: what was written was written for
+            # the first.
             for hit in sorted(hits, key=lambda hit: not self._book.rules[hit.rule].is_plain)
         ]
 
@@ -97,11 +110,15 @@ class Console:
         if self._is_recording:
             try:
                 if (written := os.write(self._log_fd, data)) < len(data):
-                    _write_all(self._log_fd, data[written:])  # a signal came, or the disk is nearly full
+                    _write_all(
+                        self._log_fd, data[written:]
+                    )  # a signal came, or the disk is nearly full
             except OSError as error:
                 note = self._end_of_record(error)
         if self._copy_fd >= 0:
-            with contextlib.suppress(OSError):  # full or gone: a dialogue asks again, the record is whole
+            with contextlib.suppress(
+                OSError
+            ):  # full or gone: a dialogue asks again, the record is whole
                 os.write(self._copy_fd, data)
         return note
 
@@ -128,8 +145,8 @@ def _write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 class EventOut:
-    """The record, and events to the supervisor over a pipe that may be full or gone: never waits, never drops what sent a
-    frame."""
+    """The record, and events to the supervisor over a pipe that may be full or gone: never waits,
+    never drops what sent a frame."""
 
     def __init__(self, fd: int, poller: select.epoll) -> None:
         self._fd = fd
@@ -176,7 +193,8 @@ class EventOut:
         return min(silence_ms * NS_PER_MS, TIMES_WITHIN_NS) / NS_PER_S
 
     def flush(self) -> None:
-        """Record what was read, and write what the pipe takes; poll for more room while something is left."""
+        """Record what was read, and write what the pipe takes; poll for more room while something
+        is left."""
         if self._unrecorded:
             for console, data in self._unrecorded:
                 if note := console.record(data):
@@ -212,9 +230,7 @@ class EventOut:
                     self._backlog.appendleft(first[written:])
                 written = max(0, written - len(first))
         if self._untold and not self._backlog:
-            text = (
-                f"the supervisor did not read: {self._untold} triggers are in no event; the record is whole"
-            )
+            text = f"the supervisor did not read: {self._untold} triggers are in no event; the record is whole"
             self._backlog.append(
                 events.encode(Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error"))
             )

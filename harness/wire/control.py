@@ -1,11 +1,14 @@
-"""Tables of the device-specific control frames of the SimArray controllers. ``docs/control-frames.md`` is made from these.
+"""Tables of the device-specific control frames of the SimArray controllers.
+``docs/control-frames.md`` is made from these.
 
-On the line: ``00 COBS(body) 00``. The body's first byte is MAGIC, which no text holds, so the two bytes after a
-delimiter (COBS code, MAGIC) tell a frame from console text on a UART that carries both.
+On the line: ``00 COBS(body) 00``. The body's first byte is MAGIC, which no text holds, so the two
+bytes after a delimiter (COBS code, MAGIC) tell a frame from console text on a UART that carries
+both.
 
-body = header | payload | CRC-32C (u32) over header and payload. All integers are big-endian.
-A request's ``seq`` comes back in each of its replies; a reply's type is the request's | REPLY, and its payload starts
-with a status byte. A request whose CRC is wrong gets no answer: the sender's deadline tells.
+body = header | payload | CRC-32C (u32) over header and payload. All integers are big-endian. A
+request's ``seq`` comes back in each of its replies; a reply's type is the request's | REPLY, and
+its payload starts with a status byte. A request whose CRC is wrong gets no answer: the sender's
+deadline tells.
 """
 
 import struct
@@ -32,7 +35,8 @@ class Op(IntEnum):
     STATE_SAVE = 0x03
     """Non-disruptive: stores a root cause data set, the controller runs on."""
     WARMSTART = 0x04
-    """Destructive: stores a root cause data set, then restarts with its memory kept. Answered before the restart."""
+    """Destructive: stores a root cause data set, then restarts with its memory kept. Answered
+    before the restart."""
     LIST_SETS = 0x05
     READ_SET = 0x06
     """Answered by as many replies as the length needs, each of at most MAX_PAYLOAD_BYTES."""
@@ -103,27 +107,31 @@ SHA256_BYTES: Final = 32
 
 # Payloads of requests. Operations that are not named have an empty payload.
 TARGET: Final = struct.Struct(">16sI")
-"""serial_number (ASCII, NUL-padded), boot_epoch: first in every frame that changes the controller."""
+"""serial_number (ASCII, NUL-padded), boot_epoch: first in every frame that changes the
+controller."""
 FREEZE: Final = struct.Struct(">16sIH16s")
 """STATE_SAVE and WARMSTART: serial_number, boot_epoch, reason, incident_id."""
 TRACE_LEVEL: Final = struct.Struct(">16sIB")
 READ_SET: Final = struct.Struct(">IQI")
-"""set_id, offset_bytes, length_bytes: a window; the next may be asked for before this one has arrived."""
+"""set_id, offset_bytes, length_bytes: a window; the next may be asked for before this one has
+arrived."""
 ACK_SET: Final = struct.Struct(">16sII32s")
 """serial_number, boot_epoch, set_id, SHA-256 of the stored (compressed) set."""
 MAX_WINDOW_BYTES: Final = 64 << 10
 PRINT_MAX_BYTES: Final = 200
 
-# Payloads of replies, after the status byte. A reply whose status is not OK carries a UTF-8 text (<= 200 bytes) instead.
+# Payloads of replies, after the status byte. A reply whose status is not OK carries a UTF-8 text
+# (<= 200 bytes) instead.
 STATUS: Final = struct.Struct(">B")
 IDENTITY: Final = struct.Struct(">16s16s16sIBBQQHI")
 """model, serial_number, firmware_version (ASCII, NUL-padded), boot_epoch, role (wire.drbd.Role),
 pair_state (PairState), uptime_ns, events_logged, max_payload_bytes, capabilities."""
 FREEZE_REPLY: Final = struct.Struct(">IIQQ")
-"""set_id, new boot_epoch (unchanged for STATE_SAVE), events_logged at the save, uptime_ns at the save."""
+"""set_id, new boot_epoch (unchanged for STATE_SAVE), events_logged at the save, uptime_ns at the
+save."""
 SET_ENTRY: Final = struct.Struct(">IBBH16sQQI32s")
-"""LIST_SETS: any number of: set_id, kind, complete (0/1), reason, incident_id, raw_bytes, stored_bytes,
-boot_epoch, SHA-256 of the stored set."""
+"""LIST_SETS: any number of: set_id, kind, complete (0/1), reason, incident_id, raw_bytes,
+stored_bytes, boot_epoch, SHA-256 of the stored set."""
 MAX_SETS: Final = 64
 SET_DATA: Final = struct.Struct(">IQ")
 """READ_SET: set_id, offset_bytes; then the bytes."""
@@ -186,7 +194,8 @@ REQUESTS: Final[dict[Op, str | None]] = {
     Op.PRINT: None,
     Op.SET_FAULTS: "target",
 }
-"""Operation -> the layout its request starts with. PRINT: UTF-8 text. SET_FAULTS: target, then CBOR."""
+"""Operation -> the layout its request starts with. PRINT: UTF-8 text. SET_FAULTS: target, then
+CBOR."""
 REPLIES: Final[dict[Op, str | None]] = {
     Op.IDENTIFY: "identity",
     Op.SET_TRACE_LEVEL: None,
@@ -199,9 +208,14 @@ REPLIES: Final[dict[Op, str | None]] = {
     Op.PRINT: None,
     Op.SET_FAULTS: None,
 }
-"""Operation -> the layout its reply starts with after the status byte. GET_STATE: CBOR, see wire.rootcause.STATE_KEYS."""
-DESTRUCTIVE: Final = frozenset({Op.WARMSTART, Op.STATE_SAVE, Op.ACK_SET, Op.SET_FAULTS, Op.SET_TRACE_LEVEL})
+"""Operation -> the layout its reply starts with after the status byte. GET_STATE: CBOR, see
+wire.rootcause.STATE_KEYS."""
+DESTRUCTIVE: Final = frozenset(
+    {Op.WARMSTART, Op.STATE_SAVE, Op.ACK_SET, Op.SET_FAULTS, Op.SET_TRACE_LEVEL}
+)
 """Refused unless serial number and boot epoch are the controller's own."""
 
-assert all(len(layout.unpack(bytes(layout.size))) == len(names) for layout, names in FIELDS.values())
+assert all(
+    len(layout.unpack(bytes(layout.size))) == len(names) for layout, names in FIELDS.values()
+)
 assert set(REQUESTS) == set(REPLIES) == set(Op)

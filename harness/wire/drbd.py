@@ -1,9 +1,11 @@
-"""Tables of the DRBD replication protocol, versions 86 to 101, and what DRBD 9 (110 and up) calls its own packets.
+"""Tables of the DRBD replication protocol, versions 86 to 101, and what DRBD 9 (110 and up) calls
+its own packets.
 
-Source: Linux 6.1 ``drivers/block/drbd/drbd_protocol.h`` and ``include/linux/drbd.h`` (facts), checked against captures
-of real nodes in ``tests/golden/drbd``. All integers are big-endian and packed, except: ``block_id`` (8 bytes) and
-``barrier`` (4 bytes) are opaque cookies of the sender, echoed unchanged; bitmap words are a little-endian bit stream;
-a crc32c digest is the standard CRC-32C value as 4 little-endian bytes. A sector is 512 bytes; sizes are in bytes.
+Source: Linux 6.1 ``drivers/block/drbd/drbd_protocol.h`` and ``include/linux/drbd.h`` (facts),
+checked against captures of real nodes in ``tests/golden/drbd``. All integers are big-endian and
+packed, except: ``block_id`` (8 bytes) and ``barrier`` (4 bytes) are opaque cookies of the sender,
+echoed unchanged; bitmap words are a little-endian bit stream; a crc32c digest is the standard
+CRC-32C value as 4 little-endian bytes. A sector is 512 bytes; sizes are in bytes.
 """
 
 import struct
@@ -22,7 +24,8 @@ MAGIC_H80: Final = 0x83740267
 MAGIC_H95: Final = 0x835A
 MAGIC_H100: Final = 0x8620EC20
 HEADER_H80: Final = struct.Struct(">IHH")
-"""u32 magic, u16 command, u16 length. Before the agreement, and below version 95; at 95..99 when length <= 32768."""
+"""u32 magic, u16 command, u16 length. Before the agreement, and below version 95; at 95..99 when
+length <= 32768."""
 HEADER_H95: Final = struct.Struct(">HHI")
 """u16 magic, u16 command, u32 length. Versions 95..99, when length > 32768."""
 HEADER_H100: Final = struct.Struct(">IHHII")
@@ -140,7 +143,13 @@ _REQ_FIELDS: Final = ("sector", "block_id", "blksize", "pad")
 _TWOPC_FIELDS: Final = (
     "tid", "initiator_node_id", "target_node_id", "nodes_to_reach", "primary_nodes", "mask", "val",
 )  # fmt: skip
-_TWOPC_REPLY_FIELDS: Final = ("tid", "initiator_node_id", "reachable_nodes", "primary_nodes", "weak_nodes")
+_TWOPC_REPLY_FIELDS: Final = (
+    "tid",
+    "initiator_node_id",
+    "reachable_nodes",
+    "primary_nodes",
+    "weak_nodes",
+)
 
 LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     Cmd.DATA: (P_DATA, _DATA_FIELDS, True),
@@ -170,7 +179,14 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
     ),
     Cmd.UUIDS: (
         P_UUIDS,
-        ("current_uuid", "bitmap_uuid", "history_uuid_0", "history_uuid_1", "dirty_bits", "uuid_flags"),
+        (
+            "current_uuid",
+            "bitmap_uuid",
+            "history_uuid_0",
+            "history_uuid_1",
+            "dirty_bits",
+            "uuid_flags",
+        ),
         False,
     ),
     Cmd.SIZES: (
@@ -237,7 +253,8 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
         False,
     ),
 }
-"""Command -> (fixed part, its field names, whether more bytes may follow). SIZES may be followed by P_QLIM."""
+"""Command -> (fixed part, its field names, whether more bytes may follow). SIZES may be followed by
+P_QLIM."""
 
 DRBD9_VERSION: Final = 110
 """First protocol version of DRBD 9."""
@@ -311,7 +328,8 @@ class Feature(IntFlag):
     WSAME = 4
     """Also: SIZES carries P_QLIM (56 bytes), discards may be larger."""
     WZEROES = 8
-    """Not to be agreed together with an integrity algorithm: senders and receivers differ on its digest."""
+    """Not to be agreed together with an integrity algorithm: senders and receivers differ on its
+    digest."""
 
 
 class UuidFlag(IntFlag):
@@ -366,7 +384,8 @@ class Conn(IntEnum):
 
 
 class Disk(IntEnum):
-    """Disk states of DRBD 8.4. (DRBD 9, and Wireshark, insert Detaching at 2: everything from 2 on is one more.)"""
+    """Disk states of DRBD 8.4. (DRBD 9, and Wireshark, insert Detaching at 2: everything from 2 on
+    is one more.)"""
 
     DISKLESS = 0
     ATTACHING = 1
@@ -399,8 +418,8 @@ DISK_NAMES_9: Final[dict[int, str]] = {
     Disk.FAILED: "Detaching",
     **{number + 1: name for number, name in DISK_NAMES.items() if number >= Disk.FAILED},
 }
-"""Disk states of DRBD 9, by its numbers. Its connection states have 8.4's numbers; on the wire Connected is 9, and
-what 8.4 calls Connected is Established."""
+"""Disk states of DRBD 9, by its numbers. Its connection states have 8.4's numbers; on the wire
+Connected is 9, and what 8.4 calls Connected is Established."""
 CONN_NAMES_9: Final[dict[int, str]] = CONN_NAMES | {
     Conn.WF_CONNECTION: "Connecting", Conn.WF_REPORT_PARAMS: "Connected", Conn.CONNECTED: "Established",
 }  # fmt: skip
@@ -441,14 +460,16 @@ MAX_PAYLOAD_BYTES: Final = MAX_DATA_BYTES_100 + MAX_DIGEST_BYTES + P_TRIM.size
 BITMAP_BLOCK_BYTES: Final = 4096
 """Bytes of storage a bit of the bitmap stands for."""
 BITMAP_PACKET_BYTES: Final = 4096
-"""A P_BITMAP, header included, is at most this long; its payload is rounded down to whole 8-byte words."""
+"""A P_BITMAP, header included, is at most this long; its payload is rounded down to whole 8-byte
+words."""
 RESYNC_REQUEST_BYTES: Final = 32 << 10
 
 VLI_LEVELS: Final = (
     (2, 1, 0x00), (3, 2, 0x01), (5, 3, 0x03), (7, 4, 0x07), (10, 5, 0x0F),
     (14, 6, 0x1F), (21, 8, 0x3F), (29, 8, 0x7F), (42, 8, 0xBF), (64, 8, 0xFF),
 )  # fmt: skip
-"""Run-length code of P_COMPRESSED_BITMAP: (total bits, prefix bits, prefix value LSB-first), drbd_vli.h."""
+"""Run-length code of P_COMPRESSED_BITMAP: (total bits, prefix bits, prefix value LSB-first),
+drbd_vli.h."""
 BITMAP_CODE_RLE_VLI: Final = 2
 
 # --- default timers of a node (drbd_limits.h) ---------------------------------------------------------------------
@@ -459,5 +480,12 @@ CONNECT_INTERVAL_S: Final = 10.0
 KO_COUNT: Final = 7
 
 assert set(LAYOUTS) == set(Cmd) - {Cmd.BECOME_SYNC_TARGET, Cmd.BECOME_SYNC_SOURCE}
-assert P_SIZES.size == 32 and P_QLIM.size == 24 and P_FEATURES.size == 72 and P_SYNC_PARAM95.size == 148
-assert all(len(layout.unpack(bytes(layout.size))) == len(names) for layout, names, _ in LAYOUTS.values())
+assert (
+    P_SIZES.size == 32
+    and P_QLIM.size == 24
+    and P_FEATURES.size == 72
+    and P_SYNC_PARAM95.size == 148
+)
+assert all(
+    len(layout.unpack(bytes(layout.size))) == len(names) for layout, names, _ in LAYOUTS.values()
+)

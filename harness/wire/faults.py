@@ -1,7 +1,9 @@
-"""Table of the faults that a scenario can arm. A fault is data: the same plan and seed give the same run.
+"""Table of the faults that a scenario can arm. A fault is data: the same plan and seed give the
+same run.
 
-A plan is a list of maps with the keys of ``FAULT_KEYS``; it reaches the simulated firmware by SET_FAULTS as CBOR
-``{"seed": int, "faults": [...]}``, each side getting its own entries. All are off by default.
+A plan is a list of maps with the keys of ``FAULT_KEYS``; it reaches the simulated firmware by
+SET_FAULTS as CBOR ``{"seed": int, "faults": [...]}``, each side getting its own entries. All are
+off by default.
 """
 
 from enum import StrEnum
@@ -32,15 +34,18 @@ class FaultKind(StrEnum):
     CONSOLE_GARBLE = "console_garble"
     """Secondary: bytes of its next console output are overwritten with noise."""
     HUNG_WARMSTART = "hung_warmstart"
-    """The controller stores its set, then does not come back from a warmstart until its power is cycled."""
+    """The controller stores its set, then does not come back from a warmstart until its power is
+    cycled."""
 
 
 FAULT_KEYS: Final = ("kind", "side", "at_write", "count", "delay_ms")
-"""kind: FaultKind. side: primary | secondary. at_write: fires at the n-th replicated write seen after arming
-(from 1; CONSOLE_GARBLE: at the n-th replicated write too; HUNG_WARMSTART: not used). count: how often (default 1).
-delay_ms: LATE_ACK and STALL only."""
+"""kind: FaultKind. side: primary | secondary. at_write: fires at the n-th replicated write seen
+after arming (from 1; CONSOLE_GARBLE: at the n-th replicated write too; HUNG_WARMSTART: not used).
+count: how often (default 1). delay_ms: LATE_ACK and STALL only."""
 FAULT_SIDE: Final[dict[FaultKind, str]] = {
-    kind: "primary" if kind is FaultKind.BIT_FLIP_SENDER or kind is FaultKind.HUNG_WARMSTART else "secondary"
+    kind: "primary"
+    if kind is FaultKind.BIT_FLIP_SENDER or kind is FaultKind.HUNG_WARMSTART
+    else "secondary"
     for kind in FaultKind
 }
 MAX_FAULTS: Final = 64

@@ -21,7 +21,8 @@ OPTION: Final = struct.Struct(">8sII")
 OPTION_REPLY: Final = struct.Struct(">QIII")
 """Server: OPTION_REPLY_MAGIC, option, reply type, length; then that many bytes."""
 EXPORT_NAME_REPLY: Final = struct.Struct(">QH")
-"""Server, to EXPORT_NAME only: size, transmission flags; then 124 zeroes unless NO_ZEROES was agreed."""
+"""Server, to EXPORT_NAME only: size, transmission flags; then 124 zeroes unless NO_ZEROES was
+agreed."""
 EXPORT_NAME_ZEROES: Final = 124
 INFO_EXPORT: Final = struct.Struct(">HQH")
 """info type EXPORT, size, transmission flags."""

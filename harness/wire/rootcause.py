@@ -1,8 +1,9 @@
-"""Tables of the root cause data set: a record of the controller's state at that moment + its continuous event log.
+"""Tables of the root cause data set: a record of the controller's state at that moment + its
+continuous event log.
 
-Stored set = zstd frame (with content size) of one CBOR map with the keys of ``SET_KEYS``. ``events`` is the event log
-ring, oldest record first, each ``RECORD`` long. Records that the ring has overwritten are missing: the first record's
-``seq`` says how many.
+Stored set = zstd frame (with content size) of one CBOR map with the keys of ``SET_KEYS``.
+``events`` is the event log ring, oldest record first, each ``RECORD`` long. Records that the ring
+has overwritten are missing: the first record's ``seq`` says how many.
 """
 
 import struct
@@ -16,19 +17,20 @@ HEADER_KEYS: Final = (
     "set_id", "kind", "reason", "incident_id", "model", "serial_number", "firmware_version", "boot_epoch",
     "uptime_ns", "wall_ns", "first_seq", "next_seq",
 )  # fmt: skip
-"""``incident_id`` is 16 raw bytes; ``first_seq``/``next_seq``: event records held are first_seq <= seq < next_seq."""
+"""``incident_id`` is 16 raw bytes; ``first_seq``/``next_seq``: event records held are first_seq <=
+seq < next_seq."""
 STATE_KEYS: Final = (
     "role", "pair_state", "conn", "disk", "peer_disk", "uuids", "dirty_blocks", "epoch", "epoch_writes", "queues",
     "cache", "last_writes", "bitmap", "diagnostics", "faults", "boot_epoch", "uptime_ns", "protocol_version",
 )  # fmt: skip
-"""State record. role/conn/disk/peer_disk: ints of wire.drbd. pair_state: int of wire.control.PairState.
-uuids: [current, bitmap, history0, history1]. dirty_blocks: bits set in the bitmap.
-epoch: current epoch number; epoch_writes: writes in it. queues: {host_requests, unacked_writes, outgoing_bytes}.
-cache: {dirty_bytes, dirty_extents, flushes}. bitmap: list of [first_block, blocks] runs that are out of sync.
-last_writes: newest last, at most LAST_WRITES of
+"""State record. role/conn/disk/peer_disk: ints of wire.drbd. pair_state: int of
+wire.control.PairState. uuids: [current, bitmap, history0, history1]. dirty_blocks: bits set in the
+bitmap. epoch: current epoch number; epoch_writes: writes in it. queues: {host_requests,
+unacked_writes, outgoing_bytes}. cache: {dirty_bytes, dirty_extents, flushes}. bitmap: list of
+[first_block, blocks] runs that are out of sync. last_writes: newest last, at most LAST_WRITES of
 [write_no, sector, bytes, crc32c, block_id (8 raw bytes), time_ns, stage]; stage: see WriteStage.
-diagnostics: {"self_test": "pass", ..., "damaged_blocks": [[sector, content as found], ...] of this boot, at most
-DAMAGED_BLOCKS}; faults: the armed fault plan, empty on a healthy controller."""
+diagnostics: {"self_test": "pass", ..., "damaged_blocks": [[sector, content as found], ...] of this
+boot, at most DAMAGED_BLOCKS}; faults: the armed fault plan, empty on a healthy controller."""
 LAST_WRITES: Final = 256
 DAMAGED_BLOCKS: Final = 16
 
@@ -80,7 +82,8 @@ class Event(IntEnum):
     REPL_TIMEOUT = 0x003A
     REPL_UNKNOWN_ACK = 0x003B
     REPL_UNACKED = 0x003C
-    """A write without an answer, as it lies in the transmit buffer when the link goes or the state is saved."""
+    """A write without an answer, as it lies in the transmit buffer when the link goes or the state
+    is saved."""
     RESYNC_START = 0x0040
     RESYNC_DONE = 0x0041
     SCRUB_MISMATCH = 0x0050
@@ -128,8 +131,8 @@ EVENT_ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PEER_INSTRUCTED: ("reason", "status"),
     Event.FAULT_FIRED: ("fault", "write_no"),
 }
-"""Names of each code's arguments; those not named are 0. write_no: on the primary the number of the host write,
-on the secondary the low 63 bits of the block_id taken big-endian."""
+"""Names of each code's arguments; those not named are 0. write_no: on the primary the number of the
+host write, on the secondary the low 63 bits of the block_id taken big-endian."""
 
 assert set(EVENT_ARGUMENTS) == set(Event)
 assert all(len(names) <= 4 for names in EVENT_ARGUMENTS.values())

@@ -1,5 +1,5 @@
-"""Table of the SCPI commands of the bench supply (SCPI-1999 DCPSUPPLY subset, two outputs, LF-terminated
-over TCP)."""
+"""Table of the SCPI commands of the bench supply (SCPI-1999 DCPSUPPLY subset, two outputs,
+LF-terminated over TCP)."""
 
 from typing import Final
 

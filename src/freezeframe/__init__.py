@@ -1,8 +1,9 @@
 """FreezeFrame: a hardware-in-the-loop test harness for pairs of replicating storage controllers.
 
-The public names, stable within ``API_VERSION``, are here and in three modules: ``freezeframe.driver`` (write a driver),
-``freezeframe.link`` (look at the replication link) and ``freezeframe.testing`` (check what you wrote). Everything else is
-private: it may change in any release.
+The public names, stable within ``API_VERSION``, are here and in three modules:
+``freezeframe.driver`` (write a driver), ``freezeframe.link`` (look at the replication link) and
+``freezeframe.testing`` (check what you wrote). Everything else is private: it may change in any
+release.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,8 @@ _HOMES: Final = {
     "Scenario": "freezeframe.harness.bench.benchfile",
     "load_bench": "freezeframe.harness.bench.benchfile",
 }
-"""Where each public name lives. They are imported when used, because the pytest plugin loads this package in every run."""
+"""Where each public name lives. They are imported when used, because the pytest plugin loads this
+package in every run."""
 
 __all__ = ["API_VERSION", *_HOMES]
 

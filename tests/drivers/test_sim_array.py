@@ -1,4 +1,5 @@
-"""The SimArray driver against a device written here from the wire's description, in virtual time."""
+"""The SimArray driver against a device written here from the wire's description, in virtual
+time."""
 
 import functools
 import hashlib
@@ -20,7 +21,18 @@ from freezeframe.harness.roles import Identity, SetEntry
 from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS
 
 SERIAL = "FFSIM-P-0001"
-IDENTIFY, TRACE, SAVE, WARMSTART, LIST, READ, ACK, STATE, PRINT, FAULTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 0x10)
+IDENTIFY, TRACE, SAVE, WARMSTART, LIST, READ, ACK, STATE, PRINT, FAULTS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    0x10,
+)
 NO_SUCH_SET, WRONG_TARGET, STALE_EPOCH = 6, 3, 4
 
 
@@ -140,7 +152,9 @@ class Device:
             return [bytes([self.status]) + b"because \x1b[31mof it"]
         if kind == IDENTIFY:
             names = (self.model.encode(), self.serial.encode(), b"2.1")
-            return [b"\0" + struct.pack(">16s16s16sIBBQQHI", *names, self.epoch, 1, 2, 5, 6, 4096, 7)]
+            return [
+                b"\0" + struct.pack(">16s16s16sIBBQQHI", *names, self.epoch, 1, 2, 5, 6, 4096, 7)
+            ]
         if kind in (SAVE, WARMSTART):
             return [b"\0" + struct.pack(">IIQQ", 3, self.epoch + (kind == WARMSTART), 99, 1234)]
         if kind == LIST:
@@ -159,7 +173,9 @@ class Device:
 
     def listed(self) -> bytes:
         digest = hashlib.sha256(self.blob).digest()
-        return struct.pack(">IBBH16sQQI32s", 3, 2, 1, 1, b"i" * 16, 200_000, len(self.blob), 7, digest)
+        return struct.pack(
+            ">IBBH16sQQI32s", 3, 2, 1, 1, b"i" * 16, 200_000, len(self.blob), 7, digest
+        )
 
     def kinds(self) -> list[int]:
         return [kind for kind, _, _ in self.requests]
@@ -190,7 +206,9 @@ def test_identify(driver: SimArray, device: Device) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "serial"), [("SimArray 2", "FFSIM-S-0001"), ("OtherBox", SERIAL)])
+@pytest.mark.parametrize(
+    ("model", "serial"), [("SimArray 2", "FFSIM-S-0001"), ("OtherBox", SERIAL)]
+)
 def test_another_device_is_named(driver: SimArray, device: Device, model: str, serial: str) -> None:
     device.model, device.serial = model, serial
     with pytest.raises(RigError, match=f"{model} {serial}.*{SERIAL}"):
@@ -246,7 +264,9 @@ def test_endless_text_ends_at_the_deadline(driver: SimArray, device: Device) -> 
 def test_freeze_frame_is_made_without_io(driver: SimArray, device: Device) -> None:
     who = identity(driver, device)
     before = len(device.requests)
-    frames = [driver.freeze_frame(who, reason, b"i" * 16, disruptive=reason == 1) for reason in (1, 2)]
+    frames = [
+        driver.freeze_frame(who, reason, b"i" * 16, disruptive=reason == 1) for reason in (1, 2)
+    ]
     assert len(device.requests) == before
     for made in frames:
         device.write(made)
@@ -257,20 +277,28 @@ def test_freeze_frame_is_made_without_io(driver: SimArray, device: Device) -> No
         driver.freeze_frame(who, 1, b"short")
 
 
-def test_freeze_reply_is_found_though_another_was_waited_for(driver: SimArray, device: Device) -> None:
+def test_freeze_reply_is_found_though_another_was_waited_for(
+    driver: SimArray, device: Device
+) -> None:
     made = driver.freeze_frame(identity(driver, device), 1, b"i" * 16)
     device.write(made)
     driver.state(soon(device))
     reply = driver.freeze_reply(made, soon(device))
     assert reply is not None and reply.ok
-    assert (reply.set_id, reply.boot_epoch, reply.events_logged, reply.uptime_ns) == (3, 8, 99, 1234)
+    assert (reply.set_id, reply.boot_epoch, reply.events_logged, reply.uptime_ns) == (
+        3,
+        8,
+        99,
+        1234,
+    )
     before_ns = device.now_ns
     assert driver.freeze_reply(made, soon(device, 1)) is None
     assert device.now_ns == before_ns + NS_PER_S
 
 
 @pytest.mark.parametrize(
-    ("status", "name"), [(WRONG_TARGET, "wrong target"), (STALE_EPOCH, "stale epoch"), (99, "status 99")]
+    ("status", "name"),
+    [(WRONG_TARGET, "wrong target"), (STALE_EPOCH, "stale epoch"), (99, "status 99")],
 )
 def test_a_refusal_is_a_value(driver: SimArray, device: Device, status: int, name: str) -> None:
     who = identity(driver, device)
@@ -353,7 +381,17 @@ def lossy(number: int, reply: bytes) -> bytes:
         lossy,
         lose(*range(19)),
     ],
-    ids=["clean", "first", "row", "window end", "across windows", "last", "damaged", "lossy", "whole window"],
+    ids=[
+        "clean",
+        "first",
+        "row",
+        "window end",
+        "across windows",
+        "last",
+        "damaged",
+        "lossy",
+        "whole window",
+    ],
 )
 @pytest.mark.parametrize("have_bytes", [0, 5000, 65_000])
 def test_pull(
@@ -408,11 +446,17 @@ def test_pull_of_another_content(driver: SimArray, device: Device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored_bytes", "have"), [(65 << 20, b""), (10, b"x" * 11)], ids=["too large", "have more than there is"]
+    ("stored_bytes", "have"),
+    [(65 << 20, b""), (10, b"x" * 11)],
+    ids=["too large", "have more than there is"],
 )
-def test_pull_of_an_impossible_size(driver: SimArray, device: Device, stored_bytes: int, have: bytes) -> None:
+def test_pull_of_an_impossible_size(
+    driver: SimArray, device: Device, stored_bytes: int, have: bytes
+) -> None:
     with pytest.raises(WireError, match="cannot be"):
-        driver.pull(entry_of(device, stored_bytes=stored_bytes), have, soon(device), lambda data: None)
+        driver.pull(
+            entry_of(device, stored_bytes=stored_bytes), have, soon(device), lambda data: None
+        )
     assert device.requests == []
 
 
@@ -446,7 +490,9 @@ def test_a_list_that_is_none(driver: SimArray, device: Device, body: bytes) -> N
         driver.sets(soon(device))
 
 
-@pytest.mark.parametrize("body", [b"", b"\x01", b"\xff", b"\xd8\x1c\x81\xd8\x1d\x00", b"\x81" * 500])
+@pytest.mark.parametrize(
+    "body", [b"", b"\x01", b"\xff", b"\xd8\x1c\x81\xd8\x1d\x00", b"\x81" * 500]
+)
 def test_a_state_that_is_none(driver: SimArray, device: Device, body: bytes) -> None:
     device.answers = lambda kind, request: [b"\0" + body]  # type: ignore[method-assign]
     with pytest.raises(WireError):

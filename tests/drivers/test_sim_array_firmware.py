@@ -15,7 +15,8 @@ from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
 SERIAL = "FFSIM-S-0001"
 RING = b"".join(
-    RECORD.pack(n, n, 0x22, 1, 0, n * 0x9E3779B97F4A7C15 % 2**64, n**7 % 2**64, n, 0) for n in range(9000)
+    RECORD.pack(n, n, 0x22, 1, 0, n * 0x9E3779B97F4A7C15 % 2**64, n**7 % 2**64, n, 0)
+    for n in range(9000)
 )
 
 
@@ -43,7 +44,9 @@ class Firmware:
             "reason": int(reason),
             "boot_epoch": self.boot_epoch,
         }
-        entry = self.sets.add(header | {"incident_id": incident_id}, dict.fromkeys(STATE_KEYS, 0), RING)
+        entry = self.sets.add(
+            header | {"incident_id": incident_id}, dict.fromkeys(STATE_KEYS, 0), RING
+        )
         if kind is SetKind.WARMSTART:
             self.boot_epoch += 1
         return Frozen(entry.set_id, self.boot_epoch, 9000, 77)

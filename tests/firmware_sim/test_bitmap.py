@@ -72,7 +72,8 @@ def test_bytes_set_outwards_and_clear_inwards(sector: int, sectors: int) -> None
     assert touched == {
         block
         for block in range(bitmap.blocks)
-        if block * BLOCK_BYTES >= offset and min(block * BLOCK_BYTES + BLOCK_BYTES, size) <= offset + length
+        if block * BLOCK_BYTES >= offset
+        and min(block * BLOCK_BYTES + BLOCK_BYTES, size) <= offset + length
     }
 
 
@@ -152,7 +153,10 @@ def test_plain_there_and_back(header_bytes: int, blocks: int) -> None:
         bitmap.set_blocks(block, 1)
     payloads = plain_payloads(bitmap, header_bytes)
     assert payloads[-1] == b""
-    assert all(0 < len(payload) <= 4096 - header_bytes and len(payload) % 8 == 0 for payload in payloads[:-1])
+    assert all(
+        0 < len(payload) <= 4096 - header_bytes and len(payload) % 8 == 0
+        for payload in payloads[:-1]
+    )
     other = Bitmap(bitmap.size_bytes)
     receiver = BitmapReceiver(other, header_bytes)
     done = [receiver.plain(memoryview(payload)) for payload in payloads]
@@ -174,5 +178,11 @@ def test_bits_behind_the_end_are_ignored() -> None:
 
 def test_statistics_as_a_real_node_prints_them() -> None:
     bitmap = Bitmap(16374 * BLOCK_BYTES)
-    assert statistics(bitmap, 16, (0, 0), (26, 1)) == "plain 0(0), RLE 26(1), total 26; compression: 98.8%"
-    assert statistics(bitmap, 16, (0, 0), (33, 1)) == "plain 0(0), RLE 33(1), total 33; compression: 98.5%"
+    assert (
+        statistics(bitmap, 16, (0, 0), (26, 1))
+        == "plain 0(0), RLE 26(1), total 26; compression: 98.8%"
+    )
+    assert (
+        statistics(bitmap, 16, (0, 0), (33, 1))
+        == "plain 0(0), RLE 33(1), total 33; compression: 98.5%"
+    )

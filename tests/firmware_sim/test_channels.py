@@ -31,7 +31,9 @@ def test_a_line_nobody_reads_loses_old_text_and_says_how_much() -> None:
         got += drain(reader)
         stream.flush()
     got += drain(reader)
-    kept = [line + b"\r\n" for line in got.split(b"\r\n") if line and not line.startswith(b"[console:")]
+    kept = [
+        line + b"\r\n" for line in got.split(b"\r\n") if line and not line.startswith(b"[console:")
+    ]
     assert kept[-1] == lines[-1] and kept[0] == lines[0], "the newest is there, and no line is torn"
     assert set(kept) <= set(lines)
     lost = [int(line.split()[1]) for line in got.split(b"\r\n") if line.startswith(b"[console:")]

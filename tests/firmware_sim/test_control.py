@@ -48,7 +48,8 @@ def split(data: bytes, seed: int) -> list[bytes]:
 
 # --- codec --------------------------------------------------------------------------------------------------
 def test_golden_bytes_of_an_identify_request() -> None:
-    # f5 01 01 00 0007 0000, CRC-32C of it (checked with an independent table-driven computation below).
+    # f5 01 01 00 0007 0000, CRC-32C of it (checked with an independent table-driven computation
+    # below).
     body = bytes.fromhex("f501010000070000")
     crc = 0xFFFFFFFF
     for byte in body:
@@ -68,12 +69,18 @@ def test_what_is_encoded_is_decoded(frame: Frame) -> None:
 
 
 @settings(max_examples=30)
-@given(st.lists(frames, max_size=4), st.lists(st.binary(max_size=50), min_size=5, max_size=5), st.integers())
+@given(
+    st.lists(frames, max_size=4),
+    st.lists(st.binary(max_size=50), min_size=5, max_size=5),
+    st.integers(),
+)
 def test_frames_among_text_arrive_however_the_line_is_split(
     sent: list[Frame], noise: list[bytes], seed: int
 ) -> None:
     text = [bytes(byte % 0x5F + 0x20 for byte in part) for part in noise]
-    line = text[0] + b"".join(encode(frame) + between for frame, between in zip(sent, text[1:], strict=False))
+    line = text[0] + b"".join(
+        encode(frame) + between for frame, between in zip(sent, text[1:], strict=False)
+    )
     for pieces in ([line], [line[at : at + 1] for at in range(len(line))], split(line, seed)):
         receiver = Receiver()
         got = [frame for piece in pieces for frame in receiver.feed(piece)]
@@ -152,7 +159,9 @@ class FakeFirmware:
         self.calls.append(("refused", op, status, text))
 
 
-def ask(operations: Operations, op: int, payload: bytes = b"", seq: int = 1) -> list[tuple[Status, bytes]]:
+def ask(
+    operations: Operations, op: int, payload: bytes = b"", seq: int = 1
+) -> list[tuple[Status, bytes]]:
     replies = []
     for line in operations.feed(encode(Frame(op, seq, payload))):
         (frame,) = Receiver().feed(line)
@@ -227,7 +236,9 @@ def test_every_destructive_operation_checks_its_target(op: Op) -> None:
 
 
 def test_no_space_and_unknown_operation() -> None:
-    assert ask(Operations(FakeFirmware(full=True)), Op.STATE_SAVE, freeze())[0][0] is Status.NO_SPACE
+    assert (
+        ask(Operations(FakeFirmware(full=True)), Op.STATE_SAVE, freeze())[0][0] is Status.NO_SPACE
+    )
     assert ask(Operations(FakeFirmware()), 0x7E)[0][0] is Status.UNKNOWN_OP
 
 
@@ -237,7 +248,9 @@ def with_set() -> tuple[FakeFirmware, Operations, int, bytes]:
         "set_id": 1, "kind": 2, "reason": 1, "incident_id": INCIDENT, "boot_epoch": 3,
     }  # fmt: skip
     noise = random.Random(1).randbytes(100_000)
-    entry = firmware.sets.add({key: values[key] for key in HEADER_KEYS}, dict.fromkeys(STATE_KEYS, 0), noise)
+    entry = firmware.sets.add(
+        {key: values[key] for key in HEADER_KEYS}, dict.fromkeys(STATE_KEYS, 0), noise
+    )
     blob = firmware.sets.read(entry.set_id)
     assert blob is not None
     return firmware, Operations(firmware), entry.set_id, blob
@@ -247,7 +260,11 @@ def test_sets_are_listed_read_in_windows_and_acknowledged() -> None:
     firmware, operations, set_id, blob = with_set()
     ((_, listed),) = ask(operations, Op.LIST_SETS)
     fields = wire.SET_ENTRY.unpack(listed)
-    assert fields[0] == set_id and fields[6] == len(blob) and fields[8] == hashlib.sha256(blob).digest()
+    assert (
+        fields[0] == set_id
+        and fields[6] == len(blob)
+        and fields[8] == hashlib.sha256(blob).digest()
+    )
     pulled = b""
     while len(pulled) < len(blob):
         request = wire.READ_SET.pack(set_id, len(pulled), wire.MAX_WINDOW_BYTES)
@@ -275,7 +292,9 @@ def test_sets_are_listed_read_in_windows_and_acknowledged() -> None:
         (1, 0, 0, Status.OK),
     ],
 )
-def test_a_window_beyond_the_set_is_refused(set_id: int, offset: int, length: int, status: Status) -> None:
+def test_a_window_beyond_the_set_is_refused(
+    set_id: int, offset: int, length: int, status: Status
+) -> None:
     _, operations, _, _ = with_set()
     ((got, _),) = ask(operations, Op.READ_SET, wire.READ_SET.pack(set_id, offset, length))
     assert got is status
@@ -294,11 +313,18 @@ def test_print_trace_level_and_faults() -> None:
     assert ask(operations, Op.PRINT, b"")[0][0] is Status.BAD_LENGTH
     assert ask(operations, Op.PRINT, b"x" * 201)[0][0] is Status.BAD_LENGTH
     assert ask(operations, Op.SET_TRACE_LEVEL, target() + b"\x02", seq=2)[0][0] is Status.OK
-    assert ask(operations, Op.SET_TRACE_LEVEL, target() + b"\x09", seq=3)[0][0] is Status.BAD_ARGUMENT
+    assert (
+        ask(operations, Op.SET_TRACE_LEVEL, target() + b"\x09", seq=3)[0][0] is Status.BAD_ARGUMENT
+    )
     plan = {"seed": 1, "faults": []}
     assert ask(operations, Op.SET_FAULTS, target() + cbor2.dumps(plan), seq=4)[0][0] is Status.OK
-    assert ask(operations, Op.SET_FAULTS, target() + cbor2.dumps("wrong"), seq=5)[0][0] is Status.BAD_ARGUMENT
-    assert ask(operations, Op.SET_FAULTS, target() + b"\xff\xff", seq=6)[0][0] is Status.BAD_ARGUMENT
+    assert (
+        ask(operations, Op.SET_FAULTS, target() + cbor2.dumps("wrong"), seq=5)[0][0]
+        is Status.BAD_ARGUMENT
+    )
+    assert (
+        ask(operations, Op.SET_FAULTS, target() + b"\xff\xff", seq=6)[0][0] is Status.BAD_ARGUMENT
+    )
     assert firmware.calls == [("print", "canary"), ("level", 2), ("faults", plan)]
 
 

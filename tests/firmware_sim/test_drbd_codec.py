@@ -43,7 +43,9 @@ def plain(packets: list[Packet]) -> list[tuple[int, tuple[Any, ...], bytes]]:
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[int, bytes, list[tuple[int, tuple[Any, ...], bytes]], list[int]]:
+def streams(
+    draw: st.DrawFn,
+) -> tuple[int, bytes, list[tuple[int, tuple[Any, ...], bytes]], list[int]]:
     """(version, the bytes, the packets in them, where to cut the bytes)."""
     version = draw(st.sampled_from(VERSIONS))
     stream, packets = b"", []
@@ -146,7 +148,11 @@ BAD = {
     "pad": (101, drbd.HEADER_H100.pack(drbd.MAGIC_H100, 0, 0x13, 0, 1), "padding is not zero"),
     "unknown": (101, encode_header(101, 0x4242, 0), r"Unexpected \w+ packet Unknown \(0x4242\)"),
     "no handler": (101, encode_header(101, Cmd.BECOME_SYNC_SOURCE, 0), "BecomeSyncSource"),
-    "too short": (101, encode_header(101, Cmd.STATE, 3), "unexpected packet size, expected:4 received:3"),
+    "too short": (
+        101,
+        encode_header(101, Cmd.STATE, 3),
+        "unexpected packet size, expected:4 received:3",
+    ),
     "too long": (101, encode_header(101, Cmd.STATE, 5), "No payload expected ReportState l:1"),
     "huge": (101, encode_header(101, Cmd.DATA, 0xFFFFFFFF), "No payload expected Data"),
     "huge name": (101, encode_header(101, Cmd.PROTOCOL, 24 + 65), "No payload expected"),
@@ -199,7 +205,8 @@ def tcp_streams(name: str) -> list[tuple[tuple[Any, ...], bytes]]:
 
 
 def decode_stream(data: bytes) -> tuple[list[Packet], Decoder]:
-    """All packets; the version follows the magics, as the features of the other direction are not at hand."""
+    """All packets; the version follows the magics, as the features of the other direction are not
+    at hand."""
     magic = struct.unpack(">I", data[:4])[0]
     decoder = Decoder(ALL, 101 if magic == drbd.MAGIC_H100 else 0)
     decoder.push(data)

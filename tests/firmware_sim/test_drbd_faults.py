@@ -1,4 +1,5 @@
-"""Two replication peers against each other in virtual time: every fault, garbage, lost links, crashes."""
+"""Two replication peers against each other in virtual time: every fault, garbage, lost links,
+crashes."""
 
 import re
 
@@ -50,7 +51,8 @@ def three_writes(**what: object) -> World:
 
 @pytest.mark.parametrize("where", ["sent", "received"])
 def test_a_flipped_bit_on_the_way(where: str) -> None:
-    """As in the golden integrity-mtu1500 logs: the receiver logs and drops, there is no NEG_ACK, a resync mends it."""
+    """As in the golden integrity-mtu1500 logs: the receiver logs and drops, there is no NEG_ACK, a
+    resync mends it."""
     world = three_writes(**{where: True})
     world.run(5 * S)
     wanted = [
@@ -72,7 +74,8 @@ def test_a_flipped_bit_on_the_way(where: str) -> None:
     assert "conn( Connected -> BrokenPipe )" in world.a.text()
     assert re.search(r"new current UUID \w+:\w+:0{16}:0{16}", world.a.text())
     assert (
-        "uuid_compare()=1 by rule 70" in world.a.text() and "uuid_compare()=-1 by rule 50" in world.b.text()
+        "uuid_compare()=1 by rule 70" in world.a.text()
+        and "uuid_compare()=-1 by rule 50" in world.b.text()
     )
     assert Cmd.NEG_ACK not in [command for command, _, _ in packets(world, world.b)]
     assert world.a.completions[-2:] == [(2, "unreplicated"), (3, "unreplicated")]
@@ -117,7 +120,9 @@ def test_a_late_ack_delays_its_barrier() -> None:
     acks = [args[0] for args in world.a.traced(Event.REPL_ACK_RECEIVED)]
     assert acks == [1, 3, 2]
     order = [
-        event for event, _ in world.a.events if event in (Event.REPL_ACK_RECEIVED, Event.REPL_BARRIER_ACK)
+        event
+        for event, _ in world.a.events
+        if event in (Event.REPL_ACK_RECEIVED, Event.REPL_BARRIER_ACK)
     ]
     assert order == [Event.REPL_ACK_RECEIVED] * 3 + [Event.REPL_BARRIER_ACK]
     late = [time for time, name, _, _ in world.records if name == "b" and time > start + 400 * MS]
@@ -125,14 +130,17 @@ def test_a_late_ack_delays_its_barrier() -> None:
 
 
 def test_a_repeated_ack_is_of_a_known_write_until_its_epoch_is_over() -> None:
-    """As on a real node (tests/rig): nothing is printed, nothing drops. Behind the barrier's answer it drops the link."""
+    """As on a real node (tests/rig): nothing is printed, nothing drops. Behind the barrier's answer
+    it drops the link."""
     world = three_writes(ack=AckPlan("repeated"))
     world.run(5 * S)
     assert "failed to find request" not in world.a.text()
     assert world.a.traced(Event.REPL_UNKNOWN_ACK) == [(2, 256)]
     assert world.a.peer.conn is Conn.CONNECTED
     link = world.b.peer._link
-    link.write(link.meta_socket, encode_ack(101, Cmd.WRITE_ACK, 256, (2).to_bytes(8, "big"), 65536, 9))
+    link.write(
+        link.meta_socket, encode_ack(101, Cmd.WRITE_ACK, 256, (2).to_bytes(8, "big"), 65536, 9)
+    )
     world.run(5 * S)
     assert "got_BlockAck: failed to find request 0x0200000000000000, sector 256s" in world.a.text()
     assert "conn( Connected -> NetworkFailure )" in world.a.text()
@@ -158,7 +166,10 @@ def test_a_peer_that_does_not_drain_its_socket() -> None:
 def test_a_wrong_barrier_count() -> None:
     world = three_writes(count=True)
     world.run(5 * S)
-    assert "drbd r0: BAD! BarrierAck #1 received with n_writes=4, expected n_writes=3!" in world.a.lines
+    assert (
+        "drbd r0: BAD! BarrierAck #1 received with n_writes=4, expected n_writes=3!"
+        in world.a.lines
+    )
     assert "conn( Connected -> ProtocolError )" in world.a.text()
     assert whole(world)
 
@@ -185,7 +196,8 @@ def test_storage_faults_are_found_by_a_scrub_and_mended_from_the_primary(kind: s
 
 
 def test_a_scrub_s_find_between_two_secondaries() -> None:
-    """Without a primary the UUIDs tell no difference: the disk that says it is inconsistent becomes the target."""
+    """Without a primary the UUIDs tell no difference: the disk that says it is inconsistent becomes
+    the target."""
     world = World().start("a")
     world.a.peer.set_role(world.now, Role.SECONDARY)
     world.run(1 * S)
@@ -205,7 +217,9 @@ def test_a_primary_reads_damaged_blocks_back() -> None:
     world.a.backend.data[: 40 * 4096] = bytes(40 * 4096)
     world.a.peer.mark_out_of_sync(0, 40 * 4096)
     world.a.peer.request_resync(world.now)
-    world.run_until(lambda: Cmd.DATA_REQUEST in [command for command, _, _ in packets(world, world.a)])
+    world.run_until(
+        lambda: Cmd.DATA_REQUEST in [command for command, _, _ in packets(world, world.a)]
+    )
     world.a.write(100, 512, b"new" * 512)
     world.run(3 * S)
     assert whole(world)
@@ -300,7 +314,9 @@ def test_garbage_drops_the_link_with_a_line_and_it_comes_back(name: str) -> None
     on_meta, data, text = GARBAGE[name]
     world = World().start("b" if on_meta else "a")
     link = world.b.peer._link
-    world.b.peer.handle(world.now, ReplicationData(link.meta_socket if on_meta else link.data_socket, data))
+    world.b.peer.handle(
+        world.now, ReplicationData(link.meta_socket if on_meta else link.data_socket, data)
+    )
     assert text in world.b.text(), world.b.text()
     assert world.b.peer.conn in (Conn.PROTOCOL_ERROR, Conn.NETWORK_FAILURE)
     world.run(3 * S)
@@ -324,7 +340,9 @@ def test_reads_are_answered() -> None:
     request = encode(101, Cmd.DATA_REQUEST, 8, cookie, 4096, 0)
     world.b.peer.handle(world.now, ReplicationData(world.b.peer._link.data_socket, request))
     world.collect()
-    replies = [(f, body) for command, f, body in packets(world, world.b) if command == Cmd.DATA_REPLY]
+    replies = [
+        (f, body) for command, f, body in packets(world, world.b) if command == Cmd.DATA_REPLY
+    ]
     assert replies[0][0] == (8, cookie, 0, 0) and replies[0][1][4:] == b"r" * 4096
 
 
@@ -371,7 +389,9 @@ def test_split_brain_is_refused_and_resolved_by_the_operator() -> None:
     world.b.write(1, 0, b"right" * 512)
     world.b.peer.set_role(world.now, Role.SECONDARY)
     world.reachable = True
-    world.run_until(lambda: "Split-Brain detected but unresolved, dropping connection!" in world.a.text())
+    world.run_until(
+        lambda: "Split-Brain detected but unresolved, dropping connection!" in world.a.text()
+    )
     assert world.a.peer.conn is Conn.STANDALONE
     world.b.peer.stop(world.now)
     world.run(1 * S)

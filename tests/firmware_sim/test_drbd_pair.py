@@ -32,7 +32,8 @@ def test_each_version_pairs_writes_and_resyncs(version: int, primary: str) -> No
 
 
 def test_the_log_of_the_set_up_is_the_kernel_s() -> None:
-    """Line by line what integrity-mtu1500-a.console.log's node printed, but for helpers and numbers."""
+    """Line by line what integrity-mtu1500-a.console.log's node printed, but for helpers and
+    numbers."""
     world = World().start()
     kernel = """\
 drbd r0: conn( StandAlone -> Unconnected )\x20
@@ -160,7 +161,9 @@ def test_a_polite_stop() -> None:
     world.run(1 * S)
     assert world.a.peer.conn is Conn.STANDALONE and world.a.peer.next_deadline() is None
     assert world.a.peer.pair_state is PairState.SIMPLEX
-    assert world.b.peer.conn is Conn.WF_CONNECTION and world.b.peer.pair_state is PairState.SUSPENDED
+    assert (
+        world.b.peer.conn is Conn.WF_CONNECTION and world.b.peer.pair_state is PairState.SUSPENDED
+    )
     assert "conn( Connected -> TearDown )" in world.b.text()
     metadata = Metadata.from_bytes(world.a.backend.saved)
     assert not metadata.crashed_primary and not metadata.active
@@ -177,7 +180,11 @@ def test_flags_sequence_and_block_ids() -> None:
     world = World(dialler={"protocol_max": 99}, listener={}).start()
     world.a.write(7, 0, bytes(200 << 10), fua=True)
     world.run(1 * S)
-    sent = [(fields, body) for command, fields, body in packets(world, world.a, 99) if command == Cmd.DATA]
+    sent = [
+        (fields, body)
+        for command, fields, body in packets(world, world.a, 99)
+        if command == Cmd.DATA
+    ]
     assert [fields[0] for fields, _ in sent] == [0, 256]
     assert [int.from_bytes(fields[1], "big") for fields, _ in sent] == [7, 1 << 48 | 7]  # type: ignore[arg-type]
     assert [fields[2] for fields, _ in sent] == [1, 2]
@@ -234,7 +241,9 @@ def test_epochs_end_with_a_completion_a_flush_and_2048_writes() -> None:
         world.a.write(write_no, 0, bytes(512))
     world.run(1 * S)
     assert epochs(world, world.a) == [3, 1, 1, 2048, 1]
-    answers = [fields[1] for command, fields, _ in packets(world, world.b) if command == Cmd.BARRIER_ACK]
+    answers = [
+        fields[1] for command, fields, _ in packets(world, world.b) if command == Cmd.BARRIER_ACK
+    ]
     assert answers == [3, 1, 1, 2048, 1]
     assert world.a.peer.conn is Conn.CONNECTED
     assert world.a.peer.queues() == {"unacked_writes": 0, "outgoing_bytes": 0}
@@ -247,10 +256,20 @@ def test_the_event_log_of_a_write() -> None:
     assert world.a.peer.queues() == {"unacked_writes": 1, "outgoing_bytes": 512}
     world.run(1 * S)
     checksum = world.a.peer.last_writes[-1][3]
-    assert world.a.traced(Event.REPL_SEND) == world.b.traced(Event.REPL_RECEIVE) == [(9, 2, 512, checksum)]
+    assert (
+        world.a.traced(Event.REPL_SEND)
+        == world.b.traced(Event.REPL_RECEIVE)
+        == [(9, 2, 512, checksum)]
+    )
     assert world.b.traced(Event.REPL_STORE) == [(9, 2, 512, checksum)]
-    assert world.b.traced(Event.REPL_ACK_SENT) == world.a.traced(Event.REPL_ACK_RECEIVED) == [(9, 2)]
-    assert world.a.traced(Event.REPL_BARRIER_SENT) == world.a.traced(Event.REPL_BARRIER_ACK) == [(1, 1)]
+    assert (
+        world.b.traced(Event.REPL_ACK_SENT) == world.a.traced(Event.REPL_ACK_RECEIVED) == [(9, 2)]
+    )
+    assert (
+        world.a.traced(Event.REPL_BARRIER_SENT)
+        == world.a.traced(Event.REPL_BARRIER_ACK)
+        == [(1, 1)]
+    )
 
 
 def test_metadata_there_and_back() -> None:

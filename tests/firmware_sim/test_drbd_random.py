@@ -1,4 +1,5 @@
-"""Random schedules: writes, flushes, cuts, power losses, any splitting of the streams; in the end the data are equal."""
+"""Random schedules: writes, flushes, cuts, power losses, any splitting of the streams; in the end
+the data are equal."""
 
 import random
 
@@ -36,7 +37,10 @@ writes = st.tuples(
     st.booleans(),
 )
 trims = st.tuples(
-    st.just("trim"), st.integers(0, SIZE_BYTES // SECTOR - 1), st.sampled_from([1, 8, 40]), st.just(False)
+    st.just("trim"),
+    st.integers(0, SIZE_BYTES // SECTOR - 1),
+    st.sampled_from([1, 8, 40]),
+    st.just(False),
 )
 waits = st.tuples(st.just("wait"), st.sampled_from([50_000, 200_000, MS, 10 * MS, 400 * MS, S]))
 others = st.tuples(st.sampled_from(["flush", "cut", "cut", "kill primary", "kill secondary"]))

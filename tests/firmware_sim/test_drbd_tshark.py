@@ -27,7 +27,14 @@ def write_pcap(world: World, path: Path) -> None:
         ends = {"sport": port, "dport": PORT} if name == "a" else {"sport": PORT, "dport": port}
 
         def frame(
-            flags: str, ack: int, seq: int, payload: bytes, name=name, other=other, ends=ends, time_ns=time_ns
+            flags: str,
+            ack: int,
+            seq: int,
+            payload: bytes,
+            name=name,
+            other=other,
+            ends=ends,
+            time_ns=time_ns,
         ):  # type: ignore[no-untyped-def]
             packet = (
                 Ether()
@@ -59,7 +66,8 @@ def tshark(path: Path, *arguments: str) -> list[str]:
 
 
 def exchange(version: int) -> World:
-    """Set-up, writes of all kinds, a cut with writes under way, a resync with writes in it, a polite end."""
+    """Set-up, writes of all kinds, a cut with writes under way, a resync with writes in it, a
+    polite end."""
     world = World(both={"protocol_max": version}).start("a")
     for write_no in range(1, 9):
         world.a.write(write_no, 4096 * write_no, bytes([write_no]) * 4096, fua=write_no == 3)

@@ -25,11 +25,29 @@ TABLE = [
     ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True}, 1, 40),
     ((A, 0, 0, 0), (A, 0, 0, 0), {"peer_crashed": True}, -1, 40),
     ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "peer_crashed": True}, 1, 40),
-    ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "peer_crashed": True, "resolver": True}, -1, 40),
+    (
+        (A, 0, 0, 0),
+        (A, 0, 0, 0),
+        {"own_crashed": True, "peer_crashed": True, "resolver": True},
+        -1,
+        40,
+    ),
     ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "own_primary": True}, 1, 41),
     ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "peer_primary": True}, -1, 41),
-    ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "own_primary": True, "peer_primary": True}, -100, 41),
-    ((A, 0, 0, 0), (A, 0, 0, 0), {"own_crashed": True, "own_primary": True, "rule_41": False}, -10000, 41),
+    (
+        (A, 0, 0, 0),
+        (A, 0, 0, 0),
+        {"own_crashed": True, "own_primary": True, "peer_primary": True},
+        -100,
+        41,
+    ),
+    (
+        (A, 0, 0, 0),
+        (A, 0, 0, 0),
+        {"own_crashed": True, "own_primary": True, "rule_41": False},
+        -10000,
+        41,
+    ),
     ((A, 0, 0, 0), (B, A | 1, 0, 0), {}, -1, 50),
     ((A, 0, 0, 0), (B, A + NEXT, A, 0), {}, -1, 51),
     ((A, 0, C, 0), (B, A + 9, A, C), {"version": 95}, -1, 51),
@@ -77,7 +95,12 @@ def test_both_sides_agree(
         peer_primary=here.own_primary, resolver=False, version=version,
     )  # fmt: skip
     result, other = decide(here).result, decide(there).result
-    if abs(result) < 100 and own[0] not in (0, NEW) and peer[0] not in (0, NEW) and own[0] | 1 == peer[0] | 1:
+    if (
+        abs(result) < 100
+        and own[0] not in (0, NEW)
+        and peer[0] not in (0, NEW)
+        and own[0] | 1 == peer[0] | 1
+    ):
         assert result == -other
     if abs(result) >= 100:
         assert abs(result) == abs(other)

@@ -21,7 +21,9 @@ class Backend:
         self.calls.append((mode, offset_bytes, data))
 
 
-def armed(side: str, *entries: Mapping[str, Any], seed: int = 1) -> tuple[Faults, list[tuple[Any, ...]]]:
+def armed(
+    side: str, *entries: Mapping[str, Any], seed: int = 1
+) -> tuple[Faults, list[tuple[Any, ...]]]:
     fired: list[tuple[Any, ...]] = []
     faults = Faults(side, lambda *args: fired.append(args))
     faults.arm({"seed": seed, "faults": list(entries)})

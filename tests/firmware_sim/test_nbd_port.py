@@ -1,4 +1,5 @@
-"""The NBD server session byte by byte; independent clients prove it in tests/system/test_nbd_clients.py."""
+"""The NBD server session byte by byte; independent clients prove it in
+tests/system/test_nbd_clients.py."""
 
 import random
 import struct
@@ -41,7 +42,13 @@ def answers(data: bytes) -> list[tuple[int, int, bytes]]:
 
 
 def request(
-    command: int, offset: int = 0, length: int = 0, data: bytes = b"", *, cookie: int = 1, flags: int = 0
+    command: int,
+    offset: int = 0,
+    length: int = 0,
+    data: bytes = b"",
+    *,
+    cookie: int = 1,
+    flags: int = 0,
 ) -> bytes:
     return struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + data
 
@@ -146,13 +153,19 @@ def test_violations_and_goodbyes_close_the_session(bad: bytes) -> None:
 def test_wrong_requests_are_refused_and_the_next_is_served(bytes_in: bytes, error: int) -> None:
     session = opened()
     (served,) = session.feed(bytes_in + request(READ, 512, 512, cookie=9))
-    assert (served.kind, served.offset_bytes, served.cookie) == ("read", 512, (9).to_bytes(8, "big"))
+    assert (served.kind, served.offset_bytes, served.cookie) == (
+        "read",
+        512,
+        (9).to_bytes(8, "big"),
+    )
     assert session.take_output() == struct.pack(">IIQ", 0x67446698, error, 1)
     assert not session.closed
 
 
 def test_a_read_only_export_refuses_changes_also_when_it_turns_read_only_later() -> None:
-    changes = request(WRITE, 0, 512, bytes(512)) + request(TRIM, 0, 512) + request(WRITE_ZEROES, 0, 512)
+    changes = (
+        request(WRITE, 0, 512, bytes(512)) + request(TRIM, 0, 512) + request(WRITE_ZEROES, 0, 512)
+    )
     session = opened()
     assert len(session.feed(changes)) == 3
     session.read_only = True
@@ -171,7 +184,10 @@ def test_flags_and_replies() -> None:
     assert (write.fua, write.no_hole, write.data) == (True, False, b"d" * 512)
     assert (zeroes.fua, zeroes.no_hole, zeroes.length_bytes) == (True, True, SIZE_BYTES)
     assert session.reply(write) == struct.pack(">IIQ", 0x67446698, 0, 1)
-    assert session.reply(read, b"r" * 512) == struct.pack(">IIQ", 0x67446698, 0, 2**64 - 1) + b"r" * 512
+    assert (
+        session.reply(read, b"r" * 512)
+        == struct.pack(">IIQ", 0x67446698, 0, 2**64 - 1) + b"r" * 512
+    )
     assert session.reply(read, error=5) == struct.pack(">IIQ", 0x67446698, 5, 2**64 - 1)
     for wrong in (b"", b"short"):
         with pytest.raises(ValueError, match="answered with"):

@@ -1,4 +1,5 @@
-"""The store against a flat model, its protection information, and what power loss and warmstart leave."""
+"""The store against a flat model, its protection information, and what power loss and warmstart
+leave."""
 
 import contextlib
 import random
@@ -41,7 +42,9 @@ extents = st.tuples(st.integers(0, SIZE_BYTES // SECTOR_BYTES - 1), st.integers(
 )
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["write", "trim", "read", "flush", "scrub", "power"]), extents, st.integers(0, 255)
+        st.sampled_from(["write", "trim", "read", "flush", "scrub", "power"]),
+        extents,
+        st.integers(0, 255),
     ),
     max_size=30,
 )
@@ -100,7 +103,8 @@ faulty_actions = st.lists(
 def test_a_cache_that_overflows_and_faulty_writes_against_two_flat_models(
     steps: list[tuple[str, tuple[int, int], int]],
 ) -> None:
-    """One model holds what was meant, one what is there; where they differ in a block, the next scrub says so, once."""
+    """One model holds what was meant, one what is there; where they differ in a block, the next
+    scrub says so, once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "CACHE_LIMIT_BYTES", 6 * BLOCK_BYTES)
         patch.setattr(store_module, "DESTAGE_BYTES", 2 * BLOCK_BYTES)
@@ -138,8 +142,13 @@ def test_a_cache_that_overflows_and_faulty_writes_against_two_flat_models(
                     assert medium.pread(0, SIZE_BYTES) == there
                 case "scrub":
                     assert store.unscrubbed_blocks == len(due)
-                    found = {one.offset_bytes // BLOCK_BYTES: one.content for one in store.scrub(1000)}
-                    at = {block: slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES) for block in due}
+                    found = {
+                        one.offset_bytes // BLOCK_BYTES: one.content for one in store.scrub(1000)
+                    }
+                    at = {
+                        block: slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+                        for block in due
+                    }
                     wrong = {block for block, where in at.items() if meant[where] != there[where]}
                     assert found == {block: there[at[block]] for block in wrong}
                     assert not store.needs_scrub and not store.unscrubbed_blocks
@@ -237,7 +246,9 @@ def test_scrub_finds_one_rotten_bit() -> None:
     store = make()
     data = pattern(2 * BLOCK_BYTES, 5)
     store.write_faulty(0, data, "rotten", bit=8 * BLOCK_BYTES + 3)
-    differing = [i for i, (a, b) in enumerate(zip(store.read(0, len(data)), data, strict=True)) if a != b]
+    differing = [
+        i for i, (a, b) in enumerate(zip(store.read(0, len(data)), data, strict=True)) if a != b
+    ]
     assert differing == [BLOCK_BYTES]
     assert [m.offset_bytes for m in store.scrub(100)] == [BLOCK_BYTES]
 
@@ -321,7 +332,9 @@ def test_what_a_full_medium_keeps_in_the_cache_is_bounded_by_the_volume(
     assert store.read(3 * BLOCK_BYTES, 4 * BLOCK_BYTES) == bytes((399 & 0xFF,)) * (4 * BLOCK_BYTES)
     medium.full = False
     store.flush()
-    assert medium.pread(3 * BLOCK_BYTES, 4 * BLOCK_BYTES) == bytes((399 & 0xFF,)) * (4 * BLOCK_BYTES)
+    assert medium.pread(3 * BLOCK_BYTES, 4 * BLOCK_BYTES) == bytes((399 & 0xFF,)) * (
+        4 * BLOCK_BYTES
+    )
     assert store.dirty_bytes == 0
 
 

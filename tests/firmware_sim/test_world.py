@@ -1,4 +1,5 @@
-"""The pair in virtual time: what a healthy one does, warmstarts, power losses, each fault, each mutant."""
+"""The pair in virtual time: what a healthy one does, warmstarts, power losses, each fault, each
+mutant."""
 
 import random
 
@@ -37,7 +38,9 @@ def arm(world: World, side: str, kind: str, **keys: int) -> None:
     assert reply.payload[0] == Status.OK, reply.payload
 
 
-def write_some(world: World, writes: int, *, seed: int = 7, length_bytes: int = 4096, first: int = 0) -> None:
+def write_some(
+    world: World, writes: int, *, seed: int = 7, length_bytes: int = 4096, first: int = 0
+) -> None:
     rng = random.Random(seed)
     for number in range(first, first + writes):
         world.write(number * length_bytes % world.size_bytes, rng.randbytes(length_bytes))
@@ -105,7 +108,9 @@ def test_a_warmstart_of_the_primary_under_load_holds_the_host_and_loses_nothing(
     assert content["state"]["pair_state"] == PairState.FULL_DUPLEX
     assert content["state"]["last_writes"]
     codes = [record[2] for record in RECORD.iter_unpack(content["events"])]
-    assert Event.HOST_WRITE in codes and Event.REPL_SEND in codes and Event.REPL_ACK_RECEIVED in codes
+    assert (
+        Event.HOST_WRITE in codes and Event.REPL_SEND in codes and Event.REPL_ACK_RECEIVED in codes
+    )
 
 
 def test_both_sides_warmstart_at_once() -> None:
@@ -293,7 +298,10 @@ def test_the_secondary_alone_instructs_the_primary(kind: str) -> None:
     arm(world, FAULT_SIDE[FaultKind(kind)], kind, at_write=20)
     write_some(world, 40)
     world.run_until(
-        lambda: all(world.console(side).count("boot epoch") == 2 for side in ("primary", "secondary")), 10
+        lambda: all(
+            world.console(side).count("boot epoch") == 2 for side in ("primary", "secondary")
+        ),
+        10,
     )
     settle(world)
     (first,) = sets_of(world, "primary")

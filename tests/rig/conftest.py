@@ -1,4 +1,5 @@
-"""Tests of the rig boot virtual machines: they run where they are asked for, by --run-rig (``make test-rig``)."""
+"""Tests of the rig boot virtual machines: they run where they are asked for, by --run-rig (``make
+test-rig``)."""
 
 import pytest
 

@@ -1,5 +1,6 @@
-"""What a replication peer does wrong, done to a real node and to a simulated controller: both print the same lines, and
-both come back. And the peer that does nothing wrong, at the protocol versions from 95 to 101."""
+"""What a replication peer does wrong, done to a real node and to a simulated controller: both print
+the same lines, and both come back. And the peer that does nothing wrong, at the protocol versions
+from 95 to 101."""
 
 import contextlib
 import tempfile
@@ -44,8 +45,13 @@ CONNECT = (
     "--ping-int 2 --timeout 20 --ko-count 2 --connect-int 1"
 )
 LIMIT_S = 40.0
-ENDS = {"meta connection shut down by peer.", "sock was shut down by peer", "short read (expected size N)"}
-"""Which of these a node prints when both of its sockets end, and in which order, is a race of its threads."""
+ENDS = {
+    "meta connection shut down by peer.",
+    "sock was shut down by peer",
+    "short read (expected size N)",
+}
+"""Which of these a node prints when both of its sockets end, and in which order, is a race of its
+threads."""
 
 
 class Node:
@@ -55,7 +61,10 @@ class Node:
         self.side, self.directory = side, directory
         serials = {one: f"FFALIKE-{one[0].upper()}" for one in SIDES}
         config = RigConfig(
-            directory=str(directory), serial_numbers=serials, size_mib=SIZE_BYTES >> 20, outside=other(side)
+            directory=str(directory),
+            serial_numbers=serials,
+            size_mib=SIZE_BYTES >> 20,
+            outside=other(side),
         )
         self.rig = VirtualRig.start(config)
         self.line = open_serial(f"unix:{directory}/{side}.control")
@@ -65,10 +74,19 @@ class Node:
         self.write_no = 0
 
     def console(self) -> str:
-        return (self.directory / f"{self.side}.console.log").read_text(errors="replace").replace("\r", "")
+        return (
+            (self.directory / f"{self.side}.console.log")
+            .read_text(errors="replace")
+            .replace("\r", "")
+        )
 
     def connect(
-        self, hooks: Any = None, backend: MemoryBackend | None = None, *, muted: bool = False, **config: Any
+        self,
+        hooks: Any = None,
+        backend: MemoryBackend | None = None,
+        *,
+        muted: bool = False,
+        **config: Any,
     ) -> RealSide:
         self.disconnect()
         netns, address = self.directory / "outside.netns", (REPLICATION_ADDRESSES[self.side], 7788)
@@ -102,7 +120,8 @@ class Node:
         self.driver._shell.ask(script, deadline_in(10))
 
     def host_writes(self, writes: int, block_bytes: int = WRITE_BYTES, seek: int = 0) -> str:
-        """The primary's host writes; on a node in the background. Returns the line that it ends with."""
+        """The primary's host writes; on a node in the background. Returns the line that it ends
+        with."""
         self.write_no += 1
         if self.side == "primary":
             end = f"node: writes {self.write_no} are done"
@@ -159,7 +178,9 @@ def of_node(node: Node, case: Case) -> list[str]:
         at = len(node.console())
         node.disconnect()
         await_true(
-            lambda: "Unconnected -> WFConnection" in node.console()[at:], LIMIT_S, "the node to notice"
+            lambda: "Unconnected -> WFConnection" in node.console()[at:],
+            LIMIT_S,
+            "the node to notice",
         )
         at = len(node.console())
         backend = other_backend(case, node.backend)
@@ -224,7 +245,9 @@ def until_end(lines: list[str], case: Case) -> list[str]:
     for line in lines:
         # Which helpers a node calls is its configuration, and it tells of each call.
         if ("drbd r0: " in line or "block drbd0: " in line) and "helper command" not in line:
-            found.append(normalised(line[line.index("block drbd0" if "block" in line else "drbd r0") :]))
+            found.append(
+                normalised(line[line.index("block drbd0" if "block" in line else "drbd r0") :])
+            )
             if case.end and case.end in line:
                 break
     return found
@@ -246,10 +269,15 @@ def test_both_print_the_same(nodes: Nodes, case: Case, tmp_path: Path) -> None:
     (tmp_path / "console.log").write_text("\n".join(raw))  # for who looks why
     printed, expected = until_end(raw, case), of_simulator(case)
     real, simulated = without_races(printed, case), without_races(expected, case)
-    # What was found, and into which state it led, come first and in this order; behind that several threads print.
+    # What was found, and into which state it led, come first and in this order; behind that several
+    # threads print.
     first = 1 if case.closes else 2
-    assert real[:first] == simulated[:first], "\n".join(["node:", *printed, "simulator:", *expected])
-    assert sorted(real) == sorted(simulated), "\n".join(["node:", *printed, "simulator:", *expected])
+    assert real[:first] == simulated[:first], "\n".join(
+        ["node:", *printed, "simulator:", *expected]
+    )
+    assert sorted(real) == sorted(simulated), "\n".join(
+        ["node:", *printed, "simulator:", *expected]
+    )
     assert rules_that_see(raw, case) == case.rules
     if not case.is_mute:
         node.connect()
@@ -260,9 +288,14 @@ def test_both_print_the_same(nodes: Nodes, case: Case, tmp_path: Path) -> None:
 def rules_that_see(lines: list[str], case: Case) -> set[str]:
     """Of the nodes' bench, in what was printed until the end of the case."""
     rules = parse_rules((RULES / "drbd.toml").read_text(), "drbd.toml").console
-    end = next((number for number, line in enumerate(lines, 1) if case.end and case.end in line), len(lines))
+    end = next(
+        (number for number, line in enumerate(lines, 1) if case.end and case.end in line),
+        len(lines),
+    )
     data = "".join(f"{line}\r\n" for line in lines[:end]).encode()
-    return {rules[hit.rule].name for hit in Scanner(rules, {"node": case.victim}).feed("node", data, 0)}
+    return {
+        rules[hit.rule].name for hit in Scanner(rules, {"node": case.victim}).feed("node", data, 0)
+    }
 
 
 def assert_equal(node: Node) -> None:
@@ -272,7 +305,8 @@ def assert_equal(node: Node) -> None:
 @pytest.mark.parametrize("version", [95, 96, 97, 99, 100, 101])
 @pytest.mark.parametrize("side", SIDES)
 def test_protocol_versions(nodes: Nodes, side: Side, version: int) -> None:
-    """Writes of all lengths, barriers, a cut, writes on one side, a resync; again the data are equal."""
+    """Writes of all lengths, barriers, a cut, writes on one side, a resync; again the data are
+    equal."""
     node = nodes.side(side)
     node.reset()
     at = len(node.console())
@@ -282,7 +316,8 @@ def test_protocol_versions(nodes: Nodes, side: Side, version: int) -> None:
     for block_bytes, writes in ((512, 8), (4096, 64), (65536, 40), (1 << 20, 4)):
         end = node.host_writes(writes, block_bytes)
         peer.run_until(
-            lambda end=end: end in node.console() and not peer.peer.queues()["unacked_writes"], LIMIT_S
+            lambda end=end: end in node.console() and not peer.peer.queues()["unacked_writes"],
+            LIMIT_S,
         )  # type: ignore[misc]
     peer.run_for(0.3)
     assert_equal(node)

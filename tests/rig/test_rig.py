@@ -1,4 +1,5 @@
-"""The rig of two Linux nodes: up and down without a trace, its scenarios, and every kind of trouble told clearly."""
+"""The rig of two Linux nodes: up and down without a trace, its scenarios, and every kind of trouble
+told clearly."""
 
 import contextlib
 import json
@@ -60,11 +61,17 @@ def up(runtime: Path) -> Iterator[Path]:
     processes = [told["pid"], *(node["pid"] for node in told["nodes"].values())]
     assert cli("rig", "down", runtime=runtime)[0] == 0
     # The one whose parent is gone is reaped by the machine's init, in its own time.
-    await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 10, "the processes' end")
+    await_true(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes),
+        10,
+        "the processes' end",
+    )
     # Its cables go with the namespace, and that with the last who is in it.
     assert namespace not in namespaces()
     left = {path.name for path in (runtime / "freezeframe-rig").iterdir()}
-    assert not {"rig.sock", "link.netns", "primary.nbd", "primary.console", "secondary.control"} & left
+    assert (
+        not {"rig.sock", "link.netns", "primary.nbd", "primary.console", "secondary.control"} & left
+    )
 
 
 def namespaces() -> set[int]:
@@ -79,10 +86,20 @@ def namespaces() -> set[int]:
 
 def test_a_flipped_byte_is_seen_frozen_collected_and_judged(up: Path, tmp_path: Path) -> None:
     status, told, said = cli(
-        "run", "bit_flip_sender", "--bench", "drbd_qemu", "--seed", "5", "--out", str(tmp_path), runtime=up
+        "run",
+        "bit_flip_sender",
+        "--bench",
+        "drbd_qemu",
+        "--seed",
+        "5",
+        "--out",
+        str(tmp_path),
+        runtime=up,
     )
     assert (status, told.get("outcome")) == (0, "pass"), (told.get("reasons"), said)
-    assert {side: one["complete"] for side, one in told["sets"].items()} == dict.fromkeys(SERIALS, True)
+    assert {side: one["complete"] for side, one in told["sets"].items()} == dict.fromkeys(
+        SERIALS, True
+    )
     assert (told["data_equal"], told["lost_acked_writes"]) == (True, 0)
     incident = Path(told["incident"])
     record = (incident / "primary" / "events.log").read_text()
@@ -93,10 +110,16 @@ def test_a_flipped_byte_is_seen_frozen_collected_and_judged(up: Path, tmp_path: 
     )
     verdict = told["verdict"]
     assert verdict["candidates"] == ["primary after digest", "on the link"], verdict["text"]
-    assert verdict["bit_mask"] and verdict["byte_offset"] is not None and verdict["write_id"] is not None
+    assert (
+        verdict["bit_mask"]
+        and verdict["byte_offset"] is not None
+        and verdict["write_id"] is not None
+    )
     assert any("once the data were in its socket" in reason for reason in verdict["reasons"])
     assert all(clock["consistent"] for clock in verdict["clocks"].values())
-    summed = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=incident, capture_output=True, text=True)
+    summed = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=incident, capture_output=True, text=True
+    )
     assert summed.returncode == 0, summed.stdout
 
 
@@ -107,7 +130,9 @@ def test_a_second_rig_in_its_place_is_refused(up: Path) -> None:
 
 
 def test_a_fault_that_a_link_cannot_make_is_rig_trouble(up: Path, tmp_path: Path) -> None:
-    status, told, _ = cli("run", "bit_flip_store", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up)
+    status, told, _ = cli(
+        "run", "bit_flip_store", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up
+    )
     assert (status, told["outcome"]) == (3, "rig-trouble")
     assert "cannot be made in a link" in told["reasons"][0]
 
@@ -128,7 +153,9 @@ def test_half_a_rig_is_told(up: Path, tmp_path: Path) -> None:
     rig = VirtualRig(up / "freezeframe-rig")
     rig.power("secondary", on=False)
     try:
-        status, told, _ = cli("run", "clean", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up)
+        status, told, _ = cli(
+            "run", "clean", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up
+        )
         assert (status, told["outcome"]) == (3, "rig-trouble")
         assert "half up: the secondary node is not running" in told["reasons"][0]
         assert cli("rig", "status", runtime=up)[0] == 3
@@ -147,7 +174,9 @@ def test_a_node_that_never_boots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rigs, "BOOT_TIMEOUT_S", 15.0)
     with tempfile.TemporaryDirectory(prefix="ff-") as directory:
         config = RigConfig(
-            directory=directory, serial_numbers=SERIALS, boot_options={"primary": {"stop": "before-drbd"}}
+            directory=directory,
+            serial_numbers=SERIALS,
+            boot_options={"primary": {"stop": "before-drbd"}},
         )
         began = time.monotonic()
         with pytest.raises(
@@ -167,7 +196,9 @@ def test_a_killed_daemon_takes_everything_with_it_and_a_silent_line_is_told() ->
             assert node.identify(deadline_in(10)).serial_number == SERIALS["primary"]
             pids = [one["pid"] for one in status["nodes"].values()]
             watches = [os.pidfd_open(pid) for pid in pids]
-            os.kill(pids[0], signal.SIGSTOP)  # neither console nor control line says a word any more
+            os.kill(
+                pids[0], signal.SIGSTOP
+            )  # neither console nor control line says a word any more
             with pytest.raises(RigError, match=r"no answer from the shell|broke off"):
                 node.identify(deadline_in(2))
             os.kill(status["pid"], signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""The simulated controller peers with a real Linux node, in both roles: clean, with a digest fault, with a cut link."""
+"""The simulated controller peers with a real Linux node, in both roles: clean, with a digest fault,
+with a cut link."""
 
 import re
 import subprocess
@@ -38,7 +39,10 @@ class Pairing:
         serials = {side: f"FFNODE-{side[0].upper()}" for side in SIDES}
         self.rig = VirtualRig.start(
             RigConfig(
-                directory=str(directory), serial_numbers=serials, size_mib=SIZE_MIB, outside=self.sim_side
+                directory=str(directory),
+                serial_numbers=serials,
+                size_mib=SIZE_MIB,
+                outside=self.sim_side,
             )
         )
         self.line = open_serial(f"unix:{directory}/{node}.control")
@@ -145,12 +149,15 @@ def test_a_digest_fault(pairing: Pairing) -> None:
         assert "conn( Connected -> ProtocolError )" in said
     else:
         # A close with unread bytes is a reset; which of the two sockets is seen first is a race.
-        assert re.search(r"sock was (shut down|reset) by peer|meta connection shut down by peer", said), said
+        assert re.search(
+            r"sock was (shut down|reset) by peer|meta connection shut down by peer", said
+        ), said
     assert "-> Connected )" in said
 
 
 def test_a_cut_link(pairing: Pairing) -> None:
-    """Both lose each other by their timeouts, the host's writes go on, and a resync of what changed follows."""
+    """Both lose each other by their timeouts, the host's writes go on, and a resync of what changed
+    follows."""
     pairing.await_full_duplex()
     before = len(pairing.console())
     data = pairing.write(3, lambda number: pairing.rig.cut(SIDES, 5.0) if number == 20 else None)

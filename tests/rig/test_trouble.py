@@ -1,4 +1,5 @@
-"""What goes wrong on a bench of real nodes, done to the virtual ones: each is told, and nothing waits without end.
+"""What goes wrong on a bench of real nodes, done to the virtual ones: each is told, and nothing
+waits without end.
 
 One rig stands for all of it; each test leaves it whole.
 """
@@ -46,11 +47,17 @@ class Bench:
 
     def run(self, *arguments: str, limit_s: float = 200) -> tuple[int, dict[str, Any]]:
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=limit_s, env=self.environment
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            env=self.environment,
         )
         return done.returncode, json.loads(done.stdout or "{}") | {"stderr": done.stderr}
 
-    def scenario(self, bench: Path, out: Path, name: str = "bit_flip_sender") -> tuple[int, dict[str, Any]]:
+    def scenario(
+        self, bench: Path, out: Path, name: str = "bit_flip_sender"
+    ) -> tuple[int, dict[str, Any]]:
         return self.run("run", name, "--bench", str(bench), "--seed", "5", "--out", str(out))
 
     def file(self, folder: Path, *changes: tuple[str, str]) -> Path:
@@ -100,7 +107,8 @@ BY_CONSOLE = (
 
 
 def test_a_warmstart_by_break_is_proved_by_its_echo(up: Bench, tmp_path: Path) -> None:
-    """One line a node: console, root shell, and SysRq by BREAK. The kernel's record is this incident's all the same."""
+    """One line a node: console, root shell, and SysRq by BREAK. The kernel's record is this
+    incident's all the same."""
     status, told = up.scenario(up.file(tmp_path, *BY_CONSOLE), tmp_path)
     assert (status, told["outcome"]) == (0, "pass"), told
     for action in told["actions"]:
@@ -113,9 +121,13 @@ def test_a_warmstart_by_break_is_proved_by_its_echo(up: Bench, tmp_path: Path) -
     assert "freezeframe: armed" in record
 
 
-def test_a_break_that_is_eaten_is_noticed_by_its_missing_echo(up: Bench, tmp_path: Path, short: Path) -> None:
+def test_a_break_that_is_eaten_is_noticed_by_its_missing_echo(
+    up: Bench, tmp_path: Path, short: Path
+) -> None:
     relay = LineRelay(
-        short / "line", up.directory / "primary.console", outward=lambda data: data.replace(BREAK, b"")
+        short / "line",
+        up.directory / "primary.console",
+        outward=lambda data: data.replace(BREAK, b""),
     )
     try:
         bench = up.file(tmp_path, *BY_CONSOLE, ("{run}/primary.console", f"{short}/line"))
@@ -138,7 +150,9 @@ def test_the_last_requests_to_disks_are_in_the_record(up: Bench, tmp_path: Path)
     assert "role( Secondary -> Primary )" in before
 
 
-def test_a_console_that_went_silent_is_told_before_anything_is_written(up: Bench, tmp_path: Path) -> None:
+def test_a_console_that_went_silent_is_told_before_anything_is_written(
+    up: Bench, tmp_path: Path
+) -> None:
     with up.shell("secondary") as node:
         node._shell.ask("echo 1 >/proc/sys/kernel/printk", deadline_in(10))
     try:
@@ -147,12 +161,18 @@ def test_a_console_that_went_silent_is_told_before_anything_is_written(up: Bench
         with up.shell("secondary") as node:
             node._shell.ask("echo 7 >/proc/sys/kernel/printk", deadline_in(10))
     assert (status, told["outcome"]) == (3, "rig-trouble"), told
-    assert "secondary controller printed a line that did not come in on its console" in told["reasons"][0]
+    assert (
+        "secondary controller printed a line that did not come in on its console"
+        in told["reasons"][0]
+    )
     assert "is the tap" in told["reasons"][0]
 
 
-def test_a_set_that_breaks_off_is_partial_and_says_so(up: Bench, tmp_path: Path, short: Path) -> None:
-    """The control line dies for good in the middle of the pull of the first set, some 4 kB into it."""
+def test_a_set_that_breaks_off_is_partial_and_says_so(
+    up: Bench, tmp_path: Path, short: Path
+) -> None:
+    """The control line dies for good in the middle of the pull of the first set, some 4 kB into
+    it."""
     seen = bytearray()
 
     def until_pulled(data: bytes) -> bytes | None:
@@ -186,8 +206,11 @@ def test_a_set_that_breaks_off_is_partial_and_says_so(up: Bench, tmp_path: Path,
 
 
 def test_a_record_that_was_cut_is_kept_as_it_is_and_told(up: Bench, tmp_path: Path) -> None:
-    """A node that is reset before its record is whole: here its record is cut between crash and pull."""
-    cut = "mkdir -p /tmp/cut; cat /sys/fs/pstore/dmesg-ramoops-0 | head -c 20000 >/tmp/cut/dmesg.cut"
+    """A node that is reset before its record is whole: here its record is cut between crash and
+    pull."""
+    cut = (
+        "mkdir -p /tmp/cut; cat /sys/fs/pstore/dmesg-ramoops-0 | head -c 20000 >/tmp/cut/dmesg.cut"
+    )
     with up.shell("primary") as node:
         frame = node.freeze_frame(node.identify(deadline_in(10)), 1, bytes(16))
         node.link.write(frame)
@@ -200,7 +223,9 @@ def test_a_record_that_was_cut_is_kept_as_it_is_and_told(up: Bench, tmp_path: Pa
         )
         entries = node.sets(deadline_in(20))
         assert entries
-        node._shell.ask("rm -r /var/crash/1; mount -t pstore pstore /sys/fs/pstore", deadline_in(10))
+        node._shell.ask(
+            "rm -r /var/crash/1; mount -t pstore pstore /sys/fs/pstore", deadline_in(10)
+        )
     assert any(not one.complete for one in entries), entries
 
 
@@ -216,14 +241,18 @@ def await_boot(node: LinuxDrbd) -> None:
             continue
 
 
-def test_a_node_that_dies_for_good_ends_the_run_within_its_limits(up: Bench, tmp_path: Path) -> None:
+def test_a_node_that_dies_for_good_ends_the_run_within_its_limits(
+    up: Bench, tmp_path: Path
+) -> None:
     """Its power goes while its warmstart is waited for."""
     bench = up.file(
         tmp_path,
         ("boot_timeout_s = 60", "boot_timeout_s = 8"),
         ("rejoin_timeout_s = 60", "rejoin_timeout_s = 8"),
     )
-    command = up.command("run", "bit_flip_sender", "--bench", str(bench), "--out", str(tmp_path / "out"))
+    command = up.command(
+        "run", "bit_flip_sender", "--bench", str(bench), "--out", str(tmp_path / "out")
+    )
     began = time.monotonic()
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=up.environment)
     rig = VirtualRig(up.directory)
@@ -247,7 +276,9 @@ def await_in(out: Path, ready: Callable[[str], bool], limit_s: float = 60.0) -> 
     """Until the timeline of the run's incident says so; its folder."""
 
     def found() -> Path | None:
-        return next((path.parent for path in out.glob("*/timeline.jsonl") if ready(path.read_text())), None)
+        return next(
+            (path.parent for path in out.glob("*/timeline.jsonl") if ready(path.read_text())), None
+        )
 
     return await_true(found, limit_s, "the run's incident to tell it")
 
@@ -265,8 +296,12 @@ def whole_again(up: Bench) -> None:
     await_true(is_whole, 120, "the pair to be whole again")
 
 
-def test_a_killed_run_leaves_a_readable_incident_and_a_rig_for_the_next(up: Bench, tmp_path: Path) -> None:
-    command = up.command("run", "bit_flip_sender", "--bench", str(BENCH), "--out", str(tmp_path / "out"))
+def test_a_killed_run_leaves_a_readable_incident_and_a_rig_for_the_next(
+    up: Bench, tmp_path: Path
+) -> None:
+    command = up.command(
+        "run", "bit_flip_sender", "--bench", str(BENCH), "--out", str(tmp_path / "out")
+    )
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=up.environment)
     try:
         folder = await_in(tmp_path / "out", lambda text: '"frame-sent"' in text)
@@ -283,7 +318,16 @@ def test_a_killed_run_leaves_a_readable_incident_and_a_rig_for_the_next(up: Benc
 
 def test_a_killed_run_takes_its_own_rig_with_it(tmp_path: Path, short: Path) -> None:
     """No rig stands: the run brings one up, and is killed in the middle."""
-    command = [*CLI, "run", "clean", "--bench", str(BENCH), "--out", str(tmp_path / "out"), "--json"]
+    command = [
+        *CLI,
+        "run",
+        "clean",
+        "--bench",
+        str(BENCH),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(short), "TMPDIR": str(short)}
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:

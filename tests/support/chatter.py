@@ -1,4 +1,5 @@
-"""The reflex in this process, and a console that has its next chunk whenever one was read: it never pauses.
+"""The reflex in this process, and a console that has its next chunk whenever one was read: it never
+pauses.
 
     chatter.py DIRECTORY < one JSON object; events on the standard output
 
@@ -58,7 +59,9 @@ def main() -> None:
             return True
 
     stream = StreamConfig(side="primary", fd=source, log_path=str(log), times_path=str(times))
-    reflex = Told(ReflexConfig(streams=[stream], control={}, rules=script.rules, default_instruct=[]))
+    reflex = Told(
+        ReflexConfig(streams=[stream], control={}, rules=script.rules, default_instruct=[])
+    )
     reflex.say()
     reflex.run()
     sys.stderr.write(f"{reflex.unrecorded_bytes}\n")

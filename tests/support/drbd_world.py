@@ -1,4 +1,5 @@
-"""Two replication peers in virtual time: their volumes in memory, the link between them byte by byte."""
+"""Two replication peers in virtual time: their volumes in memory, the link between them byte by
+byte."""
 
 import random
 from collections import deque
@@ -58,7 +59,8 @@ class MemoryBackend:
         self.saved = self.metadata.to_bytes()
 
     def power_cycle(self) -> None:
-        """Metadata are as they were saved last; some of the last writes were still in the volatile cache."""
+        """Metadata are as they were saved last; some of the last writes were still in the volatile
+        cache."""
         self.metadata = Metadata.from_bytes(self.saved)
         while self.cached:
             offset_bytes, before = self.cached.pop()
@@ -104,9 +106,17 @@ class Side:
 
     def boot(self) -> None:
         generator = random.Random(f"{self.world.seed} {self.name} {len(self.lines)}")
-        settings: dict[str, Any] = {"timeout_ns": S, "ko_count": 2, "random_bytes": generator.randbytes}
+        settings: dict[str, Any] = {
+            "timeout_ns": S,
+            "ko_count": 2,
+            "random_bytes": generator.randbytes,
+        }
         self.peer = Peer(
-            PeerConfig(**settings | self.config), self.backend, self.hooks, self.lines.append, self._trace
+            PeerConfig(**settings | self.config),
+            self.backend,
+            self.hooks,
+            self.lines.append,
+            self._trace,
         )
 
     def _trace(self, event: Event, *args: int) -> None:
@@ -195,7 +205,9 @@ class World:
     def step(self, end: int) -> bool:
         """The next thing that happens before ``end``; False when nothing does."""
         ready = [
-            (due, index) for index, (due, side, item) in enumerate(self._in_flight) if self._may(side, item)
+            (due, index)
+            for index, (due, side, item) in enumerate(self._in_flight)
+            if self._may(side, item)
         ]
         deadlines = [(side.peer.next_deadline(), side) for side in (self.a, self.b)]
         due_bytes = min(ready, default=None)
@@ -233,7 +245,8 @@ class World:
         self._open.clear()
 
     def kill(self, side: Side) -> None:
-        """Power loss of one side; its peer sees the sockets close once the bytes under way have arrived."""
+        """Power loss of one side; its peer sees the sockets close once the bytes under way have
+        arrived."""
         self._in_flight = deque(entry for entry in self._in_flight if entry[1] is not side)
         for socket in sorted(self._open):
             self._post(side.other, ReplicationClosed(socket, "reset"))
@@ -282,7 +295,8 @@ class World:
                 raise AssertionError(item)
 
     def _fill(self, side: Side, socket: int, length: int) -> None:
-        """What is under way, or not read: above BUFFER_BYTES the sender feels it, and each time some of it has gone."""
+        """What is under way, or not read: above BUFFER_BYTES the sender feels it, and each time
+        some of it has gone."""
         before = self._piled.get((side.name, socket), 0)
         piled = self._piled[side.name, socket] = max(0, before + length)
         if before > BUFFER_BYTES if length < 0 else before <= BUFFER_BYTES < piled:
@@ -299,7 +313,9 @@ def whole(world: World) -> bool:
     return world.a.peer.pair_state is world.b.peer.pair_state is FULL_DUPLEX and world.equal()
 
 
-def packets(world: World, side: Side, version: int = 101) -> list[tuple[int, tuple[object, ...], bytes]]:
+def packets(
+    world: World, side: Side, version: int = 101
+) -> list[tuple[int, tuple[object, ...], bytes]]:
     """Everything that a side has sent, in order; sockets are told apart by their numbers."""
     found = []
     decoders: dict[int, Decoder] = {}

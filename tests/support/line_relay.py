@@ -1,4 +1,5 @@
-"""A serial line's cable with a fault in it: a unix socket here, the line's own socket there, bytes both ways between."""
+"""A serial line's cable with a fault in it: a unix socket here, the line's own socket there, bytes
+both ways between."""
 
 import contextlib
 import select
@@ -12,7 +13,8 @@ POLL_MS = 100
 
 
 class LineRelay:
-    """``outward`` changes what goes to the line; ``inward`` what comes from it, None: not a byte more, either way."""
+    """``outward`` changes what goes to the line; ``inward`` what comes from it, None: not a byte
+    more, either way."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""A scripted DRBD pair for tests of what watches the link: byte builders, and a pair in virtual time.
+"""A scripted DRBD pair for tests of what watches the link: byte builders, and a pair in virtual
+time.
 
 The builders are written from the published wire format, not from the harness's code.
 """
@@ -49,21 +50,39 @@ def cookie(number: int) -> bytes:
 
 
 def p_data(
-    number: int, sector: int, data: bytes, *, digest: bytes | None = None, flags: int = 0x102, volume: int = 0
+    number: int,
+    sector: int,
+    data: bytes,
+    *,
+    digest: bytes | None = None,
+    flags: int = 0x102,
+    volume: int = 0,
 ) -> bytes:
     """A replicated write; ``digest`` None is the right crc32c."""
     if digest is None:
         digest = struct.pack("<I", crc32c.crc32c(data))
-    body = struct.pack(">Q", sector) + cookie(number) + struct.pack(">II", number, flags) + digest + data
+    body = (
+        struct.pack(">Q", sector)
+        + cookie(number)
+        + struct.pack(">II", number, flags)
+        + digest
+        + data
+    )
     return h100(DATA, body, volume)
 
 
 def p_trim(number: int, sector: int, size: int) -> bytes:
-    return h100(TRIM, struct.pack(">Q", sector) + cookie(number) + struct.pack(">III", number, 0x140, size))
+    return h100(
+        TRIM, struct.pack(">Q", sector) + cookie(number) + struct.pack(">III", number, 0x140, size)
+    )
 
 
-def p_ack(number: int, sector: int, size: int = 512, *, cmd: int = WRITE_ACK, block_id: bytes = b"") -> bytes:
-    body = struct.pack(">Q", sector) + (block_id or cookie(number)) + struct.pack(">II", size, number)
+def p_ack(
+    number: int, sector: int, size: int = 512, *, cmd: int = WRITE_ACK, block_id: bytes = b""
+) -> bytes:
+    body = (
+        struct.pack(">Q", sector) + (block_id or cookie(number)) + struct.pack(">II", size, number)
+    )
     return h100(cmd, body)
 
 
@@ -77,9 +96,12 @@ def p_barrier_ack(number: int, writes: int) -> bytes:
 
 @dataclass
 class Pair:
-    """Two nodes whose sockets are told to the harness's core byte by byte, in virtual time (milliseconds)."""
+    """Two nodes whose sockets are told to the harness's core byte by byte, in virtual time
+    (milliseconds)."""
 
-    rules: list[LinkRule] = field(default_factory=lambda: [LinkRule(name=e, event=e) for e in EVENTS])
+    rules: list[LinkRule] = field(
+        default_factory=lambda: [LinkRule(name=e, event=e) for e in EVENTS]
+    )
     integrity_alg: str = ""
     triggers: list[Trigger] = field(default_factory=list)
     now_ms: float = 0.0
@@ -87,7 +109,10 @@ class Pair:
 
     def __post_init__(self) -> None:
         self.dissector = Dissector(
-            primary_address=P, secondary_address=S, integrity_alg=self.integrity_alg, must_be_drbd=True
+            primary_address=P,
+            secondary_address=S,
+            integrity_alg=self.integrity_alg,
+            must_be_drbd=True,
         )
         self.ledger = Ledger()
         self.link_rules = LinkRules(self.rules)
@@ -147,7 +172,9 @@ class Pair:
         other = S if by == P else P
         for end in (by, other):
             flow = self.flows[socket, end]
-            self.on(StreamClosed(flow, self.now_ns, self.packet_no, self.offsets[flow.number], reason))
+            self.on(
+                StreamClosed(flow, self.now_ns, self.packet_no, self.offsets[flow.number], reason)
+            )
 
     def connect(self, algorithm: str = "crc32c", wire: int = 3) -> None:
         """Both sockets and the handshake up to both states."""

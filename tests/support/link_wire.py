@@ -5,13 +5,26 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from link_script import UNPLUG, P, S, features, h80, h100, p_ack, p_barrier, p_barrier_ack, p_data, protocol
+from link_script import (
+    UNPLUG,
+    P,
+    S,
+    features,
+    h80,
+    h100,
+    p_ack,
+    p_barrier,
+    p_barrier_ack,
+    p_data,
+    protocol,
+)
 
 MSS = 1448
 
 
 class Wire:
-    """Two TCP connections as frames: each send is cut into segments, each is acknowledged by the other end."""
+    """Two TCP connections as frames: each send is cut into segments, each is acknowledged by the
+    other end."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []

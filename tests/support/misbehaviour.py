@@ -1,5 +1,6 @@
-"""What a replication peer can do wrong, as acts that work on any ``firmware_sim`` peer: in virtual time against another,
-on real sockets against a real node. What the peer's victim prints is then compared."""
+"""What a replication peer can do wrong, as acts that work on any ``firmware_sim`` peer: in virtual
+time against another, on real sockets against a real node. What the peer's victim prints is then
+compared."""
 
 import re
 from collections.abc import Callable
@@ -49,8 +50,9 @@ class Misbehaving(Hooks):
 
 @dataclass
 class Case:
-    """``victim``: the role of who suffers. ``act``: what the other one's peer does; ``writes``: that the primary's host
-    writes afterwards, each WRITE_BYTES. ``end``: the victim's line that ends the case."""
+    """``victim``: the role of who suffers. ``act``: what the other one's peer does; ``writes``:
+    that the primary's host writes afterwards, each WRITE_BYTES. ``end``: the victim's line that
+    ends the case."""
 
     name: str
     victim: Literal["primary", "secondary"]
@@ -92,7 +94,10 @@ def _garbage(peer: Any) -> None:
 
 def _unexpected(peer: Any) -> None:
     link = peer._link
-    link.write(link.data_socket, encode(link.agreed_version, Cmd.UNPLUG_REMOTE).replace(b"\0\7", b"\0\5", 1))
+    link.write(
+        link.data_socket,
+        encode(link.agreed_version, Cmd.UNPLUG_REMOTE).replace(b"\0\7", b"\0\5", 1),
+    )
 
 
 def _deaf_to_pings(peer: Any) -> None:
@@ -139,7 +144,10 @@ CASES = [
     ),
     Case("garbage", "secondary", rules={"wrong-packet", "protocol-error"}, act=_garbage),
     Case(
-        "a packet that has no handler", "secondary", rules={"wrong-packet", "protocol-error"}, act=_unexpected
+        "a packet that has no handler",
+        "secondary",
+        rules={"wrong-packet", "protocol-error"},
+        act=_unexpected,
     ),
     Case("peer closes", "secondary", closes=True),
     Case(
@@ -194,7 +202,11 @@ CASES = [
     Case("no write ack", "primary", rules={"remote-timeout"}, hooks={"ack": "lost"}, writes=1),
     Case("no ping ack", "primary", rules={"ping-timeout"}, act=_deaf_to_pings),
     Case(
-        "data socket not drained", "primary", rules={"remote-timeout"}, hooks={"stall": 30 * S}, writes=2000
+        "data socket not drained",
+        "primary",
+        rules={"remote-timeout"},
+        hooks={"stall": 30 * S},
+        writes=2000,
     ),
     Case("peer closes", "primary", closes=True),
 ]

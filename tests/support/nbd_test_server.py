@@ -1,5 +1,5 @@
-"""A real NBD server for tests: NbdSession and Store behind a unix socket, in a thread. Not the product's
-server."""
+"""A real NBD server for tests: NbdSession and Store behind a unix socket, in a thread. Not the
+product's server."""
 
 import contextlib
 import selectors
@@ -23,7 +23,8 @@ class NoMetadata:
 class NbdTestServer:
     """Serves ``store`` to any number of clients until the end of the ``with`` block.
 
-    ``hold()`` keeps all answers back, ``release()`` lets them go, ``hang_up()`` drops every connection.
+    ``hold()`` keeps all answers back, ``release()`` lets them go, ``hang_up()`` drops every
+    connection.
     """
 
     def __init__(self, path: Path, size_bytes: int = 64 << 20, *, read_only: bool = False) -> None:
@@ -117,7 +118,9 @@ class NbdTestServer:
                     session = sessions[client]
                     try:
                         data = client.recv(256 << 10)
-                        answer = b"".join(session.reply(r, *self._serve(r)) for r in session.feed(data))
+                        answer = b"".join(
+                            session.reply(r, *self._serve(r)) for r in session.feed(data)
+                        )
                         # A held controller still shakes hands and refuses nonsense.
                         client.sendall(session.take_output())
                         if holding and answer:
@@ -147,6 +150,8 @@ class NbdTestServer:
 
 
 @contextlib.contextmanager
-def served(folder: Path, size_bytes: int = 64 << 20, *, read_only: bool = False) -> Iterator[NbdTestServer]:
+def served(
+    folder: Path, size_bytes: int = 64 << 20, *, read_only: bool = False
+) -> Iterator[NbdTestServer]:
     with NbdTestServer(folder / "nbd.sock", size_bytes, read_only=read_only) as server:
         yield server

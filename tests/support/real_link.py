@@ -1,4 +1,5 @@
-"""A replication peer of the simulator on real sockets, stepped by a test, in the place of a real node's partner."""
+"""A replication peer of the simulator on real sockets, stepped by a test, in the place of a real
+node's partner."""
 
 import selectors
 import socket
@@ -27,7 +28,8 @@ RECEIVE_BUFFER_BYTES = 128 << 10
 
 
 class RealSide:
-    """``peer`` dials ``address`` from inside of a namespace; ``run_until`` carries its bytes until something is so."""
+    """``peer`` dials ``address`` from inside of a namespace; ``run_until`` carries its bytes until
+    something is so."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""The reflex as a real process over real PTYs: consoles and control lines, and what a supervisor sends and sees."""
+"""The reflex as a real process over real PTYs: consoles and control lines, and what a supervisor
+sends and sees."""
 
 import os
 import pty
@@ -100,7 +101,9 @@ class Bench:
         )
 
     def fds(self) -> list[int]:
-        return [line.rig for line in (*self.console.values(), *self.control.values())] + [self.trigger_read]
+        return [line.rig for line in (*self.console.values(), *self.control.values())] + [
+            self.trigger_read
+        ]
 
     def arm(self) -> None:
         self.reflex.send(events.Arm(t_ns=0, frames=FRAMES))

@@ -1,4 +1,5 @@
-"""A bounded wait for something that gives no event of its own: another process's file, a node's state."""
+"""A bounded wait for something that gives no event of its own: another process's file, a node's
+state."""
 
 import threading
 import time

@@ -64,7 +64,11 @@ class Starter:
 
     def __call__(self, uri: str, **settings: object) -> Run:
         path = self.folder / f"journal{len(self.processes)}"
-        defaults: dict[str, object] = {"bytes_total": 4 << 20, "write_bytes": 64 << 10, "queue_depth": 8}
+        defaults: dict[str, object] = {
+            "bytes_total": 4 << 20,
+            "write_bytes": 64 << 10,
+            "queue_depth": 8,
+        }
         config = {"uri": uri, "journal_path": str(path), **defaults, **settings}
         process = self.raw(msgspec.json.encode(config) + b"\n")
         return Run(process, path)

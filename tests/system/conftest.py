@@ -1,4 +1,5 @@
-"""With --ff-bench these tests run on that bench: those of its scenarios that it can play, the others are left out."""
+"""With --ff-bench these tests run on that bench: those of its scenarios that it can play, the
+others are left out."""
 
 import pytest
 

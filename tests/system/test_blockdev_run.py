@@ -1,4 +1,5 @@
-"""A whole run whose host sees the primary's volume as a plain block device: NBD -> FUSE file -> loop device -> O_DIRECT."""
+"""A whole run whose host sees the primary's volume as a plain block device: NBD -> FUSE file ->
+loop device -> O_DIRECT."""
 
 import json
 import os
@@ -24,20 +25,31 @@ LIMIT_S = 30
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Path]:
-    """The bench file of a simulated pair beside the test, its primary's volume a disk of this machine."""
+    """The bench file of a simulated pair beside the test, its primary's volume a disk of this
+    machine."""
     if shutil.which("nbdfuse") is None:
         pytest.skip("nbdfuse is missing: apt install libnbd-bin")
     volume = tmp_path / "mount" / "volume"
     volume.parent.mkdir()
     sim = subprocess.Popen(
-        [sys.executable, "-m", "freezeframe.harness.cli", "sim", "--json", "--dir", str(tmp_path / "sim")],
+        [
+            sys.executable,
+            "-m",
+            "freezeframe.harness.cli",
+            "sim",
+            "--json",
+            "--dir",
+            str(tmp_path / "sim"),
+        ],
         stdout=subprocess.PIPE,
     )
     fuse, disk = None, ""
     try:
         assert sim.stdout is not None and select.select([sim.stdout], [], [], LIMIT_S)[0]
         path = Path(json.loads(b"".join(iter(sim.stdout.readline, b"}\n")) + b"}")["bench"])
-        fuse = subprocess.Popen(["nbdfuse", str(volume), "--unix", str(path.parent / "primary.nbd")])
+        fuse = subprocess.Popen(
+            ["nbdfuse", str(volume), "--unix", str(path.parent / "primary.nbd")]
+        )
         deadline = time.monotonic() + LIMIT_S
         while not volume.exists() and fuse.poll() is None:
             assert time.monotonic() < deadline
@@ -45,7 +57,10 @@ def bench(tmp_path: Path) -> Iterator[Path]:
         if fuse.poll() is not None:
             pytest.skip("no FUSE file system can be mounted here")
         made = subprocess.run(
-            ["losetup", "--find", "--show", str(volume)], capture_output=True, text=True, timeout=LIMIT_S
+            ["losetup", "--find", "--show", str(volume)],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
         )
         if made.returncode:
             pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
@@ -56,7 +71,8 @@ def bench(tmp_path: Path) -> Iterator[Path]:
         primary = primary.replace('host_driver = "nbd"', 'host_driver = "blockdev"')
         assert uri in primary and "blockdev" in primary
         path.write_text(
-            f"{primary}[secondary]" + secondary.replace('driver = "nbd"\nbytes', 'driver = "blockdev"\nbytes')
+            f"{primary}[secondary]"
+            + secondary.replace('driver = "nbd"\nbytes', 'driver = "blockdev"\nbytes')
         )
         yield path
     finally:
@@ -70,9 +86,14 @@ def bench(tmp_path: Path) -> Iterator[Path]:
         sim.wait(LIMIT_S)
 
 
-def test_a_host_that_sees_a_disk_loses_nothing_and_the_bit_is_found(bench: Path, tmp_path: Path) -> None:
+def test_a_host_that_sees_a_disk_loses_nothing_and_the_bit_is_found(
+    bench: Path, tmp_path: Path
+) -> None:
     result = run(
-        load_bench(bench), load_scenario("bit_flip_receiver"), seed=4, out_dir=tmp_path / "incidents"
+        load_bench(bench),
+        load_scenario("bit_flip_receiver"),
+        seed=4,
+        out_dir=tmp_path / "incidents",
     )
     told = result.as_json()
     assert told["outcome"] == "pass", told["reasons"]

@@ -1,5 +1,5 @@
-"""A run whose capture on disk is far smaller than its link: verdict and frame number of the trigger stay right. And frames
-as long as the simulated link's bench file says."""
+"""A run whose capture on disk is far smaller than its link: verdict and frame number of the trigger
+stay right. And frames as long as the simulated link's bench file says."""
 
 import shutil
 import subprocess
@@ -21,8 +21,14 @@ ETHERNET_HEADER_BYTES = 14
 
 
 @pytest.mark.system
-def test_an_incident_keeps_the_window_around_its_trigger(incidents: Incidents, tmp_path: Path) -> None:
-    text = (builtin_folder() / "sim.toml").read_text().replace('"rules/', f'"{builtin_folder() / "rules"}/')
+def test_an_incident_keeps_the_window_around_its_trigger(
+    incidents: Incidents, tmp_path: Path
+) -> None:
+    text = (
+        (builtin_folder() / "sim.toml")
+        .read_text()
+        .replace('"rules/', f'"{builtin_folder() / "rules"}/')
+    )
     path = tmp_path / "small.toml"
     path.write_text(text.replace("[link]\n", "[link]\ncapture_mib = 8\n"))
     scenario = load_scenario(builtin_folder() / "scenarios" / "neg_ack.toml")
@@ -37,14 +43,20 @@ def test_an_incident_keeps_the_window_around_its_trigger(incidents: Incidents, t
     assert sum(run.frames for run in link_runs(stored.path)) == capture["frames_stored"]
     told = verdict_of(stored)
     assert (told["stage"], told["conclusive"]) == ("response", True)
-    view, first_no, found = LinkView(link_ends(record), [LinkRule(name="n", event="neg-ack")]), 1, []
+    view, first_no, found = (
+        LinkView(link_ends(record), [LinkRule(name="n", event="neg-ack")]),
+        1,
+        [],
+    )
     for run in link_runs(stored.path):
         for t_ns, frame, number in view.frames(run.data, first_no, 0):
             found += view.feed(t_ns, frame, number, t_ns)
         first_no += run.frames
     trigger = record["trigger"]
     assert trigger["source"] == "link"
-    assert [(one.offset_bytes, one.sector) for one in found] == [(trigger["offset_bytes"], trigger["sector"])]
+    assert [(one.offset_bytes, one.sector) for one in found] == [
+        (trigger["offset_bytes"], trigger["sector"])
+    ]
     if shutil.which("tshark"):
         wanted = f"frame.number=={trigger['offset_bytes']} && drbd.command==0x0019"
         options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap", "-Y", wanted]
@@ -62,14 +74,26 @@ def test_the_simulated_link_has_frames_as_long_as_the_bench_file_says(
     mtu_bytes: int, incidents: Incidents
 ) -> None:
     bench = load_bench("sim")
-    assert bench.simulation is not None and bench.simulation.mtu_bytes == 9000, "jumbo frames by default"
+    assert bench.simulation is not None and bench.simulation.mtu_bytes == 9000, (
+        "jumbo frames by default"
+    )
     simulation = bench.simulation.model_copy(update={"mtu_bytes": mtu_bytes})
     result = run_scenario(
         bench.model_copy(update={"simulation": simulation}), "clean", seed=1, incidents=incidents
     )
     assert result.incident is not None and result.outcome == "pass", result.reasons
     told = subprocess.run(
-        ["tshark", "--disable-protocol", "tcpencap", "-r", "link.pcapng", "-T", "fields", "-e", "frame.len"],
+        [
+            "tshark",
+            "--disable-protocol",
+            "tcpencap",
+            "-r",
+            "link.pcapng",
+            "-T",
+            "fields",
+            "-e",
+            "frame.len",
+        ],
         cwd=result.incident,
         capture_output=True,
         text=True,

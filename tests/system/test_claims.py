@@ -15,14 +15,20 @@ from freezeframe.harness.wire import control
 
 
 def only_consoles(bench: Bench, path: Path) -> Bench:
-    """The bench without its link rules: the end of the link would race the line that says why it ended."""
+    """The bench without its link rules: the end of the link would race the line that says why it
+    ended."""
     lines = []
     for file in bench.rule_paths():
         for rule in tomllib.loads(file.read_text())["rule"]:
             if rule["source"] == "console":
-                lines += ["[[rule]]", *(f"{key} = {json.dumps(value)}" for key, value in rule.items())]
+                lines += [
+                    "[[rule]]",
+                    *(f"{key} = {json.dumps(value)}" for key, value in rule.items()),
+                ]
     path.write_text("\n".join(lines))
-    changed = bench.model_copy(update={"policy": bench.policy.model_copy(update={"rules": [str(path)]})})
+    changed = bench.model_copy(
+        update={"policy": bench.policy.model_copy(update={"rules": [str(path)]})}
+    )
     changed._path = bench.path
     return changed
 
@@ -37,7 +43,9 @@ def evidence(bench: Bench, name: str, out_dir: Path) -> Result:
 def flip(ff_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
     """A copied write arrives damaged; the harness instructs, by what the consoles say alone."""
     directory = tmp_path_factory.mktemp("flip")
-    yield evidence(only_consoles(ff_bench, directory / "consoles.toml"), "bit_flip_receiver", directory)
+    yield evidence(
+        only_consoles(ff_bench, directory / "consoles.toml"), "bit_flip_receiver", directory
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,9 @@ def autonomic_flip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]
 @pytest.fixture(scope="module")
 def autonomic_refusal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
     """The secondary's response is wrong; the secondary instructs."""
-    yield evidence(load_bench("sim_autonomic"), "neg_ack", tmp_path_factory.mktemp("autonomic-refusal"))
+    yield evidence(
+        load_bench("sim_autonomic"), "neg_ack", tmp_path_factory.mktemp("autonomic-refusal")
+    )
 
 
 def folder(result: Result) -> Path:
@@ -125,13 +135,17 @@ def test_the_control_frame_warmstarts_the_primary(flip: Result) -> None:
 
 @pytest.mark.claim(4)
 @pytest.mark.claim(5)
-def test_the_trigger_is_a_predetermined_string_in_the_running_text_log_of_the_copy(flip: Result) -> None:
+def test_the_trigger_is_a_predetermined_string_in_the_running_text_log_of_the_copy(
+    flip: Result,
+) -> None:
     trigger = flip.record["trigger"]
     assert trigger["source"] == "console"
     text = b"Digest integrity check FAILED"
     log = (folder(flip) / "secondary" / "console.log").read_bytes()
     assert log[: trigger["offset_bytes"]].endswith(text)
-    assert log.find(text) + len(text) == trigger["offset_bytes"]  # the first one, at its first occurrence
+    assert (
+        log.find(text) + len(text) == trigger["offset_bytes"]
+    )  # the first one, at its first occurrence
 
 
 @pytest.mark.claim(6)
@@ -166,7 +180,11 @@ def test_the_secondary_is_instructed_too(flip: Result) -> None:
 @pytest.mark.claim(9)
 def test_a_wrong_response_of_the_secondary_makes_it_recover(refusal: Result) -> None:
     trigger = refusal.record["trigger"]
-    assert (trigger["source"], trigger["rule"], trigger["side"]) == ("link", "link-neg-ack", "secondary")
+    assert (trigger["source"], trigger["rule"], trigger["side"]) == (
+        "link",
+        "link-neg-ack",
+        "secondary",
+    )
     assert rebooted(refusal, "secondary")
     assert refusal.record["data_equal"] is True
 
@@ -195,7 +213,10 @@ def test_its_second_link_runs_between_the_two_controllers(autonomic_flip: Result
 @pytest.mark.claim(12)
 def test_the_primary_of_that_system_stores_its_set(autonomic_flip: Result) -> None:
     assert autonomic_flip.record["sets"]["primary"]["complete"] is True
-    assert stored(autonomic_flip, "primary")["header"]["incident_id"] != "00" * control.INCIDENT_ID_BYTES
+    assert (
+        stored(autonomic_flip, "primary")["header"]["incident_id"]
+        != "00" * control.INCIDENT_ID_BYTES
+    )
 
 
 @pytest.mark.claim(13)
@@ -208,7 +229,9 @@ def test_the_set_of_that_system_is_state_and_event_log(autonomic_flip: Result) -
 
 
 @pytest.mark.claim(14)
-def test_a_wrong_response_makes_the_secondary_of_that_system_recover(autonomic_refusal: Result) -> None:
+def test_a_wrong_response_makes_the_secondary_of_that_system_recover(
+    autonomic_refusal: Result,
+) -> None:
     assert_the_secondary_instructed(autonomic_refusal)
     assert rebooted(autonomic_refusal, "secondary")
     assert stored(autonomic_refusal, "secondary")["header"]["reason"] == control.Reason.SELF

@@ -1,4 +1,5 @@
-"""The command line as a technician meets it: what it prints, what it leaves, and whose fault it says it is."""
+"""The command line as a technician meets it: what it prints, what it leaves, and whose fault it
+says it is."""
 
 import contextlib
 import json
@@ -25,8 +26,12 @@ COMMAND = [sys.executable, "-m", "freezeframe.harness.cli"]
 LIMIT_S = 90
 
 
-def freezeframe(*arguments: str, cwd: Path, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=limit_s)
+def freezeframe(
+    *arguments: str, cwd: Path, limit_s: float = LIMIT_S
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=limit_s
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -56,7 +61,9 @@ def read_until(process: subprocess.Popen[bytes], end: bytes, limit_s: float) -> 
 def bench(tmp_path: Path) -> Iterator[Path]:
     """The bench file of a simulated pair that runs beside the test."""
     process = subprocess.Popen(
-        [*COMMAND, "sim", "--json", "--dir", str(tmp_path / "sim")], stdout=subprocess.PIPE, cwd=tmp_path
+        [*COMMAND, "sim", "--json", "--dir", str(tmp_path / "sim")],
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
     )
     try:
         yield Path(json.loads(read_until(process, b"}\n", 30))["bench"])
@@ -78,7 +85,9 @@ def changed(bench: Path, pattern: str, replacement: str) -> Path:
 
 # --- run ------------------------------------------------------------------------------------------------------
 def test_run_prints_one_object(tmp_path: Path) -> None:
-    done = freezeframe("run", "bit_flip_sender", "--seed", "4", "--json", "--out", "found", cwd=tmp_path)
+    done = freezeframe(
+        "run", "bit_flip_sender", "--seed", "4", "--json", "--out", "found", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     result = told(done)
     assert {
@@ -115,8 +124,11 @@ def test_a_clean_run_leaves_nothing_unless_asked(tmp_path: Path) -> None:
     assert list((tmp_path / "incidents").iterdir()) == []
 
 
-def test_a_trigger_from_before_the_bench_was_armed_fails_the_run_and_hangs_nothing(tmp_path: Path) -> None:
-    """It has no frames, so no recovery follows; what is in the log of a pair that just came up is no secret either."""
+def test_a_trigger_from_before_the_bench_was_armed_fails_the_run_and_hangs_nothing(
+    tmp_path: Path,
+) -> None:
+    """It has no frames, so no recovery follows; what is in the log of a pair that just came up is
+    no secret either."""
     shutil.copytree(load_bench("sim").path.parent, tmp_path / "bench")
     (tmp_path / "bench/rules/sim.toml").write_text(
         '[[rule]]\nname = "came-up"\nsource = "console"\nliteral = "pair state"\n'
@@ -135,7 +147,9 @@ def test_an_early_trigger_is_not_taken_for_the_one_that_is_acted_on(tmp_path: Pa
     rules = tmp_path / "bench/rules/sim.toml"
     came_up = '[[rule]]\nname = "came-up"\nsource = "console"\nliteral = "pair state"\n\n'
     rules.write_text(came_up + rules.read_text())
-    done = freezeframe("run", "bit_flip_receiver", "--bench", "bench/sim.toml", "--json", cwd=tmp_path)
+    done = freezeframe(
+        "run", "bit_flip_receiver", "--bench", "bench/sim.toml", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout
     result = told(done)
     assert result["trigger"]["rule"] == "digest-failed"
@@ -144,7 +158,9 @@ def test_an_early_trigger_is_not_taken_for_the_one_that_is_acted_on(tmp_path: Pa
     assert more[0]["rule"] == "came-up"
 
 
-def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(tmp_path: Path) -> None:
+def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(
+    tmp_path: Path,
+) -> None:
     done = freezeframe("run", "bit_flip_receiver", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -155,7 +171,9 @@ def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(
     assert str(path) in shown.stdout
     listed = told(freezeframe("list", "--json", cwd=tmp_path))["incidents"]
     assert [(one["id"], one["outcome"]) for one in listed] == [(path.name, "pass")]
-    rows = told(freezeframe("show", path.name[:20], "--timeline", "--json", cwd=tmp_path))["timeline"]
+    rows = told(freezeframe("show", path.name[:20], "--timeline", "--json", cwd=tmp_path))[
+        "timeline"
+    ]
     assert any(row["event"] == "frame-sent" for row in rows)
 
 
@@ -210,12 +228,20 @@ def test_what_is_read_by_head_is_one_row_a_line_and_no_failure(tmp_path: Path) -
     lines = done.stdout.splitlines()
     assert not [line for line in lines if line != line.rstrip()]
     assert [line for line in lines if line.startswith("reaction") and "answered after" in line]
-    assert [line for line in lines if line.startswith("look first at  ") and "drbd.block_id == 0x" in line]
+    assert [
+        line
+        for line in lines
+        if line.startswith("look first at  ") and "drbd.block_id == 0x" in line
+    ]
     for step in ("frame out", "up", "set pulled"):
         assert f"primary: {step}" in done.stderr
     assert "pair: full duplex" in done.stderr
     pipe = subprocess.run(
-        ["bash", "-c", f"{' '.join(COMMAND)} show last --timeline | head -1; echo ${{PIPESTATUS[0]}}"],
+        [
+            "bash",
+            "-c",
+            f"{' '.join(COMMAND)} show last --timeline | head -1; echo ${{PIPESTATUS[0]}}",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -267,7 +293,9 @@ def _is_zombie(pid: int) -> bool:
 @pytest.mark.parametrize(
     "watcher", ["freezeframe.harness.watch.reflex", "freezeframe.harness.watch.linkwatch"]
 )
-def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, watcher: str) -> None:
+def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(
+    tmp_path: Path, watcher: str
+) -> None:
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if watcher in _command(pid))
     os.kill(pid, signal.SIGSTOP)
@@ -286,7 +314,8 @@ def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(tmp_path: Path, 
 def test_a_frozen_host_and_a_lost_supply_are_told_soon(
     tmp_path: Path, victim: str, number: signal.Signals, within_s: float, said: str
 ) -> None:
-    """10 s for a process that says nothing, and 1 s for an instrument that does not answer; the rest is the run's end."""
+    """10 s for a process that says nothing, and 1 s for an instrument that does not answer; the
+    rest is the run's end."""
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if victim in _command(pid))
     os.kill(pid, number)
@@ -326,12 +355,16 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
 def test_a_wrong_bench_file_names_file_line_key_and_what_is_allowed(tmp_path: Path) -> None:
     source = load_bench("sim").path.read_text()
     wrong = tmp_path / "wrong.toml"
-    wrong.write_text(source.replace('on_hung_warmstart = "power-cycle"', 'on_hung_warmstart = "pray"'))
+    wrong.write_text(
+        source.replace('on_hung_warmstart = "power-cycle"', 'on_hung_warmstart = "pray"')
+    )
     for command in (["check", str(wrong)], ["run", "clean", "--bench", str(wrong)]):
         done = freezeframe(*command, cwd=tmp_path)
         assert done.returncode == 2
         line = wrong.read_text().splitlines().index('on_hung_warmstart = "pray"') + 1
-        assert f"wrong.toml:{line}: policy.on_hung_warmstart" in (done.stdout + done.stderr).replace("\n", "")
+        assert f"wrong.toml:{line}: policy.on_hung_warmstart" in (
+            done.stdout + done.stderr
+        ).replace("\n", "")
         assert "power-cycle" in done.stdout + done.stderr
 
 
@@ -362,7 +395,9 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Pat
         (["run", "no_such_scenario"], "no such scenario"),
     ],
 )
-def test_a_usage_error_with_json_is_one_object_too(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_a_usage_error_with_json_is_one_object_too(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
     done = freezeframe(*arguments, "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert told(done)["outcome"] == "usage"
@@ -384,7 +419,9 @@ def test_doctor_and_check_say_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_missing_port_is_named(bench: Path, tmp_path: Path) -> None:
-    wrong = changed(bench, r'^console = ".*secondary\.console"', 'console = "/dev/serial/by-id/usb-none"')
+    wrong = changed(
+        bench, r'^console = ".*secondary\.console"', 'console = "/dev/serial/by-id/usb-none"'
+    )
     done = freezeframe("run", "clean", "--bench", str(wrong), "--json", cwd=tmp_path)
     assert done.returncode == 3
     assert "/dev/serial/by-id/usb-none is not there" in told(done)["error"]["text"]
@@ -424,7 +461,9 @@ def test_a_dead_controller_is_rig_trouble_within_its_bound(bench: Path, tmp_path
     assert time.monotonic() - began < 40
 
 
-def test_a_link_without_traffic_is_rig_trouble_not_a_healthy_pair(bench: Path, tmp_path: Path) -> None:
+def test_a_link_without_traffic_is_rig_trouble_not_a_healthy_pair(
+    bench: Path, tmp_path: Path
+) -> None:
     elsewhere = changed(bench, '^interface = "repl0"', 'interface = "lo"')
     done = freezeframe("run", "clean", "--bench", str(elsewhere), "--json", cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
@@ -465,7 +504,13 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
         plan = {
             "seed": 1,
             "faults": [
-                {"kind": "bit_flip_receiver", "side": "secondary", "at_write": 2, "count": 1, "delay_ms": 0}
+                {
+                    "kind": "bit_flip_receiver",
+                    "side": "secondary",
+                    "at_write": 2,
+                    "count": 1,
+                    "delay_ms": 0,
+                }
             ],
         }
         assert secondary.set_faults(rig.identities["secondary"], plan, deadline_in(5)).ok

@@ -1,4 +1,5 @@
-"""fio as the host: real fio against an NBD server, a file and a disk, and as the workload of a whole run."""
+"""fio as the host: real fio against an NBD server, a file and a disk, and as the workload of a
+whole run."""
 
 import contextlib
 import errno
@@ -44,7 +45,11 @@ def test_fio_writes_the_volume_over_and_over_and_finds_all_of_it_again(
     run = runs(server.uri, bytes_total=20 << 20, results_path=str(tmp_path / "results"))
     done = run.finish()
     assert (done.ok, done.error, done.writes_acked) == (True, "", (20 << 20) // (64 << 10))
-    assert (done.bytes_written, done.verified_bytes, done.wrong_reads_total) == (20 << 20, 20 << 20, 0)
+    assert (done.bytes_written, done.verified_bytes, done.wrong_reads_total) == (
+        20 << 20,
+        20 << 20,
+        0,
+    )
     assert done.longest_hold_ns > 0
     told = json.loads((tmp_path / "results").read_text())
     assert [one["purpose"] for one in told] == ["write", "verify"] * 3
@@ -67,7 +72,11 @@ def test_what_fio_finds_wrong_is_a_result_with_its_place(runs: Starter, tmp_path
     assert done.ok
     assert done.wrong_reads_total == 1
     (wrong,) = done.wrong_reads
-    assert (wrong.offset_bytes, wrong.size_bytes, wrong.text) == (192 << 10, 64 << 10, "verify failed")
+    assert (wrong.offset_bytes, wrong.size_bytes, wrong.text) == (
+        192 << 10,
+        64 << 10,
+        "verify failed",
+    )
 
 
 def test_a_host_port_that_went_away_is_written_on_where_it_broke_off(
@@ -88,7 +97,9 @@ def test_a_host_port_that_went_away_is_written_on_where_it_broke_off(
     assert any(isinstance(one, events.Note) and "fio ended" in one.text for one in run.heard)
 
 
-def test_a_port_that_refuses_each_write_is_a_failed_device(runs: Starter, server: NbdTestServer) -> None:
+def test_a_port_that_refuses_each_write_is_a_failed_device(
+    runs: Starter, server: NbdTestServer
+) -> None:
     server.failing = set(range(0, SIZE_BYTES, 64 << 10))
     done = runs(server.uri).finish()
     assert (done.ok, done.whose) == (False, "device")
@@ -112,7 +123,9 @@ def test_a_killed_workload_leaves_no_fio_behind(runs: Starter, server: NbdTestSe
     run.hear(events.WorkloadProgress)
     listed = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
     end = time.monotonic() + LIMIT_S
-    while not (children := listed.read_text().split()):  # the kernel's list may leave out one for a moment
+    while not (
+        children := listed.read_text().split()
+    ):  # the kernel's list may leave out one for a moment
         assert time.monotonic() < end, "no fio"
         os.sched_yield()
     run.process.kill()
@@ -131,7 +144,9 @@ def test_without_fio_it_is_the_bench_that_lacks_something(
     assert "apt install fio" in done.error
 
 
-def test_a_fio_that_was_killed_is_no_failure_of_the_device(runs: Starter, server: NbdTestServer) -> None:
+def test_a_fio_that_was_killed_is_no_failure_of_the_device(
+    runs: Starter, server: NbdTestServer
+) -> None:
     run = runs(server.uri)
     server.hold()  # it waits for an answer, and so is there to be killed
     run.hear(events.ProcessReady)
@@ -146,7 +161,8 @@ def test_a_fio_that_was_killed_is_no_failure_of_the_device(runs: Starter, server
 def test_a_fio_without_the_nbd_engine_is_what_the_bench_lacks(
     runs: Starter, server: NbdTestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one that was built without libnbd: it answers so to the question for the engine and to a job with it."""
+    """As one that was built without libnbd: it answers so to the question for the engine and to a
+    job with it."""
     program = tmp_path / "fio"
     refusal = 'case "$*" in *nbd*) echo "fio: engine nbd not loadable" >&2; exit 1 ;; esac'
     program.write_text(f'#!/bin/sh\n{refusal}\nexec {shutil.which("fio")} "$@"\n')
@@ -171,7 +187,9 @@ def disk(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=30)
 
 
-def test_fio_on_a_plain_disk_and_on_a_file(runs: Starter, tmp_path: Path, disk: tuple[str, Path]) -> None:
+def test_fio_on_a_plain_disk_and_on_a_file(
+    runs: Starter, tmp_path: Path, disk: tuple[str, Path]
+) -> None:
     device, backing = disk
     done = runs(f"blockdev://{device}?serial={backing}&size_bytes={SIZE_BYTES}").finish()
     assert (done.ok, done.error, done.verified_bytes) == (True, "", 4 << 20)
@@ -182,17 +200,23 @@ def test_fio_on_a_plain_disk_and_on_a_file(runs: Starter, tmp_path: Path, disk: 
     assert file.read_bytes()[: 4 << 20].count(0) < 1 << 20
 
 
-def test_a_disk_that_fio_writes_to_cannot_be_claimed_meanwhile(runs: Starter, disk: tuple[str, Path]) -> None:
+def test_a_disk_that_fio_writes_to_cannot_be_claimed_meanwhile(
+    runs: Starter, disk: tuple[str, Path]
+) -> None:
     device, backing = disk
     size_bytes = 512 << 20  # one fio is at it for longer than this test looks
     os.truncate(backing, size_bytes)
     subprocess.run(["losetup", "--set-capacity", device], check=True, timeout=30)
-    run = runs(f"blockdev://{device}?serial={backing}&size_bytes={size_bytes}", bytes_total=size_bytes)
+    run = runs(
+        f"blockdev://{device}?serial={backing}&size_bytes={size_bytes}", bytes_total=size_bytes
+    )
 
     def writing() -> set[str]:
         """fios that have the disk open."""
         found = set()
-        for pid in Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split():
+        for pid in (
+            Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+        ):
             for fd in Path(f"/proc/{pid}/fd").glob("*"):
                 with contextlib.suppress(OSError):  # it may end under our eyes
                     found |= {pid} if str(fd.readlink()) == device else set()
@@ -260,16 +284,21 @@ def test_a_run_with_fio_as_the_host_finds_the_bit(flipped: Callable[[str], Resul
     workload = result.record["workload"]
     assert (workload["verified_bytes"], workload["wrong_reads_total"]) == (32 << 20, 0)
     assert result.incident is not None
-    assert json.loads((result.incident / RESULTS).read_text())[0]["job"]["write"]["total_ios"] == 512
+    assert (
+        json.loads((result.incident / RESULTS).read_text())[0]["job"]["write"]["total_ios"] == 512
+    )
 
 
 def test_fio_goes_on_where_a_power_cycle_broke_it_off(tmp_path: Path, ff_bench: Bench) -> None:
-    """The primary hangs, is silent for seconds, and loses its connections with its power: held, not failed."""
+    """The primary hangs, is silent for seconds, and loses its connections with its power: held, not
+    failed."""
     from freezeframe.harness.bench.benchfile import builtin_folder, load_scenario
 
     path = tmp_path / "fio_hung.toml"
     text = (builtin_folder() / "scenarios" / "hung_warmstart.toml").read_text()
-    path.write_text(text.replace('"hung_warmstart"', '"fio_hung"', 1) + '\n[workload]\ndriver = "fio"\n')
+    path.write_text(
+        text.replace('"hung_warmstart"', '"fio_hung"', 1) + '\n[workload]\ndriver = "fio"\n'
+    )
     result = run(ff_bench, load_scenario(path), seed=2, out_dir=tmp_path / "incidents")
     assert result.outcome == "pass", result.reasons
     workload = result.record["workload"]

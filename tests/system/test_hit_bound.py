@@ -1,4 +1,5 @@
-"""A rule that hits all the time fills neither memory nor the incident, and what is acted on is never left out."""
+"""A rule that hits all the time fills neither memory nor the incident, and what is acted on is
+never left out."""
 
 import shutil
 import time

@@ -1,4 +1,5 @@
-"""The link's process on a real veth pair: everything is recorded, a wrong digest comes out as a trigger at once."""
+"""The link's process on a real veth pair: everything is recorded, a wrong digest comes out as a
+trigger at once."""
 
 import contextlib
 import json
@@ -54,13 +55,14 @@ from freezeframe.harness.watch.linkwatch import Linkwatch, LinkwatchConfig
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(
-        bool(missing_capabilities()), reason=f"needs {', '.join(missing_capabilities())}: run as root"
+        bool(missing_capabilities()),
+        reason=f"needs {', '.join(missing_capabilities())}: run as root",
     ),
 ]
 TIMEOUT_S = 20.0
 DIALLING_PORTS = 40000, 40001
-"""Wireshark knows no protocol by them; by one that the kernel picks, 44818 say, it would, and take a link whose beginning is
-not captured for that."""
+"""Wireshark knows no protocol by them; by one that the kernel picks, 44818 say, it would, and take
+a link whose beginning is not captured for that."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,10 @@ class Watch:
         self.process.stdin.write(json.dumps(plain | config).encode() + b"\n")
         self.process.stdin.flush()
         os.close(write_fd)
-        self._decoders = {self.process.stdout.fileno(): events.Decoder(), self.trigger_fd: events.Decoder()}
+        self._decoders = {
+            self.process.stdout.fileno(): events.Decoder(),
+            self.trigger_fd: events.Decoder(),
+        }
         self.told: list[AnyEvent] = []
 
     def wait(self, kind: type[Any], *, on_trigger_pipe: bool = False) -> Any:
@@ -147,7 +152,9 @@ class Nodes:
         dial = socket.create_connection
         self.data_p = link.primary.run(lambda: dial((S, 7788), TIMEOUT_S, ("", DIALLING_PORTS[0])))
         self.data_s, _ = self.listener.accept()
-        self.meta_s = link.secondary.run(lambda: dial((P, 7788), TIMEOUT_S, ("", DIALLING_PORTS[1])))
+        self.meta_s = link.secondary.run(
+            lambda: dial((P, 7788), TIMEOUT_S, ("", DIALLING_PORTS[1]))
+        )
         self.meta_p, _ = self.meta_listener.accept()
         for one in (self.data_p, self.data_s, self.meta_p, self.meta_s):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -186,7 +193,14 @@ class Nodes:
         self.secondary(p_barrier_ack(first, writes))
 
     def close(self) -> None:
-        for one in (self.data_p, self.data_s, self.meta_p, self.meta_s, self.listener, self.meta_listener):
+        for one in (
+            self.data_p,
+            self.data_s,
+            self.meta_p,
+            self.meta_s,
+            self.listener,
+            self.meta_listener,
+        ):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             one.close()
 
@@ -237,7 +251,9 @@ def test_a_clean_exchange_is_recorded_counted_and_gives_no_trigger(
     if shutil.which("tshark"):
         options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
         base = ["tshark", "-r", str(watch.path), *options]
-        malformed = subprocess.run([*base, "-Y", "_ws.malformed"], capture_output=True, text=True, check=True)
+        malformed = subprocess.run(
+            [*base, "-Y", "_ws.malformed"], capture_output=True, text=True, check=True
+        )
         assert malformed.stdout == ""
         writes = [*base, "-Y", "drbd.command==0", "-T", "fields", "-e", "drbd.sector"]
         listed = subprocess.run(writes, capture_output=True, text=True, check=True).stdout.split()
@@ -269,7 +285,9 @@ def test_a_wrong_digest_reaches_the_reflexs_pipe_and_the_supervisor(
 def test_a_missing_acknowledgement_is_told_at_its_deadline(
     link: LinkPair, nodes: Nodes, tmp_path: Path
 ) -> None:
-    rules = [{"name": "lost", "event": "missing-ack", "deadline_ms": 150, "instruct": ["secondary"]}]
+    rules = [
+        {"name": "lost", "event": "missing-ack", "deadline_ms": 150, "instruct": ["secondary"]}
+    ]
     watch = Watch(link, tmp_path / "link.pcapng", rules=rules)
     try:
         watch.wait(ProcessReady)
@@ -321,7 +339,9 @@ def test_an_answer_behind_a_step_of_the_hosts_clock_is_not_late(
     assert ["clock was set" in event.text for event in seen if isinstance(event, Note)] == [True]
 
 
-def test_a_killed_watch_leaves_a_readable_capture(link: LinkPair, nodes: Nodes, tmp_path: Path) -> None:
+def test_a_killed_watch_leaves_a_readable_capture(
+    link: LinkPair, nodes: Nodes, tmp_path: Path
+) -> None:
     watch = Watch(link, tmp_path / "link.pcapng")
     try:
         watch.wait(ProcessReady)
@@ -383,7 +403,9 @@ def test_hours_of_link_stay_within_the_bound_and_a_trigger_keeps_its_window(
         watch.close()
     stats = [event for event in told if isinstance(event, LinkStats)][-1]
     assert stats.first_packet_no > 1 and stats.packets > stats.frames_stored
-    assert [event.level for event in told if isinstance(event, Note)] == ["info"]  # the window is complete
+    assert [event.level for event in told if isinstance(event, Note)] == [
+        "info"
+    ]  # the window is complete
     assert len(segments(watch.path)) >= 4
     join(watch.path)
     assert watch.path.stat().st_size <= 9 << 20

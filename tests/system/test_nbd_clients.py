@@ -1,5 +1,5 @@
-"""Independent NBD clients on our host port's session and store: each would notice if we had the protocol
-wrong."""
+"""Independent NBD clients on our host port's session and store: each would notice if we had the
+protocol wrong."""
 
 import json
 import shutil
@@ -20,7 +20,9 @@ def run(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is missing: apt install {PACKAGES[argv[0]]}")
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, f"{argv[0]} exits with {done.returncode}: {done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{argv[0]} exits with {done.returncode}: {done.stdout}{done.stderr}"
+    )
     return done.stdout
 
 

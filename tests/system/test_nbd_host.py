@@ -59,7 +59,9 @@ def test_read_write_trim_flush_of_any_length(nbdkit: str) -> None:
 
 def test_pipelined_requests_are_all_answered(nbdkit: str) -> None:
     connection = NbdConnection(nbdkit)
-    cookies = {connection.submit("write", i * 65536, data=bytes([i]) * 65536): i for i in range(128)}
+    cookies = {
+        connection.submit("write", i * 65536, data=bytes([i]) * 65536): i for i in range(128)
+    }
     assert connection.outstanding == 128
     done = []
     while connection.outstanding:

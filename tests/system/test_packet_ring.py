@@ -1,4 +1,5 @@
-"""The capture ring on a real link: every frame once with its time, drops counted, errors that name the thing."""
+"""The capture ring on a real link: every frame once with its time, drops counted, errors that name
+the thing."""
 
 import socket
 import subprocess
@@ -19,7 +20,8 @@ from freezeframe.harness.errors import RigError
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(
-        bool(missing_capabilities()), reason=f"needs {', '.join(missing_capabilities())}: run as root"
+        bool(missing_capabilities()),
+        reason=f"needs {', '.join(missing_capabilities())}: run as root",
     ),
 ]
 TIMEOUT_S = 20.0
@@ -55,7 +57,8 @@ def test_every_frame_of_a_burst_is_captured_with_its_time(link: LinkPair) -> Non
                 if length == 1042 and view[at + 23] == 17:
                     assert before_ns - 10e6 <= ring.monotonic(t_ns) <= time.monotonic_ns() + 10e6
                     numbers.append(int.from_bytes(view[at + 42 : at + 46], "big"))
-        # While the neighbour's address is asked for, the first datagrams wait, and others overtake them.
+        # While the neighbour's address is asked for, the first datagrams wait, and others overtake
+        # them.
         assert sorted(numbers) == list(range(2000))
         assert ring.statistics().dropped == 0
     finally:
@@ -129,7 +132,9 @@ def test_without_the_capability_the_error_names_it(link: LinkPair) -> None:
         told = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
         )
-    assert told.stdout.startswith("RigError capturing on lo needs the capability CAP_NET_RAW"), told.stderr
+    assert told.stdout.startswith("RigError capturing on lo needs the capability CAP_NET_RAW"), (
+        told.stderr
+    )
 
 
 def test_scapy_sniffs_on_the_ring(link: LinkPair) -> None:
@@ -142,11 +147,16 @@ def test_scapy_sniffs_on_the_ring(link: LinkPair) -> None:
     try:
         send_datagrams(link, 5, 100)
         found = sniff(
-            opened_socket=ring, lfilter=lambda p: UDP in p and p[UDP].dport == 9, count=5, timeout=TIMEOUT_S
+            opened_socket=ring,
+            lfilter=lambda p: UDP in p and p[UDP].dport == 9,
+            count=5,
+            timeout=TIMEOUT_S,
         )
         assert [int.from_bytes(bytes(p[UDP].payload)[:4], "big") for p in found] == [0, 1, 2, 3, 4]
         assert abs(float(found[0].time) - time.time()) < 60
-        sniffer = AsyncSniffer(opened_socket=ring, lfilter=lambda p: UDP in p and p[UDP].dport == 9, count=3)
+        sniffer = AsyncSniffer(
+            opened_socket=ring, lfilter=lambda p: UDP in p and p[UDP].dport == 9, count=3
+        )
         sniffer.start()
         send_datagrams(link, 3, 100)
         sniffer.join(TIMEOUT_S)

@@ -1,5 +1,6 @@
-"""Two Raspberry Pis without the Pis: the units of docs/systemd and bench_configs/pi_pair.toml as they are, each
-controller in a network namespace of its own, host and control on TCP, serial lines as socket://."""
+"""Two Raspberry Pis without the Pis: the units of docs/systemd and bench_configs/pi_pair.toml as
+they are, each controller in a network namespace of its own, host and control on TCP, serial lines
+as socket://."""
 
 import contextlib
 import json
@@ -46,7 +47,9 @@ def plug_in(host: Namespace, controller: Namespace, name: str, address: str) -> 
 
     def at_host() -> None:
         with IPRoute() as route:
-            route.link("add", ifname=name, kind="veth", peer={"ifname": "lab0", "net_ns_fd": controller.fd})
+            route.link(
+                "add", ifname=name, kind="veth", peer={"ifname": "lab0", "net_ns_fd": controller.fd}
+            )
             (index,) = route.link_lookup(ifname=name)
             route.addr("add", index=index, address=HOST, prefixlen=32)
             route.link("set", index=index, state="up")
@@ -89,7 +92,8 @@ def controllers(folder: Path) -> Iterator[tuple[Namespace, netns.LinkPair]]:
 
 
 def bench_file(folder: Path, link: netns.LinkPair) -> Path:
-    """pi_pair.toml with network serial lines for its adapters, and this machine's end of the replication link."""
+    """pi_pair.toml with network serial lines for its adapters, and this machine's end of the
+    replication link."""
     lines = []
     side = ""
     for line in (builtin_folder() / "pi_pair.toml").read_text().splitlines():
@@ -107,7 +111,9 @@ def bench_file(folder: Path, link: netns.LinkPair) -> Path:
 
 
 @pytest.mark.system
-@pytest.mark.skipif(bool(netns.missing_capabilities()), reason="needs root: makes network namespaces")
+@pytest.mark.skipif(
+    bool(netns.missing_capabilities()), reason="needs root: makes network namespaces"
+)
 def test_a_run_on_two_pis(tmp_path: Path) -> None:
     with controllers(tmp_path) as (host, link):
         bench = bench_file(tmp_path, link)
@@ -130,7 +136,9 @@ def test_a_run_on_two_pis(tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert told["outcome"] == "pass" and told["data_equal"] is True and told["lost_acked_writes"] == 0
+    assert (
+        told["outcome"] == "pass" and told["data_equal"] is True and told["lost_acked_writes"] == 0
+    )
     assert {side: one["complete"] for side, one in told["sets"].items()} == {
         "primary": True,
         "secondary": True,

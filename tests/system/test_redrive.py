@@ -1,4 +1,5 @@
-"""Redrive on the simulated pair: the same fault once is transient, and again and again it is deterministic."""
+"""Redrive on the simulated pair: the same fault once is transient, and again and again it is
+deterministic."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.wire.control import Op, SetKind
 
 SETS = ("set.zst", "save.zst")
-STAGES = {"bit_flip_receiver": "secondary before check", "neg_ack": "response", "lost_write": "lost write"}
+STAGES = {
+    "bit_flip_receiver": "secondary before check",
+    "neg_ack": "response",
+    "lost_write": "lost write",
+}
 SCENARIO = """
 name = "again"
 title = "A fault that strikes {count} times"
@@ -79,7 +84,8 @@ def test_a_write_that_failed_is_sent_again_before_the_warmstart(
     assert result.incident is not None
     for side in SIDES:
         kinds = [
-            rootcause.decode((result.incident / side / name).read_bytes()).header["kind"] for name in SETS
+            rootcause.decode((result.incident / side / name).read_bytes()).header["kind"]
+            for name in SETS
         ]
         assert kinds == [SetKind.WARMSTART, SetKind.STATE_SAVE]
     assert [one for one in record["notes"] if "set" in one.split() or "trace" in one] == []

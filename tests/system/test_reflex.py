@@ -72,7 +72,8 @@ def test_a_literal_split_byte_by_byte_triggers_once(bench: Bench) -> None:
 
 def test_what_is_rehearsed_between_the_reads_goes_nowhere_and_disarms_nothing(bench: Bench) -> None:
     def writes_for_lines(said: int) -> int:
-        """Write calls of the reflex for 300 lines, each recorded before the next; ``said``: bytes before them."""
+        """Write calls of the reflex for 300 lines, each recorded before the next; ``said``: bytes
+        before them."""
         before = writes_of(bench.reflex.pid)
         for number in range(1, 301):
             bench.console["primary"].say(b"all is well\r\n")
@@ -182,7 +183,9 @@ def test_one_console_ends_the_other_goes_on(bench: Bench) -> None:
     assert bench.log("primary") == b"last words"
 
 
-def test_a_control_line_that_is_full_is_told_and_the_other_side_still_instructed(bench: Bench) -> None:
+def test_a_control_line_that_is_full_is_told_and_the_other_side_still_instructed(
+    bench: Bench,
+) -> None:
     fill(bench.control["primary"].rig)
     bench.arm()
     bench.console["secondary"].say(b"Digest integrity check FAILED")
@@ -193,7 +196,8 @@ def test_a_control_line_that_is_full_is_told_and_the_other_side_still_instructed
 
 
 def fill(fd: int) -> None:
-    """Write until the line has taken nothing for a while: the kernel moves a PTY's bytes on in the background."""
+    """Write until the line has taken nothing for a while: the kernel moves a PTY's bytes on in the
+    background."""
     os.set_blocking(fd, False)
     taken_at = time.monotonic()
     while time.monotonic() < taken_at + 0.1:
@@ -213,7 +217,8 @@ def test_nonsense_on_the_trigger_pipe_does_not_stop_the_consoles(bench: Bench) -
 
 
 def test_a_flood_is_recorded_byte_exact_while_the_supervisor_sleeps(bench: Bench) -> None:
-    """Several MB, nobody reads the event pipe: the record is whole, no trigger is lost, the frame goes out at once."""
+    """Several MB, nobody reads the event pipe: the record is whole, no trigger is lost, the frame
+    goes out at once."""
     bench.arm()
     line = b"[    1.000000] secondary: 128 writes, 8388608 bytes, all well so far \xc3\xa9\r\n"
     flood = line * (6_000_000 // len(line))
@@ -225,7 +230,9 @@ def test_a_flood_is_recorded_byte_exact_while_the_supervisor_sleeps(bench: Bench
     bench.console["secondary"].say(b"Digest integrity check FAILED\r\n")
     bench.until(events.Trigger, 2)
     bench.stop()
-    whole = flood + b"Digest integrity check FAILED\r\n" + flood + b"Digest integrity check FAILED\r\n"
+    whole = (
+        flood + b"Digest integrity check FAILED\r\n" + flood + b"Digest integrity check FAILED\r\n"
+    )
     assert bench.log("secondary") == whole
     assert rate > 300_000
     offsets = [offset for _, offset in bench.times("secondary")]
@@ -235,7 +242,8 @@ def test_a_flood_is_recorded_byte_exact_while_the_supervisor_sleeps(bench: Bench
 
 
 def test_killed_supervisor_loses_nothing(tmp_path: Path) -> None:
-    """kill -9 of the parent while the console talks: what was said before is in the record, and the reflex ends."""
+    """kill -9 of the parent while the console talks: what was said before is in the record, and the
+    reflex ends."""
     line = Line()
     config = ReflexConfig(
         streams=[
@@ -355,7 +363,8 @@ def test_rules_are_replaced_without_losing_a_byte(bench: Bench) -> None:
 
 
 def test_rules_are_replaced_again_and_again_in_a_flood(bench: Bench) -> None:
-    """Rules that stay find each of their texts, once, whatever comes and goes beside them; no byte is lost."""
+    """Rules that stay find each of their texts, once, whatever comes and goes beside them; no byte
+    is lost."""
     stays = ConsoleRule(name="stays", literal="state: 7", instruct=())
     text = b"".join(b"line %05d, state: %d\r\n" % (number, number % 10) for number in range(20_000))
     pieces = [text[at : at + 9973] for at in range(0, len(text), 9973)]
@@ -388,7 +397,8 @@ def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
 
 
 def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int]:
-    """What the reflex tells of a console that never pauses; bytes read and not recorded at the most."""
+    """What the reflex tells of a console that never pauses; bytes read and not recorded at the
+    most."""
     ran = subprocess.run(
         [sys.executable, str(SUPPORT / "chatter.py"), str(directory)],
         input=msgspec.json.encode(script),
@@ -401,7 +411,9 @@ def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int
 
 
 @pytest.mark.parametrize(("text", "most"), [("never", UNRECORDED), ("x", 1)])
-def test_a_console_that_never_pauses_is_recorded_all_the_same(tmp_path: Path, text: str, most: int) -> None:
+def test_a_console_that_never_pauses_is_recorded_all_the_same(
+    tmp_path: Path, text: str, most: int
+) -> None:
     """Reads go before the record, but not for ever, and not before a trigger is told."""
     script = Script(chunks=["x"] * 1000, rules=[ConsoleRule(name="rule", literal=text)])
     told, unrecorded_bytes = chatter(tmp_path, script)
@@ -417,28 +429,43 @@ REFUSED = ConsoleRule(name="back-reference", regex=r"(a)\1")
 @pytest.mark.parametrize("reload_at", range(len(CHUNKS)))
 @pytest.mark.parametrize(
     ("old", "new"),
-    [([HALF, MARK], None), ([HALF, MARK], [HALF, MARK]), ([MARK], [HALF, MARK]), ([MARK, HALF], [REFUSED])],
+    [
+        ([HALF, MARK], None),
+        ([HALF, MARK], [HALF, MARK]),
+        ([MARK], [HALF, MARK]),
+        ([MARK, HALF], [REFUSED]),
+    ],
 )
 def test_rules_are_replaced_between_reads_that_are_not_recorded_yet(
     tmp_path: Path, old: list[ConsoleRule], new: list[ConsoleRule] | None, reload_at: int
 ) -> None:
-    """Nothing is missed, offsets and excerpts are right, whatever the moment; refused rules change nothing."""
-    told, _ = chatter(tmp_path, Script(chunks=CHUNKS, rules=old, new_rules=new, reload_at=reload_at))
+    """Nothing is missed, offsets and excerpts are right, whatever the moment; refused rules change
+    nothing."""
+    told, _ = chatter(
+        tmp_path, Script(chunks=CHUNKS, rules=old, new_rules=new, reload_at=reload_at)
+    )
     text = "".join(CHUNKS).encode()
     triggers = {event.rule: event for event in told if isinstance(event, events.Trigger)}
     is_too_late = new is not None and HALF not in old and reload_at > 3
     assert set(triggers) == ({"mark"} if is_too_late else {"half", "mark"})
     for name, event in triggers.items():
-        end = text.index({"half": b"half-text", "mark": b"MARK"}[name]) + {"half": 9, "mark": 4}[name]
+        end = (
+            text.index({"half": b"half-text", "mark": b"MARK"}[name]) + {"half": 9, "mark": 4}[name]
+        )
         assert (event.offset_bytes, event.excerpt) == (end, text[:end])
     notes = [event.text for event in told if isinstance(event, events.Note)]
-    assert [note[:31] for note in notes] == (["the new rules cannot be used, t"] if new == [REFUSED] else [])
+    assert [note[:31] for note in notes] == (
+        ["the new rules cannot be used, t"] if new == [REFUSED] else []
+    )
 
 
 def test_the_rule_that_strikes_is_told_first(bench: Bench) -> None:
-    """A sequence ends before the plain text does; both come in one read, and the search strikes for the plain one."""
+    """A sequence ends before the plain text does; both come in one read, and the search strikes for
+    the plain one."""
     rules = [
-        ConsoleRule(name="sequence", literal="one", then="two", within_ms=1000, instruct=("primary",)),
+        ConsoleRule(
+            name="sequence", literal="one", then="two", within_ms=1000, instruct=("primary",)
+        ),
         ConsoleRule(name="plain", literal="three", instruct=("secondary",)),
     ]
     bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode(rules)))

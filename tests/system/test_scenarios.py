@@ -1,4 +1,5 @@
-"""Every scenario, whole: write, break, see, freeze, collect, compare. ``--ff-bench`` runs the same on a rig."""
+"""Every scenario, whole: write, break, see, freeze, collect, compare. ``--ff-bench`` runs the same
+on a rig."""
 
 import hashlib
 import json
@@ -44,12 +45,14 @@ LINK_VERDICTS: dict[str, set[tuple[str, str]]] = {
     "wrong_barrier_count": {(ANSWER, "wrong barrier")},
     "stall": {(ANSWER, "late"), ("stall", "not reading")},
 }
-"""What a verdict on a fault made in the link may say when it says anything: no controller is to blame."""
+"""What a verdict on a fault made in the link may say when it says anything: no controller is to
+blame."""
 TSHARK = ["tshark", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
 
 
 def assert_is_whole(path: Path) -> None:
-    """The folder has all its parts, its sums are right, and an independent dissector finds nothing malformed."""
+    """The folder has all its parts, its sums are right, and an independent dissector finds nothing
+    malformed."""
     summed = subprocess.run(
         ["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, timeout=60
     )
@@ -70,7 +73,9 @@ def assert_is_whole(path: Path) -> None:
     assert {"trigger", "frame-sent"} <= {row["event"] for row in rows}
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.scenario(kind)) for kind in FAULTS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.scenario(kind)) for kind in FAULTS]
+)
 def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
     kind: str, ff_bench: Bench, run_scenario: Callable[..., Result]
 ) -> None:
@@ -107,7 +112,8 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
 
 
 def assert_is_of_the_nodes(kind: str, incident: Path, told: dict[str, Any]) -> None:
-    """The primary's kernel log from before its crash, the crash in it, and how soon each side began to crash."""
+    """The primary's kernel log from before its crash, the crash in it, and how soon each side began
+    to crash."""
     record = (incident / "primary" / "events.log").read_text()
     before, note, after = record.partition("freezeframe: warmstart")
     assert note
@@ -119,7 +125,9 @@ def assert_is_of_the_nodes(kind: str, incident: Path, told: dict[str, Any]) -> N
         assert 0 < action["warmstart_us"] < 5_000_000, action
     if kind == "bit_flip_sender":
         noticed = before + after.partition("sysrq: Trigger a crash")[0]
-        assert re.search(r"(sock was|meta connection) shut down by peer|conn\( Connected -> \w+ \)", noticed)
+        assert re.search(
+            r"(sock was|meta connection) shut down by peer|conn\( Connected -> \w+ \)", noticed
+        )
         console = (incident / "secondary" / "console.log").read_text(errors="replace")
         assert "Digest integrity check FAILED" in console
         assert "conn( Connected -> ProtocolError )" in console
@@ -127,7 +135,9 @@ def assert_is_of_the_nodes(kind: str, incident: Path, told: dict[str, Any]) -> N
         assert (told["verdict"]["stage"], told["verdict"]["kind"]) in LINK_VERDICTS[kind]
 
 
-def test_a_healthy_pair_triggers_nothing(ff_bench: Bench, run_scenario: Callable[..., Result]) -> None:
+def test_a_healthy_pair_triggers_nothing(
+    ff_bench: Bench, run_scenario: Callable[..., Result]
+) -> None:
     result = run_scenario("clean")
     assert result.outcome == "pass", result.reasons
     assert result.record["trigger"] is None
@@ -144,7 +154,8 @@ def test_a_healthy_pair_triggers_nothing(ff_bench: Bench, run_scenario: Callable
 def test_the_capture_holds_every_replicated_byte(
     run_scenario: Callable[..., Result], incidents: Incidents
 ) -> None:
-    """tshark, which shares no code with us, counts as many writes and acknowledgements as the ledger."""
+    """tshark, which shares no code with us, counts as many writes and acknowledgements as the
+    ledger."""
     result = run_scenario("clean")
     assert result.incident is not None
     told = subprocess.run(
@@ -175,10 +186,14 @@ def test_the_capture_holds_every_replicated_byte(
 def test_the_same_seed_breaks_the_same_write(run_scenario: Callable[..., Result]) -> None:
     def sector(result: Result) -> str:
         assert result.incident is not None
-        console = (StoredIncident.open(result.incident).path / "secondary" / "console.log").read_text()
+        console = (
+            StoredIncident.open(result.incident).path / "secondary" / "console.log"
+        ).read_text()
         return console.partition("Digest integrity check FAILED: ")[2].splitlines()[0]
 
-    first, again, other = (sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        sector(run_scenario("bit_flip_receiver", seed=seed)) for seed in (5, 5, 6)
+    )
     assert first == again
     assert first != other
 

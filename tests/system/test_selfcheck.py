@@ -1,4 +1,5 @@
-"""A run proves that its watching works: canaries before, the record searched again afterwards, rules read again."""
+"""A run proves that its watching works: canaries before, the record searched again afterwards,
+rules read again."""
 
 import os
 import re
@@ -95,7 +96,9 @@ def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None
     finally:
         assert pair.close(failed=False) == []
     notes = [one for one in pair.incident.record["notes"] if "not searched again" in one]
-    assert len(notes) == 1 and "of the primary console" in notes[0] and "at most 256 MiB" in notes[0]
+    assert (
+        len(notes) == 1 and "of the primary console" in notes[0] and "at most 256 MiB" in notes[0]
+    )
     said = recheck_in_words(pair.incident.record)
     assert said.startswith("primary NOT DONE: it has ") and "secondary agrees (" in said
 

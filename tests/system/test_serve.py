@@ -1,4 +1,5 @@
-"""Two controller processes on real ports: independent NBD clients write, control frames warmstart in between."""
+"""Two controller processes on real ports: independent NBD clients write, control frames warmstart
+in between."""
 
 import os
 import select
@@ -156,11 +157,15 @@ def same(pair: tuple[Side, Side], directory: Path) -> bytes:
     return contents[0]
 
 
-def test_a_warmstart_in_the_middle_of_a_copy_loses_nothing(pair: tuple[Side, Side], tmp_path: Path) -> None:
+def test_a_warmstart_in_the_middle_of_a_copy_loses_nothing(
+    pair: tuple[Side, Side], tmp_path: Path
+) -> None:
     primary, secondary = pair
     source = tmp_path / "source.img"
     source.write_bytes(os.urandom(SIZE_MIB << 20))
-    copy = subprocess.Popen(["nbdcopy", "--flush", "--request-size=65536", str(source), primary.nbd])
+    copy = subprocess.Popen(
+        ["nbdcopy", "--flush", "--request-size=65536", str(source), primary.nbd]
+    )
     wait(lambda: "host: " in primary.read_console())
     primary.warmstart()
     assert copy.wait(LIMIT_S) == 0
@@ -170,7 +175,9 @@ def test_a_warmstart_in_the_middle_of_a_copy_loses_nothing(pair: tuple[Side, Sid
     assert "boot epoch 2, warmstart" in primary.read_console()
 
 
-def test_fio_verifies_what_it_wrote_over_two_warmstarts(pair: tuple[Side, Side], tmp_path: Path) -> None:
+def test_fio_verifies_what_it_wrote_over_two_warmstarts(
+    pair: tuple[Side, Side], tmp_path: Path
+) -> None:
     primary, secondary = pair
     fio = subprocess.Popen(
         [
@@ -217,14 +224,18 @@ def test_sets_outlive_the_power(pair: tuple[Side, Side], tmp_path: Path) -> None
     assert secondary.identity()[3] == 1
 
 
-def test_a_polite_stop_leaves_everything_on_the_medium(pair: tuple[Side, Side], tmp_path: Path) -> None:
+def test_a_polite_stop_leaves_everything_on_the_medium(
+    pair: tuple[Side, Side], tmp_path: Path
+) -> None:
     primary, _ = pair
     run("qemu-io", "-f", "raw", "-c", "write -P 0x77 1M 1M", primary.nbd)
     for side in pair:
         side.process.send_signal(signal.SIGTERM)
         assert side.process.wait(LIMIT_S) == 0
     for side in pair:
-        assert (tmp_path / side.side / "volume").read_bytes()[1 << 20 : 2 << 20] == b"\x77" * (1 << 20)
+        assert (tmp_path / side.side / "volume").read_bytes()[1 << 20 : 2 << 20] == b"\x77" * (
+            1 << 20
+        )
 
 
 def test_the_secondary_alone_instructs_the_primary_over_the_second_link(tmp_path: Path) -> None:
@@ -280,7 +291,9 @@ def test_the_secondary_alone_instructs_the_primary_over_the_second_link(tmp_path
         (["--serial-number", "x" * 17], "serial number"),
     ],
 )
-def test_a_missing_port_is_one_line_and_exit_3(arguments: list[str], named: str, tmp_path: Path) -> None:
+def test_a_missing_port_is_one_line_and_exit_3(
+    arguments: list[str], named: str, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as used:
         number = str(used.getsockname()[1])
         base = {

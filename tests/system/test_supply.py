@@ -22,9 +22,11 @@ from freezeframe.harness.errors import RigError
 pytestmark = pytest.mark.system
 
 LIMIT_S = 15.0
-RUN_SUPPLY = "import sys; from freezeframe.firmware_sim.supply import main; sys.exit(main(sys.argv[1:]))"
-# A controller: says who it is on its console, then answers each line on its control port; its child is in
-# its group.
+RUN_SUPPLY = (
+    "import sys; from freezeframe.firmware_sim.supply import main; sys.exit(main(sys.argv[1:]))"
+)
+# A controller: says who it is on its console, then answers each line on its control port; its child
+# is in its group.
 CHILD = """
 import os, subprocess, sys, tty
 console, control, pid_file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -94,7 +96,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     }  # fmt: skip
     config = tmp_path / "supply.json"
     port_file = tmp_path / "port"
-    config.write_text(json.dumps({"listen": "127.0.0.1:0", "port_file": str(port_file), "outputs": outputs}))
+    config.write_text(
+        json.dumps({"listen": "127.0.0.1:0", "port_file": str(port_file), "outputs": outputs})
+    )
     argv = [sys.executable, "-c", RUN_SUPPLY, "--config", str(config)]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE)
     try:
@@ -131,7 +135,8 @@ def test_lines_outlive_power_cycles_and_bytes_to_a_dark_controller_are_lost(benc
     try:
         with ScpiSupply(bench.resource) as supply:
             for _ in range(2):
-                # More than the line itself could hold: without power nothing piles up, and nothing blocks.
+                # More than the line itself could hold: without power nothing piles up, and nothing
+                # blocks.
                 for _ in range(64):
                     os.write(control, b"lost" * 256)
                 supply.set_output("primary", True)
@@ -189,7 +194,9 @@ def test_the_interpreters_end_leaves_the_safe_state(bench: Bench) -> None:
         "import sys; from freezeframe.drivers.power.scpi_supply import ScpiSupply; "
         "ScpiSupply(sys.argv[1]).set_output('primary', True); sys.stdin.read()"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, bench.resource], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, bench.resource], stdin=subprocess.PIPE
+    )
     pids = bench.pids("primary")
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
@@ -202,7 +209,9 @@ def test_refused_values_are_told_with_the_instruments_words(bench: Bench) -> Non
             supply.set_output("primary", True)
         assert not supply.output("primary")
     with ScpiSupply(bench.resource, limit_a=0.1) as supply:
-        with pytest.raises(RigError, match=r"output primary measures 1\.50 V at 0\.10 A, not 12\.00 V"):
+        with pytest.raises(
+            RigError, match=r"output primary measures 1\.50 V at 0\.10 A, not 12\.00 V"
+        ):
             supply.set_output("primary", True)
 
 
@@ -248,7 +257,9 @@ def test_the_supply_ends_cleanly(bench: Bench, how: str) -> None:
 
 
 def test_hostile_clients_do_not_disturb_the_others(bench: Bench) -> None:
-    others = [socket.create_connection(("127.0.0.1", bench.port), timeout=LIMIT_S) for _ in range(5)]
+    others = [
+        socket.create_connection(("127.0.0.1", bench.port), timeout=LIMIT_S) for _ in range(5)
+    ]
     others[0].sendall(b"x" * 100_000)
     others[1].sendall(b"\x00\xff\xfe;;;\n" * 100 + b"(@(@(@\nOUTP 1,(@99999999)\n")
     others[2].close()
@@ -261,7 +272,9 @@ def test_hostile_clients_do_not_disturb_the_others(bench: Bench) -> None:
         others[4].sendall(b"*IDN?;OUTP? (@1)\n")
         assert others[4].recv(1000).endswith(b";1\n")
     # Connections beyond the limit are hung up on at once; the first ones go on.
-    crowd = [socket.create_connection(("127.0.0.1", bench.port), timeout=LIMIT_S) for _ in range(20)]
+    crowd = [
+        socket.create_connection(("127.0.0.1", bench.port), timeout=LIMIT_S) for _ in range(20)
+    ]
     assert crowd[-1].recv(10) == b""
     others[4].sendall(b"OUTP? (@1)\n")
     assert others[4].recv(1000) == b"0\n"
@@ -290,7 +303,8 @@ def test_a_wrong_config_is_one_line(tmp_path: Path, text: str) -> None:
 
 
 def test_an_interrupted_query_does_not_shift_the_answers(tmp_path: Path) -> None:
-    """Ctrl-C while an answer is awaited: the outputs are then switched off and measured, and that must be true."""
+    """Ctrl-C while an answer is awaited: the outputs are then switched off and measured, and that
+    must be true."""
     asked, late = threading.Event(), threading.Event()
 
     def instrument(listener: socket.socket) -> None:
@@ -316,11 +330,14 @@ def test_an_interrupted_query_does_not_shift_the_answers(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=instrument, args=(listener,), daemon=True)
         thread.start()
-        supply = ScpiSupply(f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET", safe_state="leave")
+        supply = ScpiSupply(
+            f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET", safe_state="leave"
+        )
         before = signal.signal(signal.SIGUSR1, interrupt)
         main = threading.get_ident()
         threading.Thread(
-            target=lambda: (asked.wait(LIMIT_S), signal.pthread_kill(main, signal.SIGUSR1)), daemon=True
+            target=lambda: (asked.wait(LIMIT_S), signal.pthread_kill(main, signal.SIGUSR1)),
+            daemon=True,
         ).start()
         try:
             with pytest.raises(KeyboardInterrupt):

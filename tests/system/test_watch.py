@@ -30,7 +30,9 @@ class Breaking(Silent):
         if text.startswith("watching;"):
             secondary = self._rig.controllers["secondary"]
             assert isinstance(secondary, Printing)
-            secondary.print_line("block drbd0: Digest integrity check FAILED: 0s +4096", deadline_in(5.0))
+            secondary.print_line(
+                "block drbd0: Digest integrity check FAILED: 0s +4096", deadline_in(5.0)
+            )
 
 
 def test_the_next_incident_says_how_long_nothing_was_watched(tmp_path: Path) -> None:
@@ -38,13 +40,18 @@ def test_the_next_incident_says_how_long_nothing_was_watched(tmp_path: Path) -> 
         view = Breaking(rig)
         results = watch_rig(rig, out_dir=tmp_path, view=view)
         first, second = next(results), next(results)
-    gaps = [[note for note in one.record["notes"] if note.startswith("not armed")] for one in (first, second)]
+    gaps = [
+        [note for note in one.record["notes"] if note.startswith("not armed")]
+        for one in (first, second)
+    ]
     assert gaps[0] == [] and len(gaps[1]) == 1
     found = re.match(
         r"not armed from \S+ to \S+ UTC \((\d+\.\d) s\), .* from \S+ on its watchers", gaps[1][0]
     )
     assert found is not None
-    between_s = (second.record["trigger"]["t_arrival_ns"] - first.record["trigger"]["t_match_ns"]) / 1e9
+    between_s = (
+        second.record["trigger"]["t_arrival_ns"] - first.record["trigger"]["t_match_ns"]
+    ) / 1e9
     # Armed again, and soon triggered again; it is rounded.
     assert between_s - 5 < float(found[1]) <= between_s + 0.05
     # It is printed, too, once, where the watch goes on.

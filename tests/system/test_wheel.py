@@ -1,4 +1,5 @@
-"""The same as logic on a storage medium: built into a wheel, installed into an empty environment, and run there."""
+"""The same as logic on a storage medium: built into a wheel, installed into an empty environment,
+and run there."""
 
 import json
 import os
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.timeout(INSTALL_LIMIT_S + 2 * RUN_LIMIT_S)
 
 
 class Installed:
-    """A clean environment that holds the wheel and what it asks for, and nothing of the checkout."""
+    """A clean environment that holds the wheel and what it asks for, and nothing of the
+    checkout."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -36,7 +38,8 @@ class Installed:
         self.flip = self.incident("bit_flip_receiver")
 
     def incident(self, scenario: str) -> dict[str, Any]:
-        """incident.json of a run by the installed command, in an environment without anything else."""
+        """incident.json of a run by the installed command, in an environment without anything
+        else."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.directory)}
         done = subprocess.run(
             [str(self.command), "run", scenario, "--seed", "2", "--json"],
@@ -53,7 +56,9 @@ class Installed:
 
 
 def _run(command: list[str], cwd: Path, **variables: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    } | variables
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
     )
@@ -67,16 +72,24 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_without_a_compiler_it_is_built_and_reads_captures_all_the_same(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    kept_out = shutil.ignore_patterns(".*", "build", "dist", "incidents", "*.egg-info", "*.so", "__pycache__")
+    kept_out = shutil.ignore_patterns(
+        ".*", "build", "dist", "incidents", "*.egg-info", "*.so", "__pycache__"
+    )
     shutil.copytree(ROOT, source, ignore=kept_out)
     wheels = tmp_path / "wheels"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], tmp_path, CC="/bin/false")
+    _run(
+        [*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)],
+        tmp_path,
+        CC="/bin/false",
+    )
     (wheel,) = wheels.glob("freezeframe-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
         archive.extractall(tmp_path / "installed")
-    program = "import os; from freezeframe.harness.core.link import linkview, skim; assert linkview; "
+    program = (
+        "import os; from freezeframe.harness.core.link import linkview, skim; assert linkview; "
+    )
     program += "assert not skim.NATIVE and skim.__file__.startswith(os.getcwd())"
     _run([sys.executable, "-c", program], tmp_path / "installed")
 
@@ -90,7 +103,10 @@ def state(record: dict[str, Any], side: str) -> dict[str, Any]:
 @pytest.mark.claim(18)
 def test_it_monitors_the_copy_instructs_and_gets_the_set(installed: Installed) -> None:
     record = installed.flip
-    assert record["trigger"]["rule"] in ("digest-failed", "link-unacked-close")  # they race each other
+    assert record["trigger"]["rule"] in (
+        "digest-failed",
+        "link-unacked-close",
+    )  # they race each other
     assert record["actions"][0]["side"] == "primary"
     assert record["actions"][0]["reply"]["ok"] is True
     assert record["sets"]["primary"]["complete"] is True

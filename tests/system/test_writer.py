@@ -1,5 +1,5 @@
-"""The workload process: against nbdkit, an independent server, and against one that holds, hangs up and
-fails."""
+"""The workload process: against nbdkit, an independent server, and against one that holds, hangs up
+and fails."""
 
 import os
 import shutil
@@ -59,10 +59,20 @@ def test_everything_promised_is_on_an_independent_server(runs: Starter, tmp_path
             os.sched_yield()
         uri = f"nbd+unix:///?socket={path}"
         run = runs(
-            uri, pattern="random", bytes_total=8 << 20, write_bytes=4096, queue_depth=32, span_bytes=1 << 20
+            uri,
+            pattern="random",
+            bytes_total=8 << 20,
+            write_bytes=4096,
+            queue_depth=32,
+            span_bytes=1 << 20,
         )
         done = run.finish()
-        assert (done.ok, done.error, done.writes_acked, done.bytes_written) == (True, "", 2048, 8 << 20)
+        assert (done.ok, done.error, done.writes_acked, done.bytes_written) == (
+            True,
+            "",
+            2048,
+            8 << 20,
+        )
         assert isinstance(run.heard[0], events.ProcessReady)
         last = [event for event in run.heard if isinstance(event, events.WorkloadProgress)][-1]
         assert (last.bytes_written, last.bytes_total, last.writes_acked, last.reconnects) == (
@@ -112,7 +122,9 @@ def test_a_lost_connection_is_made_again_and_everything_unanswered_sent_again(
     assert (done.ok, done.writes_acked) == (True, 128)
     last = [event for event in run.heard if isinstance(event, events.WorkloadProgress)][-1]
     assert last.reconnects == 2
-    assert [e.text for e in run.heard if isinstance(e, events.Note)][1].startswith("connected again, ")
+    assert [e.text for e in run.heard if isinstance(e, events.Note)][1].startswith(
+        "connected again, "
+    )
     verdict = judged(run, server.uri)
     assert (verdict.data_equal, verdict.lost_acked_writes) == (True, 0)
 
@@ -128,7 +140,9 @@ def test_a_port_that_stays_away_fails_within_its_limit(runs: Starter, tmp_path: 
 
 
 @pytest.mark.parametrize("how", ["stop", "eof"])
-def test_stop_finishes_what_was_sent_and_flushes(runs: Starter, server: NbdTestServer, how: str) -> None:
+def test_stop_finishes_what_was_sent_and_flushes(
+    runs: Starter, server: NbdTestServer, how: str
+) -> None:
     run = runs(server.uri, bytes_total=1 << 30)
     run.hear(events.WorkloadProgress)
     assert run.process.stdin is not None
@@ -159,7 +173,9 @@ def test_stop_while_the_host_is_held_has_an_end(runs: Starter, server: NbdTestSe
     assert judged(run, server.uri).data_equal, "unanswered writes may have happened or not"
 
 
-def test_after_kill_9_the_journal_tells_what_was_promised(runs: Starter, server: NbdTestServer) -> None:
+def test_after_kill_9_the_journal_tells_what_was_promised(
+    runs: Starter, server: NbdTestServer
+) -> None:
     run = runs(server.uri, bytes_total=1 << 30, pattern="random", span_bytes=4 << 20)
     run.hear(events.WorkloadProgress, acked=50)
     run.process.kill()
@@ -192,7 +208,9 @@ def test_a_failing_device_is_told_with_the_write(runs: Starter, server: NbdTestS
         (b"x" * 70_000, "line of configuration"),
     ],
 )
-def test_a_wrong_configuration_is_told_and_exits_with_2(runs: Starter, line: bytes, what: str) -> None:
+def test_a_wrong_configuration_is_told_and_exits_with_2(
+    runs: Starter, line: bytes, what: str
+) -> None:
     run = Run(runs.raw(line), Path())
     done = run.hear(events.WorkloadDone)
     assert isinstance(done, events.WorkloadDone)

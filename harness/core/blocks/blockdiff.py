@@ -1,4 +1,5 @@
-"""The block that went wrong, byte for byte, as far as the evidence tells it. Pure: bytes to bytes."""
+"""The block that went wrong, byte for byte, as far as the evidence tells it. Pure: bytes to
+bytes."""
 
 import zlib
 from collections.abc import Callable
@@ -50,17 +51,21 @@ CRC32: Final = Checksum("CRC-32", crcbits.CRC32, zlib.crc32)
 def rebuilt(
     expected: bytes, expected_crc: int, found_crc: int, checksum: Checksum = CRC32C
 ) -> tuple[bytes, str] | None:
-    """The bytes that a device had when it computed ``found_crc`` where ``expected`` should have been.
+    """The bytes that a device had when it computed ``found_crc`` where ``expected`` should have
+    been.
 
-    None unless ``expected_crc`` is really that of ``expected`` and one cause explains the other CRC: nothing but
-    zeroes, or one flipped bit. What comes back has been checked against ``found_crc``.
+    None unless ``expected_crc`` is really that of ``expected`` and one cause explains the other
+    CRC: nothing but zeroes, or one flipped bit. What comes back has been checked against
+    ``found_crc``.
     """
     if not expected or checksum.compute(expected) != expected_crc or found_crc == expected_crc:
         return None
     zeroes = bytes(len(expected))
     if checksum.compute(zeroes) == found_crc:
         return zeroes, f"nothing but zeroes gives that {checksum.name}"
-    place = crcbits.flipped_bit(expected_crc ^ found_crc, len(expected), polynomial=checksum.polynomial)
+    place = crcbits.flipped_bit(
+        expected_crc ^ found_crc, len(expected), polynomial=checksum.polynomial
+    )
     if place is None:
         return None
     offset, bit = place
@@ -81,7 +86,8 @@ class HexRow:
 
 
 def hex_rows(diff: BlockDiff, *, context: int = 2, limit: int = 48) -> list[HexRow | None]:
-    """The rows that differ with ``context`` equal ones around them; None stands where rows were left out."""
+    """The rows that differ with ``context`` equal ones around them; None stands where rows were
+    left out."""
     wanted: set[int] = set()
     for at in diff.offsets:
         row = at // ROW_BYTES

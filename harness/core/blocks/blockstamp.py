@@ -1,8 +1,8 @@
 """Self-describing host blocks, and the journal of the writer that wrote them. Pure: bytes to bytes.
 
-Every 512-byte sector says whose it is (table: ``harness/wire/blockstamp.py``), so that a sector alone tells
-whether it is where it belongs and whole. The journal says what was asked and what was answered; from both,
-what a volume must hold is known to the byte, however the writer ended.
+Every 512-byte sector says whose it is (table: ``harness/wire/blockstamp.py``), so that a sector
+alone tells whether it is where it belongs and whole. The journal says what was asked and what was
+answered; from both, what a volume must hold is known to the byte, however the writer ended.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ def _fill(seed: int, write_id: int) -> bytes:
 
 
 def stamp(volume: int, seed: int, write_id: int, lba: int, sectors: int, time_ns: int) -> bytes:
-    """The data of one write: ``sectors`` stamped sectors from ``lba`` on. ``seed``: its low 32 bits count."""
+    """The data of one write: ``sectors`` stamped sectors from ``lba`` on. ``seed``: its low 32 bits
+    count."""
     return _stamped(Stamp(volume, seed & 0xFFFFFFFF, lba, write_id, lba, time_ns), sectors)
 
 
@@ -94,13 +95,15 @@ def _stamped(first: Stamp, sectors: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def stamped_crc(sectors: int) -> int:
-    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of them give the same."""
+    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of
+    them give the same."""
     whole: int = crc32c(stamp(0, 0, 0, 0, sectors, 0))
     return whole
 
 
 def is_broken(data: bytes | memoryview, data_crc32c: int) -> bool:
-    """Whether data that begin and end in stamped sectors are not what their writer stamped. Sound data never are."""
+    """Whether data that begin and end in stamped sectors are not what their writer stamped. Sound
+    data never are."""
     sectors, magic = len(data) // wire.SECTOR_BYTES, wire.MAGIC
     if not 0 < sectors <= MAX_WRITE_SECTORS or data[: len(magic)] != magic:
         return False
@@ -119,8 +122,8 @@ def decode(sector: bytes) -> Stamp | None:
 
 
 def check(sector: bytes, lba: int, allowed: Collection[int] | None = None) -> Kind:
-    """What ``sector``, found at ``lba``, is. With ``allowed``, the write ids that may stand there, others
-    are stale."""
+    """What ``sector``, found at ``lba``, is. With ``allowed``, the write ids that may stand there,
+    others are stale."""
     if sector == _ZERO_SECTOR:
         return Kind.LOST
     found = decode(sector)
@@ -134,14 +137,16 @@ def check(sector: bytes, lba: int, allowed: Collection[int] | None = None) -> Ki
 
 
 def _is_torn(sector: bytes, lba: int) -> bool:
-    """Whether a damaged sector follows its header's write up to a seam and is foreign from there to the
-    end."""
+    """Whether a damaged sector follows its header's write up to a seam and is foreign from there to
+    the end."""
     if len(sector) != wire.SECTOR_BYTES or sector[:8] != wire.MAGIC:
         return False
     _, _, seed, found_lba, write_id, _, _ = wire.HEADER.unpack_from(sector)
     if found_lba != lba:
         return False
-    differs = [a != b for a, b in zip(sector[_FILL_AT:_FILL_END], _fill(seed, write_id), strict=True)]
+    differs = [
+        a != b for a, b in zip(sector[_FILL_AT:_FILL_END], _fill(seed, write_id), strict=True)
+    ]
     if True not in differs or True in differs[:MIN_OWN_BYTES]:
         return False
     foreign = differs[differs.index(True) :]
@@ -153,18 +158,20 @@ def _is_torn(sector: bytes, lba: int) -> bool:
 
 JOURNAL_MAGIC: Final = b"FFJRNL01"
 JOURNAL_HEADER: Final = struct.Struct("<8sIIQQ")
-"""magic, volume, seed (low 32 bits), first sector and number of sectors of the span that the writer may
-write."""
+"""magic, volume, seed (low 32 bits), first sector and number of sectors of the span that the writer
+may write."""
 RECORD: Final = struct.Struct("<BxxxIQQQ")
-"""kind, sectors, write_id, lba, time_ns; then a CRC-32C of these. time_ns: of the stamps; in an ACK, of the
-reply."""
+"""kind, sectors, write_id, lba, time_ns; then a CRC-32C of these. time_ns: of the stamps; in an
+ACK, of the reply."""
 RECORD_BYTES: Final = RECORD.size + 4
 INTENT: Final = 1
 ACK: Final = 2
 FLUSHED: Final = 3
-"""A flush was answered: what was acknowledged before it is on stable storage. It and the next name no write."""
+"""A flush was answered: what was acknowledged before it is on stable storage. It and the next name
+no write."""
 DISCONNECTED: Final = 4
-"""The host port went away: acknowledged writes that no flush had covered by then may have been in a volatile cache."""
+"""The host port went away: acknowledged writes that no flush had covered by then may have been in a
+volatile cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +222,8 @@ class Journal:
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """Decode a journal. A record cut off at the end is tolerated; WireError when anything else is
-        damaged."""
+        """Decode a journal. A record cut off at the end is tolerated; WireError when anything else
+        is damaged."""
         if len(data) < JOURNAL_HEADER.size or data[:8] != JOURNAL_MAGIC:
             raise WireError("not a write journal", 0, data)
         _, volume, seed, first_lba, sectors = JOURNAL_HEADER.unpack_from(data)
@@ -242,7 +249,9 @@ class Journal:
                 self.at_risk |= self._unflushed
             self._unflushed.clear()
             return
-        if not (0 < sectors <= MAX_WRITE_SECTORS and start >= 0 and start + sectors <= self.sectors):
+        if not (
+            0 < sectors <= MAX_WRITE_SECTORS and start >= 0 and start + sectors <= self.sectors
+        ):
             raise WireError("journal record outside of its span", at, record)
         asked = self.writes.get(write_id)
         if kind == INTENT and asked is None and write_id < 1 << 63:
@@ -261,27 +270,37 @@ class Journal:
 
     @cached_property
     def _acked_by_start(self) -> tuple[list[int], dict[int, list[Write]], int]:
-        """First sectors of the acknowledged writes in order, the writes by them, and the longest one's sectors."""
+        """First sectors of the acknowledged writes in order, the writes by them, and the longest
+        one's sectors."""
         by_start: dict[int, list[Write]] = {}
         for write_id in self.acked:
             write = self.writes[write_id]
             by_start.setdefault(write.lba, []).append(write)
-        return sorted(by_start), by_start, max((self.writes[one].sectors for one in self.acked), default=0)
+        return (
+            sorted(by_start),
+            by_start,
+            max((self.writes[one].sectors for one in self.acked), default=0),
+        )
 
     @property
     def acked_bytes(self) -> int:
         return sum(self.writes[write_id].sectors for write_id in self.acked) * wire.SECTOR_BYTES
 
     def expected(self, lba: int) -> tuple[Write | None, list[Write]]:
-        """For one sector: the last acknowledged write (None: none), and those behind it that may have
-        happened."""
-        last = self._last_acked[lba - self.first_lba] if 0 <= lba - self.first_lba < self.sectors else -1
+        """For one sector: the last acknowledged write (None: none), and those behind it that may
+        have happened."""
+        last = (
+            self._last_acked[lba - self.first_lba]
+            if 0 <= lba - self.first_lba < self.sectors
+            else -1
+        )
         later = [w for w in self.unacked if w.lba <= lba < w.lba + w.sectors and w.write_id > last]
         return self.writes.get(last), later
 
     def may_fall_back_to(self, lba: int) -> list[Write] | None:
-        """What a sector may hold after a power failure that took the acknowledged writes ``at_risk`` there: one of them,
-        or the last that was safe. None: its last acknowledged write is not at risk. Empty: nothing there was safe."""
+        """What a sector may hold after a power failure that took the acknowledged writes
+        ``at_risk`` there: one of them, or the last that was safe. None: its last acknowledged write
+        is not at risk. Empty: nothing there was safe."""
         last, _ = self.expected(lba)
         if last is None or last.write_id not in self.at_risk:
             return None
@@ -298,7 +317,8 @@ class Journal:
         return []
 
     def runs(self, lba: int, sectors: int) -> Iterator[tuple[int, int, Write | None]]:
-        """Cut a range of the volume into (lba, sectors, last acknowledged write): one run a write."""
+        """Cut a range of the volume into (lba, sectors, last acknowledged write): one run a
+        write."""
         end = lba + sectors
         while lba < end:
             at = lba - self.first_lba
@@ -316,5 +336,8 @@ class Journal:
             lba = until
 
     def content(self, write: Write, lba: int, sectors: int) -> bytes:
-        """What ``write`` put into ``sectors`` sectors from ``lba`` on; all of them are the write's."""
-        return _stamped(Stamp(self.volume, self.seed, lba, write.write_id, write.lba, write.time_ns), sectors)
+        """What ``write`` put into ``sectors`` sectors from ``lba`` on; all of them are the
+        write's."""
+        return _stamped(
+            Stamp(self.volume, self.seed, lba, write.write_id, write.lba, write.time_ns), sectors
+        )

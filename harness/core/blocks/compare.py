@@ -1,10 +1,12 @@
-"""Is the data right: what the host was promised, what the primary holds, what the secondary holds. Pure.
+"""Is the data right: what the host was promised, what the primary holds, what the secondary holds.
+Pure.
 
-A sector whose last acknowledged write is older than an unacknowledged later one may hold either; but all
-sides must hold the same. Sectors that the writer never touched must only be the same on all sides.
+A sector whose last acknowledged write is older than an unacknowledged later one may hold either;
+but all sides must hold the same. Sectors that the writer never touched must only be the same on all
+sides.
 
-Acknowledged is not flushed: a lost write that no flush had covered before its host port went away is lost all the same,
-and counted apart, since a volatile cache may lose it when its power fails.
+Acknowledged is not flushed: a lost write that no flush had covered before its host port went away
+is lost all the same, and counted apart, since a volatile cache may lose it when its power fails.
 """
 
 from collections import Counter
@@ -31,8 +33,8 @@ class Difference:
     """One sector that is not what it must be."""
 
     side: Party
-    """Who holds the wrong bytes. When nothing says which of two is right: the one that is not the first of
-    them."""
+    """Who holds the wrong bytes. When nothing says which of two is right: the one that is not the
+    first of them."""
     offset_bytes: int
     """Of the sector."""
     kind: str
@@ -91,9 +93,9 @@ def compare(
     chunk_bytes: int = CHUNK_BYTES,
     progress: Callable[[int], None] = lambda done_bytes: None,
 ) -> Comparison:
-    """Read everything once and judge it. Without ``journal`` only the sides are compared; ``read_host`` may
-    be left out when the host's view is the primary's. ``progress`` is told the bytes compared so far. What
-    a reader raises comes through."""
+    """Read everything once and judge it. Without ``journal`` only the sides are compared;
+    ``read_host`` may be left out when the host's view is the primary's. ``progress`` is told the
+    bytes compared so far. What a reader raises comes through."""
     readers: dict[Party, Reader] = {"primary": read_primary, "secondary": read_secondary}
     if read_host is not None:
         readers = {"host": read_host, **readers}
@@ -135,13 +137,17 @@ class _Judge:
         first_lba = offset_bytes // SECTOR_BYTES
         reference, *others = held.values()
         if any(len(other) != len(reference) for other in others):
-            raise ValueError(f"readers gave {[len(data) for data in held.values()]} bytes at {offset_bytes}")
+            raise ValueError(
+                f"readers gave {[len(data) for data in held.values()]} bytes at {offset_bytes}"
+            )
         self._sides_equal = self._sides_equal and held["primary"] == held["secondary"]
         suspects: set[int] = set()
         for other in others:
             suspects.update(_differing(reference, other))
         if self._journal is not None:
-            for lba, sectors, write in self._journal.runs(first_lba, len(reference) // SECTOR_BYTES):
+            for lba, sectors, write in self._journal.runs(
+                first_lba, len(reference) // SECTOR_BYTES
+            ):
                 if write is not None:
                     start = (lba - first_lba) * SECTOR_BYTES
                     promised = self._journal.content(write, lba, sectors)
@@ -156,7 +162,8 @@ class _Judge:
         may_hold = self._contents(lba, last, later)
         wrong = False
         for party, data in held.items():
-            # Without an acknowledged write nothing was promised, and what was there before is not known.
+            # Without an acknowledged write nothing was promised, and what was there before is not
+            # known.
             if last is not None and data not in may_hold:
                 wrong = True
                 self._broken_promise(lba, party, data, last, may_hold)
@@ -180,7 +187,8 @@ class _Judge:
     ) -> None:
         kind = check(data, lba, frozenset(may_hold.values()))
         if kind is Kind.OK:
-            # Its stamp is whole and names the right write, but of another run: another seed, volume or time.
+            # Its stamp is whole and names the right write, but of another run: another seed, volume
+            # or time.
             kind = Kind.STALE
         self._note(lba, party, kind, may_hold, data)
         was_flushed = not self._is_older_state(lba, data)
@@ -204,12 +212,16 @@ class _Judge:
             return False
         return not allowed or data in [self._journal.content(write, lba, 1) for write in allowed]
 
-    def _note(self, lba: int, party: Party, kind: str, may_hold: Iterable[bytes], found: bytes) -> None:
+    def _note(
+        self, lba: int, party: Party, kind: str, may_hold: Iterable[bytes], found: bytes
+    ) -> None:
         self._kinds[f"{party}: {kind}"] += 1
         if self._first is not None:
             return
         # What was meant: of all that may stand there, the nearest.
-        expected = min(may_hold, key=lambda content: sum(a != b for a, b in zip(content, found, strict=True)))
+        expected = min(
+            may_hold, key=lambda content: sum(a != b for a, b in zip(content, found, strict=True))
+        )
         at = next(i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b)
         self._first = Difference(
             side=party,
@@ -227,4 +239,8 @@ def _differing(one: bytes, other: bytes) -> list[int]:
     if one == other:
         return []
     starts = range(0, len(one), SECTOR_BYTES)
-    return [i // SECTOR_BYTES for i in starts if one[i : i + SECTOR_BYTES] != other[i : i + SECTOR_BYTES]]
+    return [
+        i // SECTOR_BYTES
+        for i in starts
+        if one[i : i + SECTOR_BYTES] != other[i : i + SECTOR_BYTES]
+    ]

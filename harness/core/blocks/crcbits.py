@@ -1,9 +1,10 @@
-"""Which single flipped bit explains a wrong CRC: the CRC is linear, so the difference of two CRCs tells.
+"""Which single flipped bit explains a wrong CRC: the CRC is linear, so the difference of two CRCs
+tells.
 
-The difference of the CRCs of a message and of the same message with one bit flipped depends only on how many
-bits come behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that number is a discrete
-logarithm, done in baby steps (a table of the first few) and giant steps (the difference stepped back many at
-a time).
+The difference of the CRCs of a message and of the same message with one bit flipped depends only on
+how many bits come behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that
+number is a discrete logarithm, done in baby steps (a table of the first few) and giant steps (the
+difference stepped back many at a time).
 """
 
 from functools import cache
@@ -20,10 +21,11 @@ _TOP_BIT: Final = 1 << 31
 def flipped_bit(
     crc_difference: int, message_bytes: int, *, polynomial: int = CRC32C
 ) -> tuple[int, int] | None:
-    """(byte offset, bit) of the one flipped bit in a message of that length; bit 0 is the least significant
-    one.
+    """(byte offset, bit) of the one flipped bit in a message of that length; bit 0 is the least
+    significant one.
 
-    None when no single bit of the message explains the difference. Costs about a millisecond for 1 MiB.
+    None when no single bit of the message explains the difference. Costs about a millisecond for 1
+    MiB.
     """
     babies, back = _tables(polynomial)
     bits, value = message_bytes * 8, crc_difference
@@ -43,7 +45,8 @@ def flipped_bit(
 
 @cache
 def _tables(polynomial: int) -> tuple[dict[int, int], tuple[list[int], ...]]:
-    """(value -> steps from the polynomial, for the first few; tables of _BABY_STEPS steps back, a byte each)."""
+    """(value -> steps from the polynomial, for the first few; tables of _BABY_STEPS steps back, a
+    byte each)."""
     babies: dict[int, int] = {}
     value = polynomial
     for steps in range(_BABY_STEPS):
@@ -52,7 +55,9 @@ def _tables(polynomial: int) -> tuple[dict[int, int], tuple[list[int], ...]]:
     columns = []
     for bit in range(32):
         value = 1 << bit
-        for _ in range(_BABY_STEPS):  # the polynomial has its top bit set, so that a step can be undone
+        for _ in range(
+            _BABY_STEPS
+        ):  # the polynomial has its top bit set, so that a step can be undone
             value = (value ^ polynomial) << 1 | 1 if value & _TOP_BIT else value << 1
         columns.append(value)
     tables = []

@@ -1,8 +1,9 @@
-"""What makes a trigger of a console rule's matches: one match, A then B within a time, a rate, or silence.
+"""What makes a trigger of a console rule's matches: one match, A then B within a time, a rate, or
+silence.
 
-Matches and time in, hits out, for one console. The time of a match is that of the read that completed it. State is a
-few numbers a rule, for a rate its newest ``count`` times, and for a sequence the first texts that what follows may
-overlap: bounded for ever.
+Matches and time in, hits out, for one console. The time of a match is that of the read that
+completed it. State is a few numbers a rule, for a rate its newest ``count`` times, and for a
+sequence the first texts that what follows may overlap: bounded for ever.
 """
 
 from collections import deque
@@ -18,14 +19,16 @@ FIRST: Final = 0
 THEN: Final = 1
 """Part of a rule that a pattern stands for: its own text, or the text that has to follow."""
 MAX_THEN_BYTES: Final = 1024
-"""A match of ``then_regex`` may be so long and still hold the rule's first text, without hiding one before it."""
+"""A match of ``then_regex`` may be so long and still hold the rule's first text, without hiding one
+before it."""
 
 
 class Hit(msgspec.Struct, frozen=True):
     rule: int
     """Index into the rules that the Scanner was made with."""
     end_offset_bytes: int
-    """Absolute offset in the stream just behind the match; for silence that of the next byte to come."""
+    """Absolute offset in the stream just behind the match; for silence that of the next byte to
+    come."""
 
 
 class Conditions:
@@ -36,8 +39,8 @@ class Conditions:
         self._firsts: dict[int, deque[tuple[int, Ns]]] = {
             index: deque() for index, rule in self._rules.items() if rule.then or rule.then_regex
         }
-        """Sequence rules: end and time of the first texts that nothing has followed and that may be the newest before the
-        next text to follow."""
+        """Sequence rules: end and time of the first texts that nothing has followed and that may be
+        the newest before the next text to follow."""
         self._recent: dict[int, deque[Ns]] = {
             index: deque(maxlen=rule.count) for index, rule in self._rules.items() if rule.count
         }
@@ -45,7 +48,8 @@ class Conditions:
         """Silence rules whose text was seen: when it will have been missing for too long."""
 
     def judge(self, rule: int, part: int, start: int, end: int, now_ns: Ns) -> Hit | None:
-        """One match of a pattern; matches come in the order of their ends. ``start`` is looked at for ``then_regex``."""
+        """One match of a pattern; matches come in the order of their ends. ``start`` is looked at
+        for ``then_regex``."""
         found = self._rules.get(rule)
         if found is None:
             return Hit(rule, end)
@@ -63,7 +67,8 @@ class Conditions:
         firsts, then_bytes = self._firsts[rule], len(found.then.encode())
         if part == FIRST:
             firsts.append((end, now_ns))
-            # What follows ends behind here and is only so long: of those that it cannot overlap the newest is enough.
+            # What follows ends behind here and is only so long: of those that it cannot overlap the
+            # newest is enough.
             reach = end - (then_bytes or MAX_THEN_BYTES)
             while len(firsts) > 1 and firsts[1][0] <= reach:
                 firsts.popleft()
@@ -76,7 +81,8 @@ class Conditions:
         return Hit(rule, end) if newest_ns is not None and now_ns - newest_ns <= within_ns else None
 
     def adopt(self, other: "Conditions", renumbered: Mapping[int, int]) -> None:
-        """Take over what ``other`` has seen of rules that stay: their old index -> their new one."""
+        """Take over what ``other`` has seen of rules that stay: their old index -> their new
+        one."""
         for old, new in renumbered.items():
             if old in other._firsts and new in self._firsts:
                 self._firsts[new] = other._firsts[old]
@@ -90,8 +96,8 @@ class Conditions:
         return min(self._silent_at.values(), default=None)
 
     def tick(self, now_ns: Ns, offset: int) -> list[Hit]:
-        """Every byte that came until ``now_ns`` was fed, ``offset`` of them: what is missing is missing. Told once a
-        silence: the rule wakes up with its text's next match."""
+        """Every byte that came until ``now_ns`` was fed, ``offset`` of them: what is missing is
+        missing. Told once a silence: the rule wakes up with its text's next match."""
         due = [rule for rule, silent_ns in self._silent_at.items() if silent_ns <= now_ns]
         for rule in due:
             del self._silent_at[rule]

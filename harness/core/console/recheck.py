@@ -1,7 +1,8 @@
-"""After a run: the recorded console bytes against the rules once more, with a plain matcher, and what the reflex told.
+"""After a run: the recorded console bytes against the rules once more, with a plain matcher, and
+what the reflex told.
 
-Slow and obvious on purpose. It shares nothing with the Scanner but the rules. A miss of either is evidence against the
-harness, never against a device.
+Slow and obvious on purpose. It shares nothing with the Scanner but the rules. A miss of either is
+evidence against the harness, never against a device.
 
 * Literals, also torn ones: ``bytes.find``, each occurrence; what was told must be exactly those (of torn ones the first a
   line).
@@ -28,7 +29,8 @@ MAX_REGEX_BYTES: Final = 16 << 10
 OTHER_IN_RE: Final = re.compile(r"\\[AZv]|\{,|[*+?}]\+")
 """Means something else to Hyperscan, or nothing; some harmless expressions, too."""
 ENDLESS: Final = re.compile(r"\(\?\w*s|\[\\[sSdDwW]\\[sSdDwW]\](?:[*+]|\{\d+,\})|[*+}]\)[*+{]")
-"""Any text of any length, or a repeat that is repeated: over a whole record ``re`` takes the square of it, or worse."""
+"""Any text of any length, or a repeat that is repeated: over a whole record ``re`` takes the square
+of it, or worse."""
 TimeOf = Callable[[int], Ns]
 """Offset behind a match -> when the read that completed it returned."""
 
@@ -45,8 +47,9 @@ class Recheck:
     unfounded: list[tuple[str, int]] = field(default_factory=list)
     """Told by the reflex, and not there."""
     not_checked: list[str] = field(default_factory=list)
-    """Rules that the plain matcher cannot judge, or not in full: silences, sequences and rates of regexes and of torn
-    literals, a regex whose syntax is another one in ``re``, or that told of a match that may be too long."""
+    """Rules that the plain matcher cannot judge, or not in full: silences, sequences and rates of
+    regexes and of torn literals, a regex whose syntax is another one in ``re``, or that told of a
+    match that may be too long."""
 
     @property
     def agrees(self) -> bool:
@@ -61,10 +64,10 @@ def recheck(
     told: Iterable[tuple[str, int]],
     limit: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Recheck:
-    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the reflex, in order; what
-    stands in front of the first one was read before there was a reflex, and is not its to tell. ``told``: (rule,
-    offset) of each hit that the reflex told of this console. ``limit`` is entered for each regex and may raise TimeoutError
-    inside: it is not judged then."""
+    """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the
+    reflex, in order; what stands in front of the first one was read before there was a reflex, and
+    is not its to tell. ``told``: (rule, offset) of each hit that the reflex told of this console.
+    ``limit`` is entered for each regex and may raise TimeoutError inside: it is not judged then."""
     if not reads:
         return Recheck(0, 0)
     if (begin := reads[0][1]) > 0:
@@ -94,7 +97,9 @@ def recheck(
         if rule.side not in (side, "any"):
             continue
         seen = told_of.get(rule.name, [])
-        if rule.absent_ms or (rule.is_compound and (rule.regex or rule.then_regex or rule.interleaved)):
+        if rule.absent_ms or (
+            rule.is_compound and (rule.regex or rule.then_regex or rule.interleaved)
+        ):
             outcome.not_checked.append(rule.name)
             continue
         if rule.regex:
@@ -122,7 +127,10 @@ def recheck(
 
 
 def _judged(
-    rule: ConsoleRule, data: bytes, told: list[int], limit: Callable[[], AbstractContextManager[object]]
+    rule: ConsoleRule,
+    data: bytes,
+    told: list[int],
+    limit: Callable[[], AbstractContextManager[object]],
 ) -> Recheck | None:
     """Of one regex; None: it cannot be judged."""
     pattern = _Regex.of(rule)
@@ -183,7 +191,8 @@ def _told_in_line(data: bytes, told: list[int], end: int) -> bool:
 
 
 def _torn(literal: bytes, data: bytes) -> list[int]:
-    """Behind each rest of the literal with which a line begins, when the line before holds what is in front of the rest."""
+    """Behind each rest of the literal with which a line begins, when the line before holds what is
+    in front of the rest."""
     ends, line_at = [], 0
     while (end_of_line := data.find(b"\n", line_at)) >= 0:
         line, rest_at = data[line_at:end_of_line], end_of_line + 1
@@ -204,7 +213,8 @@ class _Regex:
 
     @classmethod
     def of(cls, rule: ConsoleRule) -> "_Regex | None":
-        """None when ``re`` does not know the syntax, reads it in another way, or would take for ever."""
+        """None when ``re`` does not know the syntax, reads it in another way, or would take for
+        ever."""
         if OTHER_IN_RE.search(rule.regex) or ENDLESS.search(rule.regex):
             return None
         # The record's end is no line's.
@@ -220,10 +230,13 @@ class _Regex:
         longest = len(rule.regex.encode()) * math.prod(
             int(most) for most in re.findall(r"(\d+)\}", rule.regex)
         )
-        return cls(anywhere, at_end, longest <= MAX_REGEX_BYTES and not re.search(r"[*+]|,\}", rule.regex))
+        return cls(
+            anywhere, at_end, longest <= MAX_REGEX_BYTES and not re.search(r"[*+]|,\}", rule.regex)
+        )
 
     def ends(self, data: bytes) -> list[int]:
-        """From left to right, the first in each line. One at the very end of the record may hang on the next byte."""
+        """From left to right, the first in each line. One at the very end of the record may hang on
+        the next byte."""
         ends = (match.end() for match in self.anywhere.finditer(data))
         return _first_in_line((end for end in ends if 0 < end < len(data)), data)
 
@@ -232,7 +245,8 @@ class _Regex:
         if not 0 < end <= len(data):
             return False
         begin = max(0, end - MAX_REGEX_BYTES)
-        # Nearly always it is a short one; and a few bytes more in front, as the pattern may look at what stands before it.
+        # Nearly always it is a short one; and a few bytes more in front, as the pattern may look at
+        # what stands before it.
         for at in (max(begin, end - 256), begin):
             front = max(0, at - 1)
             piece = data[front : end + 1] if end < len(data) else data[front:] + b"\n"
@@ -242,7 +256,8 @@ class _Regex:
 
 
 def _sequence(rule: ConsoleRule, firsts: list[int], thens: list[int], time_of: TimeOf) -> list[int]:
-    """A second text that begins behind a first one, in time. Each first text is good for one second text."""
+    """A second text that begins behind a first one, in time. Each first text is good for one second
+    text."""
     hits, spent = [], 0
     for end in thens:
         start = end - len(rule.then.encode())

@@ -1,4 +1,5 @@
-"""The console rules in force: what is looked for where, and who is instructed for it. Can be replaced between two reads."""
+"""The console rules in force: what is looked for where, and who is instructed for it. Can be
+replaced between two reads."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,8 +16,8 @@ class RuleBook:
         consoles: Mapping[str, Side],
         strike: Callable[[int], None] = no_strike,
     ) -> None:
-        """``consoles``: name -> whose. ``default_instruct``: for rules without ``instruct``, the bench's policy.
-        ``strike``: see Scanner."""
+        """``consoles``: name -> whose. ``default_instruct``: for rules without ``instruct``, the
+        bench's policy. ``strike``: see Scanner."""
         self._default = list(default_instruct)
         self._consoles = dict(consoles)
         self._strike = strike
@@ -24,12 +25,14 @@ class RuleBook:
 
     def _put(self, rules: Sequence[ConsoleRule], scanner: Scanner) -> None:
         self.rules, self.scanner = list(rules), scanner
-        self.instructed = [self._default if rule.instruct is None else list(rule.instruct) for rule in rules]
+        self.instructed = [
+            self._default if rule.instruct is None else list(rule.instruct) for rule in rules
+        ]
         """Who is instructed, a list a rule."""
 
     def replace(self, rules: Sequence[ConsoleRule], places: Mapping[str, Place]) -> None:
-        """Other rules from the next byte on. ``places``: where each console is, so that a text that is half there is
-        found; rules that stay the same keep what they have seen."""
+        """Other rules from the next byte on. ``places``: where each console is, so that a text that
+        is half there is found; rules that stay the same keep what they have seen."""
         fresh = Scanner(rules, self._consoles, places, self._strike)
         old = {rule: at for at, rule in enumerate(self.rules)}
         fresh.adopt(self.scanner, {old[rule]: at for at, rule in enumerate(rules) if rule in old})

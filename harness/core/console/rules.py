@@ -1,4 +1,5 @@
-"""Rule files: which text on a console or happening on the link is a trigger, and who is instructed for it.
+"""Rule files: which text on a console or happening on the link is a trigger, and who is instructed
+for it.
 
     [[rule]]
     name = "digest-failed"                 # unique
@@ -28,8 +29,8 @@ A console that several writers share may tear a text apart:
     event = "late-ack"                     # one of LINK_EVENTS
     deadline_ms = 1000                     # late-ack and missing-ack only
 
-Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^`` and ``$``
-are the borders of a line, and ``$`` also stands before ``\\r\\n``.
+Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^``
+and ``$`` are the borders of a line, and ``$`` also stands before ``\\r\\n``.
 """
 
 import re
@@ -92,18 +93,21 @@ class ConsoleRule:
     """Whose console it is looked for on."""
     literal: str = ""
     interleaved: bool = False
-    """The literal may be interrupted once, by other text up to the end of a line: it goes on where the next line begins."""
+    """The literal may be interrupted once, by other text up to the end of a line: it goes on where
+    the next line begins."""
     regex: str = ""
     then: str = ""
     then_regex: str = ""
-    """Sequence: a hit is this (one of the two), behind the first text and within ``within_ms`` of its newest match."""
+    """Sequence: a hit is this (one of the two), behind the first text and within ``within_ms`` of
+    its newest match."""
     count: int = 0
     """Rate: a hit is this many matches within ``within_ms``."""
     within_ms: int = 0
     absent_ms: int = 0
     """Silence: a hit is no match for so long after the last one."""
     instruct: tuple[Side, ...] | None = None
-    """Who is instructed, in this order. None: the bench's policy. Empty: nobody, the hit is only told."""
+    """Who is instructed, in this order. None: the bench's policy. Empty: nobody, the hit is only
+    told."""
 
     @property
     def is_compound(self) -> bool:
@@ -127,7 +131,11 @@ class ConsoleRule:
     @property
     def flags(self) -> int:
         """Hyperscan's, for ``expression``. A match that grows counts once: it has one begin."""
-        return _START_FLAGS if self.regex and (self.count or self.then or self.then_regex) else _PLAIN_FLAGS
+        return (
+            _START_FLAGS
+            if self.regex and (self.count or self.then or self.then_regex)
+            else _PLAIN_FLAGS
+        )
 
     @property
     def then_flags(self) -> int:
@@ -147,7 +155,8 @@ def _byte(byte: int) -> bytes:
 
 
 def _torn_once(text: bytes) -> bytes:
-    """Nested, ``a(?:TEAR bc|b(?:TEAR c|c))``, so that only what is behind a tear stands there again for each."""
+    """Nested, ``a(?:TEAR bc|b(?:TEAR c|c))``, so that only what is behind a tear stands there again
+    for each."""
     torn = _byte(text[-1])
     for at in range(len(text) - 1, 0, -1):
         torn = b"%b(?:[^\\n]*\\n%b|%b)" % (_byte(text[at - 1]), _exactly(text[at:]), torn)
@@ -236,7 +245,9 @@ class _Rule(configfile.Table):
     def _check_condition(self) -> None:
         """At most one of sequence, rate and silence, each with its time."""
         given = [
-            key for key in ("then", "then_regex", "count", "absent_ms") if getattr(self, key) is not None
+            key
+            for key in ("then", "then_regex", "count", "absent_ms")
+            if getattr(self, key) is not None
         ]
         if len(given) > 1:
             raise ValueError(f"rule {self.name!r}: {' and '.join(given)} do not go together")
@@ -289,12 +300,15 @@ def parse_rules(text: str, path: str) -> RuleSet:
 
 
 def combine(parts: Sequence[tuple[str, RuleSet]]) -> RuleSet:
-    """Join the rules of several files, given as (path, rules). UsageError when a name is used twice."""
+    """Join the rules of several files, given as (path, rules). UsageError when a name is used
+    twice."""
     seen: dict[str, str] = {}
     for path, rules in parts:
         for name in [rule.name for rule in rules.console] + [rule.name for rule in rules.link]:
             if name in seen:
-                raise UsageError(f"{path}: rule {name!r} is already in {seen[name]}: give it another name")
+                raise UsageError(
+                    f"{path}: rule {name!r} is already in {seen[name]}: give it another name"
+                )
             seen[name] = path
     return RuleSet(
         console=tuple(rule for _, rules in parts for rule in rules.console),
@@ -303,13 +317,19 @@ def combine(parts: Sequence[tuple[str, RuleSet]]) -> RuleSet:
 
 
 def _can_be_torn(literal: str) -> bool:
-    return 2 <= len(literal.encode()) <= MAX_INTERLEAVED_BYTES and "\n" not in literal and "\r" not in literal
+    return (
+        2 <= len(literal.encode()) <= MAX_INTERLEAVED_BYTES
+        and "\n" not in literal
+        and "\r" not in literal
+    )
 
 
 def _refusal(expression: bytes, flags: int) -> str:
     """Why Hyperscan does not take it; "" when it does."""
     try:
-        hyperscan.Database(mode=SCAN_MODE).compile(expressions=[expression], ids=[0], elements=1, flags=flags)
+        hyperscan.Database(mode=SCAN_MODE).compile(
+            expressions=[expression], ids=[0], elements=1, flags=flags
+        )
     except hyperscan.error as error:
         return str(error)
     return ""
@@ -319,14 +339,17 @@ _NAMED_CLASS: Final = re.compile(r"\[:\^?\w+:\]")
 
 
 def _end_of_line_before_carriage_return(regex: str) -> str:
-    """``regex`` with each ``$`` that stands for the end of a line made to stand before ``\\r\\n`` as well."""
+    """``regex`` with each ``$`` that stands for the end of a line made to stand before ``\\r\\n``
+    as well."""
     out: list[str] = []
     in_class = False
     at = 0
     while at < len(regex):
         character = regex[at]
         if regex.startswith("\\Q", at):
-            character = "".join(regex[at:].partition("\\E")[:2])  # literally, up to its end or the regex's
+            character = "".join(
+                regex[at:].partition("\\E")[:2]
+            )  # literally, up to its end or the regex's
         elif character == "\\":
             character = regex[at : at + 2]
         elif in_class and (named := _NAMED_CLASS.match(regex, at)):
@@ -336,7 +359,9 @@ def _end_of_line_before_carriage_return(regex: str) -> str:
         elif character == "[":
             in_class = True
             # A "]" that comes first (also behind "^") is a member of the class, not its end.
-            character = next(opening for opening in ("[^]", "[]", "[^", "[") if regex.startswith(opening, at))
+            character = next(
+                opening for opening in ("[^]", "[]", "[^", "[") if regex.startswith(opening, at)
+            )
         elif character == "$":
             out.append("(?:\\r?$)")
             at += 1

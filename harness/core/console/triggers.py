@@ -1,6 +1,7 @@
 """Finds the console rules' texts in running streams of bytes, however they are split into chunks.
 
-One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later. Told are:
+One Hyperscan stream a console, so that a match may begin in one chunk and end many chunks later.
+Told are:
 
 * a literal: each occurrence, also overlapping ones;
 * a regex, and a literal that may be interleaved: its first end in each line (ended by ``\\r`` or ``\\n``), where one match
@@ -9,9 +10,9 @@ One Hyperscan stream a console, so that a match may begin in one chunk and end m
   one line only those that do not begin in one that counted;
 * ``$`` is told when the line's ``\\n`` has arrived; a last line without one has no end yet.
 
-What makes a hit of these matches (at once, only after another text, only so many in a time, only their absence) is in
-``conditions``. A Scanner belongs to one thread: Hyperscan's scratch space, one a database, may not be used by two at
-once.
+What makes a hit of these matches (at once, only after another text, only so many in a time, only
+their absence) is in ``conditions``. A Scanner belongs to one thread: Hyperscan's scratch space, one
+a database, may not be used by two at once.
 """
 
 from collections import deque
@@ -33,8 +34,8 @@ class Place:
 
     offset_bytes: int = 0
     before: bytes = b""
-    """The bytes in front of it, already searched by another Scanner: texts that begin in them are found, those that
-    end in them are not told again."""
+    """The bytes in front of it, already searched by another Scanner: texts that begin in them are
+    found, those that end in them are not told again."""
 
 
 def no_strike(_rule: int) -> None:
@@ -51,12 +52,14 @@ class Scanner:
         places: Mapping[str, Place] | None = None,
         strike: Callable[[int], None] = no_strike,
     ) -> None:
-        """``places``: of consoles that have been read before. ``strike``: called with the rule of each hit that one match
-        of a literal makes, in the midst of the search, before ``feed`` returns; it must not raise."""
+        """``places``: of consoles that have been read before. ``strike``: called with the rule of
+        each hit that one match of a literal makes, in the midst of the search, before ``feed``
+        returns; it must not raise."""
         searches = {side: _Search(rules, side) for side in sorted(set(consoles.values()))}
         start = places or {}
         self._streams = {
-            name: _Stream(searches[side], start.get(name, Place()), strike) for name, side in consoles.items()
+            name: _Stream(searches[side], start.get(name, Place()), strike)
+            for name, side in consoles.items()
         }
         self._has_silence = any(rule.absent_ms for rule in rules)
         self._rehearsals = deque(
@@ -64,12 +67,14 @@ class Scanner:
         )
 
     def adopt(self, other: "Scanner", renumbered: Mapping[int, int]) -> None:
-        """Take over what ``other`` has seen of rules that stay: their old index -> their new one."""
+        """Take over what ``other`` has seen of rules that stay: their old index -> their new
+        one."""
         for name, stream in self._streams.items():
             stream.conditions.adopt(other._streams[name].conditions, renumbered)
 
     def feed(self, console: str, data: bytes, now_ns: Ns) -> list[Hit]:
-        """The hits that ``data``, the next bytes of that console, completes, in the order of their ends."""
+        """The hits that ``data``, the next bytes of that console, completes, in the order of their
+        ends."""
         stream = self._streams[console]
         stream.scan(data)
         if stream.ends or stream.has_regex_hit:
@@ -78,9 +83,9 @@ class Scanner:
         return []
 
     def rehearse(self, pretend: Callable[[int], object]) -> None:
-        """Find a plain rule's text in a stream of no console, of one side and then the other, and call ``pretend`` in place
-        of ``strike``: what a trigger needs is in the processor's caches then. Nothing else notices; without a plain rule
-        nothing is done."""
+        """Find a plain rule's text in a stream of no console, of one side and then the other, and
+        call ``pretend`` in place of ``strike``: what a trigger needs is in the processor's caches
+        then. Nothing else notices; without a plain rule nothing is done."""
         if self._rehearsals:
             stream, text = self._rehearsals[0]
             stream.rehearse(text, pretend)
@@ -98,7 +103,8 @@ class Scanner:
         return min([deadline for deadline in deadlines if deadline is not None], default=None)
 
     def tick(self, console: str, now_ns: Ns) -> list[Hit]:
-        """The texts whose absence on that console is certain: all its bytes that came until ``now_ns`` were fed."""
+        """The texts whose absence on that console is certain: all its bytes that came until
+        ``now_ns`` were fed."""
         stream = self._streams[console]
         return stream.conditions.tick(now_ns, stream.offset) if self._has_silence else []
 
@@ -107,9 +113,13 @@ class _Search:
     """The compiled rules of one side; consoles share it."""
 
     def __init__(self, rules: Sequence[ConsoleRule], side: Side) -> None:
-        self.chosen = [(index, rule) for index, rule in enumerate(rules) if rule.side in (side, "any")]
+        self.chosen = [
+            (index, rule) for index, rule in enumerate(rules) if rule.side in (side, "any")
+        ]
         self.patterns = [(index, FIRST, rule) for index, rule in self.chosen]
-        self.patterns += [(index, THEN, rule) for index, rule in self.chosen if rule.then or rule.then_regex]
+        self.patterns += [
+            (index, THEN, rule) for index, rule in self.chosen if rule.then or rule.then_regex
+        ]
         """What Hyperscan's ids stand for."""
         self.database: hyperscan.Database | None = None
         if self.patterns:
@@ -121,7 +131,10 @@ class _Search:
                 ],
                 ids=list(range(len(self.patterns))),
                 elements=len(self.patterns),
-                flags=[rule.then_flags if part == THEN else rule.flags for _, part, rule in self.patterns],
+                flags=[
+                    rule.then_flags if part == THEN else rule.flags
+                    for _, part, rule in self.patterns
+                ],
             )
 
 
@@ -144,23 +157,27 @@ class _Stream:
             and not rule.absent_ms
             and (rule.regex or (rule.interleaved and not rule.is_compound))
         }
-        """Regexes and the like: where each last matched, told or not; where more makes a hit, last counted; 0: never."""
+        """Regexes and the like: where each last matched, told or not; where more makes a hit, last
+        counted; 0: never."""
         self.has_regex_hit = any(rule.then_regex for _, rule in search.chosen)
         """Lines matter: one of those has matched, or a text that follows may."""
         self._at_once = [
             -1 if rule.is_compound or number in self._last_end else index
             for number, (index, _, rule) in enumerate(search.patterns)
         ]
-        """Of each pattern the rule, when a match needs no thought; this is the way of a trigger, kept short."""
+        """Of each pattern the rule, when a match needs no thought; this is the way of a trigger,
+        kept short."""
         self._last_break = -1
         """Offset of the last ``\\r`` or ``\\n`` before the chunk at hand."""
         self.ends: list[tuple[int, int, int]] = []
-        """(pattern, start, end) of each match in the chunk at hand; the start is right where the rule asks for it."""
+        """(pattern, start, end) of each match in the chunk at hand; the start is right where the
+        rule asks for it."""
         self.scan: Callable[[bytes], object] = _nothing
         self._strike: Callable[[int], object] = no_strike  # what was there before is not told again
         if search.database is None:
             return
-        # Hyperscan's Stream borrows the references it is given: database and callback must live as long as it does.
+        # Hyperscan's Stream borrows the references it is given: database and callback must live as
+        # long as it does.
         self._callback = self._matched
         self._stream = search.database.stream(match_event_handler=self._callback)
         self._stream.__enter__()
@@ -198,7 +215,9 @@ class _Stream:
                 rule, part, its = self._search.patterns[pattern]
                 if part == THEN and its.then_regex:
                     start = max(start, self._line_begin(end, data))
-                hit = self.conditions.judge(rule, part, start - self._base, end - self._base, now_ns)
+                hit = self.conditions.judge(
+                    rule, part, start - self._base, end - self._base, now_ns
+                )
                 if hit is not None:
                     hits.append(hit)
         self.ends.clear()
@@ -208,7 +227,8 @@ class _Stream:
         return hits
 
     def _counts(self, pattern: int, start: int, end: int, data: bytes) -> bool:
-        """Whether this match is a new one of its pattern: of a plain rule once a line, else wherever it begins anew."""
+        """Whether this match is a new one of its pattern: of a plain rule once a line, else
+        wherever it begins anew."""
         last_end = self._last_end.get(pattern)
         if last_end is None:
             return True
@@ -222,7 +242,8 @@ class _Stream:
         return is_new
 
     def _line_begin(self, end: int, data: bytes) -> int:
-        """Where the line begins that the byte before ``end`` is in; a line holds the ``\\r`` or ``\\n`` that ends it."""
+        """Where the line begins that the byte before ``end`` is in; a line holds the ``\\r`` or
+        ``\\n`` that ends it."""
         length = max(end - 1 - self.scanned, 0)
         last_break = max(data.rfind(b"\n", 0, length), data.rfind(b"\r", 0, length))
         return (self.scanned + last_break if last_break >= 0 else self._last_break) + 1

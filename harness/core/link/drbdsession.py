@@ -1,9 +1,10 @@
-"""Replication sessions: the two TCP connections of one pair of nodes, and what both ends agreed on over them.
+"""Replication sessions: the two TCP connections of one pair of nodes, and what both ends agreed on
+over them.
 
-One session = one data socket and one meta socket between the same two addresses on the same service port,
-from their opening to the closing of the meta socket. Its ends agree on a protocol version
-(CONNECTION_FEATURES) and on an integrity algorithm (PROTOCOL, PROTOCOL_UPDATE), which both sockets share.
-Either end may have opened either socket.
+One session = one data socket and one meta socket between the same two addresses on the same service
+port, from their opening to the closing of the meta socket. Its ends agree on a protocol version
+(CONNECTION_FEATURES) and on an integrity algorithm (PROTOCOL, PROTOCOL_UPDATE), which both sockets
+share. Either end may have opened either socket.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ _CONN_MASK: Final = (1 << _CONN_WIDTH) - 1 << _CONN_SHIFT
 
 @dataclass(frozen=True)
 class Integrity:
-    """An integrity algorithm of the replication link: a digest over the data of a packet, in front of that
-    data."""
+    """An integrity algorithm of the replication link: a digest over the data of a packet, in front
+    of that data."""
 
     name: str
     size_bytes: int
@@ -101,7 +102,8 @@ class Session:
     assumed_algorithm: str = ""
     """Taken for an end whose P_PROTOCOL was not captured; "" is then unknown."""
     leaving: bool = False
-    """An end has announced that it disconnects: writes that it leaves unacknowledged are no error."""
+    """An end has announced that it disconnects: writes that it leaves unacknowledged are no
+    error."""
     ending: bool = False
     """Its data socket is closing: the next connection that opens begins another session."""
     closed: bool = False
@@ -110,10 +112,11 @@ class Session:
     meta: int = -1
 
     def integrity(self, sender: str, data_bytes: int) -> Integrity | None:
-        """How ``sender`` protects a packet with ``data_bytes`` of digest and data. None: digest and data
-        disagree.
+        """How ``sender`` protects a packet with ``data_bytes`` of digest and data. None: digest and
+        data disagree.
 
-        Data is whole sectors, so that an unknown algorithm's digest has the bytes that are left over.
+        Data is whole sectors, so that an unknown algorithm's digest has the bytes that are left
+        over.
         """
         announced = self.algorithms.get(sender)
         if announced is None and self.algorithms:
@@ -193,8 +196,8 @@ class _Channel:
 
 
 class Dissector:
-    """Stream events in, session events out. ``addresses`` limits it to the connections between these two
-    nodes."""
+    """Stream events in, session events out. ``addresses`` limits it to the connections between
+    these two nodes."""
 
     def __init__(
         self,
@@ -204,7 +207,8 @@ class Dissector:
         integrity_alg: str = "",
         must_be_drbd: bool = False,
     ) -> None:
-        """``must_be_drbd``: the caller picked the connections by port, so that other bytes are an error."""
+        """``must_be_drbd``: the caller picked the connections by port, so that other bytes are an
+        error."""
         self.drbd_packets = 0
         self._primary = primary_address
         self._pair = frozenset({primary_address, secondary_address}) - {""}
@@ -239,8 +243,8 @@ class Dissector:
         return out
 
     def _session_for(self, flow: Flow, event: StreamOpened, out: list[SessionEvent]) -> Session:
-        """The session that this connection belongs to: the pair's current one, or a new one once that is
-        closed."""
+        """The session that this connection belongs to: the pair's current one, or a new one once
+        that is closed."""
         for channel in self._channels.values():
             if channel.connection == flow.connection:
                 return channel.session
@@ -259,7 +263,12 @@ class Dissector:
         if session is None or session.closed:
             self._numbers += 1
             session = Session(
-                self._numbers, (a, b), port, event.t_ns, self._primary, assumed_algorithm=self._integrity_alg
+                self._numbers,
+                (a, b),
+                port,
+                event.t_ns,
+                self._primary,
+                assumed_algorithm=self._integrity_alg,
             )
             self._sessions.pop(key, None)
             self._sessions[key] = session
@@ -288,7 +297,9 @@ class Dissector:
         allowed = drbd.META_SOCKET if channel.socket == "meta" else drbd.DATA_SOCKET
         if channel.socket and command not in allowed and not packet.tentative:
             what = f"{packet.name} on the {channel.socket} socket"
-            wrong = Malformed(packet.t_ns, packet.packet_no, packet.offset, what, bytes(packet.body[:32]))
+            wrong = Malformed(
+                packet.t_ns, packet.packet_no, packet.offset, what, bytes(packet.body[:32])
+            )
             out.append(Broken(channel.session, channel.sender, wrong))
             return
         if command not in _HANDSHAKE:
@@ -298,7 +309,8 @@ class Dissector:
         out.append(Seen(channel.session, channel.sender, packet))
 
     def _bind(self, channel: _Channel, command: int) -> None:
-        """The first packet that only one kind of socket carries says which this is, for both directions."""
+        """The first packet that only one kind of socket carries says which this is, for both
+        directions."""
         in_data, in_meta = command in drbd.DATA_SOCKET, command in drbd.META_SOCKET
         if in_data == in_meta:
             return

@@ -1,11 +1,12 @@
 """One direction of one replication socket: bytes -> DRBD packets (versions 86 to 101, tables in
-``freezeframe.harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and were not run).
+``freezeframe.harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and
+were not run).
 
-Each packet says by its magic which header it has; once both ends have agreed on a version only that version's
-headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as after a hole in the
-capture or when the capture began mid-stream, the stream looks for the next header. A header found by looking
-is believed fully only when a second one stands right behind it: until then its packet is ``tentative``, and
-nobody judges a device by it.
+Each packet says by its magic which header it has; once both ends have agreed on a version only that
+version's headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as
+after a hole in the capture or when the capture began mid-stream, the stream looks for the next
+header. A header found by looking is believed fully only when a second one stands right behind it:
+until then its packet is ``tentative``, and nobody judges a device by it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _LONG_HEADER_BYTES: Final = drbd.HEADER_H100.size
 _BEFORE_AGREEMENT: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META, Cmd.CONNECTION_FEATURES})
 """Always sent under h80, whatever version is agreed later."""
 _MAGICS: Final = re.compile(
-    rb"\x83\x74\x02\x67|\x83\x5a|\x86\x20\xec\x20|\x83(?:\x74\x02?)?\Z|\x86(?:\x20\xec?)?\Z", re.DOTALL
+    rb"\x83\x74\x02\x67|\x83\x5a|\x86\x20\xec\x20|\x83(?:\x74\x02?)?\Z|\x86(?:\x20\xec?)?\Z",
+    re.DOTALL,
 )
 """The three magics, or at the very end the beginning of one."""
 _TRUSTED: Final = 2
@@ -67,8 +69,8 @@ def command_name(command: int) -> str:
 class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
     """One packet. ``body`` is everything behind the header: fixed fields, then digest, then data.
 
-    A body that came in one piece is a view of the memory that was fed and lives as long as that; else it is
-    the packet's own.
+    A body that came in one piece is a view of the memory that was fed and lives as long as that;
+    else it is the packet's own.
     """
 
     t_ns: Ns
@@ -102,7 +104,8 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
         return self.body[drbd.LAYOUTS[Cmd(self.command)][0].size :]
 
     def fields(self) -> dict[str, Any]:
-        """The fixed fields by the names of the wire table, and the names and limits that may follow them."""
+        """The fixed fields by the names of the wire table, and the names and limits that may follow
+        them."""
         fixed, names, _ = drbd.LAYOUTS[Cmd(self.command)]
         found: dict[str, Any] = dict(zip(names, fixed.unpack_from(self.body), strict=True))
         rest = self.payload
@@ -138,7 +141,9 @@ class Malformed(msgspec.Struct, frozen=True, eq=False):
 
 def split_state(word: int) -> dict[str, int]:
     """The parts of a state word by name (``wire.drbd.STATE_FIELDS``)."""
-    return {name: word >> shift & (1 << width) - 1 for name, (shift, width) in drbd.STATE_FIELDS.items()}
+    return {
+        name: word >> shift & (1 << width) - 1 for name, (shift, width) in drbd.STATE_FIELDS.items()
+    }
 
 
 def allowed_headers(version: int) -> frozenset[int]:
@@ -153,8 +158,8 @@ def allowed_headers(version: int) -> frozenset[int]:
 def parse_header(
     view: bytes | memoryview, at: int, headers: frozenset[int] = ANY_HEADER
 ) -> tuple[int, int, int, int, int] | str | None:
-    """(command, volume, header, header bytes, length) at ``view[at]``; None: too few bytes; a text: what is
-    wrong."""
+    """(command, volume, header, header bytes, length) at ``view[at]``; None: too few bytes; a text:
+    what is wrong."""
     left = len(view) - at
     if left < _SHORT_HEADER_BYTES:
         return None
@@ -187,18 +192,23 @@ def parse_header(
 
 
 _Begun = tuple[int, Ns, int, int, int, int, int, bool]
-"""Of a packet whose body is arriving: where the body begins in the stream; then first time, first frame, offset, command,
-volume, header and tentative of DrbdPacket."""
+"""Of a packet whose body is arriving: where the body begins in the stream; then first time, first
+frame, offset, command, volume, header and tentative of DrbdPacket."""
 
 
 class DrbdStream:
-    """``feed`` the bytes in order, ``gap`` where the capture has a hole. Set ``headers`` when a version is
-    agreed."""
+    """``feed`` the bytes in order, ``gap`` where the capture has a hole. Set ``headers`` when a
+    version is agreed."""
 
     def __init__(
-        self, *, from_start: bool = True, headers: frozenset[int] = ANY_HEADER, fill: Fill | None = None
+        self,
+        *,
+        from_start: bool = True,
+        headers: frozenset[int] = ANY_HEADER,
+        fill: Fill | None = None,
     ) -> None:
-        """``fill``: where bodies that come in pieces are collected; whoever else copies into it moves ``offset`` on."""
+        """``fill``: where bodies that come in pieces are collected; whoever else copies into it
+        moves ``offset`` on."""
         self.headers = headers
         self.skipped_bytes = 0
         """Bytes passed over while looking for a header."""
@@ -225,17 +235,21 @@ class DrbdStream:
         return self._looking
 
     def gap(self, length_bytes: int) -> None:
-        """The capture lacks ``length_bytes`` here: drop what was begun and look for the next header."""
+        """The capture lacks ``length_bytes`` here: drop what was begun and look for the next
+        header."""
         self._offset = self.offset + length_bytes
         self._begun, self._held = None, b""
         self._fill.drop()
         self._looking, self._trust = True, 0
 
-    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[DrbdPacket | Malformed]:
+    def feed(
+        self, data: bytes | memoryview, t_ns: Ns, packet_no: int
+    ) -> list[DrbdPacket | Malformed]:
         """Return the packets that ``data`` completes, and one Malformed where the sender leaves the
         format."""
         fill, begun = self._fill, self._begun
-        if begun is not None and fill.swallow(data):  # the way of nearly all bytes that were not skimmed
+        # The way of nearly all bytes that were not skimmed.
+        if begun is not None and fill.swallow(data):
             return []
         out: list[DrbdPacket | Malformed] = []
         base = self.offset - len(self._held)
@@ -261,7 +275,9 @@ class DrbdStream:
                 break
             if isinstance(parsed, str):
                 if self._trust >= _TRUSTED:
-                    out.append(Malformed(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32])))
+                    out.append(
+                        Malformed(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]))
+                    )
                 self._looking, self._trust = True, 0
                 self.skipped_bytes += 1
                 at += 1
@@ -277,20 +293,10 @@ class DrbdStream:
             tentative = self._trust < _TRUSTED
             if at <= end:
                 body = view[start:at]
-                out.append(
-                    DrbdPacket(
-                        t_ns,
-                        t_first_ns,
-                        packet_no,
-                        first_no,
-                        offset,
-                        command,
-                        volume,
-                        header,
-                        body,
-                        tentative,
-                    )
-                )
+                packet = DrbdPacket(
+                    t_ns, t_first_ns, packet_no, first_no, offset, command, volume, header, body, tentative
+                )  # fmt: skip
+                out.append(packet)
             else:
                 fill.begin(length)
                 fill.take(view[start:])
@@ -310,8 +316,8 @@ class DrbdStream:
         )
 
     def _look(self, view: memoryview, at: int) -> int:
-        """Where the next header, or what may become one, stands in ``view[at:]``; its end when there is
-        none."""
+        """Where the next header, or what may become one, stands in ``view[at:]``; its end when
+        there is none."""
         raw = bytes(view[at:])
         for match in _MAGICS.finditer(raw):
             if not isinstance(parse_header(raw, match.start(), self.headers), str):

@@ -1,4 +1,5 @@
-"""Where TCP begins and ends in an Ethernet frame: VLAN tags, IPv4 with options, IPv6 with extension headers."""
+"""Where TCP begins and ends in an Ethernet frame: VLAN tags, IPv4 with options, IPv6 with extension
+headers."""
 
 import struct
 from typing import Final
@@ -14,7 +15,8 @@ _ETHERNET_BYTES: Final = 14
 _IPV4_HEADER_BYTES: Final = 20
 _IPV6_HEADER_BYTES: Final = 40
 _IPV6_EXTENSIONS: Final = frozenset({0, 43, 60})
-"""Hop-by-hop, routing, destination options: skipped by their own length. A fragment (44) is not looked into."""
+"""Hop-by-hop, routing, destination options: skipped by their own length. A fragment (44) is not
+looked into."""
 _IPV6: Final = struct.Struct(">IHBB")
 _U16: Final = struct.Struct(">H")
 
@@ -25,7 +27,8 @@ HOSTILE: Final[Located] = (-1, -1, b"")
 
 
 def locate_tcp(view: memoryview) -> Located | None:
-    """TCP in a frame of at least 54 bytes; None: it is something else, or a fragment; HOSTILE: it lies."""
+    """TCP in a frame of at least 54 bytes; None: it is something else, or a fragment; HOSTILE: it
+    lies."""
     at = _ETHERNET_BYTES - 2
     ethertype = _U16.unpack_from(view, at)[0]
     for _ in range(_MAX_VLAN_TAGS):

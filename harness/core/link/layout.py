@@ -1,4 +1,5 @@
-"""What a ``struct`` format holds, item by item: for what is generated from the tables of the wire."""
+"""What a ``struct`` format holds, item by item: for what is generated from the tables of the
+wire."""
 
 import struct
 

@@ -1,10 +1,10 @@
-"""The ledger of the replication link: one row a replicated write, from its P_DATA to its acknowledgement and
-barrier.
+"""The ledger of the replication link: one row a replicated write, from its P_DATA to its
+acknowledgement and barrier.
 
-Session events in, ledger events out. The ledger says what is *certainly* so: a row that a hole in the capture
-may have touched is ``unknown`` and gives no event; where a write may have gone unseen, an acknowledgement
-without a write and a barrier's count are not judged. Memory is bounded: finished rows are counted and the
-last ones kept, unfinished ones are limited in number.
+Session events in, ledger events out. The ledger says what is *certainly* so: a row that a hole in
+the capture may have touched is ``unknown`` and gives no event; where a write may have gone unseen,
+an acknowledgement without a write and a barrier's count are not judged. Memory is bounded: finished
+rows are counted and the last ones kept, unfinished ones are limited in number.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ MAX_DOUBTFUL: Final = 256
 MAX_EARLY: Final = 4096
 """Answers remembered that came before what they answer."""
 JUDGEMENT_NS: Final = 100 * NS_PER_MS
-"""A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole by then,
-since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole is certain."""
+"""A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole
+by then, since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole
+is certain."""
 SUSPECT_NS: Final = NS_PER_S
-"""A capture that has just lost frames may have lost an answer together with every later sign of it."""
+"""A capture that has just lost frames may have lost an answer together with every later sign of
+it."""
 _EXCERPT_BYTES: Final = 64
 CRC_BYTES: Final = 4
 """Only crc32c's digest is so short."""
@@ -87,14 +89,17 @@ class _Book:
     barriers: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Cookie -> writes before it, or _NOT_KNOWN."""
     early_acks: OrderedDict[_Key, tuple[int, Ns, int]] = field(default_factory=OrderedDict)
-    """Acknowledgements that no write waited for: (packet number, time, command). The capture gives out a
-    write late when it stood behind a hole of the data socket, while the meta socket ran on."""
+    """Acknowledgements that no write waited for: (packet number, time, command). The capture gives
+    out a write late when it stood behind a hole of the data socket, while the meta socket ran
+    on."""
     early_barrier_acks: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """The same for barriers: cookie -> packet number."""
     silence_unknown_to_ns: Ns = -1
-    """The capture may lack answers from before this time: silence about what was sent until then proves nothing."""
+    """The capture may lack answers from before this time: silence about what was sent until then
+    proves nothing."""
     suspect_to_ns: Ns = -1
-    """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes either."""
+    """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes
+    either."""
     complete: bool = False
     """Every write that an acknowledgement may still name was captured."""
     blind_since_barrier: bool = True
@@ -121,8 +126,8 @@ class Ledger:
         self._doubtful: deque[_Doubtful] = deque()
 
     def on(self, event: SessionEvent) -> list[LedgerEvent]:
-        """Take one session event. What is found at once comes out at once; doubtful findings come by
-        ``tick``."""
+        """Take one session event. What is found at once comes out at once; doubtful findings come
+        by ``tick``."""
         match event:
             case SessionClosed():
                 return self._closed(event)
@@ -192,7 +197,8 @@ class Ledger:
             packet_no=packet.packet_no,
             epoch=book.epoch,
             expects_ack=session.expects_ack(packet.header, dp_flags),
-            unknown=packet.tentative or packet.t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
+            unknown=packet.tentative
+            or packet.t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
         )
         events: list[LedgerEvent] = [WriteSent(row)]
         if packet.command == Cmd.DATA:
@@ -245,7 +251,9 @@ class Ledger:
         if row.digest_wire != row.digest_computed:
             self.totals.digests_wrong += 1
             events.append(DigestMismatch(row, bytes(packet.body[:_EXCERPT_BYTES])))
-        elif size == CRC_BYTES and is_broken(payload[size:], int.from_bytes(row.digest_computed, "little")):
+        elif size == CRC_BYTES and is_broken(
+            payload[size:], int.from_bytes(row.digest_computed, "little")
+        ):
             events.append(BrokenStamp(row, bytes(packet.body[:_EXCERPT_BYTES])))
 
     def _ack(self, seen: Seen) -> list[LedgerEvent]:
@@ -285,7 +293,9 @@ class Ledger:
             )  # fmt: skip
         return []
 
-    def _doubt(self, event: LedgerEvent, session: Session, t_ns: Ns, key: _Key | None = None) -> None:
+    def _doubt(
+        self, event: LedgerEvent, session: Session, t_ns: Ns, key: _Key | None = None
+    ) -> None:
         if len(self._doubtful) < MAX_DOUBTFUL:
             self._doubtful.append(_Doubtful(t_ns + JUDGEMENT_NS, session.number, key, event))
 
@@ -326,7 +336,9 @@ class Ledger:
             if opened == cookie:
                 break
             if expected != _NOT_KNOWN:
-                skipped = f"barrier 0x{int.from_bytes(opened, 'little'):x} was skipped, {shown} came"
+                skipped = (
+                    f"barrier 0x{int.from_bytes(opened, 'little'):x} was skipped, {shown} came"
+                )
                 events.append(BarrierMismatch(session, sender, packet, skipped))
         if expected == _NOT_KNOWN:
             if not book.blind_since_barrier and _NOT_KNOWN not in book.barriers.values():
@@ -378,8 +390,8 @@ def _remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
 
 
 def _forget_writes(book: _Book) -> None:
-    """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has come
-    round."""
+    """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has
+    come round."""
     book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
 
 

@@ -34,7 +34,8 @@ class WriteRow(msgspec.Struct, eq=False):
     digest_computed: bytes = b""
     """b"" when it was not checked."""
     unknown: bool = False
-    """A hole in the capture may have hidden its acknowledgement: nothing is concluded from silence."""
+    """A hole in the capture may have hidden its acknowledgement: nothing is concluded from
+    silence."""
     ack: int = -1
     """Command of its acknowledgement, -1 while there is none."""
     t_ack_ns: Ns = 0
@@ -70,7 +71,8 @@ class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
 
 
 class BrokenStamp(msgspec.Struct, frozen=True, eq=False):
-    """Data that fit their digest, and not the stamps that their writer gave them: wrong before the digest was made."""
+    """Data that fit their digest, and not the stamps that their writer gave them: wrong before the
+    digest was made."""
 
     row: WriteRow
     excerpt: bytes
@@ -107,7 +109,8 @@ class BarrierMismatch(msgspec.Struct, frozen=True, eq=False):
 
 
 class UnackedClose(msgspec.Struct, frozen=True, eq=False):
-    """The session closed while these writes were unacknowledged, and nobody had said that it would."""
+    """The session closed while these writes were unacknowledged, and nobody had said that it
+    would."""
 
     closed: SessionClosed
     rows: list[WriteRow]

@@ -1,7 +1,8 @@
-"""The replication link as evidence: every captured write with what became of it, and the answers that were wrong.
+"""The replication link as evidence: every captured write with what became of it, and the answers
+that were wrong.
 
-Frames in, once more and at leisure: the ledger's rows, the checksum of each write's data, the write id that the data
-themselves tell, and the data of those few writes that somebody may ask about.
+Frames in, once more and at leisure: the ledger's rows, the checksum of each write's data, the write
+id that the data themselves tell, and the data of those few writes that somebody may ask about.
 """
 
 from collections import deque
@@ -44,7 +45,8 @@ class LinkWrite:
     write_id: int
     """What most of its sectors' stamps say; NO_ID: they are not stamped."""
     data: bytes = b""
-    """Kept only when the data do not fit their digest or their stamps, or lie where somebody asked."""
+    """Kept only when the data do not fit their digest or their stamps, or lie where somebody
+    asked."""
     t_first_ns: Ns = 0
     """When the frame of its first byte was on the wire; 0: not known."""
     is_judged: bool = True
@@ -129,7 +131,8 @@ class LinkEvidence:
 
     ends: LinkEnds
     is_suspect: Callable[[LinkWrite], bool] = lambda write: False
-    """Told of each write with its checksum and id: whether its data are to be kept, of the last MAX_ASKED such."""
+    """Told of each write with its checksum and id: whether its data are to be kept, of the last
+    MAX_ASKED such."""
     writes: list[LinkWrite] = field(default_factory=list)
     answers: list[WrongAnswer] = field(default_factory=list)
     marks: dict[int, list[str]] = field(default_factory=dict)
@@ -165,7 +168,9 @@ class LinkEvidence:
     def feed(self, run: Run, offset_ns: Ns) -> None:
         """``offset_ns``: CLOCK_REALTIME - CLOCK_MONOTONIC."""
         self.t_first_ns = self.t_first_ns or run.t_first_ns - offset_ns
-        for t_ns, frame, packet_no in self._reassembler.frames(run.data, self.frames + 1, offset_ns):
+        for t_ns, frame, packet_no in self._reassembler.frames(
+            run.data, self.frames + 1, offset_ns
+        ):
             self._tick(t_ns)
             events = self._reassembler.feed(t_ns, frame, packet_no)
             if events:
@@ -192,7 +197,9 @@ class LinkEvidence:
                 write.is_judged = False
             return
         for write in wrong:
-            self._mark(write.packet_no, f"digest wrong: sector {write.sector} + {write.size_bytes} bytes")
+            self._mark(
+                write.packet_no, f"digest wrong: sector {write.sector} + {write.size_bytes} bytes"
+            )
 
     def _understand(self, events: Iterable[StreamEvent]) -> None:
         for stream_event in events:
@@ -207,14 +214,22 @@ class LinkEvidence:
                 case ledgerevents.WriteSent(row=row) if seen is not None:
                     self._write(row, seen)
                 case ledgerevents.BrokenStamp(row=row):
-                    self._mark(row.packet_no, "digest right, but not what the host's writer stamped")
-                case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet, row=row):
+                    self._mark(
+                        row.packet_no, "digest right, but not what the host's writer stamped"
+                    )
+                case ledgerevents.NegativeAck(
+                    session=session, sender=sender, packet=packet, row=row
+                ):
                     self._mark(packet.packet_no, "negative acknowledgement")
-                    self._answer("neg-ack", session.side_of(sender), packet.t_ns, packet.packet_no, row)
+                    self._answer(
+                        "neg-ack", session.side_of(sender), packet.t_ns, packet.packet_no, row
+                    )
                 case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
                     self._mark(packet.packet_no, "acknowledged a second time")
                     side = row.session.side_of(sender)
-                    self._answer("repeated", side, packet.t_ns, packet.packet_no, row, "one answer", "two")
+                    self._answer(
+                        "repeated", side, packet.t_ns, packet.packet_no, row, "one answer", "two"
+                    )
                 case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
                     self._mark(packet.packet_no, "acknowledges no write that was sent")
                     side = session.side_of(sender)
@@ -249,7 +264,8 @@ class LinkEvidence:
         self._by_row[id(row)] = write
 
     def _keep(self, write: LinkWrite, data: bytes | memoryview) -> None:
-        """Data that are wrong in themselves, the first of them; and the last of those that were asked for."""
+        """Data that are wrong in themselves, the first of them; and the last of those that were
+        asked for."""
         is_wrong = write.digest_is_right is False or (
             write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
         )
@@ -289,10 +305,13 @@ class LinkEvidence:
 
 
 def stamped_id(data: bytes | memoryview) -> int:
-    """The write id that most of the sectors' headers tell; NO_ID when not even the first or last is stamped."""
+    """The write id that most of the sectors' headers tell; NO_ID when not even the first or last is
+    stamped."""
     size = stamps.SECTOR_BYTES
     ends = (0, len(data) - size)
-    if len(data) < size or not any(data[at : at + len(stamps.MAGIC)] == stamps.MAGIC for at in ends):
+    if len(data) < size or not any(
+        data[at : at + len(stamps.MAGIC)] == stamps.MAGIC for at in ends
+    ):
         return NO_ID
     told = [_told_id(data, at) for at in {0, len(data) // (2 * size) * size, len(data) - size}]
     known = [one for one in told if one != NO_ID]

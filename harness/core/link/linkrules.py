@@ -1,8 +1,8 @@
 """Rules of the replication link: ledger events and silence -> triggers.
 
-A healthy pair gives none, also while it reconnects, resynchronises or disconnects in order, and also when the
-capture has holes. Deadlines run on the capture's clock: ``tick`` takes the time up to which everything
-captured was fed.
+A healthy pair gives none, also while it reconnects, resynchronises or disconnects in order, and
+also when the capture has holes. Deadlines run on the capture's clock: ``tick`` takes the time up to
+which everything captured was fed.
 """
 
 from __future__ import annotations
@@ -49,19 +49,26 @@ class LinkRule:
     event: str
     """One of EVENTS."""
     deadline_ms: int | None = None
-    """late-ack, missing-ack: from the write's last byte on the wire; None is DEFAULT_DEADLINE_MS."""
+    """late-ack, missing-ack: from the write's last byte on the wire; None is
+    DEFAULT_DEADLINE_MS."""
     instruct: tuple[Side, ...] = ("primary", "secondary")
 
     def __post_init__(self) -> None:
         where = f"link rule {self.name!r}"
         if self.event not in EVENTS:
-            raise UsageError(f"{where}: event {self.event!r} is unknown; allowed: {', '.join(EVENTS)}")
+            raise UsageError(
+                f"{where}: event {self.event!r} is unknown; allowed: {', '.join(EVENTS)}"
+            )
         if self.deadline_ms is not None and self.event not in _TIMED:
             raise UsageError(f"{where}: deadline_ms is for {' and '.join(sorted(_TIMED))} only")
         if self.deadline_ms is not None and not 1 <= self.deadline_ms <= MAX_DEADLINE_MS:
-            raise UsageError(f"{where}: deadline_ms is {self.deadline_ms}, allowed: 1 to {MAX_DEADLINE_MS}")
+            raise UsageError(
+                f"{where}: deadline_ms is {self.deadline_ms}, allowed: 1 to {MAX_DEADLINE_MS}"
+            )
         if not set(self.instruct) <= set(get_args(Side)):
-            raise UsageError(f"{where}: instruct is {list(self.instruct)}; allowed: primary, secondary")
+            raise UsageError(
+                f"{where}: instruct is {list(self.instruct)}; allowed: primary, secondary"
+            )
 
     @property
     def deadline_ns(self) -> Ns:
@@ -97,26 +104,44 @@ class LinkRules:
                     "digest-mismatch", row, _digest_detail(row), row.t_sent_ns, now_ns, excerpt
                 )
             case ledgerevents.BrokenStamp(row=row, excerpt=excerpt):
-                detail = f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
+                detail = (
+                    f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
+                )
                 return self._row_hit("broken-stamp", row, detail, row.t_sent_ns, now_ns, excerpt)
             case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} refused"
                 return self._packet_hit("neg-ack", packet, session.side_of(sender), detail, now_ns)
             case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
-                detail = f"{_ack_text(packet)} again, first {_ms(packet.t_ns - row.t_ack_ns)} before"
-                return self._packet_hit("repeated-ack", packet, row.session.side_of(sender), detail, now_ns)
+                detail = (
+                    f"{_ack_text(packet)} again, first {_ms(packet.t_ns - row.t_ack_ns)} before"
+                )
+                return self._packet_hit(
+                    "repeated-ack", packet, row.session.side_of(sender), detail, now_ns
+                )
             case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
                 detail = f"{_ack_text(packet)} for no write that was sent"
-                return self._packet_hit("unknown-ack", packet, session.side_of(sender), detail, now_ns)
-            case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet, detail=detail):
-                return self._packet_hit("barrier-count", packet, session.side_of(sender), detail, now_ns)
+                return self._packet_hit(
+                    "unknown-ack", packet, session.side_of(sender), detail, now_ns
+                )
+            case ledgerevents.BarrierMismatch(
+                session=session, sender=sender, packet=packet, detail=detail
+            ):
+                return self._packet_hit(
+                    "barrier-count", packet, session.side_of(sender), detail, now_ns
+                )
             case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)
             case ledgerevents.MalformedSeen(session=session, sender=sender, malformed=found):
                 text = f"{found.what}, at byte {found.offset} of the stream from {sender}"
                 side = session.side_of(sender)
                 return self._hit(
-                    "malformed", side, found.packet_no, text, found.t_ns, now_ns, excerpt=found.excerpt
+                    "malformed",
+                    side,
+                    found.packet_no,
+                    text,
+                    found.t_ns,
+                    now_ns,
+                    excerpt=found.excerpt,
                 )
 
     def next_deadline(self) -> Ns | None:
@@ -135,13 +160,17 @@ class LinkRules:
         triggers: list[Trigger] = []
         for rule in self._rules["missing-ack"]:
             watched = self._watched[rule.name]
-            while watched and (not watched[0].waiting or watched[0].t_sent_ns + rule.deadline_ns <= now_ns):
+            while watched and (
+                not watched[0].waiting or watched[0].t_sent_ns + rule.deadline_ns <= now_ns
+            ):
                 row = watched.popleft()
                 if not row.waiting:
                     continue
                 row.missing_told = True
                 detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
-                side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+                side: Side = (
+                    "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+                )
                 # The silence became an error when its time was up, not when the write was sent.
                 due_ns = row.t_sent_ns + rule.deadline_ns
                 triggers += self._emit(
@@ -160,7 +189,14 @@ class LinkRules:
             detail = f"{_row_text(row)}: acknowledged after {_ms(row.latency_ns)}, {allowed_ms} ms allowed"
             side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
             triggers += self._emit(
-                rule, side, row.ack_packet_no, detail, row.t_ack_ns, now_ns, row.sector, row.block_id_text
+                rule,
+                side,
+                row.ack_packet_no,
+                detail,
+                row.t_ack_ns,
+                now_ns,
+                row.sector,
+                row.block_id_text,
             )
         return triggers
 
@@ -208,7 +244,9 @@ class LinkRules:
         return [
             trigger
             for rule in self._rules[event]
-            for trigger in self._emit(rule, side, packet_no, detail, t_ns, now_ns, sector, block_id, excerpt)
+            for trigger in self._emit(
+                rule, side, packet_no, detail, t_ns, now_ns, sector, block_id, excerpt
+            )
         ]
 
     def _emit(
@@ -246,9 +284,7 @@ def _row_text(row: WriteRow) -> str:
 
 def _ack_text(packet: DrbdPacket) -> str:
     sector, cookie, size_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
-    return (
-        f"{packet.name} sector {sector} + {size_bytes} bytes, block_id 0x{int.from_bytes(cookie, 'little'):x}"
-    )
+    return f"{packet.name} sector {sector} + {size_bytes} bytes, block_id 0x{int.from_bytes(cookie, 'little'):x}"
 
 
 def _ms(time_ns: Ns) -> str:
@@ -256,8 +292,8 @@ def _ms(time_ns: Ns) -> str:
 
 
 def _digest_detail(row: WriteRow) -> str:
-    """Sector, both digests (numbers of 4 bytes as numbers), and with crc32c which bit it was when it was
-    one."""
+    """Sector, both digests (numbers of 4 bytes as numbers), and with crc32c which bit it was when
+    it was one."""
     wire, computed = row.digest_wire, row.digest_computed
     if row.algorithm != "crc32c":
         return f"{_row_text(row)}, {row.algorithm} digest {wire.hex()} on the wire, {computed.hex()} computed"
@@ -267,5 +303,7 @@ def _digest_detail(row: WriteRow) -> str:
     if flipped is not None:
         return f"{text}; bit {flipped[1]} of byte {flipped[0]}"
     return (
-        f"{text}; a bit of the digest itself" if (told ^ found).bit_count() == 1 else f"{text}; several bits"
+        f"{text}; a bit of the digest itself"
+        if (told ^ found).bit_count() == 1
+        else f"{text}; several bits"
     )

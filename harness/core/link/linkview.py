@@ -1,4 +1,5 @@
-"""The understanding part of the link watch in one piece: frames and time in, triggers and counters out."""
+"""The understanding part of the link watch in one piece: frames and time in, triggers and counters
+out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from freezeframe.harness.core.link.skim import Buffer
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
 
 SILENCE_MARGIN_NS: Final = 50 * NS_PER_MS
-"""Frames of the last moments may still be on their way through the capture's blocks: silence counts up to
-then."""
+"""Frames of the last moments may still be on their way through the capture's blocks: silence counts
+up to then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class LinkEnds:
 
 
 class LinkView:
-    """``feed`` each frame in order, or those that ``frames`` gives out of each run of frames (``core.skimpure``);
-    ``tick`` when everything captured until now has been fed.
+    """``feed`` each frame in order, or those that ``frames`` gives out of each run of frames
+    (``core.skimpure``); ``tick`` when everything captured until now has been fed.
     """
 
     def __init__(self, ends: LinkEnds, rules: Iterable[LinkRule]) -> None:
@@ -47,12 +48,17 @@ class LinkView:
         self.ledger = Ledger()
         self.rules = LinkRules(rules)
 
-    def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[Ns, memoryview, int]]:
-        """(time, frame, number) for ``feed``, each of which has to follow before the next is asked for; ``offset_ns`` is
-        taken from the times of the run. The frames live as long as ``run`` is not overwritten."""
+    def frames(
+        self, run: Buffer, first_no: int, offset_ns: int
+    ) -> Iterator[tuple[Ns, memoryview, int]]:
+        """(time, frame, number) for ``feed``, each of which has to follow before the next is asked
+        for; ``offset_ns`` is taken from the times of the run. The frames live as long as ``run`` is
+        not overwritten."""
         return self.reassembler.frames(run, first_no, offset_ns)
 
-    def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int, now_ns: Ns) -> list[Trigger]:
+    def feed(
+        self, t_ns: Ns, frame: bytes | memoryview, packet_no: int, now_ns: Ns
+    ) -> list[Trigger]:
         """One captured frame; ``t_ns`` when it was on the wire, ``now_ns`` when it is looked at."""
         events = self.reassembler.feed(t_ns, frame, packet_no)
         return self._understand(events, now_ns) if events else []

@@ -1,4 +1,5 @@
-"""The loops over every frame: in C where the module was built, else in Python; ``NATIVE`` tells which."""
+"""The loops over every frame: in C where the module was built, else in Python; ``NATIVE`` tells
+which."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,23 @@ if TYPE_CHECKING:
     NATIVE: bool
 else:
     try:
-        from freezeframe.harness.core.link._native import Fill, HalfState, Skimmer, ring_block, survey
+        from freezeframe.harness.core.link._native import (
+            Fill,
+            HalfState,
+            Skimmer,
+            ring_block,
+            survey,
+        )
 
         NATIVE = True
     except ImportError:
-        from freezeframe.harness.core.link.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+        from freezeframe.harness.core.link.skimpure import (
+            Fill,
+            HalfState,
+            Skimmer,
+            ring_block,
+            survey,
+        )
 
         NATIVE = False
 

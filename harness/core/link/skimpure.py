@@ -1,9 +1,11 @@
-"""The loops of the link watch that see every frame, in Python: what the C module (harness/native/*.c) does in C.
+"""The loops of the link watch that see every frame, in Python: what the C module
+(harness/native/*.c) does in C.
 
-Captured frames have one form: runs of pcapng's enhanced packet blocks in memory, interface 0, nanoseconds, little-endian.
-The ring's blocks are turned into it, a capture file is it. ``Skimmer.frames`` gives out those frames of a run that may
-tell something; this one gives out all of them, the C one passes over the middle of a healthy bulk transfer, by the rules
-that stand at ``HalfState``. Whoever feeds what comes out sees the same packets, times and frame numbers.
+Captured frames have one form: runs of pcapng's enhanced packet blocks in memory, interface 0,
+nanoseconds, little-endian. The ring's blocks are turned into it, a capture file is it.
+``Skimmer.frames`` gives out those frames of a run that may tell something; this one gives out all
+of them, the C one passes over the middle of a healthy bulk transfer, by the rules that stand at
+``HalfState``. Whoever feeds what comes out sees the same packets, times and frame numbers.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def encode(frames: Iterable[tuple[int, Buffer, int]]) -> bytes:
         padding = -length % 4
         total = EPB_LEAST_BYTES + length + padding
         t_ns = min(max(t_ns, 0), MAX_TIME_NS)
-        parts.append(EPB_HEAD.pack(EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length))
+        parts.append(
+            EPB_HEAD.pack(EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, length, original_length)
+        )
         parts += (data, bytes(padding) + _U32.pack(total))
     return b"".join(parts)
 
@@ -65,8 +69,9 @@ def run_of(frames: Sequence[tuple[int, Buffer]]) -> Run:
 
 
 def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int, int]:
-    """One block of a TPACKET_V3 ring as enhanced packet blocks, written to ``out``: (bytes written, frames, bytes
-    captured, first time, last time). ValueError when the block contradicts itself or ``out`` is too small."""
+    """One block of a TPACKET_V3 ring as enhanced packet blocks, written to ``out``: (bytes written,
+    frames, bytes captured, first time, last time). ValueError when the block contradicts itself or
+    ``out`` is too small."""
     view, to = memoryview(block), memoryview(out)
     if len(view) < 20:
         raise ValueError("capture ring: block without its header")
@@ -75,7 +80,9 @@ def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, in
     for number in range(count):
         if at + _PACKET_HEAD.size > len(view):
             raise ValueError("capture ring: frame outside of its block")
-        following, seconds, nanoseconds, captured, length, _, mac, _ = _PACKET_HEAD.unpack_from(view, at)
+        following, seconds, nanoseconds, captured, length, _, mac, _ = _PACKET_HEAD.unpack_from(
+            view, at
+        )
         start = at + mac
         if start + captured > len(view) or captured > MAX_FRAME_BYTES:
             raise ValueError("capture ring: frame longer than its block")
@@ -97,12 +104,23 @@ def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, in
 
 
 def blocks(view: memoryview, at: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """(where the data begin, captured length, original length, time) of each whole block from ``at`` on."""
+    """(where the data begin, captured length, original length, time) of each whole block from
+    ``at`` on."""
     while 0 <= at <= len(view) - EPB_LEAST_BYTES:
         kind, total, interface, high, low, captured, original = EPB_HEAD.unpack_from(view, at)
-        if kind != EPB or interface or total < EPB_LEAST_BYTES or total % 4 or total > MAX_BLOCK_BYTES:
+        if (
+            kind != EPB
+            or interface
+            or total < EPB_LEAST_BYTES
+            or total % 4
+            or total > MAX_BLOCK_BYTES
+        ):
             return
-        if at + total > len(view) or captured > total - EPB_LEAST_BYTES or captured > MAX_FRAME_BYTES:
+        if (
+            at + total > len(view)
+            or captured > total - EPB_LEAST_BYTES
+            or captured > MAX_FRAME_BYTES
+        ):
             return
         if _U32.unpack_from(view, at + total - 4)[0] != total:
             return
@@ -111,7 +129,8 @@ def blocks(view: memoryview, at: int = 0) -> Iterator[tuple[int, int, int, int]]
 
 
 def survey(data: Buffer, at: int, most: int) -> tuple[int, int, int, int, int]:
-    """(end, frames, bytes captured, first time, last time) of the whole blocks from ``at`` on, at most ``most``."""
+    """(end, frames, bytes captured, first time, last time) of the whole blocks from ``at`` on, at
+    most ``most``."""
     view = memoryview(data)
     frames = captured_bytes = first_ns = last_ns = 0
     for start, captured, _, t_ns in blocks(view, at):
@@ -124,7 +143,8 @@ def survey(data: Buffer, at: int, most: int) -> tuple[int, int, int, int, int]:
 
 
 class Fill:
-    """The body of one packet while it arrives in pieces: they are copied into one buffer of the announced length."""
+    """The body of one packet while it arrives in pieces: they are copied into one buffer of the
+    announced length."""
 
     __slots__ = ("_body", "discarding", "filled", "length")
 
@@ -181,12 +201,13 @@ class Fill:
 
 
 class HalfState:
-    """One direction of a TCP connection, as far as a frame in the middle of a bulk transfer touches it.
+    """One direction of a TCP connection, as far as a frame in the middle of a bulk transfer touches
+    it.
 
-    Such a frame may be passed over, its bytes copied to ``fill`` and the counters moved on, when this direction is
-    ``steady`` and the other one steady or not begun; its flags are ACK and no SYN, FIN, RST; it acknowledges nothing above
-    the other's ``next_seq``; and it is empty, or begins at ``next_seq``, was captured whole, and leaves the body that has
-    begun incomplete.
+    Such a frame may be passed over, its bytes copied to ``fill`` and the counters moved on, when
+    this direction is ``steady`` and the other one steady or not begun; its flags are ACK and no
+    SYN, FIN, RST; it acknowledges nothing above the other's ``next_seq``; and it is empty, or
+    begins at ``next_seq``, was captured whole, and leaves the body that has begun incomplete.
     """
 
     __slots__ = ("fill", "last_packet_no", "next_seq", "offset", "other", "steady")
@@ -211,10 +232,14 @@ class Skimmer:
     def __init__(self, ports: Iterable[int]) -> None:
         self.halves: dict[bytes, Any] = {}
         self.skipped_frames = 0
-        """Frames that are not TCP over IP, are fragments, have other ports, or contradict their length."""
+        """Frames that are not TCP over IP, are fragments, have other ports, or contradict their
+        length."""
 
-    def frames(self, run: Buffer, first_no: int, offset_ns: int) -> Iterator[tuple[int, memoryview, int]]:
-        """(time less ``offset_ns``, frame, number) of those of ``run`` that have to be fed, in order."""
+    def frames(
+        self, run: Buffer, first_no: int, offset_ns: int
+    ) -> Iterator[tuple[int, memoryview, int]]:
+        """(time less ``offset_ns``, frame, number) of those of ``run`` that have to be fed, in
+        order."""
         view = memoryview(run)
         for number, (start, captured, _, t_ns) in enumerate(blocks(view), first_no):
             yield t_ns - offset_ns, view[start : start + captured], number

@@ -1,14 +1,15 @@
-"""Captured frames -> ordered byte streams, one a direction of a TCP connection; what the capture missed is
-told.
+"""Captured frames -> ordered byte streams, one a direction of a TCP connection; what the capture
+missed is told.
 
-Ethernet (up to two VLAN tags), IPv4 or IPv6, TCP. The payloads come out in order, each byte once, with its
-time, its packet number and its absolute offset in the stream. Offset 0 is the byte behind the SYN, or, when
-the capture began later, the first byte seen.
+Ethernet (up to two VLAN tags), IPv4 or IPv6, TCP. The payloads come out in order, each byte once,
+with its time, its packet number and its absolute offset in the stream. Offset 0 is the byte behind
+the SYN, or, when the capture began later, the first byte seen.
 
-A hole is a fact about the *capture*, never about the device. It is told as a StreamGap when one of these is
-certain: the receiver has acknowledged bytes that were not captured (after ``HOLE_PATIENCE_NS``, because a
-capture may show an acknowledgement before the data); it is older than ``HOLE_LIMIT_NS``; more out-of-order
-data is waiting than ``max_pending_bytes``; the stream closes.
+A hole is a fact about the *capture*, never about the device. It is told as a StreamGap when one of
+these is certain: the receiver has acknowledged bytes that were not captured (after
+``HOLE_PATIENCE_NS``, because a capture may show an acknowledgement before the data); it is older
+than ``HOLE_LIMIT_NS``; more out-of-order data is waiting than ``max_pending_bytes``; the stream
+closes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from freezeframe.harness.core.link.ipheaders import (
 from freezeframe.harness.core.link.skim import Fill, HalfState, Skimmer
 
 HOLE_PATIENCE_NS: Final = 50 * NS_PER_MS
-"""Longer than any disorder between the two directions of one capture, far shorter than any deadline of a
-rule."""
+"""Longer than any disorder between the two directions of one capture, far shorter than any deadline
+of a rule."""
 HOLE_LIMIT_NS: Final = 500 * NS_PER_MS
-"""A hole that nobody acknowledges is waited for so long: the sender repeats the segment after 200 ms and 400 ms."""
+"""A hole that nobody acknowledges is waited for so long: the sender repeats the segment after 200
+ms and 400 ms."""
 MAX_PENDING_BYTES: Final = 1 << 20
 """Out-of-order data kept a direction; a LAN's whole bandwidth-delay product is below it."""
 MAX_PENDING_SEGMENTS: Final = 4096
@@ -48,13 +50,14 @@ _MAX_WINDOW_BYTES: Final = 1 << 30
 """Largest TCP window (RFC 7323)."""
 
 _COMMON: Final = struct.Struct(">12xHBxHxxHxB")
-"""Ethernet and IPv4 in one go: ethertype, version and IHL, total length, fragment field, protocol."""
+"""Ethernet and IPv4 in one go: ethertype, version and IHL, total length, fragment field,
+protocol."""
 _TCP: Final = struct.Struct(">HHIIBB")
 
 
 class Flow(msgspec.Struct, frozen=True, eq=False):
-    """One direction of one TCP connection; ``number`` tells directions apart, also when the same ports come
-    again."""
+    """One direction of one TCP connection; ``number`` tells directions apart, also when the same
+    ports come again."""
 
     number: int
     connection: int
@@ -64,7 +67,8 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     destination: str
     destination_port: int
     fill: Fill = msgspec.field(default_factory=Fill)
-    """Where this direction's consumer collects a body, so that the bytes of its middle can go there unfed."""
+    """Where this direction's consumer collects a body, so that the bytes of its middle can go there
+    unfed."""
 
 
 class StreamOpened(msgspec.Struct, frozen=True, eq=False):
@@ -84,7 +88,8 @@ class StreamData(msgspec.Struct, frozen=True, eq=False):
     packet_no: int
     offset: int
     data: bytes | memoryview
-    """In-order data is a view of the frame that was fed: it lives as long as that frame's memory."""
+    """In-order data is a view of the frame that was fed: it lives as long as that frame's
+    memory."""
 
 
 class StreamGap(msgspec.Struct, frozen=True, eq=False):
@@ -103,7 +108,8 @@ class StreamClosed(msgspec.Struct, frozen=True, eq=False):
     packet_no: int
     offset: int
     reason: str
-    """fin | rst | reused (the same ports began anew) | evicted (too many connections) | end of capture."""
+    """fin | rst | reused (the same ports began anew) | evicted (too many connections) | end of
+    capture."""
 
 
 StreamEvent = StreamOpened | StreamData | StreamGap | StreamClosed
@@ -152,11 +158,11 @@ class _Half(HalfState):
 
 
 class Reassembler(Skimmer):
-    """``feed`` every captured frame in order, or those that ``frames`` gives out of a run of them; ``tick`` at
-    ``next_deadline``; ``close`` at the end of the capture.
+    """``feed`` every captured frame in order, or those that ``frames`` gives out of a run of them;
+    ``tick`` at ``next_deadline``; ``close`` at the end of the capture.
 
-    ``ports``: only connections with one of these ports are followed; empty follows all. Memory is bounded by
-    ``max_connections`` and ``max_pending_bytes`` a direction.
+    ``ports``: only connections with one of these ports are followed; empty follows all. Memory is
+    bounded by ``max_connections`` and ``max_pending_bytes`` a direction.
     """
 
     def __init__(
@@ -180,7 +186,8 @@ class Reassembler(Skimmer):
         self._order = 0
 
     def feed(self, t_ns: Ns, frame: bytes | memoryview, packet_no: int) -> list[StreamEvent]:
-        """Take one Ethernet frame (possibly cut short by the capture); return what became certain."""
+        """Take one Ethernet frame (possibly cut short by the capture); return what became
+        certain."""
         view = frame if type(frame) is memoryview else memoryview(frame)
         if len(view) < 54:
             return self._skip()
@@ -206,7 +213,11 @@ class Reassembler(Skimmer):
             return self._hostile()
         half = self._halves.get(key)
         if half is None:
-            if self._ports and source_port not in self._ports and destination_port not in self._ports:
+            if (
+                self._ports
+                and source_port not in self._ports
+                and destination_port not in self._ports
+            ):
                 return self._skip()
             if flags & _RST:
                 return []
@@ -235,7 +246,8 @@ class Reassembler(Skimmer):
 
     @property
     def certain(self) -> bool:
-        """No stream waits for bytes that may be missing: what was captured has all been given out."""
+        """No stream waits for bytes that may be missing: what was captured has all been given
+        out."""
         return not self._uncertain
 
     def next_deadline(self) -> Ns | None:
@@ -271,7 +283,8 @@ class Reassembler(Skimmer):
         return self._skip()
 
     def _connect(self, key: bytes, t_ns: Ns, packet_no: int, events: list[StreamEvent]) -> _Half:
-        """Begin to follow both directions of the connection that ``key`` (addresses, ports) names."""
+        """Begin to follow both directions of the connection that ``key`` (addresses, ports)
+        names."""
         size = (len(key) - 4) // 2
         source, destination = key[:size], key[size : 2 * size]
         source_port, destination_port = struct.unpack(">HH", key[2 * size :])
@@ -290,8 +303,8 @@ class Reassembler(Skimmer):
         return half
 
     def _evict(self, t_ns: Ns, packet_no: int, events: list[StreamEvent]) -> None:
-        """Drop the connection that is least worth following: closed, then without data, then longest
-        silent."""
+        """Drop the connection that is least worth following: closed, then without data, then
+        longest silent."""
         key, half = min(
             self._halves.items(),
             key=lambda entry: (
@@ -306,12 +319,21 @@ class Reassembler(Skimmer):
             del self._halves[other_key]
         del self._halves[key]
 
-    def _drop(self, half: _Half, t_ns: Ns, packet_no: int, reason: str, events: list[StreamEvent]) -> None:
+    def _drop(
+        self, half: _Half, t_ns: Ns, packet_no: int, reason: str, events: list[StreamEvent]
+    ) -> None:
         self._end(half, t_ns, packet_no, reason, events)
         self._end(half.other, t_ns, packet_no, reason, events)
 
     def _segment(
-        self, half: _Half, t_ns: Ns, packet_no: int, seq: int, ack: int, flags: int, data: memoryview
+        self,
+        half: _Half,
+        t_ns: Ns,
+        packet_no: int,
+        seq: int,
+        ack: int,
+        flags: int,
+        data: memoryview,
     ) -> list[StreamEvent]:
         """Any segment: opening, closing, out of order, repeated, or empty."""
         events: list[StreamEvent] = []
@@ -346,7 +368,13 @@ class Reassembler(Skimmer):
             self._acknowledged(half.other, ack, t_ns, packet_no, events)
 
     def _synchronise(
-        self, half: _Half, t_ns: Ns, packet_no: int, isn: int, answer: bool, events: list[StreamEvent]
+        self,
+        half: _Half,
+        t_ns: Ns,
+        packet_no: int,
+        isn: int,
+        answer: bool,
+        events: list[StreamEvent],
     ) -> _Half:
         """A SYN: a new stream, or the known one's again. Returns the half to go on with."""
         if half.isn == isn:
@@ -368,13 +396,25 @@ class Reassembler(Skimmer):
         return half
 
     def _open(
-        self, half: _Half, t_ns: Ns, packet_no: int, from_start: bool, opener: bool, events: list[StreamEvent]
+        self,
+        half: _Half,
+        t_ns: Ns,
+        packet_no: int,
+        from_start: bool,
+        opener: bool,
+        events: list[StreamEvent],
     ) -> None:
         half.opened = True
         events.append(StreamOpened(half.flow, t_ns, packet_no, from_start, opener))
 
     def _take(
-        self, half: _Half, at: int, t_ns: Ns, packet_no: int, data: memoryview, events: list[StreamEvent]
+        self,
+        half: _Half,
+        at: int,
+        t_ns: Ns,
+        packet_no: int,
+        data: memoryview,
+        events: list[StreamEvent],
     ) -> None:
         """Deliver, hold or drop the bytes at stream offset ``at``."""
         if half.fin_at is not None:
@@ -386,7 +426,10 @@ class Reassembler(Skimmer):
             insort(half.pending, (at, self._order, t_ns, packet_no, bytes(data)))
             half.pending_bytes += len(data)
             self._uncertain[half.flow.number] = half
-            if half.pending_bytes > self._max_pending_bytes or len(half.pending) > MAX_PENDING_SEGMENTS:
+            if (
+                half.pending_bytes > self._max_pending_bytes
+                or len(half.pending) > MAX_PENDING_SEGMENTS
+            ):
                 self._give_up(half, half.pending[0][0], t_ns, packet_no, events)
             return
         self._deliver(half, at, t_ns, packet_no, data, events)
@@ -425,12 +468,16 @@ class Reassembler(Skimmer):
             done += 1
         del half.pending[:done]
 
-    def _give_up(self, half: _Half, to: int, t_ns: Ns, packet_no: int, events: list[StreamEvent]) -> None:
+    def _give_up(
+        self, half: _Half, to: int, t_ns: Ns, packet_no: int, events: list[StreamEvent]
+    ) -> None:
         """Tell every hole below stream offset ``to``, and deliver what waits behind each."""
         while half.offset < to:
             hole_end = min(to, half.pending[0][0]) if half.pending else to
             self.gaps += 1
-            events.append(StreamGap(half.flow, t_ns, packet_no, half.offset, hole_end - half.offset))
+            events.append(
+                StreamGap(half.flow, t_ns, packet_no, half.offset, hole_end - half.offset)
+            )
             self._advance(half, hole_end - half.offset)
             self._drain(half, events)
         self._settle(half)
@@ -442,7 +489,8 @@ class Reassembler(Skimmer):
     def _acknowledged(
         self, half: _Half, ack: int, t_ns: Ns, packet_no: int, events: list[StreamEvent]
     ) -> None:
-        """The receiver of ``half`` has everything below ``ack``: what we lack of it, the capture missed."""
+        """The receiver of ``half`` has everything below ``ack``: what we lack of it, the capture
+        missed."""
         if half.next_seq < 0 or half.closed:
             return
         ahead = _signed(ack - half.next_seq)
@@ -467,7 +515,9 @@ class Reassembler(Skimmer):
         if half.fin_at is not None and half.offset >= half.fin_at and not half.closed:
             self._end(half, t_ns, packet_no, "fin", events)
 
-    def _end(self, half: _Half, t_ns: Ns, packet_no: int, reason: str, events: list[StreamEvent]) -> None:
+    def _end(
+        self, half: _Half, t_ns: Ns, packet_no: int, reason: str, events: list[StreamEvent]
+    ) -> None:
         if half.closed:
             return
         if half.pending:
@@ -482,7 +532,7 @@ class Reassembler(Skimmer):
 
 
 def _signed(difference: int) -> int:
-    """A difference of two sequence numbers as the nearest signed number: the sequence space wraps at
-    2**32."""
+    """A difference of two sequence numbers as the nearest signed number: the sequence space wraps
+    at 2**32."""
     difference &= _SEQ_MASK
     return difference - (1 << 32) if difference >= _HALF_RANGE else difference

@@ -1,4 +1,5 @@
-"""Findings in the answers: refused, lost, late, repeated or miscounted; and a side that left the link alone. Pure."""
+"""Findings in the answers: refused, lost, late, repeated or miscounted; and a side that left the
+link alone. Pure."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from freezeframe.harness.core.verdict.findings import (
 from freezeframe.harness.wire.drbd import Conn
 
 DUE_NS: Final = NS_PER_S
-"""An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of it."""
+"""An answer that takes longer is late; a healthy pair on a busy machine answers in a tenth of
+it."""
 PROMPT_NS: Final = DUE_NS // 2
 """A step within the secondary that takes longer is the one that made the answer late."""
 MAX_SLOW: Final = 256
@@ -28,11 +30,15 @@ ANSWER_STAGES: Final = (Stage.RESPONSE, Stage.STALL)
 def answer_findings(e: Evidence) -> list[Finding]:
     if e.link is None:
         return _from_the_logs(e)
-    # With holes in the capture a write that it lacks makes a right count look wrong, and a right answer stray.
-    believed = [one for one in e.link.answers if e.capture_is_whole or one.kind in ("neg-ack", "repeated")]
+    # With holes in the capture a write that it lacks makes a right count look wrong, and a right
+    # answer stray.
+    believed = [
+        one for one in e.link.answers if e.capture_is_whole or one.kind in ("neg-ack", "repeated")
+    ]
     found = [_wrong_answer(e, one) for one in believed if one.kind != "unknown"]
     if not found:
-        # A repeated answer to a write that the capture has forgotten, or never had, looks like one to no write at all.
+        # A repeated answer to a write that the capture has forgotten, or never had, looks like one
+        # to no write at all.
         found = _barriers_by_the_logs(e) or [_unknown(e, one) for one in believed[:1]]
     for slow in itertools.islice(_slow(e), MAX_SLOW):
         late = _slow_answer(e, slow)
@@ -94,22 +100,31 @@ def _slow(e: Evidence) -> Iterator[LinkWrite]:
 
 
 def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
-    """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with it."""
+    """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with
+    it."""
     row = write.row
     came = row.ack >= 0
     waited = f"after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "not before the trigger"
     reasons = [f"the capture shows the answer to the write {waited}"]
-    fields: dict[str, Any] = of_write(e, write) | {"expected": f"an answer within {DUE_NS // NS_PER_MS} ms"}
-    fields["found"] = f"an answer after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "no answer"
+    fields: dict[str, Any] = of_write(e, write) | {
+        "expected": f"an answer within {DUE_NS // NS_PER_MS} ms"
+    }
+    fields["found"] = (
+        f"an answer after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "no answer"
+    )
     if not came and e.capture_drops:
-        reasons.append(f"the capture dropped {e.capture_drops} frames: the answer may be among them")
+        reasons.append(
+            f"the capture dropped {e.capture_drops} frames: the answer may be among them"
+        )
     kind = _by_the_log(e, write, reasons)
     if kind is None and e.link_times_hold and (came or e.capture_is_whole):
         kind = _by_the_traffic(e, write, reasons)
     if kind in (None, "healthy") and not (e.link_times_hold and (came or e.capture_is_whole)):
         return None
     if kind is None:
-        missing = "the secondary's event log, which tells when it read, stored and answered the write"
+        missing = (
+            "the secondary's event log, which tells when it read, stored and answered the write"
+        )
         return Finding(
             stage=None, kind="late or lost", side="secondary", candidates=ANSWER_STAGES, reasons=tuple(reasons),
             missing=missing, **fields,
@@ -200,7 +215,9 @@ def _by_the_traffic(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | 
     later = [one.row for one in e.link.writes if row.t_sent_ns < one.row.t_sent_ns < until_ns]
     answered = [one for one in later if one.ack >= 0 and one.t_ack_ns < until_ns - PROMPT_NS // 2]
     if answered:
-        reasons.append(f"meanwhile the secondary answered {len(answered)} writes that were sent after it")
+        reasons.append(
+            f"meanwhile the secondary answered {len(answered)} writes that were sent after it"
+        )
         return "late" if row.ack >= 0 else "lost"
     return None
 
@@ -218,7 +235,9 @@ def _from_the_logs(e: Evidence) -> list[Finding]:
             )
         )  # fmt: skip
     for record in primary.named("REPL_UNKNOWN_ACK")[:1]:
-        known = [one for one in primary.named("REPL_ACK_RECEIVED") if one["sector"] == record["sector"]]
+        known = [
+            one for one in primary.named("REPL_ACK_RECEIVED") if one["sector"] == record["sector"]
+        ]
         if known:
             told = "the primary logged a second answer to a write that had been answered"
             found.append(_told(record["sector"], "repeated", told, **device_time(primary, record)))
@@ -238,8 +257,9 @@ def _barriers_by_the_logs(e: Evidence) -> list[Finding]:
 
 
 def _barriers(side: SideEvidence, name: str) -> Iterator[tuple[tuple[int, int], EventRecord]]:
-    """((connection, barrier), record), newest first. Barriers are numbered anew with each connection, and the logs of
-    the two sides begin at different times: connections are counted from the newest back."""
+    """((connection, barrier), record), newest first. Barriers are numbered anew with each
+    connection, and the logs of the two sides begin at different times: connections are counted from
+    the newest back."""
     connection = 0
     for one in reversed(side.events):
         if (
@@ -253,7 +273,9 @@ def _barriers(side: SideEvidence, name: str) -> Iterator[tuple[tuple[int, int], 
 
 
 def _told(sector: int | None, kind: str, reason: str, **fields: Any) -> Finding:
-    return Finding(stage=Stage.RESPONSE, kind=kind, side="secondary", lba=sector, reasons=(reason,), **fields)
+    return Finding(
+        stage=Stage.RESPONSE, kind=kind, side="secondary", lba=sector, reasons=(reason,), **fields
+    )
 
 
 def _open_writes(e: Evidence) -> list[Finding]:
@@ -272,7 +294,9 @@ def _open_writes(e: Evidence) -> list[Finding]:
             "lba": record["sector"], "write_lba": record["sector"], "write_sectors": record["bytes"] // 512,
             "reasons": (f"the primary waited {waited_ns / NS_PER_MS:.0f} ms for the answer to write {record['write_no']}",),
         } | device_time(primary, record)  # fmt: skip
-        missing = "the capture of the link, and with it when the write was there and what was answered"
+        missing = (
+            "the capture of the link, and with it when the write was there and what was answered"
+        )
         if secondary.set is None:
             missing += "; the secondary's root cause data set"
         return [

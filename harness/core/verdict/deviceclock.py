@@ -1,8 +1,8 @@
 """A device's uptime on the host's clock, with a bound on the error. Pure.
 
-What ties the two together: a question and its answer (the device read its uptime between them), and a console line,
-which cannot have been read before it was printed. Each says "the offset is at least" or "at most"; the truth lies
-between the highest of the ones and the lowest of the others.
+What ties the two together: a question and its answer (the device read its uptime between them), and
+a console line, which cannot have been read before it was printed. Each says "the offset is at
+least" or "at most"; the truth lies between the highest of the ones and the lowest of the others.
 """
 
 import re
@@ -14,7 +14,8 @@ from typing import Final
 from freezeframe.harness.core.events import Ns
 
 DRIFT_PPM: Final = 100
-"""Two ordinary crystals differ by less; added for the time between the observations and what they are used for."""
+"""Two ordinary crystals differ by less; added for the time between the observations and what they
+are used for."""
 MAX_LINES: Final = 200_000
 MICROSECOND_NS: Final = 1_000
 _STAMPED_LINE: Final = re.compile(rb"^\[ *(\d{1,9})\.(\d{6})\] ", re.MULTILINE)
@@ -22,7 +23,8 @@ _STAMPED_LINE: Final = re.compile(rb"^\[ *(\d{1,9})\.(\d{6})\] ", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """At ``uptime_ns`` of the device the host's clock showed ``not_before_ns`` to ``not_after_ns``; None: open."""
+    """At ``uptime_ns`` of the device the host's clock showed ``not_before_ns`` to ``not_after_ns``;
+    None: open."""
 
     uptime_ns: int
     not_before_ns: Ns | None = None
@@ -77,7 +79,8 @@ class Line:
 
 
 def lines(log: bytes, times: Sequence[tuple[Ns, int]]) -> list[Line]:
-    """The stamped lines of a console; ``times``: (t_ns, offset of the first byte) of each read, in order."""
+    """The stamped lines of a console; ``times``: (t_ns, offset of the first byte) of each read, in
+    order."""
     starts = [offset for _, offset in times]
     found: list[Line] = []
     boot, last_ns = 0, 0

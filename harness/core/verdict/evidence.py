@@ -1,7 +1,8 @@
 """What there is to judge an incident by: gathered from its parts, with what is missing said. Pure.
 
-Only what a real bench has goes in. A simulated controller also tells which faults were armed and when they fired: that
-is taken away at the door, and neither the scenario's name nor the run's steps of arming are ever looked at.
+Only what a real bench has goes in. A simulated controller also tells which faults were armed and
+when they fired: that is taken away at the door, and neither the scenario's name nor the run's steps
+of arming are ever looked at.
 """
 
 import re
@@ -30,7 +31,8 @@ MAX_PORTS: Final = 64
 USUAL_ALGORITHM: Final = "crc32c"
 """Of a capture that lacks the handshake, in an incident that does not name it either."""
 STEP_NS: Final = 20 * NS_PER_MS
-"""Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall clock."""
+"""Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall
+clock."""
 
 EventRecord = Mapping[str, Any]
 
@@ -61,7 +63,8 @@ class SideEvidence:
         return bool(self.events) and self.events[0]["name"] == "BOOT"
 
     def tells(self, *names: str) -> bool:
-        """Whether the set's log would hold such records if anything of the kind had happened in its time."""
+        """Whether the set's log would hold such records if anything of the kind had happened in its
+        time."""
         return self.set is not None and (self.set.tells is None or self.set.tells.issuperset(names))
 
     def named(self, *names: str) -> list[EventRecord]:
@@ -77,7 +80,8 @@ class SideEvidence:
 
     @cached_property
     def write_numbers(self) -> Mapping[bytes, int]:
-        """block_id -> the controller's own number of the write, as far as the state record tells."""
+        """block_id -> the controller's own number of the write, as far as the state record
+        tells."""
         if self.set is None:
             return {}
         rows = self.set.state.get("last_writes")
@@ -118,9 +122,11 @@ class Evidence:
     recovery: Sequence[Mapping[str, Any]] = ()
     comparison: Mapping[str, Any] | None = None
     wrong_reads: Sequence[tuple[int, int, str]] = ()
-    """(byte offset, length, what it said) of what the workload read back and found to be not what it wrote."""
+    """(byte offset, length, what it said) of what the workload read back and found to be not what
+    it wrote."""
     wall_step_ns: int = 0
-    """How far the wall clock, by which frames are timed, moved against the monotonic one during the run."""
+    """How far the wall clock, by which frames are timed, moved against the monotonic one during the
+    run."""
     clock_error_ns: Ns = 0
 
     @property
@@ -167,7 +173,11 @@ class Evidence:
             return []
         if size_bytes is None:
             return [one for one in self.link.writes if one.covers(sector)]
-        return [one for one in self.link.writes if one.sector == sector and one.row.size_bytes == size_bytes]
+        return [
+            one
+            for one in self.link.writes
+            if one.sector == sector and one.row.size_bytes == size_bytes
+        ]
 
     def primary_number(self, write: LinkWrite) -> int | None:
         """The primary's number of the captured write."""
@@ -188,7 +198,8 @@ class Evidence:
         return secondary_number(write.row.block_id)
 
     def promised(self, write_id: int, sector: int, sectors: int) -> bytes | None:
-        """What the host's write put into these sectors; None when the journal has no such write there."""
+        """What the host's write put into these sectors; None when the journal has no such write
+        there."""
         written = self.journal.writes.get(write_id) if self.journal is not None else None
         if self.journal is None or written is None or sectors <= 0:
             return None
@@ -202,7 +213,8 @@ def secondary_number(block_id: bytes) -> int:
 
 
 def broken_stamps(write: LinkWrite) -> bool:
-    """Stamped data that are not what the writer stamped. Right data pass always, wrong ones in 1 of 2**32."""
+    """Stamped data that are not what the writer stamped. Right data pass always, wrong ones in 1 of
+    2**32."""
     return write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
 
 
@@ -226,7 +238,8 @@ def device_clock(
     console: bytes,
     times: Sequence[tuple[Ns, int]],
 ) -> DeviceClock | None:
-    """The controller's uptime on our clock: from who-are-you, from the answer to the frame, from its console."""
+    """The controller's uptime on our clock: from who-are-you, from the answer to the frame, from
+    its console."""
     bounds: list[Bound] = []
     told = (record.get("controllers") or {}).get(side) or {}
     if "uptime_ns" in told and "t_asked_ns" in told:
@@ -247,13 +260,15 @@ def device_clock(
             )  # fmt: skip
     stamped = deviceclock.lines(console, times)
     if stamped and bounds:
-        # The watch began in the boot that the frames were armed for: its first lines are that boot's.
+        # The watch began in the boot that the frames were armed for: its first lines are that
+        # boot's.
         bounds += deviceclock.printed(stamped, _armed_boot(stamped, bounds))
     return deviceclock.fit(bounds)
 
 
 def _armed_boot(stamped: Sequence[deviceclock.Line], bounds: Sequence[Bound]) -> int:
-    """Which boot on the console the questions fell into: the last that had begun printing before the last answer."""
+    """Which boot on the console the questions fell into: the last that had begun printing before
+    the last answer."""
     last_ns = max(bound.not_after_ns or 0 for bound in bounds)
     before = [line.boot for line in stamped if line.t_read_ns and line.t_read_ns <= last_ns]
     return before[-1] if before else 0
@@ -268,7 +283,8 @@ def wall_step_ns(record: Mapping[str, Any]) -> int:
 
 
 def link_ends(record: Mapping[str, Any]) -> LinkEnds:
-    """Which connections of the capture are the replication link, as far as the incident tells in so many words."""
+    """Which connections of the capture are the replication link, as far as the incident tells in so
+    many words."""
     told = record.get("link")
     told = told if isinstance(told, dict) else {}
     texts = {
@@ -300,7 +316,8 @@ def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
-    """Which captured writes keep their data, beside those that are wrong in themselves: what somebody complained of."""
+    """Which captured writes keep their data, beside those that are wrong in themselves: what
+    somebody complained of."""
     sectors = set[int]()
     for side in sides:
         sectors |= {one["sector"] for one in side.named("REPL_DIGEST_FAILED")}
@@ -324,8 +341,9 @@ def gather(
     frames_offset_ns: Ns = 0,
     frames_problem: Callable[[], str] = str,
 ) -> Evidence:
-    """Put the parts of an incident together. ``record``: incident.json. ``frames``: the capture, its clock ahead of
-    CLOCK_MONOTONIC by ``frames_offset_ns``; ``frames_problem`` tells, once they have been read, why they ended early."""
+    """Put the parts of an incident together. ``record``: incident.json. ``frames``: the capture,
+    its clock ahead of CLOCK_MONOTONIC by ``frames_offset_ns``; ``frames_problem`` tells, once they
+    have been read, why they ended early."""
     sides: dict[Side, SideEvidence] = {}
     for side in SIDES:
         found = without_tell_tales(sets.get(side))
@@ -342,9 +360,7 @@ def gather(
     read, journal_problem = _journal(journal)
     workload = record.get("workload") or {}
     if read is None and workload.get("keeps_journal") is False:
-        journal_problem = (
-            f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
-        )
+        journal_problem = f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
     link, link_problem = None, ""
     if frames is not None:
         link = LinkEvidence(link_ends(record), suspects(sides.values()))

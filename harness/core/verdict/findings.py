@@ -1,4 +1,5 @@
-"""What an inquest finds: stages of a write's way, places in its data, and one finding a thing that went wrong. Pure."""
+"""What an inquest finds: stages of a write's way, places in its data, and one finding a thing that
+went wrong. Pure."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -93,7 +94,8 @@ class Finding:
 
 
 def difference(expected: bytes, found: bytes, offset: int = 0) -> Place | None:
-    """The first difference of two equally long pieces; ``offset`` is that of their first byte in the write."""
+    """The first difference of two equally long pieces; ``offset`` is that of their first byte in
+    the write."""
     if expected == found or len(expected) != len(found):
         return None
     at = [index for index, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
@@ -108,9 +110,15 @@ def difference(expected: bytes, found: bytes, offset: int = 0) -> Place | None:
 
 
 def single_bit(
-    right: int, wrong: int, size_bytes: int, content: bytes | None, *, polynomial: int = crcbits.CRC32C
+    right: int,
+    wrong: int,
+    size_bytes: int,
+    content: bytes | None,
+    *,
+    polynomial: int = crcbits.CRC32C,
 ) -> Place | None:
-    """The one flipped bit that explains two checksums. ``content``: what should have been there, when that is known."""
+    """The one flipped bit that explains two checksums. ``content``: what should have been there,
+    when that is known."""
     if size_bytes <= 0:
         return None
     found = crcbits.flipped_bit(right ^ wrong, size_bytes, polynomial=polynomial)
@@ -139,16 +147,19 @@ def of_write(e: Evidence, write: LinkWrite) -> dict[str, object]:
 
 
 def link_error_ns(e: Evidence) -> Ns:
-    """Frames are timed by the wall clock: its own reading's error, and what it moved during the run."""
+    """Frames are timed by the wall clock: its own reading's error, and what it moved during the
+    run."""
     return e.clock_error_ns + abs(e.wall_step_ns)
 
 
 def host_write(
     e: Evidence, sector: int, sectors: int, near: bytes | None, write_id: int = NO_ID
 ) -> tuple[int, bytes] | None:
-    """(write id, content) of the host's write to exactly these sectors: the one that the data name, else the nearest.
+    """(write id, content) of the host's write to exactly these sectors: the one that the data name,
+    else the nearest.
 
-    A flipped bit may have hit the id itself, so that an id whose content is nothing like the data is not believed.
+    A flipped bit may have hit the id itself, so that an id whose content is nothing like the data
+    is not believed.
     """
     if e.journal is None:
         return None
@@ -158,7 +169,8 @@ def host_write(
     if near is None:
         return None
     candidates = [
-        (one.write_id, e.journal.content(one, sector, sectors)) for one in _at(e.journal, sector, sectors)
+        (one.write_id, e.journal.content(one, sector, sectors))
+        for one in _at(e.journal, sector, sectors)
     ]
     if not candidates:
         return None

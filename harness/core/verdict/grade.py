@@ -36,7 +36,10 @@ def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
     if e.journal is None:
         yield 1, e.journal_problem
     elif e.journal.torn_bytes:
-        yield 1, f"the host's journal ends in {e.journal.torn_bytes} bytes of a record that was cut off"
+        yield (
+            1,
+            f"the host's journal ends in {e.journal.torn_bytes} bytes of a record that was cut off",
+        )
     if not e.link_times_hold:
         yield (
             1,
@@ -65,7 +68,10 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
 def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     own = e.sides[side]
     if own.set is None:
-        yield 2, f"the {side}'s root cause data set cannot be used: {own.set_problem or 'no reason told'}"
+        yield (
+            2,
+            f"the {side}'s root cause data set cannot be used: {own.set_problem or 'no reason told'}",
+        )
     elif not own.log_is_whole and (not own.events or _depth_ns(own) < DEPTH_NS):
         yield 1, f"the {side}'s event log reaches back less than {DEPTH_NS // NS_PER_MS} ms"
     if not own.console:

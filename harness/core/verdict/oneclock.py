@@ -1,7 +1,9 @@
-"""Everything that an incident's sources tell, on the host's clock: one row a happening, each with its error bound. Pure.
+"""Everything that an incident's sources tell, on the host's clock: one row a happening, each with
+its error bound. Pure.
 
-What the host noted itself has no error against its own clock. Frames are timed by the wall clock, devices by their uptime:
-their rows are off by up to what ties those clocks to ours, and two rows whose bounds overlap have no certain order.
+What the host noted itself has no error against its own clock. Frames are timed by the wall clock,
+devices by their uptime: their rows are off by up to what ties those clocks to ours, and two rows
+whose bounds overlap have no certain order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +28,18 @@ def rows(
 ) -> list[Row]:
     """The rows between two times, in order; at most MAX_ROWS of them.
 
-    ``t_ns`` is when it happened, give or take ``error_ns`` (None: not known), ``t_detect_ns`` when the harness had it
-    (None: not noted). ``recorded``: the rows of timeline.jsonl, in place of what incident.json tells of them. ``whole``:
-    what is recorded or printed comes from the whole run, only the many writes and event records from between the times.
+    ``t_ns`` is when it happened, give or take ``error_ns`` (None: not known), ``t_detect_ns`` when
+    the harness had it (None: not noted). ``recorded``: the rows of timeline.jsonl, in place of what
+    incident.json tells of them. ``whole``: what is recorded or printed comes from the whole run,
+    only the many writes and event records from between the times.
     """
     few = [*_recorded(e, recorded)] if recorded else [*_told(e)]
     few += [row for side in e.sides.values() for row in _printed(side)]
-    many = [*_journalled(e), *(row for side in e.sides.values() for row in _logged(e, side)), *_captured(e)]
+    many = [
+        *_journalled(e),
+        *(row for side in e.sides.values() for row in _logged(e, side)),
+        *_captured(e),
+    ]
     found = [one for one in [*few, *many] if from_ns <= one["t_ns"] <= to_ns]
     if whole:
         found += [one for one in few if not from_ns <= one["t_ns"] <= to_ns]
@@ -41,8 +48,8 @@ def rows(
 
 
 def _recorded(e: Evidence, recorded: Sequence[Row]) -> Iterator[Row]:
-    """What the harness noted as it happened: exact on its own clock, and as good as theirs where it passes on a time of
-    others."""
+    """What the harness noted as it happened: exact on its own clock, and as good as theirs where it
+    passes on a time of others."""
     for one in recorded:
         t_ns = one.get("t_ns")
         if not isinstance(t_ns, int) or isinstance(t_ns, bool):
@@ -63,7 +70,9 @@ def _told(e: Evidence) -> Iterator[Row]:
         yield _own(action["t_frame_ns"], "reflex", "control frame", action["side"])
         reply = action.get("reply") or {}
         if reply.get("t_ack_ns"):
-            yield _own(reply["t_ack_ns"], "control", "reply", action["side"], str(reply.get("status", "")))
+            yield _own(
+                reply["t_ack_ns"], "control", "reply", action["side"], str(reply.get("status", ""))
+            )
     for step in e.recovery:
         yield _own(step["t_ns"], "recovery", str(step["step"]), step["side"])
 
@@ -80,12 +89,16 @@ def _journalled(e: Evidence) -> Iterator[Row]:
 
 
 def _logged(e: Evidence, side: SideEvidence) -> Iterator[Row]:
-    steps = [one for one in e.recovery if (one.get("side"), one.get("step")) == (side.side, "set pulled")]
+    steps = [
+        one for one in e.recovery if (one.get("side"), one.get("step")) == (side.side, "set pulled")
+    ]
     pulled_ns = steps[0].get("t_ns") if steps else None
     for record in side.events:
         at = side.at(record)
         if at is not None:
-            text = " ".join(f"{name}={value}" for name, value in record.items() if name not in PLAIN)
+            text = " ".join(
+                f"{name}={value}" for name, value in record.items() if name not in PLAIN
+            )
             yield row(
                 at[0],
                 "event log",
@@ -98,16 +111,24 @@ def _logged(e: Evidence, side: SideEvidence) -> Iterator[Row]:
 
 
 def _printed(side: SideEvidence) -> Iterator[Row]:
-    """Console lines: when they were printed, where the device's clock tells, else when they were read."""
+    """Console lines: when they were printed, where the device's clock tells, else when they were
+    read."""
     for line in deviceclock.lines(side.console, side.console_times):
         data = side.console[line.offset_bytes : line.offset_bytes + LINE_BYTES].split(b"\n", 1)[0]
         t_ns, error_ns = line.t_read_ns, None
         if side.clock is not None:
-            printed_ns, bound_ns = side.clock.host_ns(line.uptime_ns), side.clock.error_at(line.uptime_ns)
+            printed_ns, bound_ns = (
+                side.clock.host_ns(line.uptime_ns),
+                side.clock.error_at(line.uptime_ns),
+            )
             # The uptime of another boot leads to another time: then only the reading is known.
             if line.t_read_ns - NS_PER_S < printed_ns <= line.t_read_ns + bound_ns:
                 t_ns, error_ns = printed_ns, bound_ns
-        told = {"error_ns": error_ns, "t_detect_ns": line.t_read_ns, "text": escape(data.rstrip(b"\r"))}
+        told = {
+            "error_ns": error_ns,
+            "t_detect_ns": line.t_read_ns,
+            "text": escape(data.rstrip(b"\r")),
+        }
         yield row(t_ns, "console", "line", side.side, **told)
 
 
@@ -115,15 +136,31 @@ def _captured(e: Evidence) -> Iterator[Row]:
     error_ns = link_error_ns(e)
     for write in e.link.writes if e.link else ():
         sent = write.row
-        which = f"write {write.write_id}" if write.write_id != NO_ID else f"block_id {sent.block_id_text}"
+        which = (
+            f"write {write.write_id}"
+            if write.write_id != NO_ID
+            else f"block_id {sent.block_id_text}"
+        )
         text = f"{which}: sector {write.sector} + {write.sectors}"
         wrong = ", digest wrong" if write.digest_is_right is False else ""
         fields: dict[str, Any] = {"error_ns": error_ns, "t_detect_ns": None}
         yield row(
-            sent.t_sent_ns, "link", "data", "primary", **fields, text=text + wrong, packet_no=sent.packet_no
+            sent.t_sent_ns,
+            "link",
+            "data",
+            "primary",
+            **fields,
+            text=text + wrong,
+            packet_no=sent.packet_no,
         )
         if sent.ack >= 0:
             name = Cmd(sent.ack).name
             yield row(
-                sent.t_ack_ns, "link", name, "secondary", **fields, text=text, packet_no=sent.ack_packet_no
+                sent.t_ack_ns,
+                "link",
+                name,
+                "secondary",
+                **fields,
+                text=text,
+                packet_no=sent.ack_packet_no,
             )

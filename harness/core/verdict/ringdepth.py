@@ -1,7 +1,9 @@
-"""How much of a controller's event log still told of the failing write when the log was saved: what the speed is for.
+"""How much of a controller's event log still told of the failing write when the log was saved: what
+the speed is for.
 
-The log is a ring. Each event that is logged between the trigger and the save is one that was known at the trigger and may
-be overwritten; once as many have come as the ring holds, the failing write's own events are gone.
+The log is a ring. Each event that is logged between the trigger and the save is one that was known
+at the trigger and may be overwritten; once as many have come as the ring holds, the failing write's
+own events are gone.
 """
 
 from collections.abc import Mapping
@@ -23,9 +25,11 @@ class RingDepth:
     overwritten: int
     """Events that the ring had lost by then."""
     since_trigger: int | None
-    """Logged from the trigger's arrival to the save; None: the controller's clock could not be told from ours."""
+    """Logged from the trigger's arrival to the save; None: the controller's clock could not be told
+    from ours."""
     since_write: int | None
-    """Logged behind the failing write's first event that is still there; None: it is gone, or was never logged."""
+    """Logged behind the failing write's first event that is still there; None: it is gone, or was
+    never logged."""
 
 
 def ring_depth(
@@ -44,7 +48,8 @@ def ring_depth(
 
 def _since_write(saved: RootCauseSet, verdict: Mapping[str, Any]) -> int | None:
     sector, numbers = verdict.get("write_lba"), _write_numbers(verdict)
-    # Both the clock and the primary's count of writes begin anew with each boot, and the log outlives them.
+    # Both the clock and the primary's count of writes begin anew with each boot, and the log
+    # outlives them.
     events = this_boot(saved.events)
     for at, event in enumerate(events):
         if (
@@ -57,8 +62,8 @@ def _since_write(saved: RootCauseSet, verdict: Mapping[str, Any]) -> int | None:
 
 
 def _write_numbers(verdict: Mapping[str, Any]) -> set[int]:
-    """By which a log may know the write: the primary's own count, which is its block id read from the small end; or the
-    secondary's, the low 63 bits of the block id read from the big end."""
+    """By which a log may know the write: the primary's own count, which is its block id read from
+    the small end; or the secondary's, the low 63 bits of the block id read from the big end."""
     block_id = verdict.get("block_id")
     if not block_id:
         return set()

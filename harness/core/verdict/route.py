@@ -1,4 +1,5 @@
-"""One write's way, step by step: who had it, when (with the error), and with which checksum. Pure."""
+"""One write's way, step by step: who had it, when (with the error), and with which checksum.
+Pure."""
 
 from typing import Any, Final
 
@@ -19,12 +20,15 @@ _PRIMARY_STEPS: Final = (
 _SECONDARY_STEPS: Final = ("REPL_RECEIVE", "REPL_STORE", "REPL_ACK_SENT", "REPL_NEG_ACK")
 
 
-def _step(at: str, source: str, t_ns: int | None, error_ns: int | None, **fields: Any) -> dict[str, Any]:
+def _step(
+    at: str, source: str, t_ns: int | None, error_ns: int | None, **fields: Any
+) -> dict[str, Any]:
     return {"at": at, "source": source, "t_ns": t_ns, "error_ns": error_ns, **fields}
 
 
 def route(e: Evidence, first: Finding) -> list[dict[str, Any]]:
-    """The steps of the finding's write in the order of the way; [] when it is about no certain write."""
+    """The steps of the finding's write in the order of the way; [] when it is about no certain
+    write."""
     steps = _host(e, first)
     write = first.write
     if write is not None:
@@ -37,7 +41,9 @@ def route(e: Evidence, first: Finding) -> list[dict[str, Any]]:
 
 
 def _host(e: Evidence, first: Finding) -> list[dict[str, Any]]:
-    written = e.journal.writes.get(first.write_id) if e.journal and first.write_id is not None else None
+    written = (
+        e.journal.writes.get(first.write_id) if e.journal and first.write_id is not None else None
+    )
     if written is None:
         return []
     crc = f"{stamped_crc(written.sectors):08x}"
@@ -51,7 +57,9 @@ def _logged(side: SideEvidence, number: int | None, names: tuple[str, ...]) -> l
         if record is not None:
             t_ns, error_ns = side.at(record) or (None, None)
             extra = {"crc32c": f"{record['crc32c']:08x}"} if "crc32c" in record else {}
-            steps.append(_step(f"{side.side} {name}", f"{side.side}/events.log", t_ns, error_ns, **extra))
+            steps.append(
+                _step(f"{side.side} {name}", f"{side.side}/events.log", t_ns, error_ns, **extra)
+            )
     return steps
 
 

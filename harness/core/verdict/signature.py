@@ -20,7 +20,9 @@ _NUMBER: Final = re.compile(r"\d+(?:[.:]\d+)*")
 _CONTEXTS: Final[Mapping[str, re.Pattern[bytes]]] = {
     "resync": re.compile(rb"Began resync|Resync done"),
     "a warmstart": re.compile(rb"\bwarmstart\b"),
-    "a lost connection": re.compile(rb"conn\( \w+ -> (?:BrokenPipe|NetworkFailure|Timeout|ProtocolError)"),
+    "a lost connection": re.compile(
+        rb"conn\( \w+ -> (?:BrokenPipe|NetworkFailure|Timeout|ProtocolError)"
+    ),
     "a power cycle": re.compile(rb"boot epoch (?:[2-9]|\d\d+), cold boot"),
 }
 """What may have come before a trigger, and how the consoles tell it."""
@@ -65,11 +67,13 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """How often a kind was seen, and what its incidents have in common. ``members``: oldest first, at least one."""
+    """How often a kind was seen, and what its incidents have in common. ``members``: oldest first,
+    at least one."""
 
     members: Sequence[Member]
     elsewhere: Sequence[frozenset[str]]
-    """Contexts of the incidents of other kinds: what all incidents share says nothing of this kind."""
+    """Contexts of the incidents of other kinds: what all incidents share says nothing of this
+    kind."""
 
     @property
     def always(self) -> list[str]:

@@ -1,5 +1,5 @@
-"""Two controllers' state records against each other: fields that must agree and do not, beside the last healthy ones;
-and all fields side by side, in words."""
+"""Two controllers' state records against each other: fields that must agree and do not, beside the
+last healthy ones; and all fields side by side, in words."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,8 @@ _PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], o
 def differences(
     primary: State | None, secondary: State | None, healthy: Mapping[str, State | None]
 ) -> list[dict[str, Any]]:
-    """A row a field that differs: field, primary, secondary, and what both said when the bench was armed."""
+    """A row a field that differs: field, primary, secondary, and what both said when the bench was
+    armed."""
     if primary is None or secondary is None:
         return []
     rows = []
@@ -61,7 +62,9 @@ def differences(
                     "field": name,
                     "primary": jsonable(one),
                     "secondary": jsonable(other),
-                    "healthy_primary": jsonable(of_primary(healthy_primary)) if healthy_primary else None,
+                    "healthy_primary": jsonable(of_primary(healthy_primary))
+                    if healthy_primary
+                    else None,
                     "healthy_secondary": jsonable(of_secondary(healthy_secondary))
                     if healthy_secondary
                     else None,
@@ -76,7 +79,11 @@ def _writes(primary: State, secondary: State) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for block_id, (sector, size, checksum) in _by_block_id(primary).items():
         other = theirs.get(block_id)
-        if other is not None and other != (sector, size, checksum) and len(rows) < MAX_WRITES_LISTED:
+        if (
+            other is not None
+            and other != (sector, size, checksum)
+            and len(rows) < MAX_WRITES_LISTED
+        ):
             rows.append(
                 {
                     "field": f"write {block_id.hex()} (sector, bytes, CRC-32C)",
@@ -144,5 +151,7 @@ def _shown(name: str, value: Any) -> str:
     if name in _NAMES and type(value) is int:
         return escape(_NAMES[name].get(value, str(value)))
     if name == "uuids" and isinstance(value, list):
-        return " ".join(f"{one:016X}" if type(one) is int else escape(str(one)) for one in value[:4])
+        return " ".join(
+            f"{one:016X}" if type(one) is int else escape(str(one)) for one in value[:4]
+        )
     return escape(str(value))[:200]

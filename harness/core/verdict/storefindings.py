@@ -1,7 +1,9 @@
-"""Findings in the stores: blocks that a controller's scrub, or the comparison at the end, found to be not what was meant.
+"""Findings in the stores: blocks that a controller's scrub, or the comparison at the end, found to
+be not what was meant.
 
-A scrub tells each damaged block with the checksums of what was meant and what was found, and its state record keeps the
-first blocks of each damaged extent as they were. What the stamps in them say tells lost, misdirected and rotten apart.
+A scrub tells each damaged block with the checksums of what was meant and what was found, and its
+state record keeps the first blocks of each damaged extent as they were. What the stamps in them say
+tells lost, misdirected and rotten apart.
 """
 
 from collections.abc import Sequence
@@ -95,8 +97,11 @@ def kept_blocks(side: SideEvidence) -> dict[int, bytes]:
     }  # fmt: skip
 
 
-def _scrubbed(e: Evidence, side: SideEvidence, mismatches: Sequence[dict[str, Any]]) -> list[Finding]:
-    """Sort the damaged sectors by what they hold, and make one finding of each write that went wrong."""
+def _scrubbed(
+    e: Evidence, side: SideEvidence, mismatches: Sequence[dict[str, Any]]
+) -> list[Finding]:
+    """Sort the damaged sectors by what they hold, and make one finding of each write that went
+    wrong."""
     kept = kept_blocks(side)
     wrong: list[Wrong] = []
     unread: list[dict[str, Any]] = []
@@ -117,7 +122,9 @@ def _scrubbed(e: Evidence, side: SideEvidence, mismatches: Sequence[dict[str, An
     return findings
 
 
-def _wrong_sectors(e: Evidence, side: SideEvidence, record: dict[str, Any], content: bytes) -> list[Wrong]:
+def _wrong_sectors(
+    e: Evidence, side: SideEvidence, record: dict[str, Any], content: bytes
+) -> list[Wrong]:
     found = []
     for at in range(0, len(content), SECTOR_BYTES):
         sector = record["sector"] + at // SECTOR_BYTES
@@ -153,7 +160,11 @@ def _holds(record: Any, sector: int) -> bool:
 def _captured(e: Evidence, side: SideEvidence, record: Any) -> LinkWrite | None:
     """The captured write that the side's record is about."""
     for write in e.writes_to(record["sector"], record["bytes"]):
-        number = secondary_number(write.row.block_id) if side.side == "secondary" else e.primary_number(write)
+        number = (
+            secondary_number(write.row.block_id)
+            if side.side == "secondary"
+            else e.primary_number(write)
+        )
         if number == record["write_no"]:
             return write
     return None
@@ -165,7 +176,9 @@ def _only_write(e: Evidence, record: Any) -> int:
         return NO_ID
     sectors = record["bytes"] // SECTOR_BYTES
     there = [
-        one for one in e.journal.writes.values() if one.lba == record["sector"] and one.sectors == sectors
+        one
+        for one in e.journal.writes.values()
+        if one.lba == record["sector"] and one.sectors == sectors
     ]
     return there[0].write_id if len(there) == 1 else NO_ID
 
@@ -188,7 +201,8 @@ def _base(e: Evidence, side: SideEvidence, meant: Meant | None, sector: int) -> 
 
 
 def _misdirected(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Finding]:
-    """Whole sectors of a write that belongs elsewhere: where it landed; its own place should be stale."""
+    """Whole sectors of a write that belongs elsewhere: where it landed; its own place should be
+    stale."""
     landed: dict[int, Wrong] = {}
     for one in wrong:
         stamp = decode(one.found) if one.kind is Kind.MISDIRECTED else None
@@ -198,10 +212,16 @@ def _misdirected(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> lis
     for write_id, one in landed.items():
         stamp = decode(one.found)
         assert stamp is not None
-        home = [other for other in wrong if other.meant is not None and other.meant.write_id == write_id]
+        home = [
+            other for other in wrong if other.meant is not None and other.meant.write_id == write_id
+        ]
         fields = _base(e, side, home[0].meant if home else None, stamp.lba) | {"write_id": write_id}
         where = f"sector {stamp.lba} of write {write_id} was found whole at sector {one.sector}"
-        stale = "its own place holds what was there before" if home else "its own place was not found damaged"
+        stale = (
+            "its own place holds what was there before"
+            if home
+            else "its own place was not found damaged"
+        )
         findings.append(
             Finding(
                 stage=Stage.MISDIRECTED_WRITE, kind="stored elsewhere",
@@ -227,7 +247,9 @@ def _lost(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Findi
             f"the {side.side} logged the write as stored, and its place holds {holds}, whole",
             "it was found nowhere else",
         )
-        expected = f"write {fields.get('write_id')}" if fields.get("write_id") is not None else "the write"
+        expected = (
+            f"write {fields.get('write_id')}" if fields.get("write_id") is not None else "the write"
+        )
         findings.append(
             Finding(
                 stage=Stage.LOST_WRITE, kind="not stored", expected=expected, found=holds, reasons=reasons, **fields
@@ -262,10 +284,16 @@ def _rotten(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Fin
     return findings
 
 
-def _from_checksums(record: dict[str, Any], meant: Meant | None, content: bytes | None) -> Place | None:
+def _from_checksums(
+    record: dict[str, Any], meant: Meant | None, content: bytes | None
+) -> Place | None:
     """The one flipped bit of the block, as an offset in the write that it belongs to."""
     flipped = single_bit(
-        record["expected_crc32"], record["found_crc32"], record["bytes"], content, polynomial=crcbits.CRC32
+        record["expected_crc32"],
+        record["found_crc32"],
+        record["bytes"],
+        content,
+        polynomial=crcbits.CRC32,
     )
     if flipped is None or meant is None:
         return None
@@ -273,13 +301,20 @@ def _from_checksums(record: dict[str, Any], meant: Meant | None, content: bytes 
     return replace(flipped, byte_offset=offset) if 0 <= offset < meant.record["bytes"] else None
 
 
-def _by_checksums(e: Evidence, side: SideEvidence, records: Sequence[dict[str, Any]]) -> list[Finding]:
-    """Damaged blocks whose content was not kept: one flipped bit can still be told from the two checksums."""
+def _by_checksums(
+    e: Evidence, side: SideEvidence, records: Sequence[dict[str, Any]]
+) -> list[Finding]:
+    """Damaged blocks whose content was not kept: one flipped bit can still be told from the two
+    checksums."""
     if not records:
         return []
     record = records[0]
     flipped = single_bit(
-        record["expected_crc32"], record["found_crc32"], record["bytes"], None, polynomial=crcbits.CRC32
+        record["expected_crc32"],
+        record["found_crc32"],
+        record["bytes"],
+        None,
+        polynomial=crcbits.CRC32,
     )
     told = f"the {side.side}'s scrub found a damaged block at sector {record['sector']}"
     if flipped is None or len(records) > 1:
@@ -302,8 +337,8 @@ def _by_checksums(e: Evidence, side: SideEvidence, records: Sequence[dict[str, A
 
 
 def compared_findings(e: Evidence) -> list[Finding]:
-    """What the comparison at the end, or the workload that read its data back, found wrong and nothing before it: the
-    last resort."""
+    """What the comparison at the end, or the workload that read its data back, found wrong and
+    nothing before it: the last resort."""
     before_both = (Stage.HOST_BUFFER, Stage.PRIMARY_STORE)
     missing = "what tells when it went wrong: the capture, or an event log that reaches back so far"
     if e.wrong_reads:
@@ -326,7 +361,9 @@ def compared_findings(e: Evidence) -> list[Finding]:
     if not first:
         return []
     side, kind, sector = first["side"], first["kind"], first["offset_bytes"] // SECTOR_BYTES
-    candidates = (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if side == "secondary" else before_both
+    candidates = (
+        (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if side == "secondary" else before_both
+    )
     return [
         Finding(
             stage=None, kind=f"{kind} data", side=side, candidates=candidates, lba=sector,

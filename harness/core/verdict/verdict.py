@@ -1,8 +1,10 @@
-"""The verdict: where an incident's data first diverged, or honestly that the evidence does not say. Pure.
+"""The verdict: where an incident's data first diverged, or honestly that the evidence does not say.
+Pure.
 
     evidence -> findings (a thing that went wrong each) -> the first of them in time -> verdict
 
-The same evidence always gives the same verdict, to the byte: nothing here reads a clock, a file or a random number.
+The same evidence always gives the same verdict, to the byte: nothing here reads a clock, a file or
+a random number.
 """
 
 import re
@@ -22,8 +24,11 @@ FORMAT: Final = "freezeframe-verdict/1"
 MAX_ALSO: Final = 16
 GARBLED: Final = re.compile(rb"[\x80-\xff].{0,16}[\x80-\xff]")
 """Firmware prints ASCII; two foreign bytes so near each other are noise."""
-HUNG_STEPS: Final = frozenset({"hung, power can be cycled", "hung, power cannot be cycled", "power cycled"})
-"""Steps of the recovery (core.recovery.Signal) that say that a controller did not come back by itself."""
+HUNG_STEPS: Final = frozenset(
+    {"hung, power can be cycled", "hung, power cannot be cycled", "power cycled"}
+)
+"""Steps of the recovery (core.recovery.Signal) that say that a controller did not come back by
+itself."""
 UNANSWERED_STEPS: Final = frozenset({"no answer", "refused", "frame not out"})
 
 
@@ -49,7 +54,9 @@ def judge(e: Evidence) -> dict[str, Any]:
         "route": route(e, first) if first is not None else [],
         "clocks": {side: _clock(own) for side, own in e.sides.items()},
         "state_differences": differences(
-            _state(e.primary), _state(e.secondary), {side: own.healthy for side, own in e.sides.items()}
+            _state(e.primary),
+            _state(e.secondary),
+            {side: own.healthy for side, own in e.sides.items()},
         ),
     }
 
@@ -77,7 +84,8 @@ def _console_findings(e: Evidence) -> list[Finding]:
         )  # a shared UART carries frames
         if noise is not None:
             read_ns = max(
-                (t_ns for t_ns, offset in side.console_times if offset <= noise.start()), default=None
+                (t_ns for t_ns, offset in side.console_times if offset <= noise.start()),
+                default=None,
             )
             found.append(
                 Finding(
@@ -126,9 +134,12 @@ def _divergence(first: Finding | None) -> dict[str, Any]:
         "byte_offset": place.byte_offset if place is not None else None,
         "bit_mask": place.bit_mask if place is not None else None,
         "bytes_different": place.bytes_different if place is not None else None,
-        "expected": (place.expected if place is not None else first.expected if first is not None else "")
+        "expected": (
+            place.expected if place is not None else first.expected if first is not None else ""
+        )
         or None,
-        "found": (place.found if place is not None else first.found if first is not None else "") or None,
+        "found": (place.found if place is not None else first.found if first is not None else "")
+        or None,
     }
 
 
@@ -144,7 +155,8 @@ def _reason(e: Evidence, first: Finding | None) -> str:
 
 
 def _confidence(first: Finding | None, quality: Grade) -> str:
-    """certain: two sources or more say so and the evidence is good; likely: one does, or some is missing."""
+    """certain: two sources or more say so and the evidence is good; likely: one does, or some is
+    missing."""
     if first is None or not first.conclusive:
         return "open"
     return "certain" if len(first.reasons) > 1 and quality.letter in "AB" else "likely"
@@ -195,7 +207,11 @@ def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality
         return f"Inconclusive: {_reason(e, first)} (evidence grade {quality.letter})."
     if not first.conclusive:
         open_stages = " or ".join(str(one) for one in first.candidates)
-        what = f"{first.kind}{_named(first)}{_byte(first)}: {open_stages}" if open_stages else first.kind
+        what = (
+            f"{first.kind}{_named(first)}{_byte(first)}: {open_stages}"
+            if open_stages
+            else first.kind
+        )
         return f"Inconclusive between {what}; missing: {first.missing} (evidence grade {quality.letter})."
     told = f"{_sentence(e, first)}; evidence grade {quality.letter}."
     extra = [one for one in others if one.stage not in DATA_STAGES and one.stage is not None]
@@ -236,6 +252,8 @@ def _sentence(e: Evidence, first: Finding) -> str:
             return f"The {first.side}'s answer{_named(first)} was wrong, {first.kind}{found}"
         case _:
             data = (
-                "The data agree" if (e.comparison or {}).get("data_equal") else "The data were not compared"
+                "The data agree"
+                if (e.comparison or {}).get("data_equal")
+                else "The data were not compared"
             )
             return f"{data}; {first.kind} on the {first.side}"

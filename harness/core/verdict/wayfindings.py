@@ -1,8 +1,10 @@
-"""Findings on a write's way from the host to the secondary's check: who had the right data last, who had wrong ones. Pure.
+"""Findings on a write's way from the host to the secondary's check: who had the right data last,
+who had wrong ones. Pure.
 
     host journal -> primary's log (host write, send) -> transmit buffer -> capture -> secondary's digest check
 
-The capture stands at the secondary's end of the link, so that what it shows right was right until the secondary had it.
+The capture stands at the secondary's end of the link, so that what it shows right was right until
+the secondary had it.
 """
 
 from collections.abc import Sequence
@@ -32,11 +34,13 @@ from freezeframe.harness.core.verdict.findings import (
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4
 SECOND_DIGEST_NS: Final = 250 * NS_PER_MS
-"""A primary's second digest follows its sending at once; so much is left for its log and the capture."""
+"""A primary's second digest follows its sending at once; so much is left for its log and the
+capture."""
 
 
 def digest_findings(e: Evidence) -> list[Finding]:
-    """Data that do not fit their digest: on the link for all to see, or only where the secondary checked."""
+    """Data that do not fit their digest: on the link for all to see, or only where the secondary
+    checked."""
     found = []
     wrong = [one for one in (e.link.writes if e.link else ()) if one.digest_is_right is False]
     for write in wrong:
@@ -52,7 +56,8 @@ def digest_findings(e: Evidence) -> list[Finding]:
 
 
 def _complaints(side: SideEvidence) -> list[dict[str, Any]]:
-    """Digest failures that the side logged: in its event log, or where that does not reach back, on its console."""
+    """Digest failures that the side logged: in its event log, or where that does not reach back, on
+    its console."""
     if side.tells("REPL_DIGEST_FAILED"):
         logged = [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
         if logged or side.log_is_whole:
@@ -85,7 +90,9 @@ def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
             and (flipped := single_bit(right, write.crc32c, write.row.size_bytes, None)) is not None
         ):
             place = _undone(write.data, flipped)
-    reasons = [f"the capture shows {write.row.size_bytes} bytes of data that do not fit their digest"]
+    reasons = [
+        f"the capture shows {write.row.size_bytes} bytes of data that do not fit their digest"
+    ]
     stage, side, missing = _sender_or_link(e, write, reasons)
     return Finding(
         stage=stage, kind="data changed", side=side, candidates=() if stage else ON_THE_WAY,
@@ -100,8 +107,11 @@ def _undone(data: bytes, flipped: Place) -> Place | None:
     return difference(bytes(right), data)
 
 
-def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[Stage | None, str, str]:
-    """Was it changed in the primary's memory or under way? What the primary's transmit buffer held afterwards tells."""
+def _sender_or_link(
+    e: Evidence, write: LinkWrite, reasons: list[str]
+) -> tuple[Stage | None, str, str]:
+    """Was it changed in the primary's memory or under way? What the primary's transmit buffer held
+    afterwards tells."""
     primary, number = e.primary, e.primary_number(write)
     if primary.set is None:
         return (
@@ -115,7 +125,9 @@ def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[
     if sent is None or kept is None:
         return None, "", "the primary's event log does not tell what its transmit buffer held"
     if sent["crc32c"] == write.crc32c:
-        reasons.append("it is the digest that was changed: the data are those that the primary logged")
+        reasons.append(
+            "it is the digest that was changed: the data are those that the primary logged"
+        )
     if kept["crc32c"] != sent["crc32c"]:
         reasons.append(
             f"the primary logged CRC-32C {sent['crc32c']:08x} when it made the digest, and found "
@@ -128,9 +140,11 @@ def _sender_or_link(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[
     return Stage.ON_THE_LINK, "link", ""
 
 
-def _by_the_second_digest(e: Evidence, write: LinkWrite, reasons: list[str]) -> tuple[Stage | None, str, str]:
-    """A primary that tells no more than that it made a digest again, once the data were in its socket, and found its
-    buffer changed."""
+def _by_the_second_digest(
+    e: Evidence, write: LinkWrite, reasons: list[str]
+) -> tuple[Stage | None, str, str]:
+    """A primary that tells no more than that it made a digest again, once the data were in its
+    socket, and found its buffer changed."""
     primary = e.primary
     if not primary.tells("REPL_BUFFER_CHANGED"):
         return None, "", "the primary's event log does not tell what its transmit buffer held"
@@ -142,14 +156,22 @@ def _by_the_second_digest(e: Evidence, write: LinkWrite, reasons: list[str]) -> 
         )
         return Stage.PRIMARY_AFTER_DIGEST, "primary", ""
     if told:
-        return None, "", "which of the writes to this place it was whose buffer the primary found changed"
+        return (
+            None,
+            "",
+            "which of the writes to this place it was whose buffer the primary found changed",
+        )
     first = primary.at(primary.events[0]) if primary.events else None
     if not primary.log_is_whole and (first is None or first[0] + first[1] > write.row.t_sent_ns):
         return None, "", "the primary's event log does not reach back to the write"
     reasons.append(
         "the primary logged no change of its buffer: once the data were in its socket, it was as the digest says"
     )
-    return None, "", "what the primary's socket and transmit path sent: a capture at its own end of the link"
+    return (
+        None,
+        "",
+        "what the primary's socket and transmit path sent: a capture at its own end of the link",
+    )
 
 
 def _changed_buffers(e: Evidence, sector: int, size: int) -> list[EventRecord]:
@@ -204,7 +226,9 @@ def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, An
             stage=None, side="", candidates=open_stages, reasons=tuple(reasons),
             missing="the capture's digest of this write cannot be checked", **fields,
         )  # fmt: skip
-    reasons.append("the capture at that side's end of the link shows the data right, with their right digest")
+    reasons.append(
+        "the capture at that side's end of the link shows the data right, with their right digest"
+    )
     content = write.data or (meant[1] if meant is not None else None)
     place = _flipped_at(complaint, size, content)
     if place is not None:
@@ -227,19 +251,25 @@ def _candidate_id(e: Evidence, sector: int, size: int) -> dict[str, Any]:
     """Without a capture: the host's write there, when it wrote only one."""
     if e.journal is None:
         return {}
-    there = [one for one in e.journal.writes.values() if one.lba == sector and one.sectors * 512 == size]
+    there = [
+        one for one in e.journal.writes.values() if one.lba == sector and one.sectors * 512 == size
+    ]
     return {"write_id": there[0].write_id} if len(there) == 1 else {}
 
 
 def _flipped_at(complaint: dict[str, Any], size: int, content: bytes | None) -> Place | None:
-    """From the two digests that the side logged: which bit, when it was one and the digest is a CRC-32C."""
-    if "digest" not in complaint or max(complaint["digest"], complaint["computed"]) >> (8 * CRC_BYTES):
+    """From the two digests that the side logged: which bit, when it was one and the digest is a
+    CRC-32C."""
+    if "digest" not in complaint or max(complaint["digest"], complaint["computed"]) >> (
+        8 * CRC_BYTES
+    ):
         return None
     return single_bit(complaint["digest"], complaint["computed"], size, content)
 
 
 def unchecked_findings(e: Evidence) -> list[Finding]:
-    """Data that fit their digest and are not what the host was to write: wrong before the digest was made."""
+    """Data that fit their digest and are not what the host was to write: wrong before the digest
+    was made."""
     found = []
     for write in e.link.writes if e.link else ():
         if write.data and write.digest_is_right is not False and broken_stamps(write):
@@ -247,7 +277,9 @@ def unchecked_findings(e: Evidence) -> list[Finding]:
     return found
 
 
-def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None) -> Finding:
+def _wrong_before_the_digest(
+    e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None
+) -> Finding:
     reasons = [
         "the capture shows data that fit their digest and not the checksums that their writer stamped into them"
     ]
@@ -256,7 +288,10 @@ def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, by
     stage: Stage | None = None
     side = missing = ""
     if arrived is None:
-        missing = e.primary.set_problem or "the primary's event log does not tell how the write arrived there"
+        missing = (
+            e.primary.set_problem
+            or "the primary's event log does not tell how the write arrived there"
+        )
     elif arrived["crc32c"] == write.crc32c:
         stage, side = Stage.HOST_BUFFER, "host"
         reasons.append(f"they arrived so at the primary (CRC-32C {arrived['crc32c']:08x})")
@@ -275,7 +310,8 @@ def _wrong_before_the_digest(e: Evidence, write: LinkWrite, meant: tuple[int, by
 
 
 def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> Place | None:
-    """From the host's content, or without the journal from the checksum that all stamped data have."""
+    """From the host's content, or without the journal from the checksum that all stamped data
+    have."""
     if meant is not None:
         return difference(meant[1], write.data)
     flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.size_bytes, None)

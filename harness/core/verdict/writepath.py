@@ -1,7 +1,8 @@
-"""One write's way through an incident: host, primary, link, secondary, acknowledgement, log line, trigger, frame, sets.
+"""One write's way through an incident: host, primary, link, secondary, acknowledgement, log line,
+trigger, frame, sets.
 
-Pure: what was read of the incident comes in, steps and the arrows between them go out. All of it may stem from a
-device or from an attacker: every value is checked for its type before it is used.
+Pure: what was read of the incident comes in, steps and the arrows between them go out. All of it
+may stem from a device or from an attacker: every value is checked for its type before it is used.
 """
 
 import re
@@ -110,7 +111,9 @@ def items(value: object) -> list[Mapping[str, Any]]:
 
 
 def suspect(
-    record: Mapping[str, Any], events: Mapping[Side, Sequence[Mapping[str, Any]]], trigger_line: bytes
+    record: Mapping[str, Any],
+    events: Mapping[Side, Sequence[Mapping[str, Any]]],
+    trigger_line: bytes,
 ) -> Suspect | None:
     """Which write the incident is about, from the surest source that names one."""
     verdict, trigger = mapping(record.get("verdict")), mapping(record.get("trigger"))
@@ -119,11 +122,15 @@ def suspect(
         return Suspect(sector=lba, why="the verdict names it")
     sector = number(trigger.get("sector"))
     if sector is not None and sector >= 0:
-        return Suspect(sector=sector, block_id=str(trigger.get("block_id", "")), why="the trigger names it")
+        return Suspect(
+            sector=sector, block_id=str(trigger.get("block_id", "")), why="the trigger names it"
+        )
     for side in reversed(SIDES):
         for event in events.get(side, ()):
             if event["name"] in SUSPICIOUS_EVENTS and number(event.get("sector")) is not None:
-                return Suspect(sector=event["sector"], why=f"the {side}'s event log: {event['name']}")
+                return Suspect(
+                    sector=event["sector"], why=f"the {side}'s event log: {event['name']}"
+                )
     for pattern in _CONSOLE_SECTOR:
         if found := pattern.search(trigger_line):
             return Suspect(sector=int(found[1]), why="the console's line names it")
@@ -139,8 +146,11 @@ def suspect(
     return None
 
 
-def device_clock(record: Mapping[str, Any], side: Side, header: Mapping[str, Any]) -> DeviceClock | None:
-    """Where a controller's uptime lies: it stored its set between the frame that asked for it and its reply."""
+def device_clock(
+    record: Mapping[str, Any], side: Side, header: Mapping[str, Any]
+) -> DeviceClock | None:
+    """Where a controller's uptime lies: it stored its set between the frame that asked for it and
+    its reply."""
     uptime_ns, wall_ns = number(header.get("uptime_ns")), number(header.get("wall_ns"))
     clock = mapping(record.get("clock"))
     host_wall_ns, host_ns = number(clock.get("wall_ns")), number(clock.get("monotonic_ns"))
@@ -156,7 +166,8 @@ def device_clock(record: Mapping[str, Any], side: Side, header: Mapping[str, Any
     if wall_ns is not None and host_wall_ns is not None and host_ns is not None:
         stored_ns = wall_ns - host_wall_ns + host_ns
         if window is not None and window[0] <= stored_ns <= window[1]:
-            # The device's wall clock agrees with the host's: the window bounds how far that can be wrong.
+            # The device's wall clock agrees with the host's: the window bounds how far that can be
+            # wrong.
             error_ns = max(stored_ns - window[0], window[1] - stored_ns)
             return DeviceClock(offset_ns=stored_ns - uptime_ns, error_ns=error_ns)
     if window is None:
@@ -198,7 +209,9 @@ def write_path(
     return WritePath(
         steps=tuple(
             replace(
-                step, name=escape(step.name)[:MAX_TEXT_CHARS], detail=escape(step.detail)[:MAX_TEXT_CHARS]
+                step,
+                name=escape(step.name)[:MAX_TEXT_CHARS],
+                detail=escape(step.detail)[:MAX_TEXT_CHARS],
             )
             for step in [*steps, *tail.steps][:MAX_STEPS]
         ),
@@ -220,7 +233,9 @@ def _host_steps(host: Sequence[HostWrite], sector: int, until_ns: Ns | None) -> 
 
 
 def _device_steps(
-    events: Mapping[Side, Sequence[Mapping[str, Any]]], clocks: Mapping[Side, DeviceClock], sector: int
+    events: Mapping[Side, Sequence[Mapping[str, Any]]],
+    clocks: Mapping[Side, DeviceClock],
+    sector: int,
 ) -> list[Step]:
     """Each event of the way once a side, the last before the set was stored."""
     steps: list[Step] = []
@@ -295,10 +310,14 @@ def _action_steps(record: Mapping[str, Any], trigger_line: str) -> WritePath:
     if trigger.get("source") == "console" and where in SIDES:
         lane = "primary" if where == "primary" else "secondary"
     seen = (
-        "log line arrives" if trigger.get("source") == "console" else f"seen on the {trigger.get('source')}"
+        "log line arrives"
+        if trigger.get("source") == "console"
+        else f"seen on the {trigger.get('source')}"
     )
     steps.append(Step(lane=lane, t_ns=arrival_ns, name=seen, detail=trigger_line, kind="bad"))
-    steps.append(Step(lane="harness", t_ns=match_ns, name=f"trigger {trigger.get('rule')}", kind="act"))
+    steps.append(
+        Step(lane="harness", t_ns=match_ns, name=f"trigger {trigger.get('rule')}", kind="act")
+    )
     arrows.append((0, 1))
     for action in items(record.get("actions"))[:8]:
         side, sent_ns = action.get("side"), number(action.get("t_frame_ns"))
@@ -306,7 +325,13 @@ def _action_steps(record: Mapping[str, Any], trigger_line: str) -> WritePath:
             continue
         said = str(action.get("error") or f"sequence number {action.get('seq')}")
         steps.append(
-            Step(lane="harness", t_ns=sent_ns, name=f"control frame to the {side}", detail=said, kind="act")
+            Step(
+                lane="harness",
+                t_ns=sent_ns,
+                name=f"control frame to the {side}",
+                detail=said,
+                kind="act",
+            )
         )
         arrows.append((1, len(steps) - 1))
         reply = mapping(action.get("reply"))
@@ -318,9 +343,15 @@ def _action_steps(record: Mapping[str, Any], trigger_line: str) -> WritePath:
             arrows.append((len(steps) - 2, len(steps) - 1))
         for done in items(record.get("recovery")):
             pulled_ns = number(done.get("t_ns"))
-            if done.get("side") == side and done.get("step") == "set pulled" and pulled_ns is not None:
+            if (
+                done.get("side") == side
+                and done.get("step") == "set pulled"
+                and pulled_ns is not None
+            ):
                 said = f"{mapping(mapping(record.get('sets')).get(side)).get('bytes')} bytes"
-                steps.append(Step(lane="harness", t_ns=pulled_ns, name=f"{side}'s set pulled", detail=said))
+                steps.append(
+                    Step(lane="harness", t_ns=pulled_ns, name=f"{side}'s set pulled", detail=said)
+                )
                 arrows.append((len(steps) - 2, len(steps) - 1))
                 break
     return WritePath(steps=tuple(steps), arrows=tuple(arrows))

@@ -1,4 +1,5 @@
-"""The Linux DRBD driver against a real ``sh`` on a PTY or a socket, whose node is played by a folder of files."""
+"""The Linux DRBD driver against a real ``sh`` on a PTY or a socket, whose node is played by a
+folder of files."""
 
 import hashlib
 import os
@@ -44,7 +45,8 @@ class Socket:
 
 
 class NodeOnDisk:
-    """The files of a Linux node under ``root``, and a shell whose scripts see them in place of the machine's own."""
+    """The files of a Linux node under ``root``, and a shell whose scripts see them in place of the
+    machine's own."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
@@ -96,7 +98,11 @@ def device(request: pytest.FixtureRequest, node: NodeOnDisk) -> Iterator[LinuxDr
     else:
         master, slave = pty.openpty()
         shell = subprocess.Popen(
-            ["bash", "--norc", "-i"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            ["bash", "--norc", "-i"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
         )
         os.close(slave)
         link = SerialLink("test", os.fdopen(master, "r+b", buffering=0), [])  # type: ignore[arg-type]
@@ -115,9 +121,14 @@ def test_it_plays_the_role(device: LinuxDrbd) -> None:
 
 def test_identify(device: LinuxDrbd, node: NodeOnDisk) -> None:
     who = device.identify(soon())
-    assert (who.serial_number, who.boot_epoch, who.role) == ("FFTEST-1", 1795403761, drbd.Role.PRIMARY)
+    assert (who.serial_number, who.boot_epoch, who.role) == (
+        "FFTEST-1",
+        1795403761,
+        drbd.Role.PRIMARY,
+    )
     assert (who.pair_state, who.uptime_ns) == ("full duplex", 42_500_000_000)
-    # The clock steps: the same boot keeps its epoch. Another boot is later even when its clock says otherwise.
+    # The clock steps: the same boot keeps its epoch. Another boot is later even when its clock says
+    # otherwise.
     node.put("proc/stat", "btime 1795403760\n")
     assert device.identify(soon()).boot_epoch == 1795403761
     node.put("proc/sys/kernel/random/boot_id", "81643c7b-5627-4c36-9680-6eb45db5ae34\n")
@@ -159,7 +170,12 @@ def test_save_list_pull(device: LinuxDrbd) -> None:
     assert reply is not None
     assert (reply.ok, reply.status) == (True, "ok")
     (entry,) = device.sets(soon())
-    assert (entry.incident_id, entry.kind, entry.reason, entry.complete) == (INCIDENT, "save", 3, True)
+    assert (entry.incident_id, entry.kind, entry.reason, entry.complete) == (
+        INCIDENT,
+        "save",
+        3,
+        True,
+    )
     arrived: list[bytes] = []
     pulled = device.pull(entry, b"", soon(), arrived.append)
     stored = b"".join(arrived)
@@ -195,7 +211,9 @@ def test_a_frame_for_another_boot_or_target_is_refused(device: LinuxDrbd, node: 
     assert not (node.root / "crashed").exists()
 
 
-def test_the_frame_crashes_its_target_and_leaves_a_note(device: LinuxDrbd, node: NodeOnDisk) -> None:
+def test_the_frame_crashes_its_target_and_leaves_a_note(
+    device: LinuxDrbd, node: NodeOnDisk
+) -> None:
     frame = device.freeze_frame(device.identify(soon()), 2, INCIDENT)
     device.link.write(frame)
     reply = device.freeze_reply(frame, soon())
@@ -223,7 +241,9 @@ def test_a_primary_that_has_not_noticed_yet_may_say_so_first(
     assert (node.root / "crashed").exists()
 
 
-def test_a_primary_that_never_notices_crashes_all_the_same(device: LinuxDrbd, node: NodeOnDisk) -> None:
+def test_a_primary_that_never_notices_crashes_all_the_same(
+    device: LinuxDrbd, node: NodeOnDisk
+) -> None:
     frame = device.freeze_frame(device.identify(soon()), 2, INCIDENT)
     node.put("proc/uptime", "42.80 12.00\n")  # both readings are this one: only the tries end it
     device.link.write(frame)
@@ -242,7 +262,9 @@ def armed_by_break(device: LinuxDrbd) -> tuple[LinuxDrbdBreak, bytes]:
 def test_a_break_is_proved_by_the_kernels_echo(device: LinuxDrbd, node: NodeOnDisk) -> None:
     by_break, frame = armed_by_break(device)
     assert frame.startswith(BREAK + b"c")
-    assert f"<7>freezeframe: armed {INCIDENT.hex()} 0 {BOOT_ID}\n" in (node.root / "kmsg").read_text()
+    assert (
+        f"<7>freezeframe: armed {INCIDENT.hex()} 0 {BOOT_ID}\n" in (node.root / "kmsg").read_text()
+    )
     device.link.write(frame)
     device.link.write(b"\necho '[    9.0] sysrq: Trigger a crash'\n")  # in the kernel's place
     reply = by_break.freeze_reply(frame, soon())
@@ -386,8 +408,14 @@ def test_a_serial_number_that_could_be_a_command_is_refused() -> None:
     ("line", "state"),
     [
         ("cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----", PairState.FULL_DUPLEX),
-        ("cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate C r-----", PairState.COPY_PENDING),
-        ("cs:SyncTarget ro:Secondary/Primary ds:Inconsistent/UpToDate C r-----", PairState.COPY_PENDING),
+        (
+            "cs:Connected ro:Secondary/Secondary ds:UpToDate/UpToDate C r-----",
+            PairState.COPY_PENDING,
+        ),
+        (
+            "cs:SyncTarget ro:Secondary/Primary ds:Inconsistent/UpToDate C r-----",
+            PairState.COPY_PENDING,
+        ),
         ("cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r-----", PairState.SUSPENDED),
         ("cs:StandAlone ro:Primary/Unknown ds:UpToDate/DUnknown   r-----", PairState.SIMPLEX),
         ("cs:Unconfigured", PairState.SIMPLEX),

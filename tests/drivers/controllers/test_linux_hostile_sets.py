@@ -1,4 +1,5 @@
-"""A Linux node's set made by an attacker: it is read in memory, within bounds, and nothing of it becomes a file."""
+"""A Linux node's set made by an attacker: it is read in memory, within bounds, and nothing of it
+becomes a file."""
 
 import gzip
 import io
@@ -64,7 +65,12 @@ def test_paths_links_and_devices_are_only_names(tmp_path: Path) -> None:
         )
     )
     files = linux_records.unpack(stored)
-    assert {name[:20] for name in files} == {"record", "/etc/cron.d/evil", "../../../tmp/evil", "x" * 20}
+    assert {name[:20] for name in files} == {
+        "record",
+        "/etc/cron.d/evil",
+        "../../../tmp/evil",
+        "x" * 20,
+    }
     assert max(map(len, files)) <= 200
     assert "secret words" not in json.dumps(files)
     found = LinuxDrbd.decode_set(stored, "S")
@@ -92,7 +98,10 @@ HOSTILE: dict[str, bytes] = {
         lambda made: [member(f"d{n}", type=tarfile.DIRTYPE)(made) for n in range(1000)] and None
     ),
     "long names upon long names": gzip.compress(
-        tarfile.TarInfo._create_gnu_long_header("x" * 600, tarfile.GNUTYPE_LONGNAME, "utf-8", "strict") * 3000  # type: ignore[attr-defined]
+        tarfile.TarInfo._create_gnu_long_header(
+            "x" * 600, tarfile.GNUTYPE_LONGNAME, "utf-8", "strict"
+        )
+        * 3000  # type: ignore[attr-defined]
     ),
     "a bomb of gzip": gzip.compress(bytes(65 << 20)),
     "cut off": archive(member("record", LOG * 100))[:-20],

@@ -1,4 +1,5 @@
-"""The dialogue with a shell on a line whose bytes this test writes: what comes around an answer, and what never ends."""
+"""The dialogue with a shell on a line whose bytes this test writes: what comes around an answer,
+and what never ends."""
 
 import time
 
@@ -26,7 +27,8 @@ class Line:
         return self.pieces.pop(0) if self.pieces else b""
 
     def write(self, data: bytes) -> None:
-        """The question's marks, as the shell prints them: what is behind them in the same read is not of the answer."""
+        """The question's marks, as the shell prints them: what is behind them in the same read is
+        not of the answer."""
         number = data.split(b'""f+')[1].split(b'"')[0]
         self.pieces[0] = self.pieces[0].replace(b"N", number)
 

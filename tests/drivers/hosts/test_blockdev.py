@@ -1,4 +1,5 @@
-"""A plain block device as the host's volume: nothing but the disk that the bench file means is ever written to."""
+"""A plain block device as the host's volume: nothing but the disk that the bench file means is ever
+written to."""
 
 import contextlib
 import ctypes
@@ -19,7 +20,8 @@ from freezeframe.harness.errors import HarnessError, RigError, UsageError, Wrong
 
 SIZE_BYTES = 16 << 20
 BLKPG = 0x1269
-"""linux/blkpg.h: add a partition (1) or take it away (2), whether or not the kernel reads any partition table."""
+"""linux/blkpg.h: add a partition (1) or take it away (2), whether or not the kernel reads any
+partition table."""
 
 
 def command(*argv: str) -> str:
@@ -200,11 +202,18 @@ def test_requests_in_flight_are_answered_each_with_its_own_result(file: Path) ->
 
 
 @pytest.mark.system
-def test_the_stamped_writer_on_a_disk_keeps_its_promises(disk: str, file: Path, tmp_path: Path) -> None:
+def test_the_stamped_writer_on_a_disk_keeps_its_promises(
+    disk: str, file: Path, tmp_path: Path
+) -> None:
     uri = of_disk(disk, file)
     with starter(tmp_path, "freezeframe.drivers.hosts.writer") as runs:
         run = runs(
-            uri, pattern="random", bytes_total=8 << 20, write_bytes=8192, queue_depth=32, span_bytes=1 << 20
+            uri,
+            pattern="random",
+            bytes_total=8 << 20,
+            write_bytes=8192,
+            queue_depth=32,
+            span_bytes=1 << 20,
         )
         done = run.finish()
         assert (done.ok, done.error, done.writes_acked) == (True, "", 1024)
@@ -220,7 +229,10 @@ def test_writes_that_are_smaller_than_the_disks_blocks_are_a_wrong_bench_file_an
     file: Path, tmp_path: Path
 ) -> None:
     made = subprocess.run(
-        ["losetup", "-b", "4096", "-f", "--show", str(file)], capture_output=True, text=True, timeout=30
+        ["losetup", "-b", "4096", "-f", "--show", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     if made.returncode:
         pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")

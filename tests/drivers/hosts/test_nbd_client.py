@@ -17,7 +17,9 @@ GREETING = b"NBDMAGICIHAVEOPT\x00\x03"
 FLAGS = 0x0D  # HAS_FLAGS, FLUSH, FUA
 
 
-def option_reply(kind: int, data: bytes = b"", option: int = 7, magic: int = 0x0003E889045565A9) -> bytes:
+def option_reply(
+    kind: int, data: bytes = b"", option: int = 7, magic: int = 0x0003E889045565A9
+) -> bytes:
     return struct.pack(">QIII", magic, option, kind, len(data)) + data
 
 
@@ -114,7 +116,10 @@ def answered(splits: list[int]) -> list[Completion]:
         (b"NBDMAGICIHAVEOPT\x00\x00", "fixed newstyle"),
         (GREETING + option_reply(1, magic=1), "damaged option reply"),
         (GREETING + option_reply(1, option=6), "damaged option reply"),
-        (GREETING + struct.pack(">QIII", 0x0003E889045565A9, 7, 3, 0xFFFFFFFF), "damaged option reply"),
+        (
+            GREETING + struct.pack(">QIII", 0x0003E889045565A9, 7, 3, 0xFFFFFFFF),
+            "damaged option reply",
+        ),
         (GREETING + option_reply(3, b"\0\7") * 65, "endless"),
         (GREETING + ACK, "said nothing"),
         (GREETING + option_reply(3, b"\0\0short"), "damaged export"),
@@ -146,7 +151,9 @@ def test_noise_is_a_wire_error_or_waited_for(noise: bytes, prefix: bytes) -> Non
 
 def test_addresses() -> None:
     assert parse_uri("nbd+unix:///?socket=/run/a.sock") == Address("/run/a.sock", "", 0, "")
-    assert parse_uri("nbd+unix:///disk%201?socket=/tmp/a%20b") == Address("/tmp/a b", "", 0, "disk 1")
+    assert parse_uri("nbd+unix:///disk%201?socket=/tmp/a%20b") == Address(
+        "/tmp/a b", "", 0, "disk 1"
+    )
     assert parse_uri("nbd://10.0.0.1:10810/disk") == Address("", "10.0.0.1", 10810, "disk")
     assert parse_uri("nbd://pi4") == Address("", "pi4", 10809, "")
 

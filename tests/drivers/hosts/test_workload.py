@@ -46,7 +46,14 @@ def test_every_sector_says_what_it_is() -> None:
     assert flight is not None
     found = decode(flight.data[512:1024])
     assert found is not None
-    assert (found.volume, found.seed, found.lba, found.write_id, found.write_lba, found.time_ns) == (
+    assert (
+        found.volume,
+        found.seed,
+        found.lba,
+        found.write_id,
+        found.write_lba,
+        found.time_ns,
+    ) == (
         3,
         9,
         9,

@@ -76,7 +76,11 @@ def problem(folder: Path, text: str) -> str:
 def test_a_bench_is_found_by_name_and_by_path() -> None:
     by_name, by_path = load_bench("sim"), load_bench(ROOT / "bench_configs" / "sim.toml")
     assert by_name == by_path and by_name.path == by_path.path
-    assert by_name.name == "sim" and by_name.simulation is not None and by_name.simulation.size_mib == 128
+    assert (
+        by_name.name == "sim"
+        and by_name.simulation is not None
+        and by_name.simulation.size_mib == 128
+    )
     assert by_name.workload.writes == 1024
     assert {"sim", "pi_pair"} <= set(benchfile.builtin_benches())
 
@@ -147,9 +151,13 @@ def test_a_power_cycle_needs_a_supply(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nope: no such bench file, nor a built-in bench; built in: .*sim"):
+    with pytest.raises(
+        UsageError, match=r"nope: no such bench file, nor a built-in bench; built in: .*sim"
+    ):
         load_bench("nope")
-    with pytest.raises(UsageError, match=r"nope: no such scenario file.*bit_flip_receiver, .*clean"):
+    with pytest.raises(
+        UsageError, match=r"nope: no such scenario file.*bit_flip_receiver, .*clean"
+    ):
         load_scenario("nope")
     with pytest.raises(UsageError, match=r"\.\./sim: no such bench file"):
         load_bench("../sim")
@@ -164,7 +172,9 @@ def test_every_fault_kind_has_its_scenario() -> None:
     for name in benchfile.builtin_scenarios():
         scenario = load_scenario(name)
         kinds = {fault.kind for fault in scenario.faults}
-        assert scenario.name == name and scenario.expect.detected == bool(kinds) == (name != "clean")
+        assert scenario.name == name and scenario.expect.detected == bool(kinds) == (
+            name != "clean"
+        )
         assert name == "clean" or name in kinds
 
 
@@ -176,7 +186,9 @@ def test_the_seed_decides_where_faults_strike_and_pairs_strike_together() -> Non
     assert len(places) > 5 and all(one == other and 100 <= one <= 300 for one, other in places)
     assert scenario.fault_plan("primary", 1)["faults"] == []
     hung = load_scenario("hung_warmstart")
-    assert [fault["kind"] for fault in hung.fault_plan("primary", 7)["faults"]] == ["hung_warmstart"]
+    assert [fault["kind"] for fault in hung.fault_plan("primary", 7)["faults"]] == [
+        "hung_warmstart"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +261,9 @@ def test_check_says_when_the_workloads_program_is_missing(
 ) -> None:
     bench = tmp_path / "sim.toml"
     rules = f"{ROOT}/bench_configs/rules/"
-    bench.write_text(SIM.replace('driver = "nbd"', 'driver = "fio"').replace('"rules/', f'"{rules}'))
+    bench.write_text(
+        SIM.replace('driver = "nbd"', 'driver = "fio"').replace('"rules/', f'"{rules}')
+    )
     workload = "driver of workload"
     assert [one.status for one in benchfile.check(bench) if one.name == workload] == ["ok"]
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -271,6 +285,8 @@ def test_the_document_names_every_key() -> None:
         return {found for part in get_args(annotation) for found in tables(part)}
 
     missing = {
-        key for key in keys(benchfile.Bench) | keys(benchfile.Scenario) if not re.search(rf"\b{key}\b", text)
+        key
+        for key in keys(benchfile.Bench) | keys(benchfile.Scenario)
+        if not re.search(rf"\b{key}\b", text)
     }
     assert missing == set()

@@ -68,12 +68,16 @@ def test_a_third_party_driver_is_found_and_checked(third_party: Path) -> None:
         registry.load("gone", PowerRail)
     with pytest.raises(UsageError, match="ff_good:VALUE is not a class"):
         registry.load("value", PowerRail)
-    with pytest.raises(RigError, match=r"importing ff_broken failed: ModuleNotFoundError: .*a_library_that"):
+    with pytest.raises(
+        RigError, match=r"importing ff_broken failed: ModuleNotFoundError: .*a_library_that"
+    ):
         registry.load("dead", PowerRail)
 
 
 def test_two_packages_with_one_name_are_told(third_party: Path) -> None:
     register(third_party, "lab", psu="ff_good:Psu")
     register(third_party, "shop", psu="ff_broken:Psu")
-    with pytest.raises(UsageError, match=r"registered twice: .*\((lab|shop)\) and .*\((lab|shop)\)"):
+    with pytest.raises(
+        UsageError, match=r"registered twice: .*\((lab|shop)\) and .*\((lab|shop)\)"
+    ):
         registry.load("psu", PowerRail)

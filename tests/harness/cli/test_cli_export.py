@@ -52,5 +52,7 @@ def test_wrong_use_is_told(out: Path, tmp_path: Path, arguments: list[str], said
 
 
 def test_a_place_that_cannot_be_written_is_rig_trouble(out: Path, tmp_path: Path) -> None:
-    done = RUNNER.invoke(app, ["export", "--out", str(out), "--pcapng", str(tmp_path / "none" / "x.pcapng")])
+    done = RUNNER.invoke(
+        app, ["export", "--out", str(out), "--pcapng", str(tmp_path / "none" / "x.pcapng")]
+    )
     assert done.exit_code == 3 and "No such file" in done.stderr

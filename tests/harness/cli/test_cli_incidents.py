@@ -1,4 +1,5 @@
-"""``list``, ``search``, ``show`` and ``prune`` as a person types them, on incidents of ours and of an attacker."""
+"""``list``, ``search``, ``show`` and ``prune`` as a person types them, on incidents of ours and of
+an attacker."""
 
 import json
 import os
@@ -38,7 +39,9 @@ def told(*arguments: object) -> Any:
 
 def test_list_counts_kinds(out: Path) -> None:
     rows = told("list", "--out", out)["incidents"]
-    assert [row["scenario"] for row in rows] == [RECEIVER, SENDER] and {row["seen"] for row in rows} == {2}
+    assert [row["scenario"] for row in rows] == [RECEIVER, SENDER] and {
+        row["seen"] for row in rows
+    } == {2}
     assert rows[0]["seed"] == 1 and rows[0]["data_equal"] is True
     kinds = told("list", "--out", out, "--kinds")["kinds"]
     assert [text[:12] for text in kinds.values()] == ["seen 2 times"]
@@ -55,7 +58,9 @@ def test_search_and_show_tell_of_the_kind(out: Path) -> None:
     assert "this kind: seen 2 times" in done.stdout
     assert invoke("search", "", "--out", out).exit_code == 2
     assert invoke("search", "digest", "--out", out).stdout.count("pass  digest-failed") == 2
-    assert told("search", "digest", "integ", "--out", out) == told("search", "digest integ", "--out", out)
+    assert told("search", "digest", "integ", "--out", out) == told(
+        "search", "digest integ", "--out", out
+    )
     assert len(told("search", "digest", "integ", "--out", out)["incidents"]) == 2
     assert told("search", "digest", "nonesuch", "--out", out) == {"incidents": []}
 
@@ -91,11 +96,16 @@ def attack(stored: Path) -> None:
     (stored / "secondary" / "console.log").write_bytes(ESCAPES.encode() * 1000)
     (stored / "SHA256SUMS").write_text("0" * 64 + "  ../../../../etc/passwd\n")
     with (stored / "timeline.jsonl").open("a") as rows:
-        rows.write(json.dumps({"t_ns": 10**40, "source": ESCAPES, "side": [], "event": {ESCAPES: 1}}) + "\n")
+        rows.write(
+            json.dumps({"t_ns": 10**40, "source": ESCAPES, "side": [], "event": {ESCAPES: 1}})
+            + "\n"
+        )
         rows.write("[" * 100_000 + "\n{\n" + '"' + "\n")
 
 
-@pytest.mark.parametrize("command", ["list", "list --kinds", "show", "show --timeline", "search etc"])
+@pytest.mark.parametrize(
+    "command", ["list", "list --kinds", "show", "show --timeline", "search etc"]
+)
 def test_nothing_of_an_attacker_reaches_the_terminal(out: Path, command: str) -> None:
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     done = subprocess.run(
@@ -110,9 +120,12 @@ def test_nothing_of_an_attacker_reaches_the_terminal(out: Path, command: str) ->
 
 
 @pytest.mark.parametrize(
-    "command", ["replay last", "replay last --timeline", "adopt last --to ADOPTED", "replay last --json"]
+    "command",
+    ["replay last", "replay last --timeline", "adopt last --to ADOPTED", "replay last --json"],
 )
-def test_an_attackers_incident_is_judged_or_refused(out: Path, tmp_path: Path, command: str) -> None:
+def test_an_attackers_incident_is_judged_or_refused(
+    out: Path, tmp_path: Path, command: str
+) -> None:
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     argv = [one if one != "ADOPTED" else str(tmp_path / "adopted") for one in command.split()]
     done = subprocess.run(
@@ -137,7 +150,9 @@ def test_an_attackers_incident_is_judged_or_refused(out: Path, tmp_path: Path, c
         {"trigger": {"t_frame_done_ns": 10**400, "t_arrival_ns": 1}},
     ],
 )  # fmt: skip
-def test_a_record_of_other_types_is_shown_not_believed(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_a_record_of_other_types_is_shown_not_believed(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
     folder = tmp_path / "20260101T000000Z-00000000"
     folder.mkdir()
     (folder / "incident.json").write_text(json.dumps({"outcome": "fail"} | record))
@@ -149,12 +164,18 @@ def test_a_record_of_other_types_is_shown_not_believed(tmp_path: Path, record: d
         assert done.exit_code == 0, (form, done.output, done.exception)
 
 
-def test_exports_of_an_attackers_incident_stay_where_they_were_asked_for(out: Path, tmp_path: Path) -> None:
+def test_exports_of_an_attackers_incident_stay_where_they_were_asked_for(
+    out: Path, tmp_path: Path
+) -> None:
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     before = {path for path in tmp_path.rglob("*") if "index.sqlite" not in path.name}
     asked = {tmp_path / f"x.{form}": f"--{form}" for form in ("pcapng", "perfetto", "html", "lua")}
     done = invoke(
-        "export", "last", "--out", out, *(part for path, name in asked.items() for part in (name, path))
+        "export",
+        "last",
+        "--out",
+        out,
+        *(part for path, name in asked.items() for part in (name, path)),
     )
     assert done.exit_code == 0, done.output
     assert not set(done.output) & set("\x1b\x07\x00\x9b")

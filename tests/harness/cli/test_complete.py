@@ -1,4 +1,5 @@
-"""What the shell offers at TAB, asked as a shell asks, and the short helps, which must not be cut off."""
+"""What the shell offers at TAB, asked as a shell asks, and the short helps, which must not be cut
+off."""
 
 import os
 from pathlib import Path

@@ -45,7 +45,9 @@ class Bench(Table):
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10
     faults: list[Fault] = Field(default_factory=list)
     power: Side | None = None
-    rule: list[Annotated[Literally | Linked, Field(discriminator="source")]] = Field(default_factory=list)
+    rule: list[Annotated[Literally | Linked, Field(discriminator="source")]] = Field(
+        default_factory=list
+    )
 
 
 GOOD = """# a bench
@@ -111,7 +113,10 @@ faults = [
   { at_write = 2,  kind = "nope" },
 ]
 """
-    assert problem(text) == "b.toml:6: faults[1].kind: 'nope' is not known; allowed: 'neg_ack', 'stall'"
+    assert (
+        problem(text)
+        == "b.toml:6: faults[1].kind: 'nope' is not known; allowed: 'neg_ack', 'stall'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +176,18 @@ def test_strings_of_all_kinds_keep_the_line_count() -> None:
 
 VALUES = st.recursive(
     st.sampled_from(
-        ["1", "-2.5", '"s"', "'[x]'", '"""a\nb"""', "true", "1979-05-27", "'''\n\n'''", '"#"', '"\\""']
+        [
+            "1",
+            "-2.5",
+            '"s"',
+            "'[x]'",
+            '"""a\nb"""',
+            "true",
+            "1979-05-27",
+            "'''\n\n'''",
+            '"#"',
+            '"\\""',
+        ]
     ),
     lambda inner: st.lists(inner, max_size=3).map(lambda items: "[\n" + ",\n".join(items) + "]"),
     max_leaves=8,

@@ -55,7 +55,9 @@ def test_the_hand_is_right() -> None:
 
 
 @given(
-    st.sampled_from(Op), st.integers(0, 0xFFFF), st.binary(max_size=300).filter(lambda p: len(p) % 254 < 240)
+    st.sampled_from(Op),
+    st.integers(0, 0xFFFF),
+    st.binary(max_size=300).filter(lambda p: len(p) % 254 < 240),
 )
 def test_as_by_hand_and_back(op: Op, seq: int, payload: bytes) -> None:
     frame = encode(op, seq, payload)
@@ -160,7 +162,10 @@ def test_the_same_however_it_is_split(pieces: list[bytes], data: st.DataObject) 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     whole = receive([stream])
     assert receive([stream[at : at + 1] for at in range(len(stream))]) == whole
-    assert receive([stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]) == whole
+    assert (
+        receive([stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)])
+        == whole
+    )
     for one in whole:
         if not isinstance(one, Frame):
             assert stream[one.offset_bytes :].startswith(one.data)
@@ -208,7 +213,9 @@ def test_damage_is_told(frame: bytes, why: str) -> None:
         ((0xF5, 2, 1, 0, 1, 3), b"abc", "version 2"),
     ],
 )
-def test_a_header_that_lies_under_a_right_crc(header: tuple[int, ...], payload: bytes, why: str) -> None:
+def test_a_header_that_lies_under_a_right_crc(
+    header: tuple[int, ...], payload: bytes, why: str
+) -> None:
     body = struct.pack(">BBBBHH", *header) + payload
     frame = b"\0" + cobs_by_hand(body + struct.pack(">I", crc32c_bitwise(body))) + b"\0"
     (bad,) = receive([frame])

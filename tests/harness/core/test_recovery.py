@@ -111,7 +111,9 @@ def test_both_sides_obey() -> None:
 def test_deadlines_are_the_policys_and_start_when_their_action_does() -> None:
     machine = Recovery(POLICY, {"primary": 0})
     assert machine.next_deadline() is None
-    assert machine.on(FrameOut(side="primary"), 5 * S) == [AwaitReply(side="primary", deadline_ns=7 * S)]
+    assert machine.on(FrameOut(side="primary"), 5 * S) == [
+        AwaitReply(side="primary", deadline_ns=7 * S)
+    ]
     assert machine.on(Replied(side="primary", ok=True), 6 * S) == [
         AwaitBoot(side="primary", armed_epoch=0, deadline_ns=16 * S)
     ]
@@ -144,9 +146,15 @@ def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("policy", "cycles"), [(POLICY, 1), (NO_POWER, 0)])
-def test_a_controller_that_never_comes_back_ends_it_without_a_comparison(policy: Policy, cycles: int) -> None:
+def test_a_controller_that_never_comes_back_ends_it_without_a_comparison(
+    policy: Policy, cycles: int
+) -> None:
     def dead(action: Action) -> Event:
-        return TimedOut() if isinstance(action, AwaitBoot) and action.side == "primary" else obedient(action)
+        return (
+            TimedOut()
+            if isinstance(action, AwaitBoot) and action.side == "primary"
+            else obedient(action)
+        )
 
     names, finish = walk(pair(policy), dead)
     assert names.count("PowerCycle p") == cycles and "Compare" not in names
@@ -185,7 +193,11 @@ def test_silence_is_judged_by_the_boot_epoch() -> None:
         return TimedOut() if isinstance(action, AwaitReply) else obedient(action)
 
     names, finish = walk(pair(), silent)
-    assert "Pull p" in names and finish.sides[0].set == "complete" and finish.sides[0].reply == "no answer"
+    assert (
+        "Pull p" in names
+        and finish.sides[0].set == "complete"
+        and finish.sides[0].reply == "no answer"
+    )
 
 
 def test_a_controller_that_runs_on_did_not_obey() -> None:
@@ -209,18 +221,25 @@ def test_a_pull_is_resumed_a_bounded_number_of_times() -> None:
 
     names, finish = walk(pair(), broken)
     assert names.count("Pull s") == MAX_PULLS
-    assert (finish.sides[1].set, finish.sides[1].reason) == ("partial", "pull given up: line silent")
+    assert (finish.sides[1].set, finish.sides[1].reason) == (
+        "partial",
+        "pull given up: line silent",
+    )
 
 
 def test_a_set_that_is_not_there_is_missing() -> None:
     def none(action: Action) -> Event:
         if isinstance(action, Pull):
-            return PullBroke(side=action.side, reason="no such set", arrived_bytes=0, resumable=False)
+            return PullBroke(
+                side=action.side, reason="no such set", arrived_bytes=0, resumable=False
+            )
         return obedient(action)
 
     names, finish = walk(pair(), none)
     assert names.count("Pull p") == 1
-    assert {(one.set, one.reason) for one in finish.sides} == {("missing", "pull given up: no such set")}
+    assert {(one.set, one.reason) for one in finish.sides} == {
+        ("missing", "pull given up: no such set")
+    }
 
 
 def test_a_frame_that_did_not_go_out() -> None:
@@ -235,7 +254,10 @@ def test_events_that_do_not_fit_change_nothing() -> None:
     assert machine.on(Pulled(side="primary"), 0) == []
     machine.on(FrameOut(side="primary", t_ns=-7), 0)
     machine.on(FrameOut(side="secondary"), 0)
-    assert [one.t_ns for one in machine.history[-2:]] == [-7, 0]  # when it was out, not when that was told
+    assert [one.t_ns for one in machine.history[-2:]] == [
+        -7,
+        0,
+    ]  # when it was out, not when that was told
     before = len(machine.history)
     for event in (
         FrameOut(side="primary"), Replied(side="secondary", ok=True), Answered(side="primary", boot_epoch=99),
@@ -265,7 +287,11 @@ EVENTS = st.one_of(
     st.builds(PowerCycled, side=SIDES, error=st.sampled_from(["", "no"])),
     st.builds(Pulled, side=SIDES),
     st.builds(
-        PullBroke, side=SIDES, reason=st.just("x"), arrived_bytes=st.integers(0, 9), resumable=st.booleans()
+        PullBroke,
+        side=SIDES,
+        reason=st.just("x"),
+        arrived_bytes=st.integers(0, 9),
+        resumable=st.booleans(),
     ),
     st.just(Rejoined()),
     st.builds(Compared, equal=st.booleans()),
@@ -275,7 +301,8 @@ EVENTS = st.one_of(
 
 @given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER]))
 def test_whatever_happens_it_ends_by_its_deadlines(events: list[Event], policy: Policy) -> None:
-    """After any events, timeouts alone end every recovery, within the sum of what the policy allows."""
+    """After any events, timeouts alone end every recovery, within the sum of what the policy
+    allows."""
     machine = pair(policy)
     machine.on(FrameOut(side="primary"), 0)
     actions = machine.on(FrameOut(side="secondary"), 0)
@@ -298,7 +325,9 @@ def test_whatever_happens_it_ends_by_its_deadlines(events: list[Event], policy: 
 def test_the_table_leads_every_step_to_the_end() -> None:
     reached = {recovery.Step.SETTLED}
     while more := {
-        step for step, row in recovery.TABLE.items() if step not in reached and reached & {*row.values()}
+        step
+        for step, row in recovery.TABLE.items()
+        if step not in reached and reached & {*row.values()}
     }:
         reached |= more
     assert reached == set(recovery.Step)

@@ -34,7 +34,12 @@ def journal(*records: tuple[int, Write]) -> Journal:
 
 
 def trigger(
-    rule: str, t_ns: int, *, sector: int = -1, block_id: str = "", source: Literal["console", "link"] = "link"
+    rule: str,
+    t_ns: int,
+    *,
+    sector: int = -1,
+    block_id: str = "",
+    source: Literal["console", "link"] = "link",
 ) -> Trigger:
     return Trigger(
         t_ns=t_ns, rule=rule, source=source, side="secondary", offset_bytes=0, t_arrival_ns=t_ns, t_match_ns=t_ns,
@@ -72,13 +77,17 @@ def test_where_no_sector_is_named_the_oldest_write_that_waits_for_its_answer_too
 @pytest.mark.parametrize("kind", [INTENT, ACK])
 def test_never_over_a_newer_write_acknowledged_or_under_way(kind: int) -> None:
     newer = Write(2, 4, 8, 300)
-    records = [(INTENT, FIRST), (ACK, FIRST), (INTENT, newer)] + ([(ACK, newer)] if kind == ACK else [])
+    records = [(INTENT, FIRST), (ACK, FIRST), (INTENT, newer)] + (
+        [(ACK, newer)] if kind == ACK else []
+    )
     assert "newer write, 2" in why_not(journal(*records), FIRST, 3)
 
 
 def test_never_beside_an_older_write_still_under_way() -> None:
     newer = Write(2, 4, 8, 300)
-    assert "older write" in why_not(journal((INTENT, FIRST), (INTENT, newer), (ACK, newer)), newer, 3)
+    assert "older write" in why_not(
+        journal((INTENT, FIRST), (INTENT, newer), (ACK, newer)), newer, 3
+    )
 
 
 def test_never_while_the_write_itself_waits_for_its_answer() -> None:
@@ -135,7 +144,12 @@ def test_a_trigger_on_the_same_sectors_says_again() -> None:
         trigger("link-neg-ack", 400, sector=8, block_id="0xb"),
         trigger("receive-error", 600, source="console"),
     ],
-    ids=["another sector", "late news of the first try", "before it", "another rule that names no sector"],
+    ids=[
+        "another sector",
+        "late news of the first try",
+        "before it",
+        "another rule that names no sector",
+    ],
 )
 def test_what_is_not_about_the_second_try_says_nothing(later: Trigger) -> None:
     assert again(later) is None
@@ -148,7 +162,10 @@ def test_the_same_rule_without_a_sector_leaves_it_open() -> None:
 
 
 def test_a_stale_report_of_the_volume_says_nothing_for_the_volume_itself_is_read() -> None:
-    assert again(trigger("out-of-sync", 600, source="console"), line=b"Out of sync: start=8, size=8") is None
+    assert (
+        again(trigger("out-of-sync", 600, source="console"), line=b"Out of sync: start=8, size=8")
+        is None
+    )
 
 
 def test_the_record_names_the_write() -> None:

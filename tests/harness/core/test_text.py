@@ -24,5 +24,7 @@ def test_bytes() -> None:
 @given(st.text() | st.binary())
 def test_only_printable_characters_remain(text: str | bytes) -> None:
     shown = escape(text)
-    assert all(unicodedata.category(character)[0] not in "CZ" or character == " " for character in shown)
+    assert all(
+        unicodedata.category(character)[0] not in "CZ" or character == " " for character in shown
+    )
     shown.encode()  # no lone surrogate is left

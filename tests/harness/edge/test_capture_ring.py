@@ -1,4 +1,5 @@
-"""The capture on disk: bounded while nothing happens, whole around a trigger, one file at the end, whatever is killed."""
+"""The capture on disk: bounded while nothing happens, whole around a trigger, one file at the end,
+whatever is killed."""
 
 import shutil
 import subprocess
@@ -20,7 +21,13 @@ from freezeframe.harness.edge.capture_ring import (
     segment_path,
     segments,
 )
-from freezeframe.harness.edge.pcapng import END, PcapngWriter, first_packet_at, read_frames, whole_to
+from freezeframe.harness.edge.pcapng import (
+    END,
+    PcapngWriter,
+    first_packet_at,
+    read_frames,
+    whole_to,
+)
 from freezeframe.harness.errors import RigError
 
 MIB = 1 << 20
@@ -31,7 +38,13 @@ STEP_NS = NS_PER_S // 100
 
 def make(path: Path, comment: str) -> PcapngWriter:
     return PcapngWriter(
-        path, interface="repl0", snaplen_bytes=0, hardware="h", system="s", application="a", comment=comment
+        path,
+        interface="repl0",
+        snaplen_bytes=0,
+        hardware="h",
+        system="s",
+        application="a",
+        comment=comment,
     )
 
 
@@ -43,7 +56,9 @@ class Link:
     ) -> None:
         self.path = directory / "link.pcapng"
         bounds = Bounds(
-            max_bytes=mib * MIB, before_ns=int(before_s * NS_PER_S), after_ns=int(after_s * NS_PER_S)
+            max_bytes=mib * MIB,
+            before_ns=int(before_s * NS_PER_S),
+            after_ns=int(after_s * NS_PER_S),
         )
         self.ring = CaptureRing(self.path, make, bounds)
         self.number = 0
@@ -61,7 +76,10 @@ class Link:
             for _ in range(at_once):
                 self.number += 1
                 batch.append(
-                    (self.wall_ns + self.now_ns, self.number.to_bytes(8, "big").ljust(FRAME_BYTES, b"\0"))
+                    (
+                        self.wall_ns + self.now_ns,
+                        self.number.to_bytes(8, "big").ljust(FRAME_BYTES, b"\0"),
+                    )
                 )
             self.ring.write(run_of(batch), self.now_ns)
 
@@ -107,7 +125,9 @@ def test_a_short_run_is_one_file_and_nothing_is_moved(link: Link) -> None:
     assert link.ring.number(7) == 7
 
 
-def test_hours_without_a_trigger_stay_within_half_the_bound_and_the_newest_is_there(link: Link) -> None:
+def test_hours_without_a_trigger_stay_within_half_the_bound_and_the_newest_is_there(
+    link: Link,
+) -> None:
     most = 0
     for _ in range(120):
         link.pass_on(100)  # 94 MiB in all
@@ -242,7 +262,9 @@ def test_a_killed_writer_leaves_what_it_had_written(link: Link, torn: int) -> No
 
 
 @pytest.mark.parametrize("more", [5, 60])
-def test_a_killed_writer_leaves_nothing_of_a_segment_that_it_was_writing_over(link: Link, more: int) -> None:
+def test_a_killed_writer_leaves_nothing_of_a_segment_that_it_was_writing_over(
+    link: Link, more: int
+) -> None:
     link.pass_on(2000 + more)  # never closed
     assert link.path.stat().st_size > (more + 1) * (FRAME_BYTES + 32)  # the older segment's rest
     before = kept(link.path)
@@ -257,7 +279,9 @@ def test_others_see_that_a_file_half_written_over_is_not_whole_and_no_old_frame(
     if shutil.which("tshark") is None:
         pytest.skip("tshark missing")
     link.pass_on(2060)
-    shown = subprocess.run(["tshark", "-r", str(link.path)], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        ["tshark", "-r", str(link.path)], capture_output=True, text=True, check=False
+    )
     assert len(shown.stdout.splitlines()) == 60
     assert "damaged" in shown.stderr
 
@@ -304,7 +328,11 @@ def test_a_segment_that_cannot_be_begun_after_another_was_given_up_leaves_all_co
     link.pass_on(1000)
     assert "No space left" in link.ring.full
     found = kept(link.path)
-    assert is_gapless(found) and found[0] == link.ring.first_no and len(found) == link.ring.frames_stored
+    assert (
+        is_gapless(found)
+        and found[0] == link.ring.first_no
+        and len(found) == link.ring.frames_stored
+    )
     assert link.ring.number(found[-1]) == len(found)
     assert link.on_disk() == link.ring.size_bytes
     link.close()
@@ -333,10 +361,16 @@ def test_a_segment_that_cannot_be_given_up_ends_the_record_and_is_still_counted(
     oldest.rmdir()
     hidden.rename(oldest)
     found = kept(link.path)
-    assert is_gapless(found) and found[0] == link.ring.first_no and len(found) == link.ring.frames_stored
+    assert (
+        is_gapless(found)
+        and found[0] == link.ring.first_no
+        and len(found) == link.ring.frames_stored
+    )
 
 
-@pytest.mark.parametrize(("before", "then"), [(2000, 1000), (300, 300)], ids=["written-over", "begun-anew"])
+@pytest.mark.parametrize(
+    ("before", "then"), [(2000, 1000), (300, 300)], ids=["written-over", "begun-anew"]
+)
 def test_a_reader_of_a_watch_that_goes_on_never_gets_new_frames_for_old_ones_nor_a_hole(
     link: Link, before: int, then: int
 ) -> None:
@@ -367,7 +401,9 @@ def test_a_writer_that_was_killed_when_the_oldest_segment_had_to_go_leaves_the_o
     link.pass_on(700)
     before, (_, oldest) = kept(link.path), segments(link.path)[0]
     lost = len(in_file(oldest))
-    link.path.rename(segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1))
+    link.path.rename(
+        segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1)
+    )
     with oldest.open("r+b") as file:
         file.write(END)
     if is_moved:
@@ -381,14 +417,18 @@ def test_a_writer_that_was_killed_when_the_oldest_segment_had_to_go_leaves_the_o
 def test_a_writer_that_was_killed_before_a_segments_header_costs_nothing(link: Link) -> None:
     link.pass_on(700)
     before = kept(link.path)
-    link.path.rename(segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1))
+    link.path.rename(
+        segment_path(link.path, link.ring.number(link.number) - len(in_file(link.path)) + 1)
+    )
     link.path.touch()
     assert kept(link.path) == before
     join(link.path)
     assert in_file(link.path) == before
 
 
-def test_a_disk_that_is_full_when_a_segment_should_begin_ends_the_record_and_nothing_else(link: Link) -> None:
+def test_a_disk_that_is_full_when_a_segment_should_begin_ends_the_record_and_nothing_else(
+    link: Link,
+) -> None:
     def no_room(path: Path, comment: str) -> PcapngWriter:
         path.touch()
         raise RigError(f"cannot write the capture file {path}: No space left on device")

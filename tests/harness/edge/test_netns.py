@@ -1,4 +1,5 @@
-"""Network namespaces: anonymous, joined by a wire, gone with their process; what is missing is told."""
+"""Network namespaces: anonymous, joined by a wire, gone with their process; what is missing is
+told."""
 
 import os
 import shutil
@@ -14,7 +15,8 @@ from freezeframe.harness.errors import RigError
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_namespaces = pytest.mark.skipif(
-    bool(netns.missing_capabilities()), reason="needs root: CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW"
+    bool(netns.missing_capabilities()),
+    reason="needs root: CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW",
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 
@@ -30,7 +32,11 @@ def test_a_pair_carries_tcp_and_leaves_the_host_alone() -> None:
     try:
         assert interfaces() == before
         assert pair.notes == ()
-        assert pair.primary.run(interfaces) == {"lo", netns.INTERFACE} == pair.secondary.run(interfaces)
+        assert (
+            pair.primary.run(interfaces)
+            == {"lo", netns.INTERFACE}
+            == pair.secondary.run(interfaces)
+        )
         listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
         client = pair.primary.run(
             lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=5)
@@ -52,10 +58,14 @@ def test_a_pair_carries_tcp_and_leaves_the_host_alone() -> None:
 def test_frames_are_seen_as_on_a_wire() -> None:
     """No frame above the MTU, each with the TCP checksum that the wire would carry."""
     pair = netns.make_pair()
-    tap = pair.secondary.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+    tap = pair.secondary.run(
+        lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    )
     pair.secondary.run(lambda: tap.bind((netns.INTERFACE, 0)))
     listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
-    client = pair.primary.run(lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=5))
+    client = pair.primary.run(
+        lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=5)
+    )
     with tap, listener, client:
         client.sendall(bytes(range(256)) * 200)
         served, _ = listener.accept()
@@ -83,7 +93,11 @@ def tcp_checksum_residue(frame: bytes) -> int:
     packet = frame[14 : 14 + int.from_bytes(frame[16:18], "big")]
     segment = packet[(packet[0] & 15) * 4 :]
     summed = (
-        packet[12:20] + bytes([0, 6]) + len(segment).to_bytes(2, "big") + segment + bytes(len(segment) % 2)
+        packet[12:20]
+        + bytes([0, 6])
+        + len(segment).to_bytes(2, "big")
+        + segment
+        + bytes(len(segment) % 2)
     )
     total = sum(int.from_bytes(summed[at : at + 2], "big") for at in range(0, len(summed), 2))
     while total >> 16:
@@ -147,7 +161,9 @@ def world_python(tmp_path: Path) -> tuple[str, dict[str, str], str]:
     """An interpreter, its environment and the script, all of which any user can read."""
     copy = tmp_path / "project"
     shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    packages = Path(netns.__file__).parent  # any module of ours; the third-party ones come from sys.path
+    packages = Path(
+        netns.__file__
+    ).parent  # any module of ours; the third-party ones come from sys.path
     assert packages.exists()
     for part in (tmp_path, *tmp_path.parents):
         if part.stat().st_uid == os.geteuid() and not part.stat().st_mode & 1:
@@ -240,7 +256,9 @@ def test_without_user_namespaces_the_setting_is_named(tmp_path: Path) -> None:
         "--bounding-set=-all",
     ]
     told = run_script(prefix, tmp_path)
-    assert told.startswith("refused: cannot make a simulated bench's network namespaces: CAP_NET_ADMIN, ")
+    assert told.startswith(
+        "refused: cannot make a simulated bench's network namespaces: CAP_NET_ADMIN, "
+    )
     assert "user.max_user_namespaces = 0; `sudo sysctl -w user.max_user_namespaces=10000`" in told
 
 

@@ -1,4 +1,5 @@
-"""Capture files: what is written is read back, by us and by Wireshark's tools; a cut file ends cleanly."""
+"""Capture files: what is written is read back, by us and by Wireshark's tools; a cut file ends
+cleanly."""
 
 import contextlib
 import os
@@ -34,7 +35,12 @@ T_NS = 1_795_394_356_942_025_123
 
 def writer(path: Path) -> PcapngWriter:
     return PcapngWriter(
-        path, interface="repl0", snaplen_bytes=0, hardware="board", system="Linux", application="test"
+        path,
+        interface="repl0",
+        snaplen_bytes=0,
+        hardware="board",
+        system="Linux",
+        application="test",
     )
 
 
@@ -54,7 +60,9 @@ def plain(frames: list[CapturedFrame]) -> list[tuple[int, bytes, int]]:
 @given(
     st.lists(
         st.lists(
-            st.tuples(st.integers(0, 2**63 - 1), st.binary(max_size=200), st.integers(0, 2**32 - 1)),
+            st.tuples(
+                st.integers(0, 2**63 - 1), st.binary(max_size=200), st.integers(0, 2**32 - 1)
+            ),
             max_size=6,
         ),
         max_size=4,
@@ -80,7 +88,9 @@ def test_many_frames_in_one_batch(tmp_path: Path) -> None:
 
 def in_growing(path: Path) -> list[tuple[int, bytes, int]]:
     with path.open("rb") as file:
-        return plain([one for run in runs_of(file, "x", is_growing=True) for one in run_frames(run)])
+        return plain(
+            [one for run in runs_of(file, "x", is_growing=True) for one in run_frames(run)]
+        )
 
 
 class Killed(Exception):
@@ -88,7 +98,8 @@ class Killed(Exception):
 
 
 class Mortal(PcapngWriter):
-    """Dies in the middle of the write in which ``budget`` bytes are used up. A kill cannot divide a word."""
+    """Dies in the middle of the write in which ``budget`` bytes are used up. A kill cannot divide a
+    word."""
 
     budget = 1 << 62
 
@@ -105,10 +116,14 @@ class Mortal(PcapngWriter):
 def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and_nothing_of_the_old(
     tmp_path: Path,
 ) -> None:
-    """The older frames have the lengths of the new ones, so that half of a new one would fit the rest of an old one."""
+    """The older frames have the lengths of the new ones, so that half of a new one would fit the
+    rest of an old one."""
 
     def runs(mark: bytes) -> list[list[tuple[int, bytes, int]]]:
-        return [[(T_NS + n, mark * (n + 20), n + 20) for n in range(at, at + 2)] for at in range(0, 8, 2)]
+        return [
+            [(T_NS + n, mark * (n + 20), n + 20) for n in range(at, at + 2)]
+            for at in range(0, 8, 2)
+        ]
 
     path = tmp_path / "x.pcapng"
     old = writer(path)
@@ -124,7 +139,12 @@ def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and
         try:
             Mortal.budget = budget
             one = Mortal(
-                path, interface="repl0", snaplen_bytes=0, hardware="board", system="Linux", application="test"
+                path,
+                interface="repl0",
+                snaplen_bytes=0,
+                hardware="board",
+                system="Linux",
+                application="test",
             )
             for run in runs(b"n"):
                 write(one, run)
@@ -141,13 +161,17 @@ def test_a_writer_killed_anywhere_in_an_older_file_leaves_its_own_whole_runs_and
         assert counts[-1] in (written, written + 1)  # killed behind the last byte, it is whole
         at = first_packet_at(data)
         assert at == head_bytes
-        assert len(data[at : whole_to(data, at)]) == sum(len(encode(run)) for run in runs(b"n")[: counts[-1]])
+        assert len(data[at : whole_to(data, at)]) == sum(
+            len(encode(run)) for run in runs(b"n")[: counts[-1]]
+        )
     assert sorted(set(counts)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("old_frames", [1, 40, 400])
 @pytest.mark.parametrize("is_given_up", [False, True])
-def test_a_file_written_over_is_as_a_new_one(tmp_path: Path, old_frames: int, is_given_up: bool) -> None:
+def test_a_file_written_over_is_as_a_new_one(
+    tmp_path: Path, old_frames: int, is_given_up: bool
+) -> None:
     old, new = tmp_path / "old.pcapng", tmp_path / "new.pcapng"
     one = writer(old)
     write(one, [(T_NS, b"old" * 50, 150)] * old_frames)
@@ -272,7 +296,11 @@ def test_big_endian_pcapng_with_other_blocks_and_resolutions(tmp_path: Path) -> 
         + packets
         + block(3, struct.pack(">I", 2) + b"ef\0\0")
     )
-    assert plain(list(read_frames(path))) == [(7000, b"ab", 2), (100_500_000_000, b"cd", 2), (0, b"ef", 2)]
+    assert plain(list(read_frames(path))) == [
+        (7000, b"ab", 2),
+        (100_500_000_000, b"cd", 2),
+        (0, b"ef", 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +309,8 @@ def test_big_endian_pcapng_with_other_blocks_and_resolutions(tmp_path: Path) -> 
         (b"not a capture", "neither pcap nor pcapng"),
         (struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0, 113), "link type 113"),
         (
-            struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0, 1) + struct.pack("<IIII", 0, 0, 2**31, 0),
+            struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0, 1)
+            + struct.pack("<IIII", 0, 0, 2**31, 0),
             "frame of 2147483648 bytes",
         ),
         (block(0x0A0D0D0A, b"\1\2\3\4" + bytes(12)), "byte-order magic"),

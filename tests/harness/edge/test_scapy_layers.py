@@ -1,5 +1,5 @@
-"""Scapy layers: what they build is what they dissect, and what real nodes sent is built again byte for
-byte."""
+"""Scapy layers: what they build is what they dissect, and what real nodes sent is built again byte
+for byte."""
 
 import subprocess
 import sys
@@ -83,12 +83,17 @@ def test_built_is_dissected_is_built(cmd, header, fill, tail) -> None:  # type: 
     for layer in fresh.iterpayloads():
         layer.raw_packet_cache = None
     assert len(bytes(fresh)) == len(built)
-    if cmd not in (Cmd.CONNECTION_FEATURES, Cmd.SYNC_PARAM89):  # texts lose what follows their NUL padding
+    if cmd not in (
+        Cmd.CONNECTION_FEATURES,
+        Cmd.SYNC_PARAM89,
+    ):  # texts lose what follows their NUL padding
         assert bytes(fresh) == built
 
 
 def test_a_person_can_read_it() -> None:
-    state = Drbd(bytes(DrbdH100(cmd=Cmd.STATE) / BODIES[Cmd.STATE](state=0x0000C882))).show(dump=True)
+    state = Drbd(bytes(DrbdH100(cmd=Cmd.STATE) / BODIES[Cmd.STATE](state=0x0000C882))).show(
+        dump=True
+    )
     assert "P_STATE" in state
     assert "WFConnection Secondary/Unknown Inconsistent/DUnknown" in state
     write = DrbdH100(cmd=Cmd.DATA) / BODIES[Cmd.DATA](sector=8, dp_flags=0x102) / Raw(bytes(516))
@@ -126,11 +131,15 @@ def test_a_control_frame_is_what_the_codec_makes() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from([int(op) for op in control.Op] + [int(op) | control.REPLY for op in control.Op]),
+    kind=st.sampled_from(
+        [int(op) for op in control.Op] + [int(op) | control.REPLY for op in control.Op]
+    ),
     seq=st.integers(0, 0xFFFF),
     payload=st.binary(max_size=200),
 )
-def test_any_control_frame_is_built_as_it_was_dissected(kind: int, seq: int, payload: bytes) -> None:
+def test_any_control_frame_is_built_as_it_was_dissected(
+    kind: int, seq: int, payload: bytes
+) -> None:
     built = bytes(ControlFrame(type=kind, seq=seq) / Raw(payload))
     assert built.startswith(b"\0")
     assert built.endswith(b"\0")
@@ -145,7 +154,9 @@ def test_replies_with_entries_and_refusals() -> None:
     sets = [SetEntry(set_id=1, raw_bytes=5), SetEntry(set_id=2)]
     frame = ControlFrame(bytes(ControlFrame(type=reply) / REPLIES[control.Op.LIST_SETS](sets=sets)))
     assert [entry.set_id for entry in frame.sets] == [1, 2]
-    refused = ControlFrame(type=reply) / REPLIES[control.Op.LIST_SETS](status=3) / Raw(b"wrong target")
+    refused = (
+        ControlFrame(type=reply) / REPLIES[control.Op.LIST_SETS](status=3) / Raw(b"wrong target")
+    )
     frame = ControlFrame(bytes(refused))
     assert frame.status == control.Status.WRONG_TARGET
     assert frame.load == b"wrong target"

@@ -42,7 +42,8 @@ def read_exactly(link: ByteLink, count: int) -> bytes:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """The device's end of a PTY, and a link in the file system to the rig's end, as udev makes them."""
+    """The device's end of a PTY, and a link in the file system to the rig's end, as udev makes
+    them."""
     device, rig = pty.openpty()
     path = tmp_path / "usb-FTDI_board-if00"
     path.symlink_to(os.ttyname(rig))
@@ -88,7 +89,9 @@ def test_the_descriptor_works_in_another_process(line: tuple[int, str]) -> None:
     device, path = line
     link = open_serial(path)
     fd = link.fileno()
-    subprocess.run([sys.executable, "-c", f"import os; os.write({fd}, b'frame')"], pass_fds=[fd], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"import os; os.write({fd}, b'frame')"], pass_fds=[fd], check=True
+    )
     assert os.read(device, 100) == b"frame"
     link.close()
 
@@ -96,7 +99,9 @@ def test_the_descriptor_works_in_another_process(line: tuple[int, str]) -> None:
 def test_in_use_names_the_holder(line: tuple[int, str]) -> None:
     _, path = line
     code = f"import serial; s = serial.Serial({path!r}, exclusive=True); print('held', flush=True); input()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert other.stdin and other.stdout
     try:
         assert other.stdout.readline() == b"held\n"
@@ -185,7 +190,9 @@ def test_socket_url(server: socket.socket) -> None:
 def test_socket_refused(server: socket.socket) -> None:
     port = server.getsockname()[1]
     server.close()
-    with pytest.raises(RigError, match=rf"socket://127\.0\.0\.1:{port} cannot be opened: .*refused"):
+    with pytest.raises(
+        RigError, match=rf"socket://127\.0\.0\.1:{port} cannot be opened: .*refused"
+    ):
         open_serial(f"socket://127.0.0.1:{port}")
 
 
@@ -242,7 +249,9 @@ class _Writer:
         self.write = client.sendall
 
 
-def test_rfc2217_is_pumped_to_a_raw_descriptor(server: socket.socket, line: tuple[int, str]) -> None:
+def test_rfc2217_is_pumped_to_a_raw_descriptor(
+    server: socket.socket, line: tuple[int, str]
+) -> None:
     device, path = line
     tty.setraw(device)
     far = Rfc2217Server(server, path)
@@ -290,7 +299,9 @@ def test_a_break_in_the_bytes_becomes_one_on_the_line_of_a_serial_server(
 
 
 def test_a_line_that_can_carry_no_break_is_refused_for_one(server: socket.socket) -> None:
-    with pytest.raises(RigError, match="cannot carry a BREAK: use the terminal server's rfc2217:// port"):
+    with pytest.raises(
+        RigError, match="cannot carry a BREAK: use the terminal server's rfc2217:// port"
+    ):
         open_serial(f"socket://127.0.0.1:{server.getsockname()[1]}", breaks=True)
 
 

@@ -20,17 +20,27 @@ def by_name(out_dir: Path) -> dict[str, Finding]:
 def test_this_machine(tmp_path: Path) -> None:
     found = by_name(tmp_path / "not" / "there" / "yet")
     assert found["python"].status == found["kernel"].status == found["packages"].status == "ok"
-    assert {"capabilities", "real-time priority", "locked memory", "disk space", *system.TOOLS} <= set(found)
+    assert {
+        "capabilities",
+        "real-time priority",
+        "locked memory",
+        "disk space",
+        *system.TOOLS,
+    } <= set(found)
     assert str(tmp_path) in found["disk space"].detail
     assert all(finding.remedy for finding in found.values() if finding.status != "ok")
 
 
-def test_missing_tools_are_one_line_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_are_one_line_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert system.missing_tools() == ["fio", "libnbd-bin", "qemu-utils", "tshark", "util-linux"]
     found = by_name(tmp_path)
     assert found["tshark"].status == "warning"
-    assert found["fio"].remedy.endswith("apt-get install -y fio libnbd-bin qemu-utils tshark util-linux")
+    assert found["fio"].remedy.endswith(
+        "apt-get install -y fio libnbd-bin qemu-utils tshark util-linux"
+    )
 
 
 def test_an_unprivileged_user_is_told_what_is_slower(tmp_path: Path) -> None:
@@ -49,7 +59,9 @@ def test_an_unprivileged_user_is_told_what_is_slower(tmp_path: Path) -> None:
         timeout=30,
     )
     lines = {line.split("|")[0]: line for line in done.stdout.splitlines()}
-    assert "CAP_NET_RAW" in lines["capabilities"] and "|warning|" in lines["capabilities"], done.stderr
+    assert "CAP_NET_RAW" in lines["capabilities"] and "|warning|" in lines["capabilities"], (
+        done.stderr
+    )
     assert "|warning|SCHED_FIFO: Operation not permitted" in lines["real-time priority"]
     assert "user namespaces" in lines
 
@@ -61,7 +73,8 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timer", "said"), [("16\n", "up to 16 ms"), ("1\n", "low-latency mode (1 ms)"), ("?", ""), (None, "")]
+    ("timer", "said"),
+    [("16\n", "up to 16 ms"), ("1\n", "low-latency mode (1 ms)"), ("?", ""), (None, "")],
 )
 def test_how_long_an_adapter_holds_bytes_back(tmp_path: Path, timer: str | None, said: str) -> None:
     (tmp_path / "device").mkdir()

@@ -1,4 +1,5 @@
-"""Adopted incidents: valid scenarios and tests that name what the verdict named; nothing hostile gets into them."""
+"""Adopted incidents: valid scenarios and tests that name what the verdict named; nothing hostile
+gets into them."""
 
 import ast
 import random
@@ -34,7 +35,9 @@ def test_an_incident_becomes_a_scenario_with_its_fault_and_a_test_with_its_verdi
     path.write_text(made.scenario)
     scenario = load_scenario(str(path))
     faults = {fault.kind for fault in scenario.faults}
-    caused = {"console_garble_alone": "console_garble", "on_the_link": "bit_flip_sender"}.get(kind, kind)
+    caused = {"console_garble_alone": "console_garble", "on_the_link": "bit_flip_sender"}.get(
+        kind, kind
+    )
     assert caused in faults
     assert scenario.expect.detected and scenario.expect.power_cycle == (kind == "hung_warmstart")
     ast.parse(made.test)
@@ -76,4 +79,6 @@ def test_hostile_words_stay_words() -> None:
 
 
 def test_every_fault_has_its_verdict() -> None:
-    assert len(set(FAULT_OF.values())) == 12, "hung_warmstart comes with what else the verdict tells"
+    assert len(set(FAULT_OF.values())) == 12, (
+        "hung_warmstart comes with what else the verdict tells"
+    )

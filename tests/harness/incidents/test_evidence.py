@@ -43,7 +43,9 @@ def test_the_failing_write_is_followed_from_the_host_to_the_sets(
         "secondary finds the digest wrong",
     ]
     assert steps[5:7] == ["log line arrives", "trigger digest-failed"]
-    assert {"control frame to the primary", "secondary answers", "primary's set pulled"} <= set(steps)
+    assert {"control frame to the primary", "secondary answers", "primary's set pulled"} <= set(
+        steps
+    )
     times = {step.name: step.t_ns for step in evidence.path.steps}
     assert times["host writes"] < times["primary sends the copy"] < times["log line arrives"]
     # One arrow into every step but the first: nothing hangs in the air.
@@ -78,7 +80,9 @@ def test_the_trigger_stands_in_its_line_of_the_console(receiver: Evidence) -> No
     side, at = receiver.trigger_line
     line = receiver.consoles[side][at]
     assert side == "secondary" and b"Digest integrity check FAILED" in line.data
-    assert line.rules == ("digest-failed",) and line.t_ns == receiver.record["trigger"]["t_arrival_ns"]
+    assert (
+        line.rules == ("digest-failed",) and line.t_ns == receiver.record["trigger"]["t_arrival_ns"]
+    )
     assert all(one.t_ns for one in receiver.consoles["primary"])
 
 
@@ -134,7 +138,12 @@ def test_a_record_full_of_wrong_types_is_read_all_the_same(tmp_path: Path) -> No
         assert isinstance(evidence.path.steps, tuple)
     huge = dict(stored.record)
     huge["clock"] = {"monotonic_ns": -(10**40), "wall_ns": 10**60}
-    huge["trigger"] = {**huge["trigger"], "offset_bytes": 10**30, "t_match_ns": -5, "sector": 10**40}
+    huge["trigger"] = {
+        **huge["trigger"],
+        "offset_bytes": 10**30,
+        "t_match_ns": -5,
+        "sector": 10**40,
+    }
     (stored.path / "incident.json").write_text(json.dumps(huge))
     (stored.path / "secondary" / "console.times").write_bytes(struct.pack("<QQ", 2**64 - 1, 0))
     evidence = Evidence(StoredIncident.open(stored.path))
@@ -142,7 +151,8 @@ def test_a_record_full_of_wrong_types_is_read_all_the_same(tmp_path: Path) -> No
 
 
 def test_bombs_and_floods_cost_little(tmp_path: Path) -> None:
-    """A set that unpacks to more than any set may hold, a timeline and a console without end, a capture of lies."""
+    """A set that unpacks to more than any set may hold, a timeline and a console without end, a
+    capture of lies."""
     stored = golden_incidents.unpack(SENDER, tmp_path)
     bomb = zstandard.ZstdCompressor(level=1).compressobj(size=1 << 27)
     packed = b"".join(bomb.compress(bytes(1 << 24)) for _ in range(8)) + bomb.flush()
@@ -167,7 +177,9 @@ def test_bombs_and_floods_cost_little(tmp_path: Path) -> None:
     assert any("link.pcapng" in one for one in evidence.problems)
 
 
-def test_an_algorithm_that_nobody_named_is_given_up_where_most_digests_are_wrong(receiver: Evidence) -> None:
+def test_an_algorithm_that_nobody_named_is_given_up_where_most_digests_are_wrong(
+    receiver: Evidence,
+) -> None:
     link = receiver.link
     assert link.ends.is_guess, "the incident names none, and the capture lacks the handshake"
     assert {one.digest_is_right for one in link.writes} == {True}

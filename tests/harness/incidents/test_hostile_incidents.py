@@ -30,7 +30,9 @@ def mutated(value: Any, dice: random.Random) -> Any:
         key = dice.choice(list(value))
         if dice.random() < 0.15:
             return {name: one for name, one in value.items() if name != key}
-        return value | {key: dice.choice(WRONG) if dice.random() < 0.3 else mutated(value[key], dice)}
+        return value | {
+            key: dice.choice(WRONG) if dice.random() < 0.3 else mutated(value[key], dice)
+        }
     if isinstance(value, list) and value:
         at = dice.randrange(len(value))
         return [mutated(one, dice) if number == at else one for number, one in enumerate(value)]
@@ -44,7 +46,9 @@ def damage(folder: Path, dice: random.Random) -> None:
         for _ in range(dice.randint(1, 4)):
             told = mutated(told, dice)
     else:
-        path = dice.choice(sorted(one for one in folder.rglob("*") if one.is_file() and one != record))
+        path = dice.choice(
+            sorted(one for one in folder.rglob("*") if one.is_file() and one != record)
+        )
         data = bytearray(path.read_bytes())
         for _ in range(dice.randint(1, 20)):
             data[dice.randrange(len(data))] = dice.randrange(256)

@@ -30,14 +30,27 @@ PULLED = RootCauseSet(
     header={"set_id": 3, "incident_id": b"\x01\x02"},
     state={"role": 1, "last_writes": [[1, 2, 512, 99, b"\xff", 5, 3]]},
     events=[
-        {"seq": 4, "uptime_ns": 12_000_000_345, "name": "BOOT", "level": "INFO", "boot_epoch": 1, "t": "a\nb"}
+        {
+            "seq": 4,
+            "uptime_ns": 12_000_000_345,
+            "name": "BOOT",
+            "level": "INFO",
+            "boot_epoch": 1,
+            "t": "a\nb",
+        }
     ],
 )
 
 
 def create(out: Path, **fields: Any) -> Incident:
     return Incident.create(
-        out, bench="sim", seed=7, scenario="clean", versions={"freezeframe": "0"}, rules=["a.toml"], **fields
+        out,
+        bench="sim",
+        seed=7,
+        scenario="clean",
+        versions={"freezeframe": "0"},
+        rules=["a.toml"],
+        **fields,
     )
 
 
@@ -55,7 +68,9 @@ def test_a_finished_incident_is_whole(tmp_path: Path) -> None:
     incident.step(97_000, "primary", "up", "boot epoch 2")
     for part in (b"abc", b"def"):
         incident.append_set("primary", part)
-    assert incident.received_set("primary") == b"abcdef" and incident.received_set("secondary") == b""
+    assert (
+        incident.received_set("primary") == b"abcdef" and incident.received_set("secondary") == b""
+    )
     incident.store_set("primary", PULLED)
     incident.missing_set("secondary", "no answer")
     incident.note("two capture drops")
@@ -77,7 +92,10 @@ def test_a_finished_incident_is_whole(tmp_path: Path) -> None:
     assert record["trigger"]["excerpt"] == "Digest \\x1b[31mFAILED"
     assert record["trigger"]["reaction_us"] == 61.0 and record["trigger"]["t_ack_ns"] == 90_000
     assert [action["reply"]["status"] for action in record["actions"]] == ["ok", "no answer"]
-    assert record["actions"][0]["frame_hex"] == "0005f500" and record["actions"][1]["error"] == "gone\\x07"
+    assert (
+        record["actions"][0]["frame_hex"] == "0005f500"
+        and record["actions"][1]["error"] == "gone\\x07"
+    )
     assert record["sets"]["primary"] == {
         "bytes": 6, "complete": True, "events": 1, "path": "primary/set.zst",
         "sha256": "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721",
@@ -92,7 +110,14 @@ def test_a_finished_incident_is_whole(tmp_path: Path) -> None:
         "         4       12.000000345 INFO  BOOT boot_epoch=1 t=a\\nb\n"
     )
     rows = stored.timeline()
-    assert [row["event"] for row in rows] == ["trigger", "frame-sent", "frame-failed", "reply", "reply", "up"]
+    assert [row["event"] for row in rows] == [
+        "trigger",
+        "frame-sent",
+        "frame-failed",
+        "reply",
+        "reply",
+        "up",
+    ]
     assert rows[0]["where"] == "console" and rows[1]["frame_hex"] == "0005f500"
     assert stored.broken_sums() == []
     (incident.path / "link.pcapng").write_bytes(b"other")
@@ -171,7 +196,10 @@ sys.stdin.read()
 
 def test_a_killed_run_leaves_a_readable_incident(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert process.stdout is not None
     path = Path(process.stdout.readline().decode().strip())
@@ -219,10 +247,14 @@ def test_a_full_disk_is_told_and_leaves_what_was_valid(tmp_path: Path) -> None:
     )  # fmt: skip
     told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
     assert len(told) == 3, done.stdout + done.stderr
-    for line, name in zip(told, ("primary/set.zst", "timeline.jsonl", "incident.json"), strict=True):
+    for line, name in zip(
+        told, ("primary/set.zst", "timeline.jsonl", "incident.json"), strict=True
+    ):
         assert str(mount) in line and f"{name}: No space left on device" in line
     assert "valid: open 1 () True" in done.stdout
-    assert "left: ['.lock', 'incident.json', 'primary', 'secondary', 'timeline.jsonl']" in done.stdout
+    assert (
+        "left: ['.lock', 'incident.json', 'primary', 'secondary', 'timeline.jsonl']" in done.stdout
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -245,7 +277,9 @@ def test_a_hostile_record_is_read_without_a_fall(tmp_path: Path, text: str) -> N
 def test_sums_never_lead_out_of_the_folder(tmp_path: Path) -> None:
     incident = create(tmp_path / "out")
     incident.finish("pass")
-    (incident.path / "SHA256SUMS").write_text(f"{'0' * 64}  ../../secret\n{'0' * 64}  /etc/passwd\n")
+    (incident.path / "SHA256SUMS").write_text(
+        f"{'0' * 64}  ../../secret\n{'0' * 64}  /etc/passwd\n"
+    )
     assert Incident.open(incident.path).broken_sums() == ["../../secret", "/etc/passwd"]
 
 
@@ -277,7 +311,8 @@ def test_rows_hold_only_json_and_escaped_text() -> None:
 
 
 def test_the_trigger_that_is_acted_on_is_the_incidents(tmp_path: Path) -> None:
-    """Its time is the reaction's: one that instructs nobody, or that came too early, is listed behind it."""
+    """Its time is the reaction's: one that instructs nobody, or that came too early, is listed
+    behind it."""
     incident = create(tmp_path)
     early = msgspec.structs.replace(TRIGGER, rule="early", t_arrival_ns=1, instruct=[])
     for one in (early, TRIGGER, msgspec.structs.replace(TRIGGER, rule="later")):
@@ -293,8 +328,8 @@ def test_the_trigger_that_is_acted_on_is_the_incidents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["finish", "discard"])
 def test_nobody_writes_into_a_closed_incident(tmp_path: Path, end: str) -> None:
-    """A collector that outlives its run must not change what the sums were made of, nor write into descriptors
-    that belong to somebody else by then."""
+    """A collector that outlives its run must not change what the sums were made of, nor write into
+    descriptors that belong to somebody else by then."""
     incident = create(tmp_path)
     incident.append_set("primary", b"abc")
     _ = incident.finish("fail") if end == "finish" else incident.discard()

@@ -51,7 +51,9 @@ def test_it_says_what_the_folders_say(out: Path) -> None:
     assert {(one.rule, one.side, one.firmware, one.data_equal) for one in found} == {
         ("digest-failed", "secondary", "1.0.0", True)
     }
-    assert found[0].signature == found[1].signature  # the same line, and no verdict yet that tells them apart
+    assert (
+        found[0].signature == found[1].signature
+    )  # the same line, and no verdict yet that tells them apart
     assert (out / FILE).is_file()
 
 

@@ -1,4 +1,5 @@
-"""From a folder to the verdict: poor, damaged and hostile incidents are judged or refused, and harm nothing."""
+"""From a folder to the verdict: poor, damaged and hostile incidents are judged or refused, and harm
+nothing."""
 
 import json
 import os
@@ -43,8 +44,15 @@ def test_the_console_alone_says_what_is_possible(tmp_path: Path) -> None:
     line = b"[    1.2] block drbd0: Digest integrity check FAILED: 640s +4096\r\n"
     (stored.path / "secondary" / "console.log").write_bytes(line)
     verdict = verdict_of(stored)
-    assert not verdict["conclusive"] and (verdict["write_lba"], verdict["write_sectors"]) == (640, 8)
-    assert verdict["candidates"] == ["primary after digest", "on the link", "secondary before check"]
+    assert not verdict["conclusive"] and (verdict["write_lba"], verdict["write_sectors"]) == (
+        640,
+        8,
+    )
+    assert verdict["candidates"] == [
+        "primary after digest",
+        "on the link",
+        "secondary before check",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,10 @@ def test_the_console_alone_says_what_is_possible(tmp_path: Path) -> None:
         {"trigger": 7},
         {"trigger": TRIGGER | {"t_match_ns": "soon"}},
         {"trigger": TRIGGER, "actions": "all"},
-        {"trigger": TRIGGER, "actions": [{"side": "primary", "reply": {"uptime_ns": 5, "t_ack_ns": "x"}}]},
+        {
+            "trigger": TRIGGER,
+            "actions": [{"side": "primary", "reply": {"uptime_ns": 5, "t_ack_ns": "x"}}],
+        },
         {"clock": {"wall_ns": [], "monotonic_ns": {}}},
         {"clock": {"wall_ns": 1, "monotonic_ns": 1}, "clock_end": {"wall_ns": "1"}},
         {"controllers": {"primary": {"uptime_ns": "a", "t_asked_ns": 1, "t_answered_ns": 2}}},
@@ -63,7 +74,9 @@ def test_the_console_alone_says_what_is_possible(tmp_path: Path) -> None:
         {"recovery": [1, 2, 3]},
     ],
 )
-def test_a_record_that_makes_no_sense_is_refused_or_judged(record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_record_that_makes_no_sense_is_refused_or_judged(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
     stored = incident(tmp_path / "one", **record)
     try:
         verdict = verdict_of(stored)

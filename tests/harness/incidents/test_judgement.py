@@ -56,7 +56,13 @@ class Seen:
 
 
 def side(name: Side, **changes: object) -> SideResult:
-    known: dict[str, object] = {"side": name, "set": "complete", "reply": "ok", "boot_epoch": 2, "up": True}
+    known: dict[str, object] = {
+        "side": name,
+        "set": "complete",
+        "reply": "ok",
+        "boot_epoch": 2,
+        "up": True,
+    }
     return SideResult(**(known | changes))  # type: ignore[arg-type]
 
 
@@ -65,7 +71,9 @@ def recovered(*causes: str, later: tuple[str, ...] = (), **primary: object) -> S
     finish = Finish(sides=sides, rejoined=True, data_equal=True)
     told = [trigger(rule) for rule in causes]
     return Seen(
-        causes=told, triggers=[*told, *(trigger(rule) for rule in later)], collector=Collected(finish)
+        causes=told,
+        triggers=[*told, *(trigger(rule) for rule in later)],
+        collector=Collected(finish),
     )
 
 
@@ -84,7 +92,11 @@ class Judge:
         self.run = Run(
             load_bench("sim"), plan, seed=1, out_dir=self._out_dir, view=Silent(), keep=True
         )  # fmt: skip
-        known: dict[str, object] = {"capture": dict(CAPTURE), "data_equal": True, "lost_acked_writes": 0}
+        known: dict[str, object] = {
+            "capture": dict(CAPTURE),
+            "data_equal": True,
+            "lost_acked_writes": 0,
+        }
         self.run.incident.record |= known | record
         self.run.journalled = ACKED
         return self.run._judge(cast(Session, seen))
@@ -100,7 +112,9 @@ def test_all_as_expected_passes(judged: Judge) -> None:
     assert judged("hung_warmstart", recovered("digest-failed", power_cycled=True)) == "pass"
 
 
-def test_what_went_with_the_power_that_the_harness_cut_had_only_been_acknowledged(judged: Judge) -> None:
+def test_what_went_with_the_power_that_the_harness_cut_had_only_been_acknowledged(
+    judged: Judge,
+) -> None:
     cut = recovered("digest-failed", power_cycled=True)
     assert judged("hung_warmstart", cut, **LOST_UNFLUSHED) == "pass"
     assert any("only acknowledged" in note for note in judged.run.incident.record["notes"])
@@ -111,7 +125,9 @@ def test_what_went_with_the_power_that_the_harness_cut_had_only_been_acknowledge
 
 
 @pytest.mark.parametrize("whose", ["rig", "caller"])
-def test_a_workload_that_lacks_something_is_no_device_that_failed(judged: Judge, whose: Whose) -> None:
+def test_a_workload_that_lacks_something_is_no_device_that_failed(
+    judged: Judge, whose: Whose
+) -> None:
     done = WorkloadDone(t_ns=1, ok=False, error="fio is not installed", whose=whose)
     with pytest.raises(RigError if whose == "rig" else UsageError, match="fio is not installed"):
         judged("clean", Seen(workload_done=done))
@@ -141,7 +157,11 @@ def test_a_comparison_with_another_journal_is_none(judged: Judge) -> None:
             view=Silent(),
             keep=True,
         )
-        run.incident.record |= {"capture": dict(CAPTURE), "data_equal": True, "lost_acked_writes": 0}
+        run.incident.record |= {
+            "capture": dict(CAPTURE),
+            "data_equal": True,
+            "lost_acked_writes": 0,
+        }
         run.journalled = journalled
         with pytest.raises(RigError, match=f"journal holds {journalled} acknowledged writes"):
             run._judge(cast(Session, Seen()))
@@ -193,7 +213,9 @@ def test_an_incident_that_cannot_be_closed_is_not_a_pass(judged: Judge) -> None:
 
 
 @pytest.mark.parametrize("hole", ["kernel_drops", "gaps"])
-def test_a_hole_in_the_capture_excuses_what_was_not_seen_and_nothing_else(judged: Judge, hole: str) -> None:
+def test_a_hole_in_the_capture_excuses_what_was_not_seen_and_nothing_else(
+    judged: Judge, hole: str
+) -> None:
     capture = CAPTURE | {hole: 3}
     assert judged("neg_ack", Seen(), capture=capture) == "inconclusive"
     assert judged("neg_ack", Seen(), capture=capture, lost_acked_writes=2) == "fail"
@@ -202,7 +224,9 @@ def test_a_hole_in_the_capture_excuses_what_was_not_seen_and_nothing_else(judged
     assert judged("neg_ack", Seen(workload_done=failed), capture=capture) == "fail"
 
 
-def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_all(judged: Judge) -> None:
+def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_all(
+    judged: Judge,
+) -> None:
     status = {"link": {"fired": [], "writes": 2}}
     rig = cast(Rig, SimpleNamespace(virtual=SimpleNamespace(status=lambda: status)))
     judged("neg_ack", Seen())
@@ -224,7 +248,12 @@ def test_a_pair_that_cannot_be_compared_is_the_rigs_trouble_only_where_the_host_
     tmp_path: Path,
 ) -> None:
     run = Unwhole(
-        load_bench("sim"), load_scenario("clean"), seed=1, out_dir=tmp_path, view=Silent(), keep=True
+        load_bench("sim"),
+        load_scenario("clean"),
+        seed=1,
+        out_dir=tmp_path,
+        view=Silent(),
+        keep=True,
     )
     nobody = cast(Workload, None)
     with pytest.raises(RigError, match="full duplex"):

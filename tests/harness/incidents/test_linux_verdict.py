@@ -1,4 +1,5 @@
-"""The verdict on real Linux nodes: what their kernel logs prove, and that nothing is guessed from what they do not say."""
+"""The verdict on real Linux nodes: what their kernel logs prove, and that nothing is guessed from
+what they do not say."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,8 +43,15 @@ def test_byte_and_bit_are_right_and_what_the_log_does_not_say_is_left_open(tmp_p
     stored = unpack(LINUX, tmp_path)
     verdict = verdict_of(stored)
     assert verdict == stored.record["verdict"]
-    assert (verdict["write_lba"], verdict["byte_offset"], verdict["bit_mask"]) == (SECTOR, 2048, 1 << 4)
-    assert (verdict["stage"], verdict["candidates"]) == (None, ["primary after digest", "on the link"])
+    assert (verdict["write_lba"], verdict["byte_offset"], verdict["bit_mask"]) == (
+        SECTOR,
+        2048,
+        1 << 4,
+    )
+    assert (verdict["stage"], verdict["candidates"]) == (
+        None,
+        ["primary after digest", "on the link"],
+    )
     assert any("once the data were in its socket" in reason for reason in verdict["reasons"])
     assert "a capture at its own end" in verdict["reason"]
     assert verdict["evidence_grade"] == "C"
@@ -77,8 +85,15 @@ def test_without_a_capture_both_logs_together_say_it(real: Evidence) -> None:
     blind = replace(real, link=None, link_problem="there is no capture of the link")
     stage, _, verdict = told(blind)
     assert stage is None
-    assert verdict["candidates"] == ["primary after digest", "on the link", "secondary before check"]
-    assert told(logged(blind, CHANGED.format(SECTOR, SIZE)))[:2] == ("primary after digest", "primary")
+    assert verdict["candidates"] == [
+        "primary after digest",
+        "on the link",
+        "secondary before check",
+    ]
+    assert told(logged(blind, CHANGED.format(SECTOR, SIZE)))[:2] == (
+        "primary after digest",
+        "primary",
+    )
     twice = logged(blind, CHANGED.format(SECTOR, SIZE), CHANGED.format(SECTOR, SIZE))
     assert told(twice)[0] is None, "which of the two was refused is not known"
 
@@ -93,7 +108,9 @@ def test_a_log_that_was_overwritten_proves_no_silence(real: Evidence) -> None:
         tells=primary.set.tells,
     )
     cut = replace(real, sides={**real.sides, "primary": replace(primary, set=replace(late))})
-    stage, _, verdict = told(replace(cut, sides={**cut.sides, "primary": replace(cut.primary, clock=None)}))
+    stage, _, verdict = told(
+        replace(cut, sides={**cut.sides, "primary": replace(cut.primary, clock=None)})
+    )
     assert stage is None
     assert "does not reach back" in verdict["reason"]
 
@@ -114,7 +131,13 @@ def test_a_record_that_lost_the_complaint_leaves_the_console_s(real: Evidence) -
         tells=secondary.set.tells,
     )  # fmt: skip
     assert not any(one["name"] == "REPL_DIGEST_FAILED" for one in late.events)
-    blind = replace(real, link=None, sides={**real.sides, "secondary": replace(secondary, set=late)})
+    blind = replace(
+        real, link=None, sides={**real.sides, "secondary": replace(secondary, set=late)}
+    )
     verdict = judge(blind)
     assert (verdict["write_lba"], verdict["write_sectors"]) == (SECTOR, 8)
-    assert verdict["candidates"] == ["primary after digest", "on the link", "secondary before check"]
+    assert verdict["candidates"] == [
+        "primary after digest",
+        "on the link",
+        "secondary before check",
+    ]

@@ -13,7 +13,12 @@ from typer.testing import CliRunner
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.core import frames
 from freezeframe.harness.incidents.evidence import Evidence
-from freezeframe.harness.incidents.redaction import KEY_FILE, Pseudonyms, RedactedEvidence, folder_key
+from freezeframe.harness.incidents.redaction import (
+    KEY_FILE,
+    Pseudonyms,
+    RedactedEvidence,
+    folder_key,
+)
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.wire import blockstamp as stamps
 
@@ -47,7 +52,9 @@ def test_nothing_of_the_host_and_no_serial_number_is_exported(tmp_path: Path, na
     around = diff.expected[at - 8 : at]
     for path in files.values():
         data = path.read_bytes()
-        assert stamps.MAGIC not in data and around not in data and around.hex(" ").encode() not in data
+        assert (
+            stamps.MAGIC not in data and around not in data and around.hex(" ").encode() not in data
+        )
         assert not any(
             serial.encode() in data or serial.encode().hex().encode() in data for serial in SERIALS
         )
@@ -61,7 +68,11 @@ def test_control_frames_carry_the_other_number_and_a_right_checksum(tmp_path: Pa
     redacted, whole = RedactedEvidence(stored, key=b"k" * 32), Evidence(stored)
     for one, other in zip(redacted.control_frames, whole.control_frames, strict=True):
         here, there = frames.decode(one.frame), frames.decode(other.frame)
-        assert (here.type, here.seq, len(here.payload)) == (there.type, there.seq, len(there.payload))
+        assert (here.type, here.seq, len(here.payload)) == (
+            there.type,
+            there.seq,
+            len(there.payload),
+        )
         assert b"FFSIM" not in here.payload and here.payload[16:] == there.payload[16:]
     told = redacted.record["controllers"]["primary"]["serial_number"]
     assert told != SERIALS[0] and len(told) == len(SERIALS[0])
@@ -72,7 +83,9 @@ def test_control_frames_carry_the_other_number_and_a_right_checksum(tmp_path: Pa
 def test_the_findings_stay(tmp_path: Path) -> None:
     stored = golden_incidents.unpack(SENDER, tmp_path)
     redacted, whole = RedactedEvidence(stored, key=b"k" * 32), Evidence(stored)
-    assert redacted.link.marks == whole.link.marks and not any(one.data for one in redacted.link.writes)
+    assert redacted.link.marks == whole.link.marks and not any(
+        one.data for one in redacted.link.writes
+    )
     assert redacted.diff is not None and whole.diff is not None
     assert redacted.diff.offsets == whole.diff.offsets and not any(redacted.diff.expected)
     assert [step.name for step in redacted.path.steps] == [step.name for step in whole.path.steps]
@@ -85,7 +98,9 @@ def test_bytes_of_the_verdict_and_of_link_triggers_go(tmp_path: Path) -> None:
     (stored.path / "incident.json").write_text(json.dumps(record))
     redacted = RedactedEvidence(StoredIncident.open(stored.path), key=b"k" * 32)
     verdict: Any = redacted.record["verdict"]
-    assert verdict["expected"] == verdict["found"] == "(redacted)" and "ffsim" not in verdict["stage"]
+    assert (
+        verdict["expected"] == verdict["found"] == "(redacted)" and "ffsim" not in verdict["stage"]
+    )
     link = [one for one in redacted.triggers if one["source"] == "link"]
     assert link and all("excerpt" not in one and "excerpt_hex" not in one for one in link)
     assert all("text" not in row for row in redacted.rows if row.get("where") == "link")
@@ -96,7 +111,8 @@ def test_frames_that_are_not_understood_lose_their_payload(tmp_path: Path) -> No
     stored = golden_incidents.unpack(SENDER, tmp_path)
     capture = stored.path / "link.pcapng"
     whole = capture.read_bytes()
-    # Interface and section blocks, then the capture from its middle on: no handshake, packets begun before it.
+    # Interface and section blocks, then the capture from its middle on: no handshake, packets begun
+    # before it.
     first = 0
     while int.from_bytes(whole[first : first + 4], "little") != 6:
         first += int.from_bytes(whole[first + 4 : first + 8], "little")

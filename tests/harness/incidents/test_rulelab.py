@@ -54,7 +54,8 @@ def opened(out: Path, scenario: str) -> Evidence:
 
 @pytest.mark.parametrize("name", [RECEIVER, SENDER])
 def test_the_same_rules_find_what_the_run_found_console_and_link(out: Path, name: str) -> None:
-    """The run's own hits are the oracle: found live, by other processes, with other chunks of time."""
+    """The run's own hits are the oracle: found live, by other processes, with other chunks of
+    time."""
     evidence = opened(out, name)
     result = compare(evidence, parse_rules(RULES, "r.toml"), None)
     assert result.is_same and result.problems == ()
@@ -67,17 +68,17 @@ def test_new_and_lost_hits_are_told_apart(out: Path) -> None:
     changed = RULES.replace('name = "receive-error"', 'name = "renamed"').replace(
         "unacked-close", "late-ack", 0
     )
-    changed += (
-        '\n[[rule]]\nname = "resync"\nsource = "console"\nregex = \'Began resync as Sync(Target|Source)\'\n'
-    )
-    changed = changed.replace('event = "unacked-close"', 'event = "late-ack"\ndeadline_ms = 1').replace(
-        "link-unacked-close", "slow"
-    )
+    changed += '\n[[rule]]\nname = "resync"\nsource = "console"\nregex = \'Began resync as Sync(Target|Source)\'\n'
+    changed = changed.replace(
+        'event = "unacked-close"', 'event = "late-ack"\ndeadline_ms = 1'
+    ).replace("link-unacked-close", "slow")
     result = compare(opened(out, RECEIVER), parse_rules(changed, "r.toml"), None)
     assert {place.rule for place, _ in result.lost} == {"receive-error", "link-unacked-close"}
     new = {place.rule: text for place, text in result.new}
     assert {"renamed", "resync"} <= set(new) and "Began resync as Sync" in new["resync"]
-    assert any(place == Place("console", "secondary", place.where, "resync") for place, _ in result.new)
+    assert any(
+        place == Place("console", "secondary", place.where, "resync") for place, _ in result.new
+    )
     counts = totals([result, result])
     assert counts["receive-error"] == (0, 2) and counts["resync"][0] == 4
 
@@ -96,7 +97,9 @@ def test_against_another_file(out: Path) -> None:
     rules = parse_rules(RULES, "r.toml")
     one = opened(out, SENDER)
     assert compare(one, rules, rules).is_same
-    only = parse_rules(RULES.split("[[rule]]", 2)[0] + "[[rule]]" + RULES.split("[[rule]]", 2)[1], "r.toml")
+    only = parse_rules(
+        RULES.split("[[rule]]", 2)[0] + "[[rule]]" + RULES.split("[[rule]]", 2)[1], "r.toml"
+    )
     assert {place.rule for place, _ in compare(one, only, rules).lost} == {
         "receive-error", "link-digest", "link-unacked-close"
     }  # fmt: skip
@@ -122,12 +125,15 @@ def test_the_command(out: Path, tmp_path: Path) -> None:
     rules.write_text(RULES.replace("FAILED", "NOT THERE"))
 
     def invoke(*arguments: object) -> Any:
-        return CliRunner().invoke(app, ["rules", "test", *map(str, arguments)], env={"COLUMNS": "300"})
+        return CliRunner().invoke(
+            app, ["rules", "test", *map(str, arguments)], env={"COLUMNS": "300"}
+        )
 
     done = invoke(rules, "--out", out)
     assert done.exit_code == 0, done.output
     assert (
-        "- digest-failed, secondary console" in done.stdout and "digest-failed: 0 new, 2 lost" in done.stdout
+        "- digest-failed, secondary console" in done.stdout
+        and "digest-failed: 0 new, 2 lost" in done.stdout
     )
     told = json.loads(invoke(rules, "--out", out, "--json").stdout)
     assert told["rules"] == {"digest-failed": {"new": 0, "lost": 2}} and len(told["incidents"]) == 2

@@ -1,4 +1,5 @@
-"""The page in a real browser: clicked through, without an error on its console and without a request."""
+"""The page in a real browser: clicked through, without an error on its console and without a
+request."""
 
 import json
 import re
@@ -32,7 +33,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
                 "disable-dev-shm-usage", f"user-data-dir={profile}", "window-size=1280,1000"):  # fmt: skip
         options.add_argument(f"--{one}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    opened = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(executable_path=driver)
+    )
     opened.set_page_load_timeout(WAIT_S)
     yield opened
     opened.quit()
@@ -43,7 +46,9 @@ def show(browser: webdriver.Chrome, path: Path) -> None:
     browser.get_log("browser")
     browser.get(path.as_uri())
     WebDriverWait(browser, WAIT_S).until(
-        lambda driver: driver.execute_script("return document.documentElement.dataset.ready") == "yes"
+        lambda driver: (
+            driver.execute_script("return document.documentElement.dataset.ready") == "yes"
+        )
     )
 
 
@@ -51,7 +56,11 @@ def assert_silent(browser: webdriver.Chrome, path: Path) -> None:
     """No message on the console, no request but for the page itself, no dialog."""
     assert browser.get_log("browser") == []
     told = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in told if one["method"] == "Network.requestWillBeSent"]
+    asked = [
+        one["params"]["request"]["url"]
+        for one in told
+        if one["method"] == "Network.requestWillBeSent"
+    ]
     # the browser's own first tab asks for itself, which a page cannot
     own = ("data:", "chrome:", "chrome-untrusted:")
     assert [url for url in asked if not url.startswith(own)] == [path.as_uri()]
@@ -76,14 +85,17 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     # the way: one dot a step, and the row lights up with its dot
     dots = browser.find_elements(By.CSS_SELECTOR, "#way circle")
     assert len(dots) == len(evidence.path.steps)
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#way path.arrow")) == len(evidence.path.arrows)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#way path.arrow")) == len(
+        evidence.path.arrows
+    )
     webdriver.ActionChains(browser).move_to_element(dots[2]).perform()
     lit = browser.find_elements(By.CSS_SELECTOR, "#way li.lit .name")
     assert [one.text for one in lit] == [evidence.path.steps[2].name]
 
     # timeline: one picture at a time
     panels = {
-        key: browser.find_element(By.ID, f"panel-{key}") for key in ("close", "whole", "primary", "secondary")
+        key: browser.find_element(By.ID, f"panel-{key}")
+        for key in ("close", "whole", "primary", "secondary")
     }
     assert panels["close"].is_displayed() and not panels["whole"].is_displayed()
     browser.find_element(By.CSS_SELECTOR, "label[for=tab-whole]").click()
@@ -105,7 +117,9 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     box = panels["primary"].find_element(By.CSS_SELECTOR, "input[type=search]")
     box.send_keys("pair state")
     lines = [
-        one for one in browser.find_elements(By.CSS_SELECTOR, "#lines-primary > div") if one.is_displayed()
+        one
+        for one in browser.find_elements(By.CSS_SELECTOR, "#lines-primary > div")
+        if one.is_displayed()
     ]
     assert lines and all("pair state" in one.text for one in lines)
     browser.find_element(By.ID, "jump").click()
@@ -117,7 +131,9 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     browser.find_element(By.CSS_SELECTOR, "#rows summary").click()
     assert browser.find_element(By.ID, "rows-body").is_displayed()
     assert browser.find_elements(By.CSS_SELECTOR, "#state tr.differs")
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle")) == len(evidence.link.writes)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle")) == len(
+        evidence.link.writes
+    )
     assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle.failing")) == 1
     assert_silent(browser, path)
 
@@ -152,7 +168,9 @@ def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path:
         with (stored.path / side / "console.log").open("ab") as log:
             log.write(HOSTILE.encode() + b"\n" + b"\xff\xfe\x00" * 5000)
     with (stored.path / "timeline.jsonl").open("a") as rows:
-        rows.write(json.dumps({"t_ns": 1, "source": HOSTILE, "event": HOSTILE, HOSTILE: HOSTILE}) + "\n")
+        rows.write(
+            json.dumps({"t_ns": 1, "source": HOSTILE, "event": HOSTILE, HOSTILE: HOSTILE}) + "\n"
+        )
     evidence = Evidence(type(stored).open(stored.path))
     path = write(tmp_path, evidence)
     assert "<img" not in path.read_text() and "\x1b" not in path.read_text()

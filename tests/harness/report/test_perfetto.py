@@ -14,7 +14,9 @@ from freezeframe.harness.report.protobuf import integer, varint
 
 
 @pytest.fixture(scope="module", params=[RECEIVER, SENDER])
-def decoded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, Any]:
+def decoded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evidence, Any]:
     evidence = Evidence(golden_incidents.unpack(request.param, tmp_path_factory.mktemp("trace")))
     return evidence, proto.Trace.FromString(trace(evidence))
 
@@ -37,7 +39,9 @@ def test_nothing_in_it_is_unknown_to_perfetto(decoded: tuple[Evidence, Any]) -> 
 
 def test_every_place_has_its_tracks(decoded: tuple[Evidence, Any]) -> None:
     named = tracks(decoded[1])
-    groups = {uuid: one.process.process_name for uuid, one in named.items() if one.HasField("process")}
+    groups = {
+        uuid: one.process.process_name for uuid, one in named.items() if one.HasField("process")
+    }
     assert sorted(groups.values()) == [
         "1 host",
         "2 primary",
@@ -65,8 +69,14 @@ def test_each_flow_arrow_has_both_ends(decoded: tuple[Evidence, Any]) -> None:
         for flow in packet.track_event.terminating_flow_ids:
             ended[flow] += 1
             names[flow].append(packet.track_event.name)
-    assert started == ended and set(started.values()) == {1} and len(started) == len(evidence.path.arrows)
-    link = "the copy on the link" + (", digest wrong" if evidence.record["scenario"] == SENDER else "")
+    assert (
+        started == ended
+        and set(started.values()) == {1}
+        and len(started) == len(evidence.path.arrows)
+    )
+    link = "the copy on the link" + (
+        ", digest wrong" if evidence.record["scenario"] == SENDER else ""
+    )
     wanted = [
         ["host writes", "primary takes the write from the host"],
         ["primary sends the copy", link],
@@ -87,7 +97,9 @@ def test_slices_of_a_track_never_overlap(decoded: tuple[Evidence, Any]) -> None:
         if event.type not in (proto.TrackEvent.TYPE_SLICE_BEGIN, proto.TrackEvent.TYPE_SLICE_END):
             continue
         depth[event.track_uuid] += 1 if event.type == proto.TrackEvent.TYPE_SLICE_BEGIN else -1
-        assert depth[event.track_uuid] in (0, 1) and packet.timestamp >= last.get(event.track_uuid, 0)
+        assert depth[event.track_uuid] in (0, 1) and packet.timestamp >= last.get(
+            event.track_uuid, 0
+        )
         last[event.track_uuid] = packet.timestamp
     assert not any(depth.values())
 
@@ -98,7 +110,9 @@ def test_times_tie_to_the_wall(decoded: tuple[Evidence, Any]) -> None:
     clocks = {one.clock_id: one.timestamp for one in snapshot.clocks}
     told = evidence.record["clock"]
     assert clocks == {1: told["wall_ns"], 3: told["monotonic_ns"], 6: told["monotonic_ns"]}
-    frame = next(one for one in read.packet if one.track_event.name == "control frame to the primary")
+    frame = next(
+        one for one in read.packet if one.track_event.name == "control frame to the primary"
+    )
     assert frame.timestamp == evidence.record["actions"][0]["t_frame_ns"]
 
 

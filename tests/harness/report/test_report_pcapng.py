@@ -1,4 +1,5 @@
-"""The exported capture, as stock tshark and capinfos read it; the generated dissector, as Wireshark runs it."""
+"""The exported capture, as stock tshark and capinfos read it; the generated dissector, as Wireshark
+runs it."""
 
 import subprocess
 from pathlib import Path
@@ -19,7 +20,11 @@ from freezeframe.harness.wire.control import Op
 def tshark(capture: Path, *arguments: str) -> list[list[str]]:
     """The fields that tshark prints, a list a packet."""
     done = subprocess.run(
-        ["tshark", "-r", str(capture), *arguments], capture_output=True, text=True, timeout=60, check=True
+        ["tshark", "-r", str(capture), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert "Lua Error" not in done.stderr and "lua:" not in done.stderr, done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]
@@ -43,7 +48,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_capinfos_names_every_source(exported: tuple[Evidence, Path]) -> None:
-    told = subprocess.run(["capinfos", str(exported[1])], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["capinfos", str(exported[1])], capture_output=True, text=True, check=True
+    ).stdout
     names = [line.split("= ")[1] for line in told.splitlines() if " Name = " in line]
     assert names == [
         "link", "console-primary", "console-secondary", "control-primary", "control-secondary", "actions"
@@ -52,7 +59,9 @@ def test_capinfos_names_every_source(exported: tuple[Evidence, Path]) -> None:
     assert f"incident {exported[0].stored.id}" in told
 
 
-def test_stock_tshark_shows_all_of_it_and_nothing_malformed(exported: tuple[Evidence, Path]) -> None:
+def test_stock_tshark_shows_all_of_it_and_nothing_malformed(
+    exported: tuple[Evidence, Path],
+) -> None:
     evidence, path = exported
     assert tshark(path, "--enable-heuristic", "drbd_tcp", "-Y", "_ws.malformed") == []
     fields = [
@@ -61,7 +70,11 @@ def test_stock_tshark_shows_all_of_it_and_nothing_malformed(exported: tuple[Evid
         *(f"-e{name}" for name in ("frame.interface_name", "_ws.col.Info", "frame.comment")),
     ]
     packets = tshark(path, "-Y", "frame.comment or frame.interface_name != link", *fields)
-    trigger = [info for name, info, note in packets if "FreezeFrame: the trigger: rule digest-failed" in note]
+    trigger = [
+        info
+        for name, info, note in packets
+        if "FreezeFrame: the trigger: rule digest-failed" in note
+    ]
     assert len(trigger) == 1 and "Digest integrity check FAILED" in trigger[0]
     failing = [(name, note) for name, _, note in packets if "the failing write" in note]
     assert len(failing) == 1 and failing[0][0] == "link"
@@ -73,7 +86,9 @@ def test_stock_tshark_shows_all_of_it_and_nothing_malformed(exported: tuple[Evid
     assert any(name == "actions" and "set pulled" in info for name, info, _ in packets)
 
 
-def test_the_generated_dissector_reads_the_frames(exported: tuple[Evidence, Path], script: Path) -> None:
+def test_the_generated_dissector_reads_the_frames(
+    exported: tuple[Evidence, Path], script: Path
+) -> None:
     evidence, path = exported
     names = ("op", "reply", "seq", "freeze_serial_number", "freeze_boot_epoch", "freeze_reason", "freeze_incident_id",
              "crc_ok")  # fmt: skip
@@ -91,7 +106,8 @@ def test_the_generated_dissector_reads_the_frames(exported: tuple[Evidence, Path
 
 
 def test_every_operation_and_its_reply_is_dissected(tmp_path: Path, script: Path) -> None:
-    """Each layout of the tables filled with its own bytes: no field is left over, none is missing."""
+    """Each layout of the tables filled with its own bytes: no field is left over, none is
+    missing."""
     path = tmp_path / "all.pcapng"
     with CaptureFile(path, application="test", comment="every frame") as out:
         interface = out.interface("control", "frames", LINKTYPE_UPPER_PDU)
@@ -99,7 +115,9 @@ def test_every_operation_and_its_reply_is_dissected(tmp_path: Path, script: Path
             for reply, layout in ((0, control.REQUESTS[op]), (control.REPLY, control.REPLIES[op])):
                 payload = bytes(control.FIELDS[layout][0].size) if layout else b""
                 frame = frames.encode(op | reply, 7, (b"\x00" if reply else b"") + payload)
-                out.packet(interface, 1, upper_pdu(frame, dissector=PROTOCOL, protocol="c", info=""))
+                out.packet(
+                    interface, 1, upper_pdu(frame, dissector=PROTOCOL, protocol="c", info="")
+                )
         refused = frames.encode(Op.WARMSTART | control.REPLY, 8, b"\x03another serial number")
         for frame in (
             refused,
@@ -126,7 +144,13 @@ def test_every_operation_and_its_reply_is_dissected(tmp_path: Path, script: Path
         interface = out.interface("control", "frames", LINKTYPE_UPPER_PDU)
         out.packet(interface, 1, upper_pdu(bytes(wrong), dissector=PROTOCOL, protocol="c", info=""))
     assert tshark(
-        path, f"-Xlua_script:{script}", "-Y", f"{PROTOCOL}.bad_crc", "-T", "fields", f"-e{PROTOCOL}.seq"
+        path,
+        f"-Xlua_script:{script}",
+        "-Y",
+        f"{PROTOCOL}.bad_crc",
+        "-T",
+        "fields",
+        f"-e{PROTOCOL}.seq",
     ) == [["9"]]
 
 
@@ -144,7 +168,13 @@ def test_another_device_type_s_control_line_is_text(tmp_path: Path) -> None:
     out = tmp_path / "linux.pcapng"
     write_pcapng(Evidence(golden_incidents.unpack(LINUX, tmp_path)), out)
     shown = tshark(
-        out, "-Y", 'frame.comment contains "control line to the"', "-T", "fields", "-e", "_ws.col.Info"
+        out,
+        "-Y",
+        'frame.comment contains "control line to the"',
+        "-T",
+        "fields",
+        "-e",
+        "_ws.col.Info",
     )
     assert len(shown) == 2
     assert all("product_serial" in line[0] for line in shown), shown

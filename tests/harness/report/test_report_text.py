@@ -1,4 +1,5 @@
-"""The report of an incident in words: each line of it says what the record holds, and nothing that acts on a terminal."""
+"""The report of an incident in words: each line of it says what the record holds, and nothing that
+acts on a terminal."""
 
 from typing import Any
 
@@ -43,7 +44,9 @@ def printed(record: dict[str, Any]) -> str:
 def test_the_proofs_of_the_watching_have_a_row_each() -> None:
     record = {"canaries": CANARIES, "recheck": RECHECK}
     assert (canaries_in_words(record), recheck_in_words(record)) == SAID
-    rows = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in printed(record).splitlines()}
+    rows = {
+        line.split()[0]: line.split(maxsplit=1)[1].strip() for line in printed(record).splitlines()
+    }
     assert (rows["canaries"], rows["recheck"]) == SAID
 
 
@@ -54,7 +57,9 @@ def test_the_page_shows_them_too(tmp_path: Any) -> None:
     assert "<dt>canaries</dt><dd>" + SAID[0] in shown and "<dt>recheck</dt><dd>" + SAID[1] in shown
 
 
-@pytest.mark.parametrize("bad", [None, [], 4, {"primary": None}, {"primary": {"seen": 1, "agrees": "\x1b"}}])
+@pytest.mark.parametrize(
+    "bad", [None, [], 4, {"primary": None}, {"primary": {"seen": 1, "agrees": "\x1b"}}]
+)
 def test_a_record_without_them_or_with_nonsense_is_shown(bad: Any) -> None:
     assert "outcome" in printed({"canaries": bad, "recheck": bad})
     assert "canaries" not in printed({}) and "recheck" not in printed({})

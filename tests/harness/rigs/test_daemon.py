@@ -1,4 +1,5 @@
-"""The rig's process before its nodes run: told to end, found, kept from a place that is taken. No node is booted."""
+"""The rig's process before its nodes run: told to end, found, kept from a place that is taken. No
+node is booted."""
 
 import os
 import select
@@ -21,7 +22,9 @@ from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.skipif(bool(missing_capabilities()), reason="needs root: it makes a network namespace"),
+    pytest.mark.skipif(
+        bool(missing_capabilities()), reason="needs root: it makes a network namespace"
+    ),
 ]
 SERIALS: dict[Side, str] = {"primary": "P", "secondary": "S"}
 
@@ -52,7 +55,9 @@ class Making:
         self.process.stdin.write(msgspec.json.encode(config) + b"\n")
         self.process.stdin.flush()
         await_true(
-            lambda: self.asking.exists() and self.asking.read_text().strip(), 20, "the archive to be asked"
+            lambda: self.asking.exists() and self.asking.read_text().strip(),
+            20,
+            "the archive to be asked",
         )
         self.tool = os.pidfd_open(int(self.asking.read_text()))
 
@@ -118,7 +123,9 @@ def test_what_somebody_else_put_in_the_place_of_a_rig_is_not_used(
         default_directory()
 
 
-def test_down_takes_one_down_that_does_not_answer(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_down_takes_one_down_that_does_not_answer(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("freezeframe.harness.rigs.rig.DOWN_TIMEOUT_S", 1.0)
     making.process.send_signal(signal.SIGSTOP)
     assert VirtualRig(making.place).down()

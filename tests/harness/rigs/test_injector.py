@@ -1,4 +1,5 @@
-"""The injector in the link: it counts writes, turns one bit with a right checksum, holds, cuts; else it changes nothing."""
+"""The injector in the link: it counts writes, turns one bit with a right checksum, holds, cuts;
+else it changes nothing."""
 
 import struct
 from pathlib import Path
@@ -36,11 +37,22 @@ class Stream:
         self.seq = 0xFFFF_F000  # soon to wrap
 
     def frame(self, payload: bytes, *, syn: bool = False) -> tuple[Side, bytes]:
-        source, target = ADDRESS[self.sender], ADDRESS["secondary" if self.sender == "primary" else "primary"]
-        ports = struct.pack(">HH", *((self.port, 7788) if self.sender == "primary" else (7788, self.port)))
+        source, target = (
+            ADDRESS[self.sender],
+            ADDRESS["secondary" if self.sender == "primary" else "primary"],
+        )
+        ports = struct.pack(
+            ">HH", *((self.port, 7788) if self.sender == "primary" else (7788, self.port))
+        )
         flags = 0x02 if syn else 0x18
-        tcp = ports + struct.pack(">IIBBHHH", self.seq % (1 << 32), 1, 0x50, flags, 1024, 0, 0) + payload
-        checksum = 0xFFFF - _folded(source + target + b"\x00\x06" + len(tcp).to_bytes(2, "big") + tcp)
+        tcp = (
+            ports
+            + struct.pack(">IIBBHHH", self.seq % (1 << 32), 1, 0x50, flags, 1024, 0, 0)
+            + payload
+        )
+        checksum = 0xFFFF - _folded(
+            source + target + b"\x00\x06" + len(tcp).to_bytes(2, "big") + tcp
+        )
         tcp = tcp[:16] + checksum.to_bytes(2, "big") + tcp[18:]
         ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + source + target
         self.seq += len(payload) + syn
@@ -101,7 +113,9 @@ def test_one_byte_is_changed_and_the_checksum_stays_right(kind: str) -> None:
         (out,) = injector.feed(sender, frame, 0)
         if out != frame:
             changed.append((sender, frame, out))
-    assert [sender for sender, _, _ in changed] == ["primary" if kind == "bit_flip_sender" else "secondary"]
+    assert [sender for sender, _, _ in changed] == [
+        "primary" if kind == "bit_flip_sender" else "secondary"
+    ]
     ((_, before, after),) = changed
     different = [at for at in range(len(before)) if before[at] != after[at]]
     payload_at = ETHERNET_BYTES + 20 + (before[ETHERNET_BYTES + 32] >> 4) * 4

@@ -1,4 +1,5 @@
-"""The host's cable to a node: what ends on both sides at once, a node that is not there yet, bytes both ways."""
+"""The host's cable to a node: what ends on both sides at once, a node that is not there yet, bytes
+both ways."""
 
 import contextlib
 import os
@@ -94,7 +95,8 @@ def test_bytes_go_both_ways_and_none_is_lost(cable: Cable) -> None:
 
 @pytest.mark.parametrize("order", ["host first", "node first"])
 def test_both_ends_that_end_in_the_same_round(cable: Cable, order: str) -> None:
-    """A node that crashes and a host that gives up: whoever is seen first, the other's event is of an end that is gone."""
+    """A node that crashes and a host that gives up: whoever is seen first, the other's event is of
+    an end that is gone."""
     for _ in range(20):
         host, node = cable.connect()
         for end in (host, node) if order == "host first" else (node, host):
@@ -140,7 +142,8 @@ def test_a_node_that_listens_late_is_waited_for(cable: Cable) -> None:
 
 
 def test_a_host_that_sends_on_to_a_node_that_is_away_keeps_nobody_busy(cable: Cable) -> None:
-    """All that is held for the node is there: the host has to wait, and the rig's process sleeps meanwhile."""
+    """All that is held for the node is there: the host has to wait, and the rig's process sleeps
+    meanwhile."""
     cable.node.close()
     host = socket.socket(socket.AF_UNIX)
     host.connect(str(cable.path))

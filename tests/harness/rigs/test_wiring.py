@@ -1,4 +1,5 @@
-"""The cables of a virtual rig: what is sent into the mirror comes out of it, and nothing is left behind."""
+"""The cables of a virtual rig: what is sent into the mirror comes out of it, and nothing is left
+behind."""
 
 import os
 import socket
@@ -13,7 +14,9 @@ from freezeframe.harness.rigs import wiring
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.skipif(bool(missing_capabilities()), reason="needs root: it makes a network namespace"),
+    pytest.mark.skipif(
+        bool(missing_capabilities()), reason="needs root: it makes a network namespace"
+    ),
 ]
 FRAME = bytes.fromhex("525400ff0002525400ff000188b5") + bytes(range(60))
 """Of an experimental Ethertype (IEEE 802): nobody answers it."""
@@ -66,7 +69,13 @@ def test_a_namespace_of_ours_sees_only_its_own() -> None:
     laid = wiring.lay(1500)
     try:
         names = laid.namespace.run(lambda: {name for _, name in socket.if_nameindex()})
-        assert {"repl-primary", "repl-secondary", "host-primary", "host-secondary", wiring.MIRROR} <= names
+        assert {
+            "repl-primary",
+            "repl-secondary",
+            "host-primary",
+            "host-secondary",
+            wiring.MIRROR,
+        } <= names
         assert not {"repl-primary", wiring.MIRROR} & {name for _, name in socket.if_nameindex()}
     finally:
         laid.close()

@@ -1,4 +1,5 @@
-"""The collector against controllers that answer wrongly, late, with another incident's set, or not at all."""
+"""The collector against controllers that answer wrongly, late, with another incident's set, or not
+at all."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -65,13 +66,21 @@ class Device:
         return RootCauseSet(header={"set_id": entry.set_id}, state={}, events=[])
 
 
-def collect(tmp_path: Path, device: Device, *, instructed_by: str = "harness") -> tuple[Finish, Incident]:
+def collect(
+    tmp_path: Path, device: Device, *, instructed_by: str = "harness"
+) -> tuple[Finish, Incident]:
     policy = Policy(
-        reply_timeout_s=1, boot_timeout_s=0.2, pull_timeout_s=5, rejoin_timeout_s=1, power_cycle=False
+        reply_timeout_s=1,
+        boot_timeout_s=0.2,
+        pull_timeout_s=5,
+        rejoin_timeout_s=1,
+        power_cycle=False,
     )
     rig = SimpleNamespace(
         controllers={"primary": device},
-        bench=SimpleNamespace(policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)),
+        bench=SimpleNamespace(
+            policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)
+        ),
         await_full_duplex=lambda deadline_ns: {},
     )
     incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
@@ -100,7 +109,9 @@ def test_the_set_of_this_incident_is_pulled_and_no_other(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("entries", [[], [STRANGER]])
-def test_without_a_set_of_this_incident_it_is_missing(tmp_path: Path, entries: Sequence[SetEntry]) -> None:
+def test_without_a_set_of_this_incident_it_is_missing(
+    tmp_path: Path, entries: Sequence[SetEntry]
+) -> None:
     device = Device(entries=list(entries))
     finish, incident = collect(tmp_path, device)
     assert device.pulled == []
@@ -109,7 +120,9 @@ def test_without_a_set_of_this_incident_it_is_missing(tmp_path: Path, entries: S
     assert incident.record["sets"]["primary"]["complete"] is False
 
 
-def test_a_pair_that_instructs_itself_has_its_own_ids_but_no_set_of_an_earlier_boot(tmp_path: Path) -> None:
+def test_a_pair_that_instructs_itself_has_its_own_ids_but_no_set_of_an_earlier_boot(
+    tmp_path: Path,
+) -> None:
     own = replace(ENTRY, set_id=8, incident_id=b"\x03" * 16)
     device = Device(entries=[own, STRANGER])
     finish, _ = collect(tmp_path, device, instructed_by="secondary")
@@ -151,7 +164,9 @@ def test_silence_is_told_as_silence(tmp_path: Path) -> None:
         (Device(boot_epoch=ARMED_EPOCH), "did not restart"),
     ],
 )
-def test_a_controller_that_did_not_warmstart_has_no_set(tmp_path: Path, device: Any, why: str) -> None:
+def test_a_controller_that_did_not_warmstart_has_no_set(
+    tmp_path: Path, device: Any, why: str
+) -> None:
     finish, _ = collect(tmp_path, device)
     assert device.pulled == []
     assert finish.sides[0].set == "missing"

@@ -18,6 +18,9 @@ def test_a_regex_that_takes_re_for_ever_is_not_judged_and_the_others_are() -> No
 
 
 def test_when_the_time_is_used_up_no_other_regex_is_judged() -> None:
-    rules = [ConsoleRule(name="for ever", regex=r"(\w+\d?)+!"), ConsoleRule(name="quick", regex="FAILED")]
+    rules = [
+        ConsoleRule(name="for ever", regex=r"(\w+\d?)+!"),
+        ConsoleRule(name="quick", regex="FAILED"),
+    ]
     found = recheck(rules, "primary", DATA, [(0, 0)], [], Limit(0.2))
     assert (found.agrees, found.not_checked) == (True, ["for ever", "quick"])

@@ -9,7 +9,13 @@ from typing import Any, cast
 import pytest
 
 from freezeframe.harness.bench.opened import Rig
-from freezeframe.harness.core.blocks.blockstamp import ACK, INTENT, Write, journal_header, journal_record
+from freezeframe.harness.core.blocks.blockstamp import (
+    ACK,
+    INTENT,
+    Write,
+    journal_header,
+    journal_record,
+)
 from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side, Trigger
 from freezeframe.harness.core.frames import encode
 from freezeframe.harness.errors import RigError, WrongDeviceError
@@ -86,7 +92,10 @@ def redrive(
     tmp_path: Path, devices: dict[Side, Device], journal: bytes | None
 ) -> tuple[dict[str, Any], list[FrameSent | FrameFailed]]:
     policy = SimpleNamespace(
-        reply_timeout_s=0.1, rejoin_timeout_s=0.1, redrive_timeout_s=0.1, instruct=["primary", "secondary"]
+        reply_timeout_s=0.1,
+        rejoin_timeout_s=0.1,
+        redrive_timeout_s=0.1,
+        instruct=["primary", "secondary"],
     )
     rig = SimpleNamespace(
         controllers=devices,
@@ -149,7 +158,8 @@ def test_a_side_that_is_gone_keeps_the_other_from_nothing(tmp_path: Path) -> Non
 
 
 def test_another_device_on_the_line_is_sent_no_warmstart(tmp_path: Path) -> None:
-    """A BREAK would crash whoever is there: no frame goes to one that says that it is somebody else."""
+    """A BREAK would crash whoever is there: no frame goes to one that says that it is somebody
+    else."""
     devices: dict[Side, Device] = {"primary": Device(), "secondary": Device(is_another=True)}
     _, sent = redrive(tmp_path, devices, written(INTENT, ACK))
     assert [type(one) for one in sent] == [FrameSent, FrameFailed]

@@ -44,7 +44,9 @@ def journal(*writes: Write, unacked: tuple[Write, ...] = ()) -> Journal:
 
 
 def volume(*writes: Write) -> bytearray:
-    data = bytearray(b"untouched by the writer, but the same on both sides.".ljust(64) * (SIZE_BYTES // 64))
+    data = bytearray(
+        b"untouched by the writer, but the same on both sides.".ljust(64) * (SIZE_BYTES // 64)
+    )
     data[FIRST_LBA * 512 : (FIRST_LBA + SECTORS) * 512] = bytes(SECTORS * 512)
     for write in writes:
         data[write.lba * 512 : (write.lba + write.sectors) * 512] = content(write)
@@ -57,7 +59,9 @@ JOURNAL = journal(OLD, NEW, unacked=(MAYBE,))
 def judge(
     primary: bytes | bytearray, secondary: bytes | bytearray, *, chunk_bytes: int = 1 << 20
 ) -> Comparison:
-    return compare(JOURNAL, None, reader(primary), reader(secondary), SIZE_BYTES, chunk_bytes=chunk_bytes)
+    return compare(
+        JOURNAL, None, reader(primary), reader(secondary), SIZE_BYTES, chunk_bytes=chunk_bytes
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [512, 4096, 10240, 1 << 20])
@@ -89,7 +93,10 @@ def test_sides_that_hold_different_possible_writes_disagree() -> None:
     assert verdict.sectors_different == 16
     assert verdict.kinds == {"secondary: disagree": 16}
     assert verdict.first_difference is not None
-    assert (verdict.first_difference.side, verdict.first_difference.offset_bytes) == ("secondary", 64 * 512)
+    assert (verdict.first_difference.side, verdict.first_difference.offset_bytes) == (
+        "secondary",
+        64 * 512,
+    )
 
 
 @pytest.mark.parametrize("side", ["primary", "secondary"])
@@ -104,10 +111,18 @@ def test_one_flipped_bit_is_found_to_the_bit(side: str) -> None:
     sector = slice(100 * 512, 101 * 512)
     assert (first.side, first.kind, first.offset_bytes) == (side, "corrupt", 100 * 512)
     assert (first.first_byte, first.bit_mask) == (at, 0x20)
-    assert (first.expected_crc32c, first.found_crc32c) == (crc32c(good[sector]), crc32c(bad[sector]))
+    assert (first.expected_crc32c, first.found_crc32c) == (
+        crc32c(good[sector]),
+        crc32c(bad[sector]),
+    )
     assert verdict.lost_acked_writes == 1
     (lost,) = verdict.lost
-    assert (lost.write_id, lost.side, lost.offset_bytes, lost.kind) == (1, side, 100 * 512, "corrupt")
+    assert (lost.write_id, lost.side, lost.offset_bytes, lost.kind) == (
+        1,
+        side,
+        100 * 512,
+        "corrupt",
+    )
 
 
 def test_a_lost_write_on_both_sides_is_seen_though_the_sides_agree() -> None:
@@ -173,7 +188,15 @@ def test_many_losses_are_counted_and_a_bounded_number_listed() -> None:
 def test_progress_and_short_reads() -> None:
     data = volume(OLD, NEW)
     told: list[int] = []
-    compare(None, None, reader(data), reader(data), SIZE_BYTES, chunk_bytes=100 << 10, progress=told.append)
+    compare(
+        None,
+        None,
+        reader(data),
+        reader(data),
+        SIZE_BYTES,
+        chunk_bytes=100 << 10,
+        progress=told.append,
+    )
     assert told == [100 << 10, 200 << 10, SIZE_BYTES]
     with pytest.raises(ValueError, match="readers gave"):
         compare(None, None, reader(data), reader(data[:-512]), SIZE_BYTES)
@@ -199,7 +222,8 @@ SAFE, VOLATILE, LATER = Write(0, 64, 16, 10), Write(1, 64, 16, 20), Write(2, 80,
 
 
 def crashed(*, flushed: bool = False) -> Journal:
-    """The host port went away behind VOLATILE and LATER; with ``flushed`` a flush had covered them."""
+    """The host port went away behind VOLATILE and LATER; with ``flushed`` a flush had covered
+    them."""
     data = journal_header(3, 9, FIRST_LBA, SECTORS)
     for write in (SAFE, VOLATILE, LATER):
         data += journal_record(INTENT, write, write.time_ns) + journal_record(ACK, write, 99)

@@ -13,7 +13,10 @@ def test_one_flipped_bit_is_found(data: bytes, which: int) -> None:
     bit = which % (8 * len(data))
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
-    assert flipped_bit(crc32c.crc32c(data) ^ crc32c.crc32c(changed), len(data)) == (bit // 8, bit % 8)
+    assert flipped_bit(crc32c.crc32c(data) ^ crc32c.crc32c(changed), len(data)) == (
+        bit // 8,
+        bit % 8,
+    )
 
 
 def test_first_and_last_bit_of_a_mebibyte() -> None:

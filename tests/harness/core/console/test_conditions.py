@@ -1,4 +1,5 @@
-"""Rules that need more than one match: sequence, rate, silence; and rules that are replaced in a running stream."""
+"""Rules that need more than one match: sequence, rate, silence; and rules that are replaced in a
+running stream."""
 
 import re
 from typing import Any
@@ -23,7 +24,11 @@ SILENCE = ConsoleRule(name="h", literal="alive", absent_ms=200)
 def scan(rule: ConsoleRule, *reads: tuple[float, bytes]) -> list[int]:
     """Ends of the hits of one rule; reads are (milliseconds, bytes)."""
     scanner = Scanner([rule], {"c": "primary"})
-    return [hit.end_offset_bytes for t_ms, data in reads for hit in scanner.feed("c", data, int(t_ms * MS))]
+    return [
+        hit.end_offset_bytes
+        for t_ms, data in reads
+        for hit in scanner.feed("c", data, int(t_ms * MS))
+    ]
 
 
 def test_a_then_b_in_time() -> None:
@@ -69,7 +74,9 @@ def test_b_may_hold_a(follows: dict[str, Any]) -> None:
 
 
 def test_a_regex_that_could_have_begun_in_an_earlier_line_follows_all_the_same() -> None:
-    rule = ConsoleRule(name="s", literal="link down", then_regex=r"integrity[\s\S]{0,40}FAILED", within_ms=10)
+    rule = ConsoleRule(
+        name="s", literal="link down", then_regex=r"integrity[\s\S]{0,40}FAILED", within_ms=10
+    )
     text = b"integrity ok\nlink down\nintegrity check FAILED\n"
     for size in range(1, len(text) + 1):
         chunks = [(0, text[at : at + size]) for at in range(0, len(text), size)]
@@ -104,7 +111,9 @@ def test_what_is_remembered_of_a_is_bounded() -> None:
 
 
 def test_then_may_be_a_regex() -> None:
-    rule = ConsoleRule(name="x", regex=r"port \d down", then_regex=r"timeout after \d+ms$", within_ms=10)
+    rule = ConsoleRule(
+        name="x", regex=r"port \d down", then_regex=r"timeout after \d+ms$", within_ms=10
+    )
     assert scan(rule, (0, b"port 3 down\r\ntimeout after 12ms\r\n")) == [32]
 
 
@@ -134,7 +143,9 @@ def test_an_interleaved_literal_is_counted_at_every_place() -> None:
     st.lists(st.text("ab1\n", min_size=1, max_size=4), max_size=15),
     st.sampled_from(["a+", "b?a[1b]*", "a.*1", "ab|b1"]),
 )
-def test_a_rate_counts_matches_that_do_not_begin_in_one_another(parts: list[str], regex: str) -> None:
+def test_a_rate_counts_matches_that_do_not_begin_in_one_another(
+    parts: list[str], regex: str
+) -> None:
     rule = ConsoleRule(name="r", regex=regex, count=2, within_ms=1)
     pattern, text, right, counted, last = re.compile(regex), "".join(parts), [], 0, 0
     for end in range(1, len(text) + 1):
@@ -195,14 +206,18 @@ def test_a_reload_changes_nothing_for_rules_that_stay(cut: int, order: list[int]
     rules = [SEQUENCE, RATE, SILENCE, ConsoleRule(name="p", literal="FAILED")]
     consoles = {"c": "primary"}
     whole = RuleBook(rules, [], {"c": "primary"})
-    right = {(rules[hit.rule].name, hit.end_offset_bytes) for hit in whole.scanner.feed("c", TEXT, 0)}
+    right = {
+        (rules[hit.rule].name, hit.end_offset_bytes) for hit in whole.scanner.feed("c", TEXT, 0)
+    }
     book = RuleBook(rules, [], dict.fromkeys(consoles, "primary"))
     hits = [
-        (book.rules[hit.rule].name, hit.end_offset_bytes) for hit in book.scanner.feed("c", TEXT[:cut], 0)
+        (book.rules[hit.rule].name, hit.end_offset_bytes)
+        for hit in book.scanner.feed("c", TEXT[:cut], 0)
     ]
     book.replace([rules[at] for at in order], {"c": Place(cut, TEXT[:cut])})
     hits += [
-        (book.rules[hit.rule].name, hit.end_offset_bytes) for hit in book.scanner.feed("c", TEXT[cut:], 0)
+        (book.rules[hit.rule].name, hit.end_offset_bytes)
+        for hit in book.scanner.feed("c", TEXT[cut:], 0)
     ]
     assert sorted(hits) == sorted(right)
     assert book.scanner.next_deadline() == whole.scanner.next_deadline()
@@ -232,7 +247,9 @@ def test_a_reload_compares_each_rule_once_or_so() -> None:
 def test_new_rules_find_a_text_that_is_half_there_and_tell_nothing_twice() -> None:
     book = RuleBook([], ["secondary"], {"c": "primary"})
     before = b"x" * 9000 + b"FAILED and FAI"
-    book.replace([ConsoleRule(name="a", literal="FAILED")], {"c": Place(len(before), before[-4000:])})
+    book.replace(
+        [ConsoleRule(name="a", literal="FAILED")], {"c": Place(len(before), before[-4000:])}
+    )
     assert book.scanner.feed("c", b"LED", 0) == [Hit(0, len(before) + 3)]
 
 
@@ -266,7 +283,10 @@ def test_rule_file() -> None:
         (['literal = "a"', 'then = "b"'], "then needs within_ms"),
         (['literal = "a"', "absent_ms = 5", "within_ms = 5"], "within_ms goes with"),
         (['literal = "a"', "absent_ms = 5", "count = 5"], "count and absent_ms do not go together"),
-        (['literal = "a"', 'then = "b"', 'then_regex = "c"', "within_ms = 1"], "do not go together"),
+        (
+            ['literal = "a"', 'then = "b"', 'then_regex = "c"', "within_ms = 1"],
+            "do not go together",
+        ),
         (['literal = "a"', 'then_regex = "("', "within_ms = 1"], "then_regex '('"),
         (['literal = "a"', "count = 1", "within_ms = 1"], "count"),
         (["absent_ms = 5"], "either literal or regex"),

@@ -96,7 +96,10 @@ def test_a_torn_literal_is_found_where_it_ends_once_a_line() -> None:
 def test_a_match_that_may_be_too_long_is_not_judged() -> None:
     data = b"x" * MAX_REGEX_BYTES + b"\nFAILED\n"
     told = [("r", len(data) - 1)]
-    for regex, unfounded, not_checked in ((r"a[^b]+FAILED", [], ["r"]), (r"a[^b]{9}FAILED", told, [])):
+    for regex, unfounded, not_checked in (
+        (r"a[^b]+FAILED", [], ["r"]),
+        (r"a[^b]{9}FAILED", told, []),
+    ):
         found = recheck([ConsoleRule(name="r", regex=regex)], "primary", data, [(0, 0)], told)
         assert (found.missed, found.unfounded, found.not_checked) == ([], unfounded, not_checked)
 

@@ -25,7 +25,11 @@ def rule(**keys: str) -> str:
 
 def test_both_kinds_are_read() -> None:
     text = rule(
-        name='"a"', source='"console"', side='"secondary"', literal='"x\\u00e9"', instruct='["secondary"]'
+        name='"a"',
+        source='"console"',
+        side='"secondary"',
+        literal='"x\\u00e9"',
+        instruct='["secondary"]',
     )
     text += rule(name='"b"', source='"console"', regex="'f+$'", instruct="[]")
     text += rule(name='"c"', source='"link"', event='"late-ack"', deadline_ms="200")
@@ -53,32 +57,63 @@ def test_sim_watches_every_event_of_the_link() -> None:
     ("keys", "told"),
     [
         ({"name": '"a"', "source": '"console"'}, "literal or regex"),
-        ({"name": '"a"', "source": '"console"', "literal": '"x"', "regex": '"y"'}, "literal or regex"),
+        (
+            {"name": '"a"', "source": '"console"', "literal": '"x"', "regex": '"y"'},
+            "literal or regex",
+        ),
         ({"name": '"a"', "source": '"console"', "literal": '""'}, "at least 1"),
         ({"name": '"a"', "source": '"console"', "literal": '"' + "x" * 1001 + '"'}, "at most 1000"),
         ({"name": '"a"', "source": '"console"', "regex": "'a*'"}, "empty buffer"),
         ({"name": '"a"', "source": '"console"', "regex": "'(a'"}, "Missing close parenthesis"),
-        ({"name": '"a"', "source": '"console"', "regex": r"'(a)\1'"}, "Back-references are unsupported"),
-        ({"name": '"a"', "source": '"console"', "regex": '"a\\u0000b"'}, "NUL"),
-        ({"name": '"a"', "source": '"console"', "literal": '"x"', "event": '"neg-ack"'}, "has no event"),
-        ({"name": '"a"', "source": '"console"', "literal": '"x"', "side": '"both"'}, "'any'"),
-        ({"name": '"a"', "source": '"console"', "literal": '"x"', "instruct": '["tertiary"]'}, "'secondary'"),
         (
-            {"name": '"a"', "source": '"console"', "literal": '"x"', "instruct": '["primary", "primary"]'},
+            {"name": '"a"', "source": '"console"', "regex": r"'(a)\1'"},
+            "Back-references are unsupported",
+        ),
+        ({"name": '"a"', "source": '"console"', "regex": '"a\\u0000b"'}, "NUL"),
+        (
+            {"name": '"a"', "source": '"console"', "literal": '"x"', "event": '"neg-ack"'},
+            "has no event",
+        ),
+        ({"name": '"a"', "source": '"console"', "literal": '"x"', "side": '"both"'}, "'any'"),
+        (
+            {"name": '"a"', "source": '"console"', "literal": '"x"', "instruct": '["tertiary"]'},
+            "'secondary'",
+        ),
+        (
+            {
+                "name": '"a"',
+                "source": '"console"',
+                "literal": '"x"',
+                "instruct": '["primary", "primary"]',
+            },
             "twice",
         ),
-        ({"name": '"a"', "source": '"console"', "literal": '"x"', "colour": '"red"'}, "unknown key"),
+        (
+            {"name": '"a"', "source": '"console"', "literal": '"x"', "colour": '"red"'},
+            "unknown key",
+        ),
         ({"name": '"A b"', "source": '"console"', "literal": '"x"'}, "name"),
         ({"name": '"a"', "source": '"link"'}, "unacked-close"),
         ({"name": '"a"', "source": '"link"', "event": '"late"'}, "'late-ack'"),
         ({"name": '"a"', "source": '"link"', "event": '"late-ack"'}, "needs a deadline_ms"),
-        ({"name": '"a"', "source": '"link"', "event": '"late-ack"', "deadline_ms": "0"}, "at least 1"),
-        ({"name": '"a"', "source": '"link"', "event": '"neg-ack"', "deadline_ms": "5"}, "has no deadline_ms"),
-        ({"name": '"a"', "source": '"link"', "event": '"neg-ack"', "literal": '"x"'}, "has no literal"),
+        (
+            {"name": '"a"', "source": '"link"', "event": '"late-ack"', "deadline_ms": "0"},
+            "at least 1",
+        ),
+        (
+            {"name": '"a"', "source": '"link"', "event": '"neg-ack"', "deadline_ms": "5"},
+            "has no deadline_ms",
+        ),
+        (
+            {"name": '"a"', "source": '"link"', "event": '"neg-ack"', "literal": '"x"'},
+            "has no literal",
+        ),
         ({"name": '"a"', "source": '"radio"'}, "'console'"),
     ],
 )
-def test_a_wrong_rule_names_file_and_line_and_what_is_allowed(keys: dict[str, str], told: str) -> None:
+def test_a_wrong_rule_names_file_and_line_and_what_is_allowed(
+    keys: dict[str, str], told: str
+) -> None:
     good = rule(name='"good"', source='"console"', literal='"x"')
     with pytest.raises(UsageError) as caught:
         parse_rules(good + rule(**keys), "some/rules.toml")
@@ -129,9 +164,9 @@ def test_a_literal_is_matched_as_it_stands() -> None:
     rule = ConsoleRule(name="a", literal=EVERY_CHARACTER)
     assert b"\0" not in rule.expression()
     text = EVERY_CHARACTER.encode()
-    assert [hit.end_offset_bytes for hit in Scanner((rule,), {"c": "primary"}).feed("c", text, 0)] == [
-        len(text)
-    ]
+    assert [
+        hit.end_offset_bytes for hit in Scanner((rule,), {"c": "primary"}).feed("c", text, 0)
+    ] == [len(text)]
 
 
 @pytest.mark.parametrize("character", ["a", ".", "\\u0000", "\U0001f600"])
@@ -144,7 +179,9 @@ def test_the_longest_literal_is_taken(character: str) -> None:
 
 @pytest.mark.parametrize("length_bytes", [2, 62, 63, 64, 100])
 @pytest.mark.parametrize("pattern", ["Digest integrity check FAILED: ", "...(", "a"])
-def test_an_interleaved_literal_that_is_accepted_is_searched_for(length_bytes: int, pattern: str) -> None:
+def test_an_interleaved_literal_that_is_accepted_is_searched_for(
+    length_bytes: int, pattern: str
+) -> None:
     literal = (pattern * 100)[:length_bytes]
     text = rule(name='"a"', source='"console"', literal=f'"{literal}"', interleaved="true")
     scanner = Scanner(parse_rules(text, "f.toml").console, {"c": "primary"})
@@ -155,6 +192,10 @@ def test_an_interleaved_literal_that_is_accepted_is_searched_for(length_bytes: i
 
 def test_an_interleaved_literal_that_hyperscan_refuses_is_a_wrong_rule() -> None:
     good = rule(name='"good"', source='"console"', literal='"x"')
-    bad = rule(name='"bad"', source='"console"', literal='"' + "\\u0000" * 100 + '"', interleaved="true")
-    with pytest.raises(UsageError, match=r"^some/rules\.toml:5: .*rule 'bad': interleaved .*exceeds limit"):
+    bad = rule(
+        name='"bad"', source='"console"', literal='"' + "\\u0000" * 100 + '"', interleaved="true"
+    )
+    with pytest.raises(
+        UsageError, match=r"^some/rules\.toml:5: .*rule 'bad': interleaved .*exceeds limit"
+    ):
         parse_rules(good + bad, "some/rules.toml")

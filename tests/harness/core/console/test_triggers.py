@@ -43,14 +43,17 @@ ALPHABET = [
 
 
 def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[tuple[int, int]]:
-    """(rule, end) of every hit: each prefix of the stream is asked whether the rule matches at its very end."""
+    """(rule, end) of every hit: each prefix of the stream is asked whether the rule matches at its
+    very end."""
     hits = set()
     for index, rule in enumerate(rules):
         if rule.side not in (side, "any"):
             continue
         if rule.literal and not rule.interleaved:
             literal = rule.literal.encode()
-            hits |= {(index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)}
+            hits |= {
+                (index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)
+            }
             continue
         regex = r"AFBD|A[^\n]*\nFBD|AF[^\n]*\nBD|AFB[^\n]*\nD" if rule.interleaved else rule.regex
         pattern = regex.replace("$", r"\r?(?=\n)").encode()
@@ -68,7 +71,8 @@ def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[t
 
 
 def _ends_at(pattern: re.Pattern[bytes], stream: bytes, start: int, end: int) -> bool:
-    """Whether some match from ``start`` can end at ``end`` (a greedy one may stop later: the rest is hidden)."""
+    """Whether some match from ``start`` can end at ``end`` (a greedy one may stop later: the rest
+    is hidden)."""
     behind = stream[end : end + 1] if b"(?=" in pattern.pattern else b""
     match = pattern.match(stream[:end] + behind, start)
     return match is not None and match.end() == end
@@ -95,13 +99,17 @@ def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.Dat
     for side in SIDES:
         right = sorted(expected(RULES, side, stream))
         assert pairs(found(RULES, side, [stream])) == right
-        assert pairs(found(RULES, side, [stream[at : at + 1] for at in range(len(stream))])) == right
+        assert (
+            pairs(found(RULES, side, [stream[at : at + 1] for at in range(len(stream))])) == right
+        )
         assert pairs(found(RULES, side, chunks)) == right
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(ALPHABET), max_size=40))
-def test_rehearsals_between_the_chunks_strike_for_nobody_and_change_no_hit(parts: list[bytes]) -> None:
+def test_rehearsals_between_the_chunks_strike_for_nobody_and_change_no_hit(
+    parts: list[bytes],
+) -> None:
     rules = (*RULES, ConsoleRule(name="at each letter", regex=r"[A-Z]+"))
     strikes: list[int] = []
     pretended: list[int] = []
@@ -185,7 +193,9 @@ BENCH_RULES = Path(__file__).parents[4] / "bench_configs" / "rules"
     ],
 )
 def test_rules_of_the_simulated_bench(line: bytes, name: str) -> None:
-    files = [parse_rules((BENCH_RULES / file).read_text(), file) for file in ("sim.toml", "garble.toml")]
+    files = [
+        parse_rules((BENCH_RULES / file).read_text(), file) for file in ("sim.toml", "garble.toml")
+    ]
     rules = tuple(rule for one in files for rule in one.console)
     hits = found(rules, "secondary", [b"[    1.000000] " + line + b"\r\n"])
     assert [rules[hit.rule].name for hit in hits] == [name]
@@ -197,7 +207,8 @@ REAL_HITS = {
     "cycle-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
     "integrity-mtu1500-b": ["digest-failed", "receive-error", "protocol-error"],
 }
-"""Node B took the flipped bit; node A's console holds nothing of ours, not even when it panics and reboots."""
+"""Node B took the flipped bit; node A's console holds nothing of ours, not even when it panics and
+reboots."""
 
 
 @pytest.mark.parametrize("path", REAL_CONSOLES, ids=lambda path: path.name)
@@ -206,7 +217,9 @@ def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
     rules = parse_rules((BENCH_RULES / "drbd.toml").read_text(), "drbd.toml").console
     stream = path.read_bytes()
     hits = found(
-        rules, "secondary", [stream[at : at + chunk_bytes] for at in range(0, len(stream), chunk_bytes)]
+        rules,
+        "secondary",
+        [stream[at : at + chunk_bytes] for at in range(0, len(stream), chunk_bytes)],
     )
     assert [rules[hit.rule].name for hit in hits] == REAL_HITS.get(path.name.partition(".")[0], [])
 
@@ -216,8 +229,14 @@ def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
     [
         (b"block drbd0: Out of sync: start=128, size=8 (sectors)", "out-of-sync"),
         (b"drbd r0: BAD! BarrierAck #7 received, expected #6!", "bad-barrier-ack"),
-        (b"drbd r0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!", "bad-barrier-ack"),
-        (b"block drbd0: got_BlockAck: failed to find request 0xffff8880, sector 8s", "unknown-request"),
+        (
+            b"drbd r0: BAD! BarrierAck #7 received with n_writes=3, expected n_writes=2!",
+            "bad-barrier-ack",
+        ),
+        (
+            b"block drbd0: got_BlockAck: failed to find request 0xffff8880, sector 8s",
+            "unknown-request",
+        ),
         (
             b"block drbd0: Remote failed to finish a request within 4188ms > ko-count (2) * timeout",
             "remote-timeout",

@@ -1,4 +1,5 @@
-"""DRBD packets out of bytes: against tshark's dissection of real nodes' captures, and cut in every way."""
+"""DRBD packets out of bytes: against tshark's dissection of real nodes' captures, and cut in every
+way."""
 
 import gzip
 import json
@@ -13,7 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezeframe.harness.core.link.drbdsession import Dissector, Seen
-from freezeframe.harness.core.link.drbdstream import DrbdPacket, DrbdStream, Malformed, allowed_headers
+from freezeframe.harness.core.link.drbdstream import (
+    DrbdPacket,
+    DrbdStream,
+    Malformed,
+    allowed_headers,
+)
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.wire import drbd
@@ -62,13 +68,25 @@ def as_tshark(seen: Seen) -> dict[str, list[Any]]:
         shown["volume"] = [packet.volume]
     for name, value in ours.items():
         match name:
-            case "block_id" | "barrier":  # opaque cookies, which tshark shows as little-endian numbers
+            case (
+                "block_id" | "barrier"
+            ):  # opaque cookies, which tshark shows as little-endian numbers
                 shown[name] = [int.from_bytes(value, "little")]
             case "blksize":
                 shown["size"] = [value]
             case "history_uuid_0":
                 shown["history_uuid"] = [value, ours["history_uuid_1"]]
-            case "history_uuid_1" | "pad" | "reserved" | "role" | "peer" | "conn" | "disk" | "pdsk" | "val":
+            case (
+                "history_uuid_1"
+                | "pad"
+                | "reserved"
+                | "role"
+                | "peer"
+                | "conn"
+                | "disk"
+                | "pdsk"
+                | "val"
+            ):
                 pass
             case _ if name in drbd.STATE_FIELDS or name == "mask":
                 pass
@@ -85,7 +103,8 @@ NOT_IN_84 = {"sender_node_id", "receiver_node_id"}
 
 
 def compare(theirs: dict[str, list[Any]], seen: Seen) -> int:
-    """Every field that tshark prints for this packet, against ours. Returns how many were compared."""
+    """Every field that tshark prints for this packet, against ours. Returns how many were
+    compared."""
     ours, compared = as_tshark(seen), 0
     fields = seen.packet.fields()
     for key, values in theirs.items():
@@ -115,7 +134,9 @@ def compare(theirs: dict[str, list[Any]], seen: Seen) -> int:
         elif name == "state":
             assert int(values[0], 0) in (fields.get("mask"), fields.get("val"))
         else:
-            pytest.fail(f"tshark prints {key} = {values} for {seen.packet.name}, which we do not know")
+            pytest.fail(
+                f"tshark prints {key} = {values} for {seen.packet.name}, which we do not know"
+            )
     return compared
 
 
@@ -130,15 +151,20 @@ def compare_all(text: str, capture: str) -> None:
 
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_every_packet_and_field_is_what_tshark_printed(capture: str) -> None:
-    compare_all(gzip.decompress((GOLDEN / f"{capture}.tshark.json.gz").read_bytes()).decode(), capture)
+    compare_all(
+        gzip.decompress((GOLDEN / f"{capture}.tshark.json.gz").read_bytes()).decode(), capture
+    )
 
 
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark (Debian package tshark) is not installed")
+@pytest.mark.skipif(
+    shutil.which("tshark") is None, reason="tshark (Debian package tshark) is not installed"
+)
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_every_packet_and_field_is_what_tshark_prints_now(capture: str) -> None:
     command = ["tshark", "-r", str(GOLDEN / f"{capture}.pcap"), *TSHARK_OPTIONS]
     compare_all(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout, capture
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout,
+        capture,
     )
 
 
@@ -208,7 +234,11 @@ def test_byte_by_byte_with_times_of_the_first_and_the_last_byte() -> None:
     assert isinstance(first, DrbdPacket)
     assert isinstance(second, DrbdPacket)
     assert (first.t_first_ns, first.t_ns, first.packet_no) == (100, 115, 15)
-    assert (second.t_first_ns, second.t_ns, second.first_packet_no) == (116, 100 + len(data) - 1, 16)
+    assert (second.t_first_ns, second.t_ns, second.first_packet_no) == (
+        116,
+        100 + len(data) - 1,
+        16,
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,7 +292,11 @@ def test_bad_bytes_are_told_once_with_their_offset(bad: bytes, words: str) -> No
     assert wrong[0].offset == 16
     assert words in wrong[0].what
     assert (wrong[0].t_ns, wrong[0].packet_no) == (7, 9)
-    assert [p.command for p in found if isinstance(p, DrbdPacket)] == [Cmd.PING, Cmd.PING_ACK, Cmd.PING]
+    assert [p.command for p in found if isinstance(p, DrbdPacket)] == [
+        Cmd.PING,
+        Cmd.PING_ACK,
+        Cmd.PING,
+    ]
 
 
 def test_a_header_of_another_version_is_malformed_once_one_is_agreed() -> None:

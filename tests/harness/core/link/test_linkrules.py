@@ -1,4 +1,5 @@
-"""Link rules on a scripted pair in virtual time: each wrong thing gives its trigger, nothing healthy gives any."""
+"""Link rules on a scripted pair in virtual time: each wrong thing gives its trigger, nothing
+healthy gives any."""
 
 import struct
 from pathlib import Path
@@ -55,7 +56,11 @@ def test_a_healthy_pair_gives_no_trigger(pair: Pair) -> None:
 
 def test_resync_reconnect_and_an_ordered_goodbye_give_no_trigger(pair: Pair) -> None:
     pair.epoch(1, 3)
-    pair.send("data", P, h100(RS_DATA_REPLY, struct.pack(">Q8sII", 8, SYNCER, 0, 0) + b"bad!" + bytes(512)))
+    pair.send(
+        "data",
+        P,
+        h100(RS_DATA_REPLY, struct.pack(">Q8sII", 8, SYNCER, 0, 0) + b"bad!" + bytes(512)),
+    )
     pair.send("meta", S, p_ack(0, 8, cmd=RS_WRITE_ACK, block_id=SYNCER))
     pair.send("data", P, p_data(50, 8, bytes(512), flags=0x106))
     pair.send("meta", S, p_ack(50, 8, cmd=RS_WRITE_ACK))
@@ -135,7 +140,10 @@ def test_late_acknowledgement() -> None:
 
 def test_missing_acknowledgement_is_told_once_and_its_late_arrival_not_at_all() -> None:
     pair = Pair(
-        [LinkRule(name="lost", event="missing-ack", deadline_ms=200), LinkRule(name="late", event="late-ack")]
+        [
+            LinkRule(name="lost", event="missing-ack", deadline_ms=200),
+            LinkRule(name="late", event="late-ack"),
+        ]
     )
     pair.connect()
     pair.write(1, 8)
@@ -255,7 +263,9 @@ def test_malformed(pair: Pair) -> None:
 
 
 # --- holes in the capture -----------------------------------------------------------------------------------------
-def test_a_gap_in_the_writes_makes_counts_and_strays_unknown_until_a_barrier_came_round(pair: Pair) -> None:
+def test_a_gap_in_the_writes_makes_counts_and_strays_unknown_until_a_barrier_came_round(
+    pair: Pair,
+) -> None:
     pair.epoch(1, 2)
     pair.write(10, 80)
     pair.gap("data", P)

@@ -20,12 +20,18 @@ STEP_NS = NS_PER_MS // 20
 FRAMES = healthy_exchange(40)
 
 
-def watch(frames: list[bytes], kept: list[bool], deadline_ms: int) -> tuple[LinkView, list[Trigger]]:
+def watch(
+    frames: list[bytes], kept: list[bool], deadline_ms: int
+) -> tuple[LinkView, list[Trigger]]:
     rules = [
-        LinkRule(name=e, event=e, deadline_ms=deadline_ms if e in ("late-ack", "missing-ack") else None)
+        LinkRule(
+            name=e, event=e, deadline_ms=deadline_ms if e in ("late-ack", "missing-ack") else None
+        )
         for e in EVENTS
     ]
-    view = LinkView(LinkEnds(primary_address=P, secondary_address=S, ports=frozenset({7788})), rules)
+    view = LinkView(
+        LinkEnds(primary_address=P, secondary_address=S, ports=frozenset({7788})), rules
+    )
     triggers, now_ns = [], 10**9
     for number, (frame, keep) in enumerate(zip(frames, kept, strict=True), 1):
         now_ns += STEP_NS

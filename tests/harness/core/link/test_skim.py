@@ -1,5 +1,5 @@
-"""What is passed over tells nothing: skimmed and fed frame by frame, any capture gives the same packets, times and counts;
-and the C module does what its Python twin does."""
+"""What is passed over tells nothing: skimmed and fed frame by frame, any capture gives the same
+packets, times and counts; and the C module does what its Python twin does."""
 
 import itertools
 import random
@@ -56,14 +56,24 @@ class Reader:
                             p.command,
                             p.volume,
                         )
-                        self.told.append((event.sender, *fields, p.header, bytes(p.body), p.tentative))
+                        self.told.append(
+                            (event.sender, *fields, p.header, bytes(p.body), p.tentative)
+                        )
                     case Broken(malformed=m):
-                        self.told.append((event.sender, m.t_ns, m.packet_no, m.offset, m.what, m.excerpt))
+                        self.told.append(
+                            (event.sender, m.t_ns, m.packet_no, m.offset, m.what, m.excerpt)
+                        )
                     case Blind():
                         self.told.append((event.sender, event.socket, event.t_ns))
                     case SessionClosed():
                         self.told.append(
-                            (event.session.number, event.t_ns, event.packet_no, event.closer, event.reason)
+                            (
+                                event.session.number,
+                                event.t_ns,
+                                event.packet_no,
+                                event.closer,
+                                event.reason,
+                            )
                         )
 
     def run(self, data: bytes, frames: int, first_no: int, *, skimmed: bool) -> None:
@@ -73,7 +83,8 @@ class Reader:
 
     def end(self, t_ns: int) -> Told:
         self.told += [
-            (half.flow.number, half.offset, half.next_seq) for half in self.reassembler.halves.values()
+            (half.flow.number, half.offset, half.next_seq)
+            for half in self.reassembler.halves.values()
         ]
         self.take(self.reassembler.close(t_ns))
         one = self.reassembler
@@ -87,7 +98,10 @@ def both_ways(
     """Everything fed, and skimmed in runs."""
     outcome = []
     for skimmed in (False, True):
-        reader, edges = Reader(ports), sorted({0, len(frames), *(cut % (len(frames) + 1) for cut in cuts)})
+        reader, edges = (
+            Reader(ports),
+            sorted({0, len(frames), *(cut % (len(frames) + 1) for cut in cuts)}),
+        )
         for begin, end in itertools.pairwise(edges):
             data = skim.encode(
                 (T_NS + number * step_ns, frame, len(frame))
@@ -100,7 +114,8 @@ def both_ways(
 
 
 def spoilt(frames: Sequence[bytes], rnd: random.Random, rate: float, kinds: str) -> list[bytes]:
-    """The capture with frames lost, moved, repeated, cut short, bits flipped, tagged, and others in between."""
+    """The capture with frames lost, moved, repeated, cut short, bits flipped, tagged, and others in
+    between."""
     out: list[bytes] = []
     for frame in frames:
         if rnd.random() >= rate:
@@ -125,9 +140,13 @@ def spoilt(frames: Sequence[bytes], rnd: random.Random, rate: float, kinds: str)
         elif kind == "s":  # the data of another segment
             out.append(frame[:54] + frame[54:][::-1])
         elif kind == "g":  # a fragment
-            out.append(frame[:20] + bytes([rnd.choice([0x20, 0x00]), rnd.randrange(1, 9)]) + frame[22:])
+            out.append(
+                frame[:20] + bytes([rnd.choice([0x20, 0x00]), rnd.randrange(1, 9)]) + frame[22:]
+            )
         elif kind == "t":  # an IP length that is not the frame's
-            out.append(frame[:16] + struct.pack(">H", rnd.choice([0, 20, 39, 45, 60, 1500])) + frame[18:])
+            out.append(
+                frame[:16] + struct.pack(">H", rnd.choice([0, 20, 39, 45, 60, 1500])) + frame[18:]
+            )
         elif kind == "a" and len(frame) > 47:
             out.append(frame[:47] + bytes([frame[47] & ~0x10]) + frame[48:])
         elif kind == "e" and len(frame) > 47:  # connections come and go
@@ -144,7 +163,9 @@ def test_a_healthy_exchange(ports: frozenset[int]) -> None:
 
 @pytest.mark.parametrize("protocol", [6, 17])
 @pytest.mark.parametrize("total", [0, 5, 19, 20, 60])
-def test_a_header_that_lies_is_counted_as_hostile_whatever_it_carries(protocol: int, total: int) -> None:
+def test_a_header_that_lies_is_counted_as_hostile_whatever_it_carries(
+    protocol: int, total: int
+) -> None:
     ip = struct.pack(">BBHIBB", 0x45, 0, total, 0, 64, protocol)
     fed, skimmed = both_ways([bytes(12) + b"\x08\x00" + ip + bytes(50)], [], frozenset({7788}))
     assert skimmed == fed
@@ -173,14 +194,20 @@ def test_most_of_a_healthy_transfer_is_passed_over() -> None:
     ports=st.sampled_from([frozenset(), frozenset({7788})]),
     step_ns=st.sampled_from(STEPS_NS),
 )
-def test_whatever_the_network_and_the_capture_did(seed, rate, kinds, begin, cuts, ports, step_ns) -> None:  # type: ignore[no-untyped-def]
+def test_whatever_the_network_and_the_capture_did(
+    seed, rate, kinds, begin, cuts, ports, step_ns
+) -> None:  # type: ignore[no-untyped-def]
     frames = spoilt(FRAMES[begin:900], random.Random(seed), rate, kinds)
     fed, skimmed = both_ways(frames, cuts, ports, step_ns)
     assert skimmed == fed
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.05, 0.3]), st.lists(st.integers(0, 3000), max_size=5))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.lists(st.integers(0, 3000), max_size=5),
+)
 @pytest.mark.parametrize("capture", ["small-handshake", "small-failure"])
 def test_captures_of_real_nodes(capture: str, seed: int, rate: float, cuts: list[int]) -> None:
     frames = [frame.data for frame in read_frames(GOLDEN / f"{capture}.pcap")]
@@ -205,7 +232,9 @@ def test_sequence_numbers_wrap(isn: int, seed: int, ack: bool) -> None:
             ">II", (seq + isn) % 2**32, (told + isn + (1 if ack and seed % 7 == 0 else 0)) % 2**32
         )
         frames.append(frame[:38] + moved + frame[46:])
-    fed, skimmed = both_ways(spoilt(frames, random.Random(seed), 0.05, "lmr"), [seed], frozenset({7788}))
+    fed, skimmed = both_ways(
+        spoilt(frames, random.Random(seed), 0.05, "lmr"), [seed], frozenset({7788})
+    )
     assert skimmed == fed
 
 
@@ -222,7 +251,9 @@ def test_triggers_carry_the_same_frame_numbers() -> None:
         for t_ns, frame, number in source.frames(data, 1, 0):
             found += view.feed(t_ns, frame, number, t_ns)
         found += view.close(frames[-1].t_ns)
-        return [(one.rule, one.side, one.offset_bytes, one.t_arrival_ns, one.detail) for one in found]
+        return [
+            (one.rule, one.side, one.offset_bytes, one.t_arrival_ns, one.detail) for one in found
+        ]
 
     assert triggers(True) == triggers(False) != []
 
@@ -241,13 +272,18 @@ def ring_bytes(frames: Sequence[tuple[int, int, int, bytes]]) -> bytes:
     for seconds, nanoseconds, length, data in frames:
         mac = 66
         size = -(-(mac + len(data)) // 16) * 16
-        head = struct.pack("=IIIIIIHH", size, seconds, nanoseconds, len(data), length, 1, mac, mac + 14)
+        head = struct.pack(
+            "=IIIIIIHH", size, seconds, nanoseconds, len(data), length, 1, mac, mac + 14
+        )
         body += (head.ljust(mac, b"\7") + data).ljust(size, b"\7")
     return struct.pack("=IIIII", 3, 0, 1, len(frames), 48).ljust(48, b"\7") + body
 
 
 FRAME = st.tuples(
-    st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=90)
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=90),
 )
 
 
@@ -262,9 +298,13 @@ def test_a_block_of_the_ring_becomes_a_run(frames, flips, room) -> None:  # type
     for at, value in flips:
         block[at % len(block)] = value
     outs = [bytearray(room) for _ in TWINS]
-    told = [outcome(twin.ring_block, bytes(block), out) for twin, out in zip(TWINS, outs, strict=True)]
+    told = [
+        outcome(twin.ring_block, bytes(block), out) for twin, out in zip(TWINS, outs, strict=True)
+    ]
     assert all(one == told[0] for one in told)
-    assert not isinstance(told[0], tuple) or all(out[: told[0][0]] == outs[0][: told[0][0]] for out in outs)
+    assert not isinstance(told[0], tuple) or all(
+        out[: told[0][0]] == outs[0][: told[0][0]] for out in outs
+    )
     if not flips and room == 4096:
         used, count, size, _, _ = told[0]
         run = bytes(outs[0][:used])
@@ -320,7 +360,9 @@ def test_state_of_other_types_is_left_to_python(spoil: str) -> None:
             one.halves[key] = object()
         else:
             setattr(half, spoil, object())
-    found = [number for _, frame, number in one.frames(data, 1, 0) if spoil != "fill" or len(frame) > 54]
+    found = [
+        number for _, frame, number in one.frames(data, 1, 0) if spoil != "fill" or len(frame) > 54
+    ]
     assert len(found) >= (40 if spoil != "fill" else 10)
     with pytest.raises(TypeError):
         one.frames("text", 1, 0)  # type: ignore[arg-type]

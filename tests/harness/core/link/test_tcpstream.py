@@ -1,4 +1,5 @@
-"""Reassembly: whatever the network and the capture did to the segments, the streams are the senders' bytes."""
+"""Reassembly: whatever the network and the capture did to the segments, the streams are the
+senders' bytes."""
 
 import socket
 import struct
@@ -33,7 +34,10 @@ def segment(
     vlan: int = 0,
 ) -> bytes:
     tcp = (
-        struct.pack(">HHIIBBHHH", src[1], dst[1], seq % 2**32, ack % 2**32, 5 << 4, flags, 65535, 0, 0) + data
+        struct.pack(
+            ">HHIIBBHHH", src[1], dst[1], seq % 2**32, ack % 2**32, 5 << 4, flags, 65535, 0, 0
+        )
+        + data
     )
     if ":" in src[0]:
         ends = socket.inet_pton(socket.AF_INET6, src[0]) + socket.inet_pton(socket.AF_INET6, dst[0])
@@ -48,7 +52,9 @@ def segment(
     return bytes(12) + tags + struct.pack(">H", kind) + packet
 
 
-def feed(reassembler: Reassembler, frames: Sequence[bytes], step_ns: int = 1000) -> list[StreamEvent]:
+def feed(
+    reassembler: Reassembler, frames: Sequence[bytes], step_ns: int = 1000
+) -> list[StreamEvent]:
     return [
         event
         for number, frame in enumerate(frames, 1)
@@ -57,7 +63,8 @@ def feed(reassembler: Reassembler, frames: Sequence[bytes], step_ns: int = 1000)
 
 
 def stream(events: Sequence[StreamEvent], source: tuple[str, int] = A) -> bytes:
-    """The bytes of one direction, asserting that their offsets are gapless but for the told gaps."""
+    """The bytes of one direction, asserting that their offsets are gapless but for the told
+    gaps."""
     data, at = b"", 0
     for event in events:
         if event.flow.source != source[0]:
@@ -164,7 +171,10 @@ def test_a_lossy_capture_gives_gaps_and_no_wrong_byte(data, cuts, lost, random) 
 
 def test_a_hole_is_told_by_the_clock_once_the_receiver_has_acknowledged_it() -> None:
     reassembler = Reassembler()
-    feed(reassembler, [*opening(), segment(A, B, 101, 901, ACK, b"one"), segment(B, A, 901, 110, ACK)])
+    feed(
+        reassembler,
+        [*opening(), segment(A, B, 101, 901, ACK, b"one"), segment(B, A, 901, 110, ACK)],
+    )
     due = reassembler.next_deadline()
     assert due == 5000 + HOLE_PATIENCE_NS
     assert reassembler.tick(due - 1) == []
@@ -199,7 +209,9 @@ def test_much_out_of_order_data_ends_the_wait() -> None:
 
 
 def test_mid_stream_start_counts_from_the_first_byte_seen() -> None:
-    events = feed(Reassembler(), [segment(A, B, 5000, 1, ACK, b"abc"), segment(A, B, 5003, 1, ACK, b"def")])
+    events = feed(
+        Reassembler(), [segment(A, B, 5000, 1, ACK, b"abc"), segment(A, B, 5003, 1, ACK, b"def")]
+    )
     opened = events[0]
     assert isinstance(opened, StreamOpened)
     assert not opened.from_start
@@ -240,22 +252,36 @@ def test_a_gap_at_the_close_is_told_before_it() -> None:
     reassembler = Reassembler()
     feed(reassembler, [*opening(), segment(A, B, 104, 901, ACK, b"two")])
     events = reassembler.close(10**9)
-    assert [type(e).__name__ for e in events] == ["StreamGap", "StreamData", "StreamClosed", "StreamClosed"]
+    assert [type(e).__name__ for e in events] == [
+        "StreamGap",
+        "StreamData",
+        "StreamClosed",
+        "StreamClosed",
+    ]
 
 
 def test_vlan_tags_and_ipv6_are_looked_through() -> None:
     six_a, six_b = ("fe80::1", 40000), ("fe80::2", 7788)
     events = feed(
         Reassembler(),
-        [segment(A, B, 1, 1, ACK, b"in two tags", vlan=2), segment(six_a, six_b, 1, 1, ACK, b"in IPv6")],
+        [
+            segment(A, B, 1, 1, ACK, b"in two tags", vlan=2),
+            segment(six_a, six_b, 1, 1, ACK, b"in IPv6"),
+        ],
     )
     assert stream(events) == b"in two tags"
     assert stream(events, six_a) == b"in IPv6"
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.binary(max_size=120), max_size=5), st.integers(0, 110), st.binary(min_size=1, max_size=8))
-def test_hostile_frames_are_counted_and_never_raise(junk: list[bytes], at: int, patch: bytes) -> None:
+@given(
+    st.lists(st.binary(max_size=120), max_size=5),
+    st.integers(0, 110),
+    st.binary(min_size=1, max_size=8),
+)
+def test_hostile_frames_are_counted_and_never_raise(
+    junk: list[bytes], at: int, patch: bytes
+) -> None:
     reassembler = Reassembler()
     good = bytearray(segment(A, B, 101, 901, ACK, b"payload"))
     good[at : at + len(patch)] = patch

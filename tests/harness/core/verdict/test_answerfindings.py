@@ -1,4 +1,5 @@
-"""Barriers by the two event logs, which begin at different times and tell of several connections."""
+"""Barriers by the two event logs, which begin at different times and tell of several
+connections."""
 
 from typing import Any
 
@@ -43,11 +44,14 @@ def log(*told: Told) -> RootCauseSet:
 
 def kinds(primary: RootCauseSet, secondary: RootCauseSet) -> list[str]:
     return [
-        one.kind for one in answer_findings(gather({}, sets={"primary": primary, "secondary": secondary}))
+        one.kind
+        for one in answer_findings(gather({}, sets={"primary": primary, "secondary": secondary}))
     ]
 
 
-@pytest.mark.parametrize("oldest", [(sent(1, 10),), ()], ids=["whole", "the primary's log has wrapped"])
+@pytest.mark.parametrize(
+    "oldest", [(sent(1, 10),), ()], ids=["whole", "the primary's log has wrapped"]
+)
 def test_each_connection_counts_its_own_barriers(oldest: tuple[Told, ...]) -> None:
     primary = log(*oldest, LOST, CONNECTED, sent(1, 1))
     secondary = log(CONNECTED, answered(1, 10), LOST, CONNECTED, answered(1, 1))

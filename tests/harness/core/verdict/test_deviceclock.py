@@ -1,4 +1,5 @@
-"""A device's clock on ours: what questions and console lines say of it, and when they contradict each other."""
+"""A device's clock on ours: what questions and console lines say of it, and when they contradict
+each other."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from freezeframe.harness.core.verdict.deviceclock import Bound, fit, lines, prin
         max_size=20,
     ),
 )
-def test_the_true_offset_is_always_inside_of_the_bound(offset: int, seen: list[tuple[int, int, int]]) -> None:
+def test_the_true_offset_is_always_inside_of_the_bound(
+    offset: int, seen: list[tuple[int, int, int]]
+) -> None:
     bounds = [
         Bound(uptime_ns=up, not_before_ns=up + offset - early, not_after_ns=up + offset + late)
         for up, early, late in seen
@@ -36,7 +39,10 @@ def test_one_side_alone_bounds_nothing() -> None:
 
 def test_observations_that_contradict_each_other_are_told() -> None:
     clock = fit(
-        [Bound(uptime_ns=0, not_before_ns=100, not_after_ns=101), Bound(uptime_ns=0, not_after_ns=50)]
+        [
+            Bound(uptime_ns=0, not_before_ns=100, not_after_ns=101),
+            Bound(uptime_ns=0, not_after_ns=50),
+        ]
     )
     assert clock is not None and not clock.consistent
     assert clock.error_ns >= 25

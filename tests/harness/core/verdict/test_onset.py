@@ -1,4 +1,5 @@
-"""When a warmstart began: the read that completed its first line, however the console was cut into reads."""
+"""When a warmstart began: the read that completed its first line, however the console was cut into
+reads."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,13 +5,23 @@ from typing import Any
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.ringdepth import RingDepth, ring_depth
 
-VERDICT = {"write_lba": 128, "block_id": "0x0200000000000000", "clocks": {"primary": {"offset_ns": 1000}}}
+VERDICT = {
+    "write_lba": 128,
+    "block_id": "0x0200000000000000",
+    "clocks": {"primary": {"offset_ns": 1000}},
+}
 
 
 def saved(*events: tuple[int, str, int, int], first_seq: int = 0) -> RootCauseSet:
     """(uptime_ns, name, write_no, sector) each."""
     records: list[dict[str, Any]] = [
-        {"seq": first_seq + at, "uptime_ns": t_ns, "name": name, "write_no": write_no, "sector": sector}
+        {
+            "seq": first_seq + at,
+            "uptime_ns": t_ns,
+            "name": name,
+            "write_no": write_no,
+            "sector": sector,
+        }
         for at, (t_ns, name, write_no, sector) in enumerate(events)
     ]
     return RootCauseSet(header={}, state={}, events=records)
@@ -37,17 +47,24 @@ def test_the_secondary_counts_by_block_id() -> None:
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    assert ring_depth(saved(*LOG[3:], first_seq=9), 1000, VERDICT, "primary") == RingDepth(2, 9, 2, None)
+    assert ring_depth(saved(*LOG[3:], first_seq=9), 1000, VERDICT, "primary") == RingDepth(
+        2, 9, 2, None
+    )
     assert ring_depth(saved(), 1000, {}, "primary") == RingDepth(0, 0, None, None)
 
 
 def test_a_block_id_of_fewer_digits() -> None:
     log = saved((5, "HOST_WRITE", 1 << 56, 128))
-    assert ring_depth(log, None, {"write_lba": 128, "block_id": "0x1"}, "primary") == RingDepth(1, 0, None, 0)
+    assert ring_depth(log, None, {"write_lba": 128, "block_id": "0x1"}, "primary") == RingDepth(
+        1, 0, None, 0
+    )
 
 
 def test_what_an_earlier_boot_logged_is_counted_to_neither() -> None:
-    """A log outlives warmstarts, and uptimes and the primary's count of writes begin anew with each."""
+    """A log outlives warmstarts, and uptimes and the primary's count of writes begin anew with
+    each."""
     earlier = ((7, "HOST_WRITE", 2, 128), (5000, "WARMSTART", 0, 0), (0, "BOOT", 0, 0))
     assert ring_depth(saved(*earlier, *LOG), 1040, VERDICT, "primary") == RingDepth(8, 0, 2, 3)
-    assert ring_depth(saved(*earlier, *LOG[3:]), 1040, VERDICT, "primary") == RingDepth(5, 0, 2, None)
+    assert ring_depth(saved(*earlier, *LOG[3:]), 1040, VERDICT, "primary") == RingDepth(
+        5, 0, 2, None
+    )

@@ -18,7 +18,10 @@ def test_numbers_times_and_ids_do_not_count() -> None:
     one = normalised("[    1.574543] block drbd0: Digest integrity check FAILED: 18944s +65536")
     other = normalised("[  812.000001] block drbd1: Digest integrity check FAILED: 8s +4096")
     assert one == other == "block drbd#: Digest integrity check FAILED: #s +#"
-    assert normalised("sector 8, block_id 0x9500ab, uuid 7A30F1F7F426AD44") == "sector #, block_id #, uuid #"
+    assert (
+        normalised("sector 8, block_id 0x9500ab, uuid 7A30F1F7F426AD44")
+        == "sector #, block_id #, uuid #"
+    )
     assert normalised("facade dead beef") == "facade dead beef"
     assert normalised("[ \\xe4\\xab 0.40716]\\xbabl") == GARBLED
     assert len(normalised("x" * 100_000)) <= 300
@@ -60,7 +63,11 @@ def member(number: int, *before: str, firmware: str = "1.0.0") -> Member:
 
 
 def test_recurrence_says_how_often_since_when_and_behind_what() -> None:
-    members = [member(1, "resync", firmware="1.8.2"), member(2, "resync", "a warmstart"), member(3, "resync")]
+    members = [
+        member(1, "resync", firmware="1.8.2"),
+        member(2, "resync", "a warmstart"),
+        member(3, "resync"),
+    ]
     assert Recurrence(members=members[:1], elsewhere=[]).text == "seen once on firmware 1.8.2"
     assert ALWAYS_FROM == 3 and Recurrence(members=members[:2], elsewhere=[]).always == []
     said = "seen 3 times, first 2026-01-01 on firmware 1.8.2, last 2026-01-03 on firmware 1.0.0, always after resync"

@@ -1,4 +1,5 @@
-"""The verdict: right on whole evidence of every kind, never wrong on cut evidence, blind to the simulation's tell-tales."""
+"""The verdict: right on whole evidence of every kind, never wrong on cut evidence, blind to the
+simulation's tell-tales."""
 
 import itertools
 import json
@@ -66,7 +67,14 @@ def lying(found: RootCauseSet | None) -> RootCauseSet | None:
     """The set with a fault plan and firings that never were."""
     if found is None:
         return None
-    fired = {"seq": 0, "uptime_ns": 1, "name": "FAULT_FIRED", "level": "INFO", "fault": 8, "write_no": 3}
+    fired = {
+        "seq": 0,
+        "uptime_ns": 1,
+        "name": "FAULT_FIRED",
+        "level": "INFO",
+        "fault": 8,
+        "write_no": 3,
+    }
     state = {**found.state, "faults": [{"kind": "lost_write", "at_write": 3, "fired": 1}]}
     return RootCauseSet(header=found.header, state=state, events=[fired, *found.events])
 
@@ -138,16 +146,22 @@ def test_the_way_of_the_write_is_told_step_by_step_with_times_and_errors() -> No
     for one in steps:
         assert one["t_ns"] > 0 and one["error_ns"] >= 0
     sent, captured = steps[2], steps[4]
-    assert sent["t_ns"] - sent["error_ns"] <= captured["t_ns"], "nothing is on the link before it was sent"
+    assert sent["t_ns"] - sent["error_ns"] <= captured["t_ns"], (
+        "nothing is on the link before it was sent"
+    )
 
 
 def test_cause_and_detection_are_two_times() -> None:
     for kind in KINDS:
         verdict = incident(kind).verdict
         if kind != CLEAN:
-            assert verdict["t_cause_ns"] - (verdict["t_cause_error_ns"] or 0) <= verdict["t_detect_ns"], kind
+            assert (
+                verdict["t_cause_ns"] - (verdict["t_cause_error_ns"] or 0) <= verdict["t_detect_ns"]
+            ), kind
     late = incident("bit_flip_store").verdict
-    assert late["t_detect_ns"] - late["t_cause_ns"] > 20_000_000, "the scrub comes some time after the write"
+    assert late["t_detect_ns"] - late["t_cause_ns"] > 20_000_000, (
+        "the scrub comes some time after the write"
+    )
 
 
 def test_states_that_should_agree_are_told_beside_the_healthy_ones() -> None:
@@ -164,7 +178,11 @@ def test_no_number_of_a_verdict_is_larger_than_a_reader_takes(kind: str) -> None
     def numbers(value: Any) -> list[int]:
         if isinstance(value, dict):
             value = list(value.values())
-        return [one for inner in value for one in numbers(inner)] if isinstance(value, list) else [value]
+        return (
+            [one for inner in value for one in numbers(inner)]
+            if isinstance(value, list)
+            else [value]
+        )
 
     verdict = json.loads(json.dumps(incident(kind).verdict))
     assert max(one for one in numbers(verdict) if isinstance(one, int)) <= MAX_INTEGER
@@ -179,11 +197,13 @@ def test_nothing_explains_a_trigger_that_has_no_cause() -> None:
 
 # --- bytes from real nodes ------------------------------------------------------------------------------------
 FLIPPED_AT = 724 - 16 - struct.calcsize(">Q8sII") - 4
-"""The injector's log says payload offset 724: behind the packet's header, its fields and the digest."""
+"""The injector's log says payload offset 724: behind the packet's header, its fields and the
+digest."""
 
 
 def test_the_flipped_bit_of_a_real_capture_is_found() -> None:
-    """Two Linux nodes, one bit flipped in flight (tests/golden/drbd): the byte that the injector's log names."""
+    """Two Linux nodes, one bit flipped in flight (tests/golden/drbd): the byte that the injector's
+    log names."""
     frames = [(one.t_ns, one.data) for one in read_frames(GOLDEN / "small-failure.pcap")]
     record: Mapping[str, Any] = {"link": {"ports": [7788], "integrity_alg": "crc32c"}}
     verdict = judge(gather(record, sets={}, frames=[run_of(frames)]))
@@ -208,7 +228,14 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
     e = evidence(outcome.parts)
     verdict = outcome.verdict
     found = rows(e, verdict["t_cause_ns"] - 20_000_000, verdict["t_detect_ns"] + 20_000_000)
-    assert {one["source"] for one in found} >= {"host", "event log", "console", "link", "reflex", "control"}
+    assert {one["source"] for one in found} >= {
+        "host",
+        "event log",
+        "console",
+        "link",
+        "reflex",
+        "control",
+    }
     assert [one["t_ns"] for one in found] == sorted(one["t_ns"] for one in found)
     assert all(one["error_ns"] is None or 0 <= one["error_ns"] < 50_000_000 for one in found)
     write = f"write {verdict['write_id']}:"
@@ -217,7 +244,9 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
         for name in ("intent", "data")
     )
     refused = next(one for one in found if one["event"] == "REPL_DIGEST_FAILED")
-    told = next(one for one in found if one["source"] == "console" and "Digest integrity" in one["text"])
+    told = next(
+        one for one in found if one["source"] == "console" and "Digest integrity" in one["text"]
+    )
     trigger = next(one for one in found if one["event"] == "trigger")
     order = [intent, data, refused, told, trigger]
     for earlier, later in itertools.pairwise(order):
