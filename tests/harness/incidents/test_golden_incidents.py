@@ -1,0 +1,64 @@
+"""The recorded incidents of ``tests/golden/incidents`` get the verdicts that ``expected.json`` lists.
+
+The folder holds incidents that version 0.1.0 wrote (commit fba93b1, or earlier), and what ``freezeframe replay --json`` of
+that commit said of each. A later version must read them, and must not give a worse verdict.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import golden_incidents
+import pytest
+
+from freezeframe.harness.incidents.inquest import verdict_of
+
+EXPECTED: Final[Mapping[str, Mapping[str, Any]]] = json.loads(
+    (golden_incidents.FOLDER / "expected.json").read_text("utf-8")
+)
+
+TRUER: Final[Mapping[str, str]] = {}
+"""Incident -> why this version gives a truer verdict than ``expected.json``, in one sentence."""
+
+
+def compared(verdict: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``verdict`` that ``expected`` holds: where, which write, which bits, and how sure. Sentences are not
+    compared: they may be worded better."""
+    also = [
+        [one[key] for key in ("stage", "kind", "side", "write_id", "lba")]
+        for one in verdict["also"]
+    ]
+    return {"verdict": {key: verdict.get(key) for key in expected["verdict"]}, "also": also}
+
+
+def test_each_archive_has_an_expected_verdict_and_is_unchanged() -> None:
+    archives = {
+        path.name.removesuffix(".tar.zst"): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in golden_incidents.FOLDER.glob("*.tar.zst")
+    }
+    assert archives == {name: one["sha256"] for name, one in EXPECTED.items()}
+
+
+def test_every_truer_verdict_is_of_a_known_incident() -> None:
+    assert set(TRUER) <= set(EXPECTED)
+    assert all(TRUER.values()), "each entry gives its reason"
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_incident_is_read_as_it_was_recorded(name: str, tmp_path: Path) -> None:
+    stored, recorded = golden_incidents.unpack(name, tmp_path), EXPECTED[name]["recorded"]
+    assert (stored.id, stored.outcome) == (recorded["id"], recorded["outcome"])
+    assert list(stored.problems) == recorded["problems"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_verdict_is_the_expected_one(name: str, tmp_path: Path) -> None:
+    expected = EXPECTED[name]
+    found = compared(verdict_of(golden_incidents.unpack(name, tmp_path)), expected)
+    listed = {"verdict": expected["verdict"], "also": expected["also"]}
+    if name in TRUER:
+        assert found != listed, f"the verdict is the expected one: remove {name} from TRUER"
+        return
+    assert found == listed
