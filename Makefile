@@ -58,6 +58,7 @@ lint: setup
 	$(call check,mypy --strict,$(BIN)/mypy)
 	$(call check,import-linter,$(BIN)/lint-imports)
 	$(call check,docs/control-frames.md,$(BIN)/python tests/tools/framesdoc.py --check)
+	$(call check,docs/bench-files.md,$(BIN)/python tests/tools/lists.py --check)
 	$(call check,docs/claims.md,$(BIN)/python tests/tools/claims.py --check)
 
 test: lint
@@ -71,6 +72,7 @@ verdict: setup
 
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py
+	@$(BIN)/python tests/tools/lists.py
 
 bench-setup: setup
 	@.ci/setup bench

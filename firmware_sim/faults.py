@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from freezeframe.firmware_sim.drbd_contract import AckPlan
 from freezeframe.firmware_sim.store import FaultMode, Store
-from freezeframe.harness.wire.faults import FAULT_KEYS, FAULT_SIDE, MAX_FAULTS, FaultKind
+from freezeframe.harness.wire.faults import FAULT_KEYS, FAULTS, MAX_FAULTS, FaultKind
 from freezeframe.harness.wire.rootcause import Event
 
 NS_PER_MS: Final = 1_000_000
@@ -24,8 +24,7 @@ KINDS: Final = tuple(FaultKind)
 """FAULT_FIRED's first argument is an index into this."""
 GARBLE_SHARE: Final = 0.3
 """Part of a garbled line's bytes that become noise."""
-ON_WRITE: Final = frozenset(KINDS) - {FaultKind.WRONG_BARRIER_COUNT, FaultKind.HUNG_WARMSTART}
-"""Kinds that fire at one certain write."""
+ON_WRITE: Final = frozenset(kind for kind in KINDS if FAULTS[kind].on_write)
 _NO_ACK_FAULT: Final = AckPlan("ack", 0)
 ACK_KINDS: Final = {
     FaultKind.NEG_ACK: "neg",
@@ -81,8 +80,8 @@ def parse_fault(entry: object, side: str) -> Fault:
         raise PlanError(f"unknown kind {str(entry.get('kind'))[:40]}") from None
     if entry.get("side", side) != side:
         raise PlanError(f"fault {kind} is for the other side")
-    if FAULT_SIDE[kind] != side and kind is not FaultKind.HUNG_WARMSTART:
-        raise PlanError(f"{kind} exists on the {FAULT_SIDE[kind]} only")
+    if FAULTS[kind].side != side and not FAULTS[kind].either_side:
+        raise PlanError(f"{kind} exists on the {FAULTS[kind].side} only")
     return Fault(
         kind=kind,
         side=side,
@@ -243,6 +242,3 @@ class Faults:
         bit = self._random.randrange(len(flipped) * 8)
         flipped[bit // 8] ^= 1 << bit % 8
         return bytes(flipped)
-
-
-assert FaultKind.HUNG_WARMSTART not in ON_WRITE

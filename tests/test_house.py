@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import claims
 import framesdoc
+import lists
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +116,10 @@ def test_the_old_import_names_load_nothing(folder: str) -> None:
 # --- generated documents ------------------------------------------------------------------------------------
 def test_the_generated_documents_are_up_to_date() -> None:
     assert (ROOT / framesdoc.FILE).read_text(encoding="utf-8") == framesdoc.document()
+    written = lists.FILE.read_text(encoding="utf-8")
+    assert lists.document(written) == written and set(lists.LISTS) == set(
+        re.findall(r"<!-- list: ([a-z ]+);", written)
+    )
     assert (ROOT / claims.FILE).read_text(encoding="utf-8") == claims.document(
         claims.proofs(ROOT / "tests")
     )

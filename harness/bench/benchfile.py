@@ -30,7 +30,7 @@ from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
 from freezeframe.harness.roles import Controller, HostPort, HostWorkload, PowerRail
 from freezeframe.harness.wire import control
-from freezeframe.harness.wire.faults import FAULT_SIDE, MAX_FAULTS, FaultKind
+from freezeframe.harness.wire.faults import FAULTS, MAX_FAULTS, FaultKind
 
 PLACEHOLDERS: Final = ("{run}", "{supply_port}")
 KIB: Final = 1024
@@ -270,11 +270,7 @@ class FaultTable(Table):
     """One armed fault; its side is the kind's own unless it is named (hung_warmstart can be
     either's)."""
 
-    kind: Literal[
-        "bit_flip_sender", "bit_flip_receiver", "bit_flip_store", "neg_ack", "lost_ack", "late_ack",
-        "repeated_ack", "wrong_barrier_count", "lost_write", "misdirected_write", "stall", "console_garble",
-        "hung_warmstart",
-    ]  # fmt: skip
+    kind: Annotated[FaultKind, Field(strict=False)]
     side: Side | None = None
     at_write: Annotated[int, Field(ge=1)] = 1
     """The n-th replicated write after arming."""
@@ -285,7 +281,7 @@ class FaultTable(Table):
 
     @property
     def on_side(self) -> str:
-        return self.side or FAULT_SIDE[FaultKind(self.kind)]
+        return self.side or FAULTS[self.kind].side
 
 
 class WorkloadOverrides(Table):
@@ -319,18 +315,15 @@ class Scenario(Table):
         return self._path
 
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
-        timed = ("late_ack", "stall")
+        delayed = ", ".join(kind for kind, traits in FAULTS.items() if traits.has_delay)
         for index, fault in enumerate(self.faults):
-            if fault.kind in timed and fault.delay_ms == 0:
-                yield ("faults", index), f"{fault.kind} needs delay_ms"
-            if fault.kind not in timed and fault.delay_ms:
-                yield (
-                    ("faults", index, "delay_ms"),
-                    f"{fault.kind} has no delay; allowed: {', '.join(timed)}",
-                )
-            own = FAULT_SIDE[FaultKind(fault.kind)]
-            if fault.on_side != own and fault.kind != "hung_warmstart":
-                yield ("faults", index, "side"), f"{fault.kind} is the {own}'s"
+            kind, traits = fault.kind, FAULTS[fault.kind]
+            if traits.has_delay and fault.delay_ms == 0:
+                yield ("faults", index), f"{kind} needs delay_ms"
+            if fault.delay_ms and not traits.has_delay:
+                yield ("faults", index, "delay_ms"), f"{kind} has no delay; allowed: {delayed}"
+            if fault.on_side != traits.side and not traits.either_side:
+                yield ("faults", index, "side"), f"{kind} is the {traits.side}'s"
         if self.expect.rules and not self.expect.detected:
             yield ("expect", "rules"), "nothing is to be detected, so no rule can be expected"
         if self.faults and not self.expect.detected:
@@ -347,7 +340,7 @@ class Scenario(Table):
                 dice = random.Random(f"{seed}/{fault.at_write}/{fault.spread_writes}")
                 entries.append(
                     {
-                        "kind": fault.kind,
+                        "kind": str(fault.kind),
                         "side": side,
                         "at_write": fault.at_write + dice.randint(0, fault.spread_writes),
                         "count": fault.count,
@@ -509,7 +502,7 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
     writes = bench.with_workload(scenario.workload).workload.writes
     for fault in scenario.faults:
         last = fault.at_write + fault.spread_writes
-        if fault.kind != "hung_warmstart" and last > writes:
+        if fault.kind is not FaultKind.HUNG_WARMSTART and last > writes:
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     why_not = unplayable(bench, scenario)
     if why_not:
