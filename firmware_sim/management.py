@@ -4,9 +4,10 @@ with faults.
 ``Management`` is the ``control.Firmware`` of a running controller.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from freezeframe.firmware_sim.control import Frozen
+from freezeframe.firmware_sim.managed import Managed
 from freezeframe.firmware_sim.rootcause import SetStore
 from freezeframe.firmware_sim.staterecord import live_record, state_record
 from freezeframe.harness.wire.control import (
@@ -19,9 +20,6 @@ from freezeframe.harness.wire.control import (
 )
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, Event
 
-if TYPE_CHECKING:
-    from freezeframe.firmware_sim.controller import Controller
-
 MODEL: Final = "SimArray 2"
 FIRMWARE_VERSION: Final = "1.0.0"
 
@@ -29,7 +27,7 @@ FIRMWARE_VERSION: Final = "1.0.0"
 class Management:
     """Lives as long as its controller object; acts only while the firmware runs."""
 
-    def __init__(self, controller: "Controller") -> None:
+    def __init__(self, controller: Managed) -> None:
         self.controller = controller
         self.serial_number = controller.config.serial_number
 

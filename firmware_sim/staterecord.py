@@ -2,14 +2,12 @@
 (``wire.rootcause.STATE_KEYS``)."""
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import cbor2
 
+from freezeframe.firmware_sim.managed import Managed
 from freezeframe.harness.wire.rootcause import LAST_WRITES, STATE_KEYS
-
-if TYPE_CHECKING:
-    from freezeframe.firmware_sim.controller import Controller
 
 MAX_RUNS: Final = 4096
 """Runs of out-of-sync blocks told at most; ``dirty_blocks`` is always exact."""
@@ -17,7 +15,7 @@ _LISTS: Final = ("last_writes", "bitmap")
 """What a record gives up first when it must be short: the oldest writes, the highest runs."""
 
 
-def state_record(controller: "Controller") -> dict[str, Any]:
+def state_record(controller: Managed) -> dict[str, Any]:
     """The full record, for a root cause data set."""
     peer, store = controller.peer, controller.store
     bitmap = store.metadata.bitmap
