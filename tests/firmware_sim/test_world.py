@@ -13,7 +13,7 @@ from freezeframe.firmware_sim.world import SERIAL_NUMBERS, World
 from freezeframe.harness.wire import control as wire
 from freezeframe.harness.wire.control import Op, PairState, Reason, Status
 from freezeframe.harness.wire.drbd import Role
-from freezeframe.harness.wire.faults import FAULT_SIDE, FaultKind
+from freezeframe.harness.wire.faults import FAULTS, FaultKind
 from freezeframe.harness.wire.rootcause import RECORD, STATE_KEYS, Event
 
 INCIDENT = bytes(range(16))
@@ -250,7 +250,7 @@ def test_a_hung_warmstart_is_silent_until_the_power_is_cycled() -> None:
 )
 def test_a_fault_is_told_and_warmstarts_repair_it(kind: str, side: str, line: str) -> None:
     world = started()
-    arm(world, FAULT_SIDE[FaultKind(kind)], kind, at_write=20)
+    arm(world, FAULTS[FaultKind(kind)].side, kind, at_write=20)
     write_some(world, 40)
     world.run_until(lambda: line in world.console(side), limit_s=10)
     for target in ("primary", "secondary"):
@@ -263,7 +263,7 @@ def test_a_fault_is_told_and_warmstarts_repair_it(kind: str, side: str, line: st
     if FaultKind(kind) in STORE_KINDS:
         assert len(found.pop("acks_follow_stores")) == 1, "the write whose storing went wrong"
     assert found == {}
-    fired = sets_of(world, FAULT_SIDE[FaultKind(kind)])[0]
+    fired = sets_of(world, FAULTS[FaultKind(kind)].side)[0]
     assert Event.FAULT_FIRED in [record[2] for record in RECORD.iter_unpack(fired["events"])]
 
 
@@ -295,7 +295,7 @@ def test_garbled_console_output_is_not_text() -> None:
 @pytest.mark.parametrize("kind", ["bit_flip_sender", "bit_flip_store", "neg_ack", "lost_ack"])
 def test_the_secondary_alone_instructs_the_primary(kind: str) -> None:
     world = started(autonomic=True)
-    arm(world, FAULT_SIDE[FaultKind(kind)], kind, at_write=20)
+    arm(world, FAULTS[FaultKind(kind)].side, kind, at_write=20)
     write_some(world, 40)
     world.run_until(
         lambda: all(
