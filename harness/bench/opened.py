@@ -1,5 +1,8 @@
-"""One rig, opened: its power, its lines, its controllers; closed again on every exit, with the safe
-state last."""
+"""Open the bench of a bench file: its power supply, its serial lines, its controllers.
+
+Everything opened is closed on every exit, in reverse order; the power supply goes to its safe state
+last.
+"""
 
 import contextlib
 import threading
@@ -28,10 +31,10 @@ from freezeframe.harness.roles import (
 )
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
-"""A controller that was just powered boots in well under a second when simulated, in some seconds
-as a board."""
+"""Time for a controller that was just powered to answer. A simulated one boots in less than a
+second, a board in some seconds."""
 POLL_S: Final = 0.05
-"""Between two questions to a device that has nothing to wait on."""
+"""Interval between two polls of a device that cannot notify the harness."""
 T = TypeVar("T")
 
 
@@ -39,23 +42,29 @@ def deadline_in(seconds: float) -> Ns:
     return time.monotonic_ns() + int(seconds * NS_PER_S)
 
 
-class Rig:
-    """The bench of one run. Everything that it opened it closes, last opened first."""
+class OpenBench:
+    """A bench whose lines are open and whose controllers have answered.
+
+    Any bench: simulated, virtual or hardware. ``bench`` is its bench file, with the places that a
+    simulated or virtual bench chose filled in.
+    """
 
     def __init__(
         self, bench: Bench, run_dir: Path, *, seed: int = 0, only: Side | None = None
     ) -> None:
-        """Open all lines and find each controller; with ``only`` just that one's control line, and
-        no power switched on a bench that is not simulated. RigError: what is missing, and what to
-        do."""
+        """Open all lines and identify each controller.
+
+        With ``only``, open that side's control line alone and do not switch the power of a bench
+        that is not simulated. Raises RigError that names what is missing and what to do.
+        """
         self.notes: list[str] = []
-        """What could not be had, for the incident."""
+        """Facts about the bench that belong in the incident, such as a line without low latency."""
         self.run_dir = run_dir
         self.simulation: Simulation | None = None
         self.virtual: VirtualRig | None = None
         self.power: PowerRail | None = None
         self._power_lock = threading.Lock()
-        """An instrument has one dialogue at a time."""
+        """The power supply handles one command at a time."""
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
         self.identities: dict[Side, Identity] = {}
@@ -108,7 +117,8 @@ class Rig:
             self.identities[side] = self.identify(side, deadline_in(IDENTIFY_TIMEOUT_S))
 
     def _open_virtual(self, bench: Bench, table: RigTable) -> VirtualRig:
-        """The rig that ``freezeframe rig up`` left, or one of our own that ends with us."""
+        """Use the rig that ``freezeframe rig up`` started; else start one that ends with this
+        bench."""
         found = VirtualRig(default_directory())
         if found.is_up():
             found.check()
@@ -119,9 +129,11 @@ class Rig:
         return found
 
     def arm_faults(self, plans: Mapping[Side, Mapping[str, Any]]) -> None:
-        """Fault plans by side, as in wire.faults; empty ones disarm. They are made in the
-        replication link where the rig has an injector there, else by the controllers themselves.
-        RigError: who cannot, or refused."""
+        """Arm the fault plan of each side (format: wire.faults). An empty plan disarms.
+
+        A virtual rig injects the faults into the replication link; elsewhere the controllers
+        produce them. Raises RigError if a controller cannot arm faults or refuses the plan.
+        """
         if self.virtual is not None:
             self.virtual.arm([fault for plan in plans.values() for fault in plan["faults"]])
             return
@@ -160,24 +172,27 @@ class Rig:
         return line
 
     def release_lines(self) -> None:
-        """Let go of all lines, so that another process can open them; the rig keeps its power."""
+        """Close all lines so that another process can open them. The power stays on."""
         while self._lines:
             self._lines.pop().close()
 
     def identify(self, side: Side, deadline_ns: Ns) -> Identity:
-        """Who is there, asked until it answers: a controller that boots is silent at first."""
-        return self.insist(
+        """Ask the controller for its identity until it answers: while it boots it is silent."""
+        return self.retry_until(
             f"the {side} controller does not answer on {self.bench.controller(side).control}; "
             "is it powered, and is the control line right?",
             lambda step_ns: self.controllers[side].identify(step_ns),
             deadline_ns,
         )
 
-    def insist(
+    def retry_until(
         self, complaint: str, ask: Callable[[Ns], T], deadline_ns: Ns, *, step_s: float = 1.0
     ) -> T:
-        """Ask again until it answers or the deadline passes; then RigError(complaint: the last
-        reason)."""
+        """Call ``ask`` until it returns or the deadline passes.
+
+        Each call gets at most ``step_s``. After the deadline, raises RigError with ``complaint``
+        and the reason of the last failure.
+        """
         while True:
             try:
                 return ask(min(deadline_in(step_s), deadline_ns))
@@ -188,8 +203,10 @@ class Rig:
                     raise RigError(f"{complaint} ({error})") from error
 
     def await_boot(self, side: Side, *, newer_than: int) -> Identity:
-        """Wait until the controller answers in a later boot epoch; RigError after the policy's boot
-        timeout."""
+        """Wait until the controller answers in a boot epoch later than ``newer_than``.
+
+        Raises RigError after the policy's boot timeout.
+        """
         deadline_ns = deadline_in(self.bench.policy.boot_timeout_s)
         while True:
             seen = self.identify(side, deadline_ns)
@@ -203,15 +220,15 @@ class Rig:
             time.sleep(POLL_S)
 
     def await_full_duplex(self, deadline_ns: Ns) -> dict[Side, Identity]:
-        """Wait until both controllers say full duplex; RigError tells what they said last."""
+        """Wait until both controllers report full duplex. RigError names their last states."""
         while True:
             seen = {side: self.identify(side, deadline_ns) for side in SIDES}
             if all(one.pair_state == "full duplex" for one in seen.values()):
                 self.identities = seen
                 return seen
             if time.monotonic_ns() >= deadline_ns:
-                said = ", ".join(f"{side}: {one.pair_state}" for side, one in seen.items())
-                raise RigError(f"the pair did not reach full duplex in time; {said}")
+                states = ", ".join(f"{side}: {one.pair_state}" for side, one in seen.items())
+                raise RigError(f"the pair did not reach full duplex in time; {states}")
             time.sleep(POLL_S)
 
     def power_cycle(self, side: Side) -> None:
@@ -226,13 +243,13 @@ class Rig:
             self.power.set_output(side, True)
 
     def measure(self, side: Side) -> tuple[float, float]:
-        """Volts and amperes of an output, now."""
+        """Return the present volts and amperes of the side's output."""
         assert self.power is not None
         with self._power_lock:
             return self.power.measure(side)
 
     def host(self, side: Side) -> HostPort:
-        """The controller's volume as its host sees it; a secondary's may be read-only."""
+        """Return the side's volume as its host sees it. A secondary's may be read-only."""
         table = self.bench.controller(side)
         port: HostPort = registry.load(table.host_driver, HostPort)(table.host)
         return port
@@ -249,8 +266,8 @@ class Rig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """RigError: what went wrong was the virtual rig's end, which is told before what it was
-        seen as."""
+        """Close the bench. If a virtual rig ended by itself, that is the cause of the RigError:
+        raise one that names the cause first."""
         trouble = (
             self.virtual.trouble()
             if self.virtual is not None and isinstance(error, RigError)
@@ -264,7 +281,7 @@ class Rig:
 def virtual_config(
     bench: Bench, table: RigTable, directory: Path, *, stays: bool = False
 ) -> RigConfig:
-    """The virtual rig of a bench file, in ``directory``."""
+    """Return the configuration of the bench file's virtual rig, run in ``directory``."""
     return RigConfig(
         directory=str(directory.absolute()),
         serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
@@ -277,8 +294,10 @@ def virtual_config(
 
 @contextlib.contextmanager
 def standing_rig(bench: Bench) -> Iterator[None]:
-    """For several runs on a virtual bench: its rig is brought up once, unless one is up already.
-    Else nothing."""
+    """Start the virtual rig once for several runs, unless one is up already.
+
+    Do nothing on a bench without ``[rig]``.
+    """
     if bench.rig is None or VirtualRig(default_directory()).is_up():
         yield
         return

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from freezeframe.harness.bench import benchfile
 from freezeframe.harness.bench.benchfile import Bench
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES
@@ -75,11 +75,11 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
     def on_signal(number: int, _: FrameType | None) -> None:
         stop.append(number)
 
-    with Rig(bench, run_dir, seed=seed) as rig:
+    with OpenBench(bench, run_dir, seed=seed) as opened:
         attach = run_dir / "bench.toml"
-        attach.write_text(benchfile.attached(rig.bench))
+        attach.write_text(benchfile.attached(opened.bench))
         # The lines are for whoever attaches.
-        rig.release_lines()
+        opened.release_lines()
         signal.signal(signal.SIGINT, on_signal)
         signal.signal(signal.SIGTERM, on_signal)
         if as_json:
@@ -87,7 +87,7 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
         else:
             say("a simulated pair is running, until Ctrl-C")
             for side in SIDES:
-                table = rig.bench.controller(side)
+                table = opened.bench.controller(side)
                 for port, url in (
                     ("console", table.console),
                     ("control", table.control),

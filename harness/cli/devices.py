@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from freezeframe.harness.bench.benchfile import load_bench
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES, Side
@@ -33,8 +33,8 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
     side, bench = _side(name), load_bench(bench_name)
     prepare(bench)
     verb = "warmstart" if disruptive else "save"
-    with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
-        controller, identity = rig.controllers[side], rig.identities[side]
+    with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
+        controller, identity = opened.controllers[side], opened.identities[side]
         incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
         if disruptive and isinstance(controller, Preparable):
             controller.prepare(identity, incident_id, deadline_in(bench.policy.reply_timeout_s))
@@ -58,7 +58,7 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
             "answered_us": (reply.t_received_ns - sent_ns) / 1000,
         }
         if reply.ok and disruptive:
-            seen = rig.await_boot(side, newer_than=identity.boot_epoch)
+            seen = opened.await_boot(side, newer_than=identity.boot_epoch)
             told["up_after_ms"] = (time.monotonic_ns() - sent_ns) / 1e6
             told["boot_epoch"] = seen.boot_epoch
     if as_json:
@@ -93,14 +93,14 @@ def _chosen(entries: list[SetEntry], set_id: int | None, side: Side) -> SetEntry
 def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_json: bool) -> None:
     side, bench = _side(name), load_bench(bench_name)
     prepare(bench)
-    with run_directory() as run_dir, Rig(bench, run_dir, only=side) as rig:
+    with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
         deadline_ns = deadline_in(bench.policy.pull_timeout_s)
-        entry = _chosen(rig.controllers[side].sets(deadline_ns), set_id, side)
+        entry = _chosen(opened.controllers[side].sets(deadline_ns), set_id, side)
         incident = Incident.create(
             out_dir, bench=bench.name, seed=0, scenario=f"pull {side}", versions=versions()
         )
         try:
-            pulled = rig.controllers[side].pull(
+            pulled = opened.controllers[side].pull(
                 entry, b"", deadline_ns, lambda data: incident.append_set(side, data)
             )
             incident.store_set(side, pulled)

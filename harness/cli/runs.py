@@ -128,11 +128,11 @@ class WatchView(TerminalView):
 
 
 def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_json: bool) -> None:
-    plan, rig = load_scenario(scenario), load_bench(bench)
-    prepare(rig)
+    plan, described = load_scenario(scenario), load_bench(bench)
+    prepare(described)
     view = RunView(quiet=as_json)
     try:
-        result = campaign.run(rig, plan, seed=seed, out_dir=out_dir, view=view, keep=keep)
+        result = campaign.run(described, plan, seed=seed, out_dir=out_dir, view=view, keep=keep)
     finally:
         view.close()
     if as_json:
@@ -154,12 +154,12 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
 
 
 def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
-    rig = load_bench(bench)
-    prepare(rig)
+    described = load_bench(bench)
+    prepare(described)
     view = WatchView(quiet=as_json)
     results = []
     try:
-        for result in campaign.watch(rig, out_dir=out_dir, view=view):
+        for result in campaign.watch(described, out_dir=out_dir, view=view):
             results.append(result)
             if as_json:
                 print_json(result.as_json())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from freezeframe.harness.bench.benchfile import Bench, Scenario
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.edge.clock import WallReading, read_wall_clock
@@ -189,40 +189,40 @@ class Run:
 
     def _on_rig(self, run_dir: Path) -> Outcome:
         self.view.phase("opening the bench")
-        with Rig(self.bench, run_dir, seed=self.seed) as rig:
-            workload = Workload(rig, self.incident, seed=self.seed)
+        with OpenBench(self.bench, run_dir, seed=self.seed) as opened:
+            workload = Workload(opened, self.incident, seed=self.seed)
             session = Session(
-                rig, self.incident, self.view, lambda: self._compare(session, workload)
+                opened, self.incident, self.view, lambda: self._compare(session, workload)
             )
             try:
                 session.arm()
-                self._set_faults(rig)
+                self._set_faults(opened)
                 self.is_underway = True
                 self.view.phase("host writes")
                 self._writes(session, workload, run_dir)
                 self._aftermath(session)
-                self._note_link_faults(rig, session)
+                self._note_link_faults(opened, session)
                 if session.collector is None:
                     self._compare_at_the_end(session, workload)
             finally:
                 session.close()
             return self._judge(session)
 
-    def _set_faults(self, rig: Rig) -> None:
+    def _set_faults(self, opened: OpenBench) -> None:
         plans = {side: self.scenario.fault_plan(side, self.seed) for side in SIDES}
         plans = {side: plan for side, plan in plans.items() if plan["faults"]}
         if not plans:
             return
-        rig.arm_faults(plans)
+        opened.arm_faults(plans)
         for side, plan in plans.items():
             self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
 
-    def _note_link_faults(self, rig: Rig, session: Session) -> None:
+    def _note_link_faults(self, opened: OpenBench, session: Session) -> None:
         """What the injector of a virtual rig did. RigError: nothing, though something was armed and
         the host wrote all."""
-        if rig.virtual is None or not self.scenario.faults:
+        if opened.virtual is None or not self.scenario.faults:
             return
-        link = rig.virtual.status()["link"]
+        link = opened.virtual.status()["link"]
         if not link["fired"]:
             told = (
                 f"the armed fault was not made: {link['writes']} replicated writes passed the link"
@@ -280,8 +280,8 @@ class Run:
             # Called from the collector's thread: the supervisor's own takes the writer's events
             # meanwhile.
             time.sleep(0.02)
-        session.rig.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))
-        comparison = compare_volumes(session.rig, workload.journal_path)
+        session.opened.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))
+        comparison = compare_volumes(session.opened, workload.journal_path)
         self.incident.update(
             data_equal=comparison.data_equal,
             # Without a journal nobody knows what was promised.
@@ -452,16 +452,16 @@ def run(
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
     """Watch a pair that others write to; yields each incident when it is closed, then watches on.
     Ends by exception."""
-    with run_directory() as run_dir, Rig(bench, run_dir) as rig:
-        yield from watch_rig(rig, out_dir=out_dir, view=view)
+    with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
+        yield from watch_opened(opened, out_dir=out_dir, view=view)
 
 
-def watch_rig(rig: Rig, *, out_dir: Path, view: View) -> Iterator[Result]:
+def watch_opened(opened: OpenBench, *, out_dir: Path, view: View) -> Iterator[Result]:
     """The same on a rig that is open. Between two incidents the watchers are started anew, and the
     next one says so."""
     before: tuple[Ns, Ns] | None = None
     while True:
-        result, before = _watch_once(rig, out_dir, view, before)
+        result, before = _watch_once(opened, out_dir, view, before)
         yield result
 
 
@@ -475,22 +475,25 @@ def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
 
 
 def _watch_once(
-    rig: Rig, out_dir: Path, view: View, before: tuple[Ns, Ns] | None
+    opened: OpenBench, out_dir: Path, view: View, before: tuple[Ns, Ns] | None
 ) -> tuple[Result, tuple[Ns, Ns]]:
     """``before``: when the former incident began, and when its watchers were stopped. Returns the
     incident, and its own."""
     incident = Incident.create(
         out_dir,
-        bench=rig.bench.name,
+        bench=opened.bench.name,
         seed=0,
         versions=versions(),
-        rules=[str(path) for path in rig.bench.rule_paths()],
+        rules=[str(path) for path in opened.bench.rule_paths()],
         incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )
     # Others go on writing while the volumes would be read: a comparison would compare moving
     # targets.
     session = Session(
-        rig, incident, view, lambda: recovery.Compared(equal=True, detail="not compared in a watch")
+        opened,
+        incident,
+        view,
+        lambda: recovery.Compared(equal=True, detail="not compared in a watch"),
     )
     try:
         session.arm()
@@ -499,7 +502,7 @@ def _watch_once(
             incident.note(gap)
             incident.milestone()
             view.phase(gap)
-        view.phase(f"watching; the host's port is {rig.bench.primary.host}; stop with Ctrl-C")
+        view.phase(f"watching; the host's port is {opened.bench.primary.host}; stop with Ctrl-C")
         while session.collector is None or session.recovering:
             session.pump(TICK_S)
             if session.lost_evidence and not session.recovering:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import NS_PER_S, FrameSent, Ns, Side, Trigger
 from freezeframe.harness.core.recovery import (
@@ -48,7 +48,7 @@ class Collector:
 
     def __init__(
         self,
-        rig: Rig,
+        opened: OpenBench,
         incident: Incident,
         armed: Mapping[Side, int],
         compare: Callable[[], Compared],
@@ -61,11 +61,11 @@ class Collector:
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
-        self._rig = rig
+        self._opened = opened
         self._incident = incident
-        self._is_autonomic = rig.bench.policy.instructed_by == "secondary"
+        self._is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self._armed = dict(armed)
-        self._recovery = Recovery(rig.bench.policy.recovery(), armed)
+        self._recovery = Recovery(opened.bench.policy.recovery(), armed)
         self._compare = compare
         self._changed = changed
         self._redrive: Redrive | None = None
@@ -78,7 +78,7 @@ class Collector:
         """The frames that will be told of only save: the failing write is sent again, and the
         warmstart frames are written here. ``triggers`` goes on growing."""
         self._redrive = Redrive(
-            self._rig, self._incident, cause, triggers, self._cancelled.wait, self._tell_step
+            self._opened, self._incident, cause, triggers, self._cancelled.wait, self._tell_step
         )
 
     def feed(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes = b"") -> None:
@@ -168,7 +168,7 @@ class Collector:
                 case Pull():
                     return self._pull(action)
                 case AwaitFullDuplex():
-                    self._rig.await_full_duplex(action.deadline_ns)
+                    self._opened.await_full_duplex(action.deadline_ns)
                     return Rejoined()
                 case Compare():
                     return self._compare()
@@ -182,7 +182,7 @@ class Collector:
     def _await_reply(self, action: AwaitReply) -> recovery.Event:
         if self._is_autonomic:
             return Replied(side=action.side, ok=True, status="instructed by the secondary")
-        reply = self._rig.controllers[action.side].freeze_reply(
+        reply = self._opened.controllers[action.side].freeze_reply(
             self._frames[action.side], action.deadline_ns
         )
         self._incident.replied(action.side, reply, time.monotonic_ns())
@@ -197,7 +197,7 @@ class Collector:
             if now >= action.deadline_ns:
                 break
             try:
-                seen = self._rig.controllers[action.side].identify(
+                seen = self._opened.controllers[action.side].identify(
                     min(now + IDENTIFY_STEP_NS, action.deadline_ns)
                 )
             except RigError as error:
@@ -214,13 +214,13 @@ class Collector:
 
     def _power_cycle(self, side: Side) -> recovery.Event:
         try:
-            self._rig.power_cycle(side)
+            self._opened.power_cycle(side)
         except RigError as error:
             return PowerCycled(side=side, error=str(error))
         return PowerCycled(side=side)
 
     def _pull(self, action: Pull) -> recovery.Event:
-        side, controller = action.side, self._rig.controllers[action.side]
+        side, controller = action.side, self._opened.controllers[action.side]
         arrived = self._incident.received_set(side)
         arrived_bytes = len(arrived)
 
@@ -267,7 +267,7 @@ class Collector:
         for entry in saves[-1:]:
             arrived = bytearray()
             try:
-                self._rig.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
+                self._opened.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
             except (RigError, WireError) as error:
                 self._incident.note(
                     f"{side}: the set saved before the redrive was not pulled: {error}"
@@ -293,7 +293,7 @@ class Collector:
     def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
         """The set is safe here: the controller may free it. One that does not understand keeps
         it."""
-        controller = self._rig.controllers[side]
+        controller = self._opened.controllers[side]
         if not isinstance(controller, Serviceable):
             return
         try:

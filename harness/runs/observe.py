@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
@@ -47,7 +47,7 @@ class Observation:
     """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on
     every exit."""
 
-    def __init__(self, rig: Rig, incident: Incident, rules: RuleSet) -> None:
+    def __init__(self, opened: OpenBench, incident: Incident, rules: RuleSet) -> None:
         self._children: list[Child] = []
         self.link: LinkStats | None = None
         """The newest counters of the capture; None when nothing was captured."""
@@ -56,8 +56,8 @@ class Observation:
         self._shared: list[SharedLine] = []
         trigger_read, trigger_write = os.pipe()
         try:
-            self._reflex = self._start_reflex(rig, incident, rules, trigger_read)
-            self._start_linkwatch(rig, incident, rules, trigger_write)
+            self._reflex = self._start_reflex(opened, incident, rules, trigger_read)
+            self._start_linkwatch(opened, incident, rules, trigger_write)
         except BaseException:
             self.kill()
             raise
@@ -65,8 +65,10 @@ class Observation:
             os.close(trigger_read)
             os.close(trigger_write)
 
-    def _start_reflex(self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
-        links = {side: rig.controllers[side].link for side in SIDES}
+    def _start_reflex(
+        self, opened: OpenBench, incident: Incident, rules: RuleSet, trigger_fd: int
+    ) -> Child:
+        links = {side: opened.controllers[side].link for side in SIDES}
         for side, link in links.items():
             if isinstance(link, SharedLine):
                 with incident.console_path(side).open("ab") as record:
@@ -78,7 +80,7 @@ class Observation:
             streams=[
                 StreamConfig(
                     side=side,
-                    fd=rig.consoles[side].fileno(),
+                    fd=opened.consoles[side].fileno(),
                     log_path=str(incident.console_path(side)),
                     times_path=str(incident.console_times_path(side)),
                     copy_fd=copies.get(side, -1),
@@ -87,7 +89,7 @@ class Observation:
             ],
             control={side: link.fileno() for side, link in links.items()},
             rules=list(rules.console),
-            default_instruct=list(rig.bench.policy.instruct),
+            default_instruct=list(opened.bench.policy.instruct),
             trigger_fd=trigger_fd,
         )
         fds = {
@@ -96,7 +98,7 @@ class Observation:
             *copies.values(),
             trigger_fd,
         }
-        stderr_path = rig.run_dir / "reflex.stderr"
+        stderr_path = opened.run_dir / "reflex.stderr"
         child = Child(
             "reflex",
             "freezeframe.harness.watch.reflex",
@@ -111,14 +113,14 @@ class Observation:
         return child
 
     def _start_linkwatch(
-        self, rig: Rig, incident: Incident, rules: RuleSet, trigger_fd: int
+        self, opened: OpenBench, incident: Incident, rules: RuleSet, trigger_fd: int
     ) -> None:
-        link = rig.bench.link
+        link = opened.bench.link
         config = LinkwatchConfig(
             interface=link.interface,
             namespace=link.namespace or "",
             pcapng_path=str(incident.link_path),
-            rules=[_rule(asdict(rule), rig.bench.policy.instruct) for rule in rules.link],
+            rules=[_rule(asdict(rule), opened.bench.policy.instruct) for rule in rules.link],
             primary_address=link.primary_address,
             secondary_address=link.secondary_address,
             ports=[link.port],
@@ -128,7 +130,7 @@ class Observation:
             before_s=link.before_s,
             after_s=link.after_s,
         )
-        stderr_path = rig.run_dir / "linkwatch.stderr"
+        stderr_path = opened.run_dir / "linkwatch.stderr"
         self._linkwatch = Child(
             "linkwatch",
             "freezeframe.harness.watch.linkwatch",

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Final
 
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, PowerSample
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
@@ -20,15 +20,15 @@ class PowerLog:
     """A thread that measures both outputs again and again. A supply that no longer answers is a
     ``failure``, which is how its loss is told within a second."""
 
-    def __init__(self, rig: Rig, incident: Incident) -> None:
+    def __init__(self, opened: OpenBench, incident: Incident) -> None:
         self.failure: HarnessError | None = None
-        self._rig = rig
+        self._opened = opened
         self._incident = incident
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="powerlog", daemon=True)
 
     def start(self) -> None:
-        if self._rig.power is not None:
+        if self._opened.power is not None:
             self._thread.start()
 
     def stop(self) -> None:
@@ -42,7 +42,7 @@ class PowerLog:
             while not self._stop.wait(PERIOD_S) and taken < MAX_SAMPLES:
                 for side in SIDES:
                     asked_ns = time.monotonic_ns()
-                    volts, amperes = self._rig.measure(side)
+                    volts, amperes = self._opened.measure(side)
                     answered_ns = time.monotonic_ns()
                     sample = PowerSample(
                         t_ns=(asked_ns + answered_ns) // 2,

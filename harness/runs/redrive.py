@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
 from freezeframe.harness.core.events import (
     NS_PER_S,
@@ -53,14 +53,14 @@ class Redrive:
 
     def __init__(
         self,
-        rig: Rig,
+        opened: OpenBench,
         incident: Incident,
         cause: Trigger,
         triggers: Sequence[Trigger],
         wait: Callable[[float], bool],
         tell: Callable[[str, str, Side | None], None],
     ) -> None:
-        self._rig = rig
+        self._opened = opened
         self._incident = incident
         self._cause = cause
         self._triggers = triggers
@@ -90,12 +90,12 @@ class Redrive:
 
     def _warmstart_frame(self, side: Side) -> bytes | FrameFailed:
         """FrameFailed: another device answers there, and not each frame can tell the two apart."""
-        controller = self._rig.controllers[side]
+        controller = self._opened.controllers[side]
         try:
             identity = controller.identify(deadline_in(ASK_TIMEOUT_S))
             if (
                 isinstance(controller, Preparable)
-                and identity.boot_epoch != self._rig.identities[side].boot_epoch
+                and identity.boot_epoch != self._opened.identities[side].boot_epoch
             ):
                 # It may have booted since the bench was armed, and what was noted there is gone
                 # with the boot.
@@ -103,11 +103,11 @@ class Redrive:
         except WrongDeviceError as error:
             return FrameFailed(t_ns=time.monotonic_ns(), side=side, error=f"not sent: {error}")
         except (RigError, WireError) as error:
-            identity = self._rig.identities[side]
+            identity = self._opened.identities[side]
             self._incident.note(
                 f"{side}: its warmstart frame is for boot {identity.boot_epoch}: {error}"
             )
-        is_first = side == self._rig.bench.policy.instruct[0]
+        is_first = side == self._opened.bench.policy.instruct[0]
         why = SOURCE_REASONS.get(self._cause.source, control.Reason.CONSOLE_TRIGGER)
         reason = why if is_first else control.Reason.SECOND_CONTROLLER
         return controller.freeze_frame(identity, reason, self._incident.incident_id)
@@ -115,7 +115,7 @@ class Redrive:
     def _send(self, side: Side, frame: bytes) -> FrameSent | FrameFailed:
         t_ns = time.monotonic_ns()
         try:
-            self._rig.controllers[side].link.write(frame)
+            self._opened.controllers[side].link.write(frame)
         except RigError as error:
             return FrameFailed(t_ns=t_ns, side=side, error=str(error))
         done_ns = time.monotonic_ns()
@@ -128,8 +128,8 @@ class Redrive:
         if not frame:
             return "its frame did not go out"
         try:
-            timeout_s = self._rig.bench.policy.reply_timeout_s
-            reply = self._rig.controllers[side].freeze_reply(frame, deadline_in(timeout_s))
+            timeout_s = self._opened.bench.policy.reply_timeout_s
+            reply = self._opened.controllers[side].freeze_reply(frame, deadline_in(timeout_s))
         except (RigError, WireError) as error:
             return str(error)
         self._incident.replied(side, reply, time.monotonic_ns())
@@ -141,12 +141,12 @@ class Redrive:
 
     def _trace(self, level: control.TraceLevel) -> None:
         for side in SIDES:
-            controller = self._rig.controllers[side]
+            controller = self._opened.controllers[side]
             if not isinstance(controller, Serviceable):
                 self._incident.note(f"{side}: its driver has no trace level")
                 continue
             try:
-                identity = self._rig.controllers[side].identify(deadline_in(ASK_TIMEOUT_S))
+                identity = self._opened.controllers[side].identify(deadline_in(ASK_TIMEOUT_S))
                 reply = controller.set_trace_level(identity, level, deadline_in(ASK_TIMEOUT_S))
                 refused = "" if reply.ok else reply.status
             except (RigError, WireError) as error:
@@ -165,10 +165,10 @@ class Redrive:
             )
         self._await_answer(write)
         self._await_pair()
-        port = self._rig.host("primary")
+        port = self._opened.host("primary")
         try:
             # Read anew: the host has gone on writing meanwhile.
-            refusal = why_not(self._journal(), write, self._rig.bench.workload.writes)
+            refusal = why_not(self._journal(), write, self._opened.bench.workload.writes)
             content = journal.content(write, write.lba, write.sectors)
             if not refusal and port.read(write.lba * SECTOR_BYTES, len(content)) != content:
                 refusal = "the primary holds other data there"
@@ -186,7 +186,7 @@ class Redrive:
 
     def _send_again(self, port: HostPort, write: Write, content: bytes) -> Result:
         since_ns = time.monotonic_ns()
-        deadline_ns = since_ns + round(self._rig.bench.policy.redrive_timeout_s * NS_PER_S)
+        deadline_ns = since_ns + round(self._opened.bench.policy.redrive_timeout_s * NS_PER_S)
         self._tell(
             "write sent again",
             f"write {write.write_id}, sector {write.lba} + {write.sectors}",
@@ -217,28 +217,28 @@ class Redrive:
         secondary holds."""
         if not self._is_connected():
             return Result(again=None, reason="the pair is no longer connected", write=write)
-        secondary = self._rig.host("secondary")
+        secondary = self._opened.host("secondary")
         try:
             held = secondary.read(write.lba * SECTOR_BYTES, len(content))
         finally:
             secondary.close()
         if held != content:
             return Result(again=True, reason="the secondary holds other data again", write=write)
-        waited_s = self._rig.bench.policy.redrive_timeout_s
+        waited_s = self._opened.bench.policy.redrive_timeout_s
         reason = f"sent again, write {write.write_id} was replicated, and nobody complained in {waited_s:g} s"
         return Result(again=False, reason=reason, write=write)
 
     def _await_answer(self, write: Write) -> None:
         """The first try must have ended, well or badly, before there is a second."""
-        deadline_ns = deadline_in(self._rig.bench.policy.rejoin_timeout_s)
+        deadline_ns = deadline_in(self._opened.bench.policy.rejoin_timeout_s)
         while write.write_id not in self._journal().acked and time.monotonic_ns() < deadline_ns:
             if self._wait(SETTLE_S):
                 raise RigError("the run was stopped")
 
     def _await_pair(self) -> None:
-        deadline_ns = deadline_in(self._rig.bench.policy.rejoin_timeout_s)
+        deadline_ns = deadline_in(self._opened.bench.policy.rejoin_timeout_s)
         while True:
-            self._rig.await_full_duplex(deadline_ns)
+            self._opened.await_full_duplex(deadline_ns)
             if self._wait(SETTLE_S):
                 raise RigError("the run was stopped")
             if self._is_connected():
@@ -249,7 +249,7 @@ class Redrive:
     def _is_connected(self) -> bool:
         deadline_ns: Ns = deadline_in(ASK_TIMEOUT_S)
         return all(
-            self._rig.identify(side, deadline_ns).pair_state == "full duplex" for side in SIDES
+            self._opened.identify(side, deadline_ns).pair_state == "full duplex" for side in SIDES
         )
 
     def _journal(self) -> Journal:

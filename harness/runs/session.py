@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core import recovery
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
@@ -88,9 +88,13 @@ class Session:
     """A rig under watch, from armed to recovered: one incident."""
 
     def __init__(
-        self, rig: Rig, incident: Incident, view: View, compare: Callable[[], recovery.Compared]
+        self,
+        opened: OpenBench,
+        incident: Incident,
+        view: View,
+        compare: Callable[[], recovery.Compared],
     ) -> None:
-        self.rig = rig
+        self.opened = opened
         self.incident = incident
         self.view = view
         self.triggers: list[Trigger] = []
@@ -110,25 +114,25 @@ class Session:
         self._progress = (0, 0)
         self._workload_heard_ns = 0
         """When the workload's process last told anything; 0: not yet."""
-        self._power_log = PowerLog(rig, incident)
+        self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
-        self.is_autonomic = rig.bench.policy.instructed_by == "secondary"
+        self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self._compare = compare
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
         self._wake_lock = threading.Lock()
         self._is_closed = False
-        self._rule_files = RuleFiles(rig.bench)
-        rules = rig.bench.rules()
+        self._rule_files = RuleFiles(opened.bench)
+        rules = opened.bench.rules()
         self._canaries = Canaries()
         self._rules_throughout = rules.console
         """Console rules that were in force from the start."""
         self._rules_ever = rules.console
         """And those that were for a part of the run only."""
-        self.observation = Observation(rig, incident, _with_canary(rules))
+        self.observation = Observation(opened, incident, _with_canary(rules))
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
@@ -136,30 +140,30 @@ class Session:
         self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
-        identities = self.rig.await_full_duplex(deadline_in(READY_TIMEOUT_S))
+        identities = self.opened.await_full_duplex(deadline_in(READY_TIMEOUT_S))
         self._remember_healthy()
         self._sing()
-        for note in (*self.rig.notes, *self.observation.notes):
+        for note in (*self.opened.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
             self.incident.milestone()
             return
         reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
-        for side, controller in self.rig.controllers.items():
+        for side, controller in self.opened.controllers.items():
             if isinstance(controller, Preparable):
                 controller.prepare(
                     identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S)
                 )
-        first = self.rig.bench.policy.instruct[0]
+        first = self.opened.bench.policy.instruct[0]
         for source, reason in reasons.items():
             for side in SIDES:
                 why = reason if side == first else control.Reason.SECOND_CONTROLLER
-                frames[source][side] = self.rig.controllers[side].freeze_frame(
+                frames[source][side] = self.opened.controllers[side].freeze_frame(
                     identities[side],
                     why,
                     self.incident.incident_id,
-                    disruptive=not self.rig.bench.policy.redrive,
+                    disruptive=not self.opened.bench.policy.redrive,
                 )
         self.observation.arm(frames)
         self.incident.milestone()
@@ -167,7 +171,7 @@ class Session:
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         self.incident.record["canaries"] = self._canaries.record
-        for side, controller in self.rig.controllers.items():
+        for side, controller in self.opened.controllers.items():
             if not isinstance(controller, Printing):
                 self._no_canary(side, "its controller cannot be asked to print")
                 continue
@@ -180,7 +184,7 @@ class Session:
             if side in self._canaries.missing:
                 raise RigError(
                     f"the {side} controller printed a line that did not come in on its console: is the tap "
-                    f"({self.rig.bench.controller(side).console}) connected to its running text log?"
+                    f"({self.opened.bench.controller(side).console}) connected to its running text log?"
                 )
 
     def _no_canary(self, side: Side, why: str) -> None:
@@ -213,12 +217,12 @@ class Session:
     def _remember_healthy(self) -> None:
         """Who is there, how its clock runs against ours, and its state while all is well: what a
         verdict leans on."""
-        link, told = self.rig.bench.link, {}
-        for side, controller in self.rig.controllers.items():
+        link, told = self.opened.bench.link, {}
+        for side, controller in self.opened.controllers.items():
             asked_ns = time.monotonic_ns()
             one = controller.identify(deadline_in(STATE_TIMEOUT_S))
             told[side] = {
-                "driver": self.rig.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
+                "driver": self.opened.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
                 "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
                 "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
                 "t_answered_ns": time.monotonic_ns(),
@@ -322,7 +326,7 @@ class Session:
         if self.collector is None:
             return not (self.is_autonomic and trigger.instruct)  # which begins the recovery
         # A redrive listens for what is said of its second try.
-        return not self.rig.bench.policy.redrive or "redrive" in self.incident.record
+        return not self.opened.bench.policy.redrive or "redrive" in self.incident.record
 
     def _keep(self, trigger: Trigger) -> None:
         self.triggers.append(trigger)
@@ -363,13 +367,13 @@ class Session:
             self.view.happened("reflex", trigger)
             self._keep(trigger)
         self.incident.acts_on(trigger)
-        armed = {side: self.rig.identities[side].boot_epoch for side in trigger.instruct}
-        self.collector = Collector(self.rig, self.incident, armed, self._compare, self._wake)
+        armed = {side: self.opened.identities[side].boot_epoch for side in trigger.instruct}
+        self.collector = Collector(self.opened, self.incident, armed, self._compare, self._wake)
         with contextlib.suppress(
             RigError
         ):  # a watch that has died is told where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
-        if self.rig.bench.policy.redrive:
+        if self.opened.bench.policy.redrive:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 
@@ -459,7 +463,7 @@ class Session:
         """How long each side took from its control frame to the first word of its warmstart."""
         for action in self.incident.record["actions"]:
             side, sent_ns = action["side"], action.get("t_frame_done_ns")
-            pattern = getattr(self.rig.controllers[side], "warmstart_line", b"")
+            pattern = getattr(self.opened.controllers[side], "warmstart_line", b"")
             if sent_ns is None or not pattern:
                 continue
             try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.benchfile import KIB, MIB
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.bench.registry import load
 from freezeframe.harness.core.blocks.blockstamp import Journal
 from freezeframe.harness.core.blocks.compare import Comparison, compare
@@ -22,15 +22,15 @@ STOP_LIMIT_S: Final = 3.0
 class Workload:
     """The workload's process, and the journal that it keeps, if it does."""
 
-    def __init__(self, rig: Rig, incident: Incident, *, seed: int) -> None:
+    def __init__(self, opened: OpenBench, incident: Incident, *, seed: int) -> None:
         self.journal_path = incident.path / JOURNAL
-        table, policy = rig.bench.workload, rig.bench.policy
+        table, policy = opened.bench.workload, opened.bench.policy
         driver = load(table.driver, HostWorkload)
         self._module: str = driver.workload_module()  # type: ignore[attr-defined]
         self.keeps_journal: bool = driver.keeps_journal()  # type: ignore[attr-defined]
         incident.record["workload"] = {"driver": table.driver, "keeps_journal": self.keeps_journal}
         self._config = {
-            "uri": rig.bench.primary.host,
+            "uri": opened.bench.primary.host,
             "bytes_total": table.bytes_mib * MIB,
             "write_bytes": table.write_kib * KIB,
             "queue_depth": table.queue_depth,
@@ -67,12 +67,12 @@ class Workload:
         return self._child.death()
 
 
-def compare_volumes(rig: Rig, journal_path: Path) -> Comparison:
+def compare_volumes(opened: OpenBench, journal_path: Path) -> Comparison:
     """Read both volumes whole and hold them against each other and against the host's journal."""
     journal = Journal.read(journal_path.read_bytes()) if journal_path.exists() else None
     ports: list[HostPort] = []
     try:
-        ports += [rig.host("primary"), rig.host("secondary")]
+        ports += [opened.host("primary"), opened.host("secondary")]
         primary, secondary = ports
         if primary.size_bytes != secondary.size_bytes:
             raise RigError(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import Serviceable
 
@@ -429,8 +429,8 @@ def test_a_missing_port_is_named(bench: Path, tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_names_its_holder(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as rig:
-        assert rig.identities["primary"].serial_number == "FFSIM-P-0001"
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.identities["primary"].serial_number == "FFSIM-P-0001"
         done = freezeframe("save", "primary", "--bench", str(bench), cwd=tmp_path)
     assert done.returncode == 3
     assert "in use" in done.stderr
@@ -443,14 +443,14 @@ def test_a_wrong_device_is_not_touched(bench: Path, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "FFSIM-P-0001" in done.stderr
     assert "FFSIM-P-9999" in done.stderr
-    with _opened(load_bench(bench), tmp_path) as rig:
-        assert rig.identities["primary"].boot_epoch == 1
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.identities["primary"].boot_epoch == 1
 
 
 def test_a_dead_controller_is_rig_trouble_within_its_bound(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as rig:
-        assert rig.power is not None
-        rig.power.set_output("secondary", False)
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.power is not None
+        opened.power.set_output("secondary", False)
     # Without its supply nobody switches it on again.
     dark = changed(bench, r"^\[power\]\n(.+\n)*", "")
     dark.write_text(dark.read_text().replace('"power-cycle"', '"give-up"'))
@@ -472,9 +472,9 @@ def test_a_link_without_traffic_is_rig_trouble_not_a_healthy_pair(
 
 # --- one controller by hand, and the watch --------------------------------------------------------------------
 @contextlib.contextmanager
-def _opened(bench: Bench, tmp_path: Path) -> Iterator[Rig]:
-    with Rig(bench, tmp_path) as rig:
-        yield rig
+def _opened(bench: Bench, tmp_path: Path) -> Iterator[OpenBench]:
+    with OpenBench(bench, tmp_path) as opened:
+        yield opened
 
 
 def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
@@ -498,8 +498,8 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
 
 
 def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as rig:
-        secondary = rig.controllers["secondary"]
+    with _opened(load_bench(bench), tmp_path) as opened:
+        secondary = opened.controllers["secondary"]
         assert isinstance(secondary, Serviceable)
         plan = {
             "seed": 1,
@@ -513,7 +513,7 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
                 }
             ],
         }
-        assert secondary.set_faults(rig.identities["secondary"], plan, deadline_in(5)).ok
+        assert secondary.set_faults(opened.identities["secondary"], plan, deadline_in(5)).ok
     process = subprocess.Popen(
         [*COMMAND, "watch", "--bench", str(bench)],
         cwd=tmp_path,

@@ -105,13 +105,13 @@ def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None
 
 def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
     pair = open_pair(tmp_path)
-    real = dict(pair.rig.controllers)
+    real = dict(pair.opened.controllers)
     try:
-        pair.rig.controllers["primary"] = cast(Controller, Mute(real["primary"]))
-        pair.rig.controllers["secondary"] = cast(Controller, Refusing(real["secondary"]))
+        pair.opened.controllers["primary"] = cast(Controller, Mute(real["primary"]))
+        pair.opened.controllers["secondary"] = cast(Controller, Refusing(real["secondary"]))
         pair.session._sing()
     finally:
-        pair.rig.controllers.update(real)
+        pair.opened.controllers.update(real)
         assert pair.close(failed=False) == []
     notes = [one for one in pair.incident.record["notes"] if "no canary" in one]
     assert [one.split(":")[0] for one in notes] == ["primary", "secondary"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from freezeframe.harness.bench.benchfile import load_bench
-from freezeframe.harness.bench.opened import Rig, deadline_in
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.roles import Printing
-from freezeframe.harness.runs.campaign import run_directory, watch_rig
+from freezeframe.harness.runs.campaign import run_directory, watch_opened
 from freezeframe.harness.runs.session import Silent
 
 pytestmark = [
@@ -21,14 +21,14 @@ pytestmark = [
 class Breaking(Silent):
     """Each time the pair is watched, its secondary complains."""
 
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
         self.told: list[str] = []
 
     def phase(self, text: str) -> None:
         self.told.append(text)
         if text.startswith("watching;"):
-            secondary = self._rig.controllers["secondary"]
+            secondary = self._opened.controllers["secondary"]
             assert isinstance(secondary, Printing)
             secondary.print_line(
                 "block drbd0: Digest integrity check FAILED: 0s +4096", deadline_in(5.0)
@@ -36,9 +36,9 @@ class Breaking(Silent):
 
 
 def test_the_next_incident_says_how_long_nothing_was_watched(tmp_path: Path) -> None:
-    with run_directory() as run_dir, Rig(load_bench("sim"), run_dir) as rig:
-        view = Breaking(rig)
-        results = watch_rig(rig, out_dir=tmp_path, view=view)
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Breaking(opened)
+        results = watch_opened(opened, out_dir=tmp_path, view=view)
         first, second = next(results), next(results)
     gaps = [
         [note for note in one.record["notes"] if note.startswith("not armed")]

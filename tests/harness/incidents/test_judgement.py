@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from freezeframe.harness.bench.benchfile import Scenario, load_bench, load_scenario
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from freezeframe.harness.core.recovery import Compared, Finish, SideResult
 from freezeframe.harness.errors import RigError, UsageError
@@ -228,12 +228,12 @@ def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_al
     judged: Judge,
 ) -> None:
     status = {"link": {"fired": [], "writes": 2}}
-    rig = cast(Rig, SimpleNamespace(virtual=SimpleNamespace(status=lambda: status)))
+    opened = cast(OpenBench, SimpleNamespace(virtual=SimpleNamespace(status=lambda: status)))
     judged("neg_ack", Seen())
     with pytest.raises(RigError, match="2 replicated writes passed the link"):
-        judged.run._note_link_faults(rig, cast(Session, Seen()))
+        judged.run._note_link_faults(opened, cast(Session, Seen()))
     for done in (None, WorkloadDone(t_ns=1, ok=False, error="EIO", whose="device")):
-        judged.run._note_link_faults(rig, cast(Session, Seen(workload_done=done)))
+        judged.run._note_link_faults(opened, cast(Session, Seen(workload_done=done)))
         assert "the armed fault was not made" in judged.why
 
 

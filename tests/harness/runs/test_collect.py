@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.recovery import Compared, Finish, FrameOut, Policy
 from freezeframe.harness.errors import RigError, WireError
@@ -76,7 +76,7 @@ def collect(
         rejoin_timeout_s=1,
         power_cycle=False,
     )
-    rig = SimpleNamespace(
+    opened = SimpleNamespace(
         controllers={"primary": device},
         bench=SimpleNamespace(
             policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)
@@ -92,7 +92,9 @@ def collect(
             ended.set()
 
     armed: dict[Side, int] = {"primary": ARMED_EPOCH}
-    collector = Collector(cast(Rig, rig), incident, armed, lambda: Compared(equal=True), changed)
+    collector = Collector(
+        cast(OpenBench, opened), incident, armed, lambda: Compared(equal=True), changed
+    )
     collector.feed(FrameOut(side="primary"), b"frame")
     assert ended.wait(LIMIT_S)
     assert collector.failure is None

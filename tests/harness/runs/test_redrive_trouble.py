@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from freezeframe.harness.bench.opened import Rig
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.blocks.blockstamp import (
     ACK,
     INTENT,
@@ -97,7 +97,7 @@ def redrive(
         redrive_timeout_s=0.1,
         instruct=["primary", "secondary"],
     )
-    rig = SimpleNamespace(
+    opened = SimpleNamespace(
         controllers=devices,
         identities=dict.fromkeys(SIDES, IDENTITY),
         identify=lambda side, deadline_ns: devices[side].identify(deadline_ns),
@@ -110,7 +110,7 @@ def redrive(
         (incident.path / JOURNAL).write_bytes(journal)
     told: list[str] = []
     one = Redrive(
-        cast(Rig, rig),
+        cast(OpenBench, opened),
         incident,
         CAUSE,
         [CAUSE],
