@@ -14,7 +14,7 @@ from typing import Final
 from freezeframe.firmware_sim.control import Frame, Receiver, encode
 from freezeframe.harness.wire import control as wire
 from freezeframe.harness.wire.control import Op, Reason, Status
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 NS_PER_MS: Final = 1_000_000
 HEARTBEAT_NS: Final = 500 * NS_PER_MS
@@ -27,7 +27,9 @@ ACK_OVERDUE_NS: Final = 1_500 * NS_PER_MS
 controller answers in milliseconds; on a machine that stalls it for a second it is still healthy."""
 QUIET_NS: Final = 3_000 * NS_PER_MS
 """After an incident: how long new problems are taken for its aftermath."""
-PROBLEMS: Final = frozenset({Event.REPL_DIGEST_FAILED, Event.SCRUB_MISMATCH, Event.REPL_NEG_ACK})
+PROBLEMS: Final = frozenset(
+    {EventCode.REPL_DIGEST_FAILED, EventCode.SCRUB_MISMATCH, EventCode.REPL_NEG_ACK}
+)
 NO_ANSWER: Final = 0xFF
 """PEER_INSTRUCTED's status when the primary did not answer."""
 
@@ -69,14 +71,14 @@ class Autonomic:
         self._instruction: Instruction | None = None
         self._unanswered: dict[int, int] = {}
 
-    def watch(self, now_ns: int, event: Event, args: tuple[int, ...]) -> None:
+    def watch(self, now_ns: int, event: EventCode, args: tuple[int, ...]) -> None:
         """One event of this controller's own log."""
-        if event is Event.REPL_RECEIVE:
+        if event is EventCode.REPL_RECEIVE:
             self._unanswered[args[0]] = now_ns
-        elif event is Event.REPL_ACK_SENT:
+        elif event is EventCode.REPL_ACK_SENT:
             self._unanswered.pop(args[0], None)
         elif event in PROBLEMS:
-            if event is Event.REPL_NEG_ACK:
+            if event is EventCode.REPL_NEG_ACK:
                 self._unanswered.pop(args[0], None)
             self._report(event.name.lower().replace("_", " "))
 
@@ -184,7 +186,7 @@ class Autonomic:
         self._instruction = None
         self._problem = ""
         self._quiet_until_ns = now_ns + QUIET_NS
-        self._trace(Event.PEER_INSTRUCTED, Reason.PEER_TRIGGER, status)
+        self._trace(EventCode.PEER_INSTRUCTED, Reason.PEER_TRIGGER, status)
         told = "no answer" if status == NO_ANSWER else f"status {status}"
         self._log(f"autonomic: primary instructed, {told}")
         self._freeze_self(Reason.SELF, instruction.incident_id)

@@ -47,7 +47,7 @@ from freezeframe.firmware_sim.tracebuffer import TraceBuffer
 from freezeframe.harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
 from freezeframe.harness.wire.drbd import SECTOR_BYTES, Conn, Role
 from freezeframe.harness.wire.nbd import Error as NbdError
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 NS_PER_MS: Final = 1_000_000
 MAX_PIECE_BYTES: Final = 1 << 20
@@ -56,9 +56,9 @@ MAX_TRIM_BYTES: Final = 32 << 20
 _BOOT_ITEM: Final = "boot"
 # Looked at for each write or each step: to find a member on its enum takes a tenth of a
 # microsecond.
-HOST_WRITE: Final = Event.HOST_WRITE
-HOST_ACK: Final = Event.HOST_ACK
-REPL_RECEIVE: Final = Event.REPL_RECEIVE
+HOST_WRITE: Final = EventCode.HOST_WRITE
+HOST_ACK: Final = EventCode.HOST_ACK
+REPL_RECEIVE: Final = EventCode.REPL_RECEIVE
 STANDALONE: Final = Conn.STANDALONE
 
 
@@ -161,7 +161,7 @@ class Controller:
         if self.phase is RUNNING:
             self.now_ns = now_ns
             self.console.line("shutdown")
-            self.trace.add(Event.SHUTDOWN)
+            self.trace.add(EventCode.SHUTDOWN)
             self._stopping = True
             self.peer.set_role(now_ns, Role.SECONDARY)
             self.peer.stop(now_ns)
@@ -193,10 +193,10 @@ class Controller:
                 if self.phase is RUNNING:
                     self._control(item)
             case HostOpened():
-                self.trace.add(Event.HOST_CONNECT, item.session)
+                self.trace.add(EventCode.HOST_CONNECT, item.session)
                 self.host.opened(item.session, self._role is not Role.PRIMARY)
             case HostClosed():
-                self.trace.add(Event.HOST_DISCONNECT, item.session)
+                self.trace.add(EventCode.HOST_DISCONNECT, item.session)
                 self.host.closed(item.session)
             case _:
                 assert_never(item)
@@ -252,7 +252,7 @@ class Controller:
                         job, self.store.read(request.offset_bytes, request.length_bytes)
                     )
                 case "flush":
-                    self.trace.add(Event.HOST_FLUSH, int.from_bytes(request.cookie, "big"))
+                    self.trace.add(EventCode.HOST_FLUSH, int.from_bytes(request.cookie, "big"))
                     self._flush()
                     self.host.answer(job)
                 case "trim" | "write_zeroes":
@@ -305,7 +305,7 @@ class Controller:
         for at in range(request.offset_bytes, end, MAX_TRIM_BYTES):
             length = min(MAX_TRIM_BYTES, end - at)
             self._write_no += 1
-            self.trace.add(Event.HOST_TRIM, self._write_no, at // SECTOR_BYTES, length)
+            self.trace.add(EventCode.HOST_TRIM, self._write_no, at // SECTOR_BYTES, length)
             if self.peer.replicate(self.now_ns, self._write_no, at, None, length, fua=request.fua):
                 job.waiting += 1
                 self._jobs[self._write_no] = job
@@ -349,7 +349,7 @@ class Controller:
     def _pair_state_changed(self) -> None:
         before, after = self._pair_state, self.peer.pair_state
         self._pair_state = after
-        self.trace.add(Event.PAIR_STATE, before, after)
+        self.trace.add(EventCode.PAIR_STATE, before, after)
         self.console.line(f"pair state: {PAIR_STATE_NAMES[before]} -> {PAIR_STATE_NAMES[after]}")
         if self._autonomic is not None and after != PairState.FULL_DUPLEX:
             self._autonomic.link_lost()
@@ -369,7 +369,7 @@ class Controller:
                 self.peer.mark_out_of_sync(start, end - start)
         self._scrub_ns = self.now_ns + PAUSE_NS if self.store.needs_scrub else None
 
-    def _trace(self, event: Event, *args: int) -> None:
+    def _trace(self, event: EventCode, *args: int) -> None:
         """The secondary's event log, with those who look on: the console's counter and the
         autonomic monitor."""
         self.trace.add(event, *args)
@@ -405,7 +405,7 @@ class Controller:
         self.console.line(
             f"serial number {self.serial_number}, boot epoch {self.boot_epoch}, {kind}"
         )
-        self.trace.add(Event.BOOT, self.boot_epoch, self._cold)
+        self.trace.add(EventCode.BOOT, self.boot_epoch, self._cold)
         watched = self._trace if self.config.side == "secondary" else self.trace.add
         seeded = random.Random(f"{self.config.seed}/{self.serial_number}/{self.boot_epoch}")
         peer_config = replace(self.config.peer, random_bytes=seeded.randbytes)
@@ -415,7 +415,7 @@ class Controller:
             self.peer.set_role(now_ns, Role.PRIMARY)
         held, self._held = self._held, deque()
         if held:
-            self.trace.add(Event.HOST_HELD, len(held))
+            self.trace.add(EventCode.HOST_HELD, len(held))
             self.console.line(f"host: {len(held)} held requests continue")
         for job in held:
             job.waiting = 0

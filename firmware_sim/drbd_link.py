@@ -28,7 +28,7 @@ from freezeframe.harness.wire.drbd import (
     Feature,
     Role,
 )
-from freezeframe.harness.wire.rootcause import LAST_WRITES, Event
+from freezeframe.harness.wire.rootcause import LAST_WRITES, EventCode
 
 SEPARATE_BYTES: Final = 16 << 10
 """Longer pieces of output leave as they are; shorter ones are joined, which costs less than another
@@ -177,11 +177,11 @@ class Link:
             return
         (self.log_link if whole_link else self.log_device)(changes)
         if self.role != old[0]:
-            self.trace(Event.ROLE, self.role)
+            self.trace(EventCode.ROLE, self.role)
         if self.conn != old[2]:
-            self.trace(Event.CONN_STATE, old[2], self.conn)
+            self.trace(EventCode.CONN_STATE, old[2], self.conn)
         if self.disk != old[3]:
-            self.trace(Event.DISK_STATE, old[3], self.disk)
+            self.trace(EventCode.DISK_STATE, old[3], self.disk)
             if self.disk >= Disk.INCONSISTENT:
                 self.backend.metadata.disk = self.disk
                 self.backend.save_metadata()

@@ -23,7 +23,7 @@ from freezeframe.firmware_sim.drbd_codec import CRC32C, encode_data_head, max_da
 from freezeframe.firmware_sim.drbd_contract import NS_PER_MS, Completion, LinkFailure
 from freezeframe.firmware_sim.drbd_link import SEPARATE_BYTES, SYNC_SOURCE, Link
 from freezeframe.harness.wire.drbd import MAX_EPOCH_WRITES, SECTOR_BYTES, Cmd, Conn, DpFlag, Feature
-from freezeframe.harness.wire.rootcause import Event, WriteStage
+from freezeframe.harness.wire.rootcause import EventCode, WriteStage
 
 BLOCK_ID: Final = struct.Struct(">Q")
 PART_SHIFT: Final = 48
@@ -43,8 +43,8 @@ MAY_SET_IN_SYNC: Final = int(DpFlag.MAY_SET_IN_SYNC)
 DATA: Final = Cmd.DATA
 SENT: Final = WriteStage.SENT
 ACKED: Final = WriteStage.ACKED
-REPL_SEND: Final = Event.REPL_SEND
-REPL_ACK_RECEIVED: Final = Event.REPL_ACK_RECEIVED
+REPL_SEND: Final = EventCode.REPL_SEND
+REPL_ACK_RECEIVED: Final = EventCode.REPL_ACK_RECEIVED
 TENTH_NS: Final = 100 * NS_PER_MS
 
 
@@ -174,7 +174,7 @@ class Primary:
         if not epoch.ranges:
             return
         link.send(Cmd.BARRIER, BARRIER.pack(epoch.number), 0)
-        link.trace(Event.REPL_BARRIER_SENT, epoch.number, len(epoch.ranges))
+        link.trace(EventCode.REPL_BARRIER_SENT, epoch.number, len(epoch.ranges))
         epoch.sent_ns = link.now
         self._barriers.append(epoch)
         self.epoch = Epoch(epoch.number % MAX_BARRIER + 1)
@@ -194,7 +194,7 @@ class Primary:
         link = self._link
         row = self._take(sector, block_id)
         if row is None:
-            link.trace(Event.REPL_UNKNOWN_ACK, int.from_bytes(block_id, "big"), sector)
+            link.trace(EventCode.REPL_UNKNOWN_ACK, int.from_bytes(block_id, "big"), sector)
             if any((sector, block_id) in epoch.answered for epoch in (self.epoch, *self._barriers)):
                 return
             link.log_device(
@@ -216,7 +216,7 @@ class Primary:
             raise LinkFailure(Conn.NETWORK_FAILURE)
         link.mark_out_of_sync(sector * SECTOR_BYTES, length_bytes)
         row = self._take(sector, block_id)
-        link.trace(Event.REPL_NEG_ACK, row[0] if row else 0, sector, length_bytes)
+        link.trace(EventCode.REPL_NEG_ACK, row[0] if row else 0, sector, length_bytes)
         if row:
             row[6] = WriteStage.FAILED
             self._complete(row[0], "negative")
@@ -239,7 +239,7 @@ class Primary:
                 f" expected n_writes={len(epoch.ranges)}!",
                 count,
             )
-        link.trace(Event.REPL_BARRIER_ACK, number, count)
+        link.trace(EventCode.REPL_BARRIER_ACK, number, count)
         self._barriers.popleft()
         if epoch.unanswered:
             link.log_device("FIXME (BARRIER_ACKED but pending)")
@@ -250,7 +250,7 @@ class Primary:
                     self._complete(row[0], "acked")
 
     def _bad_barrier(self, text: str, count: int) -> LinkFailure:
-        self._link.trace(Event.REPL_PROTOCOL_ERROR, Cmd.BARRIER_ACK, count)
+        self._link.trace(EventCode.REPL_PROTOCOL_ERROR, Cmd.BARRIER_ACK, count)
         return LinkFailure(Conn.PROTOCOL_ERROR, text)
 
     def _take(self, sector: int, block_id: bytes) -> list[Any] | None:
@@ -300,7 +300,7 @@ class Primary:
         if waited_ns < limit_ns:
             link.arm("request", limit_ns - waited_ns)
             return
-        link.trace(Event.REPL_TIMEOUT, waited_ns // NS_PER_MS, len(self._unacked))
+        link.trace(EventCode.REPL_TIMEOUT, waited_ns // NS_PER_MS, len(self._unacked))
         what = "finish a request" if self._unacked else "answer a P_BARRIER"
         link.log_device(
             f"Remote failed to {what} within {waited_ns // NS_PER_MS}ms >"
@@ -313,7 +313,7 @@ class Primary:
         digest was made of?"""
         for block_id, data in self._buffers.items():
             row = self._unacked[block_id][0]
-            self._link.trace(Event.REPL_UNACKED, row[0], row[1], row[2], crc32c(data))
+            self._link.trace(EventCode.REPL_UNACKED, row[0], row[1], row[2], crc32c(data))
 
     def lost(self) -> None:
         """The link is gone: whatever the peer may not have stored durably is out of sync; no write

@@ -36,7 +36,7 @@ from freezeframe.harness.wire.drbd import (
     Disk,
     Role,
 )
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 REQUEST_BLOCKS: Final = RESYNC_REQUEST_BYTES // BLOCK_BYTES
 WINDOW_REQUESTS: Final = 64
@@ -267,7 +267,7 @@ class Resync:
         link.log_device(
             f"Began resync as {as_what} (will sync {self._total * KIB_PER_BLOCK} KB [{self._total} bits set])."
         )
-        link.trace(Event.RESYNC_START, int(as_source), self._total)
+        link.trace(EventCode.RESYNC_START, int(as_source), self._total)
 
     def _log_done(self) -> None:
         link = self._link
@@ -276,7 +276,7 @@ class Resync:
         link.log_device(
             f"Resync done (total {seconds} sec; paused 0 sec; {self._total * KIB_PER_BLOCK // seconds} K/sec)"
         )
-        link.trace(Event.RESYNC_DONE, self._total, duration_ns // NS_PER_MS)
+        link.trace(EventCode.RESYNC_DONE, self._total, duration_ns // NS_PER_MS)
 
     def _finish(self, *, disk: Disk | None = None, peer_disk: Disk | None = None) -> None:
         link = self._link

@@ -19,7 +19,7 @@ from freezeframe.harness.wire.drbd import (
     DpFlag,
     Role,
 )
-from freezeframe.harness.wire.rootcause import Event, WriteStage
+from freezeframe.harness.wire.rootcause import EventCode, WriteStage
 
 WRITE_NO_MASK: Final = (1 << 63) - 1
 """The event log's write_no on this side: the low 63 bits of the block_id."""
@@ -36,9 +36,9 @@ NEG_ACK: Final = Cmd.NEG_ACK
 RECEIVED: Final = WriteStage.RECEIVED
 STORED: Final = WriteStage.STORED
 ACKED: Final = WriteStage.ACKED
-REPL_RECEIVE: Final = Event.REPL_RECEIVE
-REPL_STORE: Final = Event.REPL_STORE
-REPL_ACK_SENT: Final = Event.REPL_ACK_SENT
+REPL_RECEIVE: Final = EventCode.REPL_RECEIVE
+REPL_STORE: Final = EventCode.REPL_STORE
+REPL_ACK_SENT: Final = EventCode.REPL_ACK_SENT
 MAX_ZEROED_BYTES: Final = 128 << 20
 EIO: Final = -5
 
@@ -185,7 +185,7 @@ class Secondary:
             link.write(link.meta_socket, ack)
         if command is NEG_ACK:
             row[6] = WriteStage.FAILED
-            link.trace(Event.REPL_NEG_ACK, write_no, sector, length)
+            link.trace(EventCode.REPL_NEG_ACK, write_no, sector, length)
         else:
             row[6] = ACKED
             link.trace(REPL_ACK_SENT, write_no, sector)
@@ -213,7 +213,7 @@ class Secondary:
             count, _, cookie = self._closed.popleft()
             count = link.faults.barrier_count(count)
             link.send(Cmd.BARRIER_ACK, cookie, count)
-            link.trace(Event.REPL_BARRIER_ACK, int.from_bytes(cookie, "little"), count)
+            link.trace(EventCode.REPL_BARRIER_ACK, int.from_bytes(cookie, "little"), count)
 
     # --- reads ----------------------------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Secondary:
             return
         first = min(8, len(sent))
         link.trace(
-            Event.REPL_DIGEST_FAILED, sector, len(data),
+            EventCode.REPL_DIGEST_FAILED, sector, len(data),
             int.from_bytes(sent[:first], "little"), int.from_bytes(computed[:first], "little"),
         )  # fmt: skip
         link.log_device(f"Digest integrity check FAILED: {sector}s +{len(data)}")
@@ -294,7 +294,7 @@ class Secondary:
 
     def refused(self, command: int, body_bytes: int, conn: Conn) -> LinkFailure:
         """The failure that a packet ends in which cannot be served."""
-        self._link.trace(Event.REPL_PROTOCOL_ERROR, command, body_bytes)
+        self._link.trace(EventCode.REPL_PROTOCOL_ERROR, command, body_bytes)
         return LinkFailure(
             conn, f"error receiving {packet_name(command)}, e: {EIO} l: {body_bytes}!"
         )

@@ -14,7 +14,7 @@ from typing import Any, Final
 from freezeframe.firmware_sim.drbd_contract import AckPlan
 from freezeframe.firmware_sim.store import FaultMode, Store
 from freezeframe.harness.wire.faults import FAULT_KEYS, FAULTS, MAX_FAULTS, FaultKind
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 NS_PER_MS: Final = 1_000_000
 MAX_AT_WRITE: Final = 1 << 40
@@ -92,7 +92,7 @@ def parse_fault(entry: object, side: str) -> Fault:
 
 
 class Faults:
-    """The hooks. ``trace`` logs each firing (Event.FAULT_FIRED)."""
+    """The hooks. ``trace`` logs each firing (EventCode.FAULT_FIRED)."""
 
     def __init__(self, side: str, trace: Callable[..., None]) -> None:
         self._side = side
@@ -233,7 +233,7 @@ class Faults:
 
     def _fire(self, fault: Fault, write_no: int) -> None:
         fault.fired += 1
-        self._trace(Event.FAULT_FIRED, KINDS.index(fault.kind), write_no)
+        self._trace(EventCode.FAULT_FIRED, KINDS.index(fault.kind), write_no)
 
     def _flip(self, data: bytes) -> bytes:
         if not data:

@@ -14,7 +14,7 @@ import zstandard
 
 from freezeframe.firmware_sim.world import SERIAL_NUMBERS, SIDES, World
 from freezeframe.harness.wire.control import IDENTITY, MAX_SET_BYTES, REPLY, STATUS, Op, SetKind
-from freezeframe.harness.wire.rootcause import RECORD, Event
+from freezeframe.harness.wire.rootcause import RECORD, EventCode
 
 Check = Callable[[World], list[str]]
 
@@ -141,8 +141,8 @@ def event_logs_are_continuous(world: World) -> list[str]:
     return found
 
 
-def _cause(header: dict[str, Any]) -> Event:
-    return Event.WARMSTART if header["kind"] == SetKind.WARMSTART else Event.STATE_SAVE
+def _cause(header: dict[str, Any]) -> EventCode:
+    return EventCode.WARMSTART if header["kind"] == SetKind.WARMSTART else EventCode.STATE_SAVE
 
 
 def sets_of(world: World, side: str) -> list[dict[str, Any]]:

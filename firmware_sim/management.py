@@ -18,7 +18,7 @@ from freezeframe.harness.wire.control import (
     SetKind,
     Status,
 )
-from freezeframe.harness.wire.rootcause import HEADER_KEYS, Event
+from freezeframe.harness.wire.rootcause import HEADER_KEYS, EventCode
 
 MODEL: Final = "SimArray 2"
 FIRMWARE_VERSION: Final = "1.0.0"
@@ -66,7 +66,7 @@ class Management:
         own = self.controller
         set_id = own.sets.next_id
         warm = kind is SetKind.WARMSTART
-        own.trace.add(Event.WARMSTART if warm else Event.STATE_SAVE, set_id, reason)
+        own.trace.add(EventCode.WARMSTART if warm else EventCode.STATE_SAVE, set_id, reason)
         word = "warmstart" if warm else "state save"
         why = reason.name.lower().replace("_", " ")
         own.console.line(f"{word}: set {set_id}, reason {why}, incident {incident_id.hex()}")
@@ -75,7 +75,7 @@ class Management:
         if warm:
             dirty_bytes = own.store.dirty_bytes
             own.store.flush()
-            own.trace.add(Event.DESTAGE, dirty_bytes)
+            own.trace.add(EventCode.DESTAGE, dirty_bytes)
         header: dict[str, Any] = {
             "set_id": set_id,
             "kind": int(kind),
@@ -108,9 +108,9 @@ class Management:
         self.controller.faults.arm(plan)
 
     def control_seen(self, op: int, seq: int) -> None:
-        self.controller.trace.add(Event.CONTROL_FRAME, op, seq)
+        self.controller.trace.add(EventCode.CONTROL_FRAME, op, seq)
 
     def control_refused(self, op: int, status: Status, text: str) -> None:
-        self.controller.trace.add(Event.CONTROL_REFUSED, op, status)
+        self.controller.trace.add(EventCode.CONTROL_REFUSED, op, status)
         name = Op(op).name.lower().replace("_", " ")
         self.controller.console.line(f"control: {name} refused: {text}")

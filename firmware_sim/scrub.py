@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from freezeframe.firmware_sim.store import Store
 from freezeframe.harness.wire.drbd import SECTOR_BYTES
-from freezeframe.harness.wire.rootcause import DAMAGED_BLOCKS, Event
+from freezeframe.harness.wire.rootcause import DAMAGED_BLOCKS, EventCode
 
 NS_PER_MS: Final = 1_000_000
 AFTER_NS: Final = 50 * NS_PER_MS
@@ -45,7 +45,7 @@ class Scrub:
                 self.mismatches += 1
                 sector = one.offset_bytes // SECTOR_BYTES
                 trace(
-                    Event.SCRUB_MISMATCH,
+                    EventCode.SCRUB_MISMATCH,
                     sector,
                     one.length_bytes,
                     one.expected_crc32,

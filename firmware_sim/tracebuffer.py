@@ -9,24 +9,24 @@ set (``rootcause.py``).
 from typing import Final
 
 from freezeframe.harness.wire.control import TraceLevel
-from freezeframe.harness.wire.rootcause import RECORD, RING_RECORDS, Event
+from freezeframe.harness.wire.rootcause import RECORD, RING_RECORDS, EventCode
 
 _U64: Final = (1 << 64) - 1
 
 ERROR_EVENTS: Final = frozenset(
     {
-        Event.CONTROL_REFUSED, Event.REPL_NEG_ACK, Event.REPL_DIGEST_FAILED, Event.REPL_PROTOCOL_ERROR,
-        Event.REPL_TIMEOUT, Event.REPL_UNKNOWN_ACK, Event.SCRUB_MISMATCH,
+        EventCode.CONTROL_REFUSED, EventCode.REPL_NEG_ACK, EventCode.REPL_DIGEST_FAILED, EventCode.REPL_PROTOCOL_ERROR,
+        EventCode.REPL_TIMEOUT, EventCode.REPL_UNKNOWN_ACK, EventCode.SCRUB_MISMATCH,
     }
 )  # fmt: skip
-DEBUG_EVENTS: Final = frozenset({Event.CONTROL_FRAME, Event.DESTAGE, Event.HOST_FLUSH})
+DEBUG_EVENTS: Final = frozenset({EventCode.CONTROL_FRAME, EventCode.DESTAGE, EventCode.HOST_FLUSH})
 LEVELS: Final = bytes(
     TraceLevel.ERROR
     if code in ERROR_EVENTS
     else TraceLevel.DEBUG
     if code in DEBUG_EVENTS
     else TraceLevel.INFO
-    for code in range(max(Event) + 1)
+    for code in range(max(EventCode) + 1)
 )
 """Level by code; a record is kept when it is not above ``TraceBuffer.level``."""
 _pack_into: Final = RECORD.pack_into
@@ -45,7 +45,7 @@ class TraceBuffer:
         """Number of records logged since the cold boot; the next one's sequence number."""
         self._ring = bytearray(records * RECORD.size)
 
-    def add(self, event: Event, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
+    def add(self, event: EventCode, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
         """Log one record. Arguments are taken modulo 2**64."""
         level = LEVELS[event]
         if level > self.level:

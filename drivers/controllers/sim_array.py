@@ -73,7 +73,7 @@ class SimArray:
     def identify(self, deadline_ns: Ns) -> Identity:
         """Ask who is there. WrongDeviceError when it is not the device of the bench file."""
         body = self._body(self._ask(Op.IDENTIFY, b"", deadline_ns))
-        told = frames.unpack(frames.Identity, body)
+        told = frames.unpack(frames.IdentityPayload, body)
         if not told.model.startswith(MODEL_FAMILY) or told.serial_number != self.serial_number:
             raise WrongDeviceError(
                 f"{self.side}: {self.link.name} leads to {told.model} {told.serial_number}, "
@@ -101,7 +101,9 @@ class SimArray:
             raise UsageError(
                 f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}"
             )
-        request = frames.Freeze(identity.serial_number, identity.boot_epoch, reason, incident_id)
+        request = frames.FreezePayload(
+            identity.serial_number, identity.boot_epoch, reason, incident_id
+        )
         op = Op.WARMSTART if disruptive else Op.STATE_SAVE
         return frames.encode(op, self._next_seq(), frames.pack(request))
 
@@ -126,7 +128,7 @@ class SimArray:
         ):
             raise WireError(f"{self.side}: the list of sets has {len(body)} bytes, that is no list")
         told = [
-            frames.unpack(frames.SetEntry, body, at)
+            frames.unpack(frames.SetEntryPayload, body, at)
             for at in range(0, len(body), control.SET_ENTRY.size)
         ]
         return [
@@ -178,13 +180,13 @@ class SimArray:
 
     # --- roles.Serviceable ---
     def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply:
-        request = frames.AcknowledgeSet(
+        request = frames.AcknowledgeSetPayload(
             identity.serial_number, identity.boot_epoch, entry.set_id, bytes.fromhex(entry.sha256)
         )
         return self._reply(*self._ask(Op.ACK_SET, frames.pack(request), deadline_ns))
 
     def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply:
-        target = frames.pack(frames.Target(identity.serial_number, identity.boot_epoch))
+        target = frames.pack(frames.TargetPayload(identity.serial_number, identity.boot_epoch))
         return self._reply(*self._ask(Op.SET_FAULTS, target + cbor2.dumps(dict(plan)), deadline_ns))
 
     def print_line(self, text: str, deadline_ns: Ns) -> Reply:
@@ -196,7 +198,7 @@ class SimArray:
         return self._reply(*self._ask(Op.PRINT, line, deadline_ns))
 
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply:
-        request = frames.TraceLevel(identity.serial_number, identity.boot_epoch, level)
+        request = frames.TraceLevelPayload(identity.serial_number, identity.boot_epoch, level)
         return self._reply(*self._ask(Op.SET_TRACE_LEVEL, frames.pack(request), deadline_ns))
 
     def take_text(self) -> bytes:
@@ -298,7 +300,7 @@ class SimArray:
             )
         if frame.type & ~control.REPLY not in (Op.WARMSTART, Op.STATE_SAVE):
             return Reply(ok=True, status=frames.status_name(status), t_received_ns=t_received_ns)
-        frozen = frames.unpack(frames.FreezeReply, body)
+        frozen = frames.unpack(frames.FreezeReplyPayload, body)
         return Reply(
             ok=True,
             status=frames.status_name(status),
@@ -320,7 +322,7 @@ class SimArray:
         for offset_bytes, length_bytes in pull.windows_to_ask():
             seq = self._next_seq()
             pull.seqs.add(seq)
-            request = frames.ReadSet(pull.set_id, offset_bytes, length_bytes)
+            request = frames.ReadSetPayload(pull.set_id, offset_bytes, length_bytes)
             self.link.write(frames.encode(Op.READ_SET, seq, frames.pack(request)))
 
     def _take_chunk(self, pull: "_Pull", frame: Frame) -> bytes:
@@ -333,7 +335,7 @@ class SimArray:
             if frame.seq in pull.seqs:
                 raise WireError(f"{self.side}: set {pull.set_id}: {_refusal(status, body)}")
             return b""
-        head = frames.unpack(frames.SetData, body)
+        head = frames.unpack(frames.SetDataPayload, body)
         if head.set_id != pull.set_id:
             return b""
         return pull.take(head.offset_bytes, body[control.SET_DATA.size :])

@@ -39,14 +39,14 @@ _SERIAL_FILES: Final = ("serial", "device/serial", "device/wwid", "wwid", "loop/
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class DeviceAddress:
     path: str
     serial: str
     """"" only for a file."""
     size_bytes: int
 
 
-def parse_uri(uri: str) -> Address:
+def parse_uri(uri: str) -> DeviceAddress:
     """UsageError: not of the form that the module names."""
     parts = urlsplit(uri)
     asked = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -58,10 +58,10 @@ def parse_uri(uri: str) -> Address:
         raise UsageError(
             f"{uri!r} must say how large the device is, size_bytes=N: writing to a wrong one destroys it"
         )
-    return Address(unquote(parts.path), asked.get("serial", ""), int(size))
+    return DeviceAddress(unquote(parts.path), asked.get("serial", ""), int(size))
 
 
-def identified(address: Address) -> os.stat_result:
+def identified(address: DeviceAddress) -> os.stat_result:
     """Look at the device without opening it for writing; WrongDeviceError when it is not the one
     that the bench file means, RigError when the machine itself uses it."""
     with _translated(address.path):
@@ -88,7 +88,7 @@ def _size_bytes(path: str) -> int:
         os.close(fd)
 
 
-def _check_serial(address: Address, seen: os.stat_result) -> None:
+def _check_serial(address: DeviceAddress, seen: os.stat_result) -> None:
     folder = _sys_folder(seen)
     told = [text for name in _SERIAL_FILES if (text := _line(folder / name))]
     if not address.serial:
@@ -107,7 +107,7 @@ def _check_serial(address: Address, seen: os.stat_result) -> None:
         )
 
 
-def _check_unused(address: Address, seen: os.stat_result) -> None:
+def _check_unused(address: DeviceAddress, seen: os.stat_result) -> None:
     """Mounted, a swap device, or claimed by device mapper, md or LVM; also when only a partition of
     it is."""
     folder = _sys_folder(seen)
@@ -169,7 +169,7 @@ def _translated(path: str) -> Iterator[None]:
 class _Device:
     """One open descriptor, and a buffer a thread whose address O_DIRECT accepts."""
 
-    def __init__(self, address: Address, flags: int) -> None:
+    def __init__(self, address: DeviceAddress, flags: int) -> None:
         self.path = address.path
         seen = identified(address)
         with _translated(address.path):

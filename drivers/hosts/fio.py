@@ -34,10 +34,10 @@ from freezeframe.drivers.hosts.writer import (
     BACKOFF_S,
     CONNECT_TIMEOUT_S,
     HEARTBEAT_NS,
-    Inbox,
     Outbox,
     RigTrouble,
     Stopped,
+    WorkloadInput,
     check_write_bytes,
     connect,
     end_of,
@@ -127,7 +127,7 @@ class Reports:
 class FioRun:
     """One run of the workload."""
 
-    def __init__(self, config: WriterConfig, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, config: WriterConfig, inbox: WorkloadInput, outbox: Outbox) -> None:
         self._config = config
         self._inbox = inbox
         self._outbox = outbox
@@ -410,7 +410,7 @@ def _die_with_us() -> None:
 
 
 def main() -> int:
-    inbox, outbox, run = Inbox(0), Outbox(1), None
+    inbox, outbox, run = WorkloadInput(0), Outbox(1), None
     error: HarnessError | None = None
     try:
         config = inbox.config()

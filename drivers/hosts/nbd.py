@@ -38,7 +38,7 @@ PIECES_IN_FLIGHT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class NbdAddress:
     """Where an export is."""
 
     socket_path: str
@@ -48,16 +48,16 @@ class Address:
     export_name: str
 
 
-def parse_uri(uri: str) -> Address:
+def parse_uri(uri: str) -> NbdAddress:
     """UsageError when ``uri`` is not of one of the forms that the module names."""
     try:
         parts = urlsplit(uri)
         export_name = unquote(parts.path.removeprefix("/"))
         if parts.scheme == "nbd+unix":
             (path,) = parse_qs(parts.query, strict_parsing=True)["socket"]
-            return Address(path, "", 0, export_name)
+            return NbdAddress(path, "", 0, export_name)
         if parts.scheme == "nbd" and parts.hostname:
-            return Address("", parts.hostname, parts.port or DEFAULT_PORT, export_name)
+            return NbdAddress("", parts.hostname, parts.port or DEFAULT_PORT, export_name)
     except (ValueError, KeyError):
         pass
     raise UsageError(
@@ -197,7 +197,7 @@ class NbdConnection:
                 self._out.popleft()
 
 
-def _connect(address: Address, timeout_s: float) -> socket.socket:
+def _connect(address: NbdAddress, timeout_s: float) -> socket.socket:
     if not address.socket_path:
         connection = socket.create_connection((address.host, address.port), timeout=timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -57,7 +57,7 @@ class InFlight:
     """When it was sent first: a resend does not make a hold shorter."""
 
 
-class Workload:
+class WriteGenerator:
     """Decides each next write; deterministic from the seed but for the stamps' times. UsageError on
     a wrong config."""
 

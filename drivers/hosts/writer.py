@@ -18,7 +18,7 @@ import msgspec
 
 from freezeframe.drivers.hosts import blockdev
 from freezeframe.drivers.hosts.nbd import NbdConnection, error_name
-from freezeframe.drivers.hosts.workload import InFlight, Workload, WriterConfig
+from freezeframe.drivers.hosts.workload import InFlight, WriteGenerator, WriterConfig
 from freezeframe.harness.core import events
 from freezeframe.harness.core.blocks import blockstamp
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
@@ -66,7 +66,7 @@ def check_write_bytes(config: WriterConfig, connection: Connection) -> None:
         )
 
 
-class Inbox:
+class WorkloadInput:
     """Standard input: the config line, then events."""
 
     def __init__(self, fd: int) -> None:
@@ -150,7 +150,7 @@ class JournalFile:
 class Writer:
     """One run of the workload."""
 
-    def __init__(self, config: WriterConfig, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, config: WriterConfig, inbox: WorkloadInput, outbox: Outbox) -> None:
         self._config = config
         self._inbox = inbox
         self._outbox = outbox
@@ -158,7 +158,7 @@ class Writer:
         if self._connection.read_only:
             raise RigError(f"host port {config.uri} is read-only: is this the primary?")
         check_write_bytes(config, self._connection)
-        self.workload = Workload(config, self._connection.size_bytes)
+        self.workload = WriteGenerator(config, self._connection.size_bytes)
         span = (self.workload.first_lba, self.workload.span_sectors)
         self._journal = JournalFile(
             config.journal_path, blockstamp.journal_header(config.volume, config.seed, *span)
@@ -350,7 +350,7 @@ def end_of(outbox: Outbox, error: HarnessError | None, **told: Any) -> int:
 
 
 def main() -> int:
-    inbox, outbox, writer = Inbox(0), Outbox(1), None
+    inbox, outbox, writer = WorkloadInput(0), Outbox(1), None
     error: HarnessError | None = None
     try:
         config = inbox.config()

@@ -25,7 +25,7 @@ from freezeframe.harness.core.console import rules
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.recovery import Policy as RecoveryPolicy
-from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
 from freezeframe.harness.roles import Controller, HostPort, HostWorkload, PowerRail
@@ -434,25 +434,29 @@ def _strings(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
 
 
 # --- check --------------------------------------------------------------------------------------------------
-def check(what: str | Path) -> list[Finding]:
+def check(what: str | Path) -> list[CheckResult]:
     """All that can be said about a bench file without touching the bench; never raises for a wrong
     file."""
     try:
         bench = load_bench(what)
     except UsageError as error:
         return [
-            Finding(name="bench", status="problem", detail=line) for line in str(error).splitlines()
+            CheckResult(name="bench", status="problem", detail=line)
+            for line in str(error).splitlines()
         ]
-    findings = [Finding(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
+    findings = [CheckResult(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
     names: set[str] = set()
     try:
         found = bench.rules()
         names = {rule.name for rule in found.console} | {rule.name for rule in found.link}
         detail = f"{len(found.console)} on the consoles, {len(found.link)} on the link"
-        findings.append(Finding(name="rules", status="ok" if names else "problem", detail=detail))
+        findings.append(
+            CheckResult(name="rules", status="ok" if names else "problem", detail=detail)
+        )
     except UsageError as error:
         findings += [
-            Finding(name="rules", status="problem", detail=line) for line in str(error).splitlines()
+            CheckResult(name="rules", status="problem", detail=line)
+            for line in str(error).splitlines()
         ]
     findings += _check_drivers(bench)
     for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
@@ -460,7 +464,7 @@ def check(what: str | Path) -> list[Finding]:
     return findings
 
 
-def _check_drivers(bench: Bench) -> Iterator[Finding]:
+def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
     wanted: list[tuple[str, str, type]] = [("workload", bench.workload.driver, HostWorkload)]
     for side in SIDES:
         table = bench.controller(side)
@@ -471,7 +475,7 @@ def _check_drivers(bench: Bench) -> Iterator[Finding]:
         try:
             loaded = load_driver(driver, role)
         except HarnessError as error:
-            yield Finding(name=f"driver of {name}", status="problem", detail=str(error))
+            yield CheckResult(name=f"driver of {name}", status="problem", detail=str(error))
             continue
         programs: Sequence[str] = (
             getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
@@ -482,15 +486,17 @@ def _check_drivers(bench: Bench) -> Iterator[Finding]:
             if missing
             else driver
         )
-        yield Finding(name=f"driver of {name}", status="problem" if missing else "ok", detail=said)
+        yield CheckResult(
+            name=f"driver of {name}", status="problem" if missing else "ok", detail=said
+        )
 
 
-def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[Finding]:
+def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[CheckResult]:
     try:
         scenario = load_scenario(path)
     except (UsageError, RigError) as error:
         for line in str(error).splitlines():
-            yield Finding(name="scenario", status="problem", detail=line)
+            yield CheckResult(name="scenario", status="problem", detail=line)
         return
     name = f"scenario {scenario.name}"
     problems = []
@@ -506,15 +512,16 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     why_not = unplayable(bench, scenario)
     if why_not:
-        yield Finding(name=name, status="warning", detail=f"cannot be played here: {why_not}")
+        yield CheckResult(name=name, status="warning", detail=f"cannot be played here: {why_not}")
         return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
     yield from (
-        Finding(name=name, status="problem", detail=f"{path}: {problem}") for problem in problems
+        CheckResult(name=name, status="problem", detail=f"{path}: {problem}")
+        for problem in problems
     )
     if not problems:
-        yield Finding(name=name, status="ok", detail=scenario.title)
+        yield CheckResult(name=name, status="ok", detail=scenario.title)
 
 
 def unplayable(bench: Bench, scenario: Scenario) -> str:

@@ -17,7 +17,7 @@ from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge import system
-from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.runs.campaign import run_directory
 
@@ -36,7 +36,7 @@ def check(bench: str, *, as_json: bool) -> None:
     _tell(benchfile.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
 
 
-def _tell(findings: Sequence[Finding], *, as_json: bool, exit_code: int) -> None:
+def _tell(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:
     failed = any(one.status == "problem" for one in findings)
     if as_json:
         told: list[dict[str, Any]] = [

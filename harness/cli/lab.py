@@ -56,7 +56,7 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
         say(f"  {rule}: {counts['new']} new, {counts['lost']} lost")
 
 
-def _tell(result: rulelab.Result) -> None:
+def _tell(result: rulelab.RuleComparison) -> None:
     if result.is_same and not result.problems:
         return
     say(
@@ -75,8 +75,8 @@ def _tell(result: rulelab.Result) -> None:
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
 
 
-def _plain(result: rulelab.Result) -> dict[str, object]:
-    def listed(hits: tuple[tuple[rulelab.Place, str], ...]) -> list[dict[str, object]]:
+def _plain(result: rulelab.RuleComparison) -> dict[str, object]:
+    def listed(hits: tuple[tuple[rulelab.HitPlace, str], ...]) -> list[dict[str, object]]:
         return [
             {"rule": at.rule, "source": at.source, "side": at.side, "where": at.where, "text": text}
             for at, text in hits
@@ -91,7 +91,7 @@ def _plain(result: rulelab.Result) -> dict[str, object]:
     }
 
 
-def _totals(results: Sequence[rulelab.Result]) -> dict[str, dict[str, int]]:
+def _totals(results: Sequence[rulelab.RuleComparison]) -> dict[str, dict[str, int]]:
     return {
         rule: {"new": new, "lost": lost} for rule, (new, lost) in rulelab.totals(results).items()
     }

@@ -159,7 +159,7 @@ class Stop(Event, tag="stop", frozen=True, kw_only=True):
     """Supervisor -> child: finish, flush, report, exit."""
 
 
-class Freeze(Event, tag="freeze", frozen=True, kw_only=True):
+class KeepCapture(Event, tag="freeze", frozen=True, kw_only=True):
     """Supervisor -> linkwatch: the trigger of ``t_ns`` is the incident's; keep the window around
     it."""
 
@@ -194,7 +194,7 @@ AnyEvent = (
     | WorkloadDone
     | Note
     | Stop
-    | Freeze
+    | KeepCapture
     | Disarm
     | Arm
 )

@@ -25,13 +25,13 @@ TEXT_FIELDS: Final = frozenset({"model", "serial_number", "firmware_version"})
 
 # --- payloads: one dataclass a layout, its fields those of wire.control.FIELDS, in order ---
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetPayload:
     serial_number: str
     boot_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Freeze:
+class FreezePayload:
     serial_number: str
     boot_epoch: int
     reason: int
@@ -39,21 +39,21 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True)
-class TraceLevel:
+class TraceLevelPayload:
     serial_number: str
     boot_epoch: int
     level: int
 
 
 @dataclass(frozen=True, slots=True)
-class ReadSet:
+class ReadSetPayload:
     set_id: int
     offset_bytes: int
     length_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class AcknowledgeSet:
+class AcknowledgeSetPayload:
     serial_number: str
     boot_epoch: int
     set_id: int
@@ -61,7 +61,7 @@ class AcknowledgeSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class IdentityPayload:
     model: str
     serial_number: str
     firmware_version: str
@@ -75,7 +75,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class FreezeReply:
+class FreezeReplyPayload:
     set_id: int
     boot_epoch: int
     events_logged: int
@@ -83,7 +83,7 @@ class FreezeReply:
 
 
 @dataclass(frozen=True, slots=True)
-class SetEntry:
+class SetEntryPayload:
     set_id: int
     kind: int
     complete: int
@@ -96,33 +96,33 @@ class SetEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class SetData:
+class SetDataPayload:
     set_id: int
     offset_bytes: int
 
 
 Payload = (
-    Target
-    | Freeze
-    | TraceLevel
-    | ReadSet
-    | AcknowledgeSet
-    | Identity
-    | FreezeReply
-    | SetEntry
-    | SetData
+    TargetPayload
+    | FreezePayload
+    | TraceLevelPayload
+    | ReadSetPayload
+    | AcknowledgeSetPayload
+    | IdentityPayload
+    | FreezeReplyPayload
+    | SetEntryPayload
+    | SetDataPayload
 )
 P = TypeVar("P", bound=Payload)
 LAYOUT_OF: Final[dict[type, str]] = {
-    Target: "target",
-    Freeze: "freeze",
-    TraceLevel: "trace level",
-    ReadSet: "read set",
-    AcknowledgeSet: "acknowledge set",
-    Identity: "identity",
-    FreezeReply: "freeze reply",
-    SetEntry: "set entry",
-    SetData: "set data",
+    TargetPayload: "target",
+    FreezePayload: "freeze",
+    TraceLevelPayload: "trace level",
+    ReadSetPayload: "read set",
+    AcknowledgeSetPayload: "acknowledge set",
+    IdentityPayload: "identity",
+    FreezeReplyPayload: "freeze reply",
+    SetEntryPayload: "set entry",
+    SetDataPayload: "set data",
 }
 
 assert set(LAYOUT_OF.values()) | {"header"} == set(control.FIELDS)

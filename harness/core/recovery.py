@@ -117,7 +117,7 @@ class TimedOut:
 
 
 SideEvent = FrameOut | FrameNotOut | Replied | Answered | PowerCycled | Pulled | PullBroke
-Event = SideEvent | Rejoined | Compared | TimedOut
+RecoveryEvent = SideEvent | Rejoined | Compared | TimedOut
 
 
 # --- what to do ---------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ Action = AwaitReply | AwaitBoot | PowerCycle | Pull | AwaitFullDuplex | Compare 
 
 
 # --- the table ----------------------------------------------------------------------------------------------
-class Step(IntEnum):
+class SideStep(IntEnum):
     """Where a side stands. The lowest is seen to first: both are asked before either is waited
     for."""
 
@@ -221,28 +221,31 @@ class Signal(StrEnum):
     GAVE_UP = "pull given up"
 
 
-TABLE: Final[Mapping[Step, Mapping[Signal, Step]]] = {
-    Step.ARMED: {Signal.OUT: Step.INSTRUCTED, Signal.NOT_OUT: Step.SETTLED},
-    Step.INSTRUCTED: {
-        Signal.ACKNOWLEDGED: Step.RESTARTING,
-        Signal.SILENT: Step.RESTARTING,
-        Signal.REFUSED: Step.SETTLED,
+TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
+    SideStep.ARMED: {Signal.OUT: SideStep.INSTRUCTED, Signal.NOT_OUT: SideStep.SETTLED},
+    SideStep.INSTRUCTED: {
+        Signal.ACKNOWLEDGED: SideStep.RESTARTING,
+        Signal.SILENT: SideStep.RESTARTING,
+        Signal.REFUSED: SideStep.SETTLED,
     },
-    Step.RESTARTING: {
-        Signal.UP: Step.PULLING,
-        Signal.DID_NOT_RESTART: Step.SETTLED,
-        Signal.HUNG: Step.POWER_CYCLING,
-        Signal.LOST: Step.SETTLED,
+    SideStep.RESTARTING: {
+        Signal.UP: SideStep.PULLING,
+        Signal.DID_NOT_RESTART: SideStep.SETTLED,
+        Signal.HUNG: SideStep.POWER_CYCLING,
+        Signal.LOST: SideStep.SETTLED,
     },
-    Step.POWER_CYCLING: {Signal.CYCLED: Step.RESTARTING, Signal.NOT_CYCLED: Step.SETTLED},
-    Step.PULLING: {
-        Signal.PULLED: Step.SETTLED,
-        Signal.BROKE_OFF: Step.PULLING,
-        Signal.GAVE_UP: Step.SETTLED,
+    SideStep.POWER_CYCLING: {
+        Signal.CYCLED: SideStep.RESTARTING,
+        Signal.NOT_CYCLED: SideStep.SETTLED,
     },
-    Step.SETTLED: {},
+    SideStep.PULLING: {
+        Signal.PULLED: SideStep.SETTLED,
+        Signal.BROKE_OFF: SideStep.PULLING,
+        Signal.GAVE_UP: SideStep.SETTLED,
+    },
+    SideStep.SETTLED: {},
 }
-assert set(TABLE) == set(Step)
+assert set(TABLE) == set(SideStep)
 assert {signal for row in TABLE.values() for signal in row} == set(Signal)
 
 
@@ -260,7 +263,7 @@ class Transition:
 class _Side:
     side: Side
     armed_epoch: int
-    step: Step = Step.ARMED
+    step: SideStep = SideStep.ARMED
     reply: str = ""
     boot_epoch: int = 0
     up: bool = False
@@ -292,7 +295,7 @@ class Recovery:
         """When the action under way is to be answered with TimedOut; None: it has no deadline."""
         return getattr(self._action, "deadline_ns", None)
 
-    def on(self, event: Event, now: Ns) -> list[Action]:
+    def on(self, event: RecoveryEvent, now: Ns) -> list[Action]:
         """Take what happened, return what to do next: nothing while sides are armed or an action
         goes on.
 
@@ -322,9 +325,9 @@ class Recovery:
             Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail)
         )
         state.step = after
-        if after is Step.SETTLED and not state.complete:
+        if after is SideStep.SETTLED and not state.complete:
             state.reason = f"{signal.value}: {detail}" if detail else signal.value
-        if any(one.step is Step.ARMED for one in self._sides.values()):
+        if any(one.step is SideStep.ARMED for one in self._sides.values()):
             return []
         return self._next(now)
 
@@ -335,23 +338,23 @@ class Recovery:
                 return Signal.OUT, ""
             case FrameNotOut():
                 return Signal.NOT_OUT, event.reason
-            case Replied() if state.step is Step.INSTRUCTED:
+            case Replied() if state.step is SideStep.INSTRUCTED:
                 state.reply = event.status
                 return (Signal.ACKNOWLEDGED, "") if event.ok else (Signal.REFUSED, event.status)
-            case Answered() if state.step is Step.RESTARTING:
+            case Answered() if state.step is SideStep.RESTARTING:
                 state.up = True
                 if event.boot_epoch <= state.armed_epoch:
                     return None, ""  # perhaps it has not gone down yet
                 state.boot_epoch = event.boot_epoch
                 state.pull_deadline_ns = 0
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
-            case PowerCycled() if state.step is Step.POWER_CYCLING:
+            case PowerCycled() if state.step is SideStep.POWER_CYCLING:
                 state.power_cycled = not event.error
                 return (Signal.NOT_CYCLED, event.error) if event.error else (Signal.CYCLED, "")
-            case Pulled() if state.step is Step.PULLING:
+            case Pulled() if state.step is SideStep.PULLING:
                 state.complete = True
                 return Signal.PULLED, ""
-            case PullBroke() if state.step is Step.PULLING:
+            case PullBroke() if state.step is SideStep.PULLING:
                 state.arrived_bytes = event.arrived_bytes
                 again = event.resumable and state.pulls < MAX_PULLS and now < state.pull_deadline_ns
                 return Signal.BROKE_OFF if again else Signal.GAVE_UP, event.reason
@@ -407,24 +410,24 @@ class Recovery:
         settled."""
         state = min(self._sides.values(), key=lambda one: one.step, default=None)
         action: Action
-        match state.step if state is not None else Step.SETTLED:
-            case Step.INSTRUCTED:
+        match state.step if state is not None else SideStep.SETTLED:
+            case SideStep.INSTRUCTED:
                 assert state is not None
                 action = AwaitReply(
                     side=state.side, deadline_ns=now + _ns(self._policy.reply_timeout_s)
                 )
-            case Step.RESTARTING:
+            case SideStep.RESTARTING:
                 assert state is not None
                 deadline_ns = now + _ns(self._policy.boot_timeout_s)
                 action = AwaitBoot(
                     side=state.side, armed_epoch=state.armed_epoch, deadline_ns=deadline_ns
                 )
-            case Step.POWER_CYCLING:
+            case SideStep.POWER_CYCLING:
                 assert state is not None
                 action = PowerCycle(
                     side=state.side, deadline_ns=now + _ns(self._policy.boot_timeout_s)
                 )
-            case Step.PULLING:
+            case SideStep.PULLING:
                 assert state is not None
                 state.pulls += 1
                 state.pull_deadline_ns = state.pull_deadline_ns or now + _ns(

@@ -21,7 +21,7 @@ _TOLD: Final = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class RedriveResult:
     """What the second try came to."""
 
     again: bool | None
@@ -92,11 +92,11 @@ def failed_again(
     write: Write,
     since_ns: Ns,
     line_of: Callable[[Trigger], bytes],
-) -> Result | None:
+) -> RedriveResult | None:
     """What the triggers since the write was sent again say of it; None: nothing. ``line_of`` gives
     a trigger's line."""
     earlier = {one.block_id for one in triggers if one.t_arrival_ns < since_ns and one.block_id}
-    unnamed: Result | None = None
+    unnamed: RedriveResult | None = None
     for one in triggers:
         # What is told late of the first try has the first try's id.
         if one.t_arrival_ns < since_ns or one.block_id in earlier:
@@ -106,10 +106,12 @@ def failed_again(
             continue  # of the volume: it is read, which says more
         sector = one.sector if one.sector >= 0 else told_sector(line)
         if sector >= 0 and _covers(write, sector):
-            return Result(again=True, reason=f"{one.rule} names sector {sector} again", write=write)
+            return RedriveResult(
+                again=True, reason=f"{one.rule} names sector {sector} again", write=write
+            )
         if sector < 0 and one.rule == cause.rule:
             reason = f"{one.rule} triggered again and names no sector: it may be of another write"
-            unnamed = Result(again=None, reason=reason, write=write)
+            unnamed = RedriveResult(again=None, reason=reason, write=write)
     return unnamed
 
 

@@ -14,7 +14,7 @@ import zstandard
 
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.wire import control, rootcause
-from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, Event
+from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, EventCode
 
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000
@@ -212,7 +212,7 @@ def _decoded_event(
     seq: int, uptime_ns: int, code: int, level: int, _spare: int, *arguments: int
 ) -> dict[str, Any]:
     try:
-        name, argument_names = Event(code).name, EVENT_ARGUMENTS[Event(code)]
+        name, argument_names = EventCode(code).name, EVENT_ARGUMENTS[EventCode(code)]
     except ValueError:  # a newer firmware's event: told by its number, nothing dropped
         name, argument_names = f"EVENT_{code:#06x}", ("a0", "a1", "a2", "a3")
     try:

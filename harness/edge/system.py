@@ -38,7 +38,7 @@ LOW_LATENCY_MS: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at."""
 
     name: str
@@ -49,9 +49,9 @@ class Finding:
     """What to do, where possible the one line to type."""
 
 
-def examine(out_dir: Path) -> list[Finding]:
+def examine(out_dir: Path) -> list[CheckResult]:
     """Everything ``doctor`` looks at; changes nothing. Incidents would go to ``out_dir``."""
-    parts: tuple[Callable[[], Iterator[Finding]], ...] = (
+    parts: tuple[Callable[[], Iterator[CheckResult]], ...] = (
         _python, _kernel, _packages, _native, _tools, _rights, _realtime, _memory_lock, _serial_devices
     )  # fmt: skip
     return [finding for part in parts for finding in part()] + [_space(out_dir)]
@@ -80,32 +80,36 @@ def _requirements() -> list[str]:
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[CheckResult]:
     enough = sys.version_info[:2] >= MIN_PYTHON
     detail = f"{platform.python_version()} ({sys.executable})"
     remedy = "" if enough else f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer"
-    yield Finding(name="python", status="ok" if enough else "problem", detail=detail, remedy=remedy)
+    yield CheckResult(
+        name="python", status="ok" if enough else "problem", detail=detail, remedy=remedy
+    )
 
 
-def _kernel() -> Iterator[Finding]:
+def _kernel() -> Iterator[CheckResult]:
     wide = sys.maxsize > 1 << 32
     detail = f"{platform.system()} {platform.release()} {platform.machine()}"
     remedy = "" if wide else "use a 64-bit system: Hyperscan has no 32-bit build"
-    yield Finding(name="kernel", status="ok" if wide else "problem", detail=detail, remedy=remedy)
+    yield CheckResult(
+        name="kernel", status="ok" if wide else "problem", detail=detail, remedy=remedy
+    )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     missing = [name for name in _requirements() if not _installed(name)]
     if _installed(DISTRIBUTION) and not missing:
         detail = f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)} and all that it needs"
-        yield Finding(name="packages", status="ok", detail=detail)
+        yield CheckResult(name="packages", status="ok", detail=detail)
     else:
         detail = f"missing: {', '.join(missing or [DISTRIBUTION])}"
-        yield Finding(name="packages", status="problem", detail=detail, remedy="make setup")
+        yield CheckResult(name="packages", status="problem", detail=detail, remedy="make setup")
 
 
-def _native() -> Iterator[Finding]:
-    yield Finding(
+def _native() -> Iterator[CheckResult]:
+    yield CheckResult(
         name="C module",
         status="ok" if skim.NATIVE else "warning",
         detail="in use: the link is watched at its full rate"
@@ -123,14 +127,14 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _tools() -> Iterator[Finding]:
+def _tools() -> Iterator[CheckResult]:
     missing = missing_tools()
     for tool, (package, purpose) in TOOLS.items():
         path = shutil.which(tool)
         if path is not None:
-            yield Finding(name=tool, status="ok", detail=path)
+            yield CheckResult(name=tool, status="ok", detail=path)
         else:
-            yield Finding(
+            yield CheckResult(
                 name=tool,
                 status="warning",
                 detail=f"not found ({purpose}; Debian package {package})",
@@ -138,19 +142,19 @@ def _tools() -> Iterator[Finding]:
             )
 
 
-def _rights() -> Iterator[Finding]:
+def _rights() -> Iterator[CheckResult]:
     missing = netns.missing_capabilities()
     if not missing:
-        yield Finding(name="capabilities", status="ok", detail=", ".join(netns.CAPABILITIES))
+        yield CheckResult(name="capabilities", status="ok", detail=", ".join(netns.CAPABILITIES))
         return
-    yield Finding(
+    yield CheckResult(
         name="capabilities",
         status="warning",
         detail=f"missing: {', '.join(missing)}; a real replication link cannot be captured",
         remedy="run as root, or give the interpreter the capabilities (docs/pi.md)",
     )
     problem = netns.user_namespace_problem()
-    yield Finding(
+    yield CheckResult(
         name="user namespaces",
         status="problem" if problem else "ok",
         detail=problem or "a simulated bench runs without root",
@@ -158,7 +162,7 @@ def _rights() -> Iterator[Finding]:
     )
 
 
-def _realtime() -> Iterator[Finding]:
+def _realtime() -> Iterator[CheckResult]:
     refused: list[str] = []
 
     def attempt() -> None:
@@ -171,7 +175,7 @@ def _realtime() -> Iterator[Finding]:
     thread = threading.Thread(target=attempt)
     thread.start()
     thread.join()
-    yield Finding(
+    yield CheckResult(
         name="real-time priority",
         status="warning" if refused else "ok",
         detail=f"SCHED_FIFO: {refused[0]}; the reflex is slower under load"
@@ -183,7 +187,7 @@ def _realtime() -> Iterator[Finding]:
     )
 
 
-def _memory_lock() -> Iterator[Finding]:
+def _memory_lock() -> Iterator[CheckResult]:
     limits = soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enough = soft == resource.RLIM_INFINITY
     if not enough:
@@ -195,7 +199,7 @@ def _memory_lock() -> Iterator[Finding]:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
             enough = True
     shown = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft >> 20} MiB"
-    yield Finding(
+    yield CheckResult(
         name="locked memory",
         status="ok" if enough else "warning",
         detail=f"limit {shown}" + ("" if enough else "; the reflex may be paged out"),
@@ -205,19 +209,19 @@ def _memory_lock() -> Iterator[Finding]:
     )
 
 
-def _serial_devices() -> Iterator[Finding]:
+def _serial_devices() -> Iterator[CheckResult]:
     from serial.tools import list_ports
 
     by_id = {str(path.resolve()): str(path) for path in sorted(Path("/dev/serial/by-id").glob("*"))}
     ports = sorted(list_ports.comports(), key=lambda port: str(port.device))
     if not ports:
-        yield Finding(
+        yield CheckResult(
             name="serial devices", status="ok", detail="none; a simulated bench needs none"
         )
     for port in ports:
         usable = os.access(port.device, os.R_OK | os.W_OK)
         name = escape(by_id.get(port.device, port.device))
-        yield Finding(
+        yield CheckResult(
             name=name,
             status="ok" if usable else "warning",
             detail=escape(f"{port.device}: {port.description}")
@@ -239,23 +243,25 @@ def latency(sysfs: Path) -> str:
     return f"; holds bytes back for up to {timer_ms} ms, until a bench opens it and asks for low-latency mode"
 
 
-def _space(out_dir: Path) -> Finding:
+def _space(out_dir: Path) -> CheckResult:
     folder = out_dir.absolute()
     while not folder.exists():
         folder = folder.parent
     try:
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding(name="disk space", status="problem", detail=f"{folder}: {error.strerror}")
+        return CheckResult(
+            name="disk space", status="problem", detail=f"{folder}: {error.strerror}"
+        )
     if not os.access(folder, os.W_OK):
-        return Finding(
+        return CheckResult(
             name="disk space",
             status="problem",
             detail=f"{folder}: not writable",
             remedy="give --out DIR",
         )
     enough = free_bytes >= MIN_FREE_BYTES
-    return Finding(
+    return CheckResult(
         name="disk space",
         status="ok" if enough else "warning",
         detail=f"{free_bytes / BYTES_A_GIB:.1f} GiB free for incidents in {folder}",

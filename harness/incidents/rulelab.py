@@ -27,7 +27,7 @@ Source = Literal["console", "link"]
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class HitPlace:
     """Where a rule hit: what makes two hits the same one."""
 
     source: Source
@@ -38,15 +38,15 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class RuleComparison:
     """One incident: hits that both find, that only the new rules find, and that they no longer
     find."""
 
     incident: str
     kept: int
-    new: tuple[tuple[Place, str], ...]
+    new: tuple[tuple[HitPlace, str], ...]
     """With the line, or what was found on the link."""
-    lost: tuple[tuple[Place, str], ...]
+    lost: tuple[tuple[HitPlace, str], ...]
     problems: tuple[str, ...]
 
     @property
@@ -54,7 +54,7 @@ class Result:
         return not self.new and not self.lost
 
 
-def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Result:
+def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> RuleComparison:
     """``against`` None: with what was found when the incident was recorded."""
     now = found(evidence, rules)
     then = recorded(evidence) if against is None else found(evidence, against)
@@ -65,7 +65,7 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Resu
         )
         for rule, count in more.items()
     ]
-    return Result(
+    return RuleComparison(
         incident=evidence.stored.id,
         kept=len(now.keys() & then.keys()),
         new=tuple(sorted((place, now[place]) for place in now.keys() - then.keys())),
@@ -74,18 +74,18 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Resu
     )
 
 
-def found(evidence: Evidence, rules: RuleSet) -> dict[Place, str]:
+def found(evidence: Evidence, rules: RuleSet) -> dict[HitPlace, str]:
     """Every hit of ``rules`` in the incident's consoles and capture."""
-    hits: dict[Place, str] = {}
+    hits: dict[HitPlace, str] = {}
     for place, text in (*_on_consoles(evidence, rules), *_on_link(evidence, rules)):
         if len(hits) < MAX_HITS:
             hits.setdefault(place, text)
     return hits
 
 
-def recorded(evidence: Evidence) -> dict[Place, str]:
+def recorded(evidence: Evidence) -> dict[HitPlace, str]:
     """Every hit that the timeline tells; the record of the incident where the timeline is lost."""
-    hits: dict[Place, str] = {}
+    hits: dict[HitPlace, str] = {}
     rows = [row for row in evidence.rows if row.get("event") == "trigger"]
     told = rows or [{**trigger, "where": trigger.get("source")} for trigger in evidence.triggers]
     lines = _Lines(evidence)
@@ -97,7 +97,7 @@ def recorded(evidence: Evidence) -> dict[Place, str]:
             place, text = lines.place(side, at, rule)
             hits.setdefault(place, text)
         elif row.get("where") == "link":
-            hits.setdefault(Place("link", side, at, escape(rule)), _short(row.get("detail")))
+            hits.setdefault(HitPlace("link", side, at, escape(rule)), _short(row.get("detail")))
     return hits
 
 
@@ -108,19 +108,19 @@ class _Lines:
         self._lines = evidence.consoles
         self._starts = {side: [line.offset_bytes for line in self._lines[side]] for side in SIDES}
 
-    def place(self, side: Side, end_offset: int, rule: str) -> tuple[Place, str]:
+    def place(self, side: Side, end_offset: int, rule: str) -> tuple[HitPlace, str]:
         at = bisect_right(self._starts[side], max(end_offset - 1, 0)) - 1
         if at < 0:
-            return Place("console", side, 0, escape(rule)), ""
+            return HitPlace("console", side, 0, escape(rule)), ""
         line = self._lines[side][at]
-        return Place("console", side, line.offset_bytes, escape(rule)), _short(escape(line.data))
+        return HitPlace("console", side, line.offset_bytes, escape(rule)), _short(escape(line.data))
 
 
 def _short(text: object) -> str:
     return escape(str(text or "")[:MAX_SHOWN_CHARS])
 
 
-def _on_consoles(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
+def _on_consoles(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
     if not rules.console:
         return
     scanner, lines = Scanner(rules.console, {side: side for side in SIDES}), _Lines(evidence)
@@ -146,7 +146,7 @@ def _silences(scanner: Scanner, until_ns: Ns) -> Iterator[tuple[Side, Hit]]:
                 yield side, hit
 
 
-def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
+def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
     if not rules.link:
         return
     made = [
@@ -170,12 +170,12 @@ def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[Place, str]]:
     yield from _placed(view.close(t_ns))
 
 
-def _placed(triggers: Iterable[Trigger]) -> Iterator[tuple[Place, str]]:
+def _placed(triggers: Iterable[Trigger]) -> Iterator[tuple[HitPlace, str]]:
     for one in triggers:
-        yield Place("link", one.side, one.offset_bytes, one.rule), _short(one.detail)
+        yield HitPlace("link", one.side, one.offset_bytes, one.rule), _short(one.detail)
 
 
-def totals(results: Sequence[Result]) -> dict[str, tuple[int, int]]:
+def totals(results: Sequence[RuleComparison]) -> dict[str, tuple[int, int]]:
     """Rule -> (new hits, lost hits), of all incidents together."""
     counts: dict[str, tuple[int, int]] = {}
     for result in results:

@@ -145,7 +145,7 @@ class Collector:
         )
         self._tell()
 
-    def _on(self, event: recovery.Event) -> list[Action]:
+    def _on(self, event: recovery.RecoveryEvent) -> list[Action]:
         actions = self._recovery.on(event, time.monotonic_ns())
         self._tell()
         return actions
@@ -156,7 +156,7 @@ class Collector:
         self._told = len(self._recovery.history)
         self._changed()
 
-    def _carry_out(self, action: Action) -> recovery.Event:
+    def _carry_out(self, action: Action) -> recovery.RecoveryEvent:
         try:
             match action:
                 case AwaitReply():
@@ -179,7 +179,7 @@ class Collector:
         except (RigError, WireError) as error:
             return TimedOut(detail=str(error))
 
-    def _await_reply(self, action: AwaitReply) -> recovery.Event:
+    def _await_reply(self, action: AwaitReply) -> recovery.RecoveryEvent:
         if self._is_autonomic:
             return Replied(side=action.side, ok=True, status="instructed by the secondary")
         reply = self._opened.controllers[action.side].freeze_reply(
@@ -190,7 +190,7 @@ class Collector:
             return TimedOut(detail="no answer to the control frame")
         return Replied(side=action.side, ok=reply.ok, status=reply.status)
 
-    def _await_boot(self, action: AwaitBoot) -> recovery.Event:
+    def _await_boot(self, action: AwaitBoot) -> recovery.RecoveryEvent:
         last = "no answer"
         while not self._cancelled.is_set():
             now = time.monotonic_ns()
@@ -212,14 +212,14 @@ class Collector:
             self._cancelled.wait(0.02)
         return TimedOut(detail=last)
 
-    def _power_cycle(self, side: Side) -> recovery.Event:
+    def _power_cycle(self, side: Side) -> recovery.RecoveryEvent:
         try:
             self._opened.power_cycle(side)
         except RigError as error:
             return PowerCycled(side=side, error=str(error))
         return PowerCycled(side=side)
 
-    def _pull(self, action: Pull) -> recovery.Event:
+    def _pull(self, action: Pull) -> recovery.RecoveryEvent:
         side, controller = action.side, self._opened.controllers[action.side]
         arrived = self._incident.received_set(side)
         arrived_bytes = len(arrived)

@@ -23,7 +23,7 @@ from freezeframe.harness.core.events import (
     AnyEvent,
     Arm,
     Disarm,
-    Freeze,
+    KeepCapture,
     LinkStats,
     NewRules,
     Note,
@@ -173,7 +173,7 @@ class Observation:
 
     def freeze(self, t_ns: Ns) -> None:
         """The trigger of that time is the incident's: keep the capture's window around it."""
-        self._linkwatch.send(Freeze(t_ns=t_ns))
+        self._linkwatch.send(KeepCapture(t_ns=t_ns))
 
     def disarm(self) -> None:
         self._reflex.send(Disarm(t_ns=time.monotonic_ns()))

@@ -21,7 +21,7 @@ from freezeframe.harness.core.events import (
     Trigger,
 )
 from freezeframe.harness.core.redrive import (
-    Result,
+    RedriveResult,
     failed_again,
     failing_write,
     told_sector,
@@ -75,7 +75,7 @@ class Redrive:
         try:
             result = self._try_again()
         except (RigError, WireError) as error:
-            result = Result(again=None, reason=str(error))
+            result = RedriveResult(again=None, reason=str(error))
         self._trace(control.TraceLevel.INFO)
         self._incident.update(redrive=result.as_record() | {"saves": answered})
         self._tell("redrive", f"{result.outcome}: {result.reason}", None)
@@ -155,11 +155,11 @@ class Redrive:
                 self._incident.note(f"{side}: trace level {level.name.lower()} not set: {refused}")
 
     # --- the second try -----------------------------------------------------------------------------------------
-    def _try_again(self) -> Result:
+    def _try_again(self) -> RedriveResult:
         journal = self._journal()
         write = failing_write(journal, self._sector(), self._cause.t_arrival_ns)
         if write is None:
-            return Result(
+            return RedriveResult(
                 again=None,
                 reason="neither the trigger nor the host's journal names a failing write",
             )
@@ -173,18 +173,18 @@ class Redrive:
             if not refusal and port.read(write.lba * SECTOR_BYTES, len(content)) != content:
                 refusal = "the primary holds other data there"
             if refusal:
-                return Result(
+                return RedriveResult(
                     again=None,
                     reason=f"write {write.write_id} is not sent again: {refusal}",
                     write=write,
                 )
             return self._send_again(port, write, content)
         except (RigError, WireError) as error:
-            return Result(again=None, reason=str(error), write=write)
+            return RedriveResult(again=None, reason=str(error), write=write)
         finally:
             port.close()
 
-    def _send_again(self, port: HostPort, write: Write, content: bytes) -> Result:
+    def _send_again(self, port: HostPort, write: Write, content: bytes) -> RedriveResult:
         since_ns = time.monotonic_ns()
         deadline_ns = since_ns + round(self._opened.bench.policy.redrive_timeout_s * NS_PER_S)
         self._tell(
@@ -197,36 +197,38 @@ class Redrive:
             port.write(write.lba * SECTOR_BYTES, content)
         except RigError as error:
             trouble = f"the primary did not take it: {error}"
-        said: Result | None = None
+        said: RedriveResult | None = None
         while True:
             said = failed_again(self._triggers, self._cause, write, since_ns, self._line_of)
             if (said is not None and said.again) or time.monotonic_ns() >= deadline_ns:
                 break
             if self._wait(WATCH_STEP_S):
-                return Result(again=None, reason="the run was stopped", write=write)
+                return RedriveResult(again=None, reason="the run was stopped", write=write)
         if said is not None:
             return said
         return (
-            Result(again=None, reason=trouble, write=write)
+            RedriveResult(again=None, reason=trouble, write=write)
             if trouble
             else self._look(write, content)
         )
 
-    def _look(self, write: Write, content: bytes) -> Result:
+    def _look(self, write: Write, content: bytes) -> RedriveResult:
         """Nobody complained: that counts only when the write went over the link, and is what the
         secondary holds."""
         if not self._is_connected():
-            return Result(again=None, reason="the pair is no longer connected", write=write)
+            return RedriveResult(again=None, reason="the pair is no longer connected", write=write)
         secondary = self._opened.host("secondary")
         try:
             held = secondary.read(write.lba * SECTOR_BYTES, len(content))
         finally:
             secondary.close()
         if held != content:
-            return Result(again=True, reason="the secondary holds other data again", write=write)
+            return RedriveResult(
+                again=True, reason="the secondary holds other data again", write=write
+            )
         waited_s = self._opened.bench.policy.redrive_timeout_s
         reason = f"sent again, write {write.write_id} was replicated, and nobody complained in {waited_s:g} s"
-        return Result(again=False, reason=reason, write=write)
+        return RedriveResult(again=False, reason=reason, write=write)
 
     def _await_answer(self, write: Write) -> None:
         """The first try must have ended, well or badly, before there is a second."""

@@ -29,7 +29,7 @@ from freezeframe.harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     Event,
-    Freeze,
+    KeepCapture,
     LinkStats,
     Note,
     Ns,
@@ -229,7 +229,7 @@ class Linkwatch:
         for event in self._inbox.feed(data):
             if isinstance(event, Stop):
                 self._stopping = True
-            elif isinstance(event, Freeze):
+            elif isinstance(event, KeepCapture):
                 self._disk.freeze(event.t_ns)
 
     def _wait_ms(self) -> int:

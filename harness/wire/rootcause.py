@@ -50,7 +50,7 @@ RECORD: Final = struct.Struct(">QQHBB4Q")
 RING_RECORDS: Final = 16384
 
 
-class Event(IntEnum):
+class EventCode(IntEnum):
     """Codes of the event log."""
 
     BOOT = 0x0001
@@ -93,46 +93,46 @@ class Event(IntEnum):
     FAULT_FIRED = 0x00F0
 
 
-EVENT_ARGUMENTS: Final[dict[Event, tuple[str, ...]]] = {
-    Event.BOOT: ("boot_epoch", "cold"),
-    Event.WARMSTART: ("set_id", "reason"),
-    Event.STATE_SAVE: ("set_id", "reason"),
-    Event.SHUTDOWN: (),
-    Event.CONTROL_REFUSED: ("op", "status"),
-    Event.ROLE: ("role",),
-    Event.PAIR_STATE: ("from", "to"),
-    Event.CONN_STATE: ("from", "to"),
-    Event.DISK_STATE: ("from", "to"),
-    Event.HOST_CONNECT: ("session",),
-    Event.HOST_DISCONNECT: ("session",),
-    Event.HOST_WRITE: ("write_no", "sector", "bytes", "crc32c"),
-    Event.HOST_FLUSH: ("cookie",),
-    Event.HOST_TRIM: ("write_no", "sector", "bytes"),
-    Event.HOST_ACK: ("write_no",),
-    Event.HOST_HELD: ("requests",),
-    Event.REPL_SEND: ("write_no", "sector", "bytes", "crc32c"),
-    Event.REPL_RECEIVE: ("write_no", "sector", "bytes", "crc32c"),
-    Event.REPL_STORE: ("write_no", "sector", "bytes", "crc32c"),
-    Event.REPL_ACK_SENT: ("write_no", "sector"),
-    Event.REPL_ACK_RECEIVED: ("write_no", "sector"),
-    Event.REPL_NEG_ACK: ("write_no", "sector", "bytes"),
-    Event.REPL_BARRIER_SENT: ("barrier", "writes"),
-    Event.REPL_BARRIER_ACK: ("barrier", "writes"),
-    Event.REPL_DIGEST_FAILED: ("sector", "bytes", "digest", "computed"),
-    Event.REPL_PROTOCOL_ERROR: ("command", "length"),
-    Event.REPL_TIMEOUT: ("waited_ms", "unacked"),
-    Event.REPL_UNKNOWN_ACK: ("block_id", "sector"),
-    Event.REPL_UNACKED: ("write_no", "sector", "bytes", "crc32c"),
-    Event.RESYNC_START: ("as_source", "blocks"),
-    Event.RESYNC_DONE: ("blocks", "duration_ms"),
-    Event.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32", "found_crc32"),
-    Event.DESTAGE: ("bytes",),
-    Event.CONTROL_FRAME: ("op", "frame_seq"),
-    Event.PEER_INSTRUCTED: ("reason", "status"),
-    Event.FAULT_FIRED: ("fault", "write_no"),
+EVENT_ARGUMENTS: Final[dict[EventCode, tuple[str, ...]]] = {
+    EventCode.BOOT: ("boot_epoch", "cold"),
+    EventCode.WARMSTART: ("set_id", "reason"),
+    EventCode.STATE_SAVE: ("set_id", "reason"),
+    EventCode.SHUTDOWN: (),
+    EventCode.CONTROL_REFUSED: ("op", "status"),
+    EventCode.ROLE: ("role",),
+    EventCode.PAIR_STATE: ("from", "to"),
+    EventCode.CONN_STATE: ("from", "to"),
+    EventCode.DISK_STATE: ("from", "to"),
+    EventCode.HOST_CONNECT: ("session",),
+    EventCode.HOST_DISCONNECT: ("session",),
+    EventCode.HOST_WRITE: ("write_no", "sector", "bytes", "crc32c"),
+    EventCode.HOST_FLUSH: ("cookie",),
+    EventCode.HOST_TRIM: ("write_no", "sector", "bytes"),
+    EventCode.HOST_ACK: ("write_no",),
+    EventCode.HOST_HELD: ("requests",),
+    EventCode.REPL_SEND: ("write_no", "sector", "bytes", "crc32c"),
+    EventCode.REPL_RECEIVE: ("write_no", "sector", "bytes", "crc32c"),
+    EventCode.REPL_STORE: ("write_no", "sector", "bytes", "crc32c"),
+    EventCode.REPL_ACK_SENT: ("write_no", "sector"),
+    EventCode.REPL_ACK_RECEIVED: ("write_no", "sector"),
+    EventCode.REPL_NEG_ACK: ("write_no", "sector", "bytes"),
+    EventCode.REPL_BARRIER_SENT: ("barrier", "writes"),
+    EventCode.REPL_BARRIER_ACK: ("barrier", "writes"),
+    EventCode.REPL_DIGEST_FAILED: ("sector", "bytes", "digest", "computed"),
+    EventCode.REPL_PROTOCOL_ERROR: ("command", "length"),
+    EventCode.REPL_TIMEOUT: ("waited_ms", "unacked"),
+    EventCode.REPL_UNKNOWN_ACK: ("block_id", "sector"),
+    EventCode.REPL_UNACKED: ("write_no", "sector", "bytes", "crc32c"),
+    EventCode.RESYNC_START: ("as_source", "blocks"),
+    EventCode.RESYNC_DONE: ("blocks", "duration_ms"),
+    EventCode.SCRUB_MISMATCH: ("sector", "bytes", "expected_crc32", "found_crc32"),
+    EventCode.DESTAGE: ("bytes",),
+    EventCode.CONTROL_FRAME: ("op", "frame_seq"),
+    EventCode.PEER_INSTRUCTED: ("reason", "status"),
+    EventCode.FAULT_FIRED: ("fault", "write_no"),
 }
 """Names of each code's arguments; those not named are 0. write_no: on the primary the number of the
 host write, on the secondary the low 63 bits of the block_id taken big-endian."""
 
-assert set(EVENT_ARGUMENTS) == set(Event)
+assert set(EVENT_ARGUMENTS) == set(EventCode)
 assert all(len(names) <= 4 for names in EVENT_ARGUMENTS.values())

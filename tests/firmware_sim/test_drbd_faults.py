@@ -10,7 +10,7 @@ from freezeframe.firmware_sim.drbd_codec import encode, encode_ack, encode_heade
 from freezeframe.firmware_sim.drbd_peer import AckPlan
 from freezeframe.firmware_sim.ports import ReplicationClosed, ReplicationData
 from freezeframe.harness.wire.drbd import Cmd, Conn, Role
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ def test_a_flipped_bit_on_the_way(where: str) -> None:
     )
     assert Cmd.NEG_ACK not in [command for command, _, _ in packets(world, world.b)]
     assert world.a.completions[-2:] == [(2, "unreplicated"), (3, "unreplicated")]
-    assert [args[:2] for args in world.b.traced(Event.REPL_DIGEST_FAILED)] == [(256, 65536)]
+    assert [args[:2] for args in world.b.traced(EventCode.REPL_DIGEST_FAILED)] == [(256, 65536)]
     assert whole(world)
 
 
@@ -117,14 +117,14 @@ def test_a_late_ack_delays_its_barrier() -> None:
     world.run(5 * S)
     assert world.a.completions == [(1, "acked"), (3, "acked"), (2, "acked")]
     assert world.a.peer.conn is Conn.CONNECTED and whole(world)
-    acks = [args[0] for args in world.a.traced(Event.REPL_ACK_RECEIVED)]
+    acks = [args[0] for args in world.a.traced(EventCode.REPL_ACK_RECEIVED)]
     assert acks == [1, 3, 2]
     order = [
         event
         for event, _ in world.a.events
-        if event in (Event.REPL_ACK_RECEIVED, Event.REPL_BARRIER_ACK)
+        if event in (EventCode.REPL_ACK_RECEIVED, EventCode.REPL_BARRIER_ACK)
     ]
-    assert order == [Event.REPL_ACK_RECEIVED] * 3 + [Event.REPL_BARRIER_ACK]
+    assert order == [EventCode.REPL_ACK_RECEIVED] * 3 + [EventCode.REPL_BARRIER_ACK]
     late = [time for time, name, _, _ in world.records if name == "b" and time > start + 400 * MS]
     assert late[0] == start + HOP_NS + 500 * MS
 
@@ -135,7 +135,7 @@ def test_a_repeated_ack_is_of_a_known_write_until_its_epoch_is_over() -> None:
     world = three_writes(ack=AckPlan("repeated"))
     world.run(5 * S)
     assert "failed to find request" not in world.a.text()
-    assert world.a.traced(Event.REPL_UNKNOWN_ACK) == [(2, 256)]
+    assert world.a.traced(EventCode.REPL_UNKNOWN_ACK) == [(2, 256)]
     assert world.a.peer.conn is Conn.CONNECTED
     link = world.b.peer._link
     link.write(

@@ -6,7 +6,7 @@ from drbd_world import MS, SIZE_BYTES, S, Side, World, packets, whole
 from freezeframe.firmware_sim.drbd_peer import Metadata, PeerConfig
 from freezeframe.harness.wire.control import PairState
 from freezeframe.harness.wire.drbd import Cmd, Conn, DpFlag, Feature, Role
-from freezeframe.harness.wire.rootcause import Event, WriteStage
+from freezeframe.harness.wire.rootcause import EventCode, WriteStage
 
 # --- set-up -------------------------------------------------------------------------------------------------------
 
@@ -257,17 +257,19 @@ def test_the_event_log_of_a_write() -> None:
     world.run(1 * S)
     checksum = world.a.peer.last_writes[-1][3]
     assert (
-        world.a.traced(Event.REPL_SEND)
-        == world.b.traced(Event.REPL_RECEIVE)
+        world.a.traced(EventCode.REPL_SEND)
+        == world.b.traced(EventCode.REPL_RECEIVE)
         == [(9, 2, 512, checksum)]
     )
-    assert world.b.traced(Event.REPL_STORE) == [(9, 2, 512, checksum)]
+    assert world.b.traced(EventCode.REPL_STORE) == [(9, 2, 512, checksum)]
     assert (
-        world.b.traced(Event.REPL_ACK_SENT) == world.a.traced(Event.REPL_ACK_RECEIVED) == [(9, 2)]
+        world.b.traced(EventCode.REPL_ACK_SENT)
+        == world.a.traced(EventCode.REPL_ACK_RECEIVED)
+        == [(9, 2)]
     )
     assert (
-        world.a.traced(Event.REPL_BARRIER_SENT)
-        == world.a.traced(Event.REPL_BARRIER_ACK)
+        world.a.traced(EventCode.REPL_BARRIER_SENT)
+        == world.a.traced(EventCode.REPL_BARRIER_ACK)
         == [(1, 1)]
     )
 

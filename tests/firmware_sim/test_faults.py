@@ -5,7 +5,7 @@ import pytest
 
 from freezeframe.firmware_sim.faults import KINDS, Faults, PlanError
 from freezeframe.harness.wire.faults import FaultKind
-from freezeframe.harness.wire.rootcause import Event
+from freezeframe.harness.wire.rootcause import EventCode
 
 
 class Backend:
@@ -57,7 +57,7 @@ def test_exactly_one_bit_of_exactly_the_named_write_flips(side: str, kind: Fault
     results = [hook(write_no, bytes(4096)) for write_no in (10, 11, 12, 13)]
     ones = [sum(byte.bit_count() for byte in data) for data in results]
     assert ones == [0, 0, 1, 0]
-    assert fired == [(Event.FAULT_FIRED, KINDS.index(kind), 12)]
+    assert fired == [(EventCode.FAULT_FIRED, KINDS.index(kind), 12)]
     assert faults.armed()[0]["fired"] == 1
 
 

@@ -14,7 +14,7 @@ from freezeframe.harness.wire import control as wire
 from freezeframe.harness.wire.control import Op, PairState, Reason, Status
 from freezeframe.harness.wire.drbd import Role
 from freezeframe.harness.wire.faults import FAULTS, FaultKind
-from freezeframe.harness.wire.rootcause import RECORD, STATE_KEYS, Event
+from freezeframe.harness.wire.rootcause import RECORD, STATE_KEYS, EventCode
 
 INCIDENT = bytes(range(16))
 
@@ -109,7 +109,9 @@ def test_a_warmstart_of_the_primary_under_load_holds_the_host_and_loses_nothing(
     assert content["state"]["last_writes"]
     codes = [record[2] for record in RECORD.iter_unpack(content["events"])]
     assert (
-        Event.HOST_WRITE in codes and Event.REPL_SEND in codes and Event.REPL_ACK_RECEIVED in codes
+        EventCode.HOST_WRITE in codes
+        and EventCode.REPL_SEND in codes
+        and EventCode.REPL_ACK_RECEIVED in codes
     )
 
 
@@ -264,7 +266,7 @@ def test_a_fault_is_told_and_warmstarts_repair_it(kind: str, side: str, line: st
         assert len(found.pop("acks_follow_stores")) == 1, "the write whose storing went wrong"
     assert found == {}
     fired = sets_of(world, FAULTS[FaultKind(kind)].side)[0]
-    assert Event.FAULT_FIRED in [record[2] for record in RECORD.iter_unpack(fired["events"])]
+    assert EventCode.FAULT_FIRED in [record[2] for record in RECORD.iter_unpack(fired["events"])]
 
 
 @pytest.mark.parametrize("kind", ["neg_ack", "late_ack", "repeated_ack", "stall", "lost_ack"])

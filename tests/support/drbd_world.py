@@ -20,7 +20,7 @@ from freezeframe.firmware_sim.ports import (
 )
 from freezeframe.harness.wire.control import PairState
 from freezeframe.harness.wire.drbd import DATA_SOCKET, MAGIC_H100, META_SOCKET, Cmd, Role
-from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, Event
+from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, EventCode
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -97,7 +97,7 @@ class Side:
         self.backend = MemoryBackend(size_bytes)
         self.hooks: Any = Hooks()
         self.lines: list[str] = []
-        self.events: list[tuple[Event, tuple[int, ...]]] = []
+        self.events: list[tuple[EventCode, tuple[int, ...]]] = []
         self.completions: list[tuple[int, str]] = []
         self.held: set[int] = set()
         self.sent: dict[int, bytearray] = {}
@@ -119,7 +119,7 @@ class Side:
             self._trace,
         )
 
-    def _trace(self, event: Event, *args: int) -> None:
+    def _trace(self, event: EventCode, *args: int) -> None:
         assert len(args) <= len(EVENT_ARGUMENTS[event])
         assert all(0 <= arg < 1 << 64 for arg in args)
         self.events.append((event, args))
@@ -127,7 +127,7 @@ class Side:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def traced(self, event: Event) -> list[tuple[int, ...]]:
+    def traced(self, event: EventCode) -> list[tuple[int, ...]]:
         return [args for found, args in self.events if found is event]
 
     def write(self, write_no: int, offset_bytes: int, data: bytes, **how: Any) -> bool:

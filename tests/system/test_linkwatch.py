@@ -37,7 +37,7 @@ from freezeframe.harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     AnyEvent,
-    Freeze,
+    KeepCapture,
     LinkStats,
     Note,
     ProcessReady,
@@ -393,7 +393,7 @@ def test_hours_of_link_stay_within_the_bound_and_a_trigger_keeps_its_window(
         nodes.primary(p_data(9999, 89600, bytes(65536), digest=b"oops"))
         trigger = watch.wait(Trigger)
         assert watch.process.stdin is not None
-        watch.process.stdin.write(events.encode(Freeze(t_ns=trigger.t_arrival_ns)))
+        watch.process.stdin.write(events.encode(KeepCapture(t_ns=trigger.t_arrival_ns)))
         watch.process.stdin.flush()
         nodes.secondary(p_ack(9999, 89600, 65536))
         for epoch in range(4):

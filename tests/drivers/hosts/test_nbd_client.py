@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freezeframe.drivers.hosts.nbd import Address, parse_uri
+from freezeframe.drivers.hosts.nbd import NbdAddress, parse_uri
 from freezeframe.drivers.hosts.nbd_client import Completion, NbdClientSession
 from freezeframe.harness.errors import UsageError, WireError
 
@@ -150,12 +150,12 @@ def test_noise_is_a_wire_error_or_waited_for(noise: bytes, prefix: bytes) -> Non
 
 
 def test_addresses() -> None:
-    assert parse_uri("nbd+unix:///?socket=/run/a.sock") == Address("/run/a.sock", "", 0, "")
-    assert parse_uri("nbd+unix:///disk%201?socket=/tmp/a%20b") == Address(
+    assert parse_uri("nbd+unix:///?socket=/run/a.sock") == NbdAddress("/run/a.sock", "", 0, "")
+    assert parse_uri("nbd+unix:///disk%201?socket=/tmp/a%20b") == NbdAddress(
         "/tmp/a b", "", 0, "disk 1"
     )
-    assert parse_uri("nbd://10.0.0.1:10810/disk") == Address("", "10.0.0.1", 10810, "disk")
-    assert parse_uri("nbd://pi4") == Address("", "pi4", 10809, "")
+    assert parse_uri("nbd://10.0.0.1:10810/disk") == NbdAddress("", "10.0.0.1", 10810, "disk")
+    assert parse_uri("nbd://pi4") == NbdAddress("", "pi4", 10809, "")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from freezeframe.drivers.hosts.workload import Workload, WriterConfig
+from freezeframe.drivers.hosts.workload import WriteGenerator, WriterConfig
 from freezeframe.harness.core.blocks.blockstamp import decode
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.errors import UsageError
@@ -11,13 +11,13 @@ from freezeframe.harness.errors import UsageError
 VOLUME_BYTES = 1 << 20
 
 
-def make(**settings: object) -> Workload:
+def make(**settings: object) -> WriteGenerator:
     defaults: dict[str, object] = {"bytes_total": 64 << 10, "write_bytes": 4096, "queue_depth": 4}
     given = {"uri": "nbd://x", "journal_path": "j", **defaults, **settings}
-    return Workload(msgspec.convert(given, WriterConfig), VOLUME_BYTES)
+    return WriteGenerator(msgspec.convert(given, WriterConfig), VOLUME_BYTES)
 
 
-def places(workload: Workload) -> list[int]:
+def places(workload: WriteGenerator) -> list[int]:
     """Run it to the end, each write answered before the next; the lbas in order."""
     found = []
     while (flight := workload.next_write(0)) is not None:

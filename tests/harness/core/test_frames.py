@@ -75,15 +75,15 @@ def test_the_longest_frame() -> None:
 
 
 RECORDS = [
-    frames.Target("FFSIM-P-0001", 7),
-    frames.Freeze("FFSIM-P-0001", 7, 2, bytes(range(16))),
-    frames.TraceLevel("S", 0xFFFFFFFF, 2),
-    frames.ReadSet(1, 1 << 40, 65536),
-    frames.AcknowledgeSet("0123456789abcdef", 1, 2, bytes(range(32))),
-    frames.Identity("SimArray 2", "FFSIM-P-0001", "1.0", 7, 1, 2, 3, 4, 4096, 7),
-    frames.FreezeReply(1, 2, 3, 4),
-    frames.SetEntry(1, 2, 1, 3, bytes(16), 4, 5, 6, bytes(range(32))),
-    frames.SetData(1, 2),
+    frames.TargetPayload("FFSIM-P-0001", 7),
+    frames.FreezePayload("FFSIM-P-0001", 7, 2, bytes(range(16))),
+    frames.TraceLevelPayload("S", 0xFFFFFFFF, 2),
+    frames.ReadSetPayload(1, 1 << 40, 65536),
+    frames.AcknowledgeSetPayload("0123456789abcdef", 1, 2, bytes(range(32))),
+    frames.IdentityPayload("SimArray 2", "FFSIM-P-0001", "1.0", 7, 1, 2, 3, 4, 4096, 7),
+    frames.FreezeReplyPayload(1, 2, 3, 4),
+    frames.SetEntryPayload(1, 2, 1, 3, bytes(16), 4, 5, 6, bytes(range(32))),
+    frames.SetDataPayload(1, 2),
 ]
 
 
@@ -97,18 +97,18 @@ def test_payloads_go_there_and_back(record: frames.Payload) -> None:
 
 
 def test_payload_bytes_are_the_published_ones() -> None:
-    packed = pack(frames.Freeze("AB", 0x01020304, 5, b"i" * 16))
+    packed = pack(frames.FreezePayload("AB", 0x01020304, 5, b"i" * 16))
     assert packed == b"AB" + bytes(14) + bytes.fromhex("01020304 0005") + b"i" * 16
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        frames.Target("seventeen letters", 1),
-        frames.Target("A", 1 << 32),
-        frames.Target("A", -1),
-        frames.Target("é", 1),
-        frames.Freeze("A", 1, 1, bytes(17) + b"x"),
+        frames.TargetPayload("seventeen letters", 1),
+        frames.TargetPayload("A", 1 << 32),
+        frames.TargetPayload("A", -1),
+        frames.TargetPayload("é", 1),
+        frames.FreezePayload("A", 1, 1, bytes(17) + b"x"),
     ],
     ids=repr,
 )
@@ -119,9 +119,9 @@ def test_what_does_not_fit_is_refused(record: frames.Payload) -> None:
 
 @pytest.mark.parametrize("name", [b"\x1b[2Jx", b"\xff", b"a\nb"])
 def test_a_name_that_is_no_text_is_refused(name: bytes) -> None:
-    record = pack(frames.Target("A", 1))
+    record = pack(frames.TargetPayload("A", 1))
     with pytest.raises(WireError, match="printable"):
-        unpack(frames.Target, name + record[len(name) :])
+        unpack(frames.TargetPayload, name + record[len(name) :])
 
 
 def join(received: list[frames.Received]) -> list[frames.Received]:

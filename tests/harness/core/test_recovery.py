@@ -16,7 +16,6 @@ from freezeframe.harness.core.recovery import (
     AwaitReply,
     Compare,
     Compared,
-    Event,
     Finish,
     FrameNotOut,
     FrameOut,
@@ -27,6 +26,7 @@ from freezeframe.harness.core.recovery import (
     PullBroke,
     Pulled,
     Recovery,
+    RecoveryEvent,
     Rejoined,
     Replied,
     TimedOut,
@@ -41,7 +41,7 @@ NO_POWER = Policy(
 )
 
 
-def obedient(action: Action) -> Event:
+def obedient(action: Action) -> RecoveryEvent:
     """What a healthy bench answers to each action."""
     match action:
         case AwaitReply():
@@ -61,7 +61,7 @@ def obedient(action: Action) -> Event:
 
 
 def walk(
-    machine: Recovery, answer: Callable[[Action], Event] = obedient, *, both: bool = True
+    machine: Recovery, answer: Callable[[Action], RecoveryEvent] = obedient, *, both: bool = True
 ) -> tuple[list[str], Finish]:
     """Play a bench; one second passes with each event, or the action's time when it times out."""
     now = 0
@@ -129,7 +129,7 @@ def test_deadlines_are_the_policys_and_start_when_their_action_does() -> None:
 def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
     cycled: list[str] = []
 
-    def hung(action: Action) -> Event:
+    def hung(action: Action) -> RecoveryEvent:
         if isinstance(action, AwaitBoot) and action.side == "primary" and not cycled:
             return TimedOut()
         if isinstance(action, PowerCycle):
@@ -149,7 +149,7 @@ def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
 def test_a_controller_that_never_comes_back_ends_it_without_a_comparison(
     policy: Policy, cycles: int
 ) -> None:
-    def dead(action: Action) -> Event:
+    def dead(action: Action) -> RecoveryEvent:
         return (
             TimedOut()
             if isinstance(action, AwaitBoot) and action.side == "primary"
@@ -164,7 +164,7 @@ def test_a_controller_that_never_comes_back_ends_it_without_a_comparison(
 
 
 def test_a_supply_that_fails_is_the_reason() -> None:
-    def dead(action: Action) -> Event:
+    def dead(action: Action) -> RecoveryEvent:
         match action:
             case AwaitBoot(side="primary"):
                 return TimedOut()
@@ -177,7 +177,7 @@ def test_a_supply_that_fails_is_the_reason() -> None:
 
 
 def test_a_refusal_is_final_and_the_pair_is_still_compared() -> None:
-    def refusing(action: Action) -> Event:
+    def refusing(action: Action) -> RecoveryEvent:
         if isinstance(action, AwaitReply) and action.side == "primary":
             return Replied(side="primary", ok=False, status="stale epoch")
         return obedient(action)
@@ -189,7 +189,7 @@ def test_a_refusal_is_final_and_the_pair_is_still_compared() -> None:
 
 
 def test_silence_is_judged_by_the_boot_epoch() -> None:
-    def silent(action: Action) -> Event:
+    def silent(action: Action) -> RecoveryEvent:
         return TimedOut() if isinstance(action, AwaitReply) else obedient(action)
 
     names, finish = walk(pair(), silent)
@@ -214,7 +214,7 @@ def test_a_controller_that_runs_on_did_not_obey() -> None:
 
 
 def test_a_pull_is_resumed_a_bounded_number_of_times() -> None:
-    def broken(action: Action) -> Event:
+    def broken(action: Action) -> RecoveryEvent:
         if isinstance(action, Pull) and action.side == "secondary":
             return PullBroke(side="secondary", reason="line silent", arrived_bytes=4096)
         return obedient(action)
@@ -228,7 +228,7 @@ def test_a_pull_is_resumed_a_bounded_number_of_times() -> None:
 
 
 def test_a_set_that_is_not_there_is_missing() -> None:
-    def none(action: Action) -> Event:
+    def none(action: Action) -> RecoveryEvent:
         if isinstance(action, Pull):
             return PullBroke(
                 side=action.side, reason="no such set", arrived_bytes=0, resumable=False
@@ -273,7 +273,7 @@ def test_data_that_differ_and_data_that_could_not_be_compared() -> None:
         (TimedOut(detail="host gone"), None),
     ):
 
-        def answer(action: Action, event: Event = event) -> Event:
+        def answer(action: Action, event: RecoveryEvent = event) -> RecoveryEvent:
             return event if isinstance(action, Compare) else obedient(action)
 
         _, finish = walk(pair(), answer)
@@ -300,7 +300,9 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER]))
-def test_whatever_happens_it_ends_by_its_deadlines(events: list[Event], policy: Policy) -> None:
+def test_whatever_happens_it_ends_by_its_deadlines(
+    events: list[RecoveryEvent], policy: Policy
+) -> None:
     """After any events, timeouts alone end every recovery, within the sum of what the policy
     allows."""
     machine = pair(policy)
@@ -323,11 +325,11 @@ def test_whatever_happens_it_ends_by_its_deadlines(events: list[Event], policy: 
 
 
 def test_the_table_leads_every_step_to_the_end() -> None:
-    reached = {recovery.Step.SETTLED}
+    reached = {recovery.SideStep.SETTLED}
     while more := {
         step
         for step, row in recovery.TABLE.items()
         if step not in reached and reached & {*row.values()}
     }:
         reached |= more
-    assert reached == set(recovery.Step)
+    assert reached == set(recovery.SideStep)

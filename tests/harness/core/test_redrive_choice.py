@@ -15,7 +15,7 @@ from freezeframe.harness.core.blocks.blockstamp import (
 from freezeframe.harness.core.events import Trigger
 from freezeframe.harness.core.redrive import (
     UNANSWERED_NS,
-    Result,
+    RedriveResult,
     failed_again,
     failing_write,
     told_sector,
@@ -123,7 +123,7 @@ def test_the_sector_of_a_console_line(line: bytes, sector: int) -> None:
 CAUSE = trigger("link-neg-ack", 100, sector=8, block_id="0xa")
 
 
-def again(*later: Trigger, line: bytes = b"") -> Result | None:
+def again(*later: Trigger, line: bytes = b"") -> RedriveResult | None:
     return failed_again([CAUSE, *later], CAUSE, SECOND, 500, lambda _: line)
 
 
@@ -133,7 +133,7 @@ def test_a_trigger_on_the_same_sectors_says_again() -> None:
     assert (found.again, found.outcome) == (True, "deterministic")
     assert again(
         trigger("digest", 600, source="console"), line=b"Digest integrity check FAILED: 8s +4096"
-    ) == Result(again=True, reason="digest names sector 8 again", write=SECOND)
+    ) == RedriveResult(again=True, reason="digest names sector 8 again", write=SECOND)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_a_stale_report_of_the_volume_says_nothing_for_the_volume_itself_is_read
 
 
 def test_the_record_names_the_write() -> None:
-    told = Result(again=False, reason="nobody complained", write=SECOND).as_record()
+    told = RedriveResult(again=False, reason="nobody complained", write=SECOND).as_record()
     assert told == {
         "write_id": 1, "sector": 8, "sectors": 8, "again": False, "outcome": "transient",
         "reason": "nobody complained",
     }  # fmt: skip
-    assert Result(again=None, reason="no journal").as_record()["outcome"] == "not possible"
+    assert RedriveResult(again=None, reason="no journal").as_record()["outcome"] == "not possible"

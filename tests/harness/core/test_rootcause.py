@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS, Event
+from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, RECORD, STATE_KEYS, EventCode
 
 HEADER: dict[str, Any] = dict.fromkeys(HEADER_KEYS, 1) | {
     "incident_id": bytes(range(16)),
@@ -25,7 +25,7 @@ STATE: dict[str, Any] = dict.fromkeys(STATE_KEYS, 0) | {
     "last_writes": [[1, 8, 4096, 5, b"\1" * 8, 6, 2]],
     "diagnostics": {"self_test": "pass"},
 }
-RING = RECORD.pack(7, 1_234_567_890, Event.HOST_WRITE, 1, 0, 11, 12, 13, 14) + RECORD.pack(
+RING = RECORD.pack(7, 1_234_567_890, EventCode.HOST_WRITE, 1, 0, 11, 12, 13, 14) + RECORD.pack(
     8, 2_000_000_000, 0x7777, 9, 0, 1, 2, 3, 4
 )
 

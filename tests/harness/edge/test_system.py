@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from freezeframe.harness.edge import system
-from freezeframe.harness.edge.system import Finding
+from freezeframe.harness.edge.system import CheckResult
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def by_name(out_dir: Path) -> dict[str, Finding]:
+def by_name(out_dir: Path) -> dict[str, CheckResult]:
     return {finding.name: finding for finding in system.examine(out_dir)}
 
 

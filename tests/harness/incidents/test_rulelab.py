@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.core.console.rules import parse_rules
 from freezeframe.harness.incidents.evidence import Evidence
-from freezeframe.harness.incidents.rulelab import Place, compare, found, recorded, totals
+from freezeframe.harness.incidents.rulelab import HitPlace, compare, found, recorded, totals
 from freezeframe.harness.incidents.store import StoredIncident
 
 RULES = """
@@ -77,7 +77,7 @@ def test_new_and_lost_hits_are_told_apart(out: Path) -> None:
     new = {place.rule: text for place, text in result.new}
     assert {"renamed", "resync"} <= set(new) and "Began resync as Sync" in new["resync"]
     assert any(
-        place == Place("console", "secondary", place.where, "resync") for place, _ in result.new
+        place == HitPlace("console", "secondary", place.where, "resync") for place, _ in result.new
     )
     counts = totals([result, result])
     assert counts["receive-error"] == (0, 2) and counts["resync"][0] == 4
