@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-SOURCES := src/freezeframe/__init__.py setup.py harness drivers firmware_sim fixtures bench_configs tests benchmarks
+SOURCES := $(wildcard src/freezeframe/*.py) setup.py harness drivers firmware_sim fixtures bench_configs tests benchmarks
 # Tests start processes of their own: two at a time keep a 2-core machine busy.
 WORKERS ?= 2
 SEED ?= 7
@@ -13,7 +13,7 @@ SCENARIO ?= bit_flip_receiver
 VERDICT_RUNS ?= 500
 VERDICT_PROCESSES ?= 26
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict wheels rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -21,6 +21,7 @@ help:
 	@echo "make test    set-up, then every check and every test"
 	@echo "make rig-demo  the same on two real Linux nodes with DRBD, in QEMU; no KVM needed"
 	@echo "make test-rig  the tests of that rig"
+	@echo "make wheels  dist/: the wheel for this machine, and the one for any processor"
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
@@ -63,6 +64,15 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+# pip reuses build/: what one wheel left there would be in the other.
+wheels: setup
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@rm -rf build
+	@FREEZEFRAME_PURE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@rm -rf build
+	@ls dist/*.whl
 
 claims: setup
 	@$(BIN)/python tests/tools/claims.py

@@ -1,15 +1,18 @@
 """The SimArray driver against the simulated firmware's own control port: two codecs, one table."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import cbor2
 import pytest
 
+from freezeframe import testing
 from freezeframe.drivers.controllers.sim_array import SimArray
 from freezeframe.firmware_sim.control import Frozen, Operations
 from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.errors import WireError
+from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.wire.control import Reason, SetKind, Status
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
@@ -52,7 +55,7 @@ class Firmware:
         return Frozen(entry.set_id, self.boot_epoch, 9000, 77)
 
     def state_record(self, max_bytes: int) -> bytes:
-        return b"\xa1\x64role\x02"
+        return cbor2.dumps(dict.fromkeys(STATE_KEYS, 0) | {"role": 2})
 
     def print_line(self, text: str) -> None:
         self.lines.append(text)
@@ -136,7 +139,7 @@ def test_services(rig: tuple[Firmware, SimArray, Line]) -> None:
     firmware, driver, _ = rig
     limit = 60 * NS_PER_S
     who = driver.identify(limit)
-    assert driver.state(limit) == {"role": 2}
+    assert driver.state(limit) == dict.fromkeys(STATE_KEYS, 0) | {"role": 2}
     assert driver.print_line("canary", limit).ok and driver.print_line("canary", limit).ok
     assert firmware.lines == ["canary", "canary"]
     assert driver.set_trace_level(who, 2, limit).ok and firmware.level == 2
@@ -156,3 +159,69 @@ def test_a_frame_for_another_target_is_refused(rig: tuple[Firmware, SimArray, Li
     assert reply is not None and reply.status == "wrong target"
     assert firmware.refused == [Status.WRONG_TARGET]
     assert firmware.boot_epoch == 4
+
+
+def test_the_driver_keeps_the_promises_of_its_role(
+    rig: tuple[Firmware, SimArray, Line],
+) -> None:
+    firmware, driver, line = rig
+    testing.check_controller(driver, clock=line)
+    assert firmware.boot_epoch == 4
+
+
+class Wrong(SimArray):
+    """The driver with one method that breaks the role: ``fault``."""
+
+    fault = ""
+
+    def state(self, deadline_ns: int) -> dict[str, Any]:
+        return {} if self.fault == "state" else super().state(deadline_ns)
+
+    def freeze_frame(
+        self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
+    ) -> bytes:
+        if self.fault == "warmstart":
+            disruptive = not disruptive
+        if self.fault == "alike":
+            return super().freeze_frame(identity, reason, incident_id)[:4]
+        return super().freeze_frame(identity, reason, incident_id, disruptive=disruptive)
+
+    def freeze_reply(self, frame: bytes, deadline_ns: int) -> Reply | None:
+        if self.fault == "invented":
+            return Reply(ok=True, status="ok")
+        return super().freeze_reply(frame, deadline_ns)
+
+    def sets(self, deadline_ns: int) -> list[SetEntry]:
+        return [] if self.fault == "sets" else super().sets(deadline_ns)
+
+    def pull(
+        self, entry: SetEntry, have: bytes, deadline_ns: int, progress: Callable[[bytes], None]
+    ) -> RootCauseSet:
+        if self.fault == "from-the-start":
+            have = b""
+        if self.fault == "silent":
+            return super().pull(entry, have, deadline_ns, lambda _: None)
+        if self.fault == "damaged":
+            return super().pull(entry, have, deadline_ns, lambda piece: progress(piece[::-1]))
+        return super().pull(entry, have, deadline_ns, progress)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("state", "missing: bitmap"),
+        ("alike", "others for a warmstart"),
+        ("invented", "None at its deadline"),
+        ("warmstart", "does not begin a new boot"),
+        ("sets", "one new set"),
+        ("silent", "bytes to progress, not 0"),
+        ("damaged", "SHA-256"),
+        ("from-the-start", "passes on the second, no more"),
+    ],
+)
+def test_a_driver_that_breaks_its_role_is_named(fault: str, words: str) -> None:
+    line = Line(Firmware())
+    driver = Wrong("secondary", line, serial_number=SERIAL, clock=line)
+    driver.fault = fault
+    with pytest.raises(testing.ConformanceError, match=words):
+        testing.check_controller(driver, clock=line)

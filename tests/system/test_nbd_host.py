@@ -5,13 +5,14 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nbd_test_server import served
+from waiting import await_listener
 
+from freezeframe import testing
 from freezeframe.drivers.hosts.nbd import NbdConnection, NbdHost
 from freezeframe.harness.errors import RigError, UsageError
 
@@ -30,11 +31,7 @@ def nbdkit(tmp_path: Path) -> Iterator[str]:
         ["nbdkit", "-f", "-U", str(path), "--filter=exportname", "memory", str(SIZE_BYTES), *strict]
     )
     try:
-        end = time.monotonic() + 15
-        while not path.exists():
-            assert time.monotonic() < end
-            assert process.poll() is None
-            os.sched_yield()
+        await_listener(path)
         yield f"nbd+unix:///disk?socket={path}"
     finally:
         process.kill()
@@ -55,6 +52,11 @@ def test_read_write_trim_flush_of_any_length(nbdkit: str) -> None:
         for offset, length in ((SIZE_BYTES, 512), (-512, 512), (0, 0), (0, SIZE_BYTES + 512)):
             with pytest.raises(UsageError, match="but it has"):
                 host.read(offset, length)
+
+
+def test_the_driver_keeps_the_promises_of_its_role(nbdkit: str) -> None:
+    with NbdHost(nbdkit) as host:
+        testing.check_host_port(host)
 
 
 def test_pipelined_requests_are_all_answered(nbdkit: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from freezeframe import testing
 from freezeframe.drivers.power.scpi_supply import ScpiSupply
 from freezeframe.harness.errors import RigError
 
@@ -127,6 +128,11 @@ def test_power_on_off_and_measured_values(bench: Bench) -> None:
         supply.set_output("primary", False)
         until(lambda: all(gone(pid) for pid in pids))
         assert supply.measure("primary") == (0.0, 0.0)
+
+
+def test_the_driver_keeps_the_promises_of_its_role(bench: Bench) -> None:
+    with ScpiSupply(bench.resource) as supply:
+        testing.check_power_rail(supply, "secondary")
 
 
 def test_lines_outlive_power_cycles_and_bytes_to_a_dark_controller_are_lost(bench: Bench) -> None:

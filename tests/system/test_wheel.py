@@ -20,20 +20,56 @@ RUN_LIMIT_S = 90
 pytestmark = pytest.mark.timeout(INSTALL_LIMIT_S + 2 * RUN_LIMIT_S)
 
 
-class Installed:
-    """A clean environment that holds the wheel and what it asks for, and nothing of the
-    checkout."""
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+NAMESAKES = ("fixtures", "drivers", "harness", "firmware_sim", "bench_configs", "tests")
+"""Packages that the repository of a user may have: our folders have these names too."""
 
-    def __init__(self, directory: Path) -> None:
+
+def _built(source: Path, directory: Path, **variables: str) -> Path:
+    """The wheel of the checkout ``source``, from nothing that an earlier build left there."""
+    shutil.rmtree(source / "build", ignore_errors=True)
+    _run(
+        [*PIP, "wheel", "--no-deps", "--wheel-dir", str(directory), str(source)],
+        directory.parent,
+        **variables,
+    )
+    (wheel,) = directory.glob("freezeframe-*.whl")
+    return wheel
+
+
+def _environment(directory: Path, *packages: str) -> Path:
+    """The Python of a new environment in which only ``packages`` and what they need are
+    installed."""
+    _run([sys.executable, "-m", "venv", "--without-pip", str(directory)], directory.parent)
+    python = directory / "bin" / "python"
+    _run([*PIP, "--python", str(python), "install", *packages], directory.parent)
+    return python
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout as git sees it, without what was built in it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=RUN_LIMIT_S,
+    )  # fmt: skip
+    copy = tmp_path_factory.mktemp("copy") / "source"
+    for name in filter(None, listed.stdout.split("\0")):
+        if os.path.lexists(ROOT / name):  # not one that is deleted and not yet committed
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+class Installed:
+    """A clean environment that holds the wheel and what it asks for, beside the packages from PyPI
+    whose names are those of our folders, and nothing of the checkout."""
+
+    def __init__(self, directory: Path, source: Path) -> None:
         self.directory = directory
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        wheels = directory / "wheels"
-        _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)], directory)
-        (wheel,) = wheels.glob("freezeframe-*.whl")
-        venv = directory / "venv"
-        _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], directory)
-        _run([*pip, "--python", str(venv / "bin" / "python"), "install", str(wheel)], directory)
-        self.command = venv / "bin" / "freezeframe"
+        self.wheel = _built(source, directory / "wheels")
+        self.python = _environment(directory / "venv", "fixtures", "testtools", str(self.wheel))
+        self.command = self.python.parent / "freezeframe"
         self.refusal = self.incident("neg_ack")
         self.flip = self.incident("bit_flip_receiver")
 
@@ -66,32 +102,108 @@ def _run(command: list[str], cwd: Path, **variables: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return Installed(tmp_path_factory.mktemp("wheel"))
+def installed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Installed:
+    return Installed(tmp_path_factory.mktemp("wheel"), source)
 
 
-def test_without_a_compiler_it_is_built_and_reads_captures_all_the_same(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    kept_out = shutil.ignore_patterns(
-        ".*", "build", "dist", "incidents", "*.egg-info", "*.so", "__pycache__"
-    )
-    shutil.copytree(ROOT, source, ignore=kept_out)
-    wheels = tmp_path / "wheels"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    _run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)],
-        tmp_path,
-        CC="/bin/false",
-    )
-    (wheel,) = wheels.glob("freezeframe-*.whl")
+def _names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        assert not [name for name in archive.namelist() if name.endswith(".so")]
-        archive.extractall(tmp_path / "installed")
-    program = (
-        "import os; from freezeframe.harness.core.link import linkview, skim; assert linkview; "
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_one_package(installed: Installed) -> None:
+    names = _names(installed.wheel)
+    assert {name.partition("/")[0] for name in names} == {
+        "freezeframe",
+        "freezeframe-0.1.0.dist-info",
+    }
+    inside = {name.split("/")[1] for name in names if name.startswith("freezeframe/")}
+    assert inside == {
+        "__init__.py", "driver.py", "link.py", "testing.py", "py.typed",
+        "harness", "drivers", "firmware_sim", "fixtures", "bench_configs",
+    }  # fmt: skip
+    tools = {path.name for path in (ROOT / "tests" / "tools").glob("*.py")}
+    assert not {name for name in names if name.rpartition("/")[2] in tools}
+
+
+def test_packages_of_the_same_name_stay_whole(installed: Installed) -> None:
+    program = "import fixtures, testtools; fixtures.TestWithFixtures; testtools.TestCase"
+    _run([str(installed.python), "-c", program], installed.directory)
+
+
+def test_a_repository_with_packages_of_our_folders_names_uses_the_plugin(
+    installed: Installed, tmp_path: Path
+) -> None:
+    for name in NAMESAKES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"MINE = {name!r}\n")
+    imports = "".join(f"import {name}\n" for name in NAMESAKES if name != "tests")
+    (tmp_path / "tests" / "test_mine.py").write_text(
+        f"{imports}from freezeframe import FaultTable\n\n\n"
+        "def test_a_refused_write_is_seen(pair, faults):\n"
+        "    assert (fixtures.MINE, harness.MINE) == ('fixtures', 'harness')\n"
+        '    faults.arm(FaultTable(kind="neg_ack", at_write=3))\n'
+        "    pair.write()\n"
+        '    assert pair.await_trigger().rule == "link-neg-ack"\n'
+        "    assert pair.await_recovery().rejoined\n"
     )
-    program += "assert not skim.NATIVE and skim.__file__.startswith(os.getcwd())"
-    _run([sys.executable, "-c", program], tmp_path / "installed")
+    _run([str(installed.python), "-m", "pytest", "-q", "tests"], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple[Path, Path]:
+    """The wheel for any processor, and a Python that has it."""
+    directory = tmp_path_factory.mktemp("pure")
+    wheel = _built(source, directory / "wheels", FREEZEFRAME_PURE="1")
+    return wheel, _environment(directory / "venv", str(wheel))
+
+
+NATIVE_IS = "from freezeframe.harness.core.link import skim; assert skim.NATIVE is "
+
+
+def test_the_pure_wheel_is_for_any_processor_and_reads_a_capture(
+    installed: Installed, pure: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`replay` reads the incident's capture again; both wheels give one verdict."""
+    wheel, python = pure
+    assert wheel.name == "freezeframe-0.1.0-py3-none-any.whl"
+    assert _names(wheel) == {name for name in _names(installed.wheel) if not name.endswith(".so")}
+    _run([str(python), "-c", NATIVE_IS + "False"], tmp_path)
+    _run([str(installed.python), "-c", NATIVE_IS + "True"], tmp_path)
+    verdicts = [
+        json.loads(
+            subprocess.run(
+                [str(one), "-m", "freezeframe.harness.cli", "replay", str(path), "--json"],
+                cwd=tmp_path, capture_output=True, text=True, check=True, timeout=RUN_LIMIT_S,
+            ).stdout
+        )
+        for path in (installed.flip["path"], installed.refusal["path"])
+        for one in (python, installed.python)
+    ]  # fmt: skip
+    assert verdicts[0] == verdicts[1] and verdicts[2] == verdicts[3] != verdicts[0]
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_on_a_raspberry_pi_nothing_is_compiled(
+    pure: tuple[Path, Path], tmp_path: Path, version: str
+) -> None:
+    """docs/pi.md: every package that the pure wheel asks for has a wheel for 64-bit ARM, for the
+    Python of bookworm (3.11, glibc 2.36) and of trixie (3.13)."""
+    platforms = [f"--platform=manylinux{name}_aarch64" for name in ("2014", "_2_17", "_2_28")]
+    resolved = ["--dry-run", "--ignore-installed", "--target", str(tmp_path / "pi")]
+    _run(
+        [
+            *PIP, "install", *resolved, "--only-binary=:all:", *platforms,
+            f"--python-version={version}", str(pure[0]),
+        ],
+        tmp_path,
+    )  # fmt: skip
+
+
+def test_without_a_compiler_it_is_built_all_the_same(source: Path, tmp_path: Path) -> None:
+    wheel = _built(source, tmp_path / "wheels", CC="/bin/false")
+    assert not [name for name in _names(wheel) if name.endswith(".so")]
+    assert "py3-none-any" not in wheel.name, "pip does not know that the optional module is absent"
 
 
 def state(record: dict[str, Any], side: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from nbd_test_server import NbdTestServer, served
+from waiting import await_listener
 from workload_process import LIMIT_S, Run, Starter, starter
 
 from freezeframe.drivers.hosts.nbd import NbdHost
@@ -53,10 +54,7 @@ def test_everything_promised_is_on_an_independent_server(runs: Starter, tmp_path
     path = tmp_path / "kit.sock"
     kit = subprocess.Popen(["nbdkit", "-f", "-U", str(path), "memory", str(SIZE_BYTES)])
     try:
-        end = time.monotonic() + LIMIT_S
-        while not path.exists():
-            assert time.monotonic() < end
-            os.sched_yield()
+        await_listener(path)
         uri = f"nbd+unix:///?socket={path}"
         run = runs(
             uri,
