@@ -1,0 +1,486 @@
+"""The policy of one bench under watch: what is armed, and what is said about it. No I/O; time is an
+argument.
+
+The machine keeps facts: which parts are there, who was identified in which boot, what the storm
+guard allows, which incident is under way. After each event it derives what follows from the facts
+and returns only the differences. So nothing can be forgotten on the way from one state to another:
+there is no way, only the facts.
+
+Armed are the sides that were identified in their present boot, on a control line that is there, by
+the serial number of the bench file, while
+
+* a person wants it, the end has not begun, and the breaker is closed;
+* no incident is being collected: its recovery owns the control lines;
+* something can be seen: the reflex runs, and one console or the link's capture is there;
+* there is room on disk for two sets;
+* the pair was in full duplex when it was armed. It stays armed when it leaves full duplex: that may
+  be the failure's beginning.
+
+What becomes of a trigger:
+
+    | the bench is           | then                                                                 |
+    |------------------------|----------------------------------------------------------------------|
+    | armed                  | the reflex writes the frames: Struck -> Collect                      |
+    | collecting             | joins the incident, or becomes the next one (``during_recovery``)    |
+    | in an expected window  | reported as expected                                                 |
+    | otherwise              | reported with the reason why nobody was instructed                   |
+
+* An arming is good for one action. ``Disarm`` and ``Arm`` may cross a ``Struck`` on their way: the
+  frames are out then, so the incident is collected, whatever the policy has decided since.
+* A trigger that became the next incident, and one whose frames could not go out, is answered as soon
+  as the bench could be armed again, with ``Save``. A warmstart so long after its trigger would
+  tell nothing that a save does not.
+* The end disarms first. What is seen afterwards is reported, never acted on.
+* After a kill the frames may have gone out unseen. What is stored on the devices under the armed
+  incident id tells: ``LookUp`` comes before anything else, and a set that is found is collected.
+"""
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.policy.facts import CONTROL
+from freezeframe.harness.core.policy.guard import Guard, Rung
+from freezeframe.harness.core.policy.health import Health, Status, View, status
+from freezeframe.harness.core.policy.messages import (
+    Action,
+    Arm,
+    Armed,
+    Back,
+    Collect,
+    Collected,
+    Disarm,
+    Disarmed,
+    Eased,
+    Ended,
+    Event,
+    Expected,
+    HealthIs,
+    Heard,
+    Hit,
+    Identified,
+    Join,
+    LookedUp,
+    LookUp,
+    Lost,
+    NotHeard,
+    NotIdentified,
+    OpenIncident,
+    PairBroke,
+    Persist,
+    Rebooted,
+    Report,
+    ReportKind,
+    Save,
+    Saved,
+    Struck,
+    Tick,
+    Trouble,
+    Troubled,
+    kind_of,
+)
+from freezeframe.harness.core.policy.presence import Due, Presence
+from freezeframe.harness.core.policy.settings import Settings, ns
+from freezeframe.harness.core.policy.tally import Tally
+
+MAX_WAITING: Final = 16
+"""Triggers that wait to become incidents. More of them say nothing new."""
+MAX_ARMINGS: Final = 16
+"""Past armings that a late ``Struck`` may belong to."""
+MAX_LOOK_UPS: Final = 10
+"""Questions for the set of an incident that may have begun before a kill."""
+RESUME_WAIT_NS: Final = 10 * NS_PER_S
+"""For the control lines after a kill, before an open incident is collected without them."""
+
+
+class Machine:
+    """``saved``: what the policy of a process that was killed had persisted."""
+
+    def __init__(self, settings: Settings, now: Ns, saved: Saved | None = None) -> None:
+        old = saved or Saved()
+        self._out: list[Action] = []
+        self.settings = settings
+        self.guard = Guard(settings.limits, old.guard_log, old.broken)
+        self.presence = Presence(settings, now, self._out)
+        self.status = Status(Health.DISARMED, "not started")
+        self._troubles: dict[Trouble, str] = {}
+        self._expected: list[Expected] = []
+        self._tally = Tally()
+        self._wanted, self._why_not = old.wanted, old.why_not or "nobody has armed it"
+        self._ended = ""
+        self._arming = old.arming
+        self._loaded: Arm | None = None
+        self._before: Arm | None = None
+        """The frames before those: the reflex may have written them when they were replaced."""
+        self._armings: dict[int, Arm] = {}
+        self._open: OpenIncident | None = None
+        self._next: list[OpenIncident] = []
+        """Incidents whose frames are out, to be collected after the open one."""
+        self._waiting = list(old.waiting)
+        self._saving: int | None = None
+        """The arming of the ``Save`` that is out."""
+        self._resume = list(old.open)
+        """Incidents that a killed process was collecting."""
+        self._resume_ns = now + RESUME_WAIT_NS
+        self._unsure = list(old.armed)
+        """Frames that a killed process may have written."""
+        self._looking = False
+        self._look_ups = 0
+        self._look_ns = now
+        self._saved = old
+
+    # --- the edge -------------------------------------------------------------------------------------------
+    def step(self, now: Ns, event: Event) -> list[Action]:
+        """Take what happened; return what to do, in order: ``Disarm`` first, then ``Persist``."""
+        self._take(event, now)
+        self._expected = [one for one in self._expected if one.until_ns > now]
+        for about, text, count in self._tally.due(now, all_of_it=isinstance(event, Ended)):
+            self._report("not acted", about, f"{count} more: {text}")
+        first = self._rearm(now)
+        for due_ns, ask in self._dues():
+            if due_ns <= now:
+                ask(now)
+        self._say_health(now)
+        actions = [*first, *self._persist(), *self._out]
+        self._out.clear()
+        return actions
+
+    def next_deadline_ns(self, now: Ns) -> Ns | None:
+        """When to step although nothing has happened; None: never."""
+        dues = [due_ns for due_ns, _ in self._dues()]
+        dues += [one.until_ns for one in self._expected]
+        dues += [
+            one
+            for one in (self.guard.next_change_ns(now), self._tally.next_ns())
+            if one is not None
+        ]
+        return min(dues, default=None)
+
+    @property
+    def loaded(self) -> Arm | None:
+        """The frames that the reflex has, or will have when ``Arm`` reaches it."""
+        return self._loaded
+
+    @property
+    def open_incident(self) -> str:
+        """The incident that is being collected; "" when there is none."""
+        return self._open.incident if self._open is not None else ""
+
+    # --- what happened --------------------------------------------------------------------------------------
+    def _take(self, event: Event, now: Ns) -> None:
+        match event:
+            case (
+                Lost() | Back() | Identified() | NotIdentified() | Rebooted() | PairBroke() | Heard()
+                | NotHeard()
+            ):  # fmt: skip
+                self.presence.take(event, now, self._instructed)
+            case Hit():
+                self._take_hit(event, now)
+            case Struck():
+                self._take_struck(event, now)
+            case Collected():
+                self._take_collected(event, now)
+            case LookedUp():
+                self._take_looked_up(event, now)
+            case Troubled():
+                if self._troubles.get(event.trouble) != event.detail:
+                    self._report("trouble", event.trouble.value, event.detail)
+                self._troubles[event.trouble] = event.detail
+            case Eased():
+                if self._troubles.pop(event.trouble, None) is not None:
+                    self._report("eased", event.trouble.value, "over")
+            case Armed() | Disarmed():
+                self._take_person(event)
+            case Expected():
+                self._expected.append(event)
+            case Ended():
+                self._take_ended(event, now)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+
+    @property
+    def _instructed(self) -> tuple[Side, ...]:
+        """Whose restart belongs to the incident that is being collected."""
+        one = self._open
+        return one.out if one is not None and one.rung is Rung.WARMSTART else ()
+
+    def _take_hit(self, hit: Hit, now: Ns) -> None:
+        if any(one.rule == hit.rule and hit.t_ns <= one.until_ns for one in self._expected):
+            self._report("expected", hit.rule, f"on the {hit.side}, in its expected window")
+        elif not hit.instructs:
+            return
+        elif self._ended:
+            self._not_acted(hit, f"the end has begun: {self._ended}", now)
+        elif self._open is None:
+            self._not_acted(hit, self._unarmed_reason(now), now)
+        elif self.settings.during_recovery == "join":
+            self._out.append(Join(incident=self._open.incident, hit=hit))
+            if self._tally.is_new(
+                hit.rule, f"{_kind(hit)}, in incident {self._open.incident}", now
+            ):
+                self._report("incident", self._open.incident, f"joined by {_kind(hit)}")
+        else:
+            self._wait(hit, now)
+
+    def _unarmed_reason(self, now: Ns) -> str:
+        if self._loaded is not None:
+            return "it came before its frames had reached the reflex, or its rule is not armed"
+        return str(self._judge(now))
+
+    def _not_acted(self, hit: Hit, why: str, now: Ns) -> None:
+        text = f"{_kind(hit)}: nobody was instructed: {why}"
+        if self._tally.is_new(hit.rule, text, now):
+            self._report("not acted", hit.rule, text)
+
+    def _wait(self, hit: Hit, now: Ns) -> None:
+        """It becomes an incident of its own as soon as the bench could be armed."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._not_acted(hit, f"{MAX_WAITING} triggers wait already", now)
+            return
+        self._waiting.append(hit)
+        self._report("incident", hit.rule, f"{_kind(hit)} becomes the next incident")
+
+    def _take_struck(self, event: Struck, now: Ns) -> None:
+        arm = self._armings.get(event.arming)
+        if arm is None:
+            self._report("crossed", event.rule, f"arming {event.arming} is not known")
+            return
+        is_save = self._saving == event.arming
+        if is_save:
+            self._saving = None
+        elif self._loaded is None or self._loaded.arming != event.arming:
+            self._report("crossed", event.rule, f"the frames of arming {event.arming} were out")
+        else:
+            self._loaded = None
+        if self._before is not None and self._before.arming <= event.arming:
+            self._before = None
+        hit = Hit(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
+        for side, reason in event.failed.items():
+            self._report("frame", side, f"rig trouble, the frame could not go out: {reason}")
+            self.presence.sides[side].forget("its frame could not go out", now)
+        if not event.out:
+            if is_save or self._ended:
+                self._not_acted(hit, "the frames could not go out", now)
+            else:
+                self._wait(hit, now)
+            return
+        if event.rung is Rung.WARMSTART:
+            for side in event.out:
+                self.presence.sides[side].forget("it was instructed to restart", now)
+        self._guard_acted(now, _kind(hit), event.rung)
+        incident = OpenIncident(
+            incident=arm.incident, cause=_kind(hit), epochs=arm.epochs, out=event.out,
+            failed=event.failed, rung=event.rung,
+        )  # fmt: skip
+        if self._open is None:
+            self._begin(incident)
+        else:
+            self._next.append(incident)
+
+    def _guard_acted(self, now: Ns, kind: str, rung: Rung) -> None:
+        was_broken = self.guard.broken
+        self.guard.acted(now, kind, rung)
+        if self.guard.broken and not was_broken:
+            text = f"{self.guard.broken}: disarmed until a person arms again"
+            self._report("guard", "storm guard", text)
+
+    def _begin(self, incident: OpenIncident, *, resumed: bool = False) -> None:
+        self._open = incident
+        word = "save" if incident.rung is Rung.SAVE else "warmstart"
+        text = f"{word} of {' and '.join(incident.out)} for {incident.cause}"
+        self._report("resumed" if resumed else "incident", incident.incident, text)
+        self._out.append(
+            Collect(
+                incident=incident.incident, cause=incident.cause, epochs=incident.epochs,
+                out=incident.out, failed=incident.failed, rung=incident.rung, resumed=resumed,
+            )
+        )  # fmt: skip
+
+    def _take_collected(self, event: Collected, now: Ns) -> None:
+        if self._open is None or self._open.incident != event.incident:
+            return
+        word = "collected" if event.well else f"not collected whole: {event.detail}"
+        self._report("incident", event.incident, word)
+        for side in self._open.epochs:
+            self.presence.sides[side].forget("its incident has just been collected", now)
+        self._open = None
+        if self._next:
+            self._begin(self._next.pop(0))
+
+    def _take_looked_up(self, event: LookedUp, now: Ns) -> None:
+        self._looking = False
+        if not self._unsure or event.incident != self._unsure[0].incident:
+            return
+        arm = self._unsure[0]
+        self._look_ups += 1
+        unknown = tuple(side for side in arm.epochs if event.found.get(side) is None)
+        if not any(event.found.values()) and unknown and self._look_ups < MAX_LOOK_UPS:
+            self._look_ns = now + ns(self.settings.look_max_s)
+            return
+        self._unsure.pop(0)
+        self._look_ups = 0
+        if not any(event.found.values()):
+            text = "no set of it: its frames had not gone out"
+            if unknown:
+                text = f"{' and '.join(unknown)} did not answer: not known whether they went out"
+            self._report("resumed", arm.incident, text)
+            return
+        # Whoever has no set may still be on its way: a frame for one was a frame for all.
+        self._guard_acted(now, f"incident {arm.incident}", arm.rung)
+        incident = OpenIncident(
+            incident=arm.incident, cause="a trigger before the kill", epochs=arm.epochs,
+            out=tuple(arm.epochs), failed={}, rung=arm.rung,
+        )  # fmt: skip
+        self._begin(incident, resumed=True)
+
+    def _take_person(self, event: Armed | Disarmed) -> None:
+        if isinstance(event, Armed):
+            self._wanted, self._why_not = True, ""
+            if self.guard.broken:
+                self.guard.reset()
+            self._report("person", event.who, "arms")
+        else:
+            self._wanted, self._why_not = False, f"by {event.who}: {event.why}"
+            self._report("person", event.who, f"disarms: {event.why}")
+
+    def _take_ended(self, event: Ended, now: Ns) -> None:
+        if self._ended:
+            return
+        self._ended = event.why
+        self._report("end", "bench", event.why)
+        for hit in self._waiting:
+            self._not_acted(hit, f"the end has begun: {event.why}", now)
+        self._waiting.clear()
+
+    # --- what follows from the facts ------------------------------------------------------------------------
+    def _judge(self, now: Ns) -> Status:
+        decided = f"the end has begun: {self._ended}" if self._ended else ""
+        allowed, presence = self.guard.allowed(now), self.presence
+        if not decided and not self._wanted:
+            decided = self._why_not
+        elif not decided and allowed.rung is Rung.NOTHING:
+            decided = f"{allowed.why}; recording until a person arms again"
+        troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
+        return status(
+            View(
+                decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
+                missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
+            )
+        )  # fmt: skip
+
+    def _busy(self) -> str:
+        if self._open is not None:
+            return f"incident {self._open.incident} is being collected"
+        if self._resume:
+            return f"incident {self._resume[0].incident} is to be collected further"
+        if self._unsure:
+            return f"whether incident {self._unsure[0].incident} began before the kill is not known"
+        return "a save is being written" if self._saving is not None else ""
+
+    def _unready(self) -> tuple[str, ...]:
+        if Trouble.DISK_FULL in self._troubles:
+            return (Trouble.DISK_FULL.value,)
+        if not self.presence.armable:
+            return tuple(
+                f"{side}: {self.presence.sides[side].why}" for side in self.settings.instruct
+            )
+        if self._loaded is not None:
+            return ()
+        if self._waiting and self.presence.pending:
+            return (f"a trigger waits for the answer of {' and '.join(self.presence.pending)}",)
+        return self.presence.apart
+
+    def _rearm(self, now: Ns) -> list[Action]:
+        """Bring what the reflex has to what it should have; what it returns stands first."""
+        judged, before = self._judge(now), self._loaded
+        if not judged.health.has_frames or self._waiting:
+            self._loaded, self._before = None, before or self._before
+            if judged.health.has_frames:
+                self._save()
+            why = (
+                "a trigger that waited is answered first"
+                if judged.health.has_frames
+                else judged.why
+            )
+            return [Disarm(why=why)] if before is not None else []
+        desired = Arm(
+            arming=before.arming if before else 0,
+            incident=before.incident if before else "",
+            epochs=self.presence.armable,
+            rung=self.guard.allowed(now).rung,
+            gentle=self.guard.known_kinds(now),
+            muted=frozenset(one.rule for one in self._expected),
+        )
+        if desired != before:
+            self._loaded, self._before = self._remember(desired), before or self._before
+            self._out.insert(0, self._loaded)
+        return []
+
+    def _save(self) -> None:
+        hit = self._waiting.pop(0)
+        arm = self._remember(
+            Arm(arming=0, incident="", epochs=self.presence.armable, rung=Rung.SAVE)
+        )
+        self._saving = arm.arming
+        self._out.append(
+            Save(arming=arm.arming, incident=arm.incident, cause=hit, epochs=arm.epochs)
+        )
+
+    def _remember(self, arm: Arm) -> Arm:
+        """Number it. Each arming has an incident id of its own: two that cross are two incidents."""
+        self._arming += 1
+        numbered = replace(arm, arming=self._arming, incident=f"{self._arming:06d}")
+        self._armings[self._arming] = numbered
+        while len(self._armings) > MAX_ARMINGS:
+            del self._armings[min(self._armings)]
+        return numbered
+
+    def _dues(self) -> list[Due]:
+        """All that is to be asked for, and when."""
+        if self._ended:
+            return []
+        dues = self.presence.openings()
+        if self._resume and self._open is None:
+            parts = self.presence.parts
+            is_there = all(parts[CONTROL[side]].up for side in self._resume[0].out)
+            dues.append((0 if is_there else self._resume_ns, self._resume_next))
+        elif self._unsure and self._open is None and not self._looking:
+            dues.append((self._look_ns, self._look_up))
+        return dues if self._busy() else [*dues, *self.presence.questions()]
+
+    def _resume_next(self, _now: Ns) -> None:
+        self._begin(self._resume.pop(0), resumed=True)
+
+    def _look_up(self, _now: Ns) -> None:
+        arm, self._looking = self._unsure[0], True
+        self._out.append(LookUp(incident=arm.incident, sides=tuple(arm.epochs)))
+
+    def _say_health(self, now: Ns) -> None:
+        fresh = self._judge(now)
+        assert fresh.health.has_frames is (self._loaded is not None)
+        if fresh != self.status:
+            self.status = fresh
+            self._out.append(HealthIs(status=fresh))
+
+    def _persist(self) -> list[Action]:
+        opened = [self._open] if self._open is not None else []
+        armed = [one for one in (self._loaded, self._before) if one is not None]
+        fresh = Saved(
+            wanted=self._wanted, why_not=self._why_not, guard_log=self.guard.log,
+            broken=self.guard.broken, arming=self._arming,
+            armed=(*self._unsure, *armed), open=(*opened, *self._next, *self._resume),
+            waiting=tuple(self._waiting),
+        )  # fmt: skip
+        if fresh == self._saved:
+            return []
+        self._saved = fresh
+        return [Persist(saved=fresh)]
+
+    def _report(self, kind: ReportKind, about: str, text: str) -> None:
+        self._out.append(Report(kind=kind, about=about, text=text))
+
+
+def _kind(hit: Hit) -> str:
+    return kind_of(hit.rule, hit.side)

@@ -1,0 +1,366 @@
+"""What the policy hears and what it asks for, as frozen values.
+
+Whoever carries the actions out may take its time with ``Identify``, ``Canary``, ``Reopen``,
+``LookUp``, ``Save`` and ``Collect``: each is answered by exactly one event. All others are done at
+once and in the order given: ``Persist`` before the ``Arm`` that follows it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.policy.guard import Acted, Rung
+from freezeframe.harness.core.policy.health import Status
+
+
+class Part(StrEnum):
+    """What the bench consists of, as far as it can be lost."""
+
+    PRIMARY_CONSOLE = "primary console"
+    SECONDARY_CONSOLE = "secondary console"
+    PRIMARY_CONTROL = "primary control line"
+    SECONDARY_CONTROL = "secondary control line"
+    LINK = "link capture"
+    REFLEX = "reflex process"
+
+
+class Trouble(StrEnum):
+    """What makes a bench worse without taking a part of it away."""
+
+    GARBAGE = "console full of garbage"
+    DROPS = "capture drops frames"
+    SLOW = "reaction slower than the budget"
+    DISK_LOW = "little disk space"
+    DISK_FULL = "no disk space for two sets"
+    CLOCK = "clock step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A rule's hit that nobody has been instructed for (see ``Struck``)."""
+
+    rule: str
+    side: Side
+    instructs: bool
+    """Whether the rule would instruct anybody."""
+    t_ns: Ns
+
+
+# --- what happened ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A part is gone, or could not be opened again."""
+
+    part: Part
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Back:
+    """A part is there, at the start or again."""
+
+    part: Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identified:
+    """It answered who it is."""
+
+    side: Side
+    serial_number: str
+    boot_epoch: int
+    pair_state: str
+    t_asked_ns: Ns
+    """When the question went out: a boot seen after that makes the answer worthless."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotIdentified:
+    side: Side
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebooted:
+    """It began a boot: a banner on its console, its power blinked."""
+
+    side: Side
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBroke:
+    """The link or a console says that the pair is no longer in full duplex."""
+
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """Its canary came in on its console."""
+
+    side: Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotHeard:
+    """Its canary did not come in time."""
+
+    side: Side
+    reason: str
+    can_print: bool = True
+    """False: it cannot be asked to print, so it is not asked again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Struck:
+    """The armed frames went out, or could not."""
+
+    arming: int
+    rule: str
+    side: Side
+    """Where the trigger was seen."""
+    t_ns: Ns
+    rung: Rung
+    """The harshest frame that was written."""
+    out: tuple[Side, ...]
+    failed: Mapping[Side, str] = field(default_factory=dict)
+    """Side -> why its frame could not go out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """An incident's recovery has ended, well or not."""
+
+    incident: str
+    well: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedUp:
+    """Whether a side keeps a set of the incident. None: it did not answer."""
+
+    incident: str
+    found: Mapping[Side, bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Troubled:
+    trouble: Trouble
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eased:
+    """The trouble is over."""
+
+    trouble: Trouble
+
+
+@dataclass(frozen=True, kw_only=True)
+class Armed:
+    """A person wants the bench armed: at the start, and after a breaker opened."""
+
+    who: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disarmed:
+    """A person wants nobody instructed."""
+
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """In this time hits of the rule are wanted: nobody is instructed for them."""
+
+    rule: str
+    until_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The end has begun: the workload is done, the watch is stopped, a process has died for
+    good."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A deadline has passed."""
+
+
+Event = (
+    Lost | Back | Identified | NotIdentified | Rebooted | PairBroke | Heard | NotHeard | Hit | Struck
+    | Collected | LookedUp | Troubled | Eased | Armed | Disarmed | Expected | Ended | Tick
+)  # fmt: skip
+
+
+# --- what to do ---------------------------------------------------------------------------------------------
+ReportKind = Literal[
+    "lost", "back", "rebooted", "identity", "pair", "trouble", "eased", "not acted", "expected",
+    "crossed", "frame", "canary", "incident", "person", "guard", "end", "resumed",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Hand these frames to the reflex in place of those it has. Good for one action."""
+
+    arming: int
+    """Counts up; comes back in ``Struck``."""
+    incident: str
+    epochs: Mapping[Side, int]
+    """Who is armed, and the boot that the frame is good for."""
+    rung: Rung
+    gentle: frozenset[str] = frozenset()
+    """Kinds of incident (see ``kind_of``) for which the frames only save."""
+    muted: frozenset[str] = frozenset()
+    """Rules that strike nobody now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disarm:
+    """The reflex has no frames from here on. ``Struck`` may still come: it crossed this."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identify:
+    side: Side
+    deadline_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """Have a line printed and heard."""
+
+    side: Side
+    deadline_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reopen:
+    part: Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkGap:
+    """Nothing of this part was recorded in this time."""
+
+    part: Part
+    from_ns: Ns
+    to_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Begin this incident's folder, unless it is there, and its recovery."""
+
+    incident: str
+    cause: str
+    epochs: Mapping[Side, int]
+    out: tuple[Side, ...]
+    failed: Mapping[Side, str]
+    rung: Rung
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Save:
+    """Write save frames now, for a trigger that nobody was armed for; answered by ``Struck``."""
+
+    arming: int
+    incident: str
+    cause: Hit
+    epochs: Mapping[Side, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookUp:
+    """Ask these sides whether they keep a set of this incident."""
+
+    incident: str
+    sides: tuple[Side, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """The hit belongs to the incident that is being collected."""
+
+    incident: str
+    hit: Hit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One line for the screen, ``--json`` and the journal."""
+
+    kind: ReportKind
+    about: str
+    """The part, the side, the rule or the incident."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthIs:
+    """The health has changed."""
+
+    status: Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenIncident:
+    """An incident that is being collected."""
+
+    incident: str
+    cause: str
+    epochs: Mapping[Side, int]
+    out: tuple[Side, ...]
+    failed: Mapping[Side, str]
+    rung: Rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What must outlive the process. Times are CLOCK_MONOTONIC: of another boot of this machine
+    they are to be moved before they are used."""
+
+    wanted: bool = False
+    """Whether a person wants the bench armed."""
+    why_not: str = ""
+    guard_log: tuple[Acted, ...] = ()
+    broken: str = ""
+    arming: int = 0
+    """The last number given out."""
+    armed: tuple[Arm, ...] = ()
+    """The frames that the reflex has, and those it had before: they may have crossed."""
+    open: tuple[OpenIncident, ...] = ()
+    """Incidents whose frames are out, the one that is being collected first."""
+    waiting: tuple[Hit, ...] = ()
+    """Triggers that become incidents of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persist:
+    """Write this down, and sync it, before the next action is done."""
+
+    saved: Saved
+
+
+Action = (
+    Arm | Disarm | Identify | Canary | Reopen | MarkGap | Collect | Save | LookUp | Join | Report
+    | HealthIs | Persist
+)  # fmt: skip
+
+
+def kind_of(rule: str, side: Side) -> str:
+    """The kind of an incident, as far as it is known when it begins."""
+    return f"{rule} on the {side}"

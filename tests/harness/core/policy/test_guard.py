@@ -1,0 +1,124 @@
+"""The storm guard: intervals, back-off, caps, kinds, the breaker. Everything by virtual time."""
+
+from itertools import pairwise
+
+import pytest
+
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.policy.guard import DAY_S, Guard, Limits, Rung
+
+START_NS = 1_000 * NS_PER_S
+
+
+def at(seconds: float) -> int:
+    return START_NS + round(seconds * NS_PER_S)
+
+
+def storm(guard: Guard, duration_s: int, *, every_s: int = 1, kind: str = "") -> list[int]:
+    """A trigger of a new kind each ``every_s``, answered as the guard allows. When it
+    warmstarted."""
+    warmstarts = []
+    for second in range(0, duration_s, every_s):
+        rung = guard.allowed(at(second)).rung
+        if rung is Rung.WARMSTART:
+            warmstarts.append(second)
+            guard.acted(at(second), kind or f"kind {second}", rung)
+    return warmstarts
+
+
+def test_a_storm_warmstarts_four_times_in_two_minutes() -> None:
+    """The times that the docstring and the documentation state."""
+    assert storm(Guard(Limits()), 120) == [0, 15, 45, 105]
+
+
+def test_a_storm_is_capped_in_every_window_of_a_day() -> None:
+    limits = Limits()
+    times = storm(Guard(limits), 24 * 3600, every_s=5)
+    assert times, "the guard lets nothing through: the caps prove nothing"
+    for window_s, cap in (*limits.caps, (DAY_S, limits.per_day)):
+        most = max(sum(one <= other < one + window_s for other in times) for one in times)
+        assert most <= cap
+    assert max(b - a for a, b in pairwise(times)) <= limits.max_interval_s + 5
+
+
+def test_caps_hold_without_an_interval() -> None:
+    guard = Guard(Limits(min_interval_s=0, caps=((120.0, 6), (3600.0, 12))))
+    times = storm(guard, 3600)
+    assert times[:6] == [0, 1, 2, 3, 4, 5]
+    assert times[6] == 120, "the window of two minutes begins with its first warmstart"
+    assert len(times) == 12
+
+
+def test_inside_the_interval_a_save_is_allowed_and_the_reason_is_given() -> None:
+    guard = Guard(Limits())
+    guard.acted(at(0), "k", Rung.WARMSTART)
+    allowed = guard.allowed(at(14.9))
+    assert allowed.rung is Rung.SAVE
+    assert "only saves" in allowed.why and "15 s" in allowed.why
+    assert allowed.until_ns == at(15)
+    assert guard.next_change_ns(at(14.9)) == at(15)
+    assert guard.allowed(at(15)).rung is Rung.WARMSTART
+    assert guard.allowed(at(15)).why == ""
+
+
+def test_the_interval_doubles_and_calm_resets_it() -> None:
+    guard = Guard(Limits(caps=()))
+    intervals = []
+    for second in (0, 20, 60, 2000, 2020):
+        guard.acted(at(second), "k", Rung.WARMSTART)
+        intervals.append(guard.interval_s)
+    assert intervals == [15, 30, 60, 15, 30]
+
+
+def test_a_kind_that_is_known_only_saves_for_an_hour() -> None:
+    guard = Guard(Limits(per_kind_per_hour=2))
+    guard.acted(at(0), "a", Rung.WARMSTART)
+    guard.acted(at(100), "b", Rung.WARMSTART)
+    assert guard.known_kinds(at(101)) == frozenset()
+    guard.acted(at(200), "a", Rung.WARMSTART)
+    assert guard.known_kinds(at(201)) == {"a"}
+    assert guard.known_kinds(at(3601)) == frozenset()
+
+
+def test_saves_count_for_no_cap_but_open_the_breaker() -> None:
+    guard = Guard(Limits(max_saves=3))
+    for second in range(2):
+        guard.acted(at(second), "k", Rung.SAVE)
+    assert guard.allowed(at(3)).rung is Rung.WARMSTART
+    guard.acted(at(3), "k", Rung.SAVE)
+    assert guard.allowed(at(3)).rung is Rung.NOTHING
+    assert guard.broken == "3 saves in one hour: the triggers do not stop"
+
+
+def test_the_breaker_stays_open_until_a_person_closes_it() -> None:
+    guard = Guard(Limits(min_interval_s=0, caps=(), per_day=3))
+    for second in range(3):
+        assert guard.allowed(at(second)).rung is Rung.WARMSTART
+        guard.acted(at(second), "k", Rung.WARMSTART)
+    for second in (4, DAY_S + 100, 30 * DAY_S):
+        assert guard.allowed(at(second)).rung is Rung.NOTHING
+        assert "3 warmstarts in 24 hours" in guard.allowed(at(second)).why
+    guard.reset()
+    assert guard.allowed(at(5)).rung is Rung.WARMSTART
+
+
+def test_the_past_outlives_the_process() -> None:
+    first = Guard(Limits(per_day=3))
+    first.acted(at(0), "k", Rung.WARMSTART)
+    second = Guard(Limits(per_day=3), first.log, first.broken)
+    assert second.allowed(at(10)).rung is Rung.SAVE
+    assert second.interval_s == first.interval_s
+
+
+def test_what_did_not_go_out_counts_for_nothing() -> None:
+    guard = Guard(Limits())
+    guard.acted(at(0), "k", Rung.NOTHING)
+    assert guard.log == ()
+
+
+@pytest.mark.parametrize("days", [1, 3])
+def test_it_forgets_what_no_limit_looks_at(days: int) -> None:
+    guard = Guard(Limits(per_day=10_000, caps=(), min_interval_s=0, max_saves=10_000))
+    for second in range(0, days * 86_400, 600):
+        guard.acted(at(second), "k", Rung.WARMSTART)
+    assert len(guard.log) <= 86_400 / 600
