@@ -81,7 +81,7 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     kernel_drops: int = 0
     gaps: int = 0
     """Holes in TCP streams that the capture did not see."""
-    drbd_packets: int = 0
+    messages: int = 0
     writes: int = 0
     acks: int = 0
     digests_checked: int = 0

@@ -37,7 +37,7 @@ from scapy.fields import (
 )
 from scapy.packet import Packet, Raw, bind_layers
 
-from freezeframe.harness.core.link.drbdstream import parse_header
+from freezeframe.harness.core.link.drbd.stream import parse_header
 from freezeframe.harness.core.link.layout import layout_items
 from freezeframe.harness.wire import control, drbd
 

@@ -27,9 +27,10 @@ from typing import Any, Final
 from freezeframe.harness.core import frames
 from freezeframe.harness.core.blocks.blockdiff import BlockDiff
 from freezeframe.harness.core.events import SIDES, Side
-from freezeframe.harness.core.link.drbdsession import Dissector, Seen
+from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ipheaders import HOSTILE, locate_tcp
 from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
+from freezeframe.harness.core.link.messages import Message
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.timeline import Row
@@ -38,8 +39,6 @@ from freezeframe.harness.core.verdict.writepath import mapping
 from freezeframe.harness.edge.pcapng import CapturedFrame
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.incidents.evidence import ConsoleLine, ControlFrame, Evidence
-from freezeframe.harness.wire import drbd
-from freezeframe.harness.wire.drbd import Cmd
 
 KEY_FILE: Final = ".redaction-key"
 KEY_BYTES: Final = 32
@@ -49,13 +48,6 @@ MAX_SERIALS: Final = 16
 HEADERS_BYTES: Final = 54
 """Kept of a frame that is no TCP: Ethernet, IP and a little more; an ARP request whole."""
 _MIN_TCP_FRAME_BYTES: Final = 54
-_HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
-_SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
-_HEADER_BYTES: Final = {
-    80: drbd.HEADER_H80.size,
-    95: drbd.HEADER_H95.size,
-    100: drbd.HEADER_H100.size,
-}
 _DROPPED_KEYS: Final = frozenset({"excerpt_hex", "frame_hex"})
 _DATA_KEYS: Final = frozenset({"expected", "found"})
 """Of the verdict: bytes of the host's."""
@@ -267,11 +259,7 @@ class _Kept:
         self._ends: dict[int, array[int]] = {}
         ends = link_ends(evidence.record)
         reassembler = Reassembler(ports=ends.ports)
-        dissector = Dissector(
-            primary_address=ends.primary_address,
-            secondary_address=ends.secondary_address,
-            integrity_alg=ends.integrity_alg,
-        )
+        follower = Follower(ends.speak(must_match=False))
         number = 0
         for number, frame in enumerate(evidence.frames(), 1):
             for event in reassembler.feed(frame.t_ns, frame.data, number):
@@ -279,23 +267,20 @@ class _Kept:
                 if isinstance(event, StreamData):
                     flow = event.flow.number
                     self._offsets[event.packet_no] = (flow, event.offset, len(event.data))
-                for seen in dissector.on(event):
-                    if isinstance(seen, Seen) and flow >= 0:
-                        self._keep(flow, seen)
+                for message in follower.on(event):
+                    if isinstance(message, Message) and flow >= 0:
+                        self._keep(flow, message)
 
-    def _keep(self, flow: int, seen: Seen) -> None:
-        packet = seen.packet
-        if packet.tentative:
+    def _keep(self, flow: int, message: Message) -> None:
+        if message.tentative or message.clear_bytes <= 0:
             return
-        head = _HEADER_BYTES[packet.header]
-        if packet.command in _HOST_DATA:
-            fixed = drbd.LAYOUTS[Cmd(packet.command)][0].size
-            head += min(fixed + (packet.length - fixed) % drbd.SECTOR_BYTES, packet.length)
-        elif packet.command not in _SECRET:
-            head += packet.length
-        # A stream's packets come in their order: both lists are sorted.
-        self._starts.setdefault(flow, array("q")).append(packet.offset)
-        self._ends.setdefault(flow, array("q")).append(packet.offset + head)
+        starts = self._starts.setdefault(flow, array("q"))
+        if starts and starts[-1] >= message.stream_offset:
+            return  # a second message out of the same bytes
+        # A stream's messages come in their order: both lists are sorted.
+        starts.append(message.stream_offset)
+        end = message.stream_offset + message.clear_bytes
+        self._ends.setdefault(flow, array("q")).append(end)
 
     def masked(self, number: int, data: bytes) -> bytes:
         """The frame with zeroes for everything that is not known to be no host data."""

@@ -37,7 +37,7 @@ from freezeframe.harness.wire.rootcause import (
     STATE_KEYS,
     WriteStage,
 )
-from freezeframe.harness.wire.rootcause import Event as LogEvent
+from freezeframe.harness.wire.rootcause import EventCode as LogEvent
 
 __all__ = [
     "EVENT_ARGUMENTS",

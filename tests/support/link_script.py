@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import crc32c
 
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
-from freezeframe.harness.core.link.drbdsession import Dissector
+from freezeframe.harness.core.link.drbd.protocol import DrbdLink
+from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule, LinkRules
+from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import (
     Flow,
     StreamClosed,
@@ -108,12 +110,13 @@ class Pair:
     packet_no: int = 0
 
     def __post_init__(self) -> None:
-        self.dissector = Dissector(
+        options = LinkOptions(
             primary_address=P,
             secondary_address=S,
             integrity_alg=self.integrity_alg,
-            must_be_drbd=True,
+            must_match=True,
         )
+        self.follower = Follower(DrbdLink(options))
         self.ledger = Ledger()
         self.link_rules = LinkRules(self.rules)
         self.flows: dict[tuple[str, str], Flow] = {}
@@ -129,7 +132,7 @@ class Pair:
         return [trigger.rule for trigger in self.triggers]
 
     def on(self, event: StreamEvent) -> None:
-        for found in self.dissector.on(event):
+        for found in self.follower.on(event):
             for entry in self.ledger.on(found):
                 self.triggers += self.link_rules.on(entry, self.now_ns)
 

@@ -3,66 +3,122 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.core.link.drbdsession import Session, SessionClosed
-from freezeframe.harness.core.link.drbdstream import DrbdPacket, Malformed
+from freezeframe.harness.core.link.messages import (
+    Answer,
+    AnswerKind,
+    BarrierAnswer,
+    Closed,
+    LinkSession,
+    Malformed,
+    WriteKind,
+)
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
+
+MAX_PIECES: Final = 4096
+"""Of one write."""
+
+
+class Piece(msgspec.Struct, frozen=True, eq=False):
+    """A part of a write's data that came in a message of its own."""
+
+    offset_bytes: int
+    """Within the write."""
+    length_bytes: int
+    packet_no: int
+    digest_wire: bytes
+    digest_computed: bytes
+    """b"" when it was not checked."""
 
 
 class WriteRow(msgspec.Struct, eq=False):
     """One replicated write."""
 
-    session: Session
+    session: LinkSession
     sender: str
-    command: int
+    name: str
+    """The protocol's name of what announced it: P_DATA."""
+    kind: WriteKind
     volume: int
-    sector: int
-    block_id: bytes
-    """The sender's cookie as on the wire, 8 bytes."""
-    size_bytes: int
+    offset_bytes: int
+    length_bytes: int
+    write_id: bytes
+    """The sender's id of it as on the wire."""
+    t_first_ns: Ns
+    """When its first byte was on the wire ..."""
     t_sent_ns: Ns
-    """When its last byte was on the wire."""
+    """... and when its last byte was."""
     first_packet_no: int
     packet_no: int
     epoch: int
     """Number of the epoch within the session, from 0."""
-    expects_ack: bool
+    expects_answer: bool
     algorithm: str = ""
     digest_wire: bytes = b""
     digest_computed: bytes = b""
-    """b"" when it was not checked."""
+    """b"" when it was not checked. Of a write in pieces: the first wrong one's, else the last
+    one's."""
+    digest_agreed: bool = True
+    """False: by an algorithm that was assumed."""
+    pieces: list[Piece] | None = None
+    """Of a write whose data came in several messages."""
     unknown: bool = False
-    """A hole in the capture may have hidden its acknowledgement: nothing is concluded from
-    silence."""
-    ack: int = -1
-    """Command of its acknowledgement, -1 while there is none."""
-    t_ack_ns: Ns = 0
-    ack_packet_no: int = 0
+    """A hole in the capture may have hidden its answer: nothing is concluded from silence."""
+    answer: AnswerKind = "none"
+    answer_code: int = 0
+    """The protocol's number of the answer ..."""
+    answer_name: str = ""
+    """... and its name: P_WRITE_ACK; "" while there is none."""
+    t_answer_ns: Ns = 0
+    answer_packet_no: int = 0
     closed: bool = False
-    """The session closed before an acknowledgement ..."""
+    """The session closed before an answer ..."""
     t_closed_ns: Ns = 0
-    """... at that time."""
+    """... at that time ..."""
+    closed_by: str = ""
+    """... by this address; "" when that was not captured."""
     missing_told: bool = False
-    """A rule has told that its acknowledgement is missing."""
+    """A rule has told that its answer is missing."""
 
     @property
-    def block_id_text(self) -> str:
-        return f"0x{int.from_bytes(self.block_id, 'little'):x}"
+    def write_id_text(self) -> str:
+        return self.session.show_id(self.write_id)
+
+    @property
+    def sector(self) -> int:
+        """Of 512 bytes, as the consoles and the stamps count."""
+        return self.offset_bytes // SECTOR_BYTES
+
+    @property
+    def sectors(self) -> int:
+        return self.length_bytes // SECTOR_BYTES
+
+    @property
+    def is_answered(self) -> bool:
+        return self.answer != "none"
 
     @property
     def latency_ns(self) -> Ns:
-        return self.t_ack_ns - self.t_sent_ns
+        return self.t_answer_ns - self.t_sent_ns
 
     @property
     def waiting(self) -> bool:
-        """Its acknowledgement is due and has not come."""
-        return self.expects_ack and self.ack < 0 and not self.unknown and not self.closed
+        """Its answer is due and has not come."""
+        return (
+            self.expects_answer and self.answer == "none" and not self.unknown and not self.closed
+        )
 
 
 class WriteSent(msgspec.Struct, frozen=True, eq=False):
+    """The last byte of a write was on the wire."""
+
     row: WriteRow
+    data: bytes | memoryview | None
+    """None: it brought none, or not all of it was captured. A view lives as long as the frame."""
 
 
 class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
@@ -83,42 +139,32 @@ class Acknowledged(msgspec.Struct, frozen=True, eq=False):
 
 
 class NegativeAck(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
+    answer: Answer
     row: WriteRow | None
 
 
 class RepeatedAck(msgspec.Struct, frozen=True, eq=False):
     row: WriteRow
-    sender: str
-    packet: DrbdPacket
+    answer: Answer
 
 
 class UnknownAck(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
+    answer: Answer
 
 
 class BarrierMismatch(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
-    packet: DrbdPacket
+    answer: BarrierAnswer
     detail: str
 
 
 class UnackedClose(msgspec.Struct, frozen=True, eq=False):
-    """The session closed while these writes were unacknowledged, and nobody had said that it
-    would."""
+    """The session closed while these writes were unanswered, and nobody had said that it would."""
 
-    closed: SessionClosed
+    closed: Closed
     rows: list[WriteRow]
 
 
 class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
-    session: Session
-    sender: str
     malformed: Malformed
 
 
@@ -146,7 +192,10 @@ class Totals:
     digests_checked: int = 0
     digests_wrong: int = 0
     orphans: int = 0
-    """Acknowledgements without a write."""
+    """Answers without a write."""
+    barriers_checked: int = 0
+    """Barrier answers whose count was held against the writes captured."""
+    resync_messages: int = 0
     latency_sum_ns: int = 0
     latency_max_ns: int = 0
     rows_given_up: int = 0

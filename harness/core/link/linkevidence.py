@@ -15,16 +15,14 @@ from crc32c import crc32c
 from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link import ledgerevents
-from freezeframe.harness.core.link.drbdsession import Dissector, Seen
-from freezeframe.harness.core.link.drbdstream import command_name
+from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
 from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.link.messages import Answer, BarrierAnswer
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
 from freezeframe.harness.wire import blockstamp as stamps
-from freezeframe.harness.wire import drbd
-from freezeframe.harness.wire.drbd import Cmd
 
 MAX_WRITES: Final = 1 << 20
 MAX_KEPT_BYTES: Final = 64 << 20
@@ -47,8 +45,6 @@ class LinkWrite:
     data: bytes = b""
     """Kept only when the data do not fit their digest or their stamps, or lie where somebody
     asked."""
-    t_first_ns: Ns = 0
-    """When the frame of its first byte was on the wire; 0: not known."""
     is_judged: bool = True
     """False: its digest was checked by an algorithm that was not the link's."""
 
@@ -58,15 +54,26 @@ class LinkWrite:
 
     @property
     def sectors(self) -> int:
-        return self.row.size_bytes // drbd.SECTOR_BYTES
+        return self.row.sectors
 
     @property
     def size_bytes(self) -> int:
-        return self.row.size_bytes
+        return self.row.length_bytes
+
+    @property
+    def write_id_text(self) -> str:
+        """The sender's id of it on the link, for people; not the stamp's write_id."""
+        return self.row.write_id_text
 
     @property
     def block_id(self) -> str:
-        return self.row.block_id_text
+        """As write_id_text, by the name that incident.json has for it."""
+        return self.row.write_id_text
+
+    @property
+    def t_first_ns(self) -> Ns:
+        """When the frame of its first byte was on the wire."""
+        return self.row.t_first_ns
 
     @property
     def t_sent_ns(self) -> Ns:
@@ -82,21 +89,21 @@ class LinkWrite:
 
     @property
     def is_acked(self) -> bool:
-        return self.row.ack >= 0 and self.row.t_ack_ns > 0
+        return self.row.is_answered and self.row.t_answer_ns > 0
 
     @property
     def t_ack_ns(self) -> Ns:
         """0: no acknowledgement was seen."""
-        return self.row.t_ack_ns if self.is_acked else 0
+        return self.row.t_answer_ns if self.is_acked else 0
 
     @property
     def ack(self) -> str:
-        """Name of the acknowledgement's packet; "" without one."""
-        return command_name(self.row.ack) if self.is_acked else ""
+        """Name of the answer, as the protocol calls it; "" without one."""
+        return self.row.answer_name if self.is_acked else ""
 
     @property
     def ack_packet_no(self) -> int:
-        return self.row.ack_packet_no if self.is_acked else 0
+        return self.row.answer_packet_no if self.is_acked else 0
 
     @property
     def latency_ns(self) -> Ns:
@@ -144,13 +151,9 @@ class LinkEvidence:
     malformed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.protocol = self.ends.speak()
         self._reassembler = Reassembler(ports=self.ends.ports)
-        self._dissector = Dissector(
-            primary_address=self.ends.primary_address,
-            secondary_address=self.ends.secondary_address,
-            integrity_alg=self.ends.integrity_alg,
-            must_be_drbd=bool(self.ends.ports),
-        )
+        self._follower = Follower(self.protocol)
         self._ledger = Ledger()
         self._by_row: dict[int, LinkWrite] = {}
         self._kept_bytes = 0
@@ -182,11 +185,11 @@ class LinkEvidence:
     def _tick(self, t_ns: Ns) -> None:
         deadline_ns = self._ledger.next_deadline()
         if deadline_ns is not None and deadline_ns <= t_ns:
-            self._learn(self._ledger.tick(t_ns), None)
+            self._learn(self._ledger.tick(t_ns))
 
     def close(self) -> None:
         self._understand(self._reassembler.close(self.t_last_ns))
-        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S), None)
+        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
         self._judge_digests()
 
     def _judge_digests(self) -> None:
@@ -203,40 +206,32 @@ class LinkEvidence:
 
     def _understand(self, events: Iterable[StreamEvent]) -> None:
         for stream_event in events:
-            for event in self._dissector.on(stream_event):
-                found = self._ledger.on(event)
+            for message in self._follower.on(stream_event):
+                found = self._ledger.on(message)
                 if found:
-                    self._learn(found, event if type(event) is Seen else None)
+                    self._learn(found)
 
-    def _learn(self, found: Iterable[LedgerEvent], seen: Seen | None) -> None:
+    def _learn(self, found: Iterable[LedgerEvent]) -> None:
         for event in found:
             match event:
-                case ledgerevents.WriteSent(row=row) if seen is not None:
-                    self._write(row, seen)
+                case ledgerevents.WriteSent(row=row, data=data):
+                    self._write(row, data)
                 case ledgerevents.BrokenStamp(row=row):
                     self._mark(
                         row.packet_no, "digest right, but not what the host's writer stamped"
                     )
-                case ledgerevents.NegativeAck(
-                    session=session, sender=sender, packet=packet, row=row
-                ):
-                    self._mark(packet.packet_no, "negative acknowledgement")
-                    self._answer(
-                        "neg-ack", session.side_of(sender), packet.t_ns, packet.packet_no, row
-                    )
-                case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
-                    self._mark(packet.packet_no, "acknowledged a second time")
-                    side = row.session.side_of(sender)
-                    self._answer(
-                        "repeated", side, packet.t_ns, packet.packet_no, row, "one answer", "two"
-                    )
-                case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
-                    self._mark(packet.packet_no, "acknowledges no write that was sent")
-                    side = session.side_of(sender)
-                    self._answer("unknown", side, packet.t_ns, packet.packet_no, None)
-                case ledgerevents.BarrierMismatch(session=session, sender=sender, packet=packet):
-                    self._mark(packet.packet_no, event.detail)
-                    self._barrier(session.side_of(sender), event)
+                case ledgerevents.NegativeAck(answer=answer, row=row):
+                    self._mark(answer.packet_no, "negative acknowledgement")
+                    self._answer("neg-ack", answer, row)
+                case ledgerevents.RepeatedAck(row=row, answer=answer):
+                    self._mark(answer.packet_no, "acknowledged a second time")
+                    self._answer("repeated", answer, row, "one answer", "two")
+                case ledgerevents.UnknownAck(answer=answer):
+                    self._mark(answer.packet_no, "acknowledges no write that was sent")
+                    self._answer("unknown", answer, None)
+                case ledgerevents.BarrierMismatch(answer=barrier, detail=detail):
+                    self._mark(barrier.packet_no, detail)
+                    self._answer("wrong barrier", barrier, None, "", detail)
                 case ledgerevents.UnackedClose(closed=closed, rows=rows):
                     self._mark(closed.packet_no, f"closed with {len(rows)} unacknowledged writes")
                 case ledgerevents.MalformedSeen(malformed=wrong):
@@ -250,15 +245,13 @@ class LinkEvidence:
         if len(self.marks) < MAX_MARKS:
             self.marks.setdefault(packet_no, []).append(text)
 
-    def _write(self, row: WriteRow, seen: Seen) -> None:
+    def _write(self, row: WriteRow, data: bytes | memoryview | None) -> None:
         if self.is_cut_short:
             return
-        first_ns = seen.packet.t_first_ns
-        if row.command != Cmd.DATA:
-            write = LinkWrite(row, -1, NO_ID, t_first_ns=first_ns)
+        if data is None:
+            write = LinkWrite(row, -1, NO_ID)
         else:
-            data = seen.packet.body[len(seen.packet.body) - row.size_bytes :]
-            write = LinkWrite(row, crc32c(data), stamped_id(data), t_first_ns=first_ns)
+            write = LinkWrite(row, crc32c(data), stamped_id(data))
             self._keep(write, data)
         self.writes.append(write)
         self._by_row[id(row)] = write
@@ -284,24 +277,20 @@ class LinkEvidence:
     def _answer(
         self,
         kind: str,
-        side: str,
-        t_ns: Ns,
-        packet_no: int,
+        answer: Answer | BarrierAnswer,
         row: WriteRow | None,
         expected: str = "",
         found: str = "",
     ) -> None:
         if len(self.answers) < MAX_ANSWERS:
             write = self._by_row.get(id(row)) if row is not None else None
+            side = answer.session.side_of(answer.sender)
             self.answers.append(
                 WrongAnswer(
-                    kind=kind, side=side, t_ns=t_ns, packet_no=packet_no, write=write, expected=expected, found=found
+                    kind=kind, side=side, t_ns=answer.t_ns, packet_no=answer.packet_no, write=write,
+                    expected=expected, found=found,
                 )
             )  # fmt: skip
-
-    def _barrier(self, side: str, event: ledgerevents.BarrierMismatch) -> None:
-        packet = event.packet
-        self._answer("wrong barrier", side, packet.t_ns, packet.packet_no, None, "", event.detail)
 
 
 def stamped_id(data: bytes | memoryview) -> int:

@@ -15,10 +15,10 @@ from typing import Final, get_args
 from freezeframe.harness.core.blocks import crcbits
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
 from freezeframe.harness.core.link import ledgerevents
-from freezeframe.harness.core.link.drbdstream import DrbdPacket
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.core.link.messages import Answer
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 EVENTS: Final = (
     "digest-mismatch",
@@ -94,46 +94,48 @@ class LinkRules:
         match event:
             case ledgerevents.WriteSent(row=row):
                 for watched in self._watched.values():
-                    if row.expects_ack and not row.unknown and len(watched) < MAX_WATCHED_ROWS:
+                    if row.expects_answer and not row.unknown and len(watched) < MAX_WATCHED_ROWS:
                         watched.append(row)
                 return []
             case ledgerevents.Acknowledged(row=row):
                 return self._acknowledged(row, now_ns)
             case ledgerevents.DigestMismatch(row=row, excerpt=excerpt):
-                return self._row_hit(
-                    "digest-mismatch", row, _digest_detail(row), row.t_sent_ns, now_ns, excerpt
-                )
+                detail = _digest_detail(row)
+                return self._row_hit("digest-mismatch", row, detail, now_ns, excerpt)
             case ledgerevents.BrokenStamp(row=row, excerpt=excerpt):
                 detail = (
                     f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
                 )
-                return self._row_hit("broken-stamp", row, detail, row.t_sent_ns, now_ns, excerpt)
-            case ledgerevents.NegativeAck(session=session, sender=sender, packet=packet):
-                detail = f"{_ack_text(packet)} refused"
-                return self._packet_hit("neg-ack", packet, session.side_of(sender), detail, now_ns)
-            case ledgerevents.RepeatedAck(row=row, sender=sender, packet=packet):
-                detail = (
-                    f"{_ack_text(packet)} again, first {_ms(packet.t_ns - row.t_ack_ns)} before"
+                return self._row_hit("broken-stamp", row, detail, now_ns, excerpt)
+            case ledgerevents.NegativeAck(answer=answer):
+                return self._answer_hit(
+                    "neg-ack", answer, f"{_answer_text(answer)} refused", now_ns
                 )
-                return self._packet_hit(
-                    "repeated-ack", packet, row.session.side_of(sender), detail, now_ns
-                )
-            case ledgerevents.UnknownAck(session=session, sender=sender, packet=packet):
-                detail = f"{_ack_text(packet)} for no write that was sent"
-                return self._packet_hit(
-                    "unknown-ack", packet, session.side_of(sender), detail, now_ns
-                )
-            case ledgerevents.BarrierMismatch(
-                session=session, sender=sender, packet=packet, detail=detail
-            ):
-                return self._packet_hit(
-                    "barrier-count", packet, session.side_of(sender), detail, now_ns
+            case ledgerevents.RepeatedAck(row=row, answer=answer):
+                before = _ms(answer.t_ns - row.t_answer_ns)
+                detail = f"{_answer_text(answer)} again, first {before} before"
+                return self._answer_hit("repeated-ack", answer, detail, now_ns)
+            case ledgerevents.UnknownAck(answer=answer):
+                detail = f"{_answer_text(answer)} for no write that was sent"
+                return self._answer_hit("unknown-ack", answer, detail, now_ns)
+            case ledgerevents.BarrierMismatch(answer=told, detail=detail):
+                side = told.session.side_of(told.sender)
+                return self._hit(
+                    "barrier-count",
+                    side,
+                    told.packet_no,
+                    detail,
+                    told.t_ns,
+                    now_ns,
+                    excerpt=told.raw,
                 )
             case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)
-            case ledgerevents.MalformedSeen(session=session, sender=sender, malformed=found):
-                text = f"{found.what}, at byte {found.offset} of the stream from {sender}"
-                side = session.side_of(sender)
+            case ledgerevents.MalformedSeen(malformed=found):
+                text = (
+                    f"{found.what}, at byte {found.stream_offset} of the stream from {found.sender}"
+                )
+                side = found.session.side_of(found.sender)
                 return self._hit(
                     "malformed",
                     side,
@@ -174,7 +176,7 @@ class LinkRules:
                 # The silence became an error when its time was up, not when the write was sent.
                 due_ns = row.t_sent_ns + rule.deadline_ns
                 triggers += self._emit(
-                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.block_id_text
+                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.write_id_text
                 )
         return triggers
 
@@ -191,12 +193,12 @@ class LinkRules:
             triggers += self._emit(
                 rule,
                 side,
-                row.ack_packet_no,
+                row.answer_packet_no,
                 detail,
-                row.t_ack_ns,
+                row.t_answer_ns,
                 now_ns,
                 row.sector,
-                row.block_id_text,
+                row.write_id_text,
             )
         return triggers
 
@@ -214,28 +216,24 @@ class LinkRules:
             closed.t_ns,
             now_ns,
             first.sector,
-            first.block_id_text,
+            first.write_id_text,
         )
 
     def _row_hit(
-        self, event: str, row: WriteRow, detail: str, t_ns: Ns, now_ns: Ns, excerpt: bytes
+        self, event: str, row: WriteRow, detail: str, now_ns: Ns, excerpt: bytes
     ) -> list[Trigger]:
         side = row.session.side_of(row.sender)
         return self._hit(
-            event, side, row.packet_no, detail, t_ns, now_ns, row.sector, row.block_id_text, excerpt
-        )
+            event, side, row.packet_no, detail, row.t_sent_ns, now_ns, row.sector, row.write_id_text, excerpt
+        )  # fmt: skip
 
-    def _packet_hit(
-        self, event: str, packet: DrbdPacket, side: Side, detail: str, now_ns: Ns
-    ) -> list[Trigger]:
-        sector, block_id = -1, ""
-        if packet.length == drbd.P_BLOCK_ACK.size:
-            sector, cookie, _, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
-            block_id = f"0x{int.from_bytes(cookie, 'little'):x}"
-        excerpt = bytes(packet.body[:_EXCERPT_BYTES])
+    def _answer_hit(self, event: str, answer: Answer, detail: str, now_ns: Ns) -> list[Trigger]:
+        session = answer.session
+        sector = answer.offset_bytes // SECTOR_BYTES if answer.offset_bytes >= 0 else -1
         return self._hit(
-            event, side, packet.packet_no, detail, packet.t_ns, now_ns, sector, block_id, excerpt
-        )
+            event, session.side_of(answer.sender), answer.packet_no, detail, answer.t_ns, now_ns, sector,
+            session.show_id(answer.write_id), answer.raw[:_EXCERPT_BYTES],
+        )  # fmt: skip
 
     def _hit(
         self, event: str, side: Side, packet_no: int, detail: str, t_ns: Ns, now_ns: Ns,
@@ -279,12 +277,17 @@ class LinkRules:
 
 
 def _row_text(row: WriteRow) -> str:
-    return f"sector {row.sector} + {row.size_bytes} bytes, block_id {row.block_id_text}"
+    which = f"{row.session.id_name} {row.write_id_text}"
+    return f"sector {row.sector} + {row.length_bytes} bytes, {which}"
 
 
-def _ack_text(packet: DrbdPacket) -> str:
-    sector, cookie, size_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
-    return f"{packet.name} sector {sector} + {size_bytes} bytes, block_id 0x{int.from_bytes(cookie, 'little'):x}"
+def _answer_text(answer: Answer) -> str:
+    session = answer.session
+    which = f"{session.id_name} {session.show_id(answer.write_id)}"
+    if answer.offset_bytes < 0:
+        return f"{answer.name} {which}"
+    sector = answer.offset_bytes // SECTOR_BYTES
+    return f"{answer.name} sector {sector} + {answer.length_bytes} bytes, {which}"
 
 
 def _ms(time_ns: Ns) -> str:
@@ -299,7 +302,7 @@ def _digest_detail(row: WriteRow) -> str:
         return f"{_row_text(row)}, {row.algorithm} digest {wire.hex()} on the wire, {computed.hex()} computed"
     told, found = int.from_bytes(wire, "little"), int.from_bytes(computed, "little")
     text = f"{_row_text(row)}, digest {told:08x} on the wire, {found:08x} computed"
-    flipped = crcbits.flipped_bit(told ^ found, row.size_bytes)
+    flipped = crcbits.flipped_bit(told ^ found, row.length_bytes)
     if flipped is not None:
         return f"{text}; bit {flipped[1]} of byte {flipped[0]}"
     return (

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
-from freezeframe.harness.core.link.drbdsession import Dissector, SessionEvent
+from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.linkrules import LinkRule, LinkRules
+from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol
 from freezeframe.harness.core.link.skim import Buffer
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
 
@@ -19,17 +21,32 @@ up to then."""
 
 @dataclass(frozen=True, kw_only=True)
 class LinkEnds:
-    """Which connections are the replication link."""
+    """Which connections are the replication link, and what is spoken on it."""
 
+    protocol: str = byname.USUAL
+    """By name: see ``byname``."""
     primary_address: str = ""
     secondary_address: str = ""
     """"": not known; the sender of the first write is then the primary."""
     ports: frozenset[int] = frozenset()
-    """Empty: any port; connections that do not begin with a DRBD packet are then left alone."""
+    """Empty: any port; connections that do not begin as the protocol does are then left alone."""
     integrity_alg: str = ""
     """Assumed where the capture does not show what both ends agreed on."""
     is_guess: bool = False
     """Nobody named ``integrity_alg``: where most digests come out wrong, it was another."""
+
+    def speak(self, *, must_match: bool = True) -> ReplicationProtocol:
+        """The protocol, made for this link. ``must_match`` False: what does not begin as the
+        protocol does is left alone, though it has the port. UsageError: there is none of that
+        name."""
+        return byname.find(self.protocol)(
+            LinkOptions(
+                primary_address=self.primary_address,
+                secondary_address=self.secondary_address,
+                integrity_alg=self.integrity_alg,
+                must_match=must_match and bool(self.ports),
+            )
+        )
 
 
 class LinkView:
@@ -39,12 +56,10 @@ class LinkView:
 
     def __init__(self, ends: LinkEnds, rules: Iterable[LinkRule]) -> None:
         self.reassembler = Reassembler(ports=ends.ports)
-        self.dissector = Dissector(
-            primary_address=ends.primary_address,
-            secondary_address=ends.secondary_address,
-            integrity_alg=ends.integrity_alg,
-            must_be_drbd=bool(ends.ports),
-        )
+        self.protocol = ends.speak()
+        self.messages = 0
+        """Of the protocol, since the start."""
+        self._follower = Follower(self.protocol)
         self.ledger = Ledger()
         self.rules = LinkRules(rules)
 
@@ -101,7 +116,7 @@ class LinkView:
             bytes_captured=bytes_captured,
             kernel_drops=kernel_drops,
             gaps=self.reassembler.gaps,
-            drbd_packets=self.dissector.drbd_packets,
+            messages=self.messages,
             writes=totals.writes,
             acks=totals.acks,
             digests_checked=totals.digests_checked,
@@ -109,10 +124,10 @@ class LinkView:
 
     def _understand(self, events: Iterable[StreamEvent], now_ns: Ns) -> list[Trigger]:
         triggers: list[Trigger] = []
-        on_stream, on_session, on_ledger = self.dissector.on, self.ledger.on, self.rules.on
+        on_stream, on_message, on_ledger = self._follower.on, self.ledger.on, self.rules.on
         for stream_event in events:
-            session_events: list[SessionEvent] = on_stream(stream_event)
-            for session_event in session_events:
-                for ledger_event in on_session(session_event):
+            for message in on_stream(stream_event):
+                self.messages += 1
+                for ledger_event in on_message(message):
                     triggers += on_ledger(ledger_event, now_ns)
         return triggers

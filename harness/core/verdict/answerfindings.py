@@ -91,10 +91,10 @@ def _slow(e: Evidence) -> Iterator[LinkWrite]:
     limit_ns = limit_ns if e.capture_is_whole else min(limit_ns, e.link.t_last_ns)
     for write in e.link.writes:
         row = write.row
-        if row.unknown or not row.expects_ack or row.t_sent_ns > limit_ns:
+        if row.unknown or not row.expects_answer or row.t_sent_ns > limit_ns:
             continue
         until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
-        waited_ns = (row.t_ack_ns if row.ack >= 0 else until_ns) - row.t_sent_ns
+        waited_ns = (row.t_answer_ns if row.is_answered else until_ns) - row.t_sent_ns
         if waited_ns > DUE_NS:
             yield write
 
@@ -103,7 +103,7 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
     """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with
     it."""
     row = write.row
-    came = row.ack >= 0
+    came = row.is_answered
     waited = f"after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "not before the trigger"
     reasons = [f"the capture shows the answer to the write {waited}"]
     fields: dict[str, Any] = of_write(e, write) | {
@@ -211,14 +211,16 @@ def _by_the_traffic(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | 
     """Without a log: did the secondary answer others that came after it, in the meantime?"""
     assert e.link is not None
     row = write.row
-    until_ns = row.t_ack_ns if row.ack >= 0 else (e.t_detect_ns or e.link.t_last_ns)
+    until_ns = row.t_answer_ns if row.is_answered else (e.t_detect_ns or e.link.t_last_ns)
     later = [one.row for one in e.link.writes if row.t_sent_ns < one.row.t_sent_ns < until_ns]
-    answered = [one for one in later if one.ack >= 0 and one.t_ack_ns < until_ns - PROMPT_NS // 2]
+    answered = [
+        one for one in later if one.is_answered and one.t_answer_ns < until_ns - PROMPT_NS // 2
+    ]
     if answered:
         reasons.append(
             f"meanwhile the secondary answered {len(answered)} writes that were sent after it"
         )
-        return "late" if row.ack >= 0 else "lost"
+        return "late" if row.is_answered else "lost"
     return None
 
 

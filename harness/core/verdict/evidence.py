@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
+from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.skim import Run
@@ -25,8 +26,6 @@ from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
-WRITE_NO_MASK: Final = (1 << 63) - 1
-"""wire.rootcause: a secondary's write_no is so much of the block_id."""
 MAX_PORTS: Final = 64
 USUAL_ALGORITHM: Final = "crc32c"
 """Of a capture that lacks the handshake, in an incident that does not name it either."""
@@ -176,26 +175,29 @@ class Evidence:
         return [
             one
             for one in self.link.writes
-            if one.sector == sector and one.row.size_bytes == size_bytes
+            if one.sector == sector and one.row.length_bytes == size_bytes
         ]
 
     def primary_number(self, write: LinkWrite) -> int | None:
         """The primary's number of the captured write."""
-        known = self.primary.write_numbers.get(write.row.block_id)
+        known = self.primary.write_numbers.get(write.row.write_id)
         if known is not None:
             return known
         sent = [
             one
             for one in self.primary.named("REPL_SEND")
-            if one["sector"] == write.sector and one["bytes"] == write.row.size_bytes
+            if one["sector"] == write.sector and one["bytes"] == write.row.length_bytes
         ]
         # Both lists are in order, and the log may lack its oldest records: count from the newest.
-        captured = self.writes_to(write.sector, write.row.size_bytes)
+        captured = self.writes_to(write.sector, write.row.length_bytes)
         behind = len(captured) - 1 - captured.index(write) if write in captured else 0
         return sent[-1 - behind]["write_no"] if len(sent) == len(captured) and sent else None
 
-    def secondary_number(self, write: LinkWrite) -> int:
-        return secondary_number(write.row.block_id)
+    def secondary_number(self, write: LinkWrite) -> int | None:
+        """The secondary's number of the captured write; None: the protocol does not tell."""
+        if self.link is None:
+            return None
+        return self.link.protocol.number_of(write.row.write_id, "secondary")
 
     def promised(self, write_id: int, sector: int, sectors: int) -> bytes | None:
         """What the host's write put into these sectors; None when the journal has no such write
@@ -206,10 +208,6 @@ class Evidence:
         if not (written.lba <= sector and sector + sectors <= written.lba + written.sectors):
             return None
         return self.journal.content(written, sector, sectors)
-
-
-def secondary_number(block_id: bytes) -> int:
-    return int.from_bytes(block_id, "big") & WRITE_NO_MASK
 
 
 def broken_stamps(write: LinkWrite) -> bool:
@@ -293,9 +291,14 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
     }
     is_guess = not texts["integrity_alg"]
     texts["integrity_alg"] = texts["integrity_alg"] or USUAL_ALGORITHM
-    ports = told.get("ports")
+    ports, protocol = told.get("ports"), told.get("protocol")
     known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
-    return LinkEnds(ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)), is_guess=is_guess, **texts)
+    return LinkEnds(
+        protocol=protocol if isinstance(protocol, str) else byname.USUAL,
+        ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)),
+        is_guess=is_guess,
+        **texts,
+    )
 
 
 _CONSOLE_DIGEST: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")

@@ -137,7 +137,7 @@ def of_write(e: Evidence, write: LinkWrite) -> dict[str, object]:
     return {
         "write": write,
         "write_id": write.write_id if write.write_id != NO_ID else None,
-        "block_id": write.row.block_id_text,
+        "block_id": write.row.write_id_text,
         "write_lba": write.sector,
         "write_sectors": write.sectors,
         "lba": write.sector,

@@ -16,7 +16,6 @@ from freezeframe.harness.core.timeline import Row, row
 from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.core.verdict.findings import link_error_ns
-from freezeframe.harness.wire.drbd import Cmd
 
 MAX_ROWS: Final = 20_000
 LINE_BYTES: Final = 400
@@ -139,7 +138,7 @@ def _captured(e: Evidence) -> Iterator[Row]:
         which = (
             f"write {write.write_id}"
             if write.write_id != NO_ID
-            else f"block_id {sent.block_id_text}"
+            else f"block_id {sent.write_id_text}"
         )
         text = f"{which}: sector {write.sector} + {write.sectors}"
         wrong = ", digest wrong" if write.digest_is_right is False else ""
@@ -153,14 +152,14 @@ def _captured(e: Evidence) -> Iterator[Row]:
             text=text + wrong,
             packet_no=sent.packet_no,
         )
-        if sent.ack >= 0:
-            name = Cmd(sent.ack).name
+        if sent.is_answered:
+            name = sent.answer_name
             yield row(
-                sent.t_ack_ns,
+                sent.t_answer_ns,
                 "link",
                 name,
                 "secondary",
                 **fields,
                 text=text,
-                packet_no=sent.ack_packet_no,
+                packet_no=sent.answer_packet_no,
             )

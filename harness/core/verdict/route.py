@@ -7,7 +7,6 @@ from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.link.linkevidence import LinkWrite
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.core.verdict.findings import Finding, link_error_ns
-from freezeframe.harness.wire.drbd import Cmd
 
 _PRIMARY_STEPS: Final = (
     "HOST_WRITE",
@@ -75,7 +74,11 @@ def _captured(e: Evidence, write: LinkWrite) -> list[dict[str, Any]]:
 
 def _answered(e: Evidence, write: LinkWrite) -> list[dict[str, Any]]:
     row = write.row
-    if row.ack < 0:
+    if not row.is_answered:
         return []
-    name = f"link {Cmd(row.ack).name}"
-    return [_step(name, "link.pcapng", row.t_ack_ns, link_error_ns(e), packet_no=row.ack_packet_no)]
+    name = f"link {row.answer_name}"
+    return [
+        _step(
+            name, "link.pcapng", row.t_answer_ns, link_error_ns(e), packet_no=row.answer_packet_no
+        )
+    ]

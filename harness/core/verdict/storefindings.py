@@ -16,7 +16,6 @@ from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
 from freezeframe.harness.core.verdict.evidence import (
     Evidence,
     SideEvidence,
-    secondary_number,
     told_out_of_sync,
 )
 from freezeframe.harness.core.verdict.findings import (
@@ -160,11 +159,7 @@ def _holds(record: Any, sector: int) -> bool:
 def _captured(e: Evidence, side: SideEvidence, record: Any) -> LinkWrite | None:
     """The captured write that the side's record is about."""
     for write in e.writes_to(record["sector"], record["bytes"]):
-        number = (
-            secondary_number(write.row.block_id)
-            if side.side == "secondary"
-            else e.primary_number(write)
-        )
+        number = e.secondary_number(write) if side.side == "secondary" else e.primary_number(write)
         if number == record["write_no"]:
             return write
     return None

@@ -45,7 +45,7 @@ def digest_findings(e: Evidence) -> list[Finding]:
     wrong = [one for one in (e.link.writes if e.link else ()) if one.digest_is_right is False]
     for write in wrong:
         found.append(_wrong_on_the_wire(e, write))
-    told = {(one.sector, one.row.size_bytes) for one in wrong}
+    told = {(one.sector, one.row.length_bytes) for one in wrong}
     for side in e.sides.values():
         for complaint in _complaints(side):
             where = (complaint["sector"], complaint["bytes"])
@@ -87,11 +87,12 @@ def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
         right = int.from_bytes(write.row.digest_wire, "little")
         if (
             write.data
-            and (flipped := single_bit(right, write.crc32c, write.row.size_bytes, None)) is not None
+            and (flipped := single_bit(right, write.crc32c, write.row.length_bytes, None))
+            is not None
         ):
             place = _undone(write.data, flipped)
     reasons = [
-        f"the capture shows {write.row.size_bytes} bytes of data that do not fit their digest"
+        f"the capture shows {write.row.length_bytes} bytes of data that do not fit their digest"
     ]
     stage, side, missing = _sender_or_link(e, write, reasons)
     return Finding(
@@ -148,8 +149,8 @@ def _by_the_second_digest(
     primary = e.primary
     if not primary.tells("REPL_BUFFER_CHANGED"):
         return None, "", "the primary's event log does not tell what its transmit buffer held"
-    there = e.writes_to(write.sector, write.row.size_bytes)
-    told = _changed_buffers(e, write.sector, write.row.size_bytes)
+    there = e.writes_to(write.sector, write.row.length_bytes)
+    told = _changed_buffers(e, write.sector, write.row.length_bytes)
     if any(_is_of(e, one, write, there) for one in told):
         reasons.append(
             "the primary made the digest again when the data were in its socket, and logged that its buffer had changed"
@@ -239,8 +240,12 @@ def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, An
 
 
 def _was_refused(e: Evidence, write: LinkWrite) -> bool:
-    """A write that was answered as good is not the one that was refused."""
-    return write.row.ack < 0
+    """Whether the secondary may have refused this write, by the way in which the protocol refuses
+    data with a wrong digest. One that was answered as good was not refused."""
+    row = write.row
+    if e.link is not None and e.link.protocol.refuses_by == "status":
+        return row.answer == "refused" or (row.unknown and not row.is_answered)
+    return not row.is_answered
 
 
 def _record_of(side: SideEvidence, complaint: dict[str, Any]) -> Any:
@@ -314,5 +319,5 @@ def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> Place | None:
     have."""
     if meant is not None:
         return difference(meant[1], write.data)
-    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.size_bytes, None)
+    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.length_bytes, None)
     return _undone(write.data, flipped) if flipped is not None else None

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from link_wire import healthy_exchange
 
 from freezeframe.harness.core.link import skim, skimpure
-from freezeframe.harness.core.link.drbdsession import Blind, Broken, Dissector, Seen, SessionClosed
+from freezeframe.harness.core.link.check import plain
+from freezeframe.harness.core.link.drbd.protocol import DrbdLink
+from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import Reassembler
 from freezeframe.harness.edge.pcapng import read_frames
 
@@ -40,41 +43,11 @@ class Reader:
     def __init__(self, ports: frozenset[int]) -> None:
         self.told: Told = []
         self.reassembler = Reassembler(ports=ports, max_connections=3)
-        self.dissector = Dissector(must_be_drbd=bool(ports))
+        self.follower = Follower(DrbdLink(LinkOptions(must_match=bool(ports))))
 
     def take(self, events: Iterable[Any]) -> None:
         for stream_event in events:
-            for event in self.dissector.on(stream_event):
-                match event:
-                    case Seen(packet=p):
-                        fields = (
-                            p.t_ns,
-                            p.t_first_ns,
-                            p.packet_no,
-                            p.first_packet_no,
-                            p.offset,
-                            p.command,
-                            p.volume,
-                        )
-                        self.told.append(
-                            (event.sender, *fields, p.header, bytes(p.body), p.tentative)
-                        )
-                    case Broken(malformed=m):
-                        self.told.append(
-                            (event.sender, m.t_ns, m.packet_no, m.offset, m.what, m.excerpt)
-                        )
-                    case Blind():
-                        self.told.append((event.sender, event.socket, event.t_ns))
-                    case SessionClosed():
-                        self.told.append(
-                            (
-                                event.session.number,
-                                event.t_ns,
-                                event.packet_no,
-                                event.closer,
-                                event.reason,
-                            )
-                        )
+            self.told += [plain(message) for message in self.follower.on(stream_event)]
 
     def run(self, data: bytes, frames: int, first_no: int, *, skimmed: bool) -> None:
         twin = self.reassembler if skimmed else skimpure.Skimmer(())
@@ -88,7 +61,7 @@ class Reader:
         ]
         self.take(self.reassembler.close(t_ns))
         one = self.reassembler
-        counts = (one.skipped_frames, one.hostile_frames, one.gaps, self.dissector.drbd_packets)
+        counts = (one.skipped_frames, one.hostile_frames, one.gaps)
         return [*self.told, counts]
 
 
@@ -375,7 +348,10 @@ def test_everything_goes_on_without_the_c_module() -> None:
         "import pytest; from freezeframe.harness.core.link import skim; assert not skim.NATIVE\n"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
-    files = [here / f"test_{name}.py" for name in ("tcpstream", "drbdstream", "lossy_capture")]
+    files = [
+        here / name
+        for name in ("test_tcpstream.py", "drbd/test_stream.py", "test_lossy_capture.py")
+    ]
     done = subprocess.run(
         [sys.executable, "-c", program, "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *map(str, files)],
         capture_output=True, text=True, timeout=100, cwd=here.parents[3],

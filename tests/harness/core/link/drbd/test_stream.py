@@ -9,34 +9,41 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freezeframe.harness.core.link.drbdsession import Dissector, Seen
-from freezeframe.harness.core.link.drbdstream import (
+from freezeframe.harness.core.link.drbd.protocol import DrbdLink
+from freezeframe.harness.core.link.drbd.stream import (
+    BadBytes,
     DrbdPacket,
     DrbdStream,
-    Malformed,
     allowed_headers,
 )
+from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.wire import drbd
 from freezeframe.harness.wire.drbd import Cmd
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "drbd"
+GOLDEN = Path(__file__).parents[4] / "golden" / "drbd"
 CAPTURES = ("small-handshake", "small-failure")
 TSHARK_OPTIONS = ("-T", "json", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap")
 
 
-def seen_packets(path: Path) -> list[Seen]:
-    reassembler, dissector = Reassembler(), Dissector()
-    seen: list[Seen] = []
-    frames = list(read_frames(path))
-    for number, frame in enumerate(frames, 1):
+def seen_packets(path: Path) -> list[DrbdPacket]:
+    seen: list[DrbdPacket] = []
+
+    def tap(_: str, packet: DrbdPacket) -> None:
+        body = memoryview(bytes(packet.body))
+        seen.append(msgspec.structs.replace(packet, body=body))
+
+    reassembler, follower = Reassembler(), Follower(DrbdLink(LinkOptions(), tap))
+    for number, frame in enumerate(read_frames(path), 1):
         for event in reassembler.feed(frame.t_ns, frame.data, number):
-            seen += [found for found in dissector.on(event) if isinstance(found, Seen)]
+            list(follower.on(event))
     assert reassembler.gaps == 0
     return seen
 
@@ -60,9 +67,9 @@ def tshark_packets(text: str) -> list[tuple[int, dict[str, list[Any]]]]:
     return found
 
 
-def as_tshark(seen: Seen) -> dict[str, list[Any]]:
+def as_tshark(packet: DrbdPacket) -> dict[str, list[Any]]:
     """Our fields under tshark 4.0's names and in its way of showing them."""
-    packet, ours = seen.packet, seen.packet.fields()
+    ours = packet.fields()
     shown: dict[str, list[Any]] = {"command": [packet.command], "length": [packet.length]}
     if packet.header == 100:
         shown["volume"] = [packet.volume]
@@ -102,11 +109,11 @@ NOT_IN_84 = {"sender_node_id", "receiver_node_id"}
 """DRBD 9's meaning of bytes that are zero in 8.4."""
 
 
-def compare(theirs: dict[str, list[Any]], seen: Seen) -> int:
+def compare(theirs: dict[str, list[Any]], packet: DrbdPacket) -> int:
     """Every field that tshark prints for this packet, against ours. Returns how many were
     compared."""
-    ours, compared = as_tshark(seen), 0
-    fields = seen.packet.fields()
+    ours, compared = as_tshark(packet), 0
+    fields = packet.fields()
     for key, values in theirs.items():
         name = key.removeprefix("drbd.")
         if name in NOT_IN_84 or key.startswith("_ws"):
@@ -118,34 +125,34 @@ def compare(theirs: dict[str, list[Any]], seen: Seen) -> int:
                     continue  # DRBD 9
                 word = fields["state"] if "state" in fields else fields["val"]
                 shift, width = drbd.STATE_FIELDS[part]
-                assert int(value, 0) == word >> shift & (1 << width) - 1, (seen.packet.name, part)
+                assert int(value, 0) == word >> shift & (1 << width) - 1, (packet.name, part)
                 compared += 1
         elif name in TREES:
             flags = drbd.UuidFlag if name == "uuid_flags_tree" else drbd.DpFlag
             word = fields[name.removesuffix("_tree")]
             for flag, value in values[0]:
                 known = flags.__members__.get(flag.rsplit(".", 1)[1].upper(), 0)
-                assert int(value, 0) == bool(word & int(known)), (seen.packet.name, flag)
+                assert int(value, 0) == bool(word & int(known)), (packet.name, flag)
                 compared += 1
         elif name in ours:
             shown = [value if isinstance(ours[name][0], str) else int(value, 0) for value in values]
-            assert shown == ours[name], (seen.packet.name, name)
+            assert shown == ours[name], (packet.name, name)
             compared += len(values)
         elif name == "state":
             assert int(values[0], 0) in (fields.get("mask"), fields.get("val"))
         else:
-            pytest.fail(
-                f"tshark prints {key} = {values} for {seen.packet.name}, which we do not know"
-            )
+            pytest.fail(f"tshark prints {key} = {values} for {packet.name}, which we do not know")
     return compared
 
 
 def compare_all(text: str, capture: str) -> None:
     theirs, ours = tshark_packets(text), seen_packets(GOLDEN / f"{capture}.pcap")
     assert [(no, int(f["drbd.command"][0], 0)) for no, f in theirs] == [
-        (seen.packet.packet_no, seen.packet.command) for seen in ours
+        (packet.packet_no, packet.command) for packet in ours
     ]
-    compared = sum(compare(fields, seen) for (_, fields), seen in zip(theirs, ours, strict=True))
+    compared = sum(
+        compare(fields, packet) for (_, fields), packet in zip(theirs, ours, strict=True)
+    )
     assert compared > 100
 
 
@@ -197,7 +204,7 @@ STREAM = b"".join(
 )
 
 
-def summary(found: list[DrbdPacket | Malformed]) -> list[Any]:
+def summary(found: list[DrbdPacket | BadBytes]) -> list[Any]:
     return [
         (p.offset, p.command, p.volume, p.header, bytes(p.body), p.tentative)
         if isinstance(p, DrbdPacket)
@@ -248,7 +255,7 @@ def test_after_a_gap_the_next_header_is_found_and_nothing_is_malformed(at: int, 
     found = stream.feed(STREAM[:at], 1, 1)
     stream.gap(min(lost, len(STREAM) - at))
     found += stream.feed(STREAM[at + lost :], 2, 2)
-    assert not [p for p in found if isinstance(p, Malformed)]
+    assert not [p for p in found if isinstance(p, BadBytes)]
     expected = {entry[0]: entry for entry in WHOLE}
     for entry in summary(found):
         assert entry[:5] == expected[entry[0]][:5]
@@ -287,7 +294,7 @@ def test_a_look_that_went_wrong_is_not_the_senders_fault() -> None:
 def test_bad_bytes_are_told_once_with_their_offset(bad: bytes, words: str) -> None:
     stream = DrbdStream()
     found = stream.feed(h100(Cmd.PING) + bad + h100(Cmd.PING_ACK) + h100(Cmd.PING), 7, 9)
-    wrong = [p for p in found if isinstance(p, Malformed)]
+    wrong = [p for p in found if isinstance(p, BadBytes)]
     assert len(wrong) == 1
     assert wrong[0].offset == 16
     assert words in wrong[0].what
@@ -303,7 +310,7 @@ def test_a_header_of_another_version_is_malformed_once_one_is_agreed() -> None:
     stream = DrbdStream()
     stream.headers = allowed_headers(101)
     (wrong,) = stream.feed(h80(Cmd.PING) + bytes(20), 1, 1)
-    assert isinstance(wrong, Malformed)
+    assert isinstance(wrong, BadBytes)
     assert "h80" in wrong.what
     stream = DrbdStream(headers=allowed_headers(96))
     assert len(stream.feed(h80(Cmd.PING) + h95(Cmd.DATA, write(1, bytes(33280))), 1, 1)) == 2
@@ -328,8 +335,8 @@ def test_a_mid_stream_start_on_a_header_is_believed() -> None:
 def test_the_golden_stream_gives_the_same_packets_byte_by_byte() -> None:
     whole, single = DrbdStream(from_start=False), DrbdStream(from_start=False)
     reassembler = Reassembler()
-    a: list[DrbdPacket | Malformed] = []
-    b: list[DrbdPacket | Malformed] = []
+    a: list[DrbdPacket | BadBytes] = []
+    b: list[DrbdPacket | BadBytes] = []
     for number, frame in enumerate(read_frames(GOLDEN / "small-failure.pcap"), 1):
         for event in reassembler.feed(frame.t_ns, frame.data, number):
             if isinstance(event, StreamData) and event.flow.destination_port == 48055:
@@ -354,7 +361,7 @@ def test_what_drbd_9_says_of_its_own_is_a_packet_there_and_nothing_below(command
     assert isinstance(nine[0], DrbdPacket)
     assert set(nine[0].fields()) == set(names)
     eight = DrbdStream(headers=allowed_headers(101)).feed(data, 1, 1)
-    assert isinstance(eight[0], Malformed)
+    assert isinstance(eight[0], BadBytes)
     assert eight[0].what == f"unknown command 0x{command:04x}, length {fixed.size}"
 
 

@@ -3,7 +3,7 @@
 were not run).
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that
-version's headers are believed. Bytes that cannot be a packet are told once as Malformed; then, as
+version's headers are believed. Bytes that cannot be a packet are told once as BadBytes; then, as
 after a hole in the capture or when the capture began mid-stream, the stream looks for the next
 header. A header found by looking is believed fully only when a second one stands right behind it:
 until then its packet is ``tentative``, and nobody judges a device by it.
@@ -129,7 +129,7 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
         return found
 
 
-class Malformed(msgspec.Struct, frozen=True, eq=False):
+class BadBytes(msgspec.Struct, frozen=True, eq=False):
     """Bytes that cannot be a packet of this stream."""
 
     t_ns: Ns
@@ -244,14 +244,14 @@ class DrbdStream:
 
     def feed(
         self, data: bytes | memoryview, t_ns: Ns, packet_no: int
-    ) -> list[DrbdPacket | Malformed]:
-        """Return the packets that ``data`` completes, and one Malformed where the sender leaves the
+    ) -> list[DrbdPacket | BadBytes]:
+        """Return the packets that ``data`` completes, and one BadBytes where the sender leaves the
         format."""
         fill, begun = self._fill, self._begun
         # The way of nearly all bytes that were not skimmed.
         if begun is not None and fill.swallow(data):
             return []
-        out: list[DrbdPacket | Malformed] = []
+        out: list[DrbdPacket | BadBytes] = []
         base = self.offset - len(self._held)
         first: tuple[Ns, int] = (t_ns, packet_no)
         if self._held:
@@ -276,7 +276,7 @@ class DrbdStream:
             if isinstance(parsed, str):
                 if self._trust >= _TRUSTED:
                     out.append(
-                        Malformed(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]))
+                        BadBytes(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]))
                     )
                 self._looking, self._trust = True, 0
                 self.skipped_bytes += 1

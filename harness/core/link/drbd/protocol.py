@@ -1,0 +1,464 @@
+"""DRBD as a protocol of the link: its two TCP connections a session, what both ends agree on over
+them, and its packets as messages.
+
+One session = one data socket and one meta socket between the same two addresses on the same service
+port, from their opening to the closing of the meta socket. Its ends agree on a protocol version
+(CONNECTION_FEATURES) and on an integrity algorithm (PROTOCOL, PROTOCOL_UPDATE), which both sockets
+share. Either end may have opened either socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.link.drbd.digests import INTEGRITY, Integrity
+from freezeframe.harness.core.link.drbd.stream import (
+    ANY_HEADER,
+    BadBytes,
+    DrbdPacket,
+    DrbdStream,
+    allowed_headers,
+    split_state,
+)
+from freezeframe.harness.core.link.messages import (
+    Answer,
+    AnswerKind,
+    Barrier,
+    BarrierAnswer,
+    Closed,
+    Hole,
+    Leaving,
+    LinkMessage,
+    LinkSession,
+    Malformed,
+    Opened,
+    Other,
+    ReplicatedWrite,
+    Resync,
+    WriteKind,
+)
+from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
+from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire.drbd import Cmd
+
+MAX_SESSIONS: Final = 64
+"""Pairs of addresses and port that are told apart at once; a rig has one or two."""
+_WIRE_PROTOCOL_A: Final = 1
+_WANTS_ACK: Final = int(drbd.DpFlag.SEND_WRITE_ACK | drbd.DpFlag.SEND_RECEIVE_ACK)
+"""A plain number: the operators of IntFlag take microseconds, and each write is asked."""
+_LEAVING: Final = frozenset({drbd.Conn.DISCONNECTING, drbd.Conn.TEAR_DOWN, drbd.Conn.STANDALONE})
+_HANDSHAKE: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
+_CONN_SHIFT, _CONN_WIDTH = drbd.STATE_FIELDS["conn"]
+_CONN_MASK: Final = (1 << _CONN_WIDTH) - 1 << _CONN_SHIFT
+_DIGITS_63: Final = (1 << 63) - 1
+_DATA_BYTES: Final = drbd.P_DATA.size
+_SECTOR_BYTES: Final = drbd.SECTOR_BYTES
+_DATA: Final = int(Cmd.DATA)
+_HEADER_BYTES: Final = {
+    80: drbd.HEADER_H80.size,
+    95: drbd.HEADER_H95.size,
+    100: drbd.HEADER_H100.size,
+}
+_SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+_EXCERPT_BYTES: Final = 32
+
+
+def shown_id(cookie: bytes) -> str:
+    """block_id or barrier as tshark shows it: a little-endian number."""
+    return f"0x{int.from_bytes(cookie, 'little'):x}"
+
+
+@dataclass(eq=False)
+class DrbdSession(LinkSession):
+    """A session, and what its ends agreed on."""
+
+    protocol: str = "drbd"
+    id_name: str = "block_id"
+    show_id: Callable[[bytes], str] = shown_id
+    version: int = 0
+    """Agreed protocol version; 0 until both ends have told what they offer."""
+    wire_protocol: int = 0
+    """1 A, 2 B, 3 C; 0 until P_PROTOCOL."""
+    offers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    algorithms: dict[str, str] = field(default_factory=dict)
+    """Address -> integrity algorithm that it announced."""
+    assumed_algorithm: str = ""
+    """Taken for an end whose P_PROTOCOL was not captured; "" is then unknown."""
+    ending: bool = False
+    """Its data socket is closing: the next connection that opens begins another session."""
+    data: int = -1
+    """Number of the TCP connection that is the data socket."""
+    meta: int = -1
+
+    def integrity(self, sender: str, data_bytes: int) -> Integrity | None:
+        """How ``sender`` protects a packet with ``data_bytes`` of digest and data. None: digest and
+        data disagree.
+
+        Data is whole sectors, so that an unknown algorithm's digest has the bytes that are left
+        over.
+        """
+        announced = self.algorithms.get(sender)
+        if announced is None and self.algorithms:
+            announced = next(iter(self.algorithms.values()))
+        left_over = data_bytes % _SECTOR_BYTES
+        if announced is None:
+            assumed = INTEGRITY.get(self.assumed_algorithm) if self.assumed_algorithm else None
+            if assumed is not None and assumed.size_bytes == left_over:
+                return assumed
+            return Integrity("unknown", left_over, None)
+        known = INTEGRITY.get(announced)
+        if known is None:
+            return Integrity(announced, left_over, None)
+        return known if known.size_bytes == left_over and data_bytes >= left_over else None
+
+    def expects_ack(self, header: int, dp_flags: int) -> bool:
+        """Whether the receiver of a write has to answer it by itself (protocols B and C)."""
+        if header == 100:
+            return bool(dp_flags & _WANTS_ACK)
+        return self.wire_protocol > _WIRE_PROTOCOL_A
+
+
+class DrbdLink:
+    """The protocol: see ``core.link.protocol.ReplicationProtocol``."""
+
+    name: Final = "drbd"
+    api_version: Final = API_VERSION
+    ports: Final = (drbd.PORT,)
+    tells: Final = frozenset(Tell)
+    refuses_by: Final = "closing"
+    wireshark: Final = "drbd.block_id == {write_id}"
+
+    def __init__(
+        self,
+        options: LinkOptions,
+        tap: Callable[[str, DrbdPacket], object] | None = None,
+    ) -> None:
+        """``tap`` gets each packet, with its sender's address, before it becomes a message."""
+        self.options = options
+        self.tap = tap
+        self.directions: dict[int, DrbdDirection] = {}
+        self._pair = frozenset({options.primary_address, options.secondary_address}) - {""}
+        self._sessions: dict[tuple[str, str, int], DrbdSession] = {}
+        self._numbers = 0
+
+    def connection(self, opening: Opening) -> DrbdDirection | None:
+        if not self._pair <= {opening.source, opening.destination}:
+            return None
+        first: list[LinkMessage] = []
+        session = self._session_for(opening, first)
+        direction = DrbdDirection(self, session, opening, first)
+        self.directions[opening.flow] = direction
+        return direction
+
+    def number_of(self, write_id: bytes, side: Side) -> int | None:
+        """A secondary logs the low 63 bits of the cookie, which is its own peer's number."""
+        return int.from_bytes(write_id, "big") & _DIGITS_63 if side == "secondary" else None
+
+    def _session_for(self, opening: Opening, out: list[LinkMessage]) -> DrbdSession:
+        """The session that this connection belongs to: the pair's current one, or a new one once
+        that is closed."""
+        for direction in self.directions.values():
+            if direction.connection == opening.connection:
+                return direction.session
+        if opening.opener:
+            port = opening.destination_port
+        elif opening.from_start:
+            port = opening.source_port
+        else:
+            port = min(opening.source_port, opening.destination_port)
+        a, b = sorted((opening.source, opening.destination))
+        key = (a, b, port)
+        session = self._sessions.get(key)
+        if session is not None and session.ending and not session.closed:
+            session.closed = True
+            out.append(Closed(session, opening.t_ns, opening.packet_no, "", "reopened"))
+        if session is None or session.closed:
+            self._numbers += 1
+            session = DrbdSession(
+                self._numbers,
+                (a, b),
+                port,
+                opening.t_ns,
+                primary_address=self.options.primary_address,
+                assumed_algorithm=self.options.integrity_alg,
+            )
+            self._sessions.pop(key, None)
+            self._sessions[key] = session
+            while len(self._sessions) > MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+        return session
+
+
+class DrbdDirection:
+    """One direction of one socket: see ``core.link.protocol.Direction``."""
+
+    def __init__(
+        self, link: DrbdLink, session: DrbdSession, opening: Opening, first: list[LinkMessage]
+    ) -> None:
+        self.session = session
+        self.sender = opening.source
+        self.connection = opening.connection
+        self.socket: Literal["data", "meta", ""] = ""
+        self.stream = DrbdStream(
+            from_start=opening.from_start, headers=_headers(session), fill=opening.fill
+        )
+        self._flow = opening.flow
+        self._fill = opening.fill
+        self._link = link
+        self._first = first
+        self._used = False
+        """Has carried more than its first packet: only then is its closing the session's."""
+        self._foreign = False
+        """Its first bytes were not DRBD's, and no port says that they must be: left alone."""
+
+    def begin(self) -> list[LinkMessage]:
+        first, self._first = self._first, []
+        return first
+
+    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[LinkMessage]:
+        out: list[LinkMessage] = []
+        if self._foreign:
+            return out
+        for found in self.stream.feed(data, t_ns, packet_no):
+            if type(found) is DrbdPacket:
+                self._packet(found, out)
+            elif type(found) is BadBytes:
+                if found.offset == 0 and not self._link.options.must_match:
+                    self._foreign = True
+                    self._fill.discard()
+                    return out
+                out.append(self._malformed(found))
+        return out
+
+    def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
+        if self._foreign:
+            return []
+        self.stream.gap(length_bytes)
+        # Writes and barriers come over the data socket, answers over the meta socket.
+        return [Hole(self.session, self.sender, t_ns, self.socket != "meta", self.socket != "data")]
+
+    def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
+        self._link.directions.pop(self._flow, None)
+        session = self.session
+        if session.closed or not self._used:
+            return []
+        if self.connection == session.data:
+            session.ending = True
+            if session.meta >= 0:
+                return []  # answers come over the meta socket: some may still be under way
+        elif self.connection != session.meta:
+            return []
+        session.closed = True
+        return [Closed(session, t_ns, packet_no, self.sender, reason)]
+
+    def _packet(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        command = packet.command
+        if self._link.tap is not None:
+            self._link.tap(self.sender, packet)
+        if not self.socket:
+            self._bind(command)
+        allowed = drbd.META_SOCKET if self.socket == "meta" else drbd.DATA_SOCKET
+        if self.socket and command not in allowed and not packet.tentative:
+            what = f"{packet.name} on the {self.socket} socket"
+            excerpt = bytes(packet.body[:_EXCERPT_BYTES])
+            wrong = BadBytes(packet.t_ns, packet.packet_no, packet.offset, what, excerpt)
+            out.append(self._malformed(wrong))
+            return
+        if command not in _HANDSHAKE:
+            self._used = True
+        if command in _TELLING:
+            self._learn(packet, out)
+        translate = _MESSAGES.get(command)
+        if translate is None:
+            out.append(Other(*self._where(packet, _clear_bytes(packet))))
+        else:
+            translate(self, packet, out)
+
+    def _bind(self, command: int) -> None:
+        """The first packet that only one kind of socket carries says which this is, for both
+        directions."""
+        in_data, in_meta = command in drbd.DATA_SOCKET, command in drbd.META_SOCKET
+        if in_data == in_meta:
+            return
+        if in_data:
+            self.session.data = self.connection
+        else:
+            self.session.meta = self.connection
+        for other in self._link.directions.values():
+            if other.connection == self.connection:
+                other.socket = "data" if in_data else "meta"
+
+    def _learn(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        """What the two ends tell each other about the session."""
+        session, sender, fields = self.session, self.sender, packet.fields()
+        leaving = False
+        match packet.command:
+            case Cmd.CONNECTION_FEATURES:
+                session.offers[sender] = (fields["protocol_min"], fields["protocol_max"])
+                if len(session.offers) == 2:
+                    session.version = min(highest for _, highest in session.offers.values())
+                    self._apply_version()
+                    out.append(Opened(session, packet.t_ns, f"DRBD protocol {session.version}"))
+            case Cmd.PROTOCOL | Cmd.PROTOCOL_UPDATE:
+                session.wire_protocol = fields["protocol"]
+                session.algorithms[sender] = fields["integrity_alg"]
+            case Cmd.STATE_CHG_REQ | Cmd.CONN_ST_CHG_REQ:
+                asked = split_state(fields["val"])["conn"]
+                leaving = bool(fields["mask"] & _CONN_MASK) and asked in _LEAVING
+            case _:
+                leaving = fields["conn"] in _LEAVING
+        if leaving:
+            out.append(Leaving(*self._where(packet, _clear_bytes(packet))))
+
+    def _apply_version(self) -> None:
+        for direction in self._link.directions.values():
+            if direction.session is self.session:
+                direction.stream.headers = _headers(self.session)
+
+    def _malformed(self, found: BadBytes, hides_writes: bool = True) -> Malformed:
+        return Malformed(
+            self.session, self.sender, found.t_ns, found.packet_no, found.offset, found.what, found.excerpt,
+            hides_writes,
+        )  # fmt: skip
+
+    def _where(
+        self, packet: DrbdPacket, clear_bytes: int
+    ) -> tuple[LinkSession, str, str, Ns, int, int, int, bool]:
+        """The first fields of a Message."""
+        return (
+            self.session, self.sender, packet.name, packet.t_ns, packet.packet_no, packet.offset, clear_bytes,
+            packet.tentative,
+        )  # fmt: skip
+
+    # --- packets as messages ---------------------------------------------------------------------
+    def _write(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        """P_DATA: digest and data behind the fixed fields, checked the one against the other."""
+        session, sender, body = self.session, self.sender, packet.body
+        sector, block_id, _, dp_flags = drbd.P_DATA.unpack_from(body)
+        payload = body[_DATA_BYTES:]
+        integrity = session.integrity(sender, len(payload))
+        size, algorithm, wire, computed, agreed = 0, "", b"", b"", True
+        if integrity is not None:
+            size, algorithm = integrity.size_bytes, integrity.name
+            if size:
+                payload = payload[size:]
+                if integrity.digest is not None and not packet.tentative:
+                    wire, computed = (
+                        bytes(body[_DATA_BYTES : _DATA_BYTES + size]),
+                        integrity.digest(payload),
+                    )
+                    agreed = bool(session.algorithms)
+        clear_bytes = 0
+        if integrity is not None and not packet.tentative:
+            clear_bytes = _HEADER_BYTES[packet.header] + len(body) - len(payload)
+        out.append(
+            ReplicatedWrite(
+                session, sender, "P_DATA", packet.t_ns, packet.packet_no, packet.offset, clear_bytes, packet.tentative,
+                (packet.volume, block_id, sector), block_id, "write", packet.volume, sector * _SECTOR_BYTES,
+                len(payload), payload, body, packet.t_first_ns, packet.first_packet_no,
+                session.expects_ack(packet.header, dp_flags), algorithm, wire, computed, agreed,
+            )
+        )  # fmt: skip
+        if integrity is None and not packet.tentative:
+            what = f"P_DATA with {len(payload)} bytes of digest and data: not whole sectors"
+            where = (packet.t_ns, packet.packet_no, packet.offset)
+            wrong = BadBytes(*where, what, bytes(body[:_EXCERPT_BYTES]))
+            out.append(self._malformed(wrong, hides_writes=False))
+
+    def _write_without_data(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        """P_TRIM, P_ZEROES, P_WSAME: what is to be written follows from the fields."""
+        session, body = self.session, packet.body
+        sector, block_id, _, dp_flags, length_bytes = drbd.P_TRIM.unpack_from(body)
+        out.append(
+            ReplicatedWrite(
+                *self._where(packet, _clear_bytes(packet)), (packet.volume, block_id, sector), block_id,
+                _KINDS[packet.command], packet.volume, sector * _SECTOR_BYTES,
+                length_bytes, b"", body, packet.t_first_ns, packet.first_packet_no,
+                session.expects_ack(packet.header, dp_flags),
+            )
+        )  # fmt: skip
+
+    def _answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        body = packet.body
+        sector, block_id, length_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(body)
+        clear_bytes = _HEADER_BYTES[packet.header] + len(body)
+        where = (
+            self.session, self.sender, packet.name, packet.t_ns, packet.packet_no, packet.offset, clear_bytes,
+            packet.tentative,
+        )  # fmt: skip
+        offset_bytes = sector * _SECTOR_BYTES
+        if block_id == drbd.ID_SYNCER:
+            out.append(Resync(*where, "answer", offset_bytes, length_bytes))
+            return
+        out.append(
+            Answer(
+                *where, (packet.volume, block_id, sector), block_id, _ANSWERS[packet.command], packet.command,
+                offset_bytes, length_bytes, bytes(body),
+            )
+        )  # fmt: skip
+
+    def _barrier(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        cookie, _ = drbd.P_BARRIER.unpack_from(packet.body)
+        out.append(Barrier(*self._where(packet, _clear_bytes(packet)), cookie))
+
+    def _barrier_answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        cookie, count = drbd.P_BARRIER_ACK.unpack_from(packet.body)
+        raw = bytes(packet.body)
+        out.append(BarrierAnswer(*self._where(packet, _clear_bytes(packet)), cookie, count, raw))
+
+    def _resync_data(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        sector, _, _, _ = drbd.P_DATA.unpack_from(packet.body)
+        length_bytes = (packet.length - _DATA_BYTES) // _SECTOR_BYTES * _SECTOR_BYTES
+        where = self._where(packet, _clear_bytes(packet))
+        out.append(Resync(*where, "data", sector * _SECTOR_BYTES, length_bytes))
+
+    def _resync_bitmap(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        out.append(Resync(*self._where(packet, _clear_bytes(packet)), "bitmap"))
+
+
+_KINDS: Final[dict[int, WriteKind]] = {Cmd.TRIM: "trim", Cmd.ZEROES: "zero", Cmd.WSAME: "same"}
+_ANSWERS: Final[dict[int, AnswerKind]] = {
+    Cmd.WRITE_ACK: "ok",
+    Cmd.RS_WRITE_ACK: "ok",
+    Cmd.SUPERSEDED: "ok",
+    Cmd.RECV_ACK: "received",
+    Cmd.RETRY_WRITE: "retry",
+    Cmd.NEG_ACK: "refused",
+}
+_Translate = Callable[[DrbdDirection, DrbdPacket, list[LinkMessage]], None]
+_MESSAGES: Final[dict[int, _Translate]] = {
+    Cmd.DATA: DrbdDirection._write,
+    **dict.fromkeys(drbd.WRITES - {Cmd.DATA}, DrbdDirection._write_without_data),
+    **dict.fromkeys(_ANSWERS, DrbdDirection._answer),
+    Cmd.BARRIER: DrbdDirection._barrier,
+    Cmd.BARRIER_ACK: DrbdDirection._barrier_answer,
+    Cmd.RS_DATA_REPLY: DrbdDirection._resync_data,
+    Cmd.BITMAP: DrbdDirection._resync_bitmap,
+    Cmd.COMPRESSED_BITMAP: DrbdDirection._resync_bitmap,
+}
+_TELLING: Final = frozenset(
+    {
+        Cmd.CONNECTION_FEATURES, Cmd.PROTOCOL, Cmd.PROTOCOL_UPDATE, Cmd.STATE_CHG_REQ, Cmd.CONN_ST_CHG_REQ,
+        Cmd.STATE,
+    }
+)  # fmt: skip
+_HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
+
+
+def _clear_bytes(packet: DrbdPacket) -> int:
+    """Message.clear_bytes."""
+    if packet.tentative:
+        return 0
+    head = _HEADER_BYTES[packet.header]
+    if packet.command in _HOST_DATA:
+        fixed = drbd.LAYOUTS[Cmd(packet.command)][0].size
+        digest = (packet.length - fixed) % _SECTOR_BYTES
+        return head + min(fixed + digest, packet.length)
+    return head if packet.command in _SECRET else head + packet.length
+
+
+def _headers(session: DrbdSession) -> frozenset[int]:
+    return allowed_headers(session.version) if session.version else ANY_HEADER

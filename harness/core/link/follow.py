@@ -1,0 +1,67 @@
+"""TCP streams in, the messages of a protocol out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from freezeframe.harness.core.link.messages import LinkMessage
+from freezeframe.harness.core.link.protocol import Direction, Opening, ReplicationProtocol
+from freezeframe.harness.core.link.tcpstream import (
+    StreamClosed,
+    StreamData,
+    StreamEvent,
+    StreamGap,
+    StreamOpened,
+)
+
+_NONE: Final[tuple[LinkMessage, ...]] = ()
+
+
+class Follower:
+    """``on`` takes each stream event in order."""
+
+    def __init__(self, protocol: ReplicationProtocol) -> None:
+        self.protocol = protocol
+        self._directions: dict[int, Direction] = {}
+
+    def on(self, event: StreamEvent) -> Iterable[LinkMessage]:
+        match event:
+            case StreamData():
+                direction = self._directions.get(event.flow.number)
+                if direction is None:
+                    return _NONE
+                return direction.feed(event.data, event.t_ns, event.packet_no)
+            case StreamOpened():
+                return self._opened(event)
+            case StreamGap():
+                direction = self._directions.get(event.flow.number)
+                return _NONE if direction is None else direction.gap(event.length_bytes, event.t_ns)
+            case StreamClosed():
+                direction = self._directions.pop(event.flow.number, None)
+                if direction is None:
+                    return _NONE
+                return direction.closed(event.t_ns, event.packet_no, event.reason)
+
+    def _opened(self, event: StreamOpened) -> Iterable[LinkMessage]:
+        flow = event.flow
+        direction = self.protocol.connection(
+            Opening(
+                flow=flow.number,
+                connection=flow.connection,
+                source=flow.source,
+                source_port=flow.source_port,
+                destination=flow.destination,
+                destination_port=flow.destination_port,
+                from_start=event.from_start,
+                opener=event.opener,
+                t_ns=event.t_ns,
+                packet_no=event.packet_no,
+                fill=flow.fill,
+            )
+        )
+        if direction is None:
+            flow.fill.discard()
+            return _NONE
+        self._directions[flow.number] = direction
+        return direction.begin()
