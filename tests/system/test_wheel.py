@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ RUN_LIMIT_S = 90
 pytestmark = pytest.mark.timeout(INSTALL_LIMIT_S + 2 * RUN_LIMIT_S)
 
 
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 NAMESAKES = ("fixtures", "drivers", "harness", "firmware_sim", "bench_configs", "tests")
 """Packages that the repository of a user may have: our folders have these names too."""
@@ -115,7 +117,7 @@ def test_the_wheel_holds_one_package(installed: Installed) -> None:
     names = _names(installed.wheel)
     assert {name.partition("/")[0] for name in names} == {
         "freezeframe",
-        "freezeframe-0.1.0.dist-info",
+        f"freezeframe-{VERSION}.dist-info",
     }
     inside = {name.split("/")[1] for name in names if name.startswith("freezeframe/")}
     assert inside == {
@@ -166,7 +168,7 @@ def test_the_pure_wheel_is_for_any_processor_and_reads_a_capture(
 ) -> None:
     """`replay` reads the incident's capture again; both wheels give one verdict."""
     wheel, python = pure
-    assert wheel.name == "freezeframe-0.1.0-py3-none-any.whl"
+    assert wheel.name == f"freezeframe-{VERSION}-py3-none-any.whl"
     assert _names(wheel) == {name for name in _names(installed.wheel) if not name.endswith(".so")}
     _run([str(python), "-c", NATIVE_IS + "False"], tmp_path)
     _run([str(installed.python), "-c", NATIVE_IS + "True"], tmp_path)
