@@ -235,8 +235,7 @@ class Session:
             "controllers": told,
             "link": {
                 "primary_address": link.primary_address, "secondary_address": link.secondary_address,
-                "protocol": link.protocol, "ports": link.ports, "integrity_alg": link.integrity_alg,
-                "must_check": link.to_check,
+                "ports": [link.port], "integrity_alg": link.integrity_alg,
             },
         }  # fmt: skip
 

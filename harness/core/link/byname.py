@@ -26,7 +26,10 @@ USUAL: Final = "drbd"
 NONE: Final = Nothing.name
 BUILT_IN: Final = {
     "drbd": "freezeframe.harness.core.link.drbd.protocol:DrbdLink",
+    "iscsi": "freezeframe.harness.core.link.iscsi:IscsiLink",
+    "nbd": "freezeframe.harness.core.link.nbd:NbdLink",
     "none": "freezeframe.harness.core.link.protocol:Nothing",
+    "nvme_tcp": "freezeframe.harness.core.link.nvme_tcp:NvmeLink",
 }
 """The same as in pyproject.toml; a test compares them."""
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from freezeframe.harness.core.console.rules import (
+    LINK_EVENTS,
     ConsoleRule,
+    LinkRuleSpec,
     RuleSet,
     combine,
     parse_rules,
 )
 from freezeframe.harness.core.console.triggers import Scanner
-from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.errors import UsageError
 
 RULES = Path(__file__).parents[4] / "bench_configs" / "rules"
@@ -37,7 +38,7 @@ def test_both_kinds_are_read() -> None:
             ConsoleRule(name="a", side="secondary", literal="xé", instruct=("secondary",)),
             ConsoleRule(name="b", regex="f+$", instruct=()),
         ),
-        link=(LinkRule(name="c", event="late-ack", deadline_ms=200),),
+        link=(LinkRuleSpec(name="c", event="late-ack", deadline_ms=200),),
     )
 
 
@@ -49,7 +50,7 @@ def test_the_files_of_the_project_are_right(path: Path) -> None:
 
 def test_sim_watches_every_event_of_the_link() -> None:
     rules = parse_rules((RULES / "sim.toml").read_text(), "sim.toml")
-    assert {spec.event for spec in rules.link} == set(EVENTS)
+    assert {spec.event for spec in rules.link} == set(LINK_EVENTS)
 
 
 @pytest.mark.parametrize(

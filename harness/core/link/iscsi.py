@@ -1,0 +1,415 @@
+"""iSCSI as a protocol of the link: a mirror whose far leg is a remote disk.
+
+One TCP connection a session, opened by the initiator. A write travels as immediate data of its SCSI
+Command, or in Data-Out PDUs after R2Ts, or both; the SCSI Response answers it by the initiator task
+tag, which is unique while the command is under way. Digests begin after the login, and only its
+text says which: for a capture that begins later they are found by trying.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from crc32c import crc32c
+
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.link.messages import (
+    Answer,
+    AnswerKind,
+    Closed,
+    Hole,
+    Leaving,
+    LinkMessage,
+    LinkSession,
+    Malformed,
+    Opened,
+    Other,
+    ReplicatedWrite,
+    WriteKind,
+    WritePart,
+)
+from freezeframe.harness.core.link.pdus import EXCERPT_BYTES, Associations, NoPdu, Pdu, PduStream
+from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
+from freezeframe.harness.wire import iscsi as wire
+from freezeframe.harness.wire.iscsi import Op
+
+MAX_IN_FLIGHT: Final = 65_536
+_HEADER_DIGEST_KEY: Final = b"HeaderDigest="
+_DATA_DIGEST_KEY: Final = b"DataDigest="
+_CRC32C: Final = b"CRC32C"
+_MAX_UNPROVEN_BYTES: Final = 1 << 18
+"""Of data after something that may be a header: a longer wait would be for nothing."""
+_LOGIN: Final = frozenset({Op.LOGIN, Op.LOGIN_RESPONSE})
+"""Never digested."""
+
+
+def shown_id(write_id: bytes) -> str:
+    """The task tag as Wireshark shows it; a target's console prints its bytes in reverse."""
+    return f"0x{write_id.hex()}"
+
+
+@dataclass(eq=False)
+class IscsiSession(LinkSession):
+    protocol: str = "iscsi"
+    id_name: str = "task tag"
+    show_id: Callable[[bytes], str] = shown_id
+
+
+@dataclass(eq=False)
+class _Connection:
+    """Both directions of one connection: what its login agreed on, and the writes under way."""
+
+    session: IscsiSession
+    header_digest: bool | None = None
+    """None: not known, found by trying."""
+    data_digest: bool | None = None
+    asked_header: bool | None = None
+    asked_data: bool | None = None
+    """What the target's login text says so far; in force once the login has ended."""
+    block_bytes: int = 0
+    in_flight: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    """Task tag -> bytes that the command carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Where the parts of a PDU stand."""
+
+    op: int
+    headers_end: int
+    data_at: int
+    data_bytes: int
+    data_end: int
+    """With the pad."""
+    has_header_digest: bool
+    has_data_digest: bool
+
+
+class IscsiLink:
+    """The protocol: see ``core.link.protocol.ReplicationProtocol``."""
+
+    name: Final = "iscsi"
+    api_version: Final = API_VERSION
+    ports: Final = (wire.PORT,)
+    tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
+    refuses_by: Final = "closing"
+    wireshark: Final = "iscsi.initiatortasktag == {write_id}"
+
+    def __init__(self, options: LinkOptions) -> None:
+        self.options = options
+        self._connections: dict[int, _Connection] = {}
+        self._associations = Associations(options, self._session)
+
+    def connection(self, opening: Opening) -> IscsiDirection | None:
+        if not self._associations.is_pairs(opening):
+            return None
+        connection = self._connections.get(opening.connection)
+        if connection is None:
+            connection = _Connection(self._associations.new_session(opening))
+            if opening.from_start:
+                connection.asked_header = connection.asked_data = False  # unless the text says so
+            self._connections[opening.connection] = connection
+        return IscsiDirection(self, connection, opening)
+
+    def forget(self, connection: int) -> None:
+        """Drop a connection that is over."""
+        self._connections.pop(connection, None)
+
+    def number_of(self, write_id: bytes, side: Side) -> int | None:
+        return None
+
+    def _session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> IscsiSession:
+        primary = self.options.primary_address
+        return IscsiSession(number, ends, port, t_ns, primary_address=primary)
+
+
+class IscsiDirection:
+    """One direction of one connection: see ``core.link.protocol.Direction``."""
+
+    def __init__(self, link: IscsiLink, connection: _Connection, opening: Opening) -> None:
+        self._link = link
+        self._both = connection
+        self._connection = opening.connection
+        self._fill = opening.fill
+        self.sender = opening.source
+        self._from_initiator: bool | None = None
+        self._stream = PduStream(
+            from_start=opening.from_start, measure=self._measure, confirm=self._proves_itself
+        )
+        self._foreign = False
+
+    def begin(self) -> list[LinkMessage]:
+        return []
+
+    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[LinkMessage]:
+        out: list[LinkMessage] = []
+        if self._foreign:
+            return out
+        for found in self._stream.pdus(data, t_ns, packet_no):
+            if isinstance(found, Pdu):
+                self._pdu(found, out)
+            elif found.offset == 0 and not self._link.options.must_match:
+                self._foreign = True
+                self._fill.discard()
+                break
+            else:
+                out.append(self._malformed(found.what, found.excerpt, found))
+        return out
+
+    def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
+        if self._foreign:
+            return []
+        self._stream.gap(length_bytes)
+        self._both.in_flight.clear()
+        initiator = self._from_initiator
+        session = self._both.session
+        return [Hole(session, self.sender, t_ns, initiator is not False, initiator is not True)]
+
+    def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
+        self._link.forget(self._connection)
+        session = self._both.session
+        if session.closed or self._foreign or self._from_initiator is None:
+            return []
+        session.closed = True
+        return [Closed(session, t_ns, packet_no, self.sender, reason)]
+
+    # --- PDUs ------------------------------------------------------------------------------------
+    def _measure(self, data: bytearray, at: int) -> int | str:
+        if len(data) - at < wire.BHS_BYTES:
+            return 0
+        op = data[at] & wire.OPCODE_MASK
+        if op not in Op._value2member_map_:
+            return f"no PDU has the opcode {op:#04x}"
+        if (
+            self._from_initiator is not None
+            and (op in wire.FROM_INITIATOR) is not self._from_initiator
+        ):
+            return f"{Op(op).name} from the wrong end"
+        if self._stream.looking and not _is_plausible(data, at):
+            return f"{Op(op).name} without its final bit"
+        if op not in _LOGIN:
+            found = self._find_digests(data, at)
+            if found is not True:
+                return found
+        parts = self._parts(data, at)
+        if self._stream.looking and parts.has_header_digest:
+            end = parts.headers_end
+            if len(data) - at >= end + 4 and not _digest_is(data[at : at + end], data, at + end):
+                return "its header digest is wrong"
+        return parts.data_end + (4 if parts.has_data_digest else 0)
+
+    def _find_digests(self, data: bytearray, at: int) -> Literal[True] | int | str:
+        """In a capture that lacks the login: find whether digests follow the first header and the
+        first data. 0: more bytes are needed; text: no PDU begins here."""
+        both = self._both
+        if both.header_digest is None:
+            end = at + wire.BHS_BYTES + data[at + 4] * 4
+            if len(data) < end + 4:
+                return 0
+            if _digest_is(data[at:end], data, end):
+                both.header_digest = True
+            else:
+                found = self._follows_undigested(data, at)
+                if found is not True:
+                    return found
+                both.header_digest = False
+        parts = self._parts(data, at)
+        if both.data_digest is None and parts.data_bytes:
+            begin, end = at + parts.data_at, at + parts.data_end
+            if len(data) < end + 4:
+                return 0
+            both.data_digest = _digest_is(data[begin:end], data, end)
+        return True
+
+    def _follows_undigested(self, data: bytearray, at: int) -> Literal[True] | int | str:
+        """Whether another header of the same end follows where it would without digests: one that
+        only looks like a header, in the middle of data, is not taken for one."""
+        parts = self._parts(data, at)
+        if parts.data_bytes > _MAX_UNPROVEN_BYTES:
+            return "a long PDU without proof"
+        following = at + parts.data_end
+        if len(data) < following + wire.BHS_BYTES:
+            return 0
+        op = data[following] & wire.OPCODE_MASK
+        is_same_end = (op in wire.FROM_INITIATOR) is (parts.op in wire.FROM_INITIATOR)
+        if not is_same_end or not _is_plausible(data, following):
+            return "no PDU follows it"
+        return True
+
+    def _parts(self, data: bytes | bytearray, at: int) -> _Parts:
+        first, _, _, _, words, length, _, _ = wire.BHS.unpack_from(data, at)
+        op = first & wire.OPCODE_MASK
+        headers_end = wire.BHS_BYTES + words * 4
+        is_login = op in _LOGIN
+        header_digest = bool(self._both.header_digest) and not is_login
+        data_at = headers_end + (4 if header_digest else 0)
+        data_bytes = int.from_bytes(length, "big")
+        data_end = data_at + (data_bytes + 3) // 4 * 4
+        data_digest = bool(self._both.data_digest) and not is_login and data_bytes > 0
+        return _Parts(op, headers_end, data_at, data_bytes, data_end, header_digest, data_digest)
+
+    def _proves_itself(self, body: bytes) -> bool | None:
+        parts = self._parts(body, 0)
+        end = parts.headers_end
+        return _digest_is(body[:end], body, end) if parts.has_header_digest else None
+
+    def _malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed:
+        return Malformed(
+            self._both.session,
+            self.sender,
+            found.t_ns,
+            found.packet_no,
+            found.offset,
+            what,
+            excerpt,
+        )
+
+    def _pdu(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+        body, both = pdu.body, self._both
+        parts = self._parts(body, 0)
+        name = Op(parts.op).name
+        self._from_initiator = parts.op in wire.FROM_INITIATOR
+        carries = parts.op in (Op.SCSI_COMMAND, Op.DATA_OUT, Op.DATA_IN, Op.LOGIN, Op.TEXT)
+        clear_bytes = 0 if pdu.tentative else parts.data_at if carries else len(body)
+        where = (
+            both.session, self.sender, name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes, pdu.tentative
+        )  # fmt: skip
+        end = parts.headers_end
+        if parts.has_header_digest and not _digest_is(body[:end], body, end):
+            received = wire.DIGEST.unpack_from(body, end)[0]
+            what = f"{name}: header digest {received:#x}, computed {crc32c(body[:end]):#x}"
+            out.append(self._malformed(what, body[:EXCERPT_BYTES], pdu))
+            return
+        match parts.op:
+            case Op.SCSI_COMMAND:
+                self._command(pdu, parts, where, out)
+            case Op.DATA_OUT:
+                self._data_out(pdu, parts, where, out)
+            case Op.SCSI_RESPONSE:
+                self._response(pdu, parts, where, out)
+            case Op.LOGIN_RESPONSE:
+                self._login(pdu, parts, where, out)
+            case Op.LOGOUT:
+                out.append(Leaving(*where))
+            case _:
+                out.append(Other(*where))
+
+    def _login(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+        both, body = self._both, pdu.body
+        for text in body[parts.data_at : parts.data_at + parts.data_bytes].split(b"\0"):
+            if text.startswith(_HEADER_DIGEST_KEY):
+                both.asked_header = text.removeprefix(_HEADER_DIGEST_KEY) == _CRC32C
+            elif text.startswith(_DATA_DIGEST_KEY):
+                both.asked_data = text.removeprefix(_DATA_DIGEST_KEY) == _CRC32C
+        out.append(Other(*where))
+        flags = body[wire.FLAGS_AT]
+        refused = bool(body[36])
+        if refused or not flags & wire.FINAL:
+            return
+        if flags & wire.LOGIN_STAGE_MASK == wire.FULL_FEATURE:
+            both.header_digest, both.data_digest = both.asked_header, both.asked_data
+            if both.header_digest is None or both.data_digest is None:
+                return  # the text that says it was not captured
+            header = "on" if both.header_digest else "off"
+            data = "on" if both.data_digest else "off"
+            agreed = f"iSCSI, header digest {header}, data digest {data}"
+            out.append(Opened(both.session, pdu.t_ns, agreed))
+
+    def _checked_data(self, pdu: Pdu, parts: _Parts) -> tuple[bytes, bytes, bytes]:
+        """Data, digest on the wire and digest computed; the digests b"" where there is none. A
+        digest covers the pad."""
+        data = pdu.body[parts.data_at : parts.data_at + parts.data_bytes]
+        if not parts.has_data_digest or pdu.tentative:
+            return data, b"", b""
+        padded = pdu.body[parts.data_at : parts.data_end]
+        return data, pdu.body[parts.data_end : parts.data_end + 4], wire.DIGEST.pack(crc32c(padded))
+
+    def _command(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+        body, both = pdu.body, self._both
+        tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
+        expected = wire.EXPECTED_LENGTH.unpack_from(body, wire.EXPECTED_LENGTH_AT)[0]
+        found = _written(body)
+        if found is None:
+            both.in_flight.pop(tag, None)
+            out.append(Other(*where))
+            return
+        kind, lba, blocks = found
+        data, sent, computed = self._checked_data(pdu, parts)
+        if kind == "write" and blocks and expected % blocks == 0:
+            both.block_bytes = expected // blocks
+        length = expected if kind == "write" else blocks * both.block_bytes
+        both.in_flight[tag] = length
+        while len(both.in_flight) > MAX_IN_FLIGHT:
+            both.in_flight.popitem(last=False)
+        out.append(
+            ReplicatedWrite(
+                *where, (self._connection, tag), tag, kind, 0, lba * both.block_bytes, length, data, body,
+                pdu.t_first_ns, pdu.first_packet_no, True, "crc32c" if sent else "", sent, computed,
+            )
+        )  # fmt: skip
+
+    def _data_out(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+        body = pdu.body
+        tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
+        if tag not in self._both.in_flight:
+            out.append(Other(*where))
+            return
+        at = wire.BUFFER_OFFSET.unpack_from(body, wire.BUFFER_OFFSET_AT)[0]
+        data, sent, computed = self._checked_data(pdu, parts)
+        algorithm = "crc32c" if sent else ""
+        key = (self._connection, tag)
+        out.append(WritePart(*where, key, at, data, algorithm, sent, computed))
+
+    def _response(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+        body = pdu.body
+        tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
+        if self._both.in_flight.pop(tag, None) is None:
+            out.append(Other(*where))
+            return
+        response, status = body[wire.RESPONSE_AT], body[wire.STATUS_AT]
+        code = response << 8 | status
+        text = wire.STATUS_NAMES.get(status, f"status {status:#x}")
+        sense = body[parts.data_at : parts.data_at + parts.data_bytes]
+        if status == wire.CHECK_CONDITION and len(sense) > wire.SENSE_LENGTH.size + 2:
+            key = sense[wire.SENSE_LENGTH.size + 2] & 0xF
+            text += f", {wire.SENSE_NAMES.get(key, f'sense key {key}')}"
+        named = (*where[:2], f"SCSI_RESPONSE {text}", *where[3:])
+        kind: AnswerKind = "refused" if code else "ok"
+        out.append(Answer(*named, (self._connection, tag), tag, kind, code, -1, 0, body))
+
+
+_Where = tuple[LinkSession, str, str, Ns, int, int, int, bool]
+"""The first fields of a Message."""
+
+
+def _digest_is(covered: bytes | bytearray, data: bytes | bytearray, at: int) -> bool:
+    """Whether the digest at ``at`` is that of ``covered``."""
+    return bool(wire.DIGEST.unpack_from(data, at)[0] == crc32c(bytes(covered)))
+
+
+def _is_plausible(data: bytearray, at: int) -> bool:
+    """Whether these may be a header's first bytes: all PDUs but those that come in sequences have
+    the final bit, which tells them from zeroes."""
+    op = data[at] & wire.OPCODE_MASK
+    in_sequence = op in wire.IN_SEQUENCE
+    return op in Op._value2member_map_ and (in_sequence or bool(data[at + 1] & wire.FINAL))
+
+
+def _written(body: bytes) -> tuple[WriteKind, int, int] | None:
+    """What a command writes: kind, LBA, blocks; None: nothing."""
+    code = body[wire.CDB_AT]
+    if code in wire.WRITES_10 or code == wire.WRITE_SAME_10:
+        _, _, lba, _, blocks, _ = wire.READ_WRITE_10.unpack_from(body, wire.CDB_AT)
+        return ("zero" if code == wire.WRITE_SAME_10 else "write"), lba, blocks
+    if code in wire.WRITES_12:
+        _, _, lba, blocks, _, _ = wire.READ_WRITE_12.unpack_from(body, wire.CDB_AT)
+        return "write", lba, blocks
+    if code in wire.WRITES_16 or code == wire.WRITE_SAME_16:
+        _, _, lba, blocks, _, _ = wire.READ_WRITE_16.unpack_from(body, wire.CDB_AT)
+        return ("zero" if code == wire.WRITE_SAME_16 else "write"), lba, blocks
+    if code in wire.FLUSHES:
+        return "flush", 0, 0
+    return None

@@ -1,0 +1,208 @@
+"""What protocols of whole PDUs share: cutting a stream into them, and which connections belong
+together.
+
+A protocol says how long the PDU at a place is (``Measure``); ``PduStream`` collects it, looks for
+the next one after a hole, and marks what was found by looking as tentative until it is confirmed.
+``Associations`` keeps one session per pair of addresses and service port. DRBD has a stream of its
+own (``drbd.stream``), which passes bulk bodies unfed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.messages import LinkSession
+from freezeframe.harness.core.link.protocol import LinkOptions, Opening
+
+MAX_SESSIONS: Final = 64
+"""Pairs of addresses and port that are told apart at once; a bench has one or two."""
+TRUSTED: Final = 2
+"""PDUs in succession after which what was found by looking is believed."""
+EXCERPT_BYTES: Final = 72
+
+Measure = Callable[[bytearray, int], "int | str"]
+"""Bytes of the whole PDU at a place, 0 when its header is not complete there, or why no PDU begins
+there. Never raises, and never more than the protocol's own bound."""
+Confirm = Callable[[bytes], "bool | None"]
+"""Whether a whole PDU proves itself, by a header digest or the like; None: it has nothing to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pdu:
+    """One PDU, whole."""
+
+    body: bytes
+    t_ns: Ns
+    """When its last byte was seen ..."""
+    packet_no: int
+    """... and in which frame."""
+    t_first_ns: Ns
+    first_packet_no: int
+    offset: int
+    """Of its first byte in the stream."""
+    tentative: bool
+    """Found by looking, and not confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPdu:
+    """Bytes where a PDU must begin, and none does."""
+
+    what: str
+    excerpt: bytes
+    t_ns: Ns
+    packet_no: int
+    offset: int
+
+
+class PduStream:
+    """One direction of one connection, cut into PDUs."""
+
+    def __init__(
+        self, *, from_start: bool, measure: Measure, confirm: Confirm | None = None
+    ) -> None:
+        self._measure = measure
+        self._confirm = confirm
+        self._held = bytearray()
+        self._held_from: tuple[Ns, int] = (0, 0)
+        self._offset = 0
+        self._looking = not from_start
+        self._trust = TRUSTED if from_start else 0
+
+    @property
+    def looking(self) -> bool:
+        """Out of step: bytes are passed over until a PDU is found."""
+        return self._looking
+
+    def gap(self, length_bytes: int) -> None:
+        """The capture lacks ``length_bytes`` here."""
+        self._offset += len(self._held) + length_bytes
+        self._held.clear()
+        self._looking, self._trust = True, 0
+
+    def doubt(self) -> None:
+        """The length of the last PDU was a guess: what follows is tentative until it is confirmed,
+        and bytes that are no PDU accuse nobody."""
+        self._trust = 0
+
+    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[Pdu | NoPdu]:
+        """The PDUs that ``data`` completes, and one NoPdu where the sender leaves the format.
+
+        Give each result to the protocol before the next call: ``measure`` may depend on what an
+        earlier PDU of either direction said. Within one call it is asked in order.
+        """
+        return list(self.pdus(data, t_ns, packet_no))
+
+    def pdus(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> _Pdus:
+        """As ``feed``, one at a time: each is handled before the next is measured."""
+        if not self._held:
+            self._held_from = (t_ns, packet_no)
+        self._held += data
+        return _Pdus(self, t_ns, packet_no)
+
+    def next_pdu(self, t_ns: Ns, packet_no: int) -> Pdu | NoPdu | None:
+        """The next result from what is held; None: more bytes are needed."""
+        passed = 0
+        found: Pdu | NoPdu | None = None
+        while passed < len(self._held):
+            length = self._measure(self._held, passed)
+            if isinstance(length, str):
+                if not self._looking:
+                    self._looking = True
+                    excerpt = bytes(self._held[passed : passed + EXCERPT_BYTES])
+                    offset = self._offset + passed
+                    if self._trust >= TRUSTED:
+                        found = NoPdu(length, excerpt, t_ns, packet_no, offset)
+                    self._trust = 0
+                passed += 1
+                if found is not None:
+                    break
+                continue
+            if not length or len(self._held) - passed < length:
+                break
+            body = bytes(memoryview(self._held)[passed : passed + length])
+            if self._looking:
+                proven = self._confirm(body) if self._confirm is not None else None
+                if proven is False:
+                    passed += 1
+                    continue
+                self._looking, self._trust = False, TRUSTED - 1 if proven else 0
+            self._trust = min(TRUSTED, self._trust + 1)
+            first = self._held_from if not passed else (t_ns, packet_no)
+            offset = self._offset + passed
+            found = Pdu(body, t_ns, packet_no, *first, offset, self._trust < TRUSTED)
+            passed += length
+            break
+        if passed:
+            del self._held[:passed]
+            self._offset += passed
+            self._held_from = (t_ns, packet_no)
+        return found
+
+
+class _Pdus:
+    """Iterates over what is complete in a stream."""
+
+    def __init__(self, stream: PduStream, t_ns: Ns, packet_no: int) -> None:
+        self._stream, self._t_ns, self._packet_no = stream, t_ns, packet_no
+
+    def __iter__(self) -> _Pdus:
+        return self
+
+    def __next__(self) -> Pdu | NoPdu:
+        found = self._stream.next_pdu(self._t_ns, self._packet_no)
+        if found is None:
+            raise StopIteration
+        return found
+
+
+S = TypeVar("S", bound=LinkSession)
+
+
+class Associations(Generic[S]):
+    """Sessions by the two addresses and the service port; a closed one makes room for the next."""
+
+    def __init__(
+        self, options: LinkOptions, make: Callable[[int, tuple[str, str], int, Ns], S]
+    ) -> None:
+        self._pair = frozenset({options.primary_address, options.secondary_address}) - {""}
+        self._make = make
+        self._sessions: OrderedDict[tuple[str, str, int], S] = OrderedDict()
+        self._numbers = 0
+
+    def is_pairs(self, opening: Opening) -> bool:
+        """Whether both ends are those that the bench names, as far as it names them."""
+        return self._pair <= {opening.source, opening.destination}
+
+    def session_for(self, opening: Opening) -> S:
+        """The open session of this connection's ends, or a new one."""
+        key = _ends(opening)
+        session = self._sessions.get(key)
+        return self.new_session(opening) if session is None or session.closed else session
+
+    def new_session(self, opening: Opening) -> S:
+        """A new session of this connection's ends, whatever became of the one before."""
+        a, b, port = _ends(opening)
+        self._numbers += 1
+        session = self._make(self._numbers, (a, b), port, opening.t_ns)
+        self._sessions.pop((a, b, port), None)
+        self._sessions[a, b, port] = session
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return session
+
+
+def _ends(opening: Opening) -> tuple[str, str, int]:
+    """Both addresses in order, and the service port."""
+    if opening.opener:
+        port = opening.destination_port
+    elif opening.from_start:
+        port = opening.source_port
+    else:
+        port = min(opening.source_port, opening.destination_port)
+    a, b = sorted((opening.source, opening.destination))
+    return a, b, port
