@@ -63,7 +63,7 @@ lint: setup
 	$(call check,docs/claims.md,$(BIN)/python tests/tools/claims.py --check)
 
 test: lint
-	@$(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 # pip reuses build/: what one wheel left there would be in the other.
 wheels: setup

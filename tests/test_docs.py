@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from freezeframe.harness.bench.benchfile import Bench, Scenario
 from freezeframe.harness.core.console import rules
+from freezeframe.harness.core.linkevents import EVENTS
 from freezeframe.harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def test_every_key_of_a_file_is_described(model: type[BaseModel]) -> None:
 
 
 def test_every_fault_kind_and_link_event_is_described() -> None:
-    for name in (*(kind.value for kind in FaultKind), *rules.LINK_EVENTS):
+    for name in (*(kind.value for kind in FaultKind), *EVENTS):
         assert re.search(rf"(?<![\w-]){name}(?![\w-])", BENCH_FILES), name
 
 

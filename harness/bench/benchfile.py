@@ -6,7 +6,6 @@ file are relative to the file. ``{run}`` and ``{supply_port}`` stand for the run
 the simulated supply's port; only a bench with a [simulation] has these.
 """
 
-import ipaddress
 import json
 import random
 import re
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
+from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.registry import load as load_driver
 from freezeframe.harness.core import configfile
 from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
@@ -85,30 +85,6 @@ class ControllerTable(Table):
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
-
-
-class LinkTable(Table):
-    interface: Annotated[str, Field(min_length=1, max_length=15)]
-    """Where the replication link is seen: one end of it, or a mirror port."""
-    namespace: Text | None = None
-    """Path of the network namespace that the interface is in; default: this one."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 7788
-    """TCP port of the replication link."""
-    primary_address: Annotated[str, Field(max_length=45)] = ""
-    secondary_address: Annotated[str, Field(max_length=45)] = ""
-    """Their IP addresses on the replication link; who sends writes is taken for the primary when
-    they are not given."""
-    integrity_alg: Annotated[str, Field(max_length=64)] = ""
-    """Digest algorithm of the link, for a capture that begins after the handshake in which the
-    peers agree on it."""
-    capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
-    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
-    comes behind it."""
-    before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """How much in front of a trigger an incident keeps; less where the bound is reached."""
-    after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """And behind it at most: the capture ends with the incident, when the recovery (and the
-    workload) has ended."""
 
 
 class PowerTable(Table):
@@ -212,12 +188,8 @@ class Bench(Table):
                     ("secondary", key),
                     "is a line of the primary's too; each controller has its own",
                 )
-        for key in ("primary_address", "secondary_address"):
-            address = getattr(self.link, key)
-            try:
-                ipaddress.ip_address(address or "::")
-            except ValueError:
-                yield ("link", key), f"{address!r} is no IP address"
+        for key, wrong in self.link.faults():
+            yield ("link", key), wrong
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
             yield (
                 ("policy", "on_hung_warmstart"),
@@ -252,10 +224,13 @@ class Bench(Table):
         return [self._path.parent / name for name in self.policy.rules]
 
     def rules(self) -> RuleSet:
-        """The rules of all its rule files. UsageError: a file is missing or wrong."""
-        return rules.combine(
+        """The rules of all its rule files. UsageError: a file is missing or wrong, or a rule waits
+        for what the link's protocol does not show."""
+        found = rules.combine(
             [(str(path), rules.parse_rules(_text(path), str(path))) for path in self.rule_paths()]
         )
+        self.link.refuse(found.link)
+        return found
 
     def with_workload(self, overrides: "WorkloadOverrides") -> Self:
         """The bench with a scenario's workload."""

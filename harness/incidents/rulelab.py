@@ -13,7 +13,6 @@ from typing import Final, Literal
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.console.triggers import Hit, Scanner
 from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
-from freezeframe.harness.core.link.linkrules import LinkRule
 from freezeframe.harness.core.link.linkview import LinkView
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.evidence import link_ends
@@ -149,16 +148,7 @@ def _silences(scanner: Scanner, until_ns: Ns) -> Iterator[tuple[Side, Hit]]:
 def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
     if not rules.link:
         return
-    made = [
-        LinkRule(
-            name=rule.name,
-            event=rule.event,
-            deadline_ms=rule.deadline_ms or None,
-            instruct=("primary", "secondary") if rule.instruct is None else rule.instruct,
-        )
-        for rule in rules.link
-    ]
-    view, t_ns, count = LinkView(link_ends(evidence.record), made), 0, 0
+    view, t_ns, count = LinkView(link_ends(evidence.record), rules.link), 0, 0
     for run in evidence.runs():
         for at_ns, frame, frame_no in view.frames(run.data, count + 1, evidence.wall_offset_ns):
             due_ns = view.next_deadline()

@@ -21,6 +21,7 @@ from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
+from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session, Silent, View
 from freezeframe.harness.runs.workload import Workload, compare_volumes, in_words
 from freezeframe.harness.wire import control
@@ -306,6 +307,11 @@ class Run:
 
     # --- the outcome ------------------------------------------------------------------------------------------
     def _judge(self, session: Session) -> Outcome:
+        outcome = self._judged(session)
+        self.reasons += filter(None, [linksight.not_understood(self.bench.link)])
+        return outcome
+
+    def _judged(self, session: Session) -> Outcome:
         reasons = self.reasons
         record = self.incident.record
         self._judge_evidence(session)
@@ -341,6 +347,7 @@ class Run:
                 f"nothing triggered, but the capture missed {missed['kernel_drops']} frames and has {missed['gaps']} "
                 "gaps: what was in them nobody knows"
             )
+        reasons += linksight.unchecked(self.bench.link, record["capture"])
         return "inconclusive" if reasons else "pass"
 
     def _judge_data(self, session: Session) -> Iterator[str]:
@@ -386,11 +393,9 @@ class Run:
             raise (RigError if done.whose == "rig" else UsageError)(
                 f"the host's workload: {done.error}"
             )
-        if done.writes_acked and not record["capture"].get("writes"):
-            raise RigError(
-                f"the capture on {self.bench.link.interface} saw no replicated write, though the host's were "
-                "acknowledged: is it the replication link's interface, or its mirror port?"
-            )
+        unseen = linksight.no_write_seen(self.bench.link, record["capture"])
+        if done.writes_acked and unseen:
+            raise RigError(unseen)
         if self.journalled is not None and self.journalled != done.writes_acked:
             raise RigError(
                 f"the host's journal holds {self.journalled} acknowledged writes, the writer told of "

@@ -10,8 +10,8 @@ import os
 import select
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 
@@ -120,10 +120,16 @@ class Observation:
             interface=link.interface,
             namespace=link.namespace or "",
             pcapng_path=str(incident.link_path),
-            rules=[_rule(asdict(rule), opened.bench.policy.instruct) for rule in rules.link],
+            rules=[
+                replace(rule, instruct=tuple(opened.bench.policy.instruct))
+                if rule.instruct is None
+                else rule
+                for rule in rules.link
+            ],
             primary_address=link.primary_address,
             secondary_address=link.secondary_address,
-            ports=[link.port],
+            protocol=link.protocol,
+            ports=link.ports,
             integrity_alg=link.integrity_alg,
             trigger_fd=trigger_fd,
             capture_mib=link.capture_mib,
@@ -246,11 +252,3 @@ class Observation:
             with contextlib.suppress(Exception):
                 child.kill_if_running()
         self._children.clear()
-
-
-def _rule(rule: dict[str, Any], default_instruct: list[Side]) -> dict[str, Any]:
-    """A link rule as linkwatch takes it: the bench's policy where the rule does not say who is
-    instructed."""
-    return rule | {
-        "instruct": list(default_instruct if rule["instruct"] is None else rule["instruct"])
-    }

@@ -235,7 +235,8 @@ class Session:
             "controllers": told,
             "link": {
                 "primary_address": link.primary_address, "secondary_address": link.secondary_address,
-                "ports": [link.port], "integrity_alg": link.integrity_alg,
+                "protocol": link.protocol, "ports": link.ports, "integrity_alg": link.integrity_alg,
+                "must_check": link.to_check,
             },
         }  # fmt: skip
 

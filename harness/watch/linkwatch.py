@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -38,9 +38,10 @@ from freezeframe.harness.core.events import (
     StreamEnded,
     Trigger,
 )
-from freezeframe.harness.core.link.linkrules import LinkRule
+from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.linkevents import LinkRule
 from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
 from freezeframe.harness.edge.packet_ring import InterfaceGone, PacketRing
 from freezeframe.harness.edge.pcapng import PcapngWriter
@@ -74,10 +75,10 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     namespace: str = ""
     """Path of the network namespace that the interface is in; "": this process's."""
     ring_mib: int = 64
-    rules: list[dict[str, Any]] = []
-    """Each as the arguments of core.linkrules.LinkRule."""
+    rules: list[LinkRule] = []
     primary_address: str = ""
     secondary_address: str = ""
+    protocol: str = byname.USUAL
     ports: list[int] = msgspec.field(default_factory=lambda: [drbd.PORT])
     """TCP ports of the replication link; empty: any, found by its first bytes."""
     integrity_alg: str = ""
@@ -90,20 +91,6 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """In front of the trigger; less where the bound is reached."""
     after_s: float = 600.0
     """Behind it, at most: Stop comes when the recovery has ended."""
-
-
-def link_rules(rules: list[dict[str, Any]]) -> list[LinkRule]:
-    """Rules from their plain form (deadline_ms 0 is none). Raises UsageError."""
-    made = []
-    for rule in rules:
-        known = dict(rule)
-        known["instruct"] = tuple(known.get("instruct", ("primary", "secondary")))
-        known["deadline_ms"] = known.get("deadline_ms") or None
-        try:
-            made.append(LinkRule(**known))
-        except TypeError as error:
-            raise UsageError(f"link rule {rule.get('name', '?')!r}: {error}") from error
-    return made
 
 
 class _Outbox:
@@ -152,10 +139,11 @@ class Linkwatch:
         ends = LinkEnds(
             primary_address=config.primary_address,
             secondary_address=config.secondary_address,
+            protocol=config.protocol,
             ports=frozenset(config.ports),
             integrity_alg=config.integrity_alg,
         )
-        self._view: LinkView | None = LinkView(ends, link_rules(config.rules))
+        self._view: LinkView | None = LinkView(ends, config.rules)
         self._last_view = self._view
         self._ring = PacketRing(
             config.interface, namespace=config.namespace or None, ring_bytes=config.ring_mib << 20

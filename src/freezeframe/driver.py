@@ -35,9 +35,9 @@ from freezeframe.harness.wire.rootcause import (
     EVENT_ARGUMENTS,
     HEADER_KEYS,
     STATE_KEYS,
+    EventCode,
     WriteStage,
 )
-from freezeframe.harness.wire.rootcause import EventCode as LogEvent
 
 __all__ = [
     "EVENT_ARGUMENTS",
@@ -48,11 +48,11 @@ __all__ = [
     "ByteLink",
     "Clock",
     "Controller",
+    "EventCode",
     "HarnessError",
     "HostPort",
     "HostWorkload",
     "Identity",
-    "LogEvent",
     "Ns",
     "PairState",
     "PowerRail",

@@ -13,7 +13,7 @@ from freezeframe.harness.core.events import NS_PER_MS, Trigger
 from freezeframe.harness.core.link.drbd.protocol import DrbdLink
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
-from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule, LinkRules
+from freezeframe.harness.core.link.linkrules import LinkRules
 from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import (
     Flow,
@@ -23,6 +23,7 @@ from freezeframe.harness.core.link.tcpstream import (
     StreamGap,
     StreamOpened,
 )
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 
 P, S = "10.77.0.1", "10.77.0.2"
 DATA, BARRIER, UNPLUG, STATE, PROTOCOL = 0x00, 0x03, 0x07, 0x0E, 0x0B

@@ -9,8 +9,8 @@ import pytest
 
 from freezeframe.fixtures.pair import Incidents, run_scenario
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
-from freezeframe.harness.core.link.linkrules import LinkRule
 from freezeframe.harness.core.link.linkview import LinkView
+from freezeframe.harness.core.linkevents import LinkRule
 from freezeframe.harness.core.verdict.evidence import link_ends
 from freezeframe.harness.incidents.inquest import verdict_of
 from freezeframe.harness.incidents.store import StoredIncident, link_runs

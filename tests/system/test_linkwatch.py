@@ -45,8 +45,8 @@ from freezeframe.harness.core.events import (
     StreamEnded,
     Trigger,
 )
-from freezeframe.harness.core.link.linkrules import LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.linkevents import LinkRule
 from freezeframe.harness.edge.capture_ring import join, segments
 from freezeframe.harness.edge.netns import INTERFACE, LinkPair, make_pair, missing_capabilities
 from freezeframe.harness.edge.pcapng import read_frames, read_runs

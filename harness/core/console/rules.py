@@ -26,7 +26,7 @@ A console that several writers share may tear a text apart:
     [[rule]]
     name = "late-ack"
     source = "link"
-    event = "late-ack"                     # one of LINK_EVENTS
+    event = "late-ack"                     # one of core.linkevents.EVENTS
     deadline_ms = 1000                     # late-ack and missing-ack only
 
 Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^``
@@ -36,36 +36,25 @@ and ``$`` are the borders of a line, and ``$`` also stands before ``\\r\\n``.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 import hyperscan
 from pydantic import Field, model_validator
 
 from freezeframe.harness.core import configfile
 from freezeframe.harness.core.events import Side
+from freezeframe.harness.core.linkevents import EVENTS, MAX_DEADLINE_MS, LinkRule
 from freezeframe.harness.errors import UsageError
 
-LinkEvent = Literal[
-    "digest-mismatch",
-    "broken-stamp",
-    "neg-ack",
-    "late-ack",
-    "missing-ack",
-    "repeated-ack",
-    "unknown-ack",
-    "barrier-count",
-    "unacked-close",
-    "malformed",
-]
-LINK_EVENTS: Final[tuple[LinkEvent, ...]] = get_args(LinkEvent)
-TIMED_LINK_EVENTS: Final[frozenset[LinkEvent]] = frozenset({"late-ack", "missing-ack"})
-"""Only these have a deadline, and they must have one."""
+if TYPE_CHECKING:
+    LinkEventName = str
+else:
+    LinkEventName = Literal[tuple(EVENTS)]  # so that a wrong name is told with those allowed
 MAX_RULES: Final = 1000
 """Hyperscan compiles as many in well under a second."""
 MAX_PATTERN_CHARACTERS: Final = 1000
 MAX_INTERLEAVED_BYTES: Final = 100
 """The expression grows with the square of it; Hyperscan has a limit, too (see ``_refusal``)."""
-MAX_DEADLINE_MS: Final = 600_000
 MAX_COUNT: Final = 1000
 CONSOLE_KEYS: Final = (
     "side",
@@ -170,21 +159,9 @@ def _expression(literal: str, regex: str) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinkRuleSpec:
-    """One link trigger."""
-
-    name: str
-    event: LinkEvent
-    deadline_ms: int = 0
-    """How long an acknowledgement may take; 0 for events without a deadline."""
-    instruct: tuple[Side, ...] | None = None
-    """As in ConsoleRule."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RuleSet:
     console: tuple[ConsoleRule, ...] = ()
-    link: tuple[LinkRuleSpec, ...] = ()
+    link: tuple[LinkRule, ...] = ()
 
 
 class _Rule(configfile.Table):
@@ -199,7 +176,7 @@ class _Rule(configfile.Table):
     count: int | None = Field(default=None, ge=2, le=MAX_COUNT)
     within_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
     absent_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
-    event: LinkEvent | None = None
+    event: LinkEventName | None = None
     deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS)
     instruct: list[Side] | None = Field(default=None, max_length=2)
 
@@ -226,9 +203,9 @@ class _Rule(configfile.Table):
             self._check_expressions(self.console_rule())
         elif self.event is None:
             raise ValueError(
-                f"rule {self.name!r}: a link rule has an event; allowed: {', '.join(LINK_EVENTS)}"
+                f"rule {self.name!r}: a link rule has an event; allowed: {', '.join(EVENTS)}"
             )
-        elif (self.deadline_ms is not None) != (self.event in TIMED_LINK_EVENTS):
+        elif (self.deadline_ms is not None) != EVENTS[self.event].is_timed:
             due = "needs a" if self.deadline_ms is None else "has no"
             raise ValueError(f"rule {self.name!r}: event {self.event} {due} deadline_ms")
         return self
@@ -275,9 +252,9 @@ class _Rule(configfile.Table):
             instruct=None if self.instruct is None else tuple(self.instruct),
         )
 
-    def link_rule(self) -> LinkRuleSpec:
+    def link_rule(self) -> LinkRule:
         assert self.event is not None
-        return LinkRuleSpec(
+        return LinkRule(
             name=self.name,
             event=self.event,
             deadline_ms=self.deadline_ms or 0,

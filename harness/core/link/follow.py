@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from freezeframe.harness.core.link.addresses import canonical
 from freezeframe.harness.core.link.messages import LinkMessage
 from freezeframe.harness.core.link.protocol import Direction, Opening, ReplicationProtocol
 from freezeframe.harness.core.link.tcpstream import (
@@ -49,9 +50,9 @@ class Follower:
             Opening(
                 flow=flow.number,
                 connection=flow.connection,
-                source=flow.source,
+                source=canonical(flow.source),
                 source_port=flow.source_port,
-                destination=flow.destination,
+                destination=canonical(flow.destination),
                 destination_port=flow.destination_port,
                 from_start=event.from_start,
                 opener=event.opener,

@@ -9,70 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 from freezeframe.harness.core.blocks import crcbits
-from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side, Trigger
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side, Trigger
 from freezeframe.harness.core.link import ledgerevents
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
 from freezeframe.harness.core.link.messages import Answer
-from freezeframe.harness.errors import UsageError
+from freezeframe.harness.core.link.protocol import Tell
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
-EVENTS: Final = (
-    "digest-mismatch",
-    "broken-stamp",
-    "neg-ack",
-    "late-ack",
-    "missing-ack",
-    "repeated-ack",
-    "unknown-ack",
-    "barrier-count",
-    "unacked-close",
-    "malformed",
-)
-DEFAULT_DEADLINE_MS: Final = 1000
-MAX_DEADLINE_MS: Final = 3_600_000
-_TIMED: Final = frozenset({"late-ack", "missing-ack"})
 MAX_TRIGGERS_A_SECOND: Final = 16
 """A rule; the rest of a burst is counted. One is enough to act on."""
 MAX_WATCHED_ROWS: Final = 131072
 _EXCERPT_BYTES: Final = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinkRule:
-    """One rule. Raises UsageError when it cannot be meant."""
-
-    name: str
-    event: str
-    """One of EVENTS."""
-    deadline_ms: int | None = None
-    """late-ack, missing-ack: from the write's last byte on the wire; None is
-    DEFAULT_DEADLINE_MS."""
-    instruct: tuple[Side, ...] = ("primary", "secondary")
-
-    def __post_init__(self) -> None:
-        where = f"link rule {self.name!r}"
-        if self.event not in EVENTS:
-            raise UsageError(
-                f"{where}: event {self.event!r} is unknown; allowed: {', '.join(EVENTS)}"
-            )
-        if self.deadline_ms is not None and self.event not in _TIMED:
-            raise UsageError(f"{where}: deadline_ms is for {' and '.join(sorted(_TIMED))} only")
-        if self.deadline_ms is not None and not 1 <= self.deadline_ms <= MAX_DEADLINE_MS:
-            raise UsageError(
-                f"{where}: deadline_ms is {self.deadline_ms}, allowed: 1 to {MAX_DEADLINE_MS}"
-            )
-        if not set(self.instruct) <= set(get_args(Side)):
-            raise UsageError(
-                f"{where}: instruct is {list(self.instruct)}; allowed: primary, secondary"
-            )
-
-    @property
-    def deadline_ns(self) -> Ns:
-        return (DEFAULT_DEADLINE_MS if self.deadline_ms is None else self.deadline_ms) * NS_PER_MS
 
 
 class LinkRules:
@@ -271,7 +222,7 @@ class LinkRules:
                 detail=detail,
                 sector=sector,
                 block_id=block_id,
-                instruct=list(rule.instruct),
+                instruct=list(SIDES if rule.instruct is None else rule.instruct),
             )
         ]
 
@@ -310,3 +261,15 @@ def _digest_detail(row: WriteRow) -> str:
         if (told ^ found).bit_count() == 1
         else f"{text}; several bits"
     )
+
+
+assert {kind.needs for kind in EVENTS.values()} <= set(Tell)
+
+
+def not_shown(rules: Iterable[LinkRule], tells: frozenset[Tell]) -> list[str]:
+    """Why these rules can never hit on a link whose protocol shows only ``tells``, a sentence each."""
+    return [
+        f"link rule {rule.name!r} waits for {rule.event}, which the link's protocol does not show"
+        for rule in rules
+        if EVENTS[rule.event].needs not in tells
+    ]

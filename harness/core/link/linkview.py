@@ -7,12 +7,14 @@ from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
 from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.addresses import canonical
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
-from freezeframe.harness.core.link.linkrules import LinkRule, LinkRules
-from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol
+from freezeframe.harness.core.link.linkrules import LinkRules
+from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
 from freezeframe.harness.core.link.skim import Buffer
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
+from freezeframe.harness.core.linkevents import LinkRule
 
 SILENCE_MARGIN_NS: Final = 50 * NS_PER_MS
 """Frames of the last moments may still be on their way through the capture's blocks: silence counts
@@ -32,8 +34,19 @@ class LinkEnds:
     """Empty: any port; connections that do not begin as the protocol does are then left alone."""
     integrity_alg: str = ""
     """Assumed where the capture does not show what both ends agreed on."""
+    problem: str = ""
+    """Why ``protocol`` is not the one that was asked for."""
     is_guess: bool = False
     """Nobody named ``integrity_alg``: where most digests come out wrong, it was another."""
+
+    @property
+    def not_understood(self) -> str:
+        """Why nothing can be read on the link; "": its protocol shows its writes."""
+        if Tell.WRITE in self.speak().tells:
+            return ""
+        return self.problem or (
+            f'the link was recorded and not understood ([link] protocol = "{self.protocol}")'
+        )
 
     def speak(self, *, must_match: bool = True) -> ReplicationProtocol:
         """The protocol, made for this link. ``must_match`` False: what does not begin as the
@@ -41,8 +54,8 @@ class LinkEnds:
         name."""
         return byname.find(self.protocol)(
             LinkOptions(
-                primary_address=self.primary_address,
-                secondary_address=self.secondary_address,
+                primary_address=canonical(self.primary_address),
+                secondary_address=canonical(self.secondary_address),
                 integrity_alg=self.integrity_alg,
                 must_match=must_match and bool(self.ports),
             )

@@ -20,7 +20,7 @@ from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.rootcause import RootCauseSet, this_boot
 from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.deviceclock import Bound, DeviceClock
-from freezeframe.harness.errors import WireError
+from freezeframe.harness.errors import HarnessError, WireError
 from freezeframe.harness.wire import drbd
 from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
@@ -109,7 +109,9 @@ class Evidence:
     link: LinkEvidence | None
     """None: there is no capture."""
     link_problem: str = ""
-    """Why there is no capture, or why it ends early."""
+    """Why there is no capture, why it ends early, or why nobody understands it."""
+    link_is_recorded: bool = False
+    """There is a capture, of a protocol that is not understood: ``link`` is None."""
     capture_drops: int = 0
     capture_frames: int | None = None
     """As many the watch recorded; None: it did not tell."""
@@ -293,8 +295,14 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
     texts["integrity_alg"] = texts["integrity_alg"] or USUAL_ALGORITHM
     ports, protocol = told.get("ports"), told.get("protocol")
     known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
+    name, problem = protocol if isinstance(protocol, str) else byname.USUAL, ""
+    try:
+        byname.find(name)
+    except HarnessError as error:  # recorded where a package was installed that is not here
+        name, problem = byname.NONE, f"the link is not understood here: {error}"
     return LinkEnds(
-        protocol=protocol if isinstance(protocol, str) else byname.USUAL,
+        protocol=name,
+        problem=problem,
         ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)),
         is_guess=is_guess,
         **texts,
@@ -364,9 +372,10 @@ def gather(
     workload = record.get("workload") or {}
     if read is None and workload.get("keeps_journal") is False:
         journal_problem = f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
-    link, link_problem = None, ""
-    if frames is not None:
-        link = LinkEvidence(link_ends(record), suspects(sides.values()))
+    link, link_problem, ends = None, "", link_ends(record)
+    not_understood = ends.not_understood if frames is not None else ""
+    if frames is not None and not not_understood:
+        link = LinkEvidence(ends, suspects(sides.values()))
         for run in frames:
             link.feed(run, frames_offset_ns)
         link.close()
@@ -375,7 +384,9 @@ def gather(
     return Evidence(
         sides=sides,
         link=link if link is not None and link.frames else None,
-        link_problem=link_problem
+        link_is_recorded=bool(not_understood),
+        link_problem=not_understood
+        or link_problem
         or ("" if link is not None and link.frames else "there is no capture of the link"),
         capture_drops=int(capture.get("kernel_drops") or 0),
         capture_frames=capture.get("frames_stored", capture.get("packets")),

@@ -51,7 +51,7 @@ def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
 
 def _link(e: Evidence) -> Iterator[tuple[int, str]]:
     if e.link is None:
-        yield 2, e.link_problem
+        yield 1 if e.link_is_recorded else 2, e.link_problem
         return
     if e.link_problem:
         yield 1, e.link_problem

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from freezeframe.harness.bench.benchfile import Scenario, load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from freezeframe.harness.core.recovery import Compared, Finish, SideResult
@@ -18,7 +18,14 @@ from freezeframe.harness.runs.session import Session, Silent
 from freezeframe.harness.runs.workload import Workload
 
 ACKED = 1024
-CAPTURE = {"packets": 9000, "kernel_drops": 0, "gaps": 0, "writes": ACKED, "acks": ACKED}
+CAPTURE = {
+    "packets": 9000,
+    "kernel_drops": 0,
+    "gaps": 0,
+    "writes": ACKED,
+    "acks": ACKED,
+    "digests_checked": ACKED,
+}
 DONE = WorkloadDone(t_ns=1, ok=True, writes_acked=ACKED, bytes_written=ACKED << 16)
 
 
@@ -87,10 +94,12 @@ class Judge:
         self._out_dir = out_dir
         self.run: Run
 
-    def __call__(self, scenario: str | Scenario, seen: Seen, **record: object) -> str:
+    def __call__(
+        self, scenario: str | Scenario, seen: Seen, bench: Bench | None = None, **record: object
+    ) -> str:
         plan = load_scenario(scenario) if isinstance(scenario, str) else scenario
         self.run = Run(
-            load_bench("sim"), plan, seed=1, out_dir=self._out_dir, view=Silent(), keep=True
+            bench or load_bench("sim"), plan, seed=1, out_dir=self._out_dir, view=Silent(), keep=True
         )  # fmt: skip
         known: dict[str, object] = {
             "capture": dict(CAPTURE),
@@ -137,6 +146,41 @@ def test_without_a_capture_nothing_is_judged(judged: Judge) -> None:
     for capture in ({}, CAPTURE | {"writes": 0}):
         with pytest.raises(RigError, match="saw no replicated write"):
             judged("clean", Seen(), capture=capture)
+
+
+def with_link(**changes: object) -> Bench:
+    """The simulated bench with another [link]."""
+    bench = load_bench("sim")
+    link = bench.link.model_validate(bench.link.model_dump() | changes)
+    return bench.model_copy(update={"link": link})
+
+
+def test_a_run_on_another_port_says_which_port_it_looked_at(judged: Judge) -> None:
+    with pytest.raises(RigError, match=r"protocol drbd on TCP port 7799.* Is it that port\?"):
+        judged("clean", Seen(), bench=with_link(port=[7799]), capture=CAPTURE | {"writes": 0})
+
+
+@pytest.mark.parametrize(("counter", "what"), [("digests_checked", "digest"), ("acks", "answer")])
+def test_what_must_be_checked_and_was_not_is_no_pass(
+    judged: Judge, counter: str, what: str
+) -> None:
+    blind = CAPTURE | {counter: 0}
+    assert judged("clean", Seen(), capture=blind) == "inconclusive"
+    assert any(f"no {what} was checked" in one for one in judged.run.reasons)
+    assert judged("neg_ack", recovered("link-neg-ack"), capture=blind) == "inconclusive"
+    other = with_link(must_check=[one for one in ("digest", "answer") if one != what])
+    assert judged("clean", Seen(), bench=other, capture=blind) == "pass"
+    assert judged("clean", Seen(), bench=with_link(must_check=[]), capture=blind) == "pass"
+
+
+def test_a_link_that_is_not_understood_is_said_once_and_the_rest_is_judged(judged: Judge) -> None:
+    bench, capture = with_link(protocol="none"), {"packets": 9000, "kernel_drops": 0, "gaps": 0}
+    assert judged("clean", Seen(), bench=bench, capture=capture) == "pass"
+    (said,) = judged.run.reasons
+    assert "recorded and not understood" in said
+    failed = judged("clean", Seen(), bench=bench, capture=capture, data_equal=False)
+    assert failed == "fail"
+    assert sum("not understood" in one for one in judged.run.reasons) == 1
 
 
 @pytest.mark.parametrize("hole", ["kernel_drops", "gaps"])

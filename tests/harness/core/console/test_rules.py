@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from freezeframe.harness.core.console.rules import (
-    LINK_EVENTS,
     ConsoleRule,
-    LinkRuleSpec,
     RuleSet,
     combine,
     parse_rules,
 )
 from freezeframe.harness.core.console.triggers import Scanner
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.errors import UsageError
 
 RULES = Path(__file__).parents[4] / "bench_configs" / "rules"
@@ -38,7 +37,7 @@ def test_both_kinds_are_read() -> None:
             ConsoleRule(name="a", side="secondary", literal="xé", instruct=("secondary",)),
             ConsoleRule(name="b", regex="f+$", instruct=()),
         ),
-        link=(LinkRuleSpec(name="c", event="late-ack", deadline_ms=200),),
+        link=(LinkRule(name="c", event="late-ack", deadline_ms=200),),
     )
 
 
@@ -50,7 +49,7 @@ def test_the_files_of_the_project_are_right(path: Path) -> None:
 
 def test_sim_watches_every_event_of_the_link() -> None:
     rules = parse_rules((RULES / "sim.toml").read_text(), "sim.toml")
-    assert {spec.event for spec in rules.link} == set(LINK_EVENTS)
+    assert {spec.event for spec in rules.link} == set(EVENTS)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from link_script import (
 )
 
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
-from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.errors import UsageError
 

@@ -9,8 +9,8 @@ from link_script import P, S
 from link_wire import healthy_exchange
 
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
-from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "drbd"
@@ -24,9 +24,7 @@ def watch(
     frames: list[bytes], kept: list[bool], deadline_ms: int
 ) -> tuple[LinkView, list[Trigger]]:
     rules = [
-        LinkRule(
-            name=e, event=e, deadline_ms=deadline_ms if e in ("late-ack", "missing-ack") else None
-        )
+        LinkRule(name=e, event=e, deadline_ms=deadline_ms if EVENTS[e].is_timed else 0)
         for e in EVENTS
     ]
     view = LinkView(

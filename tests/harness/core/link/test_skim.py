@@ -19,10 +19,10 @@ from freezeframe.harness.core.link import skim, skimpure
 from freezeframe.harness.core.link.check import plain
 from freezeframe.harness.core.link.drbd.protocol import DrbdLink
 from freezeframe.harness.core.link.follow import Follower
-from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import Reassembler
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "drbd"

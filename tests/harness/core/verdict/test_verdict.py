@@ -251,3 +251,24 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
     order = [intent, data, refused, told, trigger]
     for earlier, later in itertools.pairwise(order):
         assert earlier["t_ns"] - earlier["error_ns"] <= later["t_ns"] + later["error_ns"]
+
+
+@pytest.mark.parametrize("kind", ["bit_flip_receiver", "neg_ack", "bit_flip_store"])
+def test_a_link_that_is_not_understood_costs_a_grade_and_the_logs_speak(kind: str) -> None:
+    """The frames are the same; nobody reads them."""
+    outcome = incident(kind)
+    assert outcome.verdict["evidence_grade"] == "A"
+    record = outcome.parts["record"]
+    link = record.get("link") or {}
+    verdict = judged_again(outcome, record=record | {"link": link | {"protocol": "none"}})
+    assert verdict["evidence_grade"] == "B"
+    assert [one for one in verdict["evidence_lacks"] if "not understood" in one]
+    assert verdict["side"] == outcome.verdict["side"] or not verdict["conclusive"]
+    assert verdict["lba"] == outcome.verdict["lba"]
+
+
+def test_a_protocol_that_is_not_installed_is_a_lack_and_no_error() -> None:
+    outcome = incident("neg_ack")
+    record = outcome.parts["record"] | {"link": {"protocol": "a_vendors"}}
+    verdict = judged_again(outcome, record=record)
+    assert any("'a_vendors' not found" in one for one in verdict["evidence_lacks"])

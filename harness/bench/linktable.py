@@ -1,0 +1,107 @@
+"""``[link]`` of a bench file: where the replication link is seen, and what is spoken on it."""
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from freezeframe.harness.core.configfile import Table
+from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.linkrules import not_shown
+from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
+from freezeframe.harness.core.linkevents import LinkRule
+from freezeframe.harness.errors import HarnessError, UsageError
+
+MAX_PORTS: Final = 16
+Checkable = Literal["digest", "answer"]
+CHECKABLE: Final[tuple[Checkable, ...]] = ("digest", "answer")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
+Ports = Annotated[
+    list[Annotated[int, Field(ge=1, le=65535)]],
+    BeforeValidator(_as_list),
+    Field(min_length=1, max_length=MAX_PORTS),
+]
+
+
+class LinkTable(Table):
+    interface: Annotated[str, Field(min_length=1, max_length=15)]
+    """Where the replication link is seen: one end of it, or a mirror port."""
+    namespace: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Path of the network namespace that the interface is in; default: this one."""
+    protocol: Annotated[
+        str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    ] = byname.USUAL
+    """What is spoken on it: drbd, another installed protocol, or none: recorded, not understood."""
+    port: Ports | None = None
+    """TCP service ports of the replication, one or several; default: the protocol's own."""
+    primary_address: Annotated[str, Field(max_length=64)] = ""
+    secondary_address: Annotated[str, Field(max_length=64)] = ""
+    """Their IP addresses on the replication link; who sends writes is taken for the primary when
+    they are not given."""
+    integrity_alg: Annotated[str, Field(max_length=64)] = ""
+    """Digest algorithm of the link, for a capture that begins after the handshake in which the
+    peers agree on it."""
+    must_check: Annotated[list[Checkable], Field(max_length=2)] | None = None
+    """What a run must have checked on the link to pass; default: what the protocol can show."""
+    capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
+    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
+    comes after it."""
+    before_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How much before a trigger an incident keeps; less where the bound is reached."""
+    after_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """And after it at most: the capture ends with the incident, when the recovery (and the
+    workload) has ended."""
+
+    def speak(self) -> ReplicationProtocol:
+        """The protocol. UsageError: there is none of that name; RigError: it cannot be loaded."""
+        return byname.find(self.protocol)(LinkOptions())
+
+    @property
+    def ports(self) -> list[int]:
+        """Empty: any."""
+        return self.port if self.port is not None else list(self.speak().ports)
+
+    @property
+    def tells(self) -> frozenset[Tell]:
+        return self.speak().tells
+
+    @property
+    def to_check(self) -> list[Checkable]:
+        """``must_check``, or what the protocol can show of it."""
+        if self.must_check is not None:
+            return self.must_check
+        return [one for one in CHECKABLE if one in self.tells]
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong with it)"""
+        for key in ("primary_address", "secondary_address"):
+            address = getattr(self, key)
+            try:
+                ipaddress.ip_address(address or "::")
+            except ValueError:
+                yield key, f"{address!r} is no IP address"
+        try:
+            tells = self.tells
+        except HarnessError as error:
+            yield "protocol", str(error)
+            return
+        for one in self.must_check or ():
+            if one not in tells:
+                yield "must_check", f"protocol {self.protocol!r} does not show {one!r}"
+
+    def refuse(self, rules: Iterable[LinkRule]) -> None:
+        """UsageError: a link rule could never hit, because the protocol does not show what it waits
+        for."""
+        problems = not_shown(rules, self.tells)
+        if problems:
+            said = "\n".join(problems)
+            raise UsageError(
+                f'{said}\n[link] protocol = "{self.protocol}": leave these rules out of the files in '
+                "[policy] rules"
+            )

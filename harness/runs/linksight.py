@@ -1,0 +1,45 @@
+"""What a run's capture of the replication link proved, by its counters: nothing seen, not checked, not
+understood. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from freezeframe.harness.bench.linktable import LinkTable
+from freezeframe.harness.core.link.protocol import Tell
+
+_COUNTERS: Final = {"digest": "digests_checked", "answer": "acks"}
+"""What must_check names -> its counter of the capture (core.events.LinkStats)."""
+
+
+def no_write_seen(link: LinkTable, capture: Mapping[str, int]) -> str:
+    """Why no replicated write may have been captured while the host's writes were acknowledged; "":
+    some were, or the protocol shows none."""
+    if Tell.WRITE not in link.tells or capture.get("writes"):
+        return ""
+    ports = " or ".join(map(str, link.ports)) or "any"
+    return (
+        f"the capture on {link.interface} saw no replicated write of protocol {link.protocol} on TCP port {ports}, "
+        "though the host's were acknowledged: is it the replication link's interface, or its mirror port? "
+        "Is it that port?"
+    )
+
+
+def unchecked(link: LinkTable, capture: Mapping[str, int]) -> Iterator[str]:
+    """What [link] must_check asks for and the capture did not show once."""
+    for one in link.to_check:
+        if not capture.get(_COUNTERS[one]):
+            others = ", ".join(f'"{other}"' for other in link.to_check if other != one)
+            yield (
+                f"no {one} was checked on the link, of {capture.get('writes', 0)} replicated writes; if this link "
+                f"carries none: must_check = [{others}] in the bench file's [link]"
+            )
+
+
+def not_understood(link: LinkTable) -> str:
+    """Said once of a link whose protocol shows no write; "": it does."""
+    if Tell.WRITE in link.tells:
+        return ""
+    return (
+        f'the link was recorded and not understood ([link] protocol = "{link.protocol}"): consoles, data sets '
+        "and the comparison alone were judged"
+    )
