@@ -42,6 +42,7 @@ class Watch:
         pcapng: Path,
         ring_mib: int,
         max_mib: int,
+        capture: str,
     ) -> None:
         self.child = child
         self._decoder = events.Decoder()
@@ -49,6 +50,7 @@ class Watch:
             "interface": INTERFACE, "namespace": link.secondary.path, "pcapng_path": str(pcapng), "trigger_fd": -1,
             "primary_address": PRIMARY_ADDRESS, "secondary_address": SECONDARY_ADDRESS, "rules": RULES,
             "integrity_alg": "crc32c", "ring_mib": ring_mib, "capture_mib": max_mib,
+            "capture": capture,
         }  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
@@ -83,7 +85,12 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(
-    link: LinkPair, pcapng: Path, *, ring_mib: int = 64, max_mib: int = 4096
+    link: LinkPair,
+    pcapng: Path,
+    *,
+    ring_mib: int = 64,
+    max_mib: int = 4096,
+    capture: str = "ring",
 ) -> Iterator[Watch]:
     """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
     for old in (pcapng, *(one for _, one in segments(pcapng))):
@@ -91,7 +98,7 @@ def watching(
     with running(
         ours("freezeframe.harness.watch.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
-        yield Watch(child, link, pcapng, ring_mib, max_mib)
+        yield Watch(child, link, pcapng, ring_mib, max_mib, capture)
     join(pcapng)
 
 

@@ -199,5 +199,23 @@ class PowerRail(Protocol):
     def close(self) -> None: ...
 
 
+class FrameSocket(Protocol):
+    """A scapy socket (``scapy.supersocket.SuperSocket``) or reader (``scapy.utils.PcapReader``) on
+    the replication link. The driver is called with the interface's name, inside the link's network
+    namespace, in the process of the link watch.
+
+    Frames come in the order of capture. ``time`` of a packet is when it was on the wire; where the
+    first one differs from this machine's clock by more than 1 s, all are moved by that much.
+    EOFError from ``recv`` ends the watch.
+    """
+
+    def recv(self, x: int = ...) -> Any:
+        """The next scapy packet, or None when there is none now."""
+        ...
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
 class Clock(Protocol):
     def now(self) -> Ns: ...

@@ -28,7 +28,7 @@ from freezeframe.harness.core.recovery import Policy as RecoveryPolicy
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
-from freezeframe.harness.roles import Controller, HostPort, HostWorkload, PowerRail
+from freezeframe.harness.roles import Controller, FrameSocket, HostPort, HostWorkload, PowerRail
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.faults import FAULTS, MAX_FAULTS, FaultKind
 
@@ -446,6 +446,8 @@ def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
         wanted += [(side, table.driver, Controller), (f"{side} host", table.host_driver, HostPort)]
     if bench.power is not None:
         wanted.append(("power", bench.power.driver, PowerRail))
+    if bench.link.scapy_socket is not None:
+        wanted.append(("link", bench.link.scapy_socket, FrameSocket))
     for name, driver, role in wanted:
         try:
             loaded = load_driver(driver, role)

@@ -49,6 +49,14 @@ class LinkTable(Table):
     peers agree on it."""
     must_check: Annotated[list[Checkable], Field(max_length=2)] | None = None
     """What a run must have checked on the link to pass; default: what the protocol can show."""
+    capture: Literal["ring", "scapy"] = "ring"
+    """Who reads the frames from the interface: "ring", the kernel's ring read by us, or "scapy",
+    scapy's sniffer."""
+    scapy_socket: (
+        Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+        | None
+    ) = None
+    """Driver that makes the socket which scapy sniffs on (role FrameSocket); default: the ring."""
     capture_mib: Annotated[int, Field(ge=4, le=1 << 20)] = 1024
     """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
     comes after it."""
@@ -80,6 +88,8 @@ class LinkTable(Table):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """(key, what is wrong with it)"""
+        if self.scapy_socket is not None and self.capture != "scapy":
+            yield "scapy_socket", "needs capture = 'scapy'"
         for key in ("primary_address", "secondary_address"):
             address = getattr(self, key)
             try:

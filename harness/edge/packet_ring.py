@@ -80,6 +80,8 @@ class InterfaceGone(RigError):
 class PacketRing:
     """The open ring. One reader; ``fileno`` turns readable when a block is ready."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(
         self, interface: str, *, namespace: str | None = None, ring_bytes: int = DEFAULT_RING_BYTES
     ) -> None:
@@ -150,6 +152,10 @@ class PacketRing:
         _BLOCK_STATUS.pack_into(self._map, at + _BLOCK_STATUS_AT, _TP_STATUS_KERNEL)
         self._at = (self._at + 1) % self._blocks
         return Run(self._out[:used], frames, bytes_captured, t_first_ns, t_last_ns)
+
+    def is_drained(self) -> bool:
+        """The kernel has handed over no block that was not read."""
+        return self._status() & _TP_STATUS_USER == 0
 
     def monotonic(self, realtime_ns: int) -> Ns:
         """A frame's time as CLOCK_MONOTONIC."""

@@ -1,8 +1,9 @@
 """The capture ring as a scapy socket: ``sniff(opened_socket=RingSocket("eth0"))``, ``AsyncSniffer``
 likewise.
 
-For looking and for small tools. The link watch reads the ring itself: scapy makes objects of every
-frame, which a link at full rate does not leave the time for.
+``[link] capture = "scapy"`` has the link watch sniff on it (``edge.scapy_source``). By default the
+link watch reads the ring itself: scapy makes an object of every frame, which a link at full rate
+does not leave the time for.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import scapy.layers.inet6  # noqa: F401  (both bind IP to Ethernet: without them
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.supersocket import SuperSocket
+from scapy.utils import EDecimal
 
 from freezeframe.harness.core.link.skim import blocks
 from freezeframe.harness.edge.packet_ring import DEFAULT_RING_BYTES, PacketRing
 from freezeframe.harness.errors import UsageError
 
-_NS_PER_S: Final = 1e9
+_NS_EXPONENT: Final = -9
 
 
 class RingSocket(SuperSocket):  # type: ignore[misc]
@@ -30,11 +32,17 @@ class RingSocket(SuperSocket):  # type: ignore[misc]
     desc = "read frames from an AF_PACKET TPACKET_V3 ring"
 
     def __init__(
-        self, iface: str, *, namespace: str | None = None, ring_bytes: int = DEFAULT_RING_BYTES
+        self,
+        iface: str,
+        *,
+        namespace: str | None = None,
+        ring_bytes: int = DEFAULT_RING_BYTES,
+        layer: type[Packet] = Ether,
     ) -> None:
-        """RigError as PacketRing."""
+        """``layer``: what each frame becomes; Raw leaves it undissected. RigError as PacketRing."""
         self.ring = PacketRing(iface, namespace=namespace, ring_bytes=ring_bytes)
         self.iface = iface
+        self._layer = layer
         self.ins = self.outs = self.ring
         self.closed = False
         self._waiting: deque[tuple[int, bytes]] = deque()
@@ -42,8 +50,14 @@ class RingSocket(SuperSocket):  # type: ignore[misc]
     def fileno(self) -> int:
         return self.ring.fileno()
 
-    def recv_raw(self, x: int = 0) -> tuple[type[Packet] | None, bytes | None, float | None]:
-        """(Ether, the frame's bytes, its time in seconds); all None when there is no frame."""
+    @property
+    def has_frames(self) -> bool:
+        """Frames wait here, or a block of them in the ring."""
+        return not self.ring.is_drained() or bool(self._waiting)
+
+    def recv_raw(self, x: int = 0) -> tuple[type[Packet] | None, bytes | None, EDecimal | None]:
+        """(layer, the frame's bytes, its time in seconds, exactly); all None when there is no
+        frame."""
         if not self._waiting and (run := self.ring.read_run()) is not None:
             view = memoryview(run.data)
             self._waiting.extend(
@@ -52,7 +66,7 @@ class RingSocket(SuperSocket):  # type: ignore[misc]
         if not self._waiting:
             return None, None, None
         t_ns, frame = self._waiting.popleft()
-        return Ether, frame, t_ns / _NS_PER_S
+        return self._layer, frame, EDecimal(t_ns).scaleb(_NS_EXPONENT)
 
     def send(self, x: Any) -> int:
         raise UsageError("a RingSocket only captures")

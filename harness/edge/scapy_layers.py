@@ -145,6 +145,8 @@ class Drbd(Packet):  # type: ignore[misc]
 
     name = "DRBD"
     fields_desc: ClassVar[list[Any]] = []
+    match_subclass = True
+    """``packet[Drbd]`` finds it under any of its headers."""
 
     @classmethod
     def dispatch_hook(cls, _pkt: bytes | None = None, *_args: Any, **_kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from freezeframe.harness.bench import registry
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
@@ -132,6 +133,8 @@ class Observation:
             ports=link.ports,
             integrity_alg=link.integrity_alg,
             trigger_fd=trigger_fd,
+            capture=link.capture,
+            scapy_socket=registry.find(link.scapy_socket).value if link.scapy_socket else "",
             capture_mib=link.capture_mib,
             before_s=link.before_s,
             after_s=link.after_s,

@@ -1,5 +1,5 @@
-"""The link's process, ``python -m freezeframe.harness.watch.linkwatch``: capture ring -> capture
-file, then -> ledger and triggers.
+"""The link's process, ``python -m freezeframe.harness.watch.linkwatch``: frames of a source
+(``edge.frame_source``) -> capture file, then -> ledger and triggers.
 
 Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or
 the end of stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``,
@@ -43,7 +43,8 @@ from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.linkevents import LinkRule
 from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
-from freezeframe.harness.edge.packet_ring import InterfaceGone, PacketRing
+from freezeframe.harness.edge.frame_source import FrameSource, open_source
+from freezeframe.harness.edge.packet_ring import InterfaceGone
 from freezeframe.harness.edge.pcapng import PcapngWriter
 from freezeframe.harness.errors import HarnessError, UsageError
 from freezeframe.harness.wire import drbd
@@ -59,8 +60,8 @@ NICE: Final = -10
 """Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
 BLOCKS_A_TURN: Final = 64
 """Read before stdin is looked at again."""
-MAX_LAST_BLOCKS: Final = 4096
-"""After Stop, so many blocks are still read: more than a ring of the default size holds."""
+LAST_S: Final = 5.0
+"""After Stop, what was captured before it is still read, for so long at most."""
 LAST_WAIT_S: Final = 0.1
 """The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded
 machine."""
@@ -74,6 +75,10 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Inherited pipe to the reflex; -1: none."""
     namespace: str = ""
     """Path of the network namespace that the interface is in; "": this process's."""
+    capture: Literal["ring", "scapy"] = "ring"
+    """Who reads the frames: we the kernel's ring, or scapy."""
+    scapy_socket: str = ""
+    """MODULE:ATTRIBUTE of what makes the scapy socket; "": the ring's."""
     ring_mib: int = 64
     rules: list[LinkRule] = []
     primary_address: str = ""
@@ -145,8 +150,12 @@ class Linkwatch:
         )
         self._view: LinkView | None = LinkView(ends, config.rules)
         self._last_view = self._view
-        self._ring = PacketRing(
-            config.interface, namespace=config.namespace or None, ring_bytes=config.ring_mib << 20
+        self._source: FrameSource = open_source(
+            config.capture,
+            config.interface,
+            namespace=config.namespace or None,
+            ring_bytes=config.ring_mib << 20,
+            scapy_socket=config.scapy_socket,
         )
         try:
             self._disk = CaptureRing(
@@ -159,7 +168,7 @@ class Linkwatch:
                 ),
             )
         except BaseException:
-            self._ring.close()
+            self._source.close()
             raise
         self._events = _Outbox(config.event_fd)
         self._triggers = _Outbox(config.trigger_fd)
@@ -189,8 +198,9 @@ class Linkwatch:
         self._take(early)
         poller = select.poll()
         poller.register(stdin_fd, select.POLLIN)
-        poller.register(self._ring, select.POLLIN | select.POLLERR)
-        self._events.put(ProcessReady(t_ns=time.monotonic_ns(), process="linkwatch"))
+        poller.register(self._source, select.POLLIN | select.POLLERR)
+        notes = list(self._source.notes)
+        self._events.put(ProcessReady(t_ns=time.monotonic_ns(), process="linkwatch", notes=notes))
         try:
             while not self._stopping:
                 for outbox in (self._events, self._triggers):
@@ -198,9 +208,9 @@ class Linkwatch:
                 for fd, _ in poller.poll(self._wait_ms()):
                     if fd == stdin_fd:
                         self._take(os.read(stdin_fd, _READ_BYTES) or None)
-                self._drain(BLOCKS_A_TURN)
+                self._drain()
                 self._tell_stats()
-            self._drain(MAX_LAST_BLOCKS, LAST_WAIT_S)
+            self._drain_rest()
         except InterfaceGone as error:
             self._events.put(StreamEnded(t_ns=time.monotonic_ns(), stream="link", error=str(error)))
         finally:
@@ -229,22 +239,39 @@ class Linkwatch:
         wait_ms = (min(deadlines) - now_ns) // NS_PER_MS + 1
         return max(1 if self._events.waiting else 0, min(MAX_WAIT_MS, wait_ms))
 
-    def _drain(self, most_blocks: int, wait_s: float = 0.0) -> None:
-        """Read the blocks that are there, and those that come within ``wait_s`` of each other and
-        hold frames from before this call; then judge the silence."""
-        began_realtime_ns = time.time_ns()
-        for _ in range(most_blocks):
-            run = self._ring.read_run(wait_s)
+    def _drain(self) -> None:
+        """Read what is there, some blocks at most; judge the silence when nothing is left."""
+        for _ in range(BLOCKS_A_TURN):
+            asked_ns = time.monotonic_ns()
+            run = self._source.read_run()
             if run is None:
                 break
             self._run(run)
-            if wait_s > 0 and run.t_first_ns > began_realtime_ns:
-                break
         else:
             return  # not empty yet: silence proves nothing
+        self._judge_silence(asked_ns)
+
+    def _drain_rest(self) -> None:
+        """Read what was captured before this call."""
+        began_realtime_ns = time.time_ns()
+        deadline_ns = time.monotonic_ns() + int(LAST_S * NS_PER_S)
+        while (asked_ns := time.monotonic_ns()) < deadline_ns:
+            run = self._source.read_run(LAST_WAIT_S)
+            if run is not None:
+                self._run(run)
+                if run.t_first_ns > began_realtime_ns:
+                    break
+            elif self._source.is_drained():
+                break
+        else:
+            self._note(f"the frames captured last were not all read within {LAST_S:g} s")
+        self._judge_silence(asked_ns)
+
+    def _judge_silence(self, asked_ns: Ns) -> None:
+        """Nothing came when the source was asked at that time."""
         self._notice_drops()
-        if self._view is not None:
-            self._understand(None)
+        if self._view is not None and self._source.is_drained():
+            self._understand(None, now_ns=asked_ns)
 
     def _run(self, run: Run) -> None:
         """Record one block's frames, then understand them."""
@@ -256,7 +283,7 @@ class Linkwatch:
                 self._note(f"frames are no longer recorded in {disk.path}: {disk.full}")
             else:
                 self._note(f"{disk.path}: the window behind the trigger is complete", "info")
-        if self._ring.has_lost or self._ring.clock_steps != self._clock_steps:
+        if self._source.has_lost or self._source.clock_steps != self._clock_steps:
             self._notice_drops()
         first = self._packets + 1
         self._packets += run.frames
@@ -266,8 +293,8 @@ class Linkwatch:
 
     def _notice_drops(self) -> None:
         """Tell the understanding part before it concludes anything from what it does not see."""
-        ring, now_ns = self._ring, time.monotonic_ns()
-        drops, steps = ring.statistics().dropped, ring.clock_steps
+        source, now_ns = self._source, time.monotonic_ns()
+        drops, steps = source.statistics().dropped, source.clock_steps
         if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
             # The kernel stamps by the clock that was set: how late an answer is, is unknown too.
             try:
@@ -281,16 +308,18 @@ class Linkwatch:
             )
         self._drops, self._clock_steps = drops, steps
 
-    def _understand(self, run: Run | None, first: int = 0) -> None:
-        """Feed the frames, or with None judge the silence. A fault of ours in here must not end the
-        recording."""
+    def _understand(self, run: Run | None, first: int = 0, now_ns: Ns = 0) -> None:
+        """Feed the frames, or with None judge the silence until ``now_ns``. A fault of ours in here
+        must not end the recording."""
         assert self._view is not None
         view, clock = self._view, time.monotonic_ns
         try:
             if run is None:
-                self._trigger(view.tick(clock()))
+                self._trigger(view.tick(now_ns))
                 return
-            for t_ns, frame, number in view.frames(run.data, first, self._ring.realtime_offset_ns):
+            for t_ns, frame, number in view.frames(
+                run.data, first, self._source.realtime_offset_ns
+            ):
                 found = view.feed(t_ns, frame, number, clock())
                 if found:
                     self._trigger(found)
@@ -339,7 +368,7 @@ class Linkwatch:
         if self._view is not None:
             with contextlib.suppress(Exception):
                 self._trigger(self._view.close(time.monotonic_ns()))
-        statistics = self._ring.statistics()
+        statistics = self._source.statistics()
         self._disk.close(
             start_ns=self._start_realtime_ns,
             end_ns=time.time_ns(),
@@ -350,7 +379,7 @@ class Linkwatch:
         deadline_ns = time.monotonic_ns() + NS_PER_S
         self._triggers.finish(deadline_ns)
         self._events.finish(deadline_ns)
-        self._ring.close()
+        self._source.close()
 
 
 def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:

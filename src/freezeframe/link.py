@@ -1,8 +1,9 @@
 """Public: the replication link, to look at and to make packets by hand.
 
-The layers are scapy's. They are imported when a name is used, so that importing this module costs
-nothing. ``dissect(data)`` takes a byte stream of the link apart; ``RingSocket`` is a scapy socket
-on the kernel's capture ring.
+``read_packets(capture)`` gives the replication packets of a capture file, ``sniff(interface)``
+those on a live link, ``dissect(data)`` those of a byte stream; the layers (``Drbd`` and one for each
+of its three headers, ``ControlFrame``) are scapy's, and so are ``sniff``'s arguments. Everything is
+imported when a name is used: importing this module costs nothing.
 """
 
 from importlib import import_module
@@ -12,20 +13,36 @@ if TYPE_CHECKING:
     from freezeframe.harness.edge.ring_socket import RingSocket
     from freezeframe.harness.edge.scapy_layers import ControlFrame, Drbd, DrbdH80, DrbdH95, DrbdH100
     from freezeframe.harness.edge.scapy_layers import packets as dissect
+    from freezeframe.harness.edge.scapy_link import (
+        DrbdSession,
+        bind_port,
+        read_packets,
+        sniff,
+        started_sniffer,
+    )
 
 _LAYERS: Final = "freezeframe.harness.edge.scapy_layers"
+_LINK: Final = "freezeframe.harness.edge.scapy_link"
 _HOMES: Final = {
     "ControlFrame": (_LAYERS, "ControlFrame"),
     "Drbd": (_LAYERS, "Drbd"),
     "DrbdH80": (_LAYERS, "DrbdH80"),
     "DrbdH95": (_LAYERS, "DrbdH95"),
     "DrbdH100": (_LAYERS, "DrbdH100"),
+    "DrbdSession": (_LINK, "DrbdSession"),
     "RingSocket": ("freezeframe.harness.edge.ring_socket", "RingSocket"),
+    "bind_port": (_LINK, "bind_port"),
     "dissect": (_LAYERS, "packets"),
+    "read_packets": (_LINK, "read_packets"),
+    "sniff": (_LINK, "sniff"),
+    "started_sniffer": (_LINK, "started_sniffer"),
 }
 """Public name -> its module, and its name there."""
 
-__all__ = ["ControlFrame", "Drbd", "DrbdH80", "DrbdH95", "DrbdH100", "RingSocket", "dissect"]
+__all__ = [
+    "ControlFrame", "Drbd", "DrbdH80", "DrbdH95", "DrbdH100", "DrbdSession", "RingSocket", "bind_port",
+    "dissect", "read_packets", "sniff", "started_sniffer",
+]  # fmt: skip
 assert set(__all__) == set(_HOMES)
 
 

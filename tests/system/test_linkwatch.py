@@ -229,10 +229,21 @@ ALL_RULES = [
 ]  # fmt: skip
 
 
+CAPTURES = [
+    pytest.param({"capture": "ring"}, id="ring"),
+    pytest.param({"capture": "scapy"}, id="scapy-ring"),
+    pytest.param(
+        {"capture": "scapy", "scapy_socket": "scapy.arch.linux:L2ListenSocket"}, id="scapy-socket"
+    ),
+]
+"""Every way of capturing, up to the same judge."""
+
+
+@pytest.mark.parametrize("capture", CAPTURES)
 def test_a_clean_exchange_is_recorded_counted_and_gives_no_trigger(
-    link: LinkPair, nodes: Nodes, tmp_path: Path
+    link: LinkPair, nodes: Nodes, tmp_path: Path, capture: dict[str, str]
 ) -> None:
-    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES)
+    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES, **capture)
     try:
         assert watch.wait(ProcessReady).process == "linkwatch"
         nodes.handshake()
@@ -260,10 +271,11 @@ def test_a_clean_exchange_is_recorded_counted_and_gives_no_trigger(
         assert [int(sector) for sector in listed] == [8 * number for number in range(1, 101)]
 
 
+@pytest.mark.parametrize("capture", CAPTURES)
 def test_a_wrong_digest_reaches_the_reflexs_pipe_and_the_supervisor(
-    link: LinkPair, nodes: Nodes, tmp_path: Path
+    link: LinkPair, nodes: Nodes, tmp_path: Path, capture: dict[str, str]
 ) -> None:
-    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES)
+    watch = Watch(link, tmp_path / "link.pcapng", rules=ALL_RULES, **capture)
     try:
         watch.wait(ProcessReady)
         nodes.handshake()
@@ -282,13 +294,14 @@ def test_a_wrong_digest_reaches_the_reflexs_pipe_and_the_supervisor(
     assert [event for event in told if isinstance(event, Trigger)] == [trigger]
 
 
+@pytest.mark.parametrize("capture", CAPTURES)
 def test_a_missing_acknowledgement_is_told_at_its_deadline(
-    link: LinkPair, nodes: Nodes, tmp_path: Path
+    link: LinkPair, nodes: Nodes, tmp_path: Path, capture: dict[str, str]
 ) -> None:
     rules = [
         {"name": "lost", "event": "missing-ack", "deadline_ms": 150, "instruct": ["secondary"]}
     ]
-    watch = Watch(link, tmp_path / "link.pcapng", rules=rules)
+    watch = Watch(link, tmp_path / "link.pcapng", rules=rules, **capture)
     try:
         watch.wait(ProcessReady)
         nodes.handshake()
@@ -317,7 +330,8 @@ def test_an_answer_behind_a_step_of_the_hosts_clock_is_not_late(
     def drain(acks: int) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         while watch._last_view.ledger.totals.acks < acks and time.monotonic() < deadline:
-            watch._drain(64, 0.05)
+            select.select([watch._source], [], [], 0.05)
+            watch._drain()
         assert watch._last_view.ledger.totals.acks == acks
 
     nodes.handshake()
@@ -325,12 +339,13 @@ def test_an_answer_behind_a_step_of_the_hosts_clock_is_not_late(
     drain(3)
     nodes.primary(p_data(9, 800, bytes(4096)))
     while watch._last_view.ledger.totals.writes < 4:
-        watch._drain(64, 0.05)
-    true_ns = watch._ring.realtime_offset_ns
-    watch._ring.realtime_offset_ns -= 3600 * NS_PER_S  # what it was before the clock was set
+        select.select([watch._source], [], [], 0.05)
+        watch._drain()
+    true_ns = watch._source.realtime_offset_ns
+    watch._source.realtime_offset_ns -= 3600 * NS_PER_S  # what it was before the clock was set
     nodes.secondary(p_ack(9, 800, 4096))
     drain(4)
-    assert abs(watch._ring.realtime_offset_ns - true_ns) < NS_PER_MS
+    assert abs(watch._source.realtime_offset_ns - true_ns) < NS_PER_MS
     watch._finish()
     os.close(write_fd)
     with open(told, "rb") as pipe:
