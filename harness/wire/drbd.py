@@ -1,8 +1,9 @@
-"""Tables of the DRBD replication protocol, versions 86 to 101, and what DRBD 9 (110 and up) calls
-its own packets.
+"""Tables of the DRBD replication protocol: versions 86 to 101 (DRBD 8.4), and DRBD 9's own packets,
+versions 110 to 124.
 
-Source: Linux 6.1 ``drivers/block/drbd/drbd_protocol.h`` and ``include/linux/drbd.h`` (facts),
-checked against captures of real nodes in ``tests/golden/drbd``. All integers are big-endian and
+Source: Linux 6.1 ``drivers/block/drbd/drbd_protocol.h`` and ``include/linux/drbd.h``, LINBIT's
+``drbd_protocol.h`` for DRBD 9 (facts), checked against captures of real nodes in
+``tests/golden/drbd`` and ``tests/golden/drbd9``. All integers are big-endian and
 packed, except: ``block_id`` (8 bytes) and ``barrier`` (4 bytes) are opaque cookies of the sender,
 echoed unchanged; bitmap words are a little-endian bit stream; a crc32c digest is the standard
 CRC-32C value as 4 little-endian bytes. A sector is 512 bytes; sizes are in bytes.
@@ -86,7 +87,7 @@ class Cmd(IntEnum):
     RS_DEALLOCATED = 0x33
     WSAME = 0x34
     ZEROES = 0x36
-    # DRBD 9's own, from protocol 110 on. From the published headers; not run here.
+    # DRBD 9's own, from protocol 110 on (the later ones up to 124).
     TWOPC_PREPARE = 0x2E
     TWOPC_ABORT = 0x2F
     DAGTAG = 0x30
@@ -102,6 +103,21 @@ class Cmd(IntEnum):
     TWOPC_RETRY = 0x48
     CONFIRM_STABLE = 0x49
     RS_CANCEL_AHEAD = 0x4A
+    DISCONNECT = 0x4B
+    RS_DAGTAG_REQ = 0x4C
+    RS_CSUM_DAGTAG_REQ = 0x4D
+    RS_THIN_DAGTAG_REQ = 0x4E
+    OV_DAGTAG_REQ = 0x4F
+    OV_DAGTAG_REPLY = 0x50
+    WRITE_ACK_IN_SYNC = 0x51
+    RS_NEG_ACK = 0x52
+    OV_RESULT_ID = 0x53
+    RS_DEALLOCATED_ID = 0x54
+    FLUSH_REQUESTS = 0x55
+    FLUSH_FORWARD = 0x56
+    FLUSH_REQUESTS_ACK = 0x57
+    ENABLE_REPLICATION_NEXT = 0x58
+    ENABLE_REPLICATION = 0x59
     INITIAL_META = 0xFFF1
     INITIAL_DATA = 0xFFF2
     CONNECTION_FEATURES = 0xFFFE
@@ -135,11 +151,16 @@ P_PAIR: Final = struct.Struct(">QQ")
 P_PEER_BLOCK_DESC: Final = struct.Struct(">QQII")
 P_PEER_DAGTAG: Final = struct.Struct(">QI")
 P_CONFIRM_STABLE: Final = struct.Struct(">8s8sII")
+P_RS_REQ: Final = struct.Struct(">Q8sIIQ")
+P_OV_RESULT_ID: Final = struct.Struct(">Q8sIIII")
+P_FLUSH_NODE: Final = struct.Struct(">QI")
+P_ENABLE_REPLICATION: Final = struct.Struct(">BBH")
 P_EMPTY: Final = struct.Struct("")
 
 _DATA_FIELDS: Final = ("sector", "block_id", "seq_num", "dp_flags")
 _BLOCK_FIELDS: Final = ("sector", "block_id", "blksize", "seq_num")
 _REQ_FIELDS: Final = ("sector", "block_id", "blksize", "pad")
+_DAGTAG_REQ_FIELDS: Final = ("sector", "block_id", "blksize", "dagtag_node_id", "dagtag")
 _TWOPC_FIELDS: Final = (
     "tid", "initiator_node_id", "target_node_id", "nodes_to_reach", "primary_nodes", "mask", "val",
 )  # fmt: skip
@@ -245,6 +266,21 @@ LAYOUTS: Final[dict[Cmd, tuple[struct.Struct, tuple[str, ...], bool]]] = {
         False,
     ),
     Cmd.RS_CANCEL_AHEAD: (P_BLOCK_ACK, _BLOCK_FIELDS, False),
+    Cmd.DISCONNECT: (P_EMPTY, (), False),
+    Cmd.RS_DAGTAG_REQ: (P_RS_REQ, _DAGTAG_REQ_FIELDS, False),
+    Cmd.RS_CSUM_DAGTAG_REQ: (P_RS_REQ, _DAGTAG_REQ_FIELDS, True),
+    Cmd.RS_THIN_DAGTAG_REQ: (P_RS_REQ, _DAGTAG_REQ_FIELDS, False),
+    Cmd.OV_DAGTAG_REQ: (P_RS_REQ, _DAGTAG_REQ_FIELDS, False),
+    Cmd.OV_DAGTAG_REPLY: (P_RS_REQ, _DAGTAG_REQ_FIELDS, True),
+    Cmd.WRITE_ACK_IN_SYNC: (P_BLOCK_ACK, _BLOCK_FIELDS, False),
+    Cmd.RS_NEG_ACK: (P_BLOCK_ACK, _BLOCK_FIELDS, False),
+    Cmd.OV_RESULT_ID: (P_OV_RESULT_ID, (*_BLOCK_FIELDS, "result", "pad"), False),
+    Cmd.RS_DEALLOCATED_ID: (P_BLOCK_ACK, _BLOCK_FIELDS, False),
+    Cmd.FLUSH_REQUESTS: (P_SYNC_UUID, ("flush_sequence",), False),
+    Cmd.FLUSH_FORWARD: (P_FLUSH_NODE, ("flush_sequence", "initiator_node_id"), False),
+    Cmd.FLUSH_REQUESTS_ACK: (P_FLUSH_NODE, ("flush_sequence", "primary_node_id"), False),
+    Cmd.ENABLE_REPLICATION_NEXT: (P_ENABLE_REPLICATION, ("enable", "pad1", "pad2"), False),
+    Cmd.ENABLE_REPLICATION: (P_ENABLE_REPLICATION, ("enable", "pad1", "pad2"), False),
     Cmd.INITIAL_META: (P_EMPTY, (), False),
     Cmd.INITIAL_DATA: (P_EMPTY, (), False),
     Cmd.CONNECTION_FEATURES: (
@@ -258,14 +294,25 @@ P_QLIM."""
 
 DRBD9_VERSION: Final = 110
 """First protocol version of DRBD 9."""
-DRBD9_COMMANDS: Final = frozenset(
+DATA_SOCKET_9: Final = frozenset(
     {
-        Cmd.TWOPC_PREPARE, Cmd.TWOPC_ABORT, Cmd.TWOPC_COMMIT, Cmd.TWOPC_PREP_RSZ, Cmd.TWOPC_YES, Cmd.TWOPC_NO,
-        Cmd.TWOPC_RETRY, Cmd.DAGTAG, Cmd.PEER_ACK, Cmd.PEERS_IN_SYNC, Cmd.UUIDS110, Cmd.PEER_DAGTAG,
-        Cmd.CURRENT_UUID, Cmd.CONFIRM_STABLE, Cmd.RS_CANCEL_AHEAD,
+        Cmd.TWOPC_PREPARE, Cmd.TWOPC_ABORT, Cmd.TWOPC_COMMIT, Cmd.TWOPC_PREP_RSZ, Cmd.DAGTAG, Cmd.UUIDS110,
+        Cmd.PEER_DAGTAG, Cmd.CURRENT_UUID, Cmd.DISCONNECT, Cmd.RS_DAGTAG_REQ, Cmd.RS_CSUM_DAGTAG_REQ,
+        Cmd.RS_THIN_DAGTAG_REQ, Cmd.OV_DAGTAG_REQ, Cmd.OV_DAGTAG_REPLY, Cmd.RS_DEALLOCATED_ID,
+        Cmd.FLUSH_REQUESTS, Cmd.FLUSH_REQUESTS_ACK, Cmd.ENABLE_REPLICATION_NEXT, Cmd.ENABLE_REPLICATION,
     }
 )  # fmt: skip
-"""Which nobody sends below that version."""
+"""Of DRBD 9's own commands, those of the data socket."""
+META_SOCKET_9: Final = frozenset(
+    {
+        Cmd.PEER_ACK, Cmd.PEERS_IN_SYNC, Cmd.TWOPC_YES, Cmd.TWOPC_NO, Cmd.TWOPC_RETRY, Cmd.CONFIRM_STABLE,
+        Cmd.RS_CANCEL_AHEAD, Cmd.WRITE_ACK_IN_SYNC, Cmd.RS_NEG_ACK, Cmd.OV_RESULT_ID, Cmd.FLUSH_FORWARD,
+    }
+)  # fmt: skip
+"""And of the meta socket. PEERS_IN_SYNC stands under the data socket in the published header; real
+nodes send it on the meta socket, both ways."""
+DRBD9_COMMANDS: Final = DATA_SOCKET_9 | META_SOCKET_9
+"""Which nobody sends below protocol DRBD9_VERSION."""
 
 QLIM_FIELDS: Final = (
     "physical_block_size",

@@ -189,7 +189,7 @@ class Ledger:
         return []
 
     def _leaving(self, message: Leaving) -> list[LedgerEvent]:
-        self._book(message.session).leaving = True
+        self._book(message.session).leaving = not message.is_off
         return []
 
     def _resync(self, message: Resync) -> list[LedgerEvent]:
@@ -376,6 +376,9 @@ class Ledger:
         ):
             # It was not due, or "received" stood for it.
             row.answer, row.answer_code, row.answer_name = message.kind, message.code, message.name
+            return []
+        if row is None and message.may_be_resync:
+            self.totals.resync_messages += 1
             return []
         if row is None:
             self.totals.orphans += 1

@@ -124,6 +124,8 @@ class Answer(Message, frozen=True, eq=False):
     """As the answer repeats it; -1: it does not."""
     length_bytes: int = 0
     raw: bytes = b""
+    may_be_resync: bool = False
+    """Resync traffic is answered in the same words: it is no error that no write waits for it."""
 
 
 class Barrier(Message, frozen=True, eq=False):
@@ -149,6 +151,9 @@ class Resync(Message, frozen=True, eq=False):
 
 class Leaving(Message, frozen=True, eq=False):
     """An end says that it disconnects: writes that it leaves unanswered are no error."""
+
+    is_off: bool = False
+    """It stays after all."""
 
 
 class Other(Message, frozen=True, eq=False):

@@ -9,12 +9,12 @@ share. Either end may have opened either socket.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from freezeframe.harness.core.events import Ns, Side
-from freezeframe.harness.core.link.drbd.digests import INTEGRITY, Integrity
+from freezeframe.harness.core.link.drbd.session import DrbdSession
 from freezeframe.harness.core.link.drbd.stream import (
     ANY_HEADER,
     BadBytes,
@@ -46,13 +46,17 @@ from freezeframe.harness.wire.drbd import Cmd
 
 MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are told apart at once; a rig has one or two."""
-_WIRE_PROTOCOL_A: Final = 1
-_WANTS_ACK: Final = int(drbd.DpFlag.SEND_WRITE_ACK | drbd.DpFlag.SEND_RECEIVE_ACK)
-"""A plain number: the operators of IntFlag take microseconds, and each write is asked."""
 _LEAVING: Final = frozenset({drbd.Conn.DISCONNECTING, drbd.Conn.TEAR_DOWN, drbd.Conn.STANDALONE})
 _HANDSHAKE: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
 _CONN_SHIFT, _CONN_WIDTH = drbd.STATE_FIELDS["conn"]
 _CONN_MASK: Final = (1 << _CONN_WIDTH) - 1 << _CONN_SHIFT
+_ANY_NODE: Final = -1
+_NODE_IDS: Final = struct.Struct(">II")
+"""sender and receiver, in what 8.4 keeps for later of CONNECTION_FEATURES."""
+_TWOPC_IDS: Final = struct.Struct(">xxxxIxxbbxxxxxxxxxxxxxxxxII")
+"""flags (or, without FEATURE_2PC_V2, the initiator), initiator, target; mask and val of a state
+change."""
+_HAS_FLAGS: Final = 1 << 31
 _DIGITS_63: Final = (1 << 63) - 1
 _DATA_BYTES: Final = drbd.P_DATA.size
 _SECTOR_BYTES: Final = drbd.SECTOR_BYTES
@@ -64,61 +68,6 @@ _HEADER_BYTES: Final = {
 }
 _SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 _EXCERPT_BYTES: Final = 32
-
-
-def shown_id(cookie: bytes) -> str:
-    """block_id or barrier as tshark shows it: a little-endian number."""
-    return f"0x{int.from_bytes(cookie, 'little'):x}"
-
-
-@dataclass(eq=False)
-class DrbdSession(LinkSession):
-    """A session, and what its ends agreed on."""
-
-    protocol: str = "drbd"
-    id_name: str = "block_id"
-    show_id: Callable[[bytes], str] = shown_id
-    version: int = 0
-    """Agreed protocol version; 0 until both ends have told what they offer."""
-    wire_protocol: int = 0
-    """1 A, 2 B, 3 C; 0 until P_PROTOCOL."""
-    offers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    algorithms: dict[str, str] = field(default_factory=dict)
-    """Address -> integrity algorithm that it announced."""
-    assumed_algorithm: str = ""
-    """Taken for an end whose P_PROTOCOL was not captured; "" is then unknown."""
-    ending: bool = False
-    """Its data socket is closing: the next connection that opens begins another session."""
-    data: int = -1
-    """Number of the TCP connection that is the data socket."""
-    meta: int = -1
-
-    def integrity(self, sender: str, data_bytes: int) -> Integrity | None:
-        """How ``sender`` protects a packet with ``data_bytes`` of digest and data. None: digest and
-        data disagree.
-
-        Data is whole sectors, so that an unknown algorithm's digest has the bytes that are left
-        over.
-        """
-        announced = self.algorithms.get(sender)
-        if announced is None and self.algorithms:
-            announced = next(iter(self.algorithms.values()))
-        left_over = data_bytes % _SECTOR_BYTES
-        if announced is None:
-            assumed = INTEGRITY.get(self.assumed_algorithm) if self.assumed_algorithm else None
-            if assumed is not None and assumed.size_bytes == left_over:
-                return assumed
-            return Integrity("unknown", left_over, None)
-        known = INTEGRITY.get(announced)
-        if known is None:
-            return Integrity(announced, left_over, None)
-        return known if known.size_bytes == left_over and data_bytes >= left_over else None
-
-    def expects_ack(self, header: int, dp_flags: int) -> bool:
-        """Whether the receiver of a write has to answer it by itself (protocols B and C)."""
-        if header == 100:
-            return bool(dp_flags & _WANTS_ACK)
-        return self.wire_protocol > _WIRE_PROTOCOL_A
 
 
 class DrbdLink:
@@ -261,7 +210,7 @@ class DrbdDirection:
         if not self.socket:
             self._bind(command)
         allowed = drbd.META_SOCKET if self.socket == "meta" else drbd.DATA_SOCKET
-        if self.socket and command not in allowed and not packet.tentative:
+        if self.socket and command not in allowed and command in _PLACED and not packet.tentative:
             what = f"{packet.name} on the {self.socket} socket"
             excerpt = bytes(packet.body[:_EXCERPT_BYTES])
             wrong = BadBytes(packet.t_ns, packet.packet_no, packet.offset, what, excerpt)
@@ -280,8 +229,9 @@ class DrbdDirection:
     def _bind(self, command: int) -> None:
         """The first packet that only one kind of socket carries says which this is, for both
         directions."""
-        in_data, in_meta = command in drbd.DATA_SOCKET, command in drbd.META_SOCKET
-        if in_data == in_meta:
+        in_data = command in drbd.DATA_SOCKET or command in drbd.DATA_SOCKET_9
+        in_meta = command in drbd.META_SOCKET or command in drbd.META_SOCKET_9
+        if in_data == in_meta or command == Cmd.PEERS_IN_SYNC:
             return
         if in_data:
             self.session.data = self.connection
@@ -298,6 +248,7 @@ class DrbdDirection:
         match packet.command:
             case Cmd.CONNECTION_FEATURES:
                 session.offers[sender] = (fields["protocol_min"], fields["protocol_max"])
+                session.nodes[sender] = _NODE_IDS.unpack_from(fields["reserved"])[0]
                 if len(session.offers) == 2:
                     session.version = min(highest for _, highest in session.offers.values())
                     self._apply_version()
@@ -308,10 +259,26 @@ class DrbdDirection:
             case Cmd.STATE_CHG_REQ | Cmd.CONN_ST_CHG_REQ:
                 asked = split_state(fields["val"])["conn"]
                 leaving = bool(fields["mask"] & _CONN_MASK) and asked in _LEAVING
+            case Cmd.TWOPC_PREPARE:
+                leaving = self._prepares_to_leave(packet)
+            case Cmd.TWOPC_ABORT:
+                where = self._where(packet, _clear_bytes(packet))
+                out.append(Leaving(*where, is_off=True))
+            case Cmd.DISCONNECT:
+                leaving = True
             case _:
                 leaving = fields["conn"] in _LEAVING
         if leaving:
             out.append(Leaving(*self._where(packet, _clear_bytes(packet))))
+
+    def _prepares_to_leave(self, packet: DrbdPacket) -> bool:
+        """Whether a two-phase state change is the end of this very connection."""
+        flags, initiator, target, mask, val = _TWOPC_IDS.unpack_from(packet.body)
+        if not flags & _HAS_FLAGS:  # before FEATURE_2PC_V2: two whole words
+            initiator = flags
+        nodes = set(self.session.nodes.values())
+        is_ours = target == _ANY_NODE or {initiator, target} <= nodes
+        return is_ours and bool(mask & _CONN_MASK) and split_state(val)["conn"] in _LEAVING
 
     def _apply_version(self) -> None:
         for direction in self._link.directions.values():
@@ -397,6 +364,7 @@ class DrbdDirection:
             Answer(
                 *where, (packet.volume, block_id, sector), block_id, _ANSWERS[packet.command], packet.command,
                 offset_bytes, length_bytes, bytes(body),
+                packet.command == Cmd.RS_WRITE_ACK and (self.session.is_nine or not self.session.version),
             )
         )  # fmt: skip
 
@@ -404,9 +372,15 @@ class DrbdDirection:
         cookie, _ = drbd.P_BARRIER.unpack_from(packet.body)
         out.append(Barrier(*self._where(packet, _clear_bytes(packet)), cookie))
 
+    def _confirm_stable(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        self.session.confirmed = True
+        out.append(Other(*self._where(packet, _clear_bytes(packet))))
+
     def _barrier_answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         cookie, count = drbd.P_BARRIER_ACK.unpack_from(packet.body)
         raw = bytes(packet.body)
+        if self.session.confirmed:
+            self.session.confirmed, count = False, None
         out.append(BarrierAnswer(*self._where(packet, _clear_bytes(packet)), cookie, count, raw))
 
     def _resync_data(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
@@ -414,6 +388,16 @@ class DrbdDirection:
         length_bytes = (packet.length - _DATA_BYTES) // _SECTOR_BYTES * _SECTOR_BYTES
         where = self._where(packet, _clear_bytes(packet))
         out.append(Resync(*where, "data", sector * _SECTOR_BYTES, length_bytes))
+
+    def _resync_answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        sector, _, length_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
+        where = self._where(packet, _clear_bytes(packet))
+        out.append(Resync(*where, "answer", sector * _SECTOR_BYTES, length_bytes))
+
+    def _resync_request(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        sector, _, length_bytes, *_ = drbd.P_RS_REQ.unpack_from(packet.body)
+        where = self._where(packet, _clear_bytes(packet))
+        out.append(Resync(*where, "request", sector * _SECTOR_BYTES, length_bytes))
 
     def _resync_bitmap(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         out.append(Resync(*self._where(packet, _clear_bytes(packet)), "bitmap"))
@@ -423,6 +407,7 @@ _KINDS: Final[dict[int, WriteKind]] = {Cmd.TRIM: "trim", Cmd.ZEROES: "zero", Cmd
 _ANSWERS: Final[dict[int, AnswerKind]] = {
     Cmd.WRITE_ACK: "ok",
     Cmd.RS_WRITE_ACK: "ok",
+    Cmd.WRITE_ACK_IN_SYNC: "ok",
     Cmd.SUPERSEDED: "ok",
     Cmd.RECV_ACK: "received",
     Cmd.RETRY_WRITE: "retry",
@@ -435,16 +420,26 @@ _MESSAGES: Final[dict[int, _Translate]] = {
     **dict.fromkeys(_ANSWERS, DrbdDirection._answer),
     Cmd.BARRIER: DrbdDirection._barrier,
     Cmd.BARRIER_ACK: DrbdDirection._barrier_answer,
+    Cmd.CONFIRM_STABLE: DrbdDirection._confirm_stable,
     Cmd.RS_DATA_REPLY: DrbdDirection._resync_data,
+    Cmd.RS_DAGTAG_REQ: DrbdDirection._resync_request,
+    Cmd.RS_CSUM_DAGTAG_REQ: DrbdDirection._resync_request,
+    Cmd.RS_THIN_DAGTAG_REQ: DrbdDirection._resync_request,
+    Cmd.RS_NEG_ACK: DrbdDirection._resync_answer,
+    Cmd.RS_DEALLOCATED_ID: DrbdDirection._resync_answer,
     Cmd.BITMAP: DrbdDirection._resync_bitmap,
     Cmd.COMPRESSED_BITMAP: DrbdDirection._resync_bitmap,
 }
 _TELLING: Final = frozenset(
     {
         Cmd.CONNECTION_FEATURES, Cmd.PROTOCOL, Cmd.PROTOCOL_UPDATE, Cmd.STATE_CHG_REQ, Cmd.CONN_ST_CHG_REQ,
-        Cmd.STATE,
+        Cmd.STATE, Cmd.TWOPC_PREPARE, Cmd.TWOPC_ABORT, Cmd.DISCONNECT,
     }
 )  # fmt: skip
+_PLACED: Final = drbd.DATA_SOCKET | drbd.META_SOCKET
+"""Whose socket is certain. Of DRBD 9's own commands only headers tell it, and one was found on the
+other: nobody is judged by that."""
+_ALL: Final = frozenset(int(command) for command in Cmd)
 _HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
 
 
@@ -453,6 +448,8 @@ def _clear_bytes(packet: DrbdPacket) -> int:
     if packet.tentative:
         return 0
     head = _HEADER_BYTES[packet.header]
+    if packet.command not in _ALL:
+        return head  # of a newer DRBD 9: nobody knows what it holds
     if packet.command in _HOST_DATA:
         fixed = drbd.LAYOUTS[Cmd(packet.command)][0].size
         digest = (packet.length - fixed) % _SECTOR_BYTES

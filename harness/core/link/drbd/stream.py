@@ -1,6 +1,6 @@
-"""One direction of one replication socket: bytes -> DRBD packets (versions 86 to 101, tables in
-``freezeframe.harness.wire.drbd``; those of DRBD 9 are recognised, by its published headers, and
-were not run).
+"""One direction of one replication socket: bytes -> DRBD packets (tables in
+``freezeframe.harness.wire.drbd``). On a session of DRBD 9 a command beyond the tables is a packet like
+any other: its header says how long it is.
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that
 version's headers are believed. Bytes that cannot be a packet are told once as BadBytes; then, as
@@ -25,6 +25,9 @@ _H80, _H95, _H100 = 80, 95, 100
 _NINE: Final = drbd.DRBD9_VERSION
 """Beside the headers: DRBD 9's commands are allowed too."""
 ANY_HEADER: Final = frozenset({_H80, _H95, _H100, _NINE})
+_AGREED_NINE: Final = frozenset({_H100, _NINE})
+_NEWER: Final = range(max(drbd.DRBD9_COMMANDS) + 1, 0x100)
+"""Where no version is known either, these are taken for a newer DRBD 9's."""
 _SHORT_HEADER_BYTES: Final = drbd.HEADER_H80.size
 _LONG_HEADER_BYTES: Final = drbd.HEADER_H100.size
 _BEFORE_AGREEMENT: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META, Cmd.CONNECTION_FEATURES})
@@ -101,11 +104,15 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
     @property
     def payload(self) -> memoryview:
         """What follows the fixed fields: digest and data, names, bitmap."""
+        if self.command not in _NAMES:
+            return self.body
         return self.body[drbd.LAYOUTS[Cmd(self.command)][0].size :]
 
     def fields(self) -> dict[str, Any]:
         """The fixed fields by the names of the wire table, and the names and limits that may follow
         them."""
+        if self.command not in _NAMES:
+            return {}
         fixed, names, _ = drbd.LAYOUTS[Cmd(self.command)]
         found: dict[str, Any] = dict(zip(names, fixed.unpack_from(self.body), strict=True))
         rest = self.payload
@@ -149,7 +156,7 @@ def split_state(word: int) -> dict[str, int]:
 def allowed_headers(version: int) -> frozenset[int]:
     """Headers that a sender uses once ``version`` is agreed."""
     if version >= drbd.DRBD9_VERSION:
-        return frozenset({_H100, _NINE})
+        return _AGREED_NINE
     if version >= 100:
         return frozenset({_H100})
     return frozenset({_H80, _H95}) if version >= 95 else frozenset({_H80})
@@ -182,6 +189,8 @@ def parse_header(
     limits = LENGTH_LIMITS.get(command)
     if limits is None and _NINE in headers:
         limits = _ALL_LIMITS.get(command)
+        if limits is None and header == _H100 and (headers == _AGREED_NINE or command in _NEWER):
+            limits = (0, drbd.MAX_PAYLOAD_BYTES)  # of a newer DRBD 9 than these tables
     if limits is None:
         return f"unknown command 0x{command:04x}, length {length}"
     if not limits[0] <= length <= limits[1]:

@@ -283,7 +283,7 @@ def test_a_look_that_went_wrong_is_not_the_senders_fault() -> None:
     [
         (b"garbage garbage garbage", "no magic"),
         (h100(0x0005), "unknown command 0x0005"),
-        (h100(0x004F), "unknown command 0x004f"),
+        (h100(0x0037), "unknown command 0x0037"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0, 0xFFFFFFFF, 0), "P_DATA with length 4294967295"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0, 23, 0), "24 to"),
         (struct.pack(">IHHII", 0x8620EC20, 0, 0x13, 0, 7), "pad is 0x00000007"),
