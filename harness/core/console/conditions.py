@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.console.rules import ConsoleRule, as_read
 from freezeframe.harness.core.events import NS_PER_MS, Ns
 
 FIRST: Final = 0
@@ -64,7 +64,7 @@ class Conditions:
                 return None
             times.clear()
             return Hit(rule, end)
-        firsts, then_bytes = self._firsts[rule], len(found.then.encode())
+        firsts, then_bytes = self._firsts[rule], len(as_read(found.then))
         if part == FIRST:
             firsts.append((end, now_ns))
             # What follows ends behind here and is only so long: of those that it cannot overlap the

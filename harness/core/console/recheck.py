@@ -1,12 +1,13 @@
 """After a run: the recorded console bytes against the rules once more, with a plain matcher, and
 what the reflex told.
 
-Slow and obvious on purpose. It shares nothing with the Scanner but the rules. A miss of either is
-evidence against the harness, never against a device.
+Slow and obvious on purpose. It shares nothing with the Scanner but the rules, and the table of
+terminal sequences. A miss of either is evidence against the harness, never against a device.
 
-* Literals, also torn ones: ``bytes.find``, each occurrence; what was told must be exactly those (of torn ones the first a
-  line).
-* Regexes: the standard library's ``re`` over the whole record. It tells one match a place, Hyperscan each end of each, so:
+* Literals: ``bytes.find`` in the record, and in its text as a person reads it; each occurrence; what was told must be
+  exactly those. Torn ones: each rest of the literal, and whether what stands before it is its beginning and another
+  writer's text; the first in a line.
+* Regexes: the standard library's ``re`` over the whole text. It tells one match a place, Hyperscan each end of each, so:
   what was told must be an end of some match, and each match that ``re`` finds from left to right must have been told in the
   line in which it ends, there or before. What was told may begin up to MAX_REGEX_BYTES before; one that might be longer
   is not judged.
@@ -15,14 +16,23 @@ evidence against the harness, never against a device.
 import math
 import re
 import warnings
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.console.readtext import PARTIAL, TERMINAL
+from freezeframe.harness.core.console.rules import ConsoleRule, as_read, tokens
+from freezeframe.harness.core.console.torn import (
+    FOREIGN,
+    MAX_TORN_BYTES,
+    MAX_TORN_LINES,
+    STAMP,
+    is_in_word,
+)
 from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
 
 MAX_REGEX_BYTES: Final = 16 << 10
@@ -88,9 +98,11 @@ def recheck(
     outcome = Recheck(len(data), 0)
     hits = 0
     starts = [offset for _, offset in reads]
+    read = _Text.of(data)
 
     def time_of(end: int) -> Ns:
-        at = bisect_right(starts, end - 1) - 1
+        """Of an offset in the text."""
+        at = bisect_right(starts, read.raw_end(end) - 1) - 1
         return reads[at][0] if at >= 0 else 0
 
     for rule in rules:
@@ -103,7 +115,7 @@ def recheck(
             outcome.not_checked.append(rule.name)
             continue
         if rule.regex:
-            judged = _judged(rule, data, seen, limit)
+            judged = _judged(rule, read, seen, limit)
             if judged is None:
                 outcome.not_checked.append(rule.name)
                 continue
@@ -112,13 +124,7 @@ def recheck(
             outcome.unfounded.extend(judged.unfounded)
             outcome.not_checked.extend(judged.not_checked)
             continue
-        ends = _ends(rule.literal.encode(), data)
-        if rule.then:
-            ends = _sequence(rule, ends, _ends(rule.then.encode(), data), time_of)
-        elif rule.count:
-            ends = _rate(rule, ends, time_of)
-        elif rule.interleaved:
-            ends = _first_in_line(sorted({*ends, *_torn(rule.literal.encode(), data)}), data)
+        ends = _literal_ends(rule, data, read, time_of)
         hits += len(ends)
         right, found = Counter(ends), Counter(seen)  # twice is once too often
         outcome.missed.extend((rule.name, end) for end in sorted((right - found).elements()))
@@ -126,9 +132,73 @@ def recheck(
     return Recheck(len(data), hits, outcome.missed, outcome.unfounded, outcome.not_checked)
 
 
+def _literal_ends(rule: ConsoleRule, data: bytes, read: "_Text", time_of: TimeOf) -> list[int]:
+    """Raw offsets behind the hits of a rule without a regex."""
+    in_text = _ends(as_read(rule.literal), read.text)
+    if rule.then:
+        in_text = _sequence(rule, in_text, _ends(as_read(rule.then), read.text), time_of)
+    elif rule.count:
+        in_text = _rate(rule, in_text, time_of)
+    elif rule.interleaved:
+        in_text = _with_torn(in_text, _torn(rule.literal.encode(), read.text), read.text)
+    if rule.is_compound:
+        return [read.raw_end(end) for end in in_text]
+    literal = rule.literal.encode()
+    if re.search(rb"[\r\n\x1b]", literal):
+        in_text = []  # looked for as its bytes only
+    return sorted({*_ends(literal, data), *map(read.raw_end, in_text)})
+
+
+_Step = tuple["array[int]", "array[int]"]
+
+
+class _Text:
+    """A record as a person reads it: terminal sequences are taken out, then each end of a line
+    becomes one ``\\n``."""
+
+    def __init__(self, text: bytes, steps: Sequence[_Step]) -> None:
+        self.text = text
+        self._steps = steps
+        """The last step first: (offset in what the step made, how much was taken out up to
+        there)."""
+
+    @classmethod
+    def of(cls, data: bytes) -> "_Text":
+        if open_sequence := re.search(PARTIAL, data):
+            data = data[: open_sequence.start()]  # it may go on: nobody has read it yet
+        plain, colours = _without(re.compile(TERMINAL), data, b"")
+        text, returns = _without(re.compile(rb"\r+\n?"), plain, b"\n")
+        return cls(text, (returns, colours))
+
+    def raw_end(self, end: int) -> int:
+        """Offset in the record behind the byte that became the last one before ``end``."""
+        at = end - 1
+        for offsets, taken in self._steps:
+            step = bisect_right(offsets, at) - 1
+            at += taken[step] if step >= 0 else 0
+        return at + 1
+
+    def end_of(self, raw_end: int) -> int | None:
+        """The other way round; None: no text ends there."""
+        end = bisect_left(range(len(self.text) + 1), raw_end, lo=1, key=self.raw_end)
+        return end if end <= len(self.text) and self.raw_end(end) == raw_end else None
+
+
+def _without(what: re.Pattern[bytes], data: bytes, instead: bytes) -> tuple[bytes, _Step]:
+    """``data`` with each match replaced by its first byte's stand-in, and what is missing where."""
+    offsets, taken, gone = array("Q"), array("Q"), 0
+    for found in what.finditer(data):
+        missing = len(found[0]) - len(instead)
+        if missing:
+            offsets.append(found.start() - gone + len(instead))
+            gone += missing
+            taken.append(gone)
+    return what.sub(instead, data), (offsets, taken)
+
+
 def _judged(
     rule: ConsoleRule,
-    data: bytes,
+    read: _Text,
     told: list[int],
     limit: Callable[[], AbstractContextManager[object]],
 ) -> Recheck | None:
@@ -136,18 +206,21 @@ def _judged(
     pattern = _Regex.of(rule)
     if pattern is None:
         return None
-    seen = sorted(set(told))
+    text = read.text
+    places = {end: read.end_of(end) for end in sorted(set(told))}
+    seen = [end for end in places.values() if end is not None]
     try:
         with limit():
-            ends = pattern.ends(data)
-            verdicts = {end: pattern.ends_at(data, end) for end in seen}
+            ends = pattern.ends(text)
+            verdicts = {end: pattern.ends_at(text, end) for end in seen}
     except (TimeoutError, MemoryError):
         return None
+    unfounded = [raw for raw, end in places.items() if end is None or verdicts[end] is False]
     return Recheck(
-        len(data),
+        len(text),
         len(ends),
-        [(rule.name, end) for end in ends if not _told_in_line(data, seen, end)],
-        [(rule.name, end) for end, is_one in verdicts.items() if is_one is False],
+        [(rule.name, read.raw_end(end)) for end in ends if not _told_in_line(text, seen, end)],
+        [(rule.name, end) for end in unfounded],
         [rule.name] if None in verdicts.values() else [],
     )
 
@@ -169,9 +242,9 @@ def _ends(literal: bytes, data: bytes) -> list[int]:
     return ends
 
 
-def _is_one_line(data: bytes, end: int, later: int) -> bool:
-    """Whether two matches end in the same line, which ends behind ``\\r`` or ``\\n``."""
-    return data.find(b"\n", end - 1, later - 1) < 0 and data.find(b"\r", end - 1, later - 1) < 0
+def _is_one_line(text: bytes, end: int, later: int) -> bool:
+    """Whether two matches end in the same line, which ends behind ``\\n``."""
+    return text.find(b"\n", end - 1, later - 1) < 0
 
 
 def _first_in_line(ends: Iterable[int], data: bytes) -> list[int]:
@@ -190,17 +263,46 @@ def _told_in_line(data: bytes, told: list[int], end: int) -> bool:
     return at > 0 and told[at - 1] > 0 and _is_one_line(data, told[at - 1], end)
 
 
-def _torn(literal: bytes, data: bytes) -> list[int]:
-    """Behind each rest of the literal with which a line begins, when the line before holds what is
-    in front of the rest."""
-    ends, line_at = [], 0
-    while (end_of_line := data.find(b"\n", line_at)) >= 0:
-        line, rest_at = data[line_at:end_of_line], end_of_line + 1
-        for cut in range(1, len(literal)):
-            if data.startswith(literal[cut:], rest_at) and literal[:cut] in line:
-                ends.append(rest_at + len(literal) - cut)
-        line_at = rest_at
+def _with_torn(whole: list[int], torn: Iterable[int], text: bytes) -> list[int]:
+    """Each whole one, and of the torn ones those that are the first match in their line."""
+    found, before, are_whole = [], 0, set(whole)
+    for end in sorted({*whole, *torn}):
+        if end in are_whole or not before or not _is_one_line(text, before, end):
+            found.append(end)
+        before = end
+    return found
+
+
+def _torn(literal: bytes, text: bytes) -> list[int]:
+    """Behind each rest of the literal in front of which stand its beginning and another writer's
+    text."""
+    ends = []
+    for cut in range(1, len(literal)):
+        head, tail = literal[:cut], literal[cut:]
+        for end in _ends(tail, text):
+            window = text[max(0, end - MAX_TORN_BYTES) : end]
+            if _is_torn_before(window, len(window) - len(tail), head, is_in_word(literal, cut)):
+                ends.append(end)
     return ends
+
+
+_STAMPED: Final = re.compile(STAMP)
+_FOREIGN: Final = re.compile(FOREIGN)
+
+
+def _is_torn_before(text: bytes, at: int, head: bytes, in_word: bool) -> bool:
+    line_at = text.rfind(b"\n", 0, at) + 1
+    if line_at > 0 and _STAMPED.fullmatch(text, line_at, at):
+        above = line_at
+        for _ in range(MAX_TORN_LINES):
+            above = text.rfind(b"\n", 0, max(above - 1, 0)) + 1
+        if head in text[above:line_at]:
+            return True
+    for end in _ends(head, text[line_at:at]):
+        tear = text[line_at + end : at]
+        if _FOREIGN.match(tear) or (in_word and tear and tear[-1:].lower() != head[-1:].lower()):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -218,7 +320,10 @@ class _Regex:
         if OTHER_IN_RE.search(rule.regex) or ENDLESS.search(rule.regex):
             return None
         # The record's end is no line's.
-        expression = rule.expression().replace(b"(?:\\r?$)", b"(?:\\r?(?=\\n))")
+        expression = b"".join(
+            b"(?=\\n)" if is_syntax and part == "$" else part.encode()
+            for part, is_syntax in tokens(rule.text_expression().decode())
+        )
         flags, body = re.match(rb"((?:\(\?[a-z]+\))*)([\s\S]*)", expression).groups()  # type: ignore[union-attr]
         try:
             with warnings.catch_warnings():
@@ -260,7 +365,7 @@ def _sequence(rule: ConsoleRule, firsts: list[int], thens: list[int], time_of: T
     text."""
     hits, spent = [], 0
     for end in thens:
-        start = end - len(rule.then.encode())
+        start = end - len(as_read(rule.then))
         before = firsts[bisect_right(firsts, spent) : bisect_right(firsts, start)]
         if any(time_of(end) - time_of(first) <= rule.within_ms * NS_PER_MS for first in before):
             hits.append(end)

@@ -20,8 +20,12 @@ One match is a hit, unless a console rule says more:
 
 A console that several writers share may tear a text apart:
 
-    interleaved = true                     # other text up to the end of a line may stand in the literal, at one place
+    interleaved = true                     # another writer's text may stand in the literal, at one place
     regex = 'digest[\\s\\S]{0,80}FAILED'     # up to 80 bytes of anything may stand in between
+
+A literal that may be torn goes on: at the begin of one of the next three lines, also after a time
+stamp; or, without an end of line, after a text that another writer put into the midst of a word, or
+that begins like such a text (``[  OK  ]``, ``[   12.345678]``).
 
     [[rule]]
     name = "late-ack"
@@ -29,12 +33,14 @@ A console that several writers share may tear a text apart:
     event = "late-ack"                     # one of core.linkevents.EVENTS
     deadline_ms = 1000                     # late-ack and missing-ack only
 
-Console text is matched as bytes. A regex is Hyperscan's: no back-references, no look-around; ``^``
-and ``$`` are the borders of a line, and ``$`` also stands before ``\\r\\n``.
+Console text is matched as bytes, and as a person reads it (``readtext``): colours and other terminal
+sequences do not count, and each end of a line, ``\\r``, ``\\n``, ``\\r\\n`` or ``\\r\\r\\n``, is one
+``\\n``. A literal is found as its very bytes, too. A regex is Hyperscan's: no back-references, no
+look-around; ``^`` and ``$`` are the borders of a line.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -82,8 +88,7 @@ class ConsoleRule:
     """Whose console it is looked for on."""
     literal: str = ""
     interleaved: bool = False
-    """The literal may be interrupted once, by other text up to the end of a line: it goes on where
-    the next line begins."""
+    """The literal may be interrupted once, by another writer's text (``torn``)."""
     regex: str = ""
     then: str = ""
     then_regex: str = ""
@@ -105,13 +110,16 @@ class ConsoleRule:
 
     @property
     def is_plain(self) -> bool:
-        """Each match is a hit."""
-        return bool(self.literal) and not self.is_compound and not self.interleaved
+        """Each match of the literal is a hit."""
+        return bool(self.literal) and not self.is_compound
 
     def expression(self) -> bytes:
-        """The Hyperscan expression, free of NUL (where the library would cut it)."""
-        if self.interleaved:
-            return _torn_once(self.literal.encode())
+        """The Hyperscan expression of the literal's bytes as they come, free of NUL (where the
+        library would cut it); of a regex as ``text_expression``."""
+        return exactly(self.literal.encode()) if self.literal else self.text_expression()
+
+    def text_expression(self) -> bytes:
+        """The same for the text as it is read."""
         return _expression(self.literal, self.regex)
 
     def then_expression(self) -> bytes:
@@ -132,7 +140,8 @@ class ConsoleRule:
         return _START_FLAGS if self.then_regex else _PLAIN_FLAGS
 
 
-def _exactly(text: bytes) -> bytes:
+def exactly(text: bytes) -> bytes:
+    """The Hyperscan expression of these bytes."""
     return b"".join(_byte(byte) for byte in text)
 
 
@@ -143,19 +152,15 @@ def _byte(byte: int) -> bytes:
     return b"\\%c" % byte if byte in b"\\^$.[]|()?*+{}" else b"%c" % byte
 
 
-def _torn_once(text: bytes) -> bytes:
-    """Nested, ``a(?:TEAR bc|b(?:TEAR c|c))``, so that only what is behind a tear stands there again
-    for each."""
-    torn = _byte(text[-1])
-    for at in range(len(text) - 1, 0, -1):
-        torn = b"%b(?:[^\\n]*\\n%b|%b)" % (_byte(text[at - 1]), _exactly(text[at:]), torn)
-    return torn
+def as_read(literal: str) -> bytes:
+    """A literal's bytes in the text as a person reads it."""
+    return re.sub(rb"\r+\n?", b"\n", literal.encode())
 
 
 def _expression(literal: str, regex: str) -> bytes:
     if literal:
-        return _exactly(literal.encode())
-    return _end_of_line_before_carriage_return(regex).encode()
+        return exactly(as_read(literal))
+    return _returns_read(regex).encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +205,11 @@ class _Rule(configfile.Table):
                     raise ValueError(
                         f"rule {self.name!r}: {key} {regex!r}: holds a NUL character: write \\x00"
                     )
+                if regex is not None and _ESCAPE.search(regex):
+                    raise ValueError(
+                        f"rule {self.name!r}: {key} {regex!r}: terminal sequences are taken out "
+                        "before a regex looks: leave them out, or use a literal"
+                    )
             self._check_expressions(self.console_rule())
         elif self.event is None:
             raise ValueError(
@@ -216,8 +226,6 @@ class _Rule(configfile.Table):
             raise ValueError(f"rule {self.name!r}: regex {rule.regex!r}: {refusal}")
         if rule.then_regex and (refusal := _refusal(rule.then_expression(), rule.then_flags)):
             raise ValueError(f"rule {self.name!r}: then_regex {rule.then_regex!r}: {refusal}")
-        if rule.interleaved and (refusal := _refusal(rule.expression(), rule.flags)):
-            raise ValueError(f"rule {self.name!r}: interleaved {rule.literal!r}: {refusal}")
 
     def _check_condition(self) -> None:
         """At most one of sequence, rate and silence, each with its time."""
@@ -313,20 +321,23 @@ def _refusal(expression: bytes, flags: int) -> str:
 
 
 _NAMED_CLASS: Final = re.compile(r"\[:\^?\w+:\]")
+_RETURN: Final = re.compile(r"(?:\\r|\r|\\x0[dD])([?*+]?)((?:\\n|\n)?)")
+_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*(?:\x1b|\\e|\\x1[bB]|\\033)")
 
 
-def _end_of_line_before_carriage_return(regex: str) -> str:
-    """``regex`` with each ``$`` that stands for the end of a line made to stand before ``\\r\\n``
-    as well."""
-    out: list[str] = []
+def tokens(regex: str) -> Iterator[tuple[str, bool]]:
+    """(part of ``regex``, whether it is syntax outside of a class, of one character), in order."""
     in_class = False
     at = 0
     while at < len(regex):
         character = regex[at]
+        is_syntax = False
         if regex.startswith("\\Q", at):
             character = "".join(
                 regex[at:].partition("\\E")[:2]
             )  # literally, up to its end or the regex's
+        elif not in_class and (found := _RETURN.match(regex, at)):
+            character = found[0]
         elif character == "\\":
             character = regex[at : at + 2]
         elif in_class and (named := _NAMED_CLASS.match(regex, at)):
@@ -339,10 +350,18 @@ def _end_of_line_before_carriage_return(regex: str) -> str:
             character = next(
                 opening for opening in ("[^]", "[]", "[^", "[") if regex.startswith(opening, at)
             )
-        elif character == "$":
-            out.append("(?:\\r?$)")
-            at += 1
-            continue
-        out.append(character)
+        else:
+            is_syntax = True
+        yield character, is_syntax
         at += len(character)
-    return "".join(out)
+
+
+def _returns_read(regex: str) -> str:
+    """``regex`` with each carriage return, also with the line feed that follows it, as the ``\\n``
+    that it is read as."""
+    return "".join(
+        "\\n" + ("" if found[2] else found[1])
+        if (found := _RETURN.fullmatch(part)) is not None
+        else part
+        for part, _ in tokens(regex)
+    )

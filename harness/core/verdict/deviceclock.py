@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from freezeframe.harness.core.console import stamps
 from freezeframe.harness.core.events import Ns
 
 DRIFT_PPM: Final = 100
 """Two ordinary crystals differ by less; added for the time between the observations and what they
 are used for."""
 MAX_LINES: Final = 200_000
-MICROSECOND_NS: Final = 1_000
-_STAMPED_LINE: Final = re.compile(rb"^\[ *(\d{1,9})\.(\d{6})\] ", re.MULTILINE)
+_LINE: Final = re.compile(rb"[^\r\n]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,15 @@ def lines(log: bytes, times: Sequence[tuple[Ns, int]]) -> list[Line]:
     starts = [offset for _, offset in times]
     found: list[Line] = []
     boot, last_ns = 0, 0
-    for match in _STAMPED_LINE.finditer(log):
-        seconds, microseconds = match.groups()
-        uptime_ns = (int(seconds) * 1_000_000 + int(microseconds)) * MICROSECOND_NS
+    for match in _LINE.finditer(log):
+        stamped = stamps.read(match[0])
+        uptime_ns = stamped.uptime_ns
+        if uptime_ns is None:
+            continue
         if uptime_ns < last_ns:
             boot += 1
         last_ns = uptime_ns
-        read = bisect_right(starts, match.end() - 1) - 1
+        read = bisect_right(starts, match.end() - len(stamped.rest) - 1) - 1
         found.append(Line(boot, uptime_ns, match.start(), times[read][0] if read >= 0 else 0))
         if len(found) >= MAX_LINES:
             break

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from freezeframe.harness.core.console import stamps
 from freezeframe.harness.core.verdict.writepath import mapping
 
 SIGNATURE_CHARS: Final = 10
@@ -13,9 +14,26 @@ MAX_LINE_CHARS: Final = 300
 GARBLED: Final = "(a garbled line)"
 ALWAYS_FROM: Final = 3
 """So many incidents of a kind are needed before "always" is said of them."""
+_ESCAPED: Final = re.compile(r"\\x1b|\\r|\\n|\\t")
+"""``core.text.escape`` wrote them so; stamps and colours are read as the bytes that they were."""
+_RAW: Final = {"\\x1b": "\x1b", "\\r": "\r", "\\n": "\n", "\\t": "\t"}
 _STAMP: Final = re.compile(r"^\[\s*[\d.]+\]\s*")
+"""Also one that is no kernel's: ``[12.6]``."""
 _UNREADABLE: Final = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4})")
-_HEX: Final = re.compile(r"\b0x[0-9a-fA-F]+\b|\b(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}\b")
+_UUID: Final = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
+_HEX: Final = re.compile(
+    r"\b0x[0-9a-fA-F]+\b|\b(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}\b"
+    r"|\b(?:[0-9A-F]{16}|[0-9a-f]{16}|[0-9a-f]{32}|[0-9A-F]{32})\b"  # a UUID without a digit
+    r"|\b(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}\b"  # an Ethernet address
+)
+_DATE: Final = re.compile(
+    r"\b(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? +)?"
+    r"(?:\d{1,2} +)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6} +\d{1,4}"
+    r"(?:,? +\d{4})?(?: +\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?: +(?:[A-Z]{3,4}))?(?: +\d{4})?\b"
+    r"|\b(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? +)?\d{4}-\d\d-\d\d"
+    r"(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?)?"
+)
+_CALLER: Final = re.compile(r"\[ *[TC]\d+\]")
 _NUMBER: Final = re.compile(r"\d+(?:[.:]\d+)*")
 _CONTEXTS: Final[Mapping[str, re.Pattern[bytes]]] = {
     "resync": re.compile(rb"Began resync|Resync done"),
@@ -30,10 +48,14 @@ _CONTEXTS: Final[Mapping[str, re.Pattern[bytes]]] = {
 
 def normalised(line: str) -> str:
     """A line of a console without what differs from one time to the next: times, numbers, ids."""
-    line = _STAMP.sub("", line[: 4 * MAX_LINE_CHARS]).strip()
-    if _UNREADABLE.search(line):
+    raw = _ESCAPED.sub(lambda found: _RAW[found[0]], line[: 4 * MAX_LINE_CHARS])
+    line = stamps.read(raw.encode(errors="replace")).rest.decode(errors="replace")
+    line = _STAMP.sub("", line).strip()
+    if _UNREADABLE.search(line) or not line.isprintable():
         return GARBLED
-    return _NUMBER.sub("#", _HEX.sub("#", line))[:MAX_LINE_CHARS]
+    for varying in (_UUID, _DATE, _CALLER, _HEX, _NUMBER):
+        line = varying.sub("#", line)
+    return line[:MAX_LINE_CHARS]
 
 
 def signature(rule: str, stage: str, line: str) -> str:

@@ -114,7 +114,7 @@ def test_then_may_be_a_regex() -> None:
     rule = ConsoleRule(
         name="x", regex=r"port \d down", then_regex=r"timeout after \d+ms$", within_ms=10
     )
-    assert scan(rule, (0, b"port 3 down\r\ntimeout after 12ms\r\n")) == [32]
+    assert scan(rule, (0, b"port 3 down\r\ntimeout after 12ms\r\n")) == [31]
 
 
 def test_rate() -> None:

@@ -21,12 +21,27 @@ RULES = [
     ConsoleRule(name="sequence in itself", literal="a", then="bab", within_ms=3),
     ConsoleRule(name="sequence of one text", literal="ab", then="ab", within_ms=3),
     ConsoleRule(name="torn", literal="ab1", interleaved=True),
+    ConsoleRule(name="torn between words", literal="a b", interleaved=True),
+    ConsoleRule(name="end of line in it", literal="a\r\nb"),
+    ConsoleRule(name="end of line in it, counted", literal="1\r\n", count=2, within_ms=3),
+    ConsoleRule(name="of two lines", regex=r"a\r\nb"),
     ConsoleRule(name="rate", literal="a", count=3, within_ms=2),
 ]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.text("ab1\r\n\v ", max_size=6)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.text("ab1\r\n\v ", max_size=6)
+            | st.sampled_from(
+                ["\x1b[1m", "\x1b", "[0m", "\r\r\n", "[    1.000000] ", "[  OK  ] a", "[ C1]"]
+            ),
+        ),
+        max_size=30,
+    )
+)
 def test_agrees_with_the_scanner(parts: list[tuple[int, str]]) -> None:
     scanner, now_ns, data = Scanner(RULES, {"c": "primary"}), 0, b""
     reads: list[tuple[Ns, int]] = []
@@ -81,16 +96,18 @@ def test_without_a_reflex_nothing_is_its_to_tell() -> None:
 def test_a_regex_that_was_told_and_is_not_there() -> None:
     rule = ConsoleRule(name="x", regex="ab+$")
     data = b"nothing\nabb\r\nabb\n"
-    assert differences(rule, data, 12, 16) == ([], [])
-    assert differences(rule, data, 5, 12, 15, 16, 99) == ([], [5, 15, 99])
-    assert differences(rule, data, 12) == ([16], [])
+    assert differences(rule, data, 11, 16) == ([], [])
+    assert differences(rule, data, 5, 11, 12, 15, 16, 99) == ([], [5, 12, 15, 99])
+    assert differences(rule, data, 11) == ([16], [])
 
 
 def test_a_torn_literal_is_found_where_it_ends_once_a_line() -> None:
     rule = ConsoleRule(name="t", literal="FAILED", interleaved=True)
     data = b"FAI other\nLED FAILED\nFAILED\n"
-    assert differences(rule, data, 13, 27) == ([], [])
-    assert differences(rule, data, 13, 20) == ([27], [20])
+    assert differences(rule, data, 13, 20, 27) == ([], []), "whole ones wherever they stand"
+    assert differences(rule, data, 13, 25, 27) == ([20], [25])
+    twice = b"FAI other\nLED x\nFAI [  OK  ] y\x1b[mLED FAI [  OK  ] LED\n"
+    assert differences(rule, twice, 13, 36) == ([], []), "torn ones once in their line"
 
 
 def test_a_match_that_may_be_too_long_is_not_judged() -> None:

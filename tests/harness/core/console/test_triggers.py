@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freezeframe.harness.core.console.recheck import recheck
 from freezeframe.harness.core.console.rules import ConsoleRule, parse_rules
 from freezeframe.harness.core.console.triggers import Hit, Scanner
 from freezeframe.harness.core.events import SIDES, Side
@@ -23,49 +24,87 @@ RULES = (
     ConsoleRule(name="noise", regex=r"[\x80-\xff]{2,}"),
     ConsoleRule(name="garble in between", regex=r"F[\s\S]{0,4}D"),
     ConsoleRule(name="torn apart", literal="AFBD", interleaved=True),
+    ConsoleRule(name="torn between words", literal="A B", interleaved=True),
 )
 ALPHABET = [
-    b"A",
-    b"B",
-    b"D",
-    b"F",
-    b"1",
-    b"2",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b"\0",
-    b"\x80",
-    b"\xff",
-    b"a.$",
-    b"FAILED",
-]
+    b"A", b"B", b"D", b"F", b"1", b"2", b"\r\n", b"\n", b"\r", b"\r\r\n", b"\0", b"\x80", b"\xff", b"a.$", b"FAILED",
+    b"\x1b[1;31m", b"\x1b", b"[0m", b"[    1.000000] ", b"[ C1] ", b"[  OK  ] ",
+]  # fmt: skip
+
+
+def as_read(stream: bytes) -> tuple[bytes, list[int]]:
+    """The text, and the raw offset behind each of its bytes."""
+    text, ends, at, previous = bytearray(), [], 0, 0
+    while at < len(stream):
+        if found := re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -/]+[0-~]|[0-Z\\^-~])").match(
+            stream, at
+        ):
+            at = found.end()
+            continue
+        byte, at = stream[at], at + 1
+        if byte not in b"\r\n":
+            text.append(byte)
+            ends.append(at)
+        elif previous != 0x0D:
+            text.append(0x0A)
+            ends.append(at)
+        previous = byte
+    return bytes(text), ends
+
+
+def is_tear(tear: bytes, literal: bytes, cut: int) -> bool:
+    """Whether another writer's text, and no more, may be this."""
+    stamped = re.fullmatch(rb"((?:[^\n]*\n)+)(?:\[    1\.000000\](?:\[ C1\])? ?|)", tear)
+    if stamped and stamped[1].count(b"\n") <= 3:
+        return True
+    if b"\n" in tear:
+        return False
+    in_word = literal[cut - 1 : cut + 1].isalnum() and tear.lower()[-1:] not in (
+        b"",
+        literal.lower()[cut - 1 : cut],
+    )
+    return bool(in_word) or tear.startswith((b"[    1.000000]", b"[  OK  ]"))
+
+
+def ends_torn(literal: bytes, text: bytes) -> bool:
+    return any(
+        is_tear(text[at + cut : len(text) - len(literal) + cut], literal, cut)
+        for cut in range(1, len(literal))
+        for at in range(len(text) - len(literal))
+        if text.startswith(literal[:cut], at) and text.endswith(literal[cut:])
+    )
 
 
 def expected(rules: tuple[ConsoleRule, ...], side: Side, stream: bytes) -> set[tuple[int, int]]:
-    """(rule, end) of every hit: each prefix of the stream is asked whether the rule matches at its
-    very end."""
+    """(rule, end) of every hit: each prefix of the stream, or of its text, is asked whether the rule
+    matches at its very end."""
     hits = set()
+    text, raw_ends = as_read(stream)
     for index, rule in enumerate(rules):
         if rule.side not in (side, "any"):
             continue
-        if rule.literal and not rule.interleaved:
-            literal = rule.literal.encode()
-            hits |= {
-                (index, end) for end in range(1, len(stream) + 1) if stream[:end].endswith(literal)
-            }
-            continue
-        regex = r"AFBD|A[^\n]*\nFBD|AF[^\n]*\nBD|AFB[^\n]*\nD" if rule.interleaved else rule.regex
-        pattern = regex.replace("$", r"\r?(?=\n)").encode()
-        line_of_last = -1
-        for end in range(1, len(stream) + 1):
-            starts = range(end)
-            whole = re.compile(pattern, re.MULTILINE)
-            if not any(_ends_at(whole, stream, start, end) for start in starts):
+        literal = rule.literal.encode()
+        if literal:
+            for data, offsets in ((stream, range(1, len(stream) + 1)), (text, raw_ends)):
+                hits |= {
+                    (index, offsets[end - 1])
+                    for end in range(1, len(data) + 1)
+                    if data[:end].endswith(literal)
+                }
+            if not rule.interleaved:
                 continue
-            line = len(re.findall(rb"[\r\n]", stream[: end - 1]))
+        line_of_last = -1
+        pattern = re.compile(rule.regex.replace("$", r"(?=\n)").encode(), re.MULTILINE)
+        for end in range(1, len(text) + 1):
+            if literal:
+                is_whole = text[:end].endswith(literal)
+                if not is_whole and not ends_torn(literal, text[:end]):
+                    continue
+            elif not any(_ends_at(pattern, text, start, end) for start in range(end)):
+                continue
+            line = text[: end - 1].count(b"\n")
             if line != line_of_last:
-                hits.add((index, end))
+                hits.add((index, raw_ends[end - 1]))
             line_of_last = line
     return hits
 
@@ -93,7 +132,7 @@ def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(ALPHABET), max_size=40), st.data())
 def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.DataObject) -> None:
-    stream = b"".join(parts)
+    stream = b"".join(parts) + b"\n"  # which leaves no terminal sequence open
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     for side in SIDES:
@@ -137,19 +176,96 @@ def test_every_border_inside_a_match() -> None:
         assert found(rules, "primary", [stream[:cut], stream[cut:]]) == [Hit(0, 329)]
 
 
-def test_a_line_that_tears_a_text_apart() -> None:
-    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED", interleaved=True),)
-    text = b"[1.0] block drbd0: Digest integrity check FAILED: 8s\r\n"
-    place = text.index(b"Digest")
-    for at in range(place + 1, place + 29):
-        torn = text[:at] + b"[0.9] cpu 1: all well\r\n" + text[at:]
-        assert found(rules, "primary", [torn]) == [Hit(0, torn.index(b": 8s"))]
-        assert found(rules, "primary", [torn[n : n + 1] for n in range(len(torn))]) == [
-            Hit(0, torn.index(b": 8s"))
-        ]
-    twice = text[: place + 5] + b"x\ny\n" + text[place + 5 :]
-    assert found(rules, "primary", [twice]) == []
-    assert found(rules, "primary", [b"Digest is fine\n integral check FAILED\n"]) == []
+TORN = (ConsoleRule(name="a", literal="Digest integrity check FAILED", interleaved=True),)
+LINE = b"[    1.000000] block drbd0: Digest integrity check FAILED: 8s\r\n"
+TEXT_AT = LINE.index(b"Digest")
+OTHERS = (
+    b"[    0.900000] cpu 1: all well\r\n",
+    b"\r\n[    1.000001] ", b"\r\n[    1.000001][ T1826] ", b"\r\r\n<4>[    1.000001] ", b"\r[    1.000001]",
+    b"\r\n[    1.000001][    C3] other: x\r\n[    1.000002][    T1] ",
+    b"\n[Tue Nov 24 16:34:22 2026] ", b"\nNov 24 16:34:22 node-b kernel: ",
+    b"\nNov 24 16:34:22 node-b kernel: [    1.000001] ",
+    b"[  OK  ] Started foo.service.", b"[\x1b[0;32m  OK  \x1b[0m] Started foo.service.\r\n",
+    b"[FAILED] Failed to start foo.service.", b"[    0.900000] cpu 1: all well",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_text_that_another_writer_tears_apart(other: bytes) -> None:
+    for at in range(TEXT_AT + 1, TEXT_AT + 29):
+        torn = LINE[:at] + other + LINE[at:]
+        right = [Hit(0, torn.rindex(b": 8s"))]
+        assert found(TORN, "primary", [torn]) == right
+        assert found(TORN, "primary", [torn[n : n + 1] for n in range(len(torn))]) == right
+        assert recheck(TORN, "primary", torn, [(0, 0)], [("a", right[0].end_offset_bytes)]).agrees
+
+
+def test_any_text_in_the_midst_of_a_word() -> None:
+    for at in range(TEXT_AT + 1, TEXT_AT + 29):
+        torn = LINE[:at] + b"login: " + LINE[at:]
+        is_in_word = b" " not in LINE[at - 1 : at + 1]
+        assert len(found(TORN, "primary", [torn])) == is_in_word, torn
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Digest is fine\n integral check FAILED\n",
+        b"Digest integrity check of 3 blocks: none FAILED\n",
+        b"Digest integrity\ncheck\nFAILED\n",
+        b"Digest i\na\nb\nc\nntegrity check FAILED",
+        b"ntegrity check FAILED\nDigest i\n",
+        b"Digest i, no digest integrity check FAILED\n",
+        b"Digest i\n(ntegrity check FAILED)",
+    ],
+)
+def test_what_is_not_torn_but_another_text(text: bytes) -> None:
+    assert found(TORN, "primary", [text]) == []
+    both = text + b"\n" + LINE
+    assert found(TORN, "primary", [both]) == [Hit(0, both.rindex(b": 8s"))]
+
+
+def test_another_disk_that_failed_is_not_a_torn_text() -> None:
+    rules = (ConsoleRule(name="a", literal="local disk failed", interleaved=True),)
+    for text in (b"local disk ok, remote disk failed\n", b"local d, other disk failed\n"):
+        assert found(rules, "primary", [text]) == []
+    assert found(rules, "primary", [b"local di\n[    1.000001] sk failed\n"]) == [Hit(0, 33)]
+
+
+COLOURED = b"\x1b[31mDigest integ\x1b[0mrity\x1b(B check FAILED\x1b[m: 8s\r\n"
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_colours_inside_a_text(is_read: bool) -> None:
+    """Also in a console's first one, and where nothing but literals is looked for."""
+    rules = (ConsoleRule(name="a", literal="Digest integrity check FAILED"),)
+    rules += (ConsoleRule(name="b", regex="^nothing$"),) * is_read
+    for before in (b"", b"x\r\n", b"Digest integrity check FAILED\r\n", b"\x1b[0m" + b"y" * 500):
+        stream = before + COLOURED + b"Digest integrity check FAILED\r\n"
+        last = len(before) + COLOURED.index(b"\x1b[m")
+        right = [Hit(0, 29)] * (b"Digest" in before) + [Hit(0, last), Hit(0, len(stream) - 2)]
+        for size in (1, 2, 3, 7, 64, len(stream)):
+            chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+            assert found(rules, "primary", chunks) == right
+
+
+@pytest.mark.parametrize(
+    "end", [b"\r", b"\n", b"\r\n", b"\r\r\n", b"\r\r\r\n", b"\x1b[0m\r\n", b"\r\x1b[0m\n"]
+)
+def test_borders_of_lines(end: bytes) -> None:
+    rules = (
+        ConsoleRule(name="end", regex=r"check FAILED: \d+s \+\d+$"),
+        ConsoleRule(name="begin", regex=r"^block drbd\d+: Digest"),
+        ConsoleRule(name="empty line", regex=r"a\n\n"),
+        ConsoleRule(name="two lines", regex=r"a\r\nb"),
+        ConsoleRule(name="whole line", regex=r"^[^b]*$"),
+    )
+    line = b"block drbd0: Digest integrity check FAILED: 72304s +4096"
+    stream = b"x, b" + end + line + end + b"a" + end + b"b" + end
+    for size in (1, 2, 5, len(stream)):
+        chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+        names = [rules[hit.rule].name for hit in found(rules, "primary", chunks)]
+        assert names == ["begin", "end", "whole line", "two lines"]
 
 
 def test_two_consoles_are_two_streams() -> None:

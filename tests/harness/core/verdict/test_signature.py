@@ -27,6 +27,45 @@ def test_numbers_times_and_ids_do_not_count() -> None:
     assert len(normalised("x" * 100_000)) <= 300
 
 
+FAULT = "block drbd0: Digest integrity check FAILED: 72304s +4096, uuid {uuid} of {date}"
+STAMPS = (
+    "", "[    1.000000] ", "[    1.000000][ T1826] ", "[    1.000001][    C3] ", "[Tue Nov 24 16:34:22 2026] ",
+    "[Wed Nov 25 06:34:22 2026] ", "Nov 24 16:34:22 node-b kernel: ", "May  1 00:00:01 node-b kernel: [   12.345678] ",
+    "2026-11-29T16:34:22+0000 node-b kernel: ", "<4>1 2026-11-29T16:34:22.345678Z node-b kernel - - - ",
+    "[   12.345678] node-b kernel: ", r"\x1b[33m[    1.000000] \x1b[0m",
+)  # fmt: skip
+UUIDS = (
+    "11111111-2222-3333-4444-555555555555", "abcdefab-cdef-abcd-efab-cdefabcdefab",
+    "ABCDEFABCDEFABCD", "41438F7D06F0FC11",
+)  # fmt: skip
+DATES = (
+    "Tue Nov 24 16:34:22 2026", "Wed Dec  2 06:34:22 UTC 2026",
+    "2026-11-29T16:34:22.1Z", "Sun, 29 Nov 2026", "Thursday, May 7 2026",
+)  # fmt: skip
+
+
+def test_one_fault_is_one_kind_whatever_its_stamp_date_and_uuid() -> None:
+    kinds = {
+        normalised(stamp + FAULT.format(uuid=uuid, date=date) + end)
+        for stamp in STAMPS
+        for uuid in UUIDS
+        for date in DATES
+        for end in ("", "\\r", "\\r\\r")
+    }
+    assert kinds == {"block drbd#: Digest integrity check FAILED: #s +#, uuid # of #"}
+
+
+def test_two_faults_stay_two_kinds() -> None:
+    one, other = (
+        f"[    1.000000][    T1] block drbd0: {what}" for what in ("may fail", "May fail")
+    )
+    assert normalised(one) != normalised(other)
+    assert normalised("Nov 24 16:34:22 node-b kernel: a") != normalised(
+        "Nov 24 16:34:22 b kernel: b"
+    )
+    assert normalised("sat down on Monday") == "sat down on Monday"
+
+
 def test_a_kind_is_rule_stage_and_line() -> None:
     assert signature("a", "", "b") == signature("a", "", "b")
     assert (

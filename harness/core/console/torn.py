@@ -1,0 +1,62 @@
+"""A literal that another writer's text has torn apart, once. Pure.
+
+The rest stands, after the beginning,
+
+* in one of the next MAX_TORN_LINES lines, at its begin or after a stamp: another processor's lines
+  came in between, and the kernel stamps the rest of a line anew (printk's continuation lines);
+* or in the same line, after a text that begins like another writer's;
+* or in the same line, after any text that splits a word. That text does not end with the
+  letter in front of the split (or its capital), or the word would stand there whole: ``local disk
+  ok, remote disk failed`` is not ``local disk failed`` torn apart.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+MAX_TORN_LINES: Final = 3
+MAX_TORN_BYTES: Final = 4096
+"""From the beginning of the literal to the end of its rest."""
+STAMP: Final = (
+    rb"(?:<\d>)?(?:\[[^]\n]{5,40}\](?:\[ *[TC]\d+\])? ?)?"
+    rb"(?:\w{3} +\d+ [\d:.]+ \S+ \S+: ?(?:\[[ .\d]+\] ?)?)?"
+)
+"""What may stand in front of the rest: a kernel's stamp, conserver's, syslog's; or nothing."""
+FOREIGN: Final = rb"\[[ .\dA-Z*]{4,14}\]"
+"""Another writer's text begins so: a kernel's stamp, or systemd's ``[  OK  ]``."""
+
+
+def is_in_word(text: bytes, cut: int) -> bool:
+    """Whether both bytes at that border belong to one word."""
+    return text[cut - 1 : cut + 1].isalnum()
+
+
+def halves(literal: bytes) -> tuple[bytes, bytes]:
+    """Wherever it is torn, one of them stays whole."""
+    return literal[: len(literal) // 2], literal[len(literal) // 2 :]
+
+
+@lru_cache(maxsize=4096)
+def _torn_at(literal: bytes, cut: int) -> re.Pattern[bytes]:
+    tears = [rb"(?:[^\n]*\n){1,%d}%b" % (MAX_TORN_LINES, STAMP), FOREIGN + rb"[^\n]*"]
+    if is_in_word(literal, cut):
+        last = re.escape(literal[cut - 1 : cut])
+        tears.append(rb"[^\n]*[^\n%b%b]" % (last, last.swapcase()))
+    head, tail = re.escape(literal[:cut]), re.escape(literal[cut:])
+    return re.compile(b"%b(?:%b)%b\\Z" % (head, b"|".join(tears), tail))
+
+
+def ends(literal: bytes, before: bytes, text: bytes) -> list[int]:
+    """Where in ``text`` the rest of a torn literal ends. ``before``: what stands in front of it, as
+    much as there is of MAX_TORN_BYTES."""
+    whole = before + text
+    found = set()
+    for cut in range(1, len(literal)):
+        tail = literal[cut:]
+        at = whole.find(tail, max(0, len(before) - len(tail) + 1))
+        while at >= 0:
+            end = at + len(tail)
+            if _torn_at(literal, cut).search(whole[max(0, end - MAX_TORN_BYTES) : end]):
+                found.add(end - len(before))
+            at = whole.find(tail, at + 1)
+    return sorted(found)
