@@ -12,8 +12,10 @@ SCENARIO ?= bit_flip_receiver
 # Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
 VERDICT_RUNS ?= 500
 VERDICT_PROCESSES ?= 26
+# Scripts of make tcp-diff.
+RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict wheels rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff wheels rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -25,6 +27,7 @@ help:
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
+	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -79,6 +82,9 @@ claims: setup
 
 verdict: setup
 	@$(BIN)/python tests/tools/verdictrun.py --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
+
+tcp-diff: setup
+	@$(BIN)/python tests/tools/tcpdiff.py --runs $(RUNS)
 
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py

@@ -7,7 +7,12 @@ from setuptools import Extension, setup
 
 NATIVE = Extension(
     "freezeframe.harness.core.link._native",
-    sources=["harness/native/module.c", "harness/native/capture.c", "harness/native/skim.c"],
+    sources=[
+        "harness/native/module.c",
+        "harness/native/capture.c",
+        "harness/native/checksum.c",
+        "harness/native/skim.c",
+    ],
     depends=["harness/native/native.h"],
     extra_compile_args=[
         "-O3",

@@ -112,6 +112,7 @@ static PyObject *survey(PyObject *self, PyObject *args)
 
 PyMethodDef capture_methods[] = {
     {"ring_block", ring_block, METH_VARARGS, "One block of the capture ring as enhanced packet blocks."},
+    {"judge_sum", py_judge_sum, METH_VARARGS, "What the TCP checksum of a frame says."},
     {"survey", survey, METH_VARARGS, "How far the enhanced packet blocks go, and what they hold."},
     {NULL, NULL, 0, NULL},
 };

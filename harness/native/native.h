@@ -55,7 +55,12 @@ static inline int epb_at(const uint8_t *at, Py_ssize_t left, epb_t *found)
     return 1;
 }
 
+/* What a TCP checksum says; the numbers of skimpure.py. */
+typedef enum { SUM_GOOD, SUM_UNFINISHED, SUM_ZERO, SUM_BAD } sum_t;
+sum_t judge_sum(const uint8_t *tcp, size_t length, const uint8_t *addresses, size_t address_bytes);
+
 extern PyMethodDef capture_methods[];
+PyObject *py_judge_sum(PyObject *self, PyObject *args);
 int add_skim_types(PyObject *module);
 
 #endif

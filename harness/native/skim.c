@@ -11,6 +11,9 @@
 #define NOT_FRAGMENTED_MASK 0x3fff
 #define IPPROTO_TCP_ 6
 #define MAX_KEY_BYTES 36
+#define NEVER (-(1LL << 62))
+#define TIMESTAMPS_OFF (-2)
+#define ALIGNED_TIMESTAMP 0x0101080a
 
 static inline uint16_t be16_at(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 
@@ -155,7 +158,9 @@ typedef struct {
     PyObject_HEAD
     long long next_seq; /* -1: not known */
     long long offset, last_packet_no;
-    char steady;
+    long long acked, acked_seq, edge, max_window, ts_recent; /* as in skimpure.py */
+    int scale;
+    char steady, verify, sums_known;
     PyObject *fill, *other;
 } Half;
 
@@ -166,8 +171,12 @@ static PyObject *half_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     (void)args;
     (void)kwargs;
     Half *self = (Half *)type->tp_alloc(type, 0);
-    if (self != NULL)
-        self->next_seq = -1;
+    if (self != NULL) {
+        self->next_seq = self->acked_seq = self->ts_recent = self->scale = -1;
+        self->acked = NEVER;
+        self->edge = -NEVER;
+        self->verify = 1;
+    }
     return (PyObject *)self;
 }
 
@@ -196,7 +205,15 @@ static PyMemberDef half_members[] = {
     {"next_seq", T_LONGLONG, offsetof(Half, next_seq), 0, NULL},
     {"offset", T_LONGLONG, offsetof(Half, offset), 0, NULL},
     {"last_packet_no", T_LONGLONG, offsetof(Half, last_packet_no), 0, NULL},
+    {"acked", T_LONGLONG, offsetof(Half, acked), 0, NULL},
+    {"acked_seq", T_LONGLONG, offsetof(Half, acked_seq), 0, NULL},
+    {"edge", T_LONGLONG, offsetof(Half, edge), 0, NULL},
+    {"max_window", T_LONGLONG, offsetof(Half, max_window), 0, NULL},
+    {"ts_recent", T_LONGLONG, offsetof(Half, ts_recent), 0, NULL},
+    {"scale", T_INT, offsetof(Half, scale), 0, NULL},
     {"steady", T_BOOL, offsetof(Half, steady), 0, NULL},
+    {"verify", T_BOOL, offsetof(Half, verify), 0, NULL},
+    {"sums_known", T_BOOL, offsetof(Half, sums_known), 0, NULL},
     {"fill", T_OBJECT_EX, offsetof(Half, fill), 0, NULL},
     {"other", T_OBJECT_EX, offsetof(Half, other), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -371,22 +388,54 @@ static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long lon
     uint8_t flags = tcp[13];
     if (!half->steady || (flags & FIN_SYN_RST) || !(flags & ACK) || where.end > size)
         return TELLS;
+    if (be32_at(tcp + 4) != (uint32_t)half->next_seq)
+        return TELLS;
+    size_t length = where.end - data_at;
+    if (half->offset + (long long)length > half->edge)
+        return TELLS;
+    long long tsval = -1;
+    size_t option_bytes = data_at - where.tcp_at - TCP_HEADER_BYTES;
+    if (option_bytes == 12 && be32_at(tcp + 20) == ALIGNED_TIMESTAMP)
+        tsval = be32_at(tcp + 24);
+    else if (option_bytes)
+        return TELLS;
+    if (tsval >= 0 && half->ts_recent > 0 && (int32_t)((uint32_t)tsval - (uint32_t)half->ts_recent) < 0)
+        return TELLS;
+    long long acked_at = 0;
     if (other->next_seq >= 0) {
         int32_t ahead = (int32_t)(be32_at(tcp + 8) - (uint32_t)other->next_seq);
-        if (!other->steady || ahead > 0)
+        acked_at = other->offset + ahead;
+        if (!other->steady || ahead > 0 || acked_at < other->acked)
             return TELLS; /* acknowledges what was not captured, or its sender's stream is not healthy */
     }
-    size_t length = where.end - data_at;
+    if (half->verify) {
+        sum_t sum = judge_sum(tcp, where.end - where.tcp_at, where.key, where.key_bytes - 4);
+        if (sum > SUM_UNFINISHED || (sum == SUM_GOOD && !half->sums_known))
+            return TELLS;
+    }
     if (length > 0) {
-        if (be32_at(tcp + 4) != (uint32_t)half->next_seq || half->fill == NULL
-            || !PyObject_TypeCheck(half->fill, &Fill_Type))
+        if (half->fill == NULL || !PyObject_TypeCheck(half->fill, &Fill_Type))
             return TELLS;
         Fill *fill = (Fill *)half->fill;
         if (!fill->discarding && fill_copy(fill, frame + data_at, (Py_ssize_t)length, 1) < 0)
             return TELLS;
-        half->next_seq = (uint32_t)((uint32_t)half->next_seq + (uint32_t)length);
-        half->offset += (long long)length;
     }
+    if (tsval >= 0 && half->ts_recent != TIMESTAMPS_OFF && half->offset <= half->acked)
+        half->ts_recent = tsval;
+    if (other->next_seq < 0) {
+        other->acked_seq = be32_at(tcp + 8);
+    } else {
+        other->acked = acked_at;
+        if (other->scale >= 0) {
+            long long window = (long long)be16_at(tcp + 14) << other->scale;
+            if (window > other->max_window)
+                other->max_window = window;
+            if (other->edge == -NEVER || acked_at + window > other->edge)
+                other->edge = acked_at + window;
+        }
+    }
+    half->next_seq = (uint32_t)((uint32_t)half->next_seq + (uint32_t)length);
+    half->offset += (long long)length;
     half->last_packet_no = number;
     return TELLS_NOTHING;
 }

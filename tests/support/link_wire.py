@@ -49,7 +49,9 @@ class Wire:
         opener = P if kind == "data" else S
         ports = (40000, 7788) if sender == opener else (7788, 40000)
         seq, ack = self.seq[kind, sender], self.seq[kind, receiver]
-        tcp = struct.pack(">HHIIBBHHH", *ports, seq, ack, 0x50, flags, 65535, 0, 0) + data
+        options = b"\x01\x03\x03\x08" if flags & 2 else b""  # windows of up to 16 MiB
+        head = (5 + len(options) // 4) << 4
+        tcp = struct.pack(">HHIIBBHHH", *ports, seq, ack, head, flags, 65535, 0, 0) + options + data
         ends = socket.inet_aton(sender) + socket.inet_aton(receiver)
         ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0)
         self.frames.append(bytes(12) + b"\x08\x00" + ip + ends + tcp)

@@ -3,10 +3,28 @@ which."""
 
 from typing import TYPE_CHECKING
 
-from freezeframe.harness.core.link.skimpure import Buffer, Run, blocks, encode, run_of
+from freezeframe.harness.core.link.skimpure import (
+    BAD,
+    GOOD,
+    NEVER,
+    UNFINISHED,
+    ZERO,
+    Buffer,
+    Run,
+    blocks,
+    encode,
+    run_of,
+)
 
 if TYPE_CHECKING:
-    from freezeframe.harness.core.link.skimpure import Fill, HalfState, Skimmer, ring_block, survey
+    from freezeframe.harness.core.link.skimpure import (
+        Fill,
+        HalfState,
+        Skimmer,
+        judge_sum,
+        ring_block,
+        survey,
+    )
 
     NATIVE: bool
 else:
@@ -15,6 +33,7 @@ else:
             Fill,
             HalfState,
             Skimmer,
+            judge_sum,
             ring_block,
             survey,
         )
@@ -25,6 +44,7 @@ else:
             Fill,
             HalfState,
             Skimmer,
+            judge_sum,
             ring_block,
             survey,
         )
@@ -32,6 +52,6 @@ else:
         NATIVE = False
 
 __all__ = [
-    "NATIVE", "Buffer", "Fill", "HalfState", "Run", "Skimmer", "blocks", "encode", "ring_block",
-    "run_of", "survey",
+    "BAD", "GOOD", "NATIVE", "NEVER", "UNFINISHED", "ZERO", "Buffer", "Fill", "HalfState", "Run",
+    "Skimmer", "blocks", "encode", "judge_sum", "ring_block", "run_of", "survey",
 ]  # fmt: skip

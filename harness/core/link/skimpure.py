@@ -200,17 +200,55 @@ class Fill:
         self.discarding = True
 
 
+GOOD: Final = 0
+UNFINISHED: Final = 1
+"""The field holds the sum of the pseudo header alone: what a sender with checksum offload leaves to
+its network adapter, and what a receiver leaves that has joined segments."""
+ZERO: Final = 2
+"""The field is 0, and should not be."""
+BAD: Final = 3
+NEVER: Final = -(1 << 62)
+"""A stream offset below all that occur; its negative is above all."""
+
+
+def judge_sum(frame: Buffer, at: int, end: int, addresses: bytes) -> int:
+    """The TCP checksum of ``frame[at:end]`` between two IP ``addresses`` (RFC 9293 3.1).
+
+    A ones' complement sum of 16-bit words is a remainder modulo 65,535.
+    """
+    length = end - at
+    view = memoryview(frame)
+    if not (at >= 0 and length >= 20 and end <= len(view)):
+        raise ValueError("no TCP header within the frame")
+    pseudo = int.from_bytes(addresses, "big") + 6 + (length >> 16) + (length & 0xFFFF)
+    body = int.from_bytes(view[at:end], "big") << 8 * (length % 2)
+    if (pseudo + body) % 0xFFFF == 0:
+        return GOOD
+    field = view[at + 16] << 8 | view[at + 17]
+    if field == 0:
+        return ZERO
+    return UNFINISHED if (field - pseudo) % 0xFFFF == 0 else BAD
+
+
 class HalfState:
     """One direction of a TCP connection, as far as a frame in the middle of a bulk transfer touches
-    it.
+    it. Positions are stream offsets.
 
     Such a frame may be passed over, its bytes copied to ``fill`` and the counters moved on, when
-    this direction is ``steady`` and the other one steady or not begun; its flags are ACK and no
-    SYN, FIN, RST; it acknowledges nothing above the other's ``next_seq``; and it is empty, or
-    begins at ``next_seq``, was captured whole, and leaves the body that has begun incomplete.
+
+    * this direction is ``steady`` and the other one steady or not begun;
+    * its flags are ACK and no SYN, FIN, RST, and it has no options but an aligned timestamp;
+    * it begins at ``next_seq``, and was captured whole;
+    * its checksum is right or unfinished, or ``verify`` is off;
+    * what it acknowledges lies between the other's ``acked`` and ``offset``;
+    * it ends within ``edge``, and its timestamp is not older than ``ts_recent``;
+    * it is empty, or leaves the body that has begun incomplete.
     """
 
-    __slots__ = ("fill", "last_packet_no", "next_seq", "offset", "other", "steady")
+    __slots__ = (
+        "acked", "acked_seq", "edge", "fill", "last_packet_no", "max_window", "next_seq", "offset",
+        "other", "scale", "steady", "sums_known", "ts_recent", "verify",
+    )  # fmt: skip
 
     fill: Fill
     """Where its consumer collects."""
@@ -223,7 +261,24 @@ class HalfState:
         self.offset = 0
         self.last_packet_no = 0
         self.steady = False
-        """Open, and nothing waits: no hole, nothing out of order, no FIN."""
+        """Open, and nothing waits: no hole, nothing out of order, nothing refused, no FIN."""
+        self.verify = True
+        """Checksums of this direction are checked."""
+        self.sums_known = False
+        """A right one was seen; the first right one is always given out."""
+        self.acked = NEVER
+        """What its receiver has acknowledged last."""
+        self.acked_seq = -1
+        """The same as a sequence number, while ``next_seq`` is not known."""
+        self.edge = -NEVER
+        """The right edge of the receiver's window; -NEVER: not known."""
+        self.scale = -1
+        """Window scale of the receiver; -1: its SYN was not captured."""
+        self.max_window = 0
+        """The largest window that the receiver has offered; 0: not known."""
+        self.ts_recent = -1
+        """The receiver's copy of the sender's timestamp (RFC 7323 4.3); -1: none yet, -2: not
+        agreed on."""
 
 
 class Skimmer:
