@@ -259,7 +259,7 @@ class _Kept:
         self._ends: dict[int, array[int]] = {}
         ends = link_ends(evidence.record)
         reassembler = Reassembler(ports=ends.ports)
-        follower = Follower(ends.speak(must_match=False))
+        follower = Follower(ends.speak(must_match=False), ends.ports)
         number = 0
         for number, frame in enumerate(evidence.frames(), 1):
             for event in reassembler.feed(frame.t_ns, frame.data, number):

@@ -22,8 +22,10 @@ _NONE: Final[tuple[LinkMessage, ...]] = ()
 class Follower:
     """``on`` takes each stream event in order."""
 
-    def __init__(self, protocol: ReplicationProtocol) -> None:
+    def __init__(self, protocol: ReplicationProtocol, ports: frozenset[int] = frozenset()) -> None:
+        """``ports``: service ports that the bench file names."""
         self.protocol = protocol
+        self._ports = ports
         self._directions: dict[int, Direction] = {}
 
     def on(self, event: StreamEvent) -> Iterable[LinkMessage]:
@@ -58,6 +60,7 @@ class Follower:
                 opener=event.opener,
                 t_ns=event.t_ns,
                 packet_no=event.packet_no,
+                ports=self._ports,
                 fill=flow.fill,
             )
         )

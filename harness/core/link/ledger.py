@@ -9,13 +9,34 @@ rows are counted and the last ones kept, unfinished ones are limited in number.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, get_args
 
 from freezeframe.harness.core.blocks.blockstamp import is_broken
-from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.ledgerbook import (
+    CRC32C,
+    EXCERPT_BYTES,
+    JUDGEMENT_NS,
+    MATCHES_TO_BELIEVE,
+    MAX_ASSEMBLED_BYTES,
+    MAX_ASSEMBLING,
+    MAX_DOUBTFUL,
+    MAX_OPEN_BARRIERS,
+    MAX_SESSIONS,
+    MAX_UNFINISHED,
+    NOT_KNOWN,
+    SUSPECT_NS,
+    Assembly,
+    Book,
+    Doubtful,
+    forget_writes,
+    is_disorder,
+    keep,
+    remember,
+    silence_unknown,
+)
 from freezeframe.harness.core.link.ledgerevents import (
     MAX_PIECES,
     Acknowledged,
@@ -50,89 +71,6 @@ from freezeframe.harness.core.link.messages import (
     WritePart,
 )
 
-MAX_SESSIONS: Final = 64
-"""Kept at once; a rig has one or two."""
-MAX_UNFINISHED: Final = 65536
-"""Unacknowledged writes kept a session; a node has at most some thousands in flight."""
-KEPT_ROWS: Final = 8192
-"""Finished rows kept a session: the window in which a repeated acknowledgement is known as one."""
-MAX_OPEN_BARRIERS: Final = 4096
-MAX_DOUBTFUL: Final = 256
-MAX_EARLY: Final = 4096
-"""Answers remembered that came before what they answer."""
-JUDGEMENT_NS: Final = 100 * NS_PER_MS
-"""A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole
-by then, since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole
-is certain."""
-SUSPECT_NS: Final = NS_PER_S
-"""A capture that has just lost frames may have lost an answer together with every later sign of
-it."""
-_EXCERPT_BYTES: Final = 64
-_CRC32C: Final = "crc32c"
-"""The digest that the stamps of our own writer use too."""
-MAX_ASSEMBLING: Final = 1024
-"""Writes of a session whose data are still coming ..."""
-MAX_ASSEMBLED_BYTES: Final = 64 << 20
-"""... and what is held of the data of all of them."""
-
-_NOT_KNOWN: Final = -1
-"""In place of an epoch's number of writes: some may not have been captured."""
-_T = TypeVar("_T")
-_V = TypeVar("_V")
-
-
-@dataclass(eq=False, slots=True)
-class _Assembly:
-    """A write whose data are still coming."""
-
-    row: WriteRow
-    data: bytearray | None
-    """None: too much is being put together already."""
-    missing_bytes: int
-
-
-@dataclass(eq=False, slots=True)
-class _Book:
-    """The rows of one session."""
-
-    unfinished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
-    finished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
-    epoch: int = 0
-    epoch_writes: int = 0
-    epoch_known: bool = False
-    """No write of the current epoch can have been missed."""
-    barriers: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """Cookie -> writes before it, or _NOT_KNOWN."""
-    early_acks: OrderedDict[Hashable, Answer] = field(default_factory=OrderedDict)
-    """Answers that no write waited for: the capture gives out a write late when it stood behind a
-    hole of its stream, while that of the answers ran on."""
-    early_barrier_acks: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """The same for barriers: id -> packet number."""
-    assembling: dict[Hashable, _Assembly] = field(default_factory=dict)
-    """Writes whose data come in several messages."""
-    silence_unknown_to_ns: Ns = -1
-    """The capture may lack answers from before this time: silence about what was sent until then
-    proves nothing."""
-    suspect_to_ns: Ns = -1
-    """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes
-    either."""
-    complete: bool = False
-    """Every write that an acknowledgement may still name was captured."""
-    blind_since_barrier: bool = True
-    """No barrier was captured since writes may have been missed."""
-    leaving: bool = False
-    """An end has announced that it disconnects."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Doubtful:
-    """A finding that a hole in the capture may yet explain."""
-
-    due_ns: Ns
-    session: int
-    key: Hashable | None
-    event: LedgerEvent
-
 
 class Ledger:
     """``on`` takes each message in order; ``frames_lost`` is told when the kernel has dropped
@@ -140,8 +78,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.totals = Totals()
-        self._books: dict[int, _Book] = {}
-        self._doubtful: deque[_Doubtful] = deque()
+        self._books: dict[int, Book] = {}
+        self._doubtful: deque[Doubtful] = deque()
         self._assembled_bytes = 0
 
     def on(self, message: LinkMessage) -> list[LedgerEvent]:
@@ -166,19 +104,19 @@ class Ledger:
         """The capture lost frames until ``t_ns``, nobody knows which."""
         self._doubtful.clear()
         for book in self._books.values():
-            _silence_unknown(book, t_ns)
-            _forget_writes(book)
+            silence_unknown(book, t_ns)
+            forget_writes(book)
 
     def rows(self, session: LinkSession) -> list[WriteRow]:
         """The rows still held: finished ones first, then the unfinished."""
         book = self._book(session)
         return [*book.finished.values(), *book.unfinished.values()]
 
-    def _book(self, session: LinkSession, *, whole: bool = False) -> _Book:
+    def _book(self, session: LinkSession, *, whole: bool = False) -> Book:
         book = self._books.get(session.number)
         if book is None:
             # A session whose greeting was seen has no writes from before the capture.
-            book = _Book(epoch_known=whole, complete=whole, blind_since_barrier=not whole)
+            book = Book(epoch_known=whole, complete=whole, blind_since_barrier=not whole)
             self._books[session.number] = book
             if len(self._books) > MAX_SESSIONS:
                 del self._books[next(iter(self._books))]
@@ -237,22 +175,21 @@ class Ledger:
         else:
             self._assemble(book, row, message, events)
         book.finished.pop(key, None)
-        if self._doubtful:
-            self._doubtful = deque(d for d in self._doubtful if d.key != key)
         early = book.early_acks.pop(key, None) if book.early_acks else None
-        if early is not None and early.packet_no > row.packet_no:
+        if early is not None and is_disorder(early, row.t_sent_ns, row.packet_no):
+            self._explained(session, key)
             _answered(row, early)
             row.unknown = True
             totals.acks += 1
         if not row.expects_answer or row.answer != "none":
-            _keep(book, key, row)
+            keep(book, key, row)
             return events
         book.unfinished[key] = row
         if len(book.unfinished) > MAX_UNFINISHED:
             _, oldest = book.unfinished.popitem(last=False)
             oldest.unknown = True
             totals.rows_given_up += 1
-            _forget_writes(book)
+            forget_writes(book)
         return events
 
     def _check(
@@ -267,6 +204,11 @@ class Ledger:
         if not computed:
             return False
         wire = message.digest_wire
+        if not message.digest_agreed and not self._is_believed(row, wire == computed):
+            if row.digest_wire == row.digest_computed:
+                row.algorithm, row.digest_agreed = message.algorithm, False
+                row.digest_wire, row.digest_computed = wire, computed
+            return False
         was_wrong = row.digest_wire != row.digest_computed
         if not was_wrong:
             row.algorithm, row.digest_agreed = message.algorithm, message.digest_agreed
@@ -278,16 +220,25 @@ class Ledger:
                 events.append(DigestMismatch(row, _excerpt(message)))
             return True
         if (
-            row.algorithm == _CRC32C
+            row.algorithm == CRC32C
             and row.pieces is None
             and is_broken(data, int.from_bytes(computed, "little"))
         ):
             events.append(BrokenStamp(row, _excerpt(message)))
         return False
 
+    def _is_believed(self, row: WriteRow, is_right: bool) -> bool:
+        """Whether a digest of an inferred algorithm proves anything: a match does, and a mismatch
+        once enough have matched."""
+        matches = self._book(row.session).matches
+        if is_right:
+            matches[row.sender] = matches.get(row.sender, 0) + 1
+            return True
+        return matches.get(row.sender, 0) >= MATCHES_TO_BELIEVE
+
     # --- writes in pieces ------------------------------------------------------------------------
     def _assemble(
-        self, book: _Book, row: WriteRow, message: ReplicatedWrite, events: list[LedgerEvent]
+        self, book: Book, row: WriteRow, message: ReplicatedWrite, events: list[LedgerEvent]
     ) -> None:
         """A write whose data did not come with it, or not all."""
         row.pieces = []
@@ -296,7 +247,7 @@ class Ledger:
         self._forget_assembly(book, message.key)
         while len(book.assembling) >= MAX_ASSEMBLING:
             self._forget_assembly(book, next(iter(book.assembling)))
-        assembly = _Assembly(row, buffer, row.length_bytes)
+        assembly = Assembly(row, buffer, row.length_bytes)
         book.assembling[message.key] = assembly
         self._assembled_bytes += len(buffer or b"")
         if len(message.data):
@@ -313,8 +264,8 @@ class Ledger:
 
     def _piece(
         self,
-        book: _Book,
-        assembly: _Assembly,
+        book: Book,
+        assembly: Assembly,
         message: ReplicatedWrite | WritePart,
         at: int,
         events: list[LedgerEvent],
@@ -337,7 +288,7 @@ class Ledger:
             self._forget_assembly(book, message.key)
             events.insert(0, WriteSent(row, None if whole is None else bytes(whole)))
 
-    def _forget_assembly(self, book: _Book, key: Hashable) -> None:
+    def _forget_assembly(self, book: Book, key: Hashable) -> None:
         assembly = book.assembling.pop(key, None)
         if assembly is not None:
             self._assembled_bytes -= len(assembly.data or b"")
@@ -353,7 +304,7 @@ class Ledger:
         totals.acks += 1
         totals.latency_sum_ns += latency_ns
         totals.latency_max_ns = max(totals.latency_max_ns, latency_ns)
-        _keep(book, key, row)
+        keep(book, key, row)
         events: list[LedgerEvent] = []
         if key in book.assembling:
             self._forget_assembly(book, key)
@@ -364,7 +315,7 @@ class Ledger:
             events.append(Acknowledged(row))
         return events
 
-    def _answer_again(self, message: Answer, book: _Book) -> list[LedgerEvent]:
+    def _answer_again(self, message: Answer, book: Book) -> list[LedgerEvent]:
         """An answer that no open write waits for."""
         key, row = message.key, book.finished.get(message.key)
         if message.kind == "refused":
@@ -382,7 +333,7 @@ class Ledger:
             return []
         if row is None:
             self.totals.orphans += 1
-        _remember(book.early_acks, key, message)
+        remember(book.early_acks, key, message)
         if book.complete:
             event = RepeatedAck(row, message) if row is not None else UnknownAck(message)
             self._doubt(event, message.session, message.t_ns, key)
@@ -392,51 +343,71 @@ class Ledger:
         self, event: LedgerEvent, session: LinkSession, t_ns: Ns, key: Hashable | None = None
     ) -> None:
         if len(self._doubtful) < MAX_DOUBTFUL:
-            self._doubtful.append(_Doubtful(t_ns + JUDGEMENT_NS, session.number, key, event))
+            self._doubtful.append(Doubtful(t_ns + JUDGEMENT_NS, session.number, key, event))
 
     def _barrier(self, message: Barrier) -> list[LedgerEvent]:
         book, barrier_id = self._book(message.session), message.barrier_id
-        answered = book.early_barrier_acks.pop(barrier_id, 0) > message.packet_no
+        early = book.early_barrier_acks.pop(barrier_id, None) if book.early_barrier_acks else None
+        if early is not None and not is_disorder(early, message.t_ns, message.packet_no):
+            early = None
         if message.tentative:
-            if not answered:
-                book.barriers[barrier_id] = _NOT_KNOWN
+            if early is None:
+                book.barriers[barrier_id] = NOT_KNOWN
             return []
-        if not answered:
-            known = book.epoch_known and message.t_ns > book.silence_unknown_to_ns
-            book.barriers[barrier_id] = book.epoch_writes if known else _NOT_KNOWN
+        known = book.epoch_known and message.t_ns > book.silence_unknown_to_ns
+        expected = book.epoch_writes if known else NOT_KNOWN
+        events: list[LedgerEvent] = []
+        if early is None:
+            book.barriers[barrier_id] = expected
+        else:
+            self._explained(message.session, barrier_id)
+            self._count(early, expected, events)
         if len(book.barriers) > MAX_OPEN_BARRIERS:
             book.barriers.popitem(last=False)
-            _forget_writes(book)
+            forget_writes(book)
         book.epoch += 1
         book.epoch_writes, book.epoch_known, book.blind_since_barrier = 0, True, False
-        return []
+        return events
+
+    def _count(self, answer: BarrierAnswer, expected: int, events: list[LedgerEvent]) -> None:
+        """Hold a barrier's answer against the writes that were captured before it."""
+        if expected == NOT_KNOWN or answer.count is None:
+            return
+        self.totals.barriers_checked += 1
+        if expected != answer.count:
+            shown = answer.session.show_id(answer.barrier_id)
+            detail = f"barrier {shown} acknowledges {answer.count} writes, its epoch had {expected}"
+            events.append(BarrierMismatch(answer, detail))
+
+    def _explained(self, session: LinkSession, key: Hashable) -> None:
+        """What the early answer with this key answers has come: no finding."""
+        self._doubtful = deque(
+            d for d in self._doubtful if (d.session, d.key) != (session.number, key)
+        )
 
     def _barrier_answer(self, message: BarrierAnswer) -> list[LedgerEvent]:
         session, barrier_id, count = message.session, message.barrier_id, message.count
         book = self._book(session)
         shown = f"barrier {session.show_id(barrier_id)}"
         if barrier_id not in book.barriers:
-            _remember(book.early_barrier_acks, barrier_id, message.packet_no)
+            remember(book.early_barrier_acks, barrier_id, message)
             if book.complete and not message.tentative:
                 event = BarrierMismatch(message, f"{shown} is not open, {count} writes told")
-                self._doubt(event, session, message.t_ns)
+                self._doubt(event, session, message.t_ns, barrier_id)
             return []
         events: list[LedgerEvent] = []
         while True:  # barriers are answered in their order
             opened, expected = book.barriers.popitem(last=False)
             if opened == barrier_id:
                 break
-            if expected != _NOT_KNOWN:
+            if expected != NOT_KNOWN:
                 skipped = f"barrier {session.show_id(opened)} was skipped, {shown} came"
                 events.append(BarrierMismatch(message, skipped))
-        if expected == _NOT_KNOWN:
-            if not book.blind_since_barrier and _NOT_KNOWN not in book.barriers.values():
+        if expected == NOT_KNOWN:
+            if not book.blind_since_barrier and NOT_KNOWN not in book.barriers.values():
                 book.complete = True  # whatever was missed is answered by now
-        elif count is not None:
-            self.totals.barriers_checked += 1
-            if expected != count:
-                detail = f"{shown} acknowledges {count} writes, its epoch had {expected}"
-                events.append(BarrierMismatch(message, detail))
+        else:
+            self._count(message, expected, events)
         return events
 
     def _hole(self, message: Hole) -> list[LedgerEvent]:
@@ -445,18 +416,18 @@ class Ledger:
         if message.hides_writes:
             self._writes_missed(book, message.session)
         if message.hides_answers:
-            _silence_unknown(book, message.t_ns)
+            silence_unknown(book, message.t_ns)
         return []
 
     def _malformed(self, message: Malformed) -> list[LedgerEvent]:
         if message.hides_writes:
             book = self._book(message.session)
             self._writes_missed(book, message.session)
-            _silence_unknown(book, message.t_ns)
+            silence_unknown(book, message.t_ns)
         return [MalformedSeen(message)]
 
-    def _writes_missed(self, book: _Book, session: LinkSession) -> None:
-        _forget_writes(book)
+    def _writes_missed(self, book: Book, session: LinkSession) -> None:
+        forget_writes(book)
         for key in list(book.assembling):
             self._forget_assembly(book, key)  # what is missing of it may be in the hole
         self._doubtful = deque(d for d in self._doubtful if d.session != session.number)
@@ -482,33 +453,7 @@ def _answered(row: WriteRow, message: Answer) -> None:
 
 def _excerpt(message: ReplicatedWrite | WritePart) -> bytes:
     raw = message.raw if type(message) is ReplicatedWrite else message.data
-    return bytes(raw[:_EXCERPT_BYTES])
-
-
-def _keep(book: _Book, key: Hashable, row: WriteRow) -> None:
-    book.finished[key] = row
-    if len(book.finished) > KEPT_ROWS:
-        book.finished.popitem(last=False)
-
-
-def _remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
-    early[key] = value
-    if len(early) > MAX_EARLY:
-        early.popitem(last=False)
-
-
-def _forget_writes(book: _Book) -> None:
-    """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has
-    come round."""
-    book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
-
-
-def _silence_unknown(book: _Book, t_ns: Ns) -> None:
-    book.silence_unknown_to_ns = max(book.silence_unknown_to_ns, t_ns)
-    for cookie in book.barriers:
-        book.barriers[cookie] = _NOT_KNOWN
-    for row in book.unfinished.values():
-        row.unknown = True
+    return bytes(raw[:EXCERPT_BYTES])
 
 
 _HANDLERS: Final[dict[type, Callable[[Ledger, Any], list[LedgerEvent]]]] = {

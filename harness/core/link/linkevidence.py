@@ -153,7 +153,7 @@ class LinkEvidence:
     def __post_init__(self) -> None:
         self.protocol = self.ends.speak()
         self._reassembler = Reassembler(ports=self.ends.ports)
-        self._follower = Follower(self.protocol)
+        self._follower = Follower(self.protocol, self.ends.ports)
         self._ledger = Ledger()
         self._by_row: dict[int, LinkWrite] = {}
         self._kept_bytes = 0
@@ -193,12 +193,13 @@ class LinkEvidence:
         self._judge_digests()
 
     def _judge_digests(self) -> None:
+        """Where the algorithm was only inferred and most digests come out wrong, it was another."""
         checked = [one for one in self.writes if one.digest_is_right is not None]
-        wrong = [one for one in checked if not one.digest_is_right]
-        if self.ends.is_guess and len(wrong) * 2 >= len(checked):
-            for write in checked:
+        inferred = [one for one in checked if not one.row.digest_agreed]
+        if sum(not one.digest_is_right for one in inferred) * 2 >= len(inferred):
+            for write in inferred:
                 write.is_judged = False
-            return
+        wrong = [one for one in checked if one.digest_is_right is False]
         for write in wrong:
             self._mark(
                 write.packet_no, f"digest wrong: sector {write.sector} + {write.size_bytes} bytes"

@@ -36,8 +36,6 @@ class LinkEnds:
     """Assumed where the capture does not show what both ends agreed on."""
     problem: str = ""
     """Why ``protocol`` is not the one that was asked for."""
-    is_guess: bool = False
-    """Nobody named ``integrity_alg``: where most digests come out wrong, it was another."""
 
     @property
     def not_understood(self) -> str:
@@ -72,7 +70,7 @@ class LinkView:
         self.protocol = ends.speak()
         self.messages = 0
         """Of the protocol, since the start."""
-        self._follower = Follower(self.protocol)
+        self._follower = Follower(self.protocol, ends.ports)
         self.ledger = Ledger()
         self.rules = LinkRules(rules)
 

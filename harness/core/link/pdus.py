@@ -198,11 +198,5 @@ class Associations(Generic[S]):
 
 def _ends(opening: Opening) -> tuple[str, str, int]:
     """Both addresses in order, and the service port."""
-    if opening.opener:
-        port = opening.destination_port
-    elif opening.from_start:
-        port = opening.source_port
-    else:
-        port = min(opening.source_port, opening.destination_port)
     a, b = sorted((opening.source, opening.destination))
-    return a, b, port
+    return a, b, opening.service_port

@@ -61,7 +61,8 @@ class LinkOptions:
     secondary_address: str = ""
     """"": not known."""
     integrity_alg: str = ""
-    """Digest algorithm to assume where the capture does not show which was agreed on."""
+    """Digest algorithm that the bench file names, for a capture that does not show what was agreed
+    on. "": a protocol may infer it from the digest's size, and says so (digest_agreed)."""
     must_match: bool = False
     """The connections were picked by their port: bytes that are not the protocol's are malformed.
     Otherwise a connection that does not begin with the protocol's bytes is left alone."""
@@ -85,10 +86,25 @@ class Opening:
     """This direction's sender opened the connection (its SYN was captured)."""
     t_ns: Ns
     packet_no: int
+    ports: frozenset[int] = frozenset()
+    """The service ports that the bench file names."""
     fill: Fill = field(default_factory=Fill)
     """Where the body of a long message may be collected: ``fill.begin(length)``, after which the
     bytes of its middle are copied there without being fed. ``fill.discard()``: nothing of this
     direction is wanted any more."""
+
+    @property
+    def service_port(self) -> int:
+        """The port that was listened on: the one that the bench file names, whatever the numbers;
+        where that does not decide, the one that was connected to, or the smaller."""
+        named = self.ports & {self.source_port, self.destination_port}
+        if len(named) == 1:
+            return next(iter(named))
+        if self.opener:
+            return self.destination_port
+        if self.from_start:
+            return self.source_port
+        return min(self.source_port, self.destination_port)
 
 
 class Direction(Protocol):

@@ -27,8 +27,6 @@ from freezeframe.harness.wire.drbd import SECTOR_BYTES
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
 MAX_PORTS: Final = 64
-USUAL_ALGORITHM: Final = "crc32c"
-"""Of a capture that lacks the handshake, in an incident that does not name it either."""
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall
 clock."""
@@ -291,8 +289,6 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
         name: told[name] if isinstance(told.get(name), str) else ""
         for name in ("primary_address", "secondary_address", "integrity_alg")
     }
-    is_guess = not texts["integrity_alg"]
-    texts["integrity_alg"] = texts["integrity_alg"] or USUAL_ALGORITHM
     ports, protocol = told.get("ports"), told.get("protocol")
     known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
     name, problem = protocol if isinstance(protocol, str) else byname.USUAL, ""
@@ -304,7 +300,6 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
         protocol=name,
         problem=problem,
         ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)),
-        is_guess=is_guess,
         **texts,
     )
 

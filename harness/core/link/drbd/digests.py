@@ -41,3 +41,7 @@ INTEGRITY: Final[dict[str, Integrity]] = {
     "sha512": Integrity("sha512", 64, _hash("sha512")),
 }
 """By the kernel's names, as P_PROTOCOL carries them. "" is no integrity check."""
+BY_SIZE: Final[dict[int, Integrity]] = {one.size_bytes: one for one in INTEGRITY.values()}
+"""The usual algorithm with a digest of so many bytes."""
+
+assert len(BY_SIZE) == len(INTEGRITY)

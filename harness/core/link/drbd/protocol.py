@@ -112,12 +112,7 @@ class DrbdLink:
         for direction in self.directions.values():
             if direction.connection == opening.connection:
                 return direction.session
-        if opening.opener:
-            port = opening.destination_port
-        elif opening.from_start:
-            port = opening.source_port
-        else:
-            port = min(opening.source_port, opening.destination_port)
+        port = opening.service_port
         a, b = sorted((opening.source, opening.destination))
         key = (a, b, port)
         session = self._sessions.get(key)
@@ -158,6 +153,8 @@ class DrbdDirection:
         self._fill = opening.fill
         self._link = link
         self._first = first
+        self.spoke = False
+        """A packet of DRBD came in it."""
         self._used = False
         """Has carried more than its first packet: only then is its closing the session's."""
         self._foreign = False
@@ -175,12 +172,23 @@ class DrbdDirection:
             if type(found) is DrbdPacket:
                 self._packet(found, out)
             elif type(found) is BadBytes:
-                if found.offset == 0 and not self._link.options.must_match:
+                if found.offset == 0 and self._is_stranger():
                     self._foreign = True
                     self._fill.discard()
                     return out
                 out.append(self._malformed(found))
         return out
+
+    def _is_stranger(self) -> bool:
+        """Whether these first bytes, which are not DRBD's, may be anybody's: a health check that opens
+        the port is no error of the pair. On a connection whose other end speaks DRBD they are one."""
+        if not self._link.options.must_match:
+            return True
+        return not any(
+            other.spoke
+            for other in self._link.directions.values()
+            if other.connection == self.connection
+        )
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
         if self._foreign:
@@ -205,6 +213,7 @@ class DrbdDirection:
 
     def _packet(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         command = packet.command
+        self.spoke = True
         if self._link.tap is not None:
             self._link.tap(self.sender, packet)
         if not self.socket:
@@ -317,7 +326,7 @@ class DrbdDirection:
                         bytes(body[_DATA_BYTES : _DATA_BYTES + size]),
                         integrity.digest(payload),
                     )
-                    agreed = bool(session.algorithms)
+                    agreed = session.is_agreed
         clear_bytes = 0
         if integrity is not None and not packet.tentative:
             clear_bytes = _HEADER_BYTES[packet.header] + len(body) - len(payload)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from freezeframe.harness.core.link.drbd.digests import INTEGRITY, Integrity
+from freezeframe.harness.core.link.drbd.digests import BY_SIZE, INTEGRITY, Integrity
 from freezeframe.harness.core.link.messages import LinkSession
 from freezeframe.harness.wire import drbd
 
@@ -35,7 +35,8 @@ class DrbdSession(LinkSession):
     algorithms: dict[str, str] = field(default_factory=dict)
     """Address -> integrity algorithm that it announced."""
     assumed_algorithm: str = ""
-    """Taken for an end whose P_PROTOCOL was not captured; "" is then unknown."""
+    """Named by the bench file, for an end whose P_PROTOCOL was not captured; "": it is inferred
+    from the digest's size."""
     ending: bool = False
     """Its data socket is closing: the next connection that opens begins another session."""
     nodes: dict[str, int] = field(default_factory=dict)
@@ -62,11 +63,16 @@ class DrbdSession(LinkSession):
             assumed = INTEGRITY.get(self.assumed_algorithm) if self.assumed_algorithm else None
             if assumed is not None and assumed.size_bytes == left_over:
                 return assumed
-            return Integrity("unknown", left_over, None)
+            return BY_SIZE.get(left_over) or Integrity("unknown", left_over, None)
         known = INTEGRITY.get(announced)
         if known is None:
             return Integrity(announced, left_over, None)
         return known if known.size_bytes == left_over and data_bytes >= left_over else None
+
+    @property
+    def is_agreed(self) -> bool:
+        """The algorithm is certain: an end announced it, or the bench file names it."""
+        return bool(self.algorithms or self.assumed_algorithm)
 
     @property
     def is_nine(self) -> bool:

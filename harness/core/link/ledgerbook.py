@@ -1,0 +1,139 @@
+"""The books that the ledger keeps: the rows of one session, and what may be concluded from them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.core.link.messages import Answer, BarrierAnswer
+
+MAX_SESSIONS: Final = 64
+"""Kept at once; a rig has one or two."""
+MAX_UNFINISHED: Final = 65536
+"""Unacknowledged writes kept a session; a node has at most some thousands in flight."""
+KEPT_ROWS: Final = 8192
+"""Finished rows kept a session: the window in which a repeated acknowledgement is known as one."""
+MAX_OPEN_BARRIERS: Final = 4096
+MAX_DOUBTFUL: Final = 256
+MAX_EARLY: Final = 4096
+"""Answers remembered that came before what they answer."""
+JUDGEMENT_NS: Final = 100 * NS_PER_MS
+"""A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole
+by then, since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole
+is certain."""
+SUSPECT_NS: Final = NS_PER_S
+"""A capture that has just lost frames may have lost an answer together with every later sign of
+it."""
+EXCERPT_BYTES: Final = 64
+CRC32C: Final = "crc32c"
+"""The digest that the stamps of our own writer use too."""
+MATCHES_TO_BELIEVE: Final = 16
+"""Digests of an inferred algorithm that must fit, in a session and direction, before one that does
+not fit is the data's fault and not the inference's. One of 4 bytes fits by chance in 1 of 2**32."""
+REORDER_NS: Final = 5 * NS_PER_MS
+REORDER_FRAMES: Final = 64
+"""Two sockets, queues, taps or merged files: an answer may be captured so much before what it
+answers, at most."""
+MAX_ASSEMBLING: Final = 1024
+"""Writes of a session whose data are still coming ..."""
+MAX_ASSEMBLED_BYTES: Final = 64 << 20
+"""... and what is held of the data of all of them."""
+
+NOT_KNOWN: Final = -1
+"""In place of an epoch's number of writes: some may not have been captured."""
+_T = TypeVar("_T")
+_V = TypeVar("_V")
+
+
+@dataclass(eq=False, slots=True)
+class Assembly:
+    """A write whose data are still coming."""
+
+    row: WriteRow
+    data: bytearray | None
+    """None: too much is being put together already."""
+    missing_bytes: int
+
+
+@dataclass(eq=False, slots=True)
+class Book:
+    """The rows of one session."""
+
+    unfinished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
+    finished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
+    epoch: int = 0
+    epoch_writes: int = 0
+    epoch_known: bool = False
+    """No write of the current epoch can have been missed."""
+    barriers: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    """Cookie -> writes before it, or NOT_KNOWN."""
+    early_acks: OrderedDict[Hashable, Answer] = field(default_factory=OrderedDict)
+    """Answers that no write waited for: the capture gives out a write late when it stood behind a
+    hole of its stream, while that of the answers ran on."""
+    early_barrier_acks: OrderedDict[bytes, BarrierAnswer] = field(default_factory=OrderedDict)
+    """The same for barriers."""
+    matches: dict[str, int] = field(default_factory=dict)
+    """Sender -> digests of an algorithm that was only inferred, and that fitted."""
+    assembling: dict[Hashable, Assembly] = field(default_factory=dict)
+    """Writes whose data come in several messages."""
+    silence_unknown_to_ns: Ns = -1
+    """The capture may lack answers from before this time: silence about what was sent until then
+    proves nothing."""
+    suspect_to_ns: Ns = -1
+    """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes
+    either."""
+    complete: bool = False
+    """Every write that an acknowledgement may still name was captured."""
+    blind_since_barrier: bool = True
+    """No barrier was captured since writes may have been missed."""
+    leaving: bool = False
+    """An end has announced that it disconnects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """A finding that a hole in the capture may yet explain."""
+
+    due_ns: Ns
+    session: int
+    key: Hashable | None
+    event: LedgerEvent
+
+
+def is_disorder(answer: Answer | BarrierAnswer, t_ns: Ns, packet_no: int) -> bool:
+    """Whether an answer that was given out before what it answers, which was captured at ``t_ns`` in
+    frame ``packet_no``, is only out of order. Given out later than captured: it stood behind a
+    hole."""
+    if answer.packet_no > packet_no:
+        return True
+    return packet_no - answer.packet_no <= REORDER_FRAMES and t_ns - answer.t_ns <= REORDER_NS
+
+
+def keep(book: Book, key: Hashable, row: WriteRow) -> None:
+    book.finished[key] = row
+    if len(book.finished) > KEPT_ROWS:
+        book.finished.popitem(last=False)
+
+
+def remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
+    early[key] = value
+    if len(early) > MAX_EARLY:
+        early.popitem(last=False)
+
+
+def forget_writes(book: Book) -> None:
+    """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has
+    come round."""
+    book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
+
+
+def silence_unknown(book: Book, t_ns: Ns) -> None:
+    book.silence_unknown_to_ns = max(book.silence_unknown_to_ns, t_ns)
+    for cookie in book.barriers:
+        book.barriers[cookie] = NOT_KNOWN
+    for row in book.unfinished.values():
+        row.unknown = True
