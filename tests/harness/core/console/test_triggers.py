@@ -376,7 +376,7 @@ def test_lines_of_the_kernel_source(line: bytes, name: str) -> None:
 REAL_FAILURES = GOLDEN_DRBD / "node-failures.log"
 REAL_RULES = {
     "digest-failed", "receive-error", "bad-barrier-ack", "protocol-error", "remote-timeout", "ping-timeout",
-    "wrong-packet", "beyond-end", "unknown-request", "split-brain", "unrelated-data",
+    "connection-timeout", "wrong-packet", "beyond-end", "unknown-request", "split-brain", "unrelated-data",
 }  # fmt: skip
 
 
