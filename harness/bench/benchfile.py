@@ -1,9 +1,9 @@
-"""Bench files and scenario files: what a bench is made of, and what is done to it. See
+"""Bench files and scenario files: the parts of a bench, and what a run does with it. See
 docs/bench-files.md.
 
-A file is found by its path, or by its bare name among those that come with FreezeFrame. Paths in a
-file are relative to the file. ``{run}`` and ``{supply_port}`` stand for the run's own directory and
-the simulated supply's port; only a bench with a [simulation] has these.
+A file is given by its path, or by the bare name of one that comes with FreezeFrame. Paths in a
+file are relative to the file. ``{run}`` and ``{supply_port}`` stand for the directory of the run
+and the port of the simulated supply; only a bench with [simulation] has these.
 """
 
 import json
@@ -49,24 +49,25 @@ class BenchTable(Table):
 
 
 class SimulationTable(Table):
-    """The pair is simulated on this machine."""
+    """``[simulation]``: the pair is simulated on this machine."""
 
     size_mib: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Size of each controller's volume."""
+    """Size of the volume of each controller."""
     autonomic: bool = False
-    """The secondary instructs the primary itself, over a second link between the two."""
+    """Autonomic mode: the secondary instructs the primary, over a second link between them."""
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
-    """Of the replication link: jumbo frames, as such links are set up with."""
+    """MTU of the replication link; such links usually use jumbo frames."""
 
 
 class RigTable(Table):
-    """The pair is two virtual Linux nodes on this machine: see freezeframe.harness.rigs."""
+    """``[rig]``: the pair is two virtual Linux nodes on this machine. See
+    freezeframe.harness.rigs."""
 
     size_mib: Annotated[int, Field(ge=8, le=4096)] = 64
-    """Size of each node's volume."""
+    """Size of the volume of each node."""
     memory_mib: Annotated[int, Field(ge=192, le=4096)] = 256
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 1500
-    """Of the replication link."""
+    """MTU of the replication link."""
 
 
 class ControllerTable(Table):
@@ -74,14 +75,14 @@ class ControllerTable(Table):
     serial_number: Annotated[
         str, Field(pattern=r"^[!-~]+$", max_length=control.SERIAL_NUMBER_BYTES)
     ]
-    """A controller that answers with another one is not touched."""
+    """Expected serial number. A controller with another one is never instructed."""
     console: Text
     """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
     control: Text
-    """The same; may be the console's own line, which then carries both."""
+    """Same forms as ``console``. It may be the console's own line, which then carries both."""
     host: Text
-    """The host driver's URL of the controller's volume: nbd://HOST:PORT, nbd+unix:///?socket=PATH,
-    blockdev:///dev/..."""
+    """URL of the controller's volume for the host driver: nbd://HOST:PORT,
+    nbd+unix:///?socket=PATH, blockdev:///dev/..."""
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
@@ -94,16 +95,16 @@ class PowerTable(Table):
     volts: Annotated[float, Field(gt=0, le=60)] = 12.0
     limit_a: Annotated[float, Field(gt=0, le=100)] = 3.0
     safe_state: Literal["off", "leave"]
-    """What every exit does with the outputs."""
+    """State of the outputs after every exit."""
 
 
 class PolicyTable(Table):
     rules: Annotated[list[Text], Field(min_length=1, max_length=32)]
     """Rule files."""
     instruct: Sides = Field(default_factory=lambda: list(SIDES))
-    """Who is instructed on a trigger whose rule does not say it."""
+    """Sides to instruct for a rule without ``instruct``, in this order."""
     instructed_by: Literal["harness", "secondary"] = "harness"
-    """"secondary": the pair is in autonomic mode, the secondary instructs the primary over their
+    """"secondary": the pair is in autonomic mode. The secondary instructs the primary over their
     own link; the harness sends no frame, it watches, collects and compares."""
     reply_timeout_s: Seconds = 2.0
     boot_timeout_s: Seconds = 10.0
@@ -111,12 +112,12 @@ class PolicyTable(Table):
     rejoin_timeout_s: Seconds = 20.0
     on_hung_warmstart: Literal["power-cycle", "give-up"] = "give-up"
     power_off_s: Seconds = 1.0
-    """How long the output stays off in a power cycle."""
+    """Off time of the output in a power cycle."""
     redrive: bool = False
-    """Before the warmstart: save without disturbing, send the failing write again, tell transient
-    from deterministic."""
+    """Before the warmstart, save without a restart and send the failing write again, to
+    distinguish a transient fault from a deterministic one."""
     redrive_timeout_s: Seconds = 3.0
-    """How long a write that was sent again is watched."""
+    """Observation time of a write that was sent again."""
 
     def recovery(self) -> RecoveryPolicy:
         return RecoveryPolicy(
@@ -130,9 +131,9 @@ class PolicyTable(Table):
 
 class WorkloadTable(Table):
     driver: Name = "nbd"
-    """Who writes: nbd and blockdev are the stamped writer, fio is fio."""
+    """Workload driver: nbd and blockdev are the stamped writer, fio is fio."""
     bytes_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 64
-    """Host writes in all; a volume that is smaller is written over and over."""
+    """Total amount of host writes; a smaller volume is overwritten repeatedly."""
     write_kib: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 64
     queue_depth: Annotated[int, Field(ge=1, le=256)] = 16
 
@@ -142,7 +143,7 @@ class WorkloadTable(Table):
 
 
 class Bench(Table):
-    """A bench file. Frozen; ``resolve`` gives the one of a run."""
+    """A bench file. Immutable; ``resolve`` returns the one of a run."""
 
     bench: BenchTable
     simulation: SimulationTable | None = None
@@ -157,7 +158,7 @@ class Bench(Table):
 
     @property
     def path(self) -> Path:
-        """The file that it was read from."""
+        """Path of the file."""
         return self._path
 
     @property
@@ -173,20 +174,20 @@ class Bench(Table):
                 if found not in PLACEHOLDERS:
                     yield where, f"unknown placeholder {found}; allowed: {', '.join(PLACEHOLDERS)}"
                 elif self.simulation is None and (self.rig is None or found != "{run}"):
-                    yield where, f"{found} stands only in a bench that has a [simulation]"
+                    yield where, f"{found} is only allowed in a bench with [simulation]"
         if self.simulation is not None and self.rig is not None:
-            yield ("rig",), "a bench has a [simulation] or a [rig], not both"
+            yield ("rig",), "[simulation] and [rig] exclude each other"
         if self.primary.serial_number == self.secondary.serial_number:
             yield (
                 ("secondary", "serial_number"),
-                "is the primary's too; each controller has its own",
+                "is also the primary's; each controller needs its own",
             )
         lines = {self.primary.console, self.primary.control}
         for key in ("console", "control"):
             if getattr(self.secondary, key) in lines:
                 yield (
                     ("secondary", key),
-                    "is a line of the primary's too; each controller has its own",
+                    "is also a line of the primary; each controller needs its own",
                 )
         for key, wrong in self.link.faults():
             yield ("link", key), wrong
@@ -200,11 +201,11 @@ class Bench(Table):
         if self.policy.redrive and self.policy.instructed_by == "secondary":
             yield (
                 ("policy", "redrive"),
-                "needs instructed_by = 'harness': who instructs itself has no frame of ours",
+                "needs instructed_by = 'harness': in autonomic mode the harness sends no frame",
             )
 
     def resolve(self, run_dir: Path, supply_port: int) -> Self:
-        """The bench of one run: placeholders replaced, nothing else changed."""
+        """Return the bench of one run: placeholders replaced, nothing else changed."""
         values = {"{run}": str(run_dir), "{supply_port}": str(supply_port)}
 
         def replaced(value: Any) -> Any:
@@ -233,7 +234,7 @@ class Bench(Table):
         return found
 
     def with_workload(self, overrides: "WorkloadOverrides") -> Self:
-        """The bench with a scenario's workload."""
+        """Return the bench with the workload of a scenario."""
         workload = self.workload.model_copy(update=overrides.model_dump(exclude_none=True))
         changed = self.model_copy(update={"workload": workload})
         changed._path = self._path
@@ -242,15 +243,15 @@ class Bench(Table):
 
 # --- scenarios ----------------------------------------------------------------------------------------------
 class FaultTable(Table):
-    """One armed fault; its side is the kind's own unless it is named (hung_warmstart can be
-    either's)."""
+    """One fault to arm. Its side follows from the kind, unless given (hung_warmstart is possible
+    on both sides)."""
 
     kind: Annotated[FaultKind, Field(strict=False)]
     side: Side | None = None
     at_write: Annotated[int, Field(ge=1)] = 1
-    """The n-th replicated write after arming."""
+    """Fires at this replicated write, counted from arming."""
     spread_writes: Annotated[int, Field(ge=0)] = 0
-    """The run's seed adds 0 to so many writes to ``at_write``."""
+    """The seed of the run adds 0 to this number of writes to ``at_write``."""
     count: Annotated[int, Field(ge=1, le=1000)] = 1
     delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
 
@@ -269,9 +270,9 @@ class WorkloadOverrides(Table):
 class ExpectTable(Table):
     detected: bool
     rules: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
-    """At least one of these must fire; empty: any."""
+    """At least one of these rules must trigger; empty: any rule."""
     power_cycle: bool = False
-    """A controller comes back only by its power."""
+    """A controller returns only after a power cycle."""
 
 
 class Scenario(Table):
@@ -300,14 +301,20 @@ class Scenario(Table):
             if fault.on_side != traits.side and not traits.either_side:
                 yield ("faults", index, "side"), f"{kind} is the {traits.side}'s"
         if self.expect.rules and not self.expect.detected:
-            yield ("expect", "rules"), "nothing is to be detected, so no rule can be expected"
+            yield (
+                ("expect", "rules"),
+                "nothing is expected to be detected, so no rule can be expected",
+            )
         if self.faults and not self.expect.detected:
-            yield ("expect", "detected"), "a fault that nobody is to detect proves nothing"
+            yield (
+                ("expect", "detected"),
+                "a fault that is not expected to be detected proves nothing",
+            )
 
     def fault_plan(self, side: Side, seed: int) -> dict[str, Any]:
-        """What SET_FAULTS tells the controller of ``side``: the same seed gives the same plan.
+        """Return the fault plan (SET_FAULTS) for ``side``. The same seed gives the same plan.
 
-        Faults with equal ``at_write`` and ``spread_writes`` strike at the same write.
+        Faults with equal ``at_write`` and ``spread_writes`` fire at the same write.
         """
         entries = []
         for fault in self.faults:
@@ -326,8 +333,8 @@ class Scenario(Table):
 
 
 def attached(bench: Bench) -> str:
-    """A bench file for the running simulation that ``bench`` (resolved) is part of: what it has is
-    met as on a real rig, and its power stays with whoever started it."""
+    """Return a bench file for the running simulation of ``bench`` (resolved). Its parts are used
+    as on a real rig, and its power is left to the command that started it."""
     tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
     tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
     if bench.power is not None:
@@ -335,7 +342,7 @@ def attached(bench: Bench) -> str:
     lines = []
     for name, table in tables.items():
         lines.append(f"[{name}]")
-        # Strings, numbers, booleans and lists of strings of JSON are TOML too.
+        # Strings, numbers, booleans and lists of strings have the same form in JSON and TOML.
         lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
         lines.append("")
     return "\n".join(lines)
@@ -346,18 +353,18 @@ F = TypeVar("F", Bench, Scenario)
 
 
 def load_bench(what: str | Path) -> Bench:
-    """The bench file at path ``what``, or the built-in bench of that name. UsageError names every
-    problem."""
+    """Load the bench file at path ``what``, or the built-in bench of that name. UsageError names
+    every problem."""
     return _load(what, Bench, builtin_folder(), "bench")
 
 
 def load_scenario(what: str | Path) -> Scenario:
-    """The same for a scenario file."""
+    """Load a scenario file in the same way."""
     return _load(what, Scenario, builtin_folder() / "scenarios", "scenario")
 
 
 def builtin_folder() -> Path:
-    """Where the bench files that come with FreezeFrame are, from a checkout or installed."""
+    """Return the folder of the built-in bench files, in a checkout or an installation."""
     return Path(str(resources.files("freezeframe.bench_configs"))).resolve()
 
 
@@ -385,7 +392,8 @@ def _load(what: str | Path, model: type[F], folder: Path, kind: str) -> F:
 
 
 def _text(path: Path) -> str:
-    """A configuration file's text, bounded. UsageError: not there, not readable, not UTF-8."""
+    """Read the text of a configuration file, up to a limit. Raises UsageError: missing,
+    unreadable, not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(4 * MAX_CONFIG_CHARS + 1)
@@ -410,8 +418,8 @@ def _strings(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
 
 # --- check --------------------------------------------------------------------------------------------------
 def check(what: str | Path) -> list[CheckResult]:
-    """All that can be said about a bench file without touching the bench; never raises for a wrong
-    file."""
+    """Check everything about a bench file that is possible without opening the bench. Never raises
+    for a wrong file."""
     try:
         bench = load_bench(what)
     except UsageError as error:
@@ -489,7 +497,9 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
             problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     why_not = unplayable(bench, scenario)
     if why_not:
-        yield CheckResult(name=name, status="warning", detail=f"cannot be played here: {why_not}")
+        yield CheckResult(
+            name=name, status="warning", detail=f"cannot run on this bench: {why_not}"
+        )
         return
     if scenario.name != path.stem:
         problems.append(f"its file is called {path.name}")
@@ -502,10 +512,10 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
 
 
 def unplayable(bench: Bench, scenario: Scenario) -> str:
-    """Why a bench cannot play a scenario; empty: it can."""
+    """Return why a bench cannot run a scenario; "": it can."""
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
         return "needs on_hung_warmstart = 'power-cycle'"
     inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
     if bench.rig is not None and inside:
-        return f"{', '.join(inside)} is not made in the link but inside a controller"
+        return f"{', '.join(inside)} happens inside a controller, not in the link"
     return ""

@@ -1,9 +1,10 @@
-"""Drivers found by name: loaded only when a bench file names them, and each failing step told by
-itself.
+"""Find drivers by name. A driver is loaded only when a bench file names it; each failing step has
+an error of its own.
 
-A name is looked up in the entry-point group ``freezeframe.drivers`` of whatever is installed, then
-among our own (so that a checkout without an installation works too). A driver is a class, or a
-callable that returns an object, that plays one role of ``freezeframe.harness.roles``.
+A name is looked up in the entry-point group ``freezeframe.drivers`` of all installed packages,
+then among the built-in drivers (so that a checkout without an installation works too). A driver is
+a class, or a callable that returns an object, that implements one role of
+``freezeframe.harness.roles``.
 """
 
 import difflib
@@ -29,13 +30,13 @@ BUILT_IN: Final = {
 
 
 def names() -> list[str]:
-    """Names of all drivers that can be asked for."""
+    """Return the names of all available drivers."""
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def find(name: str) -> EntryPoint:
-    """Where driver ``name`` is, not loaded yet. UsageError: there is none, or two packages give
-    one."""
+    """Return the location of driver ``name`` without loading it. Raises UsageError: not found, or
+    provided by two packages."""
     installed = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if len(installed) > 1:
         given = " and ".join(
@@ -54,15 +55,15 @@ def find(name: str) -> EntryPoint:
 
 
 def load(name: str, role: type) -> Callable[..., Any]:
-    """The class of driver ``name``, which must play ``role`` (a Protocol of
+    """Load the class of driver ``name``, which must implement ``role`` (a Protocol of
     ``freezeframe.harness.roles``).
 
-    UsageError: not found, or of another role. RigError: its module cannot be imported.
+    Raises UsageError: not found, or another role. RigError: its module cannot be imported.
     """
     point = find(name)
     try:
         module = importlib.import_module(point.module)
-    except Exception as error:  # whatever a third party's module raises, the bench cannot be used
+    except Exception as error:  # a third-party module may raise anything; the bench cannot be used
         raise RigError(
             f"driver {name!r}: importing {point.module} failed: {type(error).__name__}: {error}"
         ) from error
@@ -77,7 +78,7 @@ def load(name: str, role: type) -> Callable[..., Any]:
         ]
         if missing:
             raise UsageError(
-                f"driver {name!r} does not play the role {role.__name__}: {point.value} has no "
+                f"driver {name!r} does not implement the role {role.__name__}: {point.value} has no "
                 f"{', '.join(f'{method}()' for method in missing)}"
             )
     elif not callable(loaded):
@@ -86,7 +87,7 @@ def load(name: str, role: type) -> Callable[..., Any]:
 
 
 def methods(role: type) -> list[str]:
-    """Names of the methods that a role asks for."""
+    """Return the names of the methods that a role requires."""
     return [
         name for name, value in vars(role).items() if callable(value) and not name.startswith("_")
     ]

@@ -1,8 +1,8 @@
-"""The simulated bench: two namespaces joined by a replication link, and the supply process that
-powers the controllers.
+"""Start the simulated bench: two namespaces joined by a replication link, and the supply process
+that powers the controllers.
 
-Nothing here knows the firmware: it is started as ``python -m freezeframe.firmware_sim``, and met
-only through its ports.
+This module knows nothing about the firmware: it starts ``python -m freezeframe.firmware_sim`` and
+uses only its ports.
 """
 
 import contextlib
@@ -23,14 +23,15 @@ from freezeframe.harness.errors import RigError
 
 REPLICATION_PORT: Final = 7788
 START_TIMEOUT_S: Final = 15.0
-"""From the supply's start to its port file; a loaded 2-core machine needs about one second."""
+"""Timeout from the start of the supply to its port file; a loaded 2-core machine needs about one
+second."""
 STOP_TIMEOUT_S: Final = 5.0
 
 
 class Simulation:
-    """The wiring and the mains of a simulated bench. Ports appear in ``run_dir``: SIDE.console,
-    SIDE.control (PTYs), SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with this
-    process, even when it is killed."""
+    """The wiring and power of a simulated bench. Ports appear in ``run_dir``: SIDE.console,
+    SIDE.control (PTYs), SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with
+    this process, even if it is killed."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Simulation:
         seed: int = 0,
         autonomic: bool = False,
     ) -> None:
-        """``shared_lines``: whose control frames share the console's UART."""
+        """``shared_lines``: sides whose control frames share the UART of the console."""
         self.run_dir = run_dir
         self._shared_lines = shared_lines
         self.supply_port = 0
@@ -124,7 +125,7 @@ class Simulation:
                 else ["--peer-control", peer, "--autonomic"]
             )
         if not self._link.keeps_order:
-            # On one processor there is one queue, and no frame overtakes another.
+            # On one processor there is one queue, so frames are not reordered.
             argv = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *argv]
         return argv
 
@@ -145,7 +146,7 @@ class Simulation:
         )
 
     def close(self) -> None:
-        """Power off and take the wiring away; bounded."""
+        """Switch the power off and remove the wiring, within a time limit."""
         if self._supply.stdin is not None:
             self._supply.stdin.close()
         if self._supply.poll() is None:

@@ -1,4 +1,4 @@
-"""The command line. ``main`` is small: hardly any time passes before Ctrl-C is understood."""
+"""The command line. ``main`` imports little, so that Ctrl-C works almost from the start."""
 
 from freezeframe.harness.cli import interrupt
 

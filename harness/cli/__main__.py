@@ -1,4 +1,4 @@
-"""``python -m freezeframe.harness.cli`` is ``freezeframe``."""
+"""Run ``freezeframe`` as ``python -m freezeframe.harness.cli``."""
 
 from freezeframe.harness.cli import main
 

@@ -1,8 +1,8 @@
-"""The command ``freezeframe``: its options, and nothing else. Each command's work is in its own
-module.
+"""Define the command ``freezeframe`` and its options. The work of each command is in a module of
+its own.
 
-Modules of the bench are imported when a command needs them: ``--help`` and shell completion answer
-at once.
+Modules of the bench are imported only when a command needs them, so that ``--help`` and shell
+completion answer at once.
 """
 
 import signal
@@ -17,7 +17,7 @@ from freezeframe.harness.cli.output import CommandLineError, refuse, reported, s
 
 app = typer.Typer(
     name="freezeframe",
-    help="Watch a pair of replicating storage controllers, freeze both at the first wrong byte, and collect what they knew.",
+    help="Watch a pair of replicating storage controllers. On a trigger, save what both know as one incident.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,7 +33,7 @@ BenchOption = Annotated[
         "--bench",
         "-b",
         envvar="FREEZEFRAME_BENCH",
-        help="Bench file, or the name of a built-in one.",
+        help="Bench file, or the name of a built-in bench.",
         metavar="FILE",
         autocompletion=complete.benches,
     ),
@@ -41,12 +41,18 @@ BenchOption = Annotated[
 OutOption = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", envvar="FREEZEFRAME_OUT", help="Where the incidents are.", metavar="DIR"
+        "--out", "-o", envvar="FREEZEFRAME_OUT", help="Folder of the incidents.", metavar="DIR"
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 SeedOption = Annotated[
-    int, typer.Option("--seed", help="Same seed, same run.", min=0, max=2**63 - 1)
+    int,
+    typer.Option(
+        "--seed",
+        help="Seed of the workload and the faults; the same seed repeats the run.",
+        min=0,
+        max=2**63 - 1,
+    ),
 ]
 SideArgument = Annotated[
     str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
@@ -54,7 +60,7 @@ SideArgument = Annotated[
 IncidentArgument = Annotated[
     str,
     typer.Argument(
-        help="Its id, the start of it, its folder, or 'last'.",
+        help="Incident id or its first characters, its folder, or 'last'.",
         metavar="INCIDENT",
         autocompletion=complete.incidents,
     ),
@@ -83,7 +89,7 @@ def run(
     scenario: Annotated[
         str,
         typer.Argument(
-            help="Scenario file, or the name of a built-in one.",
+            help="Scenario file, or the name of a built-in scenario.",
             metavar="SCENARIO",
             autocompletion=complete.scenarios,
         ),
@@ -92,28 +98,27 @@ def run(
     seed: SeedOption = 1,
     out: OutOption = DEFAULT_OUT,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the folder of a clean run too.")
+        bool, typer.Option("--keep", help="Keep the incident folder even if nothing went wrong.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one scenario: write, break, see, freeze, collect, compare."""
+    """Run one scenario: write data, inject faults, react to triggers, collect, compare."""
     with reported(as_json):
         from freezeframe.harness.cli import runs
 
         runs.run(scenario, bench, seed=seed, out_dir=out, keep=keep, as_json=as_json)
 
 
-@app.command(short_help="Watch a pair that others write to, until Ctrl-C.")
+@app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")
 def watch(
     bench: BenchOption = "sim",
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a pair that others write to, until stopped with Ctrl-C; each trigger becomes an
-    incident.
+    """Watch a pair that other hosts write to, until Ctrl-C. Each trigger becomes an incident.
 
-    Between two incidents nothing is watched for some seconds; the next incident says from when to
-    when.
+    After an incident the watch restarts, which takes some seconds. The next incident records the
+    gap.
     """
     with reported(as_json):
         from freezeframe.harness.cli import runs
@@ -125,7 +130,10 @@ def watch(
 def list_(
     out: OutOption = DEFAULT_OUT,
     kinds: Annotated[
-        bool, typer.Option("--kinds", help="A line a kind, with how often it was seen.")
+        bool,
+        typer.Option(
+            "--kinds", help="One row per kind of incident, with its number of occurrences."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,36 +144,39 @@ def list_(
         incidents.list_incidents(out, kinds=kinds, as_json=as_json)
 
 
-@app.command(short_help="Find incidents by the words in them.")
+@app.command(short_help="Search incidents for words.")
 def search(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="Words, or how they begin; all of them must be in it.", metavar="WORDS"
+            help="Words or word beginnings; an incident must contain all of them.", metavar="WORDS"
         ),
     ],
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Find incidents by the text of their consoles, triggers and notes."""
+    """Search the consoles, triggers and notes of all incidents."""
     with reported(as_json):
         from freezeframe.harness.cli import incidents
 
         incidents.search(" ".join(words), out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents, never the first or newest of a kind.")
+@app.command(short_help="Remove old incidents; keep the first and newest of each kind.")
 def prune(
     keep_gib: Annotated[
-        float, typer.Option("--keep-gib", help="Size to come down to.", metavar="N")
+        float,
+        typer.Option(
+            "--keep-gib", help="Remove incidents until the folder is at most N GiB.", metavar="N"
+        ),
     ],
     out: OutOption = DEFAULT_OUT,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be removed.")
+        bool, typer.Option("--dry-run", help="List what would be removed; remove nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old incidents; the first and the newest of each kind stay."""
+    """Remove old incidents. The first and the newest of each kind are kept."""
     with reported(as_json):
         from freezeframe.harness.cli import incidents
 
@@ -177,7 +188,11 @@ def show(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
     timeline: Annotated[
-        bool, typer.Option("--timeline", help="Also all sources on one clock, around the failure.")
+        bool,
+        typer.Option(
+            "--timeline",
+            help="Also print the events of all sources around the failure, on one clock.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,18 +203,23 @@ def show(
         incidents.show(incident, out, timeline=timeline, as_json=as_json)
 
 
-@app.command(short_help="Judge a recorded incident again, from its files.")
+@app.command(short_help="Compute the verdict again from an incident's files.")
 def replay(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
     timeline: Annotated[
         bool,
-        typer.Option("--timeline", help="Also all sources on one clock, from cause to detection."),
+        typer.Option(
+            "--timeline",
+            help="Also print the events of all sources from cause to detection, on one clock.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a recorded incident again, from its files alone: the same evidence gives the same
-    verdict."""
+    """Compute the verdict again from an incident's files, without a bench.
+
+    Exit status 0 if it is the recorded verdict, 1 if it differs, 4 if it is inconclusive.
+    """
     with reported(as_json):
         from freezeframe.harness.cli import verdicts
 
@@ -210,13 +230,12 @@ def replay(
 def adopt(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
-    to: Annotated[Path, typer.Option("--to", help="Where the two files go.", metavar="DIR")] = Path(
-        "adopted"
-    ),
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder for the two files.", metavar="DIR")
+    ] = Path("adopted"),
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a recorded incident into a scenario and a pytest that reproduce it on the simulated
-    pair."""
+    """Write a scenario and a pytest that reproduce an incident on the simulated pair."""
     with reported(as_json):
         from freezeframe.harness.cli import verdicts
 
@@ -269,7 +288,7 @@ def export(
         exports.export(incident, out, targets, redact=redact, as_json=as_json)
 
 
-rules_app = typer.Typer(help="Rule files, before they are armed.", no_args_is_help=True)
+rules_app = typer.Typer(help="Test rule files before use.", no_args_is_help=True)
 app.add_typer(rules_app, name="rules")
 
 
@@ -282,43 +301,42 @@ def _rules() -> None:
 def rules_test(
     files: Annotated[
         list[Path],
-        typer.Argument(help="The rule file to try; several count as one.", metavar="FILE..."),
+        typer.Argument(help="Rule file to test; several are combined.", metavar="FILE..."),
     ],
     against: Annotated[
         list[Path] | None,
         typer.Option(
             "--against",
-            help="Compare with this rule file, not with what was found then.",
+            help="Compare with this rule file instead of the recorded triggers.",
             metavar="FILE",
         ),
     ] = None,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay all recorded consoles and captures against a rule file: which hits are new, which are
-    lost?"""
+    """Apply a rule file to all recorded consoles and captures; list new and lost hits."""
     with reported(as_json):
         from freezeframe.harness.cli import lab
 
         lab.test(files, against or [], out, as_json=as_json)
 
 
-@app.command(short_help="Make one controller store a set and warmstart, now.")
+@app.command(short_help="Make one controller store a root cause data set and warmstart.")
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
-    """Warmstart one controller now: it stores its root cause data set and restarts."""
+    """Make one controller store a root cause data set and warmstart."""
     with reported(as_json):
         from freezeframe.harness.cli import devices
 
-        devices.freeze(side, bench, disruptive=True, as_json=as_json)
+        devices.instruct(side, bench, disruptive=True, as_json=as_json)
 
 
-@app.command(short_help="Make one controller store a set and run on.")
+@app.command(short_help="Make one controller store a root cause data set and continue.")
 def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
-    """Make one controller store a root cause data set and run on."""
+    """Make one controller store a root cause data set and continue without a restart."""
     with reported(as_json):
         from freezeframe.harness.cli import devices
 
-        devices.freeze(side, bench, disruptive=False, as_json=as_json)
+        devices.instruct(side, bench, disruptive=False, as_json=as_json)
 
 
 @app.command()
@@ -327,72 +345,74 @@ def pull(
     bench: BenchOption,
     out: OutOption = DEFAULT_OUT,
     set_id: Annotated[
-        int | None, typer.Option("--set", help="Which one; the newest by default.", min=0)
+        int | None, typer.Option("--set", help="Number of the set; default: the newest.", min=0)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pull a root cause data set that a controller holds."""
+    """Pull a stored root cause data set from a controller into a new incident."""
     with reported(as_json):
         from freezeframe.harness.cli import devices
 
         devices.pull(side, bench, out, set_id=set_id, as_json=as_json)
 
 
-@app.command(short_help="Say what this machine lacks, and the line to type.")
+@app.command(short_help="Check this machine; print what is missing and how to install it.")
 def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
-    """Say what this machine has, what is missing, and what to do about it."""
+    """Check this machine: tools, permissions, devices, disk space. Print how to fix each problem."""
     with reported(as_json):
         from freezeframe.harness.cli import benches
 
         benches.doctor(out, as_json=as_json)
 
 
-@app.command(short_help="Check a bench file without touching the bench.")
+@app.command(short_help="Check a bench file without opening the bench.")
 def check(
     bench: Annotated[
         str,
         typer.Argument(
-            help="Bench file, or the name of a built-in one.",
+            help="Bench file, or the name of a built-in bench.",
             metavar="BENCH",
             autocompletion=complete.benches,
         ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bench file, its rules, its drivers and its scenarios, without touching the bench."""
+    """Check a bench file, its rules, drivers and scenarios, without opening the bench."""
     with reported(as_json):
         from freezeframe.harness.cli import benches
 
         benches.check(bench, as_json=as_json)
 
 
-@app.command(short_help="Run a simulated pair to play with, until Ctrl-C.")
+@app.command(short_help="Start a simulated pair that other commands can use, until Ctrl-C.")
 def sim(
     bench: BenchOption = "sim",
     directory: Annotated[
         Path | None,
         typer.Option(
             "--dir",
-            help="Where its ports appear; by default a new directory under /tmp, gone at the end.",
+            help="Folder of its ports; default: a new one under /tmp, removed at the end.",
             metavar="DIR",
         ),
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a simulated pair until stopped with Ctrl-C, and print the bench file that other commands
-    reach it by."""
+    """Start a simulated pair, print the bench file that other commands use to reach it, and run
+    until Ctrl-C."""
     with reported(as_json):
         from freezeframe.harness.cli import benches
 
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
 
-rig_app = typer.Typer(help="A pair of virtual Linux nodes with DRBD.", no_args_is_help=True)
+rig_app = typer.Typer(
+    help="Start and stop a pair of virtual Linux nodes with DRBD.", no_args_is_help=True
+)
 app.add_typer(rig_app, name="rig")
 RigDirectory = Annotated[
     Path | None,
-    typer.Option("--dir", help="Where the rig is; by default runs find it there by themselves."),
+    typer.Option("--dir", help="Folder of the rig; runs find the default one by themselves."),
 ]
 
 
@@ -400,7 +420,7 @@ RigDirectory = Annotated[
 def rig_up(
     bench: BenchOption = "drbd_qemu", directory: RigDirectory = None, as_json: JsonOption = False
 ) -> None:
-    """Boot both nodes and leave them running."""
+    """Boot both nodes and keep them running after this command."""
     with reported(as_json):
         from freezeframe.harness.cli import rig
 
@@ -409,7 +429,7 @@ def rig_up(
 
 @rig_app.command("down")
 def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
-    """Take the rig down; only its logs and disks stay in its folder."""
+    """Stop the rig. Its logs and disks stay in its folder."""
     with reported(as_json):
         from freezeframe.harness.cli import rig
 
@@ -418,7 +438,7 @@ def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> Non
 
 @rig_app.command("status")
 def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
-    """Say what of the rig is running."""
+    """Report which parts of the rig are running."""
     with reported(as_json):
         from freezeframe.harness.cli import rig
 
@@ -426,11 +446,11 @@ def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> N
 
 
 def main() -> None:
-    """The command; its exit status is the process's."""
+    """Run the command and exit with its status."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # A closed terminal and a polite kill end a command as Ctrl-C does: in order, with the bench
-        # in its safe state.
-        if signal.getsignal(number) is signal.SIG_DFL:  # but nohup means what it says
+        # A closed terminal and a SIGTERM end a command as Ctrl-C does: everything is closed in
+        # order, the bench goes to its safe state. A signal that nohup ignores stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)

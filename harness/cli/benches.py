@@ -1,4 +1,4 @@
-"""``doctor``, ``check`` and ``sim``."""
+"""Implement the commands ``doctor``, ``check`` and ``sim``."""
 
 import signal
 from collections.abc import Sequence
@@ -29,21 +29,21 @@ MARK: Final = {
 
 
 def doctor(out_dir: Path, *, as_json: bool) -> None:
-    _tell(system.examine(out_dir), as_json=as_json, exit_code=EXIT_RIG)
+    _report(system.examine(out_dir), as_json=as_json, exit_code=EXIT_RIG)
 
 
 def check(bench: str, *, as_json: bool) -> None:
-    _tell(benchfile.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
+    _report(benchfile.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
 
 
-def _tell(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:
+def _report(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:
     failed = any(one.status == "problem" for one in findings)
     if as_json:
-        told: list[dict[str, Any]] = [
+        rows: list[dict[str, Any]] = [
             {"name": one.name, "status": one.status, "detail": one.detail, "remedy": one.remedy}
             for one in findings
         ]
-        print_json({"ok": not failed, "findings": told})
+        print_json({"ok": not failed, "findings": rows})
     else:
         for one in findings:
             mark, style = MARK[one.status]
@@ -58,10 +58,12 @@ def _tell(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> 
 def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> None:
     bench = benchfile.load_bench(name)
     if bench.simulation is None:
-        raise UsageError(f"{bench.path}: has no [simulation]: there is nothing to simulate")
+        raise UsageError(
+            f"{bench.path}: has no [simulation] table, so there is nothing to simulate"
+        )
     prepare(bench)
     if directory is None:
-        # Nobody will look for its volumes once the pair is gone.
+        # The volumes are of no use after the pair has ended.
         with run_directory() as run_dir:
             _simulate(bench, run_dir, seed=seed, as_json=as_json)
     else:
@@ -78,14 +80,14 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
     with OpenBench(bench, run_dir, seed=seed) as opened:
         attach = run_dir / "bench.toml"
         attach.write_text(benchfile.attached(opened.bench))
-        # The lines are for whoever attaches.
+        # Other commands open the lines.
         opened.release_lines()
         signal.signal(signal.SIGINT, on_signal)
         signal.signal(signal.SIGTERM, on_signal)
         if as_json:
             print_json({"bench": str(attach), "directory": str(run_dir)})
         else:
-            say("a simulated pair is running, until Ctrl-C")
+            say("a simulated pair is running; stop it with Ctrl-C")
             for side in SIDES:
                 table = opened.bench.controller(side)
                 for port, url in (
@@ -94,7 +96,7 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
                     ("host", table.host),
                 ):
                     say(f"  {side:<9} {port:<7} {escape(url)}")
-            say("in another terminal, for example:")
+            say("use it from another terminal, for example:")
             for line in ("watch", "run neg_ack", "save secondary"):
                 say(f"  freezeframe {line} --bench {escape(str(attach))}")
         while not stop:

@@ -1,5 +1,4 @@
-"""What the shell offers at a press of TAB. It must answer at once and never fail: no module of the
-bench is imported."""
+"""Shell completion. It must be fast and never fail, so it imports no module of the bench."""
 
 import contextlib
 from importlib import resources
@@ -7,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 INCIDENTS_SHOWN: Final = 50
-"""The newest: more do not help anybody who presses TAB."""
+"""Only this many of the newest incidents are offered."""
 
 
 def _built_in(folder: str) -> list[str]:
@@ -20,7 +19,7 @@ def _built_in(folder: str) -> list[str]:
 
 
 def _files(incomplete: str) -> list[str]:
-    """TOML files, and the directories in which there may be some."""
+    """Return TOML files, and directories that may contain some."""
     folder, _, start = incomplete.rpartition("/")
     found = []
     with contextlib.suppress(OSError):
@@ -49,7 +48,7 @@ def sides(incomplete: str) -> list[str]:
 
 
 def incidents(incomplete: str) -> list[str]:
-    """Those of the default folder."""
+    """Return incidents of the default folder."""
     with contextlib.suppress(OSError):
         names = sorted(
             (path.name for path in Path("incidents").iterdir() if path.is_dir()), reverse=True

@@ -1,4 +1,4 @@
-"""``warmstart``, ``save`` and ``pull``: one controller, by hand."""
+"""Implement the commands ``warmstart``, ``save`` and ``pull`` for one controller."""
 
 import secrets
 import time
@@ -26,10 +26,10 @@ def _side(name: str) -> Side:
     for side in SIDES:
         if name == side:
             return side
-    raise UsageError(f"{name}: no such side; allowed: {', '.join(SIDES)}")
+    raise UsageError(f"{name}: not a side; allowed: {', '.join(SIDES)}")
 
 
-def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> None:
+def instruct(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> None:
     side, bench = _side(name), load_bench(bench_name)
     prepare(bench)
     verb = "warmstart" if disruptive else "save"
@@ -46,9 +46,9 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
         reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
         if reply is None:
             raise RigError(
-                f"the {side} controller gave no answer to {verb} within {bench.policy.reply_timeout_s:g} s"
+                f"the {side} controller did not answer {verb} within {bench.policy.reply_timeout_s:g} s"
             )
-        told: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "side": side,
             "ok": reply.ok,
             "status": reply.status,
@@ -59,26 +59,26 @@ def freeze(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> No
         }
         if reply.ok and disruptive:
             seen = opened.await_boot(side, newer_than=identity.boot_epoch)
-            told["up_after_ms"] = (time.monotonic_ns() - sent_ns) / 1e6
-            told["boot_epoch"] = seen.boot_epoch
+            answer["up_after_ms"] = (time.monotonic_ns() - sent_ns) / 1e6
+            answer["boot_epoch"] = seen.boot_epoch
     if as_json:
-        print_json(told)
+        print_json(answer)
     elif not reply.ok:
         say(f"{side}: refused: {escape(reply.status)} {escape(reply.text)}")
     elif disruptive:
-        say(f"{side}: set {reply.set_id} stored, warmstarted")
+        say(f"{side}: set {reply.set_id} stored; the controller warmstarts")
         say(
-            f"{side}: up again in boot epoch {told['boot_epoch']} after {told['up_after_ms']:.0f} ms"
+            f"{side}: up again in boot epoch {answer['boot_epoch']} after {answer['up_after_ms']:.0f} ms"
         )
     else:
-        say(f"{side}: set {reply.set_id} stored, the controller runs on")
+        say(f"{side}: set {reply.set_id} stored; the controller continues")
     raise typer.Exit(EXIT_PASS if reply.ok else EXIT_DEVICE_FAILED)
 
 
 def _chosen(entries: list[SetEntry], set_id: int | None, side: Side) -> SetEntry:
     if not entries:
         raise UsageError(
-            f"the {side} controller holds no root cause data set; make one with: freezeframe save {side}"
+            f"the {side} controller holds no root cause data set; store one with: freezeframe save {side}"
         )
     if set_id is None:
         return max(entries, key=lambda one: one.set_id)
@@ -111,16 +111,16 @@ def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_js
             )
             raise
         incident.finish("pass")
-    told = {
+    result = {
         "side": side,
         "set": entry.set_id,
         "incident": str(incident.path.absolute()),
         **incident.record["sets"][side],
     }
     if as_json:
-        print_json(told)
+        print_json(result)
     else:
         say(
-            f"{side}: set {entry.set_id}, {text.byte_count(told['bytes'])}, {told.get('events', 0)} events"
+            f"{side}: set {entry.set_id}, {text.byte_count(result['bytes'])}, {result.get('events', 0)} events"
         )
         say(f"incident: {escape(str(incident.path.absolute()))}")

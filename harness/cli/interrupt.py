@@ -1,5 +1,7 @@
-"""Ctrl-C while nothing has begun: no KeyboardInterrupt, which some imports turn into errors of
-their own."""
+"""Handle Ctrl-C while the command is still importing modules.
+
+Some imports turn a KeyboardInterrupt into errors of their own, so the process exits directly.
+"""
 
 import os
 import signal
@@ -18,13 +20,13 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def leave_at_once() -> None:
-    """Until ``begin_work``: there is nothing to undo. A SIGINT that is ignored (nohup) stays so."""
+    """Exit at once on SIGINT until ``begin_work`` is called; there is nothing to undo yet. A
+    SIGINT that is ignored (nohup) stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 
 def begin_work() -> None:
-    """From now on things are opened: Ctrl-C is a KeyboardInterrupt, and they are closed in
-    order."""
+    """Raise KeyboardInterrupt on SIGINT from now on, so that everything opened is closed in order."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)

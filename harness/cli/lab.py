@@ -1,4 +1,4 @@
-"""``rules test``: what a changed rule file would have found."""
+"""Implement ``rules test``: compare the hits of a changed rule file with the recorded ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from freezeframe.harness.incidents.evidence import Evidence
 
 MAX_RULE_FILE_BYTES: Final = 1 << 20
 MAX_SHOWN: Final = 10
-"""New and lost hits told of each incident; --json has all."""
+"""New and lost hits printed per incident; ``--json`` has all of them."""
 
 
 def read_rules(paths: Sequence[Path]) -> RuleSet:
@@ -37,30 +37,28 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
     baseline = read_rules(against) if against else None
     known = store.incidents(out_dir)
     if not known:
-        raise UsageError(f"{out_dir}: no incidents here: nothing to try the rules on")
+        raise UsageError(f"{out_dir}: no incidents in this folder to test the rules on")
     hidden = as_json or not err.is_terminal
     results = [
         rulelab.compare(Evidence(one), rules, baseline)
-        for one in track(
-            known, description="replaying", console=err, transient=True, disable=hidden
-        )
+        for one in track(known, description="scanning", console=err, transient=True, disable=hidden)
     ]
     if as_json:
         print_json({"incidents": [_plain(one) for one in results], "rules": _totals(results)})
         return
     for result in results:
-        _tell(result)
+        _print_result(result)
     same = sum(1 for one in results if one.is_same)
-    say(f"{len(results)} incidents, {same} of them as before")
+    say(f"{len(results)} incidents, {same} of them unchanged")
     for rule, counts in _totals(results).items():
         say(f"  {rule}: {counts['new']} new, {counts['lost']} lost")
 
 
-def _tell(result: rulelab.RuleComparison) -> None:
+def _print_result(result: rulelab.RuleComparison) -> None:
     if result.is_same and not result.problems:
         return
     say(
-        f"{escape(result.incident)}: {result.kept} as before, {len(result.new)} new, {len(result.lost)} lost"
+        f"{escape(result.incident)}: {result.kept} unchanged, {len(result.new)} new, {len(result.lost)} lost"
     )
     for sign, style, hits in (("+", "green", result.new), ("-", "red", result.lost)):
         for place, text in hits[:MAX_SHOWN]:

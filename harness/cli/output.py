@@ -1,4 +1,4 @@
-"""What a person, or with --json a program, sees; and how an exception becomes an exit status."""
+"""Print results, as text or as JSON, and turn exceptions into exit statuses."""
 
 import contextlib
 import io
@@ -32,18 +32,17 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
 }
 
 CommandLineError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
-"""What is wrong with the command line itself; click's UsageError, whose module depends on typer's
-version."""
+"""click's UsageError: the command line itself is wrong. Its module depends on the version of
+typer."""
 
 
-# rich honours NO_COLOR and a stream that is no terminal by itself. Results go to stdout, all else
-# to stderr.
+# rich itself handles NO_COLOR and output that is not a terminal. Results go to stdout, messages to
+# stderr.
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """``| head`` has read what it wanted: that is no failure of ours."""
+        """Exit quietly when the reader of stdout, such as ``head``, has closed the pipe."""
         with contextlib.suppress(OSError):
-            # What is still buffered goes nowhere, so that the interpreter does not complain about
-            # it at its end.
+            # Discard buffered output; otherwise the interpreter reports an error when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_PASS)
 
@@ -52,19 +51,18 @@ out: Final = _Console(highlight=False, soft_wrap=True)
 err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
 UNFOLDED_COLUMNS: Final = 1000
-"""Width of a table that a program, a file or a pager reads: one row a line, whatever the terminal
-is."""
+"""Width of a table that is printed to a file or a pipe: each row stays on one line."""
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
-    """The one object that a program reads."""
+    """Print ``value`` as the one JSON object of the command."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     sys.stdout.flush()
 
 
 def show(table: RenderableType) -> None:
-    """A table: folded to a terminal's width; elsewhere one row a line, without blanks at its
-    end."""
+    """Print a table. On a terminal it is wrapped to the width; elsewhere each row is one line
+    without trailing blanks."""
     if out.is_terminal:
         out.print(table, soft_wrap=False)
         return
@@ -76,7 +74,7 @@ def show(table: RenderableType) -> None:
 
 
 def say(text: str, *, style: str = "") -> None:
-    """One line of result; ``text`` is never read as markup."""
+    """Print one line of the result. ``text`` is never interpreted as rich markup."""
     out.print(text, style=style or None, markup=False)
 
 
@@ -93,14 +91,14 @@ def _whose(error: HarnessError) -> tuple[str, str]:
 
 
 def complain(error: HarnessError) -> None:
-    """Whose fault it is, the thing, and what to do: on stderr."""
+    """Print an error to stderr: whose fault it is, what is wrong, what to do."""
     whose, _ = _whose(error)
     for line in str(error).splitlines() or [""]:
         err.print(f"freezeframe: {whose}: {escape(line)}", style="bold red", markup=False)
 
 
 def refuse(error: Any, *, as_json: bool) -> int:
-    """Tell of a CommandLineError; the exit status."""
+    """Print a CommandLineError and return the exit status."""
     if as_json:
         print_json(
             {"outcome": "usage", "error": {"whose": "usage", "text": error.format_message()}}
@@ -110,8 +108,8 @@ def refuse(error: Any, *, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _foreseen() -> Iterator[None]:
-    """Whatever is raised inside comes out as something that has an exit status of its own."""
+def _classified() -> Iterator[None]:
+    """Turn any exception raised inside into one with an exit status."""
     try:
         yield
     except (HarnessError, BrokenPipeError, typer.Exit):
@@ -121,25 +119,27 @@ def _foreseen() -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
-        raise own_mistake(error) from error
+        raise internal_error(error) from error
 
 
-def own_mistake(error: Exception) -> RigError:
-    """An exception that nobody foresaw, in one line: the rig is not to be trusted, and no device
-    has failed."""
+def internal_error(error: Exception) -> RigError:
+    """Return a one-line RigError for an unexpected exception. It never counts as a failure of a
+    device."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return RigError(
         f"internal error: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}); "
-        f"{TRACEBACK_VARIABLE}=1 shows where it came from, please report it"
+        f"{TRACEBACK_VARIABLE}=1 shows the traceback; please report it"
     )
 
 
 @contextlib.contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Around every command: no traceback for what can go wrong outside; the exit status says whose
-    fault it is."""
+    """Run the body of a command and report its errors.
+
+    Expected errors are printed without a traceback. The exit status says whose fault it is.
+    """
     try:
-        with _foreseen():
+        with _classified():
             yield
     except HarnessError as error:
         if as_json:
@@ -153,7 +153,7 @@ def reported(as_json: bool) -> Iterator[None]:
         err.print("freezeframe: interrupted", style="bold yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing to tell, and nobody to tell it to.
+        # The reader of our output has exited; there is nothing to report.
         with contextlib.suppress(OSError):
             sys.stderr.close()
         raise typer.Exit(EXIT_PASS) from None

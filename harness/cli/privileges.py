@@ -1,4 +1,4 @@
-"""What a command needs of the kernel before it begins."""
+"""Obtain the kernel privileges that a command needs before it starts."""
 
 import sys
 
@@ -8,10 +8,11 @@ from freezeframe.harness.edge.netns import ensure_privileges, join_holder
 
 
 def prepare(bench: Bench) -> None:
-    """A simulated bench needs network namespaces: without root this command starts over inside a
-    user namespace. So does one that meets a bench which another command simulates.
+    """Restart this command in a user namespace if the bench needs one.
 
-    RigError names the setting or the capability that is missing.
+    A simulated bench needs network namespaces, which without root need a user namespace. A command
+    that uses a bench simulated by another command joins the namespace of that command. Raises
+    RigError that names the missing setting or capability.
     """
     begin_work()
     argv = [sys.executable, *sys.orig_argv[1:]]

@@ -1,5 +1,5 @@
-"""``rig up``, ``rig down``, ``rig status``: a pair of virtual Linux nodes that stays up between
-runs."""
+"""Implement ``rig up``, ``rig down`` and ``rig status``: a pair of virtual Linux nodes that stays
+up between runs."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:
     bench = load_bench(bench_name)
     if bench.rig is None:
-        raise UsageError(f"{bench.path}: has no [rig]: there is nothing to bring up")
+        raise UsageError(f"{bench.path}: has no [rig] table, so there is nothing to start")
     prepare(bench)
     where = directory or default_directory()
     if not as_json and not image.is_built():
-        say("building the nodes' image (once)")
+        say("building the image of the nodes (only the first time)")
     rig = VirtualRig.start(virtual_config(bench, bench.rig, where, stays=True))
     rig.let_go()
-    _tell(rig, as_json=as_json)
+    _report(rig, as_json=as_json)
 
 
 def down(directory: Path | None, *, as_json: bool) -> None:
@@ -39,28 +39,28 @@ def down(directory: Path | None, *, as_json: bool) -> None:
 
 
 def status(directory: Path | None, *, as_json: bool) -> None:
-    _tell(VirtualRig(directory or default_directory()), as_json=as_json)
+    _report(VirtualRig(directory or default_directory()), as_json=as_json)
 
 
-def _tell(rig: VirtualRig, *, as_json: bool) -> None:
-    """Exit status 3 when the rig is not up, or only half."""
-    told: dict[str, Any] = {"directory": str(rig.directory), **rig.status()}
+def _report(rig: VirtualRig, *, as_json: bool) -> None:
+    """Print the state of the rig. Exit status 3 if it is not up, or only partly."""
+    status: dict[str, Any] = {"directory": str(rig.directory), **rig.status()}
     try:
         rig.check()
         problem = ""
     except RigError as error:
         problem = str(error)
     if as_json:
-        print_json({**told, "problem": problem})
+        print_json({**status, "problem": problem})
     else:
-        say(f"rig in {told['directory']}, process {told['pid']}: {told['image']}")
-        for side, node in told["nodes"].items():
+        say(f"rig in {status['directory']}, process {status['pid']}: {status['image']}")
+        for side, node in status["nodes"].items():
             say(
                 f"  {side:<9} {'running, process ' + str(node['pid']) if node['running'] else 'NOT RUNNING'}"
             )
             for line in node["last_lines"][-1:]:
                 say(f"            {escape(line)}")
-        link = told["link"]
+        link = status["link"]
         say(f"  link      {link['frames']} frames, {link['dropped']} dropped")
         for line in link["fired"]:
             say(f"            {escape(line)}")

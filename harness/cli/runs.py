@@ -1,4 +1,4 @@
-"""``run`` and ``watch``."""
+"""Implement the commands ``run`` and ``watch``."""
 
 from pathlib import Path
 from typing import Final
@@ -34,12 +34,12 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.report import text
 from freezeframe.harness.runs import campaign
 
-REFRESHES_A_SECOND: Final = 4
-"""Enough to look alive; the machine has better things to do."""
+REFRESHES_PER_SECOND: Final = 4
+"""Progress display updates per second. More would take processor time from the run."""
 
 
 class _Speed(ProgressColumn):
-    """Writing speed in the unit of the sizes beside it."""
+    """Shows the writing speed in MiB/s, the unit of the sizes in the same row."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -47,14 +47,14 @@ class _Speed(ProgressColumn):
 
 
 class TerminalView:
-    """A line for each thing that a person would want to know; on a terminal also one that moves."""
+    """Prints one line per step of a run to stderr; on a terminal also a progress display."""
 
     def __init__(self, quiet: bool, *columns: ProgressColumn) -> None:
         self._bar = Progress(
             *columns,
             console=err,
             transient=True,
-            refresh_per_second=REFRESHES_A_SECOND,
+            refresh_per_second=REFRESHES_PER_SECOND,
             disable=quiet or not err.is_terminal,
         )
         self._task: TaskID | None = None
@@ -79,7 +79,7 @@ class TerminalView:
     def line(self, text: str, style: str = "dim") -> None:
         if self._quiet:
             return
-        # Words are kept whole on a terminal; a file or a pipe gets one line.
+        # A terminal wraps between words; a file or a pipe gets one line per message.
         shown = Text(escape(text), style)
         if err.is_terminal:
             err.print(Padding(shown, (0, 0, 0, 2)), soft_wrap=False)
@@ -109,7 +109,7 @@ class RunView(TerminalView):
 
 
 class WatchView(TerminalView):
-    """Says all the time that it is awake, and what has passed over the link."""
+    """Shows a spinner and the counters of the replication link while the watch runs."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(
@@ -142,10 +142,10 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
         if result.incident is not None:
             say(f"incident: {escape(str(result.incident))}")
         elif result.outcome == "pass":
-            say("no incident: nothing went wrong, so nothing was kept (--keep keeps it)")
+            say("no incident kept: nothing went wrong (use --keep to keep it anyway)")
     elif result.outcome == "interrupted":
         err.print(
-            "freezeframe: interrupted before the first host write; nothing was kept",
+            "freezeframe: interrupted before the first host write; no incident was kept",
             style="bold yellow",
         )
     if result.error is not None:
@@ -167,7 +167,7 @@ def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
                 output.show(text.summary(result.record, result.outcome))
                 say(f"incident: {escape(str(result.incident))}")
     except KeyboardInterrupt:
-        # How a watch is meant to end.
+        # The normal end of a watch.
         if not as_json:
             say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
     finally:

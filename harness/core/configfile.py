@@ -1,9 +1,8 @@
-"""TOML text -> a checked pydantic model; every problem is told with its file, line, key and what is
-allowed.
+"""Parse TOML text into a checked pydantic model. Each problem is reported with file, line, key and
+the allowed values.
 
-``tomllib`` reads the text, pydantic checks it, and a small locator, which walks the same text once
-more, knows the line of every key, so that a wrong value deep in an array of tables is found at
-once.
+``tomllib`` parses the text and pydantic checks it. A small tokenizer reads the same text again to
+find the line of every key.
 """
 
 import difflib
@@ -20,9 +19,9 @@ from pydantic_core import ErrorDetails
 from freezeframe.harness.errors import UsageError
 
 MAX_CONFIG_CHARS: Final = 1 << 20
-"""No bench, rule or scenario file is longer; a longer one is another kind of file."""
+"""Size limit. No bench, rule or scenario file is longer."""
 MAX_PROBLEMS: Final = 20
-"""As many problems are told at once; the rest only counted."""
+"""Problems reported at once; further ones are only counted."""
 
 KeyPath = tuple[str | int, ...]
 """Keys of tables and indexes of arrays, from the root: ("faults", 0, "kind")."""
@@ -30,14 +29,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """Base of every table in a configuration file: unknown keys are errors, types are not
-    guessed."""
+    """Base of every table in a configuration file. Unknown keys are errors; types are not
+    converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
-        """What only several keys together show to be wrong: the key to blame and the words. Asked
-        of the whole file's table, when all keys are right by themselves."""
+        """Return the problems of combinations of keys: the key to blame, and the message. Called
+        for the table of the whole file, after all keys were valid individually."""
         return ()
 
 
@@ -61,7 +60,7 @@ _TOKEN: Final = re.compile(
 def load(text: str, path: str, model: type[M]) -> M:
     """Check ``text``, which was read from ``path``, against ``model``.
 
-    UsageError: one line a problem, ``FILE:LINE: KEY: what is wrong; allowed: ...``.
+    UsageError: one line per problem, ``FILE:LINE: KEY: what is wrong; allowed: ...``.
     """
     if len(text) > MAX_CONFIG_CHARS:
         raise UsageError(
@@ -92,14 +91,14 @@ def load(text: str, path: str, model: type[M]) -> M:
 
 
 def _line_of(lines: dict[KeyPath, int], where: KeyPath) -> int:
-    """The line of ``where``, or of the nearest table around it."""
+    """Return the line of ``where``, or of the nearest enclosing table."""
     while where not in lines:
         where = where[:-1]
     return lines[where]
 
 
 def _syntax_error(text: str, message: str) -> str:
-    """``LINE: not TOML: what (column N)``, from the words of tomllib."""
+    """Return ``LINE: not TOML: what (column N)`` for a message of tomllib."""
     found = _TOML_POSITION.match(message)
     if found is None:
         return f"1: not TOML: {message}"
@@ -116,14 +115,14 @@ def key_text(path: KeyPath) -> str:
     return text.lstrip(".") or "(file)"
 
 
-# --- where a key stands -------------------------------------------------------------------------------------
+# --- the line of each key -------------------------------------------------------------------------------------
 class _Tokens:
-    """Tokens of valid TOML, each with its line; one token is looked ahead."""
+    """Tokenizes valid TOML, with the line of each token and one token of lookahead."""
 
     def __init__(self, text: str) -> None:
         self._stream = self._scan(text)
         self.kind, self.value, self.line = "", "", 1
-        """The token that comes next: "mark", "string", "bare", or "end"."""
+        """The next token: "mark", "string", "bare", or "end"."""
         self.after_newline = True
         """Whether it is the first on its line."""
         self.take()
@@ -133,7 +132,7 @@ class _Tokens:
         line, fresh, at = 1, True, 0
         while at < len(text):
             match = _TOKEN.match(text, at)
-            if match is None:  # valid TOML never comes here; a lone character is stepped over
+            if match is None:  # cannot happen for valid TOML; skip one character
                 at += 1
                 continue
             if match.lastgroup != "skip":
@@ -146,7 +145,7 @@ class _Tokens:
             at = match.end()
 
     def take(self) -> str:
-        """Step to the next token; returns the value of the one passed."""
+        """Advance to the next token and return the value of the previous one."""
         passed = self.value
         self.kind, self.value, self.line, self.after_newline = next(
             self._stream, ("end", "", self.line, True)
@@ -158,7 +157,8 @@ class _Tokens:
 
 
 def locate(text: str) -> dict[KeyPath, int]:
-    """Line (from 1) of every key, table and array element of ``text``, which must be valid TOML."""
+    """Return the line (from 1) of every key, table and array element of ``text``, which must be
+    valid TOML."""
     tokens = _Tokens(text)
     lines: dict[KeyPath, int] = {(): 1}
     counts: dict[KeyPath, int] = {}
@@ -174,7 +174,7 @@ def locate(text: str) -> dict[KeyPath, int]:
             tokens.take()
         keys = _dotted_key(tokens)
         table = ()
-        for key in keys[:-1]:  # a header walks through the newest element of each array of tables
+        for key in keys[:-1]:  # a header refers to the last element of each array of tables
             table = (*table, key)
             lines.setdefault(table, line)
             if table in counts:
@@ -233,7 +233,7 @@ def _value(tokens: _Tokens, path: KeyPath, lines: dict[KeyPath, int]) -> None:
             tokens.take()
 
 
-# --- what is wrong, in words --------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------
 _PHRASES: Final[dict[str, tuple[str, str]]] = {
     "string_type": ("is not a string", "text in quotes"),
     "int_type": ("is not a whole number", "a whole number"),
@@ -256,8 +256,8 @@ _LIMITS: Final = {
 def _problem(
     path: str, lines: dict[KeyPath, int], model: type[BaseModel], detail: ErrorDetails
 ) -> tuple[int, str]:
-    """One problem as (line, text). Pydantic's location may end in parts that are no keys of the
-    file."""
+    """Return one problem as (line, text). Pydantic's location may end in parts that are not keys
+    of the file."""
     kind, context, location = detail["type"], detail.get("ctx", {}), detail["loc"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location = (*location, context["discriminator"].strip("'"))
@@ -274,7 +274,8 @@ def _problem(
 
 
 def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[str, str]:
-    """What is wrong and what is allowed; ``fields`` are those of the table that holds the key."""
+    """Return what is wrong and what is allowed. ``fields`` are the fields of the table that
+    contains the key."""
     kind, context, key = (
         detail["type"],
         detail.get("ctx", {}),
@@ -310,8 +311,8 @@ def _excerpt(value: object) -> str:
 
 
 def _walk(model: type[BaseModel], location: KeyPath) -> tuple[KeyPath, dict[str, list[FieldInfo]]]:
-    """Follow ``location`` from ``model``: the keys without the tags that pydantic puts in where one
-    may be one of several models, and the fields that the table there may have."""
+    """Follow ``location`` from ``model``. Return the keys, without the tags that pydantic inserts
+    for a union of models, and the possible fields of that table."""
     kinds: list[type[BaseModel]] = [model]
     keys: KeyPath = ()
     for part in location:
@@ -336,7 +337,8 @@ def _fields_of(kinds: list[type[BaseModel]]) -> list[tuple[str, FieldInfo]]:
 
 
 def _tags(kind: type[BaseModel]) -> set[Any]:
-    """Every value that a Literal field of ``kind`` may have: its discriminator's is among them."""
+    """Return every value of the Literal fields of ``kind``; they include the value of its
+    discriminator."""
     return {
         value
         for field in kind.model_fields.values()
@@ -352,13 +354,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _allowed(fields: list[FieldInfo]) -> str:
-    """What a key may hold, in words; "" when the models do not say."""
+    """Return the allowed values of a key as text; "" if the models do not say."""
     kinds = dict.fromkeys(_type_words(field.annotation) for field in fields)
     return ", ".join(filter(None, [*kinds, _limits(fields)]))
 
 
 def _limits(fields: list[FieldInfo]) -> str:
-    """Both ends of a range and the like, though only one of them was broken."""
+    """Return all limits of a key, even if only one was violated."""
     return ", ".join(
         words.format(getattr(limit, name))
         for field in fields

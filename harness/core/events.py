@@ -1,7 +1,8 @@
-"""Everything that can happen on a bench, as frozen values; the processes of a run speak in these.
+"""Events of a bench as frozen values, and their encoding: the messages between the processes of a
+run.
 
-Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary", "secondary" or ""
-(the pair).
+Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary", "secondary" or
+"" (the pair).
 """
 
 from collections.abc import Sequence
@@ -21,30 +22,30 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """Base of all events."""
 
     t_ns: Ns
-    """When it happened, as well as the host can tell (for bytes: when the read that brought them
-    returned)."""
+    """Time of the event. For bytes: when the read() that returned them ended."""
 
 
 class ProcessReady(Event, tag="process-ready", frozen=True, kw_only=True):
     process: str
     """reflex | linkwatch | workload."""
     notes: list[str] = []
-    """What it could not have, for the incident: "memory not locked: RLIMIT_MEMLOCK is 8 MiB"."""
+    """What the process could not obtain, for the incident: "memory not locked: RLIMIT_MEMLOCK is 8
+    MiB"."""
 
 
 class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
-    """A rule's hit. t_ns = t_match_ns."""
+    """A rule matched. ``t_ns`` equals ``t_match_ns``."""
 
     rule: str
     source: Literal["console", "link", "operator"]
     side: Side
-    """Whose console, or on the link whose packet or silence."""
+    """Side of the console; on the link, side of the packet or of the missing answer."""
     offset_bytes: int
-    """Console: absolute offset just behind the match. Link: packet number in the capture (0 when
-    none)."""
+    """Console: absolute offset of the first byte after the match. Link: packet number in the
+    capture, 0 if there is none."""
     t_arrival_ns: Ns
-    """When the read that brought the last byte returned; on the link the kernel's timestamp, as
-    CLOCK_MONOTONIC; for something that is missing: when its time was up."""
+    """Console: when the read() that returned the last matched byte ended. Link: the kernel
+    timestamp of the frame, converted to CLOCK_MONOTONIC. For a missing answer: its deadline."""
     t_match_ns: Ns
     excerpt: bytes = b""
     """Bytes up to and including the match (at most 256)."""
@@ -53,13 +54,13 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     sector: int = -1
     block_id: str = ""
     instruct: list[Side] = []
-    """Who is instructed for it, in this order."""
+    """Sides to instruct, in this order."""
     console: str = ""
     """Name of the console where a side has several."""
 
 
 class FrameSent(Event, tag="frame-sent", frozen=True, kw_only=True):
-    """The reflex wrote a control frame. t_ns: just before the write."""
+    """The reflex wrote a control frame. ``t_ns`` is the time just before the write()."""
 
     side: Side
     seq: int
@@ -80,15 +81,16 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     bytes_captured: int = 0
     kernel_drops: int = 0
     gaps: int = 0
-    """Holes in TCP streams that the capture did not see."""
+    """Gaps in TCP streams that the capture did not see."""
     messages: int = 0
     writes: int = 0
     acks: int = 0
     digests_checked: int = 0
     frames_stored: int = 0
-    """On disk; fewer than packets where the ring on disk has come round or its window is full."""
+    """Frames on disk. Fewer than ``packets`` if old frames were overwritten or the capture window
+    is full."""
     first_packet_no: int = 1
-    """Since the start, of the first frame that is on disk."""
+    """Number, since the start, of the first frame on disk."""
 
 
 class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):
@@ -99,18 +101,19 @@ class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):
 
 
 class PowerSample(Event, tag="power-sample", frozen=True, kw_only=True):
-    """What a supply's output delivered, by the instrument."""
+    """Measured output of the power supply."""
 
     side: Side
     volts: float
     amperes: float
     error_ns: Ns
-    """Half of what the question took: the instrument measured within."""
+    """Half of the duration of the measurement request: the measurement happened within ``t_ns`` +-
+    this."""
 
 
 class WorkloadProgress(Event, tag="workload-progress", frozen=True, kw_only=True):
-    """Told at least once a second, also when nothing has moved: who is silent for longer does not
-    run."""
+    """Sent at least once per second, even without progress. A longer silence means that the
+    workload does not run."""
 
     bytes_written: int
     """Acknowledged bytes so far."""
@@ -124,7 +127,7 @@ Whose = Literal["", "caller", "rig", "device"]
 
 
 class WrongRead(msgspec.Struct, frozen=True, kw_only=True):
-    """A place that the workload read back and found to be not what it wrote."""
+    """A range that the workload read back with other data than it wrote."""
 
     offset_bytes: int
     size_bytes: int
@@ -135,20 +138,20 @@ class WorkloadDone(Event, tag="workload-done", frozen=True, kw_only=True):
     ok: bool
     error: str = ""
     whose: Whose = ""
-    """Whose fault ``error`` is."""
+    """Whose fault the error is."""
     writes_acked: int = 0
     bytes_written: int = 0
     longest_hold_ns: Ns = 0
-    """Longest time that one write had to wait for its acknowledgement."""
+    """Longest time from sending one write to its acknowledgement."""
     verified_bytes: int = 0
-    """Read back and checked by the workload itself."""
+    """Bytes read back and checked by the workload itself."""
     wrong_reads: Sequence[WrongRead] = ()
-    """Some of the places that were not what it wrote."""
+    """Examples of ranges with wrong data; ``wrong_reads_total`` counts all."""
     wrong_reads_total: int = 0
 
 
 class Note(Event, tag="note", frozen=True, kw_only=True):
-    """A line of the timeline for a person."""
+    """A text line for the timeline."""
 
     source: str
     text: str
@@ -160,12 +163,13 @@ class Stop(Event, tag="stop", frozen=True, kw_only=True):
 
 
 class KeepCapture(Event, tag="freeze", frozen=True, kw_only=True):
-    """Supervisor -> linkwatch: the trigger of ``t_ns`` is the incident's; keep the window around
-    it."""
+    """Supervisor -> linkwatch: the trigger at ``t_ns`` belongs to the incident; keep the capture
+    window around it."""
 
 
 class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
-    """Supervisor -> reflex: go on recording and scanning, send no frames (hits are still told)."""
+    """Supervisor -> reflex: keep recording and scanning, but send no frames. Hits are still
+    reported."""
 
 
 class Arm(Event, tag="arm", frozen=True, kw_only=True):
@@ -203,7 +207,7 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[AnyEvent]] = msgspec.msgpack.Decoder(AnyEvent)
 LENGTH_BYTES: Final = 4
 MAX_MESSAGE_BYTES: Final = 16 << 20
-"""A message between our own processes is never longer; longer means a broken pipe partner."""
+"""Limit for a message between our own processes. A longer one means that the sender is broken."""
 
 
 def encode(event: Event) -> bytes:

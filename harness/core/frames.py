@@ -1,10 +1,10 @@
-"""Control frames, the harness's codec: bytes to typed values and back, from the tables of
+"""The harness's codec of control frames: bytes to typed values and back, by the tables of
 ``wire.control``.
 
 On the line a frame is ``00 COBS(body) 00``, body = header | payload | CRC-32C. Console text may
-share the UART: it holds no 00, so whatever follows a 00 is a frame when its second byte (behind the
-COBS code) is MAGIC, else text. A damaged frame costs itself and at most the text up to the next 00;
-the receiver never loses step for longer.
+share the UART. It never contains 00, so after a 00 a frame follows if the second byte (after the
+COBS code) is MAGIC, otherwise text. A damaged frame is lost, with at most the text up to the next
+00; then the receiver is synchronised again.
 """
 
 import struct
@@ -23,7 +23,7 @@ TEXT_FIELDS: Final = frozenset({"model", "serial_number", "firmware_version"})
 """ASCII, NUL-padded."""
 
 
-# --- payloads: one dataclass a layout, its fields those of wire.control.FIELDS, in order ---
+# --- payloads: one dataclass per layout, with the fields of wire.control.FIELDS in order ---
 @dataclass(frozen=True, slots=True)
 class TargetPayload:
     serial_number: str
@@ -133,7 +133,7 @@ assert all(
 
 
 def pack(payload: Payload) -> bytes:
-    """The payload's bytes. Raises WireError when a value does not fit its field."""
+    """Encode the payload. Raises WireError when a value does not fit its field."""
     layout, names = control.FIELDS[LAYOUT_OF[type(payload)]]
     values = [getattr(payload, name) for name in names]
     try:
@@ -174,7 +174,7 @@ def unpack(kind: type[P], data: bytes, offset_bytes: int = 0) -> P:
 # --- frames ---
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A whole frame with a right CRC."""
+    """A complete frame with a correct CRC."""
 
     type: int
     """wire.control.Op, with wire.control.REPLY added in a reply."""
@@ -194,7 +194,7 @@ class TextRun:
 
 @dataclass(frozen=True, slots=True)
 class BadFrame:
-    """What began like a frame and is none; ``data`` is what stood there, without the delimiters."""
+    """Bytes that began like a frame but are not a valid one; ``data`` excludes the delimiters."""
 
     why: str
     data: bytes
@@ -205,8 +205,8 @@ Received = Frame | TextRun | BadFrame
 
 
 def encode(op: int, seq: int, payload: bytes = b"", *, flags: int = 0) -> bytes:
-    """``00 COBS(body) 00``. ``op`` is an Op, plus REPLY in a reply. Raises WireError when the
-    payload is too long."""
+    """Encode a frame as ``00 COBS(body) 00``. ``op`` is an Op, plus REPLY in a reply. Raises
+    WireError when the payload is too long."""
     if len(payload) > control.MAX_PAYLOAD_BYTES:
         raise WireError(
             f"payload of {len(payload)} bytes, at most {control.MAX_PAYLOAD_BYTES} fit a frame"
@@ -218,7 +218,7 @@ def encode(op: int, seq: int, payload: bytes = b"", *, flags: int = 0) -> bytes:
 
 
 def decode(frame: bytes) -> Frame:
-    """One frame from its bytes, with or without delimiters. Raises WireError."""
+    """Decode one frame, with or without delimiters. Raises WireError."""
     return _decode(frame.strip(control.DELIMITER))
 
 
@@ -234,34 +234,35 @@ def _decode(encoded: bytes) -> Frame:
         raise WireError("CRC is wrong", len(body) - crc_bytes, body)
     magic, version, kind, flags, seq, length = control.HEADER.unpack_from(body)
     if magic != control.MAGIC or version != control.VERSION:
-        raise WireError(f"magic {magic:#04x}, version {version} are not ours", 0, body)
+        raise WireError(f"magic {magic:#04x}, version {version} are not supported", 0, body)
     if length != len(body) - header_bytes - crc_bytes or length > control.MAX_PAYLOAD_BYTES:
         raise WireError(
-            f"header says {length} bytes of payload, that is not what there is", 6, body
+            f"header gives a payload of {length} bytes; the frame has another length", 6, body
         )
     return Frame(kind, flags, seq, body[header_bytes:-crc_bytes])
 
 
 class FrameReceiver:
-    """Splits a line's bytes into frames and text, however they arrive; holds at most one frame."""
+    """Splits the bytes of a line into frames and text, in pieces of any size. Buffers at most one
+    frame."""
 
     def __init__(self) -> None:
         self._offset = 0
-        """Absolute offset of the first byte not yet given out or held."""
+        """Absolute offset of the first byte that is neither returned nor buffered."""
         self._held = bytearray()
-        """Bytes since a delimiter that are, or may become, a frame."""
+        """Bytes since the last delimiter that are, or may become, a frame."""
         self._is_text = True
-        """Whether the bytes since the last delimiter are known to be text; so they are before the
-        first."""
+        """Whether the bytes since the last delimiter are known to be text. True before the first
+        delimiter."""
 
     @property
     def in_frame(self) -> bool:
-        """Whether a frame has begun and not ended: its sender is not silent."""
+        """Whether a frame has begun and not ended: the sender is still sending."""
         return len(self._held) > 1
 
     def feed(self, data: bytes) -> list[Received]:
-        """What ``data`` completes. Text is given out at once, except one byte behind a delimiter,
-        which is held until the next byte tells what it is."""
+        """Return the frames and text completed by ``data``. Text is returned at once, except one
+        byte after a delimiter, which is kept until the next byte shows whether it is text."""
         received: list[Received] = []
         at = 0
         while at < len(data):
@@ -313,7 +314,7 @@ class FrameReceiver:
 
 
 def status_name(status: int) -> str:
-    """Status.WRONG_TARGET -> "wrong target"; a status that no table has -> "status 77"."""
+    """Return the name of a status: WRONG_TARGET -> "wrong target"; an unknown one -> "status 77"."""
     try:
         return Status(status).name.lower().replace("_", " ")
     except ValueError:
@@ -321,7 +322,7 @@ def status_name(status: int) -> str:
 
 
 def op_name(kind: int) -> str:
-    """Op.READ_SET or its reply -> "READ_SET"."""
+    """Return the name of an operation: READ_SET or its reply -> "READ_SET"."""
     try:
         return Op(kind & ~control.REPLY).name
     except ValueError:

@@ -1,27 +1,24 @@
-"""One incident's recovery as a table: from the frames that went out to the pair that has been
-compared.
+"""The recovery of one incident as a state table: from the control frames to the compared data.
 
-Each instructed side walks its own steps:
+Each instructed side goes through its own steps:
 
     armed -> instructed -> restarting -> pulling -> settled
                                ^  |
                                |  v
                            power cycling            at most once, when the policy allows it
 
-* A refusal settles the side at once: the controller told that it will not restart; nothing is waited for.
-* Silence does not: the frame may have been obeyed and its answer lost. Only the boot epoch tells. A newer
-  one is a warmstart; the old one, still there when the boot timeout ends, is a controller that did not
-  obey; no answer at all is a hung warmstart, and power is what is left.
-* A pull that breaks off is resumed behind what has arrived, MAX_PULLS times at most. What arrived stays: a
-  set is complete, partial or missing, and the last two say why.
-* When all sides are settled the pair gets its time to return to full duplex, and then the data is compared. A
-  side that is not up, or a pair that stays apart, ends the recovery without a comparison, which would tell
-  nothing.
+* A refusal settles the side at once: the controller reported that it will not restart.
+* Silence does not: the controller may have obeyed and its reply may be lost. The boot epoch decides. A
+  newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did not obey. No
+  answer at all is a hung warmstart, which only a power cycle can end.
+* An interrupted pull is resumed from the bytes that have arrived, at most MAX_PULLS times. Received bytes
+  are kept: a set is complete, partial or missing; for the last two a reason is recorded.
+* When all sides are settled, the pair gets its time to return to full duplex, and then the data is
+  compared. If a side is not up or the pair does not rejoin, the recovery ends without a comparison.
 
-One action is under way at a time, with its own deadline: whoever carries the actions out may block
-in each until then, and answers with one event (``TimedOut`` when nothing came). The machine itself
-never waits. Every walk ends: each step is entered a bounded number of times, and each action ends
-by its deadline.
+One action runs at a time, with its own deadline. The caller may block in it until then, and answers
+with one event (``TimedOut`` if nothing happened). The state machine itself never waits. It always
+ends: each step is entered a bounded number of times, and each action ends by its deadline.
 """
 
 from collections.abc import Mapping
@@ -32,20 +29,20 @@ from typing import Final, Literal, assert_never
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 
 MAX_PULLS: Final = 5
-"""A line that breaks off more often in one pull is not coming back in this incident."""
+"""Attempts per pull. A line that fails more often is treated as lost for this incident."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How long each thing may take, and what a hung warmstart is answered with."""
+    """Timeouts of the recovery, and whether a hung warmstart leads to a power cycle."""
 
     reply_timeout_s: float
     boot_timeout_s: float
     pull_timeout_s: float
-    """For one side's whole set, resumed pulls included."""
+    """For the whole set of one side, including resumed pulls."""
     rejoin_timeout_s: float
     power_cycle: bool
-    """Whether a controller that does not come back gets its power cycled, once."""
+    """Whether to cycle the power of a controller that does not restart; at most once."""
 
 
 # --- what happened ------------------------------------------------------------------------------------------
@@ -53,7 +50,7 @@ class Policy:
 class FrameOut:
     side: Side
     t_ns: Ns | None = None
-    """When its write returned; None: when that is told, for nobody knows."""
+    """When the write() returned. None: unknown; use the time this event was processed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,7 @@ class Replied:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """It answered to identify."""
+    """The controller answered an identify request."""
 
     side: Side
     boot_epoch: int
@@ -81,7 +78,7 @@ class Answered:
 class PowerCycled:
     side: Side
     error: str = ""
-    """Why it could not be; empty when it was."""
+    """Why the power could not be cycled; empty if it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +92,12 @@ class PullBroke:
     reason: str
     arrived_bytes: int
     resumable: bool = True
-    """False: the controller has no such set, or says that there will never be more."""
+    """False: the controller has no such set, or reports that no more data will come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejoined:
-    """The pair is in full duplex again."""
+    """The pair has returned to full duplex."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +108,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedOut:
-    """The deadline of the action under way has passed."""
+    """The deadline of the current action has passed."""
 
     detail: str = ""
 
@@ -129,7 +126,7 @@ class AwaitReply:
 
 @dataclass(frozen=True, kw_only=True)
 class AwaitBoot:
-    """Ask for its identity until it answers with a newer boot epoch than ``armed_epoch``."""
+    """Ask for its identity until it answers with a boot epoch later than ``armed_epoch``."""
 
     side: Side
     armed_epoch: int
@@ -144,7 +141,7 @@ class PowerCycle:
 
 @dataclass(frozen=True, kw_only=True)
 class Pull:
-    """Read its set of this incident, from behind what has arrived on."""
+    """Read the set of this incident, starting after the bytes that have arrived."""
 
     side: Side
     attempt: int
@@ -158,8 +155,8 @@ class AwaitFullDuplex:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Read host journal, primary and secondary against each other. Its length is the data's: no
-    deadline."""
+    """Compare host journal, primary and secondary. No deadline: the time depends on the amount of
+    data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +166,9 @@ class SideResult:
     reason: str = ""
     """Why the set is not complete."""
     reply: str = ""
-    """ "ok", the refusal by name, or "no answer"."""
+    """One of: "ok", the name of the refusal, "no answer"."""
     boot_epoch: int = 0
-    """After the restart; 0 when it was not seen up again."""
+    """Boot epoch after the restart; 0: the controller was not seen up again."""
     up: bool = False
     power_cycled: bool = False
 
@@ -191,8 +188,8 @@ Action = AwaitReply | AwaitBoot | PowerCycle | Pull | AwaitFullDuplex | Compare 
 
 # --- the table ----------------------------------------------------------------------------------------------
 class SideStep(IntEnum):
-    """Where a side stands. The lowest is seen to first: both are asked before either is waited
-    for."""
+    """Progress of one side. The side with the lowest step is served first: both are asked for
+    their reply before either restart is waited for."""
 
     INSTRUCTED = 0
     RESTARTING = 1
@@ -203,7 +200,7 @@ class SideStep(IntEnum):
 
 
 class Signal(StrEnum):
-    """What an event means for a side in its step."""
+    """Meaning of an event for a side in its present step."""
 
     OUT = "frame out"
     NOT_OUT = "frame not out"
@@ -251,7 +248,7 @@ assert {signal for row in TABLE.values() for signal in row} == set(Signal)
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """One line of the recovery's history, for the incident."""
+    """One entry of the recovery history in the incident."""
 
     t_ns: Ns
     side: Side | Literal[""]
@@ -267,7 +264,7 @@ class _Side:
     reply: str = ""
     boot_epoch: int = 0
     up: bool = False
-    """It answers, though perhaps it did not restart."""
+    """It answers identify requests. It may not have restarted yet."""
     power_cycled: bool = False
     pulls: int = 0
     pull_deadline_ns: Ns = 0
@@ -277,29 +274,31 @@ class _Side:
 
 
 class Recovery:
-    """The recovery of one incident. ``armed``: the instructed sides in their order, with the boot
-    epochs that the frames were armed for."""
+    """The recovery of one incident.
+
+    ``armed``: the instructed sides in order, each with the boot epoch its frame was armed for.
+    """
 
     def __init__(self, policy: Policy, armed: Mapping[Side, int]) -> None:
         self._policy = policy
         self._sides = {side: _Side(side, epoch) for side, epoch in armed.items()}
         self._action: Action | None = None
         self.history: list[Transition] = []
-        """Grows with every event; who writes the incident remembers how far it has read."""
+        """Grows with every event. The writer of the incident keeps its own read position."""
 
     @property
     def finished(self) -> bool:
         return isinstance(self._action, Finish)
 
     def next_deadline(self) -> Ns | None:
-        """When the action under way is to be answered with TimedOut; None: it has no deadline."""
+        """Deadline of the current action, at which the caller reports TimedOut; None: no deadline."""
         return getattr(self._action, "deadline_ns", None)
 
     def on(self, event: RecoveryEvent, now: Ns) -> list[Action]:
-        """Take what happened, return what to do next: nothing while sides are armed or an action
-        goes on.
+        """Process one event and return the next actions: none while a side is still armed or an
+        action is running.
 
-        Events that do not fit the action under way (a late answer, a second one) change nothing.
+        Events that do not belong to the current action (a late or repeated reply) are ignored.
         """
         if self.finished:
             return []
@@ -317,7 +316,7 @@ class Recovery:
     def _apply(
         self, state: _Side, signal: Signal | None, detail: str, now: Ns, t_ns: Ns
     ) -> list[Action]:
-        """``t_ns``: when it happened."""
+        """Move ``state`` by the table. ``t_ns`` is the time of the event."""
         after = TABLE[state.step].get(signal) if signal is not None else None
         if signal is None or after is None:
             return []
@@ -332,7 +331,7 @@ class Recovery:
         return self._next(now)
 
     def _signal(self, state: _Side, event: SideEvent, now: Ns) -> tuple[Signal | None, str]:
-        """What ``event`` means for its side, and its details; None: nothing."""
+        """Return the meaning of ``event`` for its side, with details. None: it has none."""
         match event:
             case FrameOut():
                 return Signal.OUT, ""
@@ -344,7 +343,7 @@ class Recovery:
             case Answered() if state.step is SideStep.RESTARTING:
                 state.up = True
                 if event.boot_epoch <= state.armed_epoch:
-                    return None, ""  # perhaps it has not gone down yet
+                    return None, ""  # it may not have gone down yet
                 state.boot_epoch = event.boot_epoch
                 state.pull_deadline_ns = 0
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
@@ -406,8 +405,8 @@ class Recovery:
         return [action]
 
     def _next(self, now: Ns) -> list[Action]:
-        """The next action: of the side that is least far, or of the pair when all sides are
-        settled."""
+        """Return the next action: of the side with the lowest step, or of the pair when all sides
+        are settled."""
         state = min(self._sides.values(), key=lambda one: one.step, default=None)
         action: Action
         match state.step if state is not None else SideStep.SETTLED:

@@ -1,7 +1,7 @@
-"""Which write failed, whether it may be sent again, and whether it failed again. Pure.
+"""Decide which write failed, whether it may be sent again, and whether it failed again. Pure.
 
-A write is sent again with the content that the host's journal knows, and only while that is what
-its place must hold: never over a newer write, acknowledged or under way.
+A write is sent again with the content known from the host journal, and only while its range must
+hold that content: never over a newer write, acknowledged or in flight.
 """
 
 import re
@@ -14,18 +14,18 @@ from freezeframe.harness.core.events import NS_PER_S, Ns, Trigger
 
 Outcome = Literal["transient", "deterministic", "not possible"]
 UNANSWERED_NS: Final = NS_PER_S
-"""A healthy pair answers in a tenth of it."""
-_TOLD: Final = re.compile(
+"""A write without an answer for this long has failed. A healthy pair answers in a tenth of it."""
+_SECTOR_IN_LINE: Final = re.compile(
     rb"(?:Digest integrity check FAILED: |Out of sync: start=|failed to find request 0x[0-9a-f]+, sector )(\d{1,18})"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RedriveResult:
-    """What the second try came to."""
+    """The result of sending the write again."""
 
     again: bool | None
-    """Whether the write failed again; None: that could not be found out."""
+    """Whether the write failed again; None: unknown."""
     reason: str
     write: Write | None = None
 
@@ -36,7 +36,7 @@ class RedriveResult:
         return "deterministic" if self.again else "transient"
 
     def as_record(self) -> dict[str, Any]:
-        """``redrive`` of incident.json, but for the saves."""
+        """Return the entry ``redrive`` of incident.json, without the saves."""
         write = self.write
         return {
             "write_id": write.write_id if write else None,
@@ -48,16 +48,18 @@ class RedriveResult:
         }
 
 
-def told_sector(line: bytes) -> int:
-    """The sector that a console line complains of; -1: it names none."""
-    found = _TOLD.search(line)
+def sector_in_line(line: bytes) -> int:
+    """Return the sector named by a console line; -1: it names none."""
+    found = _SECTOR_IN_LINE.search(line)
     return int(found[1]) if found else -1
 
 
 def failing_write(journal: Journal, sector: int, until_ns: Ns) -> Write | None:
-    """The host's last write over ``sector`` (-1: not named) before ``until_ns``; where no sector is
-    named, the oldest that had been without an answer for so long by then that this must be the
-    failure."""
+    """Return the write that failed.
+
+    With a sector: the last host write over it before ``until_ns``. Without (-1): the oldest write
+    that had no answer for UNANSWERED_NS at that time.
+    """
     if sector < 0:
         return next(
             (one for one in journal.unacked if one.time_ns <= until_ns - UNANSWERED_NS), None
@@ -69,20 +71,22 @@ def failing_write(journal: Journal, sector: int, until_ns: Ns) -> Write | None:
 
 
 def why_not(journal: Journal, write: Write, writes_planned: int) -> str:
-    """Why ``write`` must not be sent again now; "" when it may. ``writes_planned``: the workload's,
-    in all."""
+    """Return why ``write`` must not be sent again now; "": it may. ``writes_planned`` is the
+    number of writes of the whole workload."""
     for one in journal.writes.values():
         overlaps = one.lba < write.lba + write.sectors and write.lba < one.lba + one.sectors
         if overlaps and one.write_id != write.write_id:
             if one.write_id > write.write_id:
-                return f"its place has a newer write, {one.write_id}"
+                return f"a newer write, {one.write_id}, overlaps it"
             if one.write_id not in journal.acked:
-                return f"an older write over its place, {one.write_id}, is still under way"
+                return f"an older write that overlaps it, {one.write_id}, is still in flight"
     if write.write_id not in journal.acked:
-        return "it is still under way"
+        return "it is still in flight"
     comes_round = writes_planned * write.sectors > journal.sectors
     if comes_round and len(journal.acked) < writes_planned:
-        return "the host writes its volume over and over, and may write this place at any moment"
+        return (
+            "the workload overwrites the volume repeatedly and may write this range at any moment"
+        )
     return ""
 
 
@@ -93,24 +97,26 @@ def failed_again(
     since_ns: Ns,
     line_of: Callable[[Trigger], bytes],
 ) -> RedriveResult | None:
-    """What the triggers since the write was sent again say of it; None: nothing. ``line_of`` gives
-    a trigger's line."""
+    """Return what the triggers since the resend say about the write; None: nothing yet.
+    ``line_of`` returns the console line of a trigger."""
     earlier = {one.block_id for one in triggers if one.t_arrival_ns < since_ns and one.block_id}
     unnamed: RedriveResult | None = None
     for one in triggers:
-        # What is told late of the first try has the first try's id.
+        # A late report about the first attempt has the block id of the first attempt.
         if one.t_arrival_ns < since_ns or one.block_id in earlier:
             continue
         line = line_of(one) if one.source == "console" else b""
         if b"Out of sync" in line:
-            continue  # of the volume: it is read, which says more
-        sector = one.sector if one.sector >= 0 else told_sector(line)
+            continue  # it is about the volume, which is read and compared anyway
+        sector = one.sector if one.sector >= 0 else sector_in_line(line)
         if sector >= 0 and _covers(write, sector):
             return RedriveResult(
                 again=True, reason=f"{one.rule} names sector {sector} again", write=write
             )
         if sector < 0 and one.rule == cause.rule:
-            reason = f"{one.rule} triggered again and names no sector: it may be of another write"
+            reason = (
+                f"{one.rule} triggered again and names no sector: it may be about another write"
+            )
             unnamed = RedriveResult(again=None, reason=reason, write=write)
     return unnamed
 

@@ -1,7 +1,7 @@
-"""A root cause data set as its controller stored it -> what a person or the verdict reads of it.
+"""Decode a root cause data set as its controller stored it.
 
-The bytes come from a device that has just failed: nothing in them is believed. Sizes are checked
-before memory is taken, the SHA-256 before the content, the type of every value before its use.
+The bytes come from a device that has just failed, so nothing in them is trusted: sizes are checked
+before memory is allocated, the SHA-256 before the content, the type of every value before its use.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, EventCod
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000
 MAX_DEPTH: Final = 16
-"""Nesting of lists and maps in a set; ours have 4."""
+"""Maximum nesting of lists and maps. Known sets have 4 levels."""
 MAX_ITEMS: Final = 1 << 20
-"""Values in all of a set's lists and maps together."""
+"""Maximum number of values in all lists and maps of a set."""
 LAST_INLINE_VALUE: Final = 23
 HEAD_BYTES: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 """Additional information of a CBOR head -> bytes of the value that follow it."""
@@ -31,7 +31,7 @@ SIMPLE_VALUES: Final = frozenset({20, 21, 22, 25, 26, 27})
 
 @dataclass(frozen=True, kw_only=True)
 class RootCauseSet:
-    """A pulled set, decoded: everything a person or the verdict reads of it."""
+    """A pulled set, decoded."""
 
     header: Mapping[str, Any]
     """Keys: wire.rootcause.HEADER_KEYS."""
@@ -41,8 +41,8 @@ class RootCauseSet:
     """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by
     name."""
     tells: frozenset[str] | None = None
-    """Names of the event records that such a log holds of everything of the kind that happens;
-    None: of all names. From the absence of any other record nothing follows."""
+    """Names of the event records that this log always contains when such an event happens; None:
+    all names. The absence of any other record proves nothing."""
 
 
 def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
@@ -56,7 +56,7 @@ def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
         )
     if content["format"] != rootcause.FORMAT:
         raise WireError(
-            f"the set's format is {str(content['format'])[:80]!r}, known is {rootcause.FORMAT!r}"
+            f"the set's format is {str(content['format'])[:80]!r}, expected {rootcause.FORMAT!r}"
         )
     return RootCauseSet(
         header=_checked_map(content["header"], "header", rootcause.HEADER_KEYS),
@@ -66,7 +66,8 @@ def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
 
 
 def check_sha256(stored: bytes, sha256: bytes | str | None) -> None:
-    """WireError: it is not what its controller listed. None: that is not known."""
+    """Raise WireError if the SHA-256 of ``stored`` is not the listed one. None: the listed one is
+    unknown."""
     if sha256 is None:
         return
     expected = sha256 if isinstance(sha256, str) else sha256.hex()
@@ -76,9 +77,12 @@ def check_sha256(stored: bytes, sha256: bytes | str | None) -> None:
 
 
 def decode_cbor(data: bytes) -> Any:
-    """The one CBOR value that ``data`` is: maps with text keys, lists, ints, floats, texts, bytes,
-    true, false, null. Raises WireError on everything else (tags, indefinite lengths), before memory
-    is taken for it."""
+    """Decode ``data`` as one CBOR value: maps with text keys, lists, ints, floats, texts, bytes,
+    true, false, null.
+
+    Raises WireError on everything else (tags, indefinite lengths), before memory is allocated for
+    it.
+    """
     _inspect(data)
     try:
         return cbor2.loads(data)
@@ -87,7 +91,8 @@ def decode_cbor(data: bytes) -> Any:
 
 
 def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """``events.log``: a line a record: seq, uptime in seconds, level, name, argument=value ..."""
+    """Return the lines of ``events.log``, one per record: seq, uptime in seconds, level, name,
+    argument=value ..."""
     lines = []
     for record in events:
         uptime_us = record["uptime_ns"] // NS_PER_US
@@ -104,7 +109,7 @@ def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def this_boot(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The records since the last boot: uptimes before it lie on another clock."""
+    """Return the records since the last boot. Uptimes of earlier records belong to another clock."""
     for at in range(len(events) - 1, -1, -1):
         if events[at]["name"] == "BOOT":
             return events[at:]
@@ -112,7 +117,7 @@ def this_boot(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with its bytes as hex, for ``state.json``."""
+    """Return ``value`` with bytes as hex text, for ``state.json``."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Mapping):
@@ -123,11 +128,9 @@ def jsonable(value: Any) -> Any:
 
 
 def _decompressed(stored: bytes) -> bytes:
-    """The content of one zstd frame. Its size must be declared, believable, and true."""
+    """Decompress one zstd frame. Its declared size must be present, within the limit, and correct."""
     if len(stored) > control.MAX_SET_BYTES:
-        raise WireError(
-            f"stored set of {len(stored)} bytes, at most {control.MAX_SET_BYTES} are believed"
-        )
+        raise WireError(f"stored set of {len(stored)} bytes, the limit is {control.MAX_SET_BYTES}")
     try:
         content_bytes = zstandard.get_frame_parameters(stored).content_size
     except zstandard.ZstdError as error:
@@ -135,8 +138,7 @@ def _decompressed(stored: bytes) -> bytes:
     if content_bytes > control.MAX_SET_BYTES:  # an undeclared size reads as 2**64 - 1
         raise WireError(f"the set declares no size up to {control.MAX_SET_BYTES} bytes", 0, stored)
     try:
-        # The output buffer is exactly as large as declared: a frame that holds more is an error of
-        # zstd's.
+        # The output buffer has exactly the declared size; zstd reports an error for more.
         content = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(f"zstd: {error}", 0, stored) from error
@@ -146,11 +148,9 @@ def _decompressed(stored: bytes) -> bytes:
 
 
 def _inspect(data: bytes) -> None:
-    """Walk the heads of the CBOR items (RFC 8949, section 3): types, lengths, nesting and number as
-    we allow."""
+    """Check the heads of all CBOR items (RFC 8949, section 3): types, lengths, nesting and number."""
     open_items: list[tuple[int, bool]] = [(1, False)]
-    """Lists and maps around the position: how many items are still to come, and whether it is a
-    map."""
+    """Open lists and maps at the current position: items still to come, and whether it is a map."""
     items = at = 0
     while open_items:
         left, is_map = open_items.pop()
@@ -171,7 +171,7 @@ def _inspect(data: bytes) -> None:
                 raise WireError(
                     "a CBOR head is cut off or of indefinite length", start, data[start:]
                 )
-            # In major type 7 what follows is a float or a simple value, never a length.
+            # In major type 7 the argument is a float or a simple value, not a length.
             value = value if major == 7 else int.from_bytes(data[at : at + head_bytes], "big")
             at += head_bytes
         if is_map and left % 2 == 0 and major != 3:
@@ -181,14 +181,14 @@ def _inspect(data: bytes) -> None:
                 raise WireError(f"a CBOR string of {value} bytes is cut off", start, data[start:])
             at += value
         elif major in (4, 5):
-            inner = value * (major - 3)  # a map has two items an entry
+            inner = value * (major - 3)  # a map has two items per entry
             if inner > MAX_ITEMS:
                 raise WireError("a CBOR list or map declares too many values", start, data[start:])
             open_items.append((inner, major == 5))
         elif major == 6 or (major == 7 and value not in SIMPLE_VALUES):
             raise WireError("a CBOR tag or an unknown simple value", start, data[start:])
     if at != len(data):
-        raise WireError("bytes are left behind the CBOR value", at, data[at:])
+        raise WireError("bytes follow after the CBOR value", at, data[at:])
 
 
 def _checked_map(value: Any, name: str, keys: Sequence[str]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _decoded_event(
 ) -> dict[str, Any]:
     try:
         name, argument_names = EventCode(code).name, EVENT_ARGUMENTS[EventCode(code)]
-    except ValueError:  # a newer firmware's event: told by its number, nothing dropped
+    except ValueError:  # an event of a newer firmware: keep it, named by its number
         name, argument_names = f"EVENT_{code:#06x}", ("a0", "a1", "a2", "a3")
     try:
         level_name = control.TraceLevel(level).name

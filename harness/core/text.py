@@ -1,15 +1,15 @@
-"""Text that came from a device, made fit for a terminal or a report."""
+"""Escape text from a device so that a terminal or a report can show it safely."""
 
 
 def escape(text: str | bytes) -> str:
-    """``text`` on one line, every character that a terminal could act on written as ``\\xNN`` or
-    ``\\uNNNN``.
+    """Return ``text`` on one line, with each character that a terminal could act on written as
+    ``\\xNN`` or ``\\uNNNN``.
 
-    Bytes are read as UTF-8; bytes that are none come out as ``\\xNN``. Escaped are all that Unicode
-    does not call printable: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and other
-    format controls, line and paragraph separators, odd spaces, lone surrogates, private and
-    unassigned code points. A backslash stays one backslash. Who prints with rich must still tell it
-    not to read ``[...]`` as markup.
+    Bytes are decoded as UTF-8; invalid bytes become ``\\xNN``. All characters that Unicode does not
+    class as printable are escaped: C0 and C1 controls (ESC, NUL, newlines, CSI), bidirectional and
+    other format controls, line and paragraph separators, unusual spaces, lone surrogates, private
+    and unassigned code points. A backslash stays one backslash. Printing with rich still needs
+    ``markup=False``: ``[...]`` is not escaped.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""One row of an incident's timeline a happening: plain JSON values, text of devices escaped."""
+"""Rows of an incident timeline, one per event: plain JSON values, with text from devices escaped."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -9,14 +9,13 @@ from freezeframe.harness.core.events import Event, Ns, Side, Trigger
 from freezeframe.harness.core.text import escape
 
 MAX_TEXT_CHARS: Final = 4096
-"""A longer text in a row is cut: the console log and the capture hold it whole."""
+"""Longer texts are cut. The console log and the capture contain them completely."""
 Row = dict[str, Any]
-"""``t_ns``, ``source``, ``side`` ("" = the pair), ``event``, and what belongs to that event."""
+"""Keys: ``t_ns``, ``source``, ``side`` ("" = the pair), ``event``, and the fields of that event."""
 
 
 def row(t_ns: Ns, source: str, event: str, side: Side | str = "", **fields: Any) -> Row:
-    """A row from its parts; bytes become hex, text is escaped and cut, all else must be JSON
-    already."""
+    """Make a row. Bytes become hex, text is escaped and cut; other values must be JSON already."""
     made: Row = {"t_ns": t_ns, "source": source, "side": side, "event": event}
     for name, value in fields.items():
         if isinstance(value, bytes | bytearray):
@@ -27,7 +26,7 @@ def row(t_ns: Ns, source: str, event: str, side: Side | str = "", **fields: Any)
 
 
 def row_of(event: Event, source: str) -> Row:
-    """The row of an event that ``source`` (reflex, linkwatch, workload, ...) told."""
+    """Return the row of an event that ``source`` (reflex, linkwatch, workload, ...) reported."""
     fields = msgspec.structs.asdict(event)
     t_ns, side = fields.pop("t_ns"), fields.pop("side", "")
     if isinstance(event, Trigger):
@@ -38,6 +37,6 @@ def row_of(event: Event, source: str) -> Row:
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """Rows of all sources by time; rows of one time keep their order. A row without a time comes
-    first."""
+    """Return the rows of all sources sorted by time. Rows with equal times keep their order; a row
+    without a time comes first."""
     return sorted(rows, key=lambda one: one["t_ns"] if isinstance(one.get("t_ns"), int) else 0)

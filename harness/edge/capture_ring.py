@@ -1,16 +1,18 @@
-"""The newest of a link's capture on disk, bounded, and the window around a trigger.
+"""Keep the newest part of a link capture on disk within a size limit, and the window around a
+trigger.
 
-Frames go to ``link.pcapng``. When that has grown to a segment it is renamed to
-``link.NNNNNNNNNNNN.pcapng``, by the number of its first frame since the capture began, and a new
-one begins. Until a trigger the oldest segments are removed: half of the bound is for what came
-before a trigger, half for what comes behind it. ``freeze`` keeps the window before the trigger and
-goes on until the window behind it, or the bound, is full. ``join`` makes one file of it at the end:
-in place, segment by segment, so that it needs no second copy, and a kill in between loses nothing.
+Frames are written to ``link.pcapng``. When it reaches the segment size it is renamed to
+``link.NNNNNNNNNNNN.pcapng``, with the number of its first frame since the start of the capture,
+and a new file begins. Until a trigger the oldest segments are removed: half of the limit is for
+frames before a trigger, half for frames after it. ``freeze`` keeps the window before the trigger
+and records until the window after it, or the limit, is full. ``join`` makes one file of the
+segments at the end: in place, segment by segment, so that it needs no second copy and a kill in
+between loses nothing.
 
-Frame numbers: ``number`` tells the number that a frame will have in the joined file. What has been
-told of the incident's trigger stays true: ``pin``, called with each trigger, and ``freeze`` keep
-what is there. That of a trigger which nobody acts on is too high by the frames that are removed
-later.
+Frame numbers: ``number`` returns the number that a frame will have in the joined file. For the
+trigger of the incident it stays correct: ``pin``, called with each trigger, and ``freeze`` keep
+the frames before it. For a trigger without an incident it is too high by the number of frames
+removed later.
 """
 
 from __future__ import annotations
@@ -39,12 +41,12 @@ from freezeframe.harness.edge.pcapng import (
 from freezeframe.harness.errors import RigError, WireError
 
 SEGMENTS: Final = 8
-"""Of each half of the bound, and of the time before a trigger: how finely the window is cut."""
+"""Segments per half of the limit and per window before a trigger. It sets the granularity of the
+window."""
 MIN_SEGMENT_BYTES: Final = 1 << 20
 PIN_NS: Final = 2 * NS_PER_S
-"""So long after a trigger nothing is removed that the bound leaves room for, beside the segment
-that is being written: the supervisor needs some milliseconds to say that the trigger is the
-incident's."""
+"""Time after a trigger in which no segment is removed while the limit has room: the supervisor
+needs some milliseconds to report that the trigger belongs to the incident."""
 _COPY_BYTES: Final = 1 << 20
 _NAME: Final = "{stem}.{number:012d}{suffix}"
 _MAX_FRAMES: Final = 1 << 62
@@ -67,44 +69,47 @@ class _Segment:
 
 
 class CaptureRing:
-    """``write`` each run; ``full`` says why nothing more is kept. Windows are counted in
-    CLOCK_MONOTONIC: the frames' own times jump with the host's clock, and a jump must not throw a
-    window away."""
+    """Writes runs of frames; ``full`` gives the reason why no more are kept.
+
+    Windows are measured in CLOCK_MONOTONIC. The timestamps of the frames jump when the clock of
+    the host is set, and a jump must not discard a window.
+    """
 
     def __init__(
         self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds
     ) -> None:
-        """``make`` begins a file, with a comment or "". RigError when it cannot."""
+        """``make`` creates a file, with a comment or "". Raises RigError."""
         self.path = path
         self.full = ""
-        """Why nothing more is recorded although it should be; "" while all is well."""
+        """Why no more frames are recorded although they should be; "": no problem."""
         self.is_complete = False
-        """The window behind the trigger is recorded; what comes now is not kept, as wanted."""
+        """The window after the trigger is complete; later frames are intentionally not kept."""
         self._make = make
         self._bounds = bounds
         self._segment_bytes = max(MIN_SEGMENT_BYTES, bounds.max_bytes // 2 // SEGMENTS)
         self._older: deque[_Segment] = deque()
         self._first_no = 1
-        """Of the file that is being written."""
+        """Of the current file."""
         self._t_began_ns: Ns | None = None
         self._t_last_ns: Ns = 0
         self._until_ns: Ns | None = None
-        """Frozen: recorded up to then."""
+        """When frozen: end of the recording."""
         self._pinned_ns: Ns = 0
         self._file = make(path, "")
 
     @property
     def first_no(self) -> int:
-        """The number, since the capture began, of the first frame that is kept."""
+        """Number, since the start of the capture, of the first frame kept."""
         return self._older[0].first_no if self._older else self._first_no
 
     def number(self, packet_no: int) -> int:
-        """What frame ``packet_no`` of the capture is numbered in the file; 0: it is not in it."""
+        """Return the number in the joined file of frame ``packet_no`` of the capture; 0: not in
+        the file."""
         return max(0, packet_no - self.first_no + 1)
 
     @property
     def frames_stored(self) -> int:
-        """In all segments that are there."""
+        """Total of all existing segments."""
         return sum(one.frames for one in self._older) + self._file.frames
 
     @property
@@ -116,7 +121,7 @@ class CaptureRing:
         return sum(one.size_bytes for one in self._older)
 
     def write(self, run: Run, t_ns: Ns) -> None:
-        """``t_ns``: now."""
+        """Append a run of frames. ``t_ns`` is the present time."""
         if self.full or self.is_complete:
             return
         size = len(run.data)
@@ -134,16 +139,17 @@ class CaptureRing:
         self._t_last_ns = t_ns
 
     def pin(self, t_ns: Ns) -> None:
-        """A trigger was found."""
+        """Note that a trigger was found."""
         self._pinned_ns = t_ns + PIN_NS
 
     def freeze(self, t_ns: Ns) -> None:
-        """The trigger at ``t_ns`` is the incident's: keep its window. Only the first counts."""
+        """Keep the window around the trigger at ``t_ns``, which belongs to the incident. Only the
+        first call counts."""
         if self._until_ns is None:
             self._until_ns = t_ns + self._bounds.after_ns
 
     def close(self, *, start_ns: Ns, end_ns: Ns, frames_received: int, frames_dropped: int) -> None:
-        """Add the statistics of the interface; the segments stay for ``join``."""
+        """Append the interface statistics. The segments stay until ``join``."""
         self._file.close(
             start_ns=start_ns,
             end_ns=end_ns,
@@ -161,8 +167,8 @@ class CaptureRing:
         )
 
     def _roll(self, t_ns: Ns) -> bool:
-        """Set the file aside as a segment, and begin another; False, and ``full`` says why, when
-        none can be begun."""
+        """Close the current file as a segment and begin another. False: none can be created, and
+        ``full`` gives the reason."""
         aside = segment_path(self.path, self._first_no)
         file = self._file
         following = self._first_no + file.frames
@@ -181,9 +187,7 @@ class CaptureRing:
         except (OSError, RigError) as error:
             self.full = str(error)
             self._older.pop()
-            with contextlib.suppress(
-                OSError
-            ):  # in the place of what could not be begun: it is still open
+            with contextlib.suppress(OSError):  # continue in the file that is still open
                 aside.rename(self.path)
             return False
         file.abandon()
@@ -191,8 +195,8 @@ class CaptureRing:
         return True
 
     def _make_room(self, now_ns: Ns) -> None:
-        """For one segment more: the oldest go, as far as the window before a trigger does without
-        them. The last one that goes lies at ``path`` afterwards, to be written over."""
+        """Make room for one more segment by removing the oldest, as far as the window before a
+        trigger allows. The last one removed is renamed to ``path``, to be overwritten."""
         is_pinned = now_ns < self._pinned_ns
         room = (
             self._bounds.max_bytes if is_pinned else self._bounds.max_bytes // 2
@@ -202,20 +206,20 @@ class CaptureRing:
             is_past = not is_pinned and oldest.t_last_ns < now_ns - self._bounds.before_ns
             if self._older_bytes <= room and not is_past:
                 return
-            with contextlib.suppress(FileNotFoundError):  # somebody needed the room
+            with contextlib.suppress(FileNotFoundError):  # somebody else removed it
                 retire(oldest.path)
             self._older.popleft()
             with contextlib.suppress(FileNotFoundError):
                 oldest.path.replace(self.path)
 
 
-# --- one file of the segments -----------------------------------------------------------------------------------
+# --- joining the segments -----------------------------------------------------------------------------------
 def segment_path(path: Path, first_no: int) -> Path:
     return path.with_name(_NAME.format(stem=path.stem, number=first_no, suffix=path.suffix))
 
 
 def segments(path: Path) -> list[tuple[int, Path]]:
-    """(number of the first frame, file) of each segment set aside from the capture at ``path``, in
+    """Return (number of the first frame, file) of each segment of the capture at ``path``, in
     order."""
     pattern = re.compile(rf"{re.escape(path.stem)}\.(\d{{12}}){re.escape(path.suffix)}")
     found = []
@@ -227,9 +231,11 @@ def segments(path: Path) -> list[tuple[int, Path]]:
 
 
 def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]:
-    """Every run of a capture that may not be joined yet: the segments in order, then ``path``.
-    RigError: a watch is going on, and has written over what was being read, or begun another
-    segment."""
+    """Yield every run of a capture that may not be joined yet: the segments in order, then
+    ``path``.
+
+    Raises RigError if a running watch overwrote a segment or began a new one meanwhile.
+    """
     parts = segments(path)
     moved_on = RigError(
         f"{path} has moved on while it was read; read it again, or when the run is over"
@@ -239,7 +245,7 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
         left = _MAX_FRAMES if following is None else following - first_no
         try:
             with open_file(one.name) as file:
-                # A join that was killed may have set the newest file aside as it was.
+                # A killed join may have renamed the newest file.
                 for run in (
                     () if _is_empty(file) else runs_of(file, one.name, is_growing=following is None)
                 ):
@@ -271,8 +277,8 @@ def kept_runs(path: Path, open_file: Callable[[str], BinaryIO]) -> Iterator[Run]
 
 
 def join(path: Path) -> None:
-    """Make the capture at ``path`` one file, also after a kill, also of a join. RigError: a segment
-    stays as it is."""
+    """Join the segments of the capture at ``path`` into one file. Also works after a kill, and
+    after a killed join. A segment that raises RigError stays as it is."""
     parts = segments(path)
     try:
         while parts and is_retired(parts[0][1]):
@@ -299,8 +305,8 @@ def join(path: Path) -> None:
 
 
 def _is_empty(file: BinaryIO) -> bool:
-    """A segment that was killed, or met the end of the disk, before it had its header; or one that
-    is retired."""
+    """Return whether a segment has no header (killed, or disk full, before it was written) or is
+    retired."""
     return os.pread(file.fileno(), len(END), 0) in (b"", END)
 
 
@@ -317,21 +323,21 @@ def _count(path: Path) -> int:
 
 
 def _cut(path: Path, fd: int, frames: int) -> None:
-    """End the file behind so many frames: what stands there is a half copy of the next segment, or
-    statistics."""
+    """Cut the file after that many frames. What follows is an incomplete copy of the next segment,
+    or statistics."""
     if os.fstat(fd).st_size == 0:
         raise WireError(f"{path} is empty")
     with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
         end, found, *_ = survey(memoryview(data), first_packet_at(data), frames)
-    if found != frames:  # what came behind half a block could no longer be read
+    if found != frames:  # data after an incomplete block would be unreadable
         raise WireError(f"{path} has {found} of {frames} frames", end)
     os.ftruncate(fd, end)
     os.lseek(fd, 0, os.SEEK_END)
 
 
 def _append(fd: int, path: Path) -> None:
-    """The packets and statistics of ``path``, without the header that is the same, and without half
-    a block."""
+    """Return the packets and statistics of ``path``, without the common header and without an
+    incomplete block."""
     with path.open("rb") as file:
         if _is_empty(file):
             return

@@ -17,7 +17,7 @@ from freezeframe.harness.errors import RigError
 
 LINKTYPE_ETHERNET: Final = 1
 LINKTYPE_UPPER_PDU: Final = 252
-"""LINKTYPE_WIRESHARK_UPPER_PDU: tags that name a dissector, then its bytes."""
+"""LINKTYPE_WIRESHARK_UPPER_PDU: tags that name a dissector, then the bytes for it."""
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _COMMENT, _END = 1, 0
 _APPLICATION, _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 4, 2, 3, 9
@@ -25,15 +25,16 @@ _SECTION_HEAD: Final = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
 _PACKET_HEAD: Final = struct.Struct("<IIIII")
 _TAG: Final = struct.Struct(">HH")
 _TAG_END, _TAG_DISSECTOR, _TAG_PROTOCOL_COLUMN, _TAG_INFO_COLUMN = 0, 12, 33, 36
-"""Wireshark's epan/exported_pdu.h; the columns' tags are known from Wireshark 3.6 on, and passed
-over before."""
+"""Tags of Wireshark (epan/exported_pdu.h). The column tags are supported from Wireshark 3.6 on and
+ignored before."""
 MAX_COMMENT_BYTES: Final = 4096
 MAX_TAG_BYTES: Final = 1024
 _LAST_TIME_NS: Final = (1 << 64) - 1
 
 
 class CaptureFile:
-    """``interface`` for each source, then ``packet`` in the order of time; a context manager."""
+    """Writes a capture file: call ``interface`` for each source, then ``packet`` in the order of
+    time. A context manager."""
 
     def __init__(self, path: Path, *, application: str, comment: str) -> None:
         self.path = path
@@ -69,7 +70,7 @@ class CaptureFile:
                 self._temporary.unlink()
 
     def interface(self, name: str, description: str, linktype: int) -> int:
-        """Describe one source of packets; its number."""
+        """Describe one source of packets and return its number."""
         body = struct.pack("<HHI", linktype, 0, 0)
         body += option(_IF_NAME, name.encode()) + option(_IF_DESCRIPTION, description.encode())
         body += option(_IF_TSRESOL, b"\x09") + option(_END, b"")
@@ -86,7 +87,7 @@ class CaptureFile:
         original_length: int = 0,
         comments: tuple[str, ...] = (),
     ) -> None:
-        """``t_ns``: CLOCK_REALTIME."""
+        """Append a packet. ``t_ns`` is CLOCK_REALTIME."""
         assert interface < self._interfaces
         t_ns = min(max(t_ns, 0), _LAST_TIME_NS)
         original = min(max(original_length, len(data)), 0xFFFFFFFF)
@@ -105,13 +106,13 @@ class CaptureFile:
 
 
 def upper_pdu(data: bytes, *, dissector: str, protocol: str, info: str) -> bytes:
-    """``data`` for the dissector of that name, with what the columns Protocol and Info are to
-    show."""
+    """Encode ``data`` for the dissector of that name, with the text for the columns Protocol and
+    Info."""
     tags = ((_TAG_DISSECTOR, dissector), (_TAG_PROTOCOL_COLUMN, protocol), (_TAG_INFO_COLUMN, info))
     head = b""
     for tag, text in tags:
         value = text.encode(errors="replace")[:MAX_TAG_BYTES]
-        value += bytes(-len(value) % 4 or 4)  # at least one NUL ends it
+        value += bytes(-len(value) % 4 or 4)  # ends with at least one NUL
         head += _TAG.pack(tag, len(value)) + value
     return head + _TAG.pack(_TAG_END, 0) + data
 

@@ -1,5 +1,7 @@
-"""The host's clocks. Everything is timed by CLOCK_MONOTONIC; wall time is read once a run, with its
-error."""
+"""The clocks of the host.
+
+All times are CLOCK_MONOTONIC. Wall time is read once per run, with its error.
+"""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from freezeframe.harness.core.events import Ns
 
 
 class MonotonicClock:
-    """Plays roles.Clock."""
+    """Implements roles.Clock."""
 
     def now(self) -> Ns:
         return time.monotonic_ns()
@@ -17,23 +19,24 @@ class MonotonicClock:
 
 @dataclass(frozen=True, slots=True)
 class WallReading:
-    """Wall time at one moment of CLOCK_MONOTONIC."""
+    """Wall time at one time of CLOCK_MONOTONIC."""
 
     monotonic_ns: Ns
     wall_ns: int
     """Nanoseconds since 1970-01-01 UTC."""
     error_ns: int
-    """How far apart the two readings can have been taken; the wall clock's own error is not known
-    here."""
+    """Maximum time between the two clock readings. The error of the wall clock itself is unknown.
+    """
 
     def utc(self, t_ns: Ns) -> str:
-        """Time of day at another moment of CLOCK_MONOTONIC, to a millisecond."""
+        """Return the time of day at another time of CLOCK_MONOTONIC, in milliseconds."""
         wall_s = (self.wall_ns + t_ns - self.monotonic_ns) / 1e9
         return datetime.fromtimestamp(wall_s, UTC).time().isoformat("milliseconds")
 
 
 def read_wall_clock() -> WallReading:
-    """Wall time between two readings of the monotonic clock: the closest of a few tries."""
+    """Read the wall time between two readings of the monotonic clock; return the tightest of a few
+    attempts."""
     tries = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(5)]
     before, wall, after = min(tries, key=lambda one: one[2] - one[0])
     half = (after - before + 1) // 2

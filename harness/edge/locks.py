@@ -1,5 +1,4 @@
-"""Who holds a device: told by name, so that "busy" is something a person can act on. Reads /proc
-only."""
+"""Find the process that uses a device, so that the error "in use" can name it. Reads only /proc."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ PROC: Final = Path("/proc")
 
 
 def holder(path: str) -> str | None:
-    """``python (pid 123)``: another process that has the file at ``path`` open, the one that locked
-    it first.
+    """Return another process that has the file at ``path`` open, as ``python (pid 123)``; a
+    process that holds a lock on it first.
 
-    None when there is none, or none that this user may see.
+    None: there is none, or none that this user may see.
     """
     try:
         wanted = Path(path).stat()
@@ -40,7 +39,7 @@ def _has_open(pid: int, wanted: os.stat_result) -> bool:
         for entry in (PROC / str(pid) / "fd").iterdir():
             try:
                 found = entry.stat()
-            except OSError:  # closed since, or not ours to see
+            except OSError:  # closed meanwhile, or not visible to this user
                 continue
             if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
                 return True
@@ -50,8 +49,8 @@ def _has_open(pid: int, wanted: os.stat_result) -> bool:
 
 
 def _locking_pids(wanted: os.stat_result) -> Iterator[int]:
-    """Lines of /proc/locks: ``1: FLOCK  ADVISORY  WRITE 123 00:1b:5 0 EOF``; the device numbers are
-    hexadecimal."""
+    """Parse a line of /proc/locks: ``1: FLOCK  ADVISORY  WRITE 123 00:1b:5 0 EOF``. The device
+    numbers are hexadecimal."""
     device = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
     try:
         lines = (PROC / "locks").read_text().splitlines()

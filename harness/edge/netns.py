@@ -1,10 +1,10 @@
-"""Network namespaces without names or mounts: an open descriptor holds each; a killed run leaves
-nothing.
+"""Create and enter network namespaces without names or mounts. An open descriptor holds each, so a
+killed run leaves nothing.
 
-The two simulated controllers live in one namespace each, joined by a veth pair, their replication
+Each of the two simulated controllers has a namespace. A veth pair joins them as the replication
 link. Another process enters a namespace through ``/proc/PID/fd/N`` of the process that holds it.
-Without root everything here works inside a user namespace, which ``ensure_privileges`` puts the
-whole command into.
+Without root everything works inside a user namespace, in which ``ensure_privileges`` starts the
+command again.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from freezeframe.harness.errors import RigError
 
 INTERFACE: Final = "repl0"
-"""Name of the replication link's interface in both namespaces."""
+"""Name of the interface of the replication link in both namespaces."""
 PRIMARY_ADDRESS: Final = "10.77.0.1"
 SECONDARY_ADDRESS: Final = "10.77.0.2"
 PREFIX_BITS: Final = 24
@@ -35,12 +35,13 @@ CLONE_NEWNS: Final = 0x00020000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
 CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
-"""What namespaces, addresses and AF_PACKET sockets need; bit numbers of <linux/capability.h>."""
+"""Capabilities needed for namespaces, addresses and AF_PACKET sockets; bit numbers of
+<linux/capability.h>."""
 SIOCETHTOOL: Final = 0x8946
 OFFLOADS: Final = {"tso": 0x1F, "gso": 0x24, "gro": 0x2C, "rx-checksum": 0x15, "tx-checksum": 0x17}
-"""ETHTOOL_S* commands of <linux/ethtool.h>, in the order in which they are switched off."""
+"""ETHTOOL_S* commands of <linux/ethtool.h>, in the order in which the offloads are switched off."""
 REEXEC_MARKER: Final = "FREEZEFRAME_USER_NAMESPACE"
-"""Set in the environment of the command that runs inside the user namespace, so that it never tries
+"""Set in the environment of the command inside the user namespace, so that it does not start
 again."""
 PROBE_TIMEOUT_S: Final = 10.0
 
@@ -51,14 +52,15 @@ T = TypeVar("T")
 
 
 class Namespace:
-    """One network namespace, alive as long as a process is in it or a descriptor of it is open."""
+    """One network namespace. It exists as long as a process is in it or a descriptor of it is
+    open."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @classmethod
     def create(cls) -> "Namespace":
-        """A new, empty namespace (its ``lo`` is down). RigError when the kernel refuses."""
+        """Create an empty namespace (its ``lo`` is down). Raises RigError when the kernel refuses."""
 
         def unshared() -> Namespace:
             if _libc.unshare(CLONE_NEWNET) != 0:
@@ -69,8 +71,8 @@ class Namespace:
 
     @classmethod
     def open(cls, path: str | Path) -> "Namespace":
-        """The namespace at ``path``: /proc/PID/fd/N of the process that holds it, /run/netns/NAME,
-        ..."""
+        """Open the namespace at ``path``: /proc/PID/fd/N of the process that holds it,
+        /run/netns/NAME, ..."""
         try:
             return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -78,14 +80,14 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """Where other processes of this user find it, as long as this process holds it."""
+        """Path by which other processes of this user open it, as long as this process holds it."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a thread of its own in the namespace; sockets that it opens stay
-        inside.
+        """Call ``function`` in a new thread inside the namespace. Sockets that it opens stay in
+        the namespace.
 
-        The thread ends there: without root no thread may return to the namespace that it came from.
+        The thread ends afterwards: without root no thread may return to its previous namespace.
         """
 
         def inside() -> T:
@@ -107,12 +109,12 @@ class LinkPair:
     primary: Namespace
     secondary: Namespace
     notes: tuple[str, ...] = ()
-    """What the kernel did not allow, for the incident: "primary: tx-checksum offload stays on:
+    """Settings that the kernel refused, for the incident: "primary: tx-checksum offload stays on:
     ..."."""
     keeps_order: bool = True
-    """Frames arrive in the order in which they were sent, whichever processor sends them. When the
-    kernel did not allow it, both ends must run on one processor: a capture with segments out of
-    order is hard to read for other tools."""
+    """Whether frames arrive in the order in which they were sent, on any processor. If the kernel
+    did not allow the setting, both ends must run on one processor, because other tools cannot read
+    a capture with reordered segments well."""
 
     def close(self) -> None:
         self.primary.close()
@@ -120,9 +122,9 @@ class LinkPair:
 
 
 def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
-    """Two namespaces joined by a veth pair, addresses set, all up, offloads off: frames are
-    captured as on a wire, of wire size and with valid checksums. RigError when the kernel refuses a
-    step."""
+    """Create two namespaces joined by a veth pair, with addresses, up, offloads off: frames are
+    captured at wire size and with valid checksums. Raises RigError when the kernel refuses a step.
+    """
     primary = Namespace.create()
     try:
         secondary = Namespace.create()
@@ -136,7 +138,7 @@ def make_pair(*, mtu_bytes: int | None = None) -> LinkPair:
             ("primary", primary, PRIMARY_ADDRESS),
             ("secondary", secondary, SECONDARY_ADDRESS),
         ):
-            # Offloads first: nothing that is sent when the link comes up shall leave unsegmented.
+            # Offloads first, so that frames sent when the link comes up are segmented too.
             notes += [
                 f"{side}: {note}" for note in namespace.run(lambda: disable_offloads(INTERFACE))
             ]
@@ -175,10 +177,13 @@ def _bring_up(address: str, mtu_bytes: int | None) -> None:
 
 
 def _steer_to_one_processor() -> bool:
-    """A veth hands each frame to the processor that sends it, so two frames of one stream can
-    overtake each other. Receive packet steering puts all of them into one queue. Its switch is in
-    sysfs, which shows the devices of the namespace that it was mounted in: it is mounted over the
-    old one, for this thread alone. False: not allowed."""
+    """Let one queue carry all frames of ``interface``. False: not allowed.
+
+    A veth processes each frame on the processor that sends it, so two frames of a stream can be
+    reordered. Receive packet steering puts them into one queue. Its setting is in sysfs, which
+    shows the devices of the namespace in which it was mounted, so it is mounted again for this
+    thread only.
+    """
     try:
         if _libc.unshare(CLONE_NEWNS) != 0:
             return False
@@ -194,7 +199,8 @@ def _steer_to_one_processor() -> bool:
 
 @contextlib.contextmanager
 def _netlink(what: str) -> Iterator[Any]:
-    """A route socket of the calling thread's namespace; pyroute2's errors become RigError here."""
+    """Open a route socket in the namespace of the calling thread. Turns errors of pyroute2 into
+    RigError."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -206,10 +212,10 @@ def _netlink(what: str) -> Iterator[Any]:
 
 
 def disable_offloads(interface: str) -> list[str]:
-    """Switch off what hides the wire's frames from a capture, on ``interface`` of the thread's
-    namespace.
+    """Switch off the offloads of ``interface`` that hide the frames of the wire from a capture.
 
-    Returns what the driver refused; an offload that the device does not have is not worth a word.
+    Returns the settings that the driver refused. Offloads that the device does not have are not
+    mentioned.
     """
     notes = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
@@ -255,7 +261,7 @@ def _in_thread(function: Callable[[], T]) -> T:
 
 # --- privileges ---------------------------------------------------------------------------------------------
 def missing_capabilities() -> list[str]:
-    """Names of CAPABILITIES that this process does not have."""
+    """Return the names of the CAPABILITIES that this process does not have."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
@@ -264,11 +270,12 @@ def missing_capabilities() -> list[str]:
 
 
 def ensure_privileges(argv: Sequence[str]) -> None:
-    """Return when this process may make namespaces; else run ``argv`` in its place inside a user
-    namespace.
+    """Return if this process may create namespaces; otherwise run ``argv`` in its place inside a
+    user namespace.
 
-    Call before any thread or child exists, and only for a simulated bench: inside, the machine's
-    own interfaces are out of reach. RigError names the setting or the capability that is missing.
+    Call it before any thread or child exists, and only for a simulated bench: the interfaces of
+    the machine are not reachable from inside. Raises RigError that names the missing setting or
+    capability.
     """
     missing = missing_capabilities()
     if not missing:
@@ -286,12 +293,12 @@ def ensure_privileges(argv: Sequence[str]) -> None:
 
 
 def join_holder(namespace: str, argv: Sequence[str]) -> None:
-    """Return when this process may enter the network namespace at ``namespace``; else run ``argv``
-    in its place inside the user namespace of the process that holds it: the bench was simulated
-    without root, by this same user.
+    """Return if this process may enter the network namespace at ``namespace``; otherwise run
+    ``argv`` in its place inside the user namespace of the process that holds it. This happens when
+    the same user simulated the bench without root.
 
-    Call before any thread or child exists. What cannot be joined is left to whoever enters: the
-    error is told there.
+    Call it before any thread or child exists. A namespace that cannot be joined is reported when
+    it is entered.
     """
     path = Path(namespace)
     holder = re.match(r"/proc/(\d+)/", str(path.readlink() if path.is_symlink() else path))
@@ -308,7 +315,7 @@ _UNSHARE: Final = ("unshare", "--user", "--map-root-user")
 
 
 def user_namespace_problem() -> str:
-    """Why a user namespace that can hold network namespaces cannot be had here; "" when it can."""
+    """Return why no user namespace that can hold network namespaces can be created; "": it can."""
     if shutil.which(_UNSHARE[0]) is None:
         return "the command unshare is not there (Debian package util-linux)"
     try:
@@ -332,7 +339,7 @@ _FORBIDDING: Final = {
     "user.max_net_namespaces": (0, 10000),
     "kernel.apparmor_restrict_unprivileged_userns": (1, 0),
 }
-"""Kernel setting -> (the value that forbids user namespaces, the value to set)."""
+"""Kernel setting -> (value that forbids user namespaces, value to set)."""
 
 
 def _settings() -> dict[str, int]:
@@ -344,8 +351,8 @@ def _settings() -> dict[str, int]:
 
 
 def explain_refusal(message: str, settings: Mapping[str, int]) -> str:
-    """The words of unshare, then the setting that explains them, or the capability when none
-    does."""
+    """Return the message of unshare, then the kernel setting that explains it, or else the missing
+    capability."""
     for name, (forbidding, remedy) in _FORBIDDING.items():
         if settings.get(name) == forbidding:
             return (

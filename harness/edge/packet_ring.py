@@ -1,10 +1,10 @@
-"""Capture of one interface: AF_PACKET with a TPACKET_V3 ring that the kernel fills and this process
+"""Capture one interface with an AF_PACKET TPACKET_V3 ring, which the kernel fills and this process
 maps.
 
-The kernel stamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are full
-or after ``RETIRE_MS``; no frame costs a system call. A block is turned into a run of pcapng's
-enhanced packet blocks and given back to the kernel at once. What the kernel had to drop is counted
-by ``statistics``.
+The kernel timestamps every frame (CLOCK_REALTIME, ns) and hands over whole blocks, when they are
+full or after ``RETIRE_MS``. No frame costs a system call. A block is converted into a run of
+pcapng enhanced packet blocks and returned to the kernel at once. ``statistics`` counts the frames
+that the kernel dropped.
 
 Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc), native byte order.
 """
@@ -30,15 +30,15 @@ from freezeframe.harness.errors import RigError
 
 DEFAULT_RING_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 128 << 10
-"""Holds the largest frame that segmentation offload makes (64 KiB), and divides the ring finely: at
-a quiet link each block handed over carries RETIRE_MS only, so that 512 of them outlast a second's
-stall of this process."""
+"""Block size. It holds the largest frame of segmentation offload (64 KiB) and divides the ring
+finely: on a quiet link each block covers only RETIRE_MS, so that 512 blocks outlast a stall of
+this process of one second."""
 RETIRE_MS: Final = 2
-"""A block that is not full is handed over after this: the capture's share of the time to a
-trigger."""
+"""A block that is not full is handed over after this time. It limits how late a trigger can be
+seen."""
 CLOCK_STEP_NS: Final = NS_PER_MS
-"""The distance between CLOCK_REALTIME and CLOCK_MONOTONIC changes only when the clock is set: NTP
-slews both alike."""
+"""A larger change of the difference between CLOCK_REALTIME and CLOCK_MONOTONIC is a step of the
+clock. NTP slews both alike."""
 
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263
@@ -50,7 +50,7 @@ _REQ3: Final = struct.Struct("@7I")
 """block_size, block_nr, frame_size, frame_nr, retire_blk_tov (ms), sizeof_priv,
 feature_req_word."""
 _FRAME_SIZE: Final = 2048
-"""Only divides the block in the kernel's arithmetic; frames of version 3 have their own length."""
+"""Only used in the arithmetic of the kernel; frames of TPACKET_V3 have individual lengths."""
 _BLOCK_STATUS: Final = struct.Struct("@I")
 _BLOCK_STATUS_AT: Final = 8
 _STATS3: Final = struct.Struct("@III")
@@ -64,7 +64,7 @@ _IFREQ_INDEX: Final = struct.Struct("@16si20x")
 
 @dataclass(frozen=True, slots=True)
 class RingStatistics:
-    """Since the ring was opened."""
+    """Counters since the ring was opened."""
 
     received: int
     """Frames that reached the socket, dropped ones included."""
@@ -78,18 +78,18 @@ class InterfaceGone(RigError):
 
 
 class PacketRing:
-    """The open ring. One reader; ``fileno`` turns readable when a block is ready."""
+    """The open ring, for one reader. ``fileno`` becomes readable when a block is ready."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(
         self, interface: str, *, namespace: str | None = None, ring_bytes: int = DEFAULT_RING_BYTES
     ) -> None:
-        """Capture everything on ``interface`` of the network namespace at the path ``namespace``,
-        promiscuously.
+        """Capture all frames of ``interface`` in the network namespace at the path ``namespace``,
+        in promiscuous mode.
 
-        RigError: no such interface (the text lists those there), it is down, or CAP_NET_RAW is
-        missing.
+        Raises RigError: no such interface (the message lists those that exist), it is down, or
+        CAP_NET_RAW is missing.
         """
         self.interface = interface
         self.namespace = namespace
@@ -97,12 +97,11 @@ class PacketRing:
         self._at = 0
         self._received = self._dropped = self._freezes = 0
         self.realtime_offset_ns = _clock_offset_ns()
-        """CLOCK_REALTIME - CLOCK_MONOTONIC, as last measured."""
+        """CLOCK_REALTIME minus CLOCK_MONOTONIC, as last measured."""
         self.clock_steps = 0
-        """How often that has changed: the clock was set."""
+        """Number of changes of that difference: the clock was set."""
         self.has_lost = False
-        """The kernel has said in a block read since ``statistics`` was asked that frames were
-        dropped."""
+        """A block read since the last ``statistics`` reports dropped frames."""
         if namespace is None:
             self._socket, self._index = _open_socket(interface, namespace)
         else:
@@ -127,10 +126,12 @@ class PacketRing:
         return self._socket.fileno()
 
     def read_run(self, timeout_s: float = 0.0) -> Run | None:
-        """The frames of the next block; None when none comes in time. Good until the next call.
-        Those of a block that spans a step of the clock have times of both sides of it.
+        """Return the frames of the next block, valid until the next call; None when none comes in
+        time. If the clock was set during the block, its timestamps are partly from before and
+        partly from after.
 
-        InterfaceGone when the interface has vanished; while it is only down, nothing comes.
+        Raises InterfaceGone when the interface has vanished. While it is only down, no frames
+        come.
         """
         status = self._status()
         if status & _TP_STATUS_USER == 0:
@@ -158,7 +159,7 @@ class PacketRing:
         return self._status() & _TP_STATUS_USER == 0
 
     def monotonic(self, realtime_ns: int) -> Ns:
-        """A frame's time as CLOCK_MONOTONIC."""
+        """Convert a frame timestamp to CLOCK_MONOTONIC."""
         return realtime_ns - self.realtime_offset_ns
 
     def statistics(self) -> RingStatistics:
@@ -195,12 +196,13 @@ class PacketRing:
         offset_ns = _clock_offset_ns()
         if (
             abs(offset_ns - self.realtime_offset_ns) > CLOCK_STEP_NS
-        ):  # else this process was held up in between
+        ):  # otherwise this process was delayed in between
             self.realtime_offset_ns = offset_ns
             self.clock_steps += 1
 
     def _check_error(self) -> None:
-        """The socket reports an error: the interface went down, or away. Both say ENETDOWN."""
+        """Handle a socket error: the interface went down or vanished. Both are reported as
+        ENETDOWN."""
         number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
             fcntl.ioctl(self._socket, _SIOCGIFNAME, _IFREQ_INDEX.pack(b"", self._index))
@@ -216,8 +218,8 @@ def _clock_offset_ns() -> int:
 
 
 def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:
-    """An AF_PACKET socket in the thread's namespace that takes nothing yet, and the interface's
-    index."""
+    """Return an AF_PACKET socket in the namespace of the thread that receives nothing yet, and the
+    index of the interface."""
     where = f" in namespace {namespace}" if namespace else ""
     names = [name for _, name in socket.if_nameindex()]
     if interface not in names:

@@ -1,14 +1,13 @@
-"""Capture files: a pcapng writer that a kill cannot spoil, and a bounded reader of pcap and pcapng.
+"""Write pcapng captures that a kill cannot damage, and read pcap and pcapng within limits.
 
-The writer hands whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing:
-whatever moment the process is killed, the file holds complete blocks up to the last run. When the
-disk is full it cuts the file back to the last complete run and goes no further. A file that
-``retire`` has given up is written over in place: its pages are used again, which takes a fraction
-of the time of new ones. What stands behind the last run then is not the file's: a block of length
-zero stands in front of it, where readers stop, until the next run is written whole, and its type
-and length last. The reader gives runs again.
+The writer passes whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing.
+Whenever the process is killed, the file contains complete blocks up to the last run. When the disk
+is full it cuts the file back to the last complete run and stops. A file given up by ``retire`` is
+overwritten in place: reusing its pages takes a fraction of the time of new ones. The old data
+after the last run are separated by a block of length zero, where readers stop. The next run is
+written first, its first type and length last. The reader returns runs.
 
-pcapng: section header, one interface description (nanosecond times), an enhanced packet block a
+pcapng: section header, one interface description (nanosecond times), one enhanced packet block per
 frame, interface statistics at the end (draft-ietf-opsawg-pcapng). Times are CLOCK_REALTIME
 nanoseconds.
 """
@@ -41,9 +40,10 @@ _DEFAULT_TSRESOL: Final = 6
 _U32: Final = struct.Struct("<I")
 _TWO: Final = struct.Struct("<II")
 END: Final = bytes(8)
-"""In place of a block's type and length: what follows is left of an older file."""
+"""Marks the end of the data in an overwritten file, in place of the type and length of a block.
+What follows belongs to the older file."""
 _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
-"""By ``length % 4``: what is missing to a whole word."""
+"""Padding to a multiple of four, by ``length % 4``."""
 _READ_BYTES: Final = 64 << 10
 _RUN_FRAMES: Final = 4096
 MAX_INTERFACES: Final = 256
@@ -70,7 +70,7 @@ def block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """Writes a new file, or over a retired one."""
+    """Writes a new file, or overwrites a retired one."""
 
     def __init__(
         self,
@@ -84,16 +84,16 @@ class PcapngWriter:
         description: str = "",
         comment: str = "",
     ) -> None:
-        """RigError when the file cannot be made."""
+        """Create the file. Raises RigError."""
         self.path = path
         self.full = ""
-        """Why nothing more is written; "" while all is well."""
+        """Why no more is written; "": no problem."""
         self.frames = 0
-        """In the file."""
+        """Length of the data in the file."""
         self.size_bytes = 0
         try:
             self._older_bytes = path.stat().st_size if is_retired(path) else 0
-            """Length of the older file, as long as it is not written over to its end."""
+            """Length of the older file while it is not completely overwritten."""
             flags = (
                 os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if self._older_bytes else os.O_TRUNC)
             )
@@ -118,8 +118,8 @@ class PcapngWriter:
             raise RigError(f"cannot write the capture file {path}: {self.full}")
 
     def write(self, run: Buffer, frames: int) -> bool:
-        """Store a run of ``frames`` enhanced packet blocks; False, and ``full`` says why, when it
-        is not stored."""
+        """Write a run of ``frames`` enhanced packet blocks. False: not written, and ``full`` gives
+        the reason."""
         if self.full or not self._put(run):
             return False
         self.frames += frames
@@ -128,7 +128,8 @@ class PcapngWriter:
     def close(
         self, *, start_ns: int, end_ns: int, frames_received: int, frames_dropped: int
     ) -> None:
-        """Add the interface statistics (realtime ns; dropped by the kernel) and close the file."""
+        """Write the interface statistics (realtime ns; frames dropped by the kernel) and close the
+        file."""
         body = struct.pack("<III", 0, end_ns >> 32, end_ns & 0xFFFFFFFF)
         for code, t_ns in ((_ISB_STARTTIME, start_ns), (_ISB_ENDTIME, end_ns)):
             body += option(code, struct.pack("<II", t_ns >> 32, t_ns & 0xFFFFFFFF))
@@ -144,29 +145,29 @@ class PcapngWriter:
             os.close(self._fd)
 
     def seal(self) -> None:
-        """The file ends here: what is left of an older one goes. OSError when it cannot."""
+        """Cut off the rest of an older file. Raises OSError."""
         if self._older_bytes:
             os.ftruncate(self._fd, self.size_bytes)
             self._older_bytes = 0
 
     def abandon(self) -> None:
-        """Close the file as it is: another one goes on behind it."""
+        """Close the file without statistics; another one continues the capture."""
         os.close(self._fd)
 
     def _put(self, data: Buffer) -> bool:
-        """All of it or, told in ``full``, none of it."""
+        """Write all of it or none; in the second case ``full`` gives the reason."""
         view, at = memoryview(data), self.size_bytes
         try:
             if at + len(view) + len(END) > self._older_bytes:
                 self.seal()
                 self._write(at, view)
             else:
-                # A kill may divide both writes, but the second only between type and length.
+                # A kill may interrupt both writes, but the second only between type and length.
                 self._write(at + len(END), view[len(END) :], END)
                 self._write(at, view[: len(END)])
         except OSError as error:
             self.full = str(error.strerror)
-            # On a disk that fails altogether readers stop at half a block.
+            # If the disk fails completely, readers stop at the incomplete block.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, at)
             return False
@@ -180,8 +181,7 @@ class PcapngWriter:
 
 
 def retire(path: Path) -> None:
-    """Nothing in this capture counts any more, from now on and also after a kill: it may be written
-    over."""
+    """Mark the capture file as free to be overwritten, also after a kill."""
     with path.open("r+b", buffering=0) as file:
         file.write(END)
 
@@ -202,7 +202,7 @@ _PCAP_MAGICS: Final[dict[bytes, tuple[str, int]]] = {
     b"\x4d\x3c\xb2\xa1": ("<", 1),
     b"\xa1\xb2\x3c\x4d": (">", 1),
 }
-"""First four bytes of a pcap file -> byte order, nanoseconds a unit of the fraction."""
+"""First four bytes of a pcap file -> byte order, nanoseconds per unit of the fraction."""
 _EPB_FIELDS: Final = {order: struct.Struct(order + "IIIII") for order in "<>"}
 """Interface, time (high, low), captured and original length."""
 _NS_PER_S: Final = 1_000_000_000
@@ -210,18 +210,18 @@ _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 
 
 def read_frames(path: Path) -> Iterator[CapturedFrame]:
-    """The Ethernet frames of a pcap or pcapng file, in order.
+    """Yield the Ethernet frames of a pcap or pcapng file, in order.
 
-    A file that was cut off (a killed writer) ends behind its last complete frame. RigError when it
-    cannot be opened, WireError when its bytes are no capture of Ethernet frames.
+    A file of a killed writer ends after its last complete frame. Raises RigError when it cannot be
+    opened, WireError when it is not a capture of Ethernet frames.
     """
     with _opened(path) as file:
         yield from frames_of(file, str(path))
 
 
 def read_runs(path: Path) -> Iterator[Run]:
-    """The same in runs, which take a reader a fraction of the time; each lives as long as somebody
-    holds it."""
+    """Yield the same frames in runs, which is several times faster. Each run is valid as long as
+    it is referenced."""
     with _opened(path) as file:
         yield from runs_of(file, str(path))
 
@@ -234,7 +234,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def frames_of(file: BinaryIO, name: str) -> Iterator[CapturedFrame]:
-    """As ``read_frames``, of an open file; ``name`` is for the error."""
+    """Like ``read_frames``, for an open file; ``name`` is used in errors."""
     for part in _parts(file, name, False):
         if isinstance(part, CapturedFrame):
             yield part
@@ -249,9 +249,11 @@ def run_frames(run: Run) -> Iterator[CapturedFrame]:
 
 
 def runs_of(file: BinaryIO, name: str, *, is_growing: bool = False) -> Iterator[Run]:
-    """As ``read_runs``, of an open file. Which interface of several a frame came in on is lost.
-    ``is_growing``: it may be one that is, or was, written over: it ends where that had come to.
-    Else such a place is damage, and a WireError."""
+    """Like ``read_runs``, for an open file. The interface of a frame is lost if there are several.
+
+    ``is_growing``: the file may be, or may have been, overwritten; it ends at the mark of its
+    writer. Otherwise such a place is damage and raises WireError.
+    """
     single: list[CapturedFrame] = []
     for part in _parts(file, name, is_growing):
         if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
@@ -272,7 +274,7 @@ def _as_run(frames: list[CapturedFrame]) -> Run:
 
 
 def _parts(file: BinaryIO, name: str, is_growing: bool) -> Iterator[Run | CapturedFrame]:
-    """Runs where the file has their form, else single frames."""
+    """Yield runs where the blocks of the file have the required form, otherwise single frames."""
     magic = file.read(4)
     if magic in _PCAP_MAGICS:
         yield from _read_pcap(file, *_PCAP_MAGICS[magic])
@@ -303,9 +305,9 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
 
 
 def _read_pcapng(file: BinaryIO, data: bytes, is_growing: bool) -> Iterator[Run | CapturedFrame]:
-    """``data``: what was read already."""
+    """``data``: bytes already read."""
     section, at, start = _Section(), 0, 0
-    """Where in ``data`` we are, and where in the file that begins."""
+    """Position in ``data``, and its offset in the file."""
     while True:
         if section.is_plain:
             end, frames, bytes_captured, t_first_ns, t_last_ns = survey(data, at, _RUN_FRAMES)
@@ -330,7 +332,7 @@ def _read_pcapng(file: BinaryIO, data: bytes, is_growing: bool) -> Iterator[Run 
 
 
 class _Section:
-    """What the blocks of a section mean: its byte order and its interfaces."""
+    """Byte order and interfaces of the present section."""
 
     def __init__(self) -> None:
         self._order = "<"
@@ -338,13 +340,13 @@ class _Section:
 
     @property
     def is_plain(self) -> bool:
-        """Its packets of interface 0 are of the form of a run."""
+        """Its packets of interface 0 have the form of a run."""
         first = self._interfaces[0] if self._interfaces else None
         return self._order == "<" and first is not None and first[:2] == (_NS_PER_S, 0)
 
     def block(self, data: bytes, at: int, start: int) -> int | None:
-        """The length of the block at ``data[at]``; None: it is not there whole. WireError when it
-        cannot be one."""
+        """Return the length of the block at ``data[at]``; None: it is incomplete. Raises WireError
+        if the length is impossible."""
         is_section = data[at : at + 4] == _SHB_BYTES
         if len(data) - at < (12 if is_section else 8):
             return None
@@ -388,7 +390,7 @@ class _Section:
 
 
 def first_packet_at(data: Buffer | mmap.mmap) -> int:
-    """Where the packets begin in a file of ``PcapngWriter``."""
+    """Return the offset of the first packet in a file of ``PcapngWriter``."""
     at = 0
     while at + 8 <= len(data):
         kind, total = _TWO.unpack_from(data, at)
@@ -399,7 +401,7 @@ def first_packet_at(data: Buffer | mmap.mmap) -> int:
 
 
 def whole_to(data: Buffer | mmap.mmap, at: int) -> int:
-    """Where the last whole block ends, from the packets at ``at`` on."""
+    """Return the end of the last complete block, from the packets at ``at`` on."""
     at = survey(memoryview(data), at, len(data))[0]
     while at + 12 <= len(data):
         _, total = _TWO.unpack_from(data, at)
@@ -410,7 +412,7 @@ def whole_to(data: Buffer | mmap.mmap, at: int) -> int:
 
 
 def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
-    """(units of time a second, offset in seconds, snap length)"""
+    """Return (time units per second, offset in seconds, snap length)."""
     linktype, _, snaplen = struct.unpack_from(order + "HHI", body)
     if linktype != LINKTYPE_ETHERNET:
         raise WireError(f"link type {linktype}, only Ethernet (1) is read", at, body[:8])
@@ -433,7 +435,7 @@ def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
 def _enhanced_packet(
     body: bytes, order: str, interfaces: list[tuple[int, int, int]], at: int
 ) -> CapturedFrame:
-    """``body`` ends with the block's second length."""
+    """``body`` includes the second length of the block."""
     if len(body) < 24:
         raise WireError("enhanced packet block without its header", at, body)
     number, high, low, length, original = _EPB_FIELDS[order].unpack_from(body)

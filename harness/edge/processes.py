@@ -1,4 +1,5 @@
-"""The child processes of a run: started, spoken to in events, stopped within a bound."""
+"""Start the child processes of a run, exchange events with them, and stop them within a time
+limit."""
 
 import contextlib
 import os
@@ -18,15 +19,15 @@ from freezeframe.harness.errors import RigError
 
 READ_BYTES = 256 << 10
 STDERR_SHOWN_CHARS = 600
-"""How much of a dead child's last words goes into an error text."""
+"""Length of the stderr excerpt of a dead child in an error message."""
 KILLED_S = 5.0
 
 
 class Child:
-    """``python -m MODULE``: its configuration is the first line on its stdin, then events both
-    ways.
+    """A child ``python -m MODULE``. The first line on its stdin is its configuration; then events
+    go both ways.
 
-    The child dies with its parent's pipe: every process of ours ends when its stdin does.
+    It ends when the pipe of its parent closes: every process of ours ends when its stdin does.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 pass_fds=tuple(pass_fds),
-                # Ctrl-C is the supervisor's: it ends its children in order, each within a bound.
+                # The supervisor handles Ctrl-C: it stops its children in order, each within a time limit.
                 start_new_session=True,
             )
         assert self._process.stdin is not None
@@ -65,18 +66,18 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """Exit status; None: running; negative: the signal that ended it."""
         return self._process.returncode
 
     def fileno(self) -> int:
-        """The descriptor that turns readable when events are there."""
+        """Descriptor that becomes readable when events are available."""
         return self._stdout_fd
 
     def send(self, event: Event) -> None:
         self._write(events.encode(event))
 
     def receive(self) -> list[AnyEvent]:
-        """The events that are there; ``ended`` is set when the child has closed its side."""
+        """Return the available events; ``ended`` is set when the child has closed its side."""
         received: list[AnyEvent] = []
         while not self.ended:
             try:
@@ -90,13 +91,13 @@ class Child:
         return received
 
     def last_words(self) -> str:
-        """The end of what the child wrote to stderr."""
+        """Return the end of the stderr output of the child."""
         with contextlib.suppress(OSError):
             return self.stderr_path.read_text(errors="replace")[-STDERR_SHOWN_CHARS:].strip()
         return ""
 
     def death(self) -> RigError:
-        """Call when ``ended`` came unasked."""
+        """Return the error for a child that ended unexpectedly."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         words = self.last_words()
@@ -105,13 +106,12 @@ class Child:
         )
 
     def stop(self, deadline_ns: Ns) -> list[AnyEvent]:
-        """Ask for the end, take the last events, then insist: after the deadline the child is
-        killed."""
+        """Ask the child to stop, read its last events, and kill it after the deadline."""
         with contextlib.suppress(RigError):  # it may have ended by itself
             self.send(events.Stop(t_ns=time.monotonic_ns()))
         with contextlib.suppress(OSError):
             os.close(self._stdin_fd)
-            # Popen must not close the number again: by then it may be another file's.
+            # Popen must not close this number again: it may then belong to another file.
             self._process.stdin = None
         last: list[AnyEvent] = []
         os.set_blocking(self._stdout_fd, False)
@@ -129,7 +129,7 @@ class Child:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            # Longer than this the kernel does not let go of it only where a device hangs.
+            # A process killed this long ago still exists only if a device hangs in the kernel.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=KILLED_S)
 

@@ -1,5 +1,4 @@
-"""What a process asks of the kernel and of Python to be fast when it counts; what it could not have
-comes back as text."""
+"""Ask the kernel and Python for low latency; report as text what was refused."""
 
 import ctypes
 import gc
@@ -10,12 +9,12 @@ from typing import Final
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 FIFO_PRIORITY: Final = 20
-"""Above ordinary processes and the kernel's default threads at 1; below interrupt threads at 50."""
+"""Priority above ordinary processes and kernel threads at 1, below interrupt threads at 50."""
 
 
 def become_realtime() -> list[str]:
-    """Collect garbage for the last time, lock the memory, and take a SCHED_FIFO priority. Returns
-    what was refused."""
+    """Disable garbage collection, lock the memory and take a SCHED_FIFO priority. Returns what was
+    refused."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -23,7 +22,7 @@ def become_realtime() -> list[str]:
 
 
 def _lock_memory() -> str:
-    # Under a finite limit MCL_FUTURE would make a later allocation fail: lift the limit, or lock
+    # Under a finite limit MCL_FUTURE would make a later allocation fail: remove the limit, or lock
     # nothing.
     limit_bytes = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     try:

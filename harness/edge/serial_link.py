@@ -1,10 +1,10 @@
-"""A serial line by any pyserial URL, as a roles.ByteLink over a raw descriptor.
+"""Open a serial line by any pyserial URL, as a roles.ByteLink over a raw descriptor.
 
 Device paths (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``, a PTY or a link to one) and
 ``socket://host:port`` are read and written through their own descriptor. ``rfc2217://`` and other
-URLs that pyserial interprets itself have none that carries plain bytes: two threads pump them
-through a socket pair. A descriptor may be handed to another process too (the reflex process writes
-the first frame through it); pyserial only opens the line and sets it up: raw, 8N1.
+URLs that pyserial interprets itself have no descriptor with plain bytes: two threads copy them
+through a socket pair. A descriptor may also be passed to another process (the reflex writes the
+first frame through it). pyserial only opens the line and configures it: raw, 8N1.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ from freezeframe.harness.errors import RigError
 
 DEFAULT_BAUD: Final = 115_200
 WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
-"""A line that takes no byte for so long is gone: 5 s are 57 kB at the default rate."""
+"""Write timeout. In 5 s a line at the default rate transfers 57 kB."""
 PUMP_BYTES: Final = 4096
 PUMP_POLL_S: Final = 0.05
-"""How long a pumped line's read may sit before it looks whether the link was closed."""
+"""Interval at which the read of a pumped line checks whether it was closed."""
 BREAK: Final = b"\xff\xf3"
-"""In the bytes written to a line that was opened with ``breaks``: a BREAK, as telnet has it (RFC
-854, IAC BREAK)."""
+"""A BREAK in the bytes written to a line opened with ``breaks``, as in telnet (RFC 854, IAC
+BREAK)."""
 BREAK_S: Final = 0.25
-"""How long one lasts: longer than any character, as terminal programs send it."""
+"""Duration of a BREAK: longer than any character, as terminal programs send it."""
 UNIX_PREFIX: Final = "unix:"
-"""Not a URL of pyserial's: a unix socket, as QEMU gives its serial lines."""
+"""A unix socket, as QEMU provides for serial lines. Not a URL of pyserial."""
 PTY_PREFIX: Final = "/dev/pts/"
 BY_ID: Final = Path("/dev/serial/by-id")
 SHOWN_PORTS: Final = 20
 
 
 class SerialLink:
-    """Plays roles.ByteLink. Made by ``open_serial``."""
+    """Implements roles.ByteLink. Created by ``open_serial``."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class SerialLink:
     ) -> None:
         self.name = name
         self.notes = notes
-        """What the line could not have: "ttyUSB0: no low-latency mode ..."."""
+        """Features that the line lacks: "ttyUSB0: no low-latency mode ..."."""
         self._port = port
         self._pump: _Pump | None = None
         try:
             if breaks and isinstance(port, serial.SerialBase):
-                raise OSError("a BREAK is no byte: the port itself must send it")
+                raise OSError("a BREAK is not a byte; only the port itself can send it")
             self._fd: int = port.fileno()
         except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
             self._pump = _Pump(port, breaks=breaks)
             self._fd = self._pump.fileno()
-            notes.append(f"{name}: pumped by a thread, slower than a line of its own")
+            notes.append(f"{name}: copied by a thread, slower than a direct line")
         os.set_blocking(self._fd, False)
 
     def fileno(self) -> int:
@@ -94,7 +94,7 @@ class SerialLink:
             except BlockingIOError as error:
                 if not self._wait(select.POLLOUT, time.monotonic_ns() + WRITE_TIMEOUT_NS):
                     raise RigError(
-                        f"{self.name} takes no bytes: flow control, or nobody at the other end"
+                        f"{self.name} accepts no bytes: flow control, or no device at the other end"
                     ) from error
             except OSError as error:
                 raise RigError(f"{self.name} is gone: {error.strerror}") from error
@@ -114,13 +114,13 @@ class SerialLink:
 
 
 class _Pump:
-    """Carries a pyserial port's bytes to and from one end of a socket pair."""
+    """Copies bytes between a pyserial port and one end of a socket pair."""
 
     def __init__(self, port: serial.SerialBase, *, breaks: bool) -> None:
         self._port = port
         self._breaks = breaks
         self.error = ""
-        """Why the line ended; "" while it has not."""
+        """Why the line ended; "": it has not ended."""
         self._closing = False
         self._ours, self._theirs = socket.socketpair()
         self._port.timeout = PUMP_POLL_S
@@ -171,13 +171,16 @@ class _Pump:
 
 
 def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> SerialLink:
-    """Open ``url`` for this process alone; with ``breaks`` BREAK in what is written to it is one. A
-    unix socket's server has to understand telnet for that. RigError: missing (with what is there),
-    in use (by whom), refused."""
+    """Open ``url`` exclusively for this process.
+
+    With ``breaks``, BREAK in the written bytes sends a BREAK; the server of a unix socket must
+    then understand telnet. Raises RigError: missing (with a list of existing ports), in use (by
+    which process), refused.
+    """
     if url.startswith(UNIX_PREFIX):
         return SerialLink(url, _unix_socket(url.removeprefix(UNIX_PREFIX)), [])
     if breaks and url.startswith("socket://"):
-        raise RigError(f"{url} cannot carry a BREAK: use the terminal server's rfc2217:// port")
+        raise RigError(f"{url} cannot send a BREAK: use the terminal server's rfc2217:// port")
     is_device = "://" not in url
     if is_device:
         _check_device(url)
@@ -195,8 +198,8 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> 
 
 
 def _tell_empty_from_ended(fd: int) -> None:
-    """pyserial leaves VMIN at 0, where a read of an idle line returns nothing, just as that of a
-    dead one does. With VMIN 1 an idle line's non-blocking read says EAGAIN."""
+    """Set VMIN to 1. pyserial leaves it at 0, where a read from an idle line returns nothing, like
+    a read from a dead one. With 1 a non-blocking read from an idle line raises EAGAIN."""
     attributes = termios.tcgetattr(fd)
     attributes[6][termios.VMIN] = 1
     attributes[6][termios.VTIME] = 0
@@ -204,8 +207,8 @@ def _tell_empty_from_ended(fd: int) -> None:
 
 
 def _unix_socket(path: str) -> socket.socket:
-    """The line of a virtual machine. One user at a time is its server's business: a second one
-    hears nothing."""
+    """Open the serial line of a virtual machine. Its server allows one client at a time; a second
+    one receives nothing."""
     line = socket.socket(socket.AF_UNIX)
     try:
         line.connect(path)
@@ -219,10 +222,10 @@ def _check_device(path: str) -> None:
     if not Path(path).exists():
         raise RigError(f"{path} is not there. {_what_is_there()}")
     if not Path(path).is_char_device():
-        raise RigError(f"{path} is not a serial line, it is not even a device. {_what_is_there()}")
+        raise RigError(f"{path} is not a serial line: it is not a device. {_what_is_there()}")
     if not os.path.realpath(path).startswith(PTY_PREFIX):
-        # A terminal program without a lock would steal bytes. Not asked of a PTY: its maker holds
-        # it too.
+        # A terminal program without a lock would take some of the bytes. Not checked for a PTY: its
+        # creator holds it too.
         taken_by = locks.holder(path)
         if taken_by:
             raise RigError(f"{path} is in use by {taken_by}")
@@ -241,7 +244,7 @@ def _translated(url: str, error: Exception, is_device: bool) -> RigError:
 
 
 def _what_is_there() -> str:
-    """The serial ports of this machine, the ones with a lasting name first."""
+    """Return the serial ports of this machine, those with permanent names first."""
     named = sorted(str(path) for path in BY_ID.glob("*"))
     behind = {os.path.realpath(path) for path in named}
     others = sorted(port.device for port in list_ports.comports() if port.device not in behind)
@@ -250,7 +253,7 @@ def _what_is_there() -> str:
 
 
 def _ask_low_latency(path: str, port: serial.Serial, notes: list[str]) -> None:
-    """USB adapters hold bytes back (FTDI: 16 ms) unless told not to."""
+    """Request low-latency mode: USB adapters otherwise delay bytes (FTDI: 16 ms)."""
     real = os.path.realpath(path)
     if real.startswith(PTY_PREFIX):
         return

@@ -1,9 +1,8 @@
-"""One UART that carries both a console and the control frames: a roles.ByteLink for the control
-side of it.
+"""The control side of one UART that carries both a console and control frames, as a
+roles.ByteLink.
 
-Only one process may read a line. Before the reflex runs, that is this one; from ``share`` on the
-reflex reads, records and scans the line, and hands every byte on through a pipe, whose other end is
-read here.
+Only one process may read a line. Before the reflex starts it is this process. After ``share`` the
+reflex reads, records and scans the line, and copies every byte into a pipe, which is read here.
 """
 
 import os
@@ -16,12 +15,12 @@ from freezeframe.harness.edge.serial_link import SerialLink
 from freezeframe.harness.errors import RigError
 
 MAX_EARLY_BYTES: Final = 1 << 20
-"""A minute and a half at 115,200 baud; who opens a bench takes seconds."""
+"""Limit for bytes kept before sharing: 90 s at 115,200 baud. Opening a bench takes seconds."""
 
 
 class SharedLine:
-    """Plays roles.ByteLink. Writes go to the line itself: a frame is written whole, and text never
-    holds its delimiter."""
+    """Implements roles.ByteLink. Writes go directly to the line: a frame is written in one piece,
+    and text never contains its delimiter."""
 
     def __init__(self, line: SerialLink) -> None:
         self.name = line.name
@@ -30,15 +29,18 @@ class SharedLine:
         self._early = bytearray()
 
     def take_early(self) -> bytes:
-        """What was read here before the line was shared, and is the console's as well: it belongs
+        """Return the bytes read before the line was shared. They are console output too and belong
         into its record."""
         early, self._early = bytes(self._early), bytearray()
         return early
 
     def share(self) -> int:
-        """The descriptor into which the line's reader copies each byte from now on; the caller
-        hands it over and closes it. Not blocking: a copy that nobody reads is dropped, the reader's
-        record is whole."""
+        """Return the descriptor into which the reader of the line copies each byte from now on.
+        The caller passes it on and closes it.
+
+        It is non-blocking: a copy that is not read is dropped. The record of the reader is
+        complete.
+        """
         self.unshare()
         self._copy_fd, theirs = os.pipe()
         os.set_blocking(self._copy_fd, False)
@@ -46,7 +48,7 @@ class SharedLine:
         return theirs
 
     def unshare(self) -> None:
-        """Nobody else reads the line any more."""
+        """Stop sharing: no other process reads the line any more."""
         if self._copy_fd >= 0:
             os.close(self._copy_fd)
             self._copy_fd = -1

@@ -1,5 +1,5 @@
-"""What this machine offers a bench: tools, rights, devices, space; what ``freezeframe doctor``
-shows."""
+"""Check what this machine offers a bench: tools, permissions, devices, disk space. Used by
+``freezeframe doctor``."""
 
 import contextlib
 import os
@@ -26,31 +26,34 @@ TOOLS: Final = {
     "fio": ("fio", "writes as a host does"),
     "unshare": ("util-linux", "a simulated bench without root"),
 }
-"""Command -> its Debian package, and what it is for. A bench runs without any of them; tests need
-all."""
+"""Command -> its Debian package and purpose. A bench runs without any of them; the tests need all.
+"""
 MIN_PYTHON: Final = (3, 11)
 MIN_FREE_BYTES: Final = 1 << 30
-"""An incident of 64 MiB of writes is about 200 MiB; several must fit."""
+"""Free space below which a warning is given. An incident with 64 MiB of writes takes about 200
+MiB."""
 BYTES_A_GIB: Final = 1 << 30
 
 LOW_LATENCY_MS: Final = 1
-"""FTDI's shortest latency timer, which its driver takes for low-latency mode; the default is 16."""
+"""Shortest latency timer of FTDI adapters, which their driver treats as low-latency mode; the
+default is 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     status: Literal["ok", "warning", "problem"]
-    """warning: a part of the product is missing or slower. problem: no bench can run so."""
+    """warning: a feature is missing or slower. problem: no bench can run."""
     detail: str
     remedy: str = ""
-    """What to do, where possible the one line to type."""
+    """What to do, if possible as one command line."""
 
 
 def examine(out_dir: Path) -> list[CheckResult]:
-    """Everything ``doctor`` looks at; changes nothing. Incidents would go to ``out_dir``."""
+    """Run all checks of ``doctor``. They change nothing. ``out_dir`` is the folder of the
+    incidents."""
     parts: tuple[Callable[[], Iterator[CheckResult]], ...] = (
         _python, _kernel, _packages, _native, _tools, _rights, _realtime, _memory_lock, _serial_devices
     )  # fmt: skip
@@ -58,7 +61,7 @@ def examine(out_dir: Path) -> list[CheckResult]:
 
 
 def missing_tools() -> list[str]:
-    """Debian packages of the TOOLS that are not here."""
+    """Return the Debian packages of missing TOOLS."""
     return sorted({package for tool, (package, _) in TOOLS.items() if shutil.which(tool) is None})
 
 
@@ -68,7 +71,7 @@ def apt_line(packages: list[str]) -> str:
 
 
 def _requirements() -> list[str]:
-    """Names of the packages that FreezeFrame runs on."""
+    """Return the names of the packages that FreezeFrame requires."""
     try:
         wanted = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -79,7 +82,7 @@ def _requirements() -> list[str]:
     )
 
 
-# --- the parts ----------------------------------------------------------------------------------------------
+# --- the checks ----------------------------------------------------------------------------------------------
 def _python() -> Iterator[CheckResult]:
     enough = sys.version_info[:2] >= MIN_PYTHON
     detail = f"{platform.python_version()} ({sys.executable})"
@@ -171,7 +174,7 @@ def _realtime() -> Iterator[CheckResult]:
         except OSError as error:
             refused.append(error.strerror or str(error))
 
-    # The policy belongs to the thread, which ends here; the process keeps its own.
+    # The policy applies to this thread, which ends here; the process keeps its own.
     thread = threading.Thread(target=attempt)
     thread.start()
     thread.join()
@@ -191,7 +194,7 @@ def _memory_lock() -> Iterator[CheckResult]:
     limits = soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enough = soft == resource.RLIM_INFINITY
     if not enough:
-        # The reflex lifts the limit where it may: root may, but not in every container.
+        # The reflex raises the limit where it may: root may, but not in every container.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(
                 resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -232,15 +235,14 @@ def _serial_devices() -> Iterator[CheckResult]:
 
 
 def latency(sysfs: Path) -> str:
-    """How long a USB adapter holds bytes back, as far as its driver tells: FTDI's does. "" when
-    nothing is known."""
+    """Return how long a USB adapter delays bytes, if its driver (FTDI) reports it; "": unknown."""
     try:
         timer_ms = int((sysfs / "device" / "latency_timer").read_text())
     except (OSError, ValueError):
         return ""
     if timer_ms <= LOW_LATENCY_MS:
         return f"; low-latency mode ({timer_ms} ms)"
-    return f"; holds bytes back for up to {timer_ms} ms, until a bench opens it and asks for low-latency mode"
+    return f"; delays bytes by up to {timer_ms} ms, until a bench opens it and asks for low-latency mode"
 
 
 def _space(out_dir: Path) -> CheckResult:

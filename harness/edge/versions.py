@@ -1,4 +1,4 @@
-"""What ran: versions for the incident."""
+"""Collect the versions of the software for the incident."""
 
 import platform
 from functools import cache
@@ -10,8 +10,8 @@ PACKAGES: Final = ("scapy", "pyserial", "pyvisa", "hyperscan", "crc32c", "msgspe
 
 @cache
 def versions() -> dict[str, Any]:
-    """FreezeFrame, Python, the kernel, and the packages whose behaviour an incident may depend
-    on."""
+    """Return the versions of FreezeFrame, Python, the kernel, and the packages that can influence
+    an incident."""
     return {
         "freezeframe": _version("freezeframe"),
         "python": platform.python_version(),

@@ -1,9 +1,9 @@
-"""The process that a virtual rig lives in: its configuration on standard input.
+"""The process of a virtual rig. Its configuration is on standard input.
 
-It holds the namespace, carries the replication link's frames through the injector and the host's
-bytes to the primary node, powers the nodes, and answers on ``rig.sock``: one JSON object a line in,
-one out. When it ends, however it ends, all of the rig is gone: QEMU dies with it, devices and
-namespace with their last descriptor.
+It holds the namespace, passes the frames of the replication link through the injector and the
+bytes of the host to the primary node, switches the power of the nodes, and answers requests on
+``rig.sock``: one JSON object per line in each direction. When it ends, for any reason, the whole
+rig ends: QEMU is killed with it, devices and namespace disappear with their last descriptor.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from freezeframe.harness.rigs.rounds import dispatch
 
 SOCKET: Final = "rig.sock"
 LOCK: Final = "rig.lock"
-"""Locked by the daemon as long as it lives, whether it answers or not; it holds its pid."""
+"""Locked by the daemon while it runs, even if it does not answer. Contains its pid."""
 NBD_PORT: Final = 10809
 FRAMES_A_ROUND: Final = 64
-"""Of one side, before the other side's turn comes."""
+"""Frames of one side handled before those of the other side."""
 MAX_COMMAND_BYTES: Final = 64 << 10
 IDLE_NS: Final = NS_PER_S
 
@@ -45,10 +45,10 @@ class RigConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int = 256
     mtu_bytes: int = 1500
     outside: Side | None = None
-    """The side that no node plays: another controller's, in the namespace ``outside.netns``."""
+    """The side that is not a node but another controller, in the namespace ``outside.netns``."""
     stays: bool = False
-    """False: the rig ends when the daemon's standard input does, that is, with the run that started
-    it."""
+    """False: the rig ends when the daemon's standard input closes, that is, with the run that
+    started it."""
     boot_options: dict[Side, dict[str, str]] = {}
     description: str = ""
 
@@ -138,7 +138,7 @@ class Daemon:
                 self._send(other(sender), out)
 
     def _send(self, to: Side, frame: bytes) -> None:
-        # First the mirror: what a node says of a frame comes behind it. A full queue drops, as a
+        # First the mirror: the reaction of a node to a frame follows it. A full queue drops, as a
         # switch does.
         with contextlib.suppress(OSError):
             self._mirror.send(frame)
@@ -213,7 +213,7 @@ class Daemon:
 
 
 def _locked(directory: Path) -> TextIO:
-    """RigError: two rigs would write to the same disks."""
+    """Lock the folder. Raises RigError: two rigs would write to the same disks."""
     file = (directory / LOCK).open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,7 +236,7 @@ def main() -> int:
         if daemon is None:
             # It may be making the nodes' image, which takes minutes; what it has started ends with
             # it.
-            sys.exit("told to end before the rig was up")
+            sys.exit("stopped before the rig was up")
         daemon.is_ending = True
 
     signal.signal(signal.SIGTERM, on_signal)

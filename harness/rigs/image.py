@@ -1,10 +1,10 @@
-"""What a virtual node boots: an uncompressed kernel and an initrd, made of Debian packages only,
-made once.
+"""Build the image of a virtual node once: an uncompressed kernel and an initrd, from Debian
+packages only.
 
-The images lie under the user's cache directory, in a folder named by everything they depend on: the
-versions of the packages, the guest's own files, and this recipe. Nothing is installed on the host
-and nothing is compiled: packages are downloaded, unpacked, and a few files of theirs go into the
-initrd.
+Images are stored in the cache directory of the user, in a folder named by everything they depend
+on: versions of the packages, files of the guest, and this recipe. Nothing is installed on the host
+and nothing is compiled: packages are downloaded and unpacked, and some of their files are copied
+into the initrd.
 """
 
 import fcntl
@@ -27,9 +27,10 @@ from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.rigs.packages import Archive
 
 RECIPE: Final = "1"
-"""Changes with the recipe, so that older images are not taken for its product."""
+"""Version of this recipe, so that older images are not used for its product."""
 KERNEL_META: Final = "linux-image-cloud-amd64"
-"""The cloud kernel has DRBD, virtio, ramoops and SysRq on serial lines, and is small."""
+"""Kernel package. The cloud kernel is small and has DRBD, virtio, ramoops and SysRq on serial
+lines."""
 PACKAGES: Final = (
     "busybox-static", "drbd-utils", "nbdkit", "libc6", "libgnutls30", "libselinux1", "libp11-kit0", "libidn2-0",
     "libunistring2", "libtasn1-6", "libnettle8", "libhogweed6", "libgmp10", "libffi8", "libpcre2-8-0",
@@ -43,28 +44,28 @@ BINARIES: Final = {
     "usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-file-plugin.so": "lib/nbdkit/file.so",
     "usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-fua-filter.so": "lib/nbdkit/fua.so",
 }
-"""Path in its package -> path in the node. drbdsetup of the 8.4 module, the kernel's own."""
+"""Path in the package -> path in the node. This drbdsetup controls the 8.4 module of the kernel."""
 LIBRARY_FOLDERS: Final = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
-"""Start of the kernel's payload (Documentation of LZ4: legacy frame)."""
+"""Magic of the compressed kernel in the image (LZ4 documentation: legacy frame)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What QEMU is given with -kernel and -initrd."""
+    """Files for the QEMU options -kernel and -initrd."""
 
     kernel: Path
-    """An ELF file with a PVH entry: after a warm reset it starts in 0.8 s where the compressed one
+    """An ELF file with a PVH entry. After a warm reset it starts in 0.8 s; the compressed kernel
     takes 4 s."""
     initrd: Path
     description: str
-    """Kernel and drbd-utils by version."""
+    """Versions of kernel and drbd-utils."""
 
 
 def ensure() -> Image:
-    """The image, built when it is not there. RigError: a tool or a package is missing, and how to
-    get it."""
+    """Return the image; build it if it does not exist. Raises RigError: a tool or package is
+    missing, and how to get it."""
     archive, versions = _archive()
     target = _folder() / _key(versions)
     kernel = next(name for name in versions if name.startswith("linux-image-"))
@@ -80,7 +81,7 @@ def ensure() -> Image:
 
 
 def is_built() -> bool:
-    """Whether ``ensure`` would only look. RigError as there."""
+    """Return whether the image exists. Raises RigError like ``ensure``."""
     return (_folder() / _key(_archive()[1])).is_dir()
 
 
@@ -92,7 +93,9 @@ def _folder() -> Path:
 
 def _archive() -> tuple[Archive, dict[str, str]]:
     if shutil.which("lz4") is None:
-        raise RigError("lz4 is missing, which the rig's image is made with: apt install lz4")
+        raise RigError(
+            "lz4 is missing; it is needed to build the image of the rig: apt install lz4"
+        )
     archive = Archive(_folder() / "apt", KERNEL_META)
     return archive, archive.versions(PACKAGES)
 
@@ -120,7 +123,7 @@ def _build(target: Path, archive: Archive, versions: dict[str, str]) -> None:
         try:
             archive.unpack(versions, work, root)
         except RigError as error:
-            # The usual reason: the archive has newer packages by now, and keeps no old ones.
+            # Usual reason: the archive has newer packages now and keeps no old ones.
             archive.update()
             raise RigError(
                 f"{error}; the lists of packages may be old: try again, or apt-get update"
@@ -137,8 +140,8 @@ def _extract_kernel(vmlinuz: Path, vmlinux: Path) -> None:
     at = packed.find(LZ4_LEGACY_MAGIC)
     if at < 0:
         raise RigError(f"{vmlinuz.name} holds no LZ4 payload")
-    # Behind the payload the image goes on: lz4 unpacks the frame, complains, and has still done its
-    # work.
+    # Other data follow after the payload: lz4 unpacks the frame and then reports an error, which is
+    # ignored.
     done = subprocess.run(
         ["lz4", "-dc"], input=packed[at:], capture_output=True, timeout=60, check=False
     )
@@ -151,7 +154,8 @@ def _extract_kernel(vmlinuz: Path, vmlinux: Path) -> None:
 
 # --- the initrd ---------------------------------------------------------------------------------------------
 def _entries(root: Path) -> Iterator[bytes]:
-    """The archive's entries: folders, programs, libraries, modules, the guest's own files."""
+    """Return the entries of the archive: folders, programs, libraries, modules, files of the
+    guest."""
     folders = ("bin", "sbin", "lib", "lib64", "lib/nbdkit", "lib/modules", "dev", "proc", "sys", "run", "tmp", "var",
                "var/lib", "var/lib/drbd", "var/run", "var/lock", "etc")  # fmt: skip
     for folder in folders:
@@ -168,13 +172,13 @@ def _entries(root: Path) -> Iterator[bytes]:
     yield cpio_entry("etc/modules", stat.S_IFREG | 0o644, order.encode())
     for name, data in _guest_files():
         yield cpio_entry(name, stat.S_IFREG | 0o755, data)
-    # The kernel opens it for init before anything is mounted.
+    # The kernel opens it for init before any file system is mounted.
     yield cpio_entry("dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
     yield cpio_entry("TRAILER!!!", 0, b"")
 
 
 def _libraries(root: Path) -> dict[str, bytes]:
-    """Shared objects by the name that a program asks for."""
+    """Return the shared objects by the name under which programs load them."""
     found = {}
     for folder in LIBRARY_FOLDERS:
         for path in sorted((root / folder).glob("*.so*")):
@@ -184,7 +188,7 @@ def _libraries(root: Path) -> dict[str, bytes]:
 
 
 def _modules(root: Path) -> list[Path]:
-    """The kernel modules in the order in which they can be inserted."""
+    """Return the kernel modules in an order in which they can be loaded."""
     by_name = {
         path.stem.replace("-", "_"): path for path in root.glob("lib/modules/*/kernel/**/*.ko")
     }
@@ -210,7 +214,7 @@ _inode = iter(range(1, 1 << 30))
 
 
 def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (0, 0)) -> bytes:
-    """One entry of a "newc" archive (kernel:
+    """Encode one entry of a "newc" archive (kernel:
     Documentation/driver-api/early-userspace/buffer-format.rst)."""
     fields = (next(_inode), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
@@ -218,7 +222,8 @@ def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (
 
 
 def main() -> int:
-    """``python -m freezeframe.harness.rigs.image``: build it if need be, and say what is in it."""
+    """Build the image if necessary and print its contents (``python -m
+    freezeframe.harness.rigs.image``)."""
     try:
         print(f"image of the nodes: {ensure().description}")
     except HarnessError as error:

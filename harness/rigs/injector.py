@@ -1,10 +1,10 @@
-"""What stands in the replication link of a virtual rig: frames in, the same frames out, except
-where it was told otherwise.
+"""Fault injector in the replication link of a virtual rig. Frames pass through unchanged unless a
+fault is armed.
 
-Pure: ``feed`` takes a frame and the time and returns what goes out now; ``release`` what was held
-until now. It follows the TCP streams only as far as it must to count replicated writes, and changes
-bytes by their place in the stream, so that a retransmitted segment is changed as the first one was.
-Checksums stay right (RFC 1624).
+Pure: ``feed`` takes a frame and the time and returns the frames to deliver now; ``release``
+returns frames whose delay has ended. It follows the TCP streams only as far as needed to count
+replicated writes, and changes bytes by their position in the stream, so that a retransmitted
+segment is changed like the first one. Checksums stay correct (RFC 1624).
 """
 
 from collections import deque
@@ -24,11 +24,12 @@ KINDS: Final = (
     "wrong_barrier_count",
     "stall",
 )
-"""Faults of wire.faults that can be made in a link. The others happen inside a controller."""
+"""Fault kinds of wire.faults that a link can produce. The others happen inside a controller."""
 LOST_ACK_NS: Final = 6_000 * NS_PER_MS
-"""The way back is cut for so long: TCP would deliver a dropped acknowledgement a moment later."""
+"""Duration of a cut of the return direction. If only one acknowledgement were dropped, TCP would
+send it again."""
 MAX_HELD_FRAMES: Final = 20_000
-"""Beyond it frames are dropped, as a real bridge does."""
+"""Queue limit. Further frames are dropped, as by a real bridge."""
 MAX_STREAMS: Final = 64
 MAX_PATCHES: Final = 64
 
@@ -59,7 +60,7 @@ class _Fault:
     count: int
     delay_ns: Ns
     block_ids: set[bytes] = field(default_factory=set)
-    """Of its writes whose acknowledgement is still to come."""
+    """Writes whose acknowledgement has not passed yet."""
     fired: int = 0
 
     def strikes(self, write_no: int) -> bool:
@@ -72,15 +73,15 @@ class _Stream:
 
     next_seq: int
     header: bytearray = field(default_factory=bytearray)
-    """The head of the DRBD packet under way, as far as it is here."""
+    """Received part of the header of the current DRBD packet."""
     skip_bytes: int = 0
     is_drbd: bool = True
     patches: list[tuple[int, int]] = field(default_factory=list)
-    """Sequence number of a byte, and the bits that are turned in it."""
+    """Sequence number of a byte -> bits to invert in it."""
 
 
 class Injector:
-    """Both directions of the link. Frames are named by the side that sent them."""
+    """Both directions of the link. A frame belongs to the side that sent it."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -88,22 +89,22 @@ class Injector:
         self.frames = 0
         self.dropped = 0
         self.fired: list[str] = []
-        """What was done to the link, in words."""
+        """Faults that fired, as text."""
         self._faults: list[_Fault] = []
         self._streams: dict[bytes, _Stream] = {}
         self._cut_until: dict[Side, Ns] = {}
         self._hold_until: dict[Side, Ns] = {}
         self._held: deque[tuple[Side, bytes]] = deque()
 
-    # --- what it is told ------------------------------------------------------------------------------------
+    # --- commands ------------------------------------------------------------------------------------
     def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
-        """Faults as in a fault plan: kind, at_write, count, delay_ms. UsageError: not one that a
-        link can make."""
+        """Arm faults as in a fault plan: kind, at_write, count, delay_ms. Raises UsageError for
+        one that a link cannot produce."""
         armed = []
         for fault in faults:
             if fault.get("kind") not in KINDS:
                 raise UsageError(
-                    f"{fault.get('kind')!r} cannot be made in a link; these can: {', '.join(KINDS)}"
+                    f"{fault.get('kind')!r} cannot be produced in a link; possible are: {', '.join(KINDS)}"
                 )
             at_write, count = int(fault.get("at_write", 1)), int(fault.get("count", 1))
             armed.append(
@@ -114,12 +115,12 @@ class Injector:
         self.fired.clear()
 
     def cut(self, sender: Side, until: Ns) -> None:
-        """Drop all that ``sender`` sends until then."""
+        """Drop all frames of ``sender`` until that time."""
         self._cut_until[sender] = until
         self.fired.append(f"what the {sender} sends is dropped")
 
     def hold(self, sender: Side, until: Ns) -> None:
-        """Deliver nothing of what ``sender`` sends before then; nothing is lost."""
+        """Delay all frames of ``sender`` until that time; none is lost."""
         self._hold_until[sender] = max(until, self._hold_until.get(sender, 0))
 
     def next_deadline(self) -> Ns | None:
@@ -127,7 +128,7 @@ class Injector:
 
     # --- frames ---------------------------------------------------------------------------------------------
     def feed(self, sender: Side, frame: bytes, now: Ns) -> list[bytes]:
-        """A frame that ``sender`` sent: what the other side gets of it now."""
+        """Process a frame of ``sender``; return the frames that the other side receives now."""
         self.frames += 1
         frame = self._examine(sender, frame, now)
         if now < self._cut_until.get(sender, 0):
@@ -142,13 +143,13 @@ class Injector:
         return [frame]
 
     def release(self, now: Ns) -> list[tuple[Side, bytes]]:
-        """What was held long enough, with its sender, in order."""
+        """Return the frames whose delay has ended, with their sender, in order."""
         free = [one for one in self._held if now >= self._hold_until.get(one[0], 0)]
         self._held = deque(one for one in self._held if now < self._hold_until.get(one[0], 0))
         return free
 
     def _examine(self, sender: Side, frame: bytes, now: Ns) -> bytes:
-        """Follow the stream, and return the frame with what is to be changed in it."""
+        """Follow the stream and return the frame with all changes applied."""
         if frame[12:14] != ETHERTYPE_IPV4 or len(frame) < ETHERNET_BYTES + 40:
             return frame
         tcp_at = ETHERNET_BYTES + (frame[ETHERNET_BYTES] & 0x0F) * 4
@@ -194,7 +195,8 @@ class Injector:
         stream.next_seq = (stream.next_seq + at) % SEQUENCE_SPACE
 
     def _wanted(self, stream: _Stream) -> int:
-        """How much of the packet's start is looked at: the head, and of some the first fields."""
+        """Return how many bytes of a packet are inspected: the header, and for some the first
+        fields."""
         header = stream.header
         if len(header) < 4:
             return 4
@@ -207,7 +209,8 @@ class Injector:
         return HEADER.size + (min(length, DATA_HEAD_BYTES) if looked_at else 0)
 
     def _packet(self, sender: Side, stream: _Stream, head: bytes, start: int, now: Ns) -> None:
-        """``head``: the packet's first bytes; ``start``: the sequence number of the first."""
+        """Handle the start of a packet. ``head``: its first bytes; ``start``: the sequence number
+        of the first."""
         if len(head) < HEADER.size:
             magic, _, length = drbd.HEADER_H80.unpack(head)
             stream.is_drbd = magic == drbd.MAGIC_H80
@@ -293,7 +296,7 @@ class Injector:
 
 
 def _turn(frame: bytearray, tcp_at: int, at: int, bits: int) -> None:
-    """Turn ``bits`` in the byte ``at``, and mend the TCP checksum by the difference (RFC 1624,
+    """Invert ``bits`` of the byte ``at`` and correct the TCP checksum by the difference (RFC 1624,
     equation 3)."""
     word_at = at - (at - tcp_at) % 2
     is_last = word_at + 1 >= len(frame)

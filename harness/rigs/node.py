@@ -1,8 +1,8 @@
-"""One virtual node: a QEMU process, its disks, its two serial lines. Power is the process: off = it
-is killed.
+"""One virtual node: a QEMU process, its disks and its two serial lines. Power off means: kill the
+process.
 
-Works without KVM: the processor is translated (TCG). Memory outlives a reset of the guest, as on a
-board, and is lost with the power.
+Works without KVM: the processor is emulated (TCG). As on a board, memory survives a reset of the
+guest and is lost with the power.
 """
 
 import contextlib
@@ -24,33 +24,33 @@ from freezeframe.harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
 QEMU: Final = "qemu-system-x86_64"
 MIB: Final = 1 << 20
 METADATA_BYTES: Final = 4 * MIB
-"""DRBD's external metadata: some kilobytes at these sizes."""
+"""Size of DRBD's external metadata; it needs some kilobytes for these volumes."""
 RECORD_ADDRESS: Final = 0x8000000
-"""Where ramoops keeps the record, 4 MiB that the kernel leaves alone. Not at the top of memory: at
-a reset QEMU puts the initrd there again."""
+"""Address of the ramoops record: 4 MiB reserved from the kernel. Not at the top of memory, where
+QEMU puts the initrd again at a reset."""
 TRACE_ARGUMENTS: Final = "trace_event=block:block_bio_queue,block:block_bio_complete trace_buf_size=32k ftrace_dump_on_oops"
-"""The last requests to disks go into the kernel log with the crash, behind its own lines: DRBD 8.4
-has no trace events."""
+"""The last disk requests are dumped into the kernel log with a crash, after its own lines. DRBD
+8.4 has no trace events."""
 KERNEL_ARGUMENTS: Final = (
     f"{TRACE_ARGUMENTS} console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
     "mitigations=off nowatchdog quiet loglevel=7"
 )
 PR_SET_PDEATHSIG: Final = 1
 BANNER: Final = b"node: replication configured"
-"""Printed by the guest's init once DRBD runs."""
+"""Line printed by the init of the guest once DRBD runs."""
 MAC_PREFIX: Final = "52:54:00:ff"
 OFFLOADS_OFF: Final = ",".join(
     f"{name}=off"
     for name in ("csum", "gso", "guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "host_tso4",
                  "host_tso6", "host_ecn", "host_ufo", "mrg_rxbuf")
 )  # fmt: skip
-"""Frames on the link are of wire size and have valid checksums."""
+"""Offloads off: frames on the link have wire size and valid checksums."""
 LAST_LINES: Final = 5
 
 
 @dataclass
 class Node:
-    """A node of the rig that lives in ``directory``."""
+    """A node of the rig in ``directory``."""
 
     side: Side
     directory: Path
@@ -61,23 +61,23 @@ class Node:
     mtu_bytes: int
     taps: tuple[int, int]
     boot_options: Mapping[str, str] = field(default_factory=dict)
-    """Further ff_NAME=VALUE words for the guest's init."""
+    """Additional ff_NAME=VALUE arguments for the init of the guest."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def console_log(self) -> Path:
-        """Everything that the node printed since its rig came up."""
+        """Everything the node printed since the rig was started."""
         return self.directory / f"{self.side}.console.log"
 
     @property
     def pid(self) -> int:
-        """0 while it has no power."""
+        """Process id of QEMU; 0: powered off."""
         return (
             self._process.pid if self._process is not None and self._process.poll() is None else 0
         )
 
     def prepare(self) -> None:
-        """New disks: all zeros."""
+        """Create new disks with all zeros."""
         for name, size_bytes in (("img", self.size_mib * MIB), ("md", METADATA_BYTES)):
             with (self.directory / f"{self.side}.{name}").open("wb") as disk:
                 disk.truncate(size_bytes)
@@ -108,15 +108,15 @@ class Node:
             self._process = None
 
     def status(self) -> dict[str, object]:
-        told: dict[str, object] = {
+        state: dict[str, object] = {
             "running": bool(self.pid),
             "pid": self.pid,
             "last_lines": self.last_lines(),
         }
         if self._process is not None and not self.pid:
-            told["exit_status"] = self._process.poll()
-            told["qemu"] = _tail(self.directory / f"{self.side}.qemu.log")
-        return told
+            state["exit_status"] = self._process.poll()
+            state["qemu"] = _tail(self.directory / f"{self.side}.qemu.log")
+        return state
 
     def last_lines(self) -> list[str]:
         return _tail(self.console_log)
@@ -153,7 +153,7 @@ class Node:
                 "-netdev", f"tap,id=net{index},fd={fd}",
                 "-device", f"virtio-net-pci,netdev=net{index},mac={mac},romfile=,{OFFLOADS_OFF}",
             ]  # fmt: skip
-        # Telnet on the console: a BREAK can be sent in-band, as IAC BREAK.
+        # Telnet on the console, so that a BREAK can be sent in-band, as IAC BREAK.
         for line, options in (
             ("console", f",telnet=on,logfile={_value(self.console_log)},logappend=on"),
             ("control", ""),
@@ -167,12 +167,12 @@ class Node:
 
 
 def _value(text: object) -> str:
-    """Of an option of QEMU's, where a comma begins the next option."""
+    """Escape a value of a QEMU option, where a comma starts the next option."""
     return str(text).replace(",", ",,")
 
 
 def _die_with_parent() -> None:
-    """In the child, before QEMU: no node outlives its rig, even when that is killed."""
+    """Run in the child before QEMU: a node must not outlive its rig, even if that is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         os.kill(os.getpid(), signal.SIGKILL)

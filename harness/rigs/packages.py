@@ -1,9 +1,8 @@
-"""Debian 12's packages, by apt, whatever the machine runs: downloaded and unpacked, nothing is
-installed.
+"""Download and unpack Debian 12 packages with apt on any machine; nothing is installed.
 
-On Debian 12 the machine's own apt is asked. Elsewhere (Ubuntu, a later Debian) apt works in a
-folder of ours, with Debian's key and the archive that ``FREEZEFRAME_DEBIAN_ARCHIVE`` names: the URL
-of any mirror of Debian.
+On Debian 12 the apt configuration of the machine is used. Elsewhere (Ubuntu, a later Debian) apt
+works in a private folder with Debian's key and the archive named by
+``FREEZEFRAME_DEBIAN_ARCHIVE``: the URL of any Debian mirror.
 """
 
 import os
@@ -25,15 +24,15 @@ TIMEOUT_S: Final = 300.0
 
 
 class Archive:
-    """apt, asked in one way throughout."""
+    """apt with one configuration for all calls."""
 
     def __init__(self, folder: Path, kernel_meta: str) -> None:
-        """``folder``: where a state of our own may lie. RigError: a tool is missing, or the archive
-        cannot be reached."""
+        """``folder``: for private apt state. Raises RigError: a tool is missing, or the archive is
+        unreachable."""
         for tool, package in TOOLS.items():
             if shutil.which(tool) is None:
                 raise RigError(
-                    f"{tool} is missing, which the rig's image is made with: apt install {package}"
+                    f"{tool} is missing; it is needed to build the image of the rig: apt install {package}"
                 )
         self._options: list[str] = []
         self._kernel_meta = kernel_meta
@@ -43,12 +42,13 @@ class Archive:
                 self.update()
 
     def update(self) -> None:
-        """Fetch the lists of packages. Only a state of our own: the machine's is its owner's."""
+        """Fetch the package lists of a private state. The lists of the machine itself are not
+        touched."""
         if self._options:
             run("apt-get", *self._options, "update", "-q")
 
     def versions(self, names: Sequence[str]) -> dict[str, str]:
-        """The candidate version of the kernel's package and of each of ``names``."""
+        """Return the candidate version of the kernel package and of each of ``names``."""
         kernel = self._kernel()
         if not kernel:
             raise RigError(f"apt knows no {self._kernel_meta}; try: apt-get update")
@@ -75,7 +75,7 @@ class Archive:
     def _kernel(self) -> str:
         try:
             depends = run("apt-cache", *self._options, "depends", "--important", self._kernel_meta)
-        except RigError:  # apt-cache fails for a name that it does not know
+        except RigError:  # apt-cache fails for an unknown name
             return ""
         found = re.search(r"Depends: (linux-image-[\w.+-]+)", depends)
         return found[1] if found else ""
@@ -92,7 +92,7 @@ def _archive() -> str:
     archive = os.environ.get(ARCHIVE_VARIABLE, "").rstrip("/")
     if not re.fullmatch(r"https?://[\w.:/~-]+", archive):
         raise RigError(
-            f"the nodes are made of Debian 12's packages, and this machine is no Debian 12: set {ARCHIVE_VARIABLE} to "
+            f"the nodes need packages of Debian 12, and this machine runs another system: set {ARCHIVE_VARIABLE} to "
             f"the URL of a mirror of Debian; it is now {archive!r}"
         )
     return archive

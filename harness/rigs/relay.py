@@ -1,9 +1,9 @@
-"""The host's cable to the primary node: a unix socket on this machine, TCP inside the rig's
-namespace.
+"""Connect the host with the primary node: a unix socket on this machine, TCP inside the namespace
+of the rig.
 
-A node that crashes says nothing to its connections: keep-alive probes find out within some seconds,
-and the host, whose connection is then closed here, connects again. While the node boots the host is
-held in the connect.
+A node that crashes does not close its connections. Keep-alive probes detect it within some
+seconds; then the connection of the host is closed, and the host connects again. While the node
+boots, the connect of the host waits.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from freezeframe.harness.edge.netns import Namespace
 
 CHUNK_BYTES: Final = 256 << 10
 MAX_HELD_BYTES: Final = 4 << 20
-"""Read from one end and not yet taken by the other."""
+"""Bytes read from one end and not yet accepted by the other."""
 RETRY_NS: Final = 200 * NS_PER_MS
 CONNECT_LIMIT_NS: Final = 60 * NS_PER_S
-"""A host that has waited so long for a booting node is told that it is not there."""
+"""Time after which a host waiting for a booting node is disconnected."""
 KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 2}
-"""Seconds, seconds, probes: a dead node is noticed in 3 s."""
+"""Keep-alive idle time (s), interval (s), probes: a dead node is detected in 3 s."""
 USER_TIMEOUT_MS: Final = 3000
-"""The same for what was sent and not acknowledged."""
+"""The same for data sent and not acknowledged."""
 
 
 class Relay:
-    """Listens at ``path`` and carries each connection's bytes to ``target`` and back. One thread
-    drives it."""
+    """Listens at ``path`` and copies the bytes of each connection to ``target`` and back. Driven
+    by one thread."""
 
     def __init__(
         self, selector: BaseSelector, namespace: Namespace, path: Path, target: tuple[str, int]
@@ -62,7 +62,7 @@ class Relay:
         self._listener.close()
 
     def connect(self) -> socket.socket:
-        """A socket of the rig's namespace, on its way to the node."""
+        """Open a socket in the namespace of the rig that connects to the node."""
 
         def made() -> socket.socket:
             node = socket.socket(socket.AF_INET)
@@ -99,7 +99,7 @@ class _Carrier:
         self._to_host = bytearray()
         self._give_up_ns = now + CONNECT_LIMIT_NS
         self.retry_ns: Ns = now
-        """When to try the node again; 0 while there is nothing to try."""
+        """Time of the next connect attempt; 0: none pending."""
         selector.register(host, EVENT_READ, self._on_host)
         self.tick(now)
 
@@ -146,7 +146,7 @@ class _Carrier:
     def _carry(
         self, source: socket.socket, inward: bytearray, outward: bytearray, mask: int
     ) -> None:
-        """Read from ``source`` into ``inward`` and write ``outward`` to it; then watch for what is
+        """Read from ``source`` into ``inward`` and write ``outward`` to it; then poll for what is
         possible next."""
         try:
             if mask & EVENT_READ and len(inward) < MAX_HELD_BYTES:
@@ -174,8 +174,7 @@ class _Carrier:
         inward: bytearray,
         outward: bytearray,
     ) -> None:
-        """An end from which nothing may be read, and for which there is nothing, would be ready in
-        each round."""
+        """Unregister an end with nothing to read or write; it would be ready in each round."""
         mask = (EVENT_READ if len(inward) < MAX_HELD_BYTES else 0) | (EVENT_WRITE if outward else 0)
         key = self._selector.get_map().get(end)
         if not mask:

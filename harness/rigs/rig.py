@@ -1,4 +1,4 @@
-"""A virtual rig as its user sees it: brought up, or found running; asked, told, taken down."""
+"""Control a virtual rig from outside: start it or find a running one, send commands, stop it."""
 
 import contextlib
 import fcntl
@@ -27,34 +27,33 @@ from freezeframe.harness.rigs.node import BANNER
 
 COMMAND_TIMEOUT_S: Final = 5.0
 IMAGE_TIMEOUT_S: Final = 600.0
-"""To find the nodes' image, or to download and make it."""
+"""Timeout for finding, or downloading and building, the image of the nodes."""
 BOOT_TIMEOUT_S: Final = 90.0
-"""From power to a configured pair; 3 to 10 s on an idle machine, TCG on a busy one takes its
-time."""
+"""Timeout from power-on to a configured pair: 3 to 10 s on an idle machine, longer under load
+(TCG)."""
 LOG: Final = "rig.stderr"
-"""What the rig's own process had to say; a run keeps it in its incident."""
+"""Output of the rig process; a run keeps it in its incident."""
 DOWN_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 
 
 def default_directory() -> Path:
-    """Where ``rig up`` puts a rig that nobody gave another place. RigError: somebody else has taken
-    it."""
+    """Return the default folder of ``rig up``. Raises RigError if another user owns it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime, "freezeframe-rig")
-    # Anybody may put something of that name there: what lies in it is asked, believed and ended.
+    # Any user can create this name; the processes named in it are trusted and ended.
     directory = Path(tempfile.gettempdir(), f"freezeframe-rig-{os.getuid()}")
     with contextlib.suppress(FileNotFoundError):
         seen = directory.lstat()
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
-            raise RigError(f"{directory} is no folder of yours: remove it, or set XDG_RUNTIME_DIR")
+            raise RigError(f"{directory} is not your folder: remove it, or set XDG_RUNTIME_DIR")
     return directory
 
 
 class VirtualRig:
-    """The rig in ``directory``, through its daemon. ``close`` takes it down if this object brought
-    it up for itself."""
+    """The rig in ``directory``, controlled through its daemon. ``close`` stops it if this object
+    started it for itself."""
 
     def __init__(self, directory: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         self.directory = directory
@@ -63,8 +62,8 @@ class VirtualRig:
     # --- up ---------------------------------------------------------------------------------------------------
     @classmethod
     def start(cls, config: RigConfig) -> Self:
-        """Bring a rig up and wait until both nodes have configured their replication. RigError: why
-        not."""
+        """Start a rig and wait until both nodes have configured their replication. Raises RigError
+        with the reason."""
         directory = Path(config.directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if cls(directory).is_up():
@@ -101,8 +100,8 @@ class VirtualRig:
 
     def _await_boot(self, log: Path, waiting: Sequence[Side]) -> None:
         assert self._process is not None
-        # The daemon answers once it has the image, which may have to be made first, and powers the
-        # nodes then.
+        # The daemon answers once it has the image, which may have to be built first; then it powers
+        # the nodes.
         deadline, is_powered = time.monotonic() + IMAGE_TIMEOUT_S, False
         while waiting:
             if not is_powered and (self.directory / SOCKET).exists():
@@ -111,7 +110,7 @@ class VirtualRig:
             if self._process.poll() is not None:
                 raise self._died(log)
             if waiting and time.monotonic() >= deadline:
-                image_late = f"the nodes' image was not made within {IMAGE_TIMEOUT_S:.0f} s"
+                image_late = f"the image of the nodes was not built within {IMAGE_TIMEOUT_S:.0f} s"
                 raise RigError(self._silent(waiting) if is_powered else image_late)
             if waiting and is_powered:
                 self.check()
@@ -141,7 +140,8 @@ class VirtualRig:
         return True
 
     def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """One command of the daemon. RigError: no rig there, or it could not be done."""
+        """Send one command to the daemon. Raises RigError: no rig is running, or the command
+        failed."""
         path = self.directory / SOCKET
         try:
             with socket.socket(socket.AF_UNIX) as channel:
@@ -154,20 +154,20 @@ class VirtualRig:
                     if not data:
                         break
                     answer += data
-            told: dict[str, Any] = json.loads(answer)
+            answer_fields: dict[str, Any] = json.loads(answer)
         except (OSError, ValueError) as error:
             raise RigError(
                 f"no rig is up in {self.directory} ({error}); freezeframe rig up"
             ) from error
-        if not told.pop("ok"):
-            raise RigError(f"rig: {told.get('error')}")
-        return told
+        if not answer_fields.pop("ok"):
+            raise RigError(f"rig: {answer_fields.get('error')}")
+        return answer_fields
 
     def status(self) -> dict[str, Any]:
         return self.ask({"do": "status"})
 
     def check(self) -> None:
-        """RigError when the rig is only half up."""
+        """Raise RigError if the rig is only partly running."""
         for side, node in self.status()["nodes"].items():
             if not node["running"]:
                 how = (
@@ -177,12 +177,12 @@ class VirtualRig:
                 )
                 words = "; ".join(node.get("qemu", [])[-2:])
                 raise RigError(
-                    f"the rig is half up: the {side} node is not running, {how}{': ' + words if words else ''}. "
-                    "Take it down and up again: freezeframe rig down; freezeframe rig up"
+                    f"the rig is only partly running: the {side} node is not running, {how}{': ' + words if words else ''}. "
+                    "Restart it: freezeframe rig down; freezeframe rig up"
                 )
 
     def trouble(self) -> str:
-        """What is wrong with it; empty: nothing."""
+        """Return what is wrong with the rig; "": nothing."""
         if self._process is not None and self._process.poll() is not None:
             words = (self.directory / LOG).read_text(errors="replace").strip().splitlines()
             return f"the rig's process has ended: {escape(words[-1][-300:]) if words else 'it gave no reason'}"
@@ -196,17 +196,16 @@ class VirtualRig:
         self.ask({"do": "power", "side": side, "on": on})
 
     def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
-        """Faults for the injector in the link, as in a fault plan; an empty list takes them
-        away."""
+        """Arm faults in the link injector, as in a fault plan; an empty list disarms."""
         self.ask({"do": "arm", "faults": list(faults)})
 
     def cut(self, senders: Sequence[Side], seconds: float) -> None:
-        """What these sides send into the link is lost for so long."""
+        """Drop all frames of these sides for that time."""
         self.ask({"do": "cut", "senders": list(senders), "ms": round(seconds * 1000)})
 
     # --- down ---------------------------------------------------------------------------------------------------
     def down(self) -> bool:
-        """Take the rig down and wait until nothing of it is left. False: none was up."""
+        """Stop the rig and wait until it is gone. False: none was running."""
         pid = _holder(self.directory)
         if not pid:
             return False
@@ -229,7 +228,7 @@ class VirtualRig:
         return True
 
     def let_go(self) -> None:
-        """The rig stays up when this object is closed."""
+        """Keep the rig running when this object is closed."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
@@ -262,7 +261,7 @@ class VirtualRig:
 
 
 def _holder(directory: Path) -> int:
-    """The process whose rig lives there, also one that does not answer; 0: none."""
+    """Return the pid of the rig process, even if it does not answer; 0: none."""
     try:
         with (directory / LOCK).open() as file:
             try:

@@ -1,8 +1,9 @@
-"""The cables of a virtual rig: tap devices in a namespace without a name, and raw sockets on them.
+"""Create the cables of a virtual rig: tap devices in an unnamed namespace, and raw sockets on
+them.
 
-Each node has two: ``repl-SIDE`` is its end of the replication link, which the injector joins to the
-other's; ``host-SIDE`` is the host's cable, with an address of ours on it. All of it is gone with
-the last process that holds the namespace open.
+Each node has two: ``repl-SIDE`` is its end of the replication link, which the injector connects
+with the other one; ``host-SIDE`` is the cable of the host, with an address of the harness on it.
+All of it disappears with the last process that holds the namespace open.
 """
 
 import contextlib
@@ -27,18 +28,18 @@ _IFREQ: Final = struct.Struct("@16sH22x")
 ETH_P_ALL: Final = 0x0003
 SOL_PACKET: Final = 263
 PACKET_IGNORE_OUTGOING: Final = 23
-"""<linux/if_packet.h>: what the injector itself sends does not come back to it."""
+"""<linux/if_packet.h>: the injector does not receive its own frames."""
 PACKET_BUFFER_BYTES: Final = 8 << 20
-"""Frames of a node's send window, many times over."""
+"""Socket buffer: many times the send window of a node."""
 
 REPLICATION_ADDRESSES: Final[dict[Side, str]] = {"primary": "10.77.0.1", "secondary": "10.77.0.2"}
 HOST_NETWORKS: Final[dict[Side, str]] = {"primary": "10.78.1", "secondary": "10.78.2"}
-"""On the host's cable the host is .1 and the node .2."""
+"""Addresses on the cable of the host: the host is .1, the node .2."""
 
 
 MIRROR: Final = "mirror"
-"""Where the link is captured, as at a switch's mirror port: every frame as it is delivered, behind
-the injector."""
+"""Interface on which the link is captured, like the mirror port of a switch: every frame as
+delivered, after the injector."""
 _MIRROR_IN: Final = "mirror-in"
 
 
@@ -48,18 +49,18 @@ def replication_interface(side: Side) -> str:
 
 @dataclass
 class Wiring:
-    """All cables, plugged in at our end."""
+    """All cables, connected at the end of the harness."""
 
     namespace: Namespace
     taps: dict[Side, tuple[int, int]] = field(default_factory=dict)
-    """Descriptors of the replication and the host device of each node, for QEMU."""
+    """Descriptors of the replication and host devices of each node, for QEMU."""
     packets: dict[Side, socket.socket] = field(default_factory=dict)
-    """Raw sockets on each end of the replication link: frames that the node of that side sends and
-    receives."""
+    """Raw sockets on both ends of the replication link, for frames from and to the node of that
+    side."""
     mirror: socket.socket | None = None
     """Frames sent into it come out of MIRROR."""
     outside: Namespace | None = None
-    """Where another controller can take the place of one node: its end of the link is INTERFACE
+    """Namespace in which another controller can replace one node: its end of the link is INTERFACE
     there."""
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class Wiring:
 
 
 def lay(mtu_bytes: int, outside: Side | None = None) -> Wiring:
-    """Make namespace, devices and sockets; ``outside`` is the side that no node of ours plays.
+    """Create namespace, devices and sockets. ``outside`` is the side without a node. Raises
     RigError: what the kernel refused."""
     wiring = Wiring(Namespace.create())
     try:
@@ -117,7 +118,8 @@ def _mirror(mtu_bytes: int) -> socket.socket:
 
 
 def _lay_outside(inner: Namespace, outer: Namespace, side: Side, mtu_bytes: int) -> None:
-    """A veth pair in the place of a node's tap: frames come and go by it in the same way."""
+    """Create a veth pair in place of the tap of a node; frames are sent and received in the same
+    way."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 

@@ -24,7 +24,7 @@ from freezeframe.harness.core.redrive import (
     RedriveResult,
     failed_again,
     failing_write,
-    told_sector,
+    sector_in_line,
     why_not,
 )
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
@@ -265,7 +265,7 @@ class Redrive:
         """Of the failing write: the trigger's, its console line's, or that of another trigger
         since; -1: not named."""
         for one in (self._cause, *self._triggers):
-            sector = one.sector if one.sector >= 0 else told_sector(self._line_of(one))
+            sector = one.sector if one.sector >= 0 else sector_in_line(self._line_of(one))
             if sector >= 0 and one.t_arrival_ns >= self._cause.t_arrival_ns:
                 return sector
         return -1

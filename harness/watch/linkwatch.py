@@ -1,11 +1,11 @@
 """The link's process, ``python -m freezeframe.harness.watch.linkwatch``: frames of a source
 (``edge.frame_source``) -> capture file, then -> ledger and triggers.
 
-Its configuration is one JSON line on stdin (LinkwatchConfig); behind it events come in (Stop, or
-the end of stdin, ends the process) and go out on ``event_fd``. A trigger goes to ``trigger_fd``,
-where the reflex polls, and to the supervisor. Every block of frames is on disk before it is
-understood, and an error in the understanding never stops the recording: it is told once, and only
-the recording goes on.
+Its configuration is one JSON line on stdin (LinkwatchConfig). After it events are received on
+stdin (Stop, or the end of stdin, ends the process) and sent on ``event_fd``. A trigger is sent to
+``trigger_fd``, where the reflex polls, and to the supervisor. Every block of frames is written to
+disk before it is interpreted. An error during interpretation never stops the recording: it is
+reported once, and only the recording continues.
 
 Exit status 0, or that of the RigError or UsageError whose text is on stderr.
 """
@@ -51,20 +51,21 @@ from freezeframe.harness.wire import drbd
 
 STATS_INTERVAL_NS: Final = NS_PER_S // 4
 MAX_WAIT_MS: Final = 250
-"""Longest sleep: the counters are told four times a second."""
+"""Maximum sleep: the counters are reported four times per second."""
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_QUEUED_BYTES: Final = 4 << 20
-"""Events that wait for a slow reader; from the half on counters are left out, then everything.
-Triggers have a pipe of their own, too, to the reflex."""
+"""Limit of events queued for a slow reader. From half of it counters are dropped, at the limit
+everything. Triggers also have a pipe of their own to the reflex."""
 NICE: Final = -10
-"""Where allowed: what the ring cannot hold is lost, while others on this machine only wait."""
+"""Real-time priority, where allowed: frames that the ring cannot hold are lost, while other
+processes of this machine only wait."""
 BLOCKS_A_TURN: Final = 64
 """Read before stdin is looked at again."""
 LAST_S: Final = 5.0
 """After Stop, what was captured before it is still read, for so long at most."""
 LAST_WAIT_S: Final = 0.1
-"""The block that the kernel is filling when Stop comes is handed over by a timer, late on a loaded
-machine."""
+"""Wait after Stop for the block that the kernel is filling. A timer hands it over, late on a
+loaded machine."""
 _READ_BYTES: Final = 64 << 10
 
 
@@ -85,21 +86,21 @@ class LinkwatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     secondary_address: str = ""
     protocol: str = byname.USUAL
     ports: list[int] = msgspec.field(default_factory=lambda: [drbd.PORT])
-    """TCP ports of the replication link; empty: any, found by its first bytes."""
+    """TCP ports of the replication link; empty: any, recognised by the first bytes."""
     integrity_alg: str = ""
-    """Assumed where the capture does not show the handshake."""
+    """Digest algorithm to assume if the capture does not contain the handshake."""
     event_fd: int = 1
     capture_mib: int = 1024
-    """Bound of the capture on disk: half for what came before a trigger, the newest; half for what
-    comes behind it."""
+    """Limit of the capture on disk: half for the newest frames before a trigger, half for frames
+    after it."""
     before_s: float = 600.0
-    """In front of the trigger; less where the bound is reached."""
+    """Window before the trigger; shorter if the limit is reached."""
     after_s: float = 600.0
-    """Behind it, at most: Stop comes when the recovery has ended."""
+    """Maximum window after the trigger: Stop comes when the recovery has ended."""
 
 
 class _Outbox:
-    """Events on their way out of one descriptor; never blocks the capture."""
+    """Queue of events for one descriptor. It never blocks the capture."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -125,12 +126,12 @@ class _Outbox:
             except BlockingIOError:
                 return
             except OSError:
-                self.broken = True  # the reader is gone; the supervisor sees that at its own end
+                self.broken = True  # the reader has exited; the supervisor notices that itself
                 return
             del self._queue[:written]
 
     def finish(self, deadline_ns: Ns) -> None:
-        """Wait for the reader to take the rest, until the deadline."""
+        """Wait until the reader has taken the rest, or until the deadline."""
         while self.waiting and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
             select.select([], [self.fd], [], left_ns / NS_PER_S)
             self.flush()
@@ -192,9 +193,9 @@ class Linkwatch:
 
     def run(self, stdin_fd: int, early: bytes) -> None:
         """Watch until Stop, the end of stdin, SIGTERM, or the end of the interface. ``early``:
-        bytes behind the configuration line that were read with it."""
+        bytes that were read together with the configuration line."""
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to act on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
         self._take(early)
         poller = select.poll()
         poller.register(stdin_fd, select.POLLIN)
@@ -220,7 +221,7 @@ class Linkwatch:
         self._stopping = True
 
     def _take(self, data: bytes | None) -> None:
-        """Bytes from the supervisor; None is the end of its pipe."""
+        """Handle bytes from the supervisor; None: the end of its pipe."""
         if data is None:
             self._stopping = True
             return
@@ -231,7 +232,7 @@ class Linkwatch:
                 self._disk.freeze(event.t_ns)
 
     def _wait_ms(self) -> int:
-        """Until the next deadline of the rules, or the next counters."""
+        """Return the time until the next deadline of the rules or the next report of counters."""
         now_ns = time.monotonic_ns()
         deadlines = [self._stats_due_ns]
         if self._view is not None and (due_ns := self._view.next_deadline()) is not None:
@@ -274,7 +275,7 @@ class Linkwatch:
             self._understand(None, now_ns=asked_ns)
 
     def _run(self, run: Run) -> None:
-        """Record one block's frames, then understand them."""
+        """Record the frames of one block, then interpret them."""
         disk = self._disk
         disk.write(run, time.monotonic_ns())
         if (disk.full or disk.is_complete) and not self._disk_told:
@@ -296,14 +297,14 @@ class Linkwatch:
         source, now_ns = self._source, time.monotonic_ns()
         drops, steps = source.statistics().dropped, source.clock_steps
         if (drops, steps) != (self._drops, self._clock_steps) and self._view is not None:
-            # The kernel stamps by the clock that was set: how late an answer is, is unknown too.
+            # Timestamps follow the clock that was set, so the delay of an answer is unknown too.
             try:
                 self._view.frames_lost(now_ns)
             except Exception as error:  # noqa: BLE001  (as in _understand)
                 self._understand_no_more(error)
         if steps != self._clock_steps:
             self._note(
-                "this machine's clock was set: frames in the capture have times of both sides of that",
+                "this machine's clock was set: timestamps in the capture are partly from before and partly from after that",
                 "info",
             )
         self._drops, self._clock_steps = drops, steps
@@ -323,16 +324,18 @@ class Linkwatch:
                 found = view.feed(t_ns, frame, number, clock())
                 if found:
                     self._trigger(found)
-        except Exception as error:  # noqa: BLE001  (whatever it is, frames go on being recorded)
+        except Exception as error:  # noqa: BLE001  (the recording continues after any error)
             self._understand_no_more(error)
 
     def _understand_no_more(self, error: Exception) -> None:
         self._view = None
-        self._note(f"the link is recorded but no longer watched: {type(error).__name__}: {error}")
+        self._note(
+            f"the link is still recorded but no longer watched: {type(error).__name__}: {error}"
+        )
 
     def _trigger(self, triggers: list[Trigger]) -> None:
         for found in triggers:
-            # Numbered as in the file that a person will open: the ring on disk may have come round.
+            # Numbered as in the final file: old segments may have been removed.
             trigger = msgspec.structs.replace(
                 found, offset_bytes=self._disk.number(found.offset_bytes)
             )
@@ -383,12 +386,12 @@ class Linkwatch:
 
 
 def read_config(stdin_fd: int) -> tuple[LinkwatchConfig, bytes]:
-    """The configuration line, and what was read behind it. Raises UsageError."""
+    """Read the configuration line; return it and the bytes read after it. Raises UsageError."""
     data = b""
     while b"\n" not in data:
         more = os.read(stdin_fd, _READ_BYTES)
         if not more or len(data) > MAX_CONFIG_BYTES:
-            raise UsageError("linkwatch: its first line on stdin is no configuration")
+            raise UsageError("linkwatch: the first line on stdin is not a configuration")
         data += more
     line, early = data.split(b"\n", 1)
     try:

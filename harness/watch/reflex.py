@@ -1,10 +1,11 @@
-"""THE hot route, a process of its own: console bytes -> trigger -> control frame.
+"""The hot route, in a process of its own: console bytes -> trigger -> control frame.
 
     os.read(console) -> Scanner.feed -> strike -> os.write(control, frame encoded when the bench was armed)
 
-Nothing else stands on that way, which is rehearsed while frames are armed. Link triggers come over
-a pipe polled beside the consoles: one place decides and writes, so that two triggers at once make
-one action. An Arm is good for one action.
+Nothing else happens between these calls. While frames are armed the code is run regularly without
+effect, to keep the caches warm. Link triggers arrive over a pipe polled beside the consoles: one
+process decides and writes, so that two simultaneous triggers cause one action. An Arm is good for
+one action.
 """
 
 import os
@@ -35,10 +36,10 @@ class Reflex:
         while not self.is_stopping:
             silence_ms = self.book.wait_ms(t_ns := monotonic_ns())
             if self.out.is_due() or not (ready := self.poller.poll(0)):
-                self.out.flush()  # last: what is there to be read goes before the record
+                self.out.flush()  # last: reading has priority over recording
                 self.armed.rehearse(self.book, len(self.consoles), t_ns)
                 ready = self.poller.poll(self.out.wait_s(silence_ms))
-            for fd, _ in sorted(ready):  # 0 is the commands: an Arm counts for what came after it
+            for fd, _ in sorted(ready):  # 0 is stdin: an Arm applies to later bytes
                 self.handlers[fd](fd)
             for console in self.consoles.values() if silence_ms == 0 else ():
                 self.found(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns)
@@ -46,11 +47,11 @@ class Reflex:
         reflex_io.last_words(list(self.consoles), self.read_console, self.out)
 
     def read_console(self, fd: int) -> bool:
-        """The hot route. False when there was nothing to read."""
+        """The hot route. Returns False when there was nothing to read."""
         console = self.consoles[fd]
         try:
             data = os.read(fd, reflex_io.READ_BYTES) or reflex_io.closed()
-        except OSError as error:  # BlockingIOError: nothing is there
+        except OSError as error:  # BlockingIOError: nothing to read
             return not isinstance(error, BlockingIOError) and self.end(
                 fd, console.name, str(error.strerror)
             )
@@ -61,7 +62,8 @@ class Reflex:
         return True
 
     def strike(self, rule: int) -> None:
-        """Its text is there: of plain rules called by the search itself, in the midst of it."""
+        """Send the frames of a rule whose text was found. For plain rules the search calls it
+        directly."""
         self.fire(self.armed.by_rule.get(rule, ()))
 
     def fire(self, volley: reflex_io.Volley) -> None:
@@ -79,7 +81,7 @@ class Reflex:
         )
 
     def tell(self, triggers: list[events.Event]) -> None:
-        self.out.tell([*triggers, *(one.told() for one in self.sent)])
+        self.out.tell([*triggers, *(one.event() for one in self.sent)])
         self.sent.clear()
 
     def read_events(self, fd: int) -> None:

@@ -1,7 +1,7 @@
-"""What stands around the hot route: its configuration, the frames that are armed, and who else is
-heard.
+"""The surroundings of the hot route: its configuration, the armed frames, and its other inputs.
 
-Nothing here runs between the read of a trigger and the write of its frame, except ``write_frames``.
+Nothing in this module runs between the read of a trigger and the write of its frame, except
+``write_frames``.
 """
 
 import contextlib
@@ -39,24 +39,25 @@ from freezeframe.harness.errors import RigError, WireError
 from freezeframe.harness.watch.reflex_record import Console, EventOut
 
 REHEARSED_NS: Final = 2_000
-"""A console: how often at most. One console's way is rehearsed behind each read; with hundreds
-there is always something to do, the way is warm by that, and rehearsals behind each read would cost
-more than they bring."""
+"""Minimum interval between cache-warming runs, per console. With one console the code is run after
+each read. With hundreds there is always input, which keeps the caches warm, and a run after each
+read would cost more than it gains."""
 MOMENT_S: Final = 150e-6
-"""Slept directly behind the frames. A kernel thread of ordinary priority carries a PTY's bytes on,
-and some adapters': it would have to wait until this SCHED_FIFO process has recorded and told. Long
-enough for it and for the other end, where that is a process of this machine."""
+"""Sleep directly after the frames. A kernel thread of ordinary priority forwards the bytes of a
+PTY, and of some adapters; otherwise it would have to wait until this SCHED_FIFO process has
+recorded and reported. Long enough for it, and for the receiver if that is a process of this
+machine."""
 WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
-"""A control line that takes no byte for so long is told as failed; a frame is 50 bytes, 5 ms at
-115,200 baud."""
+"""Write timeout of a control line, after which the frame is reported as failed. A frame is 50
+bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
 STDIN_FD: Final = 0
 READ_BYTES: Final = 64 << 10
 LAST_WORDS_NS: Final = NS_PER_S
-"""At the end the consoles are read, and the supervisor told, for at most this long each."""
+"""At the end, time limit for reading the consoles, and again for sending the last events."""
 
 Handlers = dict[int, Callable[[int], object]]
-"""Descriptor -> what takes it when it is ready."""
+"""Descriptor -> function to call when it is ready."""
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,33 +65,36 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     fd: int
     """An inherited descriptor of the console."""
     name: str = ""
-    """Tells the consoles of one side apart; "": the side has only this one."""
+    """Distinguishes the consoles of one side; "": the side has only this one."""
     log_path: str
-    """Appended to, byte-exact."""
+    """The record of the console: every byte is appended."""
     times_path: str
     copy_fd: int = -1
-    """An inherited pipe that gets every byte too: the control side of a line that carries both; -1:
+    """An inherited pipe that also gets every byte, for the control side of a shared line; -1:
     none."""
 
 
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """First line on the reflex's standard input, as JSON."""
+    """The first line on the standard input of the reflex, as JSON."""
 
     streams: list[StreamConfig]
     control: dict[Side, int]
-    """Inherited descriptor of each side's control line; may be its console's."""
+    """Inherited descriptor of the control line of each side; may be that of its console."""
     rules: list[ConsoleRule]
     default_instruct: list[Side]
-    """For rules without ``instruct``: the bench's policy."""
+    """Sides to instruct for rules without ``instruct``: the policy of the bench."""
     trigger_fd: int | None = None
-    """Pipe from linkwatch that carries events.Trigger."""
+    """Pipe on which linkwatch sends events.Trigger."""
     event_fd: int = 1
     realtime: bool = True
 
 
 def run(body: Callable[[ReflexConfig], None]) -> int:
-    """Run ``body`` with the configuration from the standard input; the process's exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's: it stops us in order
+    """Run ``body`` with the configuration from standard input; return the exit status of the
+    process."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the supervisor handles Ctrl-C and stops this process in order
     try:
         body(read_config(STDIN_FD))
     except RigError as error:
@@ -100,8 +104,7 @@ def run(body: Callable[[ReflexConfig], None]) -> int:
 
 
 def read_config(fd: int) -> ReflexConfig:
-    """The configuration line, and not a byte more: events follow it. Raises RigError when it is
-    none."""
+    """Read the configuration line and no byte more, because events follow it. Raises RigError."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(fd, 1)
@@ -115,32 +118,32 @@ def read_config(fd: int) -> ReflexConfig:
 
 
 def ready(config: ReflexConfig) -> ProcessReady:
-    """Become as fast as we may; say what could not be had."""
+    """Request low latency; report what was refused."""
     notes = become_realtime() if config.realtime else []
     return ProcessReady(t_ns=monotonic_ns(), process="reflex", notes=notes)
 
 
 Volley = Sequence[tuple[Side, bytes | None, int | None]]
-"""What one trigger writes, in order: to whom, the frame, the control line."""
+"""The writes of one trigger, in order: side, frame, control line."""
 
 
 class Armed:
-    """The frames that are armed, and what each rule would write of them."""
+    """The armed frames, and the writes for each rule."""
 
     def __init__(self, control: Mapping[Side, int]) -> None:
         self._control = control
         self._nowhere: Volley = []
-        """Where rehearsals go; empty where there is no /dev/null, so that only the search is
-        rehearsed."""
+        """Target of cache-warming writes; empty if there is no /dev/null, then only the search is
+        run."""
         with contextlib.suppress(OSError):
             self._nowhere = [("primary", b"", os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))]
         self._rehearse_due_ns: Ns = 0
         self._frames: Mapping[str, Mapping[str, bytes]] | None = None
         self.by_rule: dict[int, Volley] = {}
-        """Of each console rule that instructs anybody."""
+        """Writes per console rule that instructs a side."""
 
     def load(self, frames: Mapping[str, Mapping[str, bytes]] | None) -> None:
-        """None: nothing is armed. Consoles trigger nothing before ``aim``."""
+        """Set the armed frames; None: none. Consoles trigger nothing before ``aim``."""
         self._frames, self.by_rule = frames, {}
 
     def aim(self, book: RuleBook) -> None:
@@ -150,14 +153,15 @@ class Armed:
             }
 
     def rehearse(self, book: RuleBook, consoles: int, now_ns: Ns) -> None:
-        """Between the reads, while frames are armed: out of cold caches the way of a trigger takes
-        twice as long. When all consoles are quiet the process sleeps, and nothing is rehearsed."""
+        """Run the code of a trigger without effect, between reads while frames are armed: with
+        cold caches a trigger takes twice as long. While all consoles are quiet the process sleeps
+        and does not do this."""
         if self.by_rule and now_ns >= self._rehearse_due_ns:
             book.scanner.rehearse(lambda _rule: write_frames(self._nowhere))
             self._rehearse_due_ns = now_ns + REHEARSED_NS * consoles
 
     def volley(self, reason: str, who: Sequence[Side]) -> Volley:
-        """Empty when nothing is armed, or nobody is instructed."""
+        """Return the writes for one trigger; empty when nothing is armed or no side is instructed."""
         if self._frames is None:
             return []
         frames = self._frames.get(reason, {})
@@ -165,7 +169,7 @@ class Armed:
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One frame's way to its control line."""
+    """The attempt to write one frame to its control line."""
 
     side: Side
     frame: bytes
@@ -173,7 +177,7 @@ class Attempt(msgspec.Struct, frozen=True):
     t_done_ns: Ns
     error: str
 
-    def told(self) -> Event:
+    def event(self) -> Event:
         if self.error:
             return FrameFailed(t_ns=self.t_ns, side=self.side, error=self.error)
         return FrameSent(
@@ -186,8 +190,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 def write_frames(volley: Volley) -> list[Attempt]:
-    """Write each frame to its non-blocking line, for WRITE_LIMIT_NS at most. One function, because
-    each call on the way to the first write takes a microsecond or two when the caches are cold."""
+    """Write each frame to its non-blocking line, for at most WRITE_LIMIT_NS. One function, because
+    each call before the first write takes a microsecond or two with cold caches."""
     attempts = []
     written = 0
     for side, frame, fd in volley:
@@ -210,15 +214,15 @@ def write_frames(volley: Volley) -> list[Attempt]:
 
 
 def _write_rest(fd: int, data: bytes, written: int) -> str:
-    """The line was full. "" when it took the rest in time."""
+    """Write the rest to a line that was full. "": success in time."""
     deadline_ns = monotonic_ns() + WRITE_LIMIT_NS
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     while written < len(data):
-        # A full PTY may call itself writable all the same: the deadline counts, not the answer.
+        # A full PTY may still report that it is writable, so only the deadline counts.
         left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
         if left_ms <= 0:
-            return f"the line took {written} of {len(data)} bytes"
+            return f"the line accepted {written} of {len(data)} bytes"
         poller.poll(left_ms)
         try:
             written += os.write(fd, data[written:])
@@ -230,12 +234,12 @@ def _write_rest(fd: int, data: bytes, written: int) -> str:
 
 
 def closed() -> bytes:
-    """What a read of nothing means."""
+    """Raise the error for an empty read: the line is closed."""
     raise OSError(0, "closed")
 
 
 def last_words(fds: Sequence[int], read: Callable[[int], bool], out: EventOut) -> None:
-    """What the consoles still hold, and the rest of what is to be told."""
+    """Read the rest of the consoles and send the remaining events."""
     deadline_ns = monotonic_ns() + LAST_WORDS_NS
     for fd in fds:
         while read(fd) and monotonic_ns() < deadline_ns:
@@ -244,7 +248,7 @@ def last_words(fds: Sequence[int], read: Callable[[int], bool], out: EventOut) -
 
 
 def sequence_number(frame: bytes) -> int:
-    """The frame's seq when it is one of ours; 0 when it is another device type's."""
+    """Return the seq of a frame of wire.control; 0 for a frame of another device type."""
     try:
         return decode(frame).seq
     except WireError:
@@ -252,7 +256,7 @@ def sequence_number(frame: bytes) -> int:
 
 
 class Inbox:
-    """Events that come over one pipe."""
+    """Reads events from one pipe."""
 
     def __init__(self, fd: int, name: str) -> None:
         self.name = name
@@ -260,7 +264,7 @@ class Inbox:
         self._decoder = events.Decoder()
 
     def read(self) -> list[AnyEvent] | None:
-        """The events that are there; None when the pipe has ended or no longer carries events."""
+        """Return the available events; None when the pipe has ended or contains invalid data."""
         try:
             data = os.read(self._fd, READ_BYTES)
             return self._decoder.feed(data) if data else None
@@ -269,8 +273,8 @@ class Inbox:
 
 
 def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
-    """Commands on the standard input, link triggers on their pipe; and the poller of them and of
-    the consoles."""
+    """Return the readers of commands (standard input) and link triggers (their pipe), and the
+    poller of these and the consoles."""
     names = {STDIN_FD: "commands", config.trigger_fd: "link triggers"}
     inboxes = {fd: Inbox(fd, name) for fd, name in names.items() if fd is not None}
     poller = select.epoll()
@@ -285,7 +289,8 @@ def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
 def replace_rules(
     book: RuleBook, event: events.NewRules, consoles: Iterable[Console]
 ) -> list[Event]:
-    """Other rules from the next byte on; a note when they cannot be used, and the old ones stay."""
+    """Use other rules from the next byte on. If they are invalid, return a note and keep the old
+    ones."""
     try:
         rules = msgspec.json.decode(event.rules, type=list[ConsoleRule])
         book.replace(rules, {console.name: console.place for console in consoles})
@@ -298,8 +303,8 @@ def replace_rules(
 def make_consoles(
     config: ReflexConfig, strike: Callable[[int], None]
 ) -> tuple[RuleBook, dict[int, Console]]:
-    """The rules, and descriptor -> console; no descriptor blocks from here on. ``strike``: see
-    Scanner. RigError when a record cannot be opened."""
+    """Return the rules, and descriptor -> console. All descriptors become non-blocking.
+    ``strike``: see Scanner. Raises RigError when a record cannot be opened."""
     sides = {stream.name or f"{stream.side} console": stream.side for stream in config.streams}
     if len(sides) != len(config.streams):
         raise RigError("two consoles have the same name")

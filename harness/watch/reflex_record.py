@@ -1,4 +1,4 @@
-"""What stands behind the hot route: each console's record on disk, and the events to the
+"""What follows after the hot route: the record of each console on disk, and the events for the
 supervisor."""
 
 import contextlib
@@ -18,25 +18,26 @@ from freezeframe.harness.core.console.triggers import Hit, Place
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Event, Note, Ns, Side, Trigger
 
 TIMES: Final = struct.Struct("<QQ")
-"""One entry of ``console.times`` a read: t_ns, offset_bytes of its first byte."""
+"""One entry of ``console.times`` per read: t_ns, offset_bytes of its first byte."""
 EXCERPT_BYTES: Final = 256
 REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
-"""Kept of each console, so that new rules find a text that is half there: the longest literal."""
+"""Bytes kept per console, the length of the longest literal, so that new rules find a text of
+which a part has already arrived."""
 TIMES_WITHIN_NS: Final = 50 * NS_PER_MS
-"""``console.times`` is written so often: a killed reflex has lost the times of so much; of the
-bytes see UNRECORDED."""
+"""Interval at which ``console.times`` is written. A killed reflex loses the times of this
+interval; for the bytes see UNRECORDED."""
 UNRECORDED: Final = 64
-"""Reads that may wait to be recorded until nothing more is there to be read: about a millisecond's,
-and what a killed reflex has lost."""
+"""Reads that may be unrecorded while more input is available: about a millisecond. A killed reflex
+loses them."""
 BACKLOG: Final = 20_000
-"""Events kept for a supervisor that does not read, some 10 MiB: behind them triggers that sent
-nothing are only counted."""
+"""Limit of events queued for a slow supervisor, about 10 MiB. After that, triggers that sent no
+frame are only counted."""
 WRITE_PARTS: Final = 256
-"""Events given to the pipe at once; IOV_MAX is 1024."""
+"""Events per write to the pipe; IOV_MAX is 1024."""
 
 
 class Console:
-    """One console's place in the stream and its record on disk."""
+    """The stream position of one console and its record on disk."""
 
     def __init__(
         self,
@@ -57,25 +58,26 @@ class Console:
         self._log_fd = os.open(log_path, flags, 0o644)
         self._times_fd = os.open(times_path, flags, 0o644)
         self._recorded_from = os.fstat(self._log_fd).st_size
-        """A reflex that was started again goes on where the record ends."""
+        """A restarted reflex continues at the end of the record."""
         self._read_bytes = 0
         """Read since."""
         self._before = bytearray()
-        """The newest of them, REPLAY_BYTES and some more."""
+        """The newest bytes, at least REPLAY_BYTES."""
         self.times = bytearray()
-        """Entries of ``console.times`` that are not written yet."""
+        """Entries of ``console.times`` not written yet."""
         self._is_recording = True
         self._copy_fd = copy_fd
 
     @property
     def place(self) -> Place:
-        """Behind the last byte that was read."""
+        """Offset after the last byte read."""
         return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
 
     def triggers(
         self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns
     ) -> list[Event]:
-        """The events for the hits that ``data``, not yet taken, completed."""
+        """Return the events for the hits completed by ``data``, which is not added to the record
+        yet."""
         seen = bytes(self._before) + data
         first = self._read_bytes - len(self._before)
         return [
@@ -97,7 +99,7 @@ class Console:
         ]
 
     def take(self, t_arrival_ns: Ns, data: bytes) -> None:
-        """The bytes are behind us, and will be recorded."""
+        """Add the bytes to the stream; they will be recorded."""
         self.times += TIMES.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
         self._read_bytes += len(data)
         self._before += data
@@ -105,7 +107,7 @@ class Console:
             del self._before[:-REPLAY_BYTES]
 
     def record(self, data: bytes) -> Note | None:
-        """Append to the record on disk; a note, once, when that takes no more."""
+        """Append to the record on disk. Returns a note, once, when the disk accepts no more."""
         note = None
         if self._is_recording:
             try:
@@ -118,7 +120,7 @@ class Console:
         if self._copy_fd >= 0:
             with contextlib.suppress(
                 OSError
-            ):  # full or gone: a dialogue asks again, the record is whole
+            ):  # full or closed: the reader asks again, and the record is complete
                 os.write(self._copy_fd, data)
         return note
 
@@ -145,34 +147,35 @@ def _write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 class EventOut:
-    """The record, and events to the supervisor over a pipe that may be full or gone: never waits,
-    never drops what sent a frame."""
+    """Writes the record, and sends events to the supervisor over a pipe that may be full or
+    closed. It never waits and never drops a trigger that sent a frame."""
 
     def __init__(self, fd: int, poller: select.epoll) -> None:
         self._fd = fd
         self._poller = poller
         self._unrecorded: list[tuple[Console, bytes]] = []
         self._untimed: list[Console] = []
-        """Consoles with times to be written."""
+        """Consoles with times not written yet."""
         self._times_due_ns: Ns = 0
         self._backlog: deque[bytes] = deque()
         self._untold = 0
-        """Triggers that were only counted."""
+        """Number of triggers that were only counted."""
         self._is_gone = False
         self._is_polled = False
         os.set_blocking(fd, False)
 
-    def tell(self, told: Sequence[Event]) -> None:
-        """Events for the next ``flush``."""
-        if all(isinstance(one, Trigger) for one in told):
+    def tell(self, reported: Sequence[Event]) -> None:
+        """Queue events for the next ``flush``."""
+        if all(isinstance(one, Trigger) for one in reported):
             room = max(0, BACKLOG - len(self._backlog))
-            self._untold += max(0, len(told) - room)
-            told = told[:room]
+            self._untold += max(0, len(reported) - room)
+            reported = reported[:room]
         if not self._is_gone:
-            self._backlog += map(events.encode, told)
+            self._backlog += map(events.encode, reported)
 
     def record(self, console: Console, t_arrival_ns: Ns, data: bytes) -> None:
-        """To be recorded by the next ``flush``: once all that is there has been searched."""
+        """Queue bytes to be recorded by the next ``flush``, after all available input has been
+        searched."""
         if not console.times:
             self._untimed.append(console)
             self._times_due_ns = self._times_due_ns or t_arrival_ns + TIMES_WITHIN_NS
@@ -180,21 +183,21 @@ class EventOut:
         self._unrecorded.append((console, data))
 
     def is_due(self) -> bool:
-        """Whether ``flush`` must not wait until nothing more is there to be read."""
+        """Return whether ``flush`` must run even if more input is available."""
         return bool(self._backlog) or len(self._unrecorded) >= UNRECORDED
 
     def room(self, _fd: int) -> None:
-        """The pipe has room again: ``flush`` comes by anyway."""
+        """Called when the pipe has room again; ``flush`` runs anyway."""
 
     def wait_s(self, silence_ms: int | None) -> float | None:
-        """How long to wait for bytes; None: for ever."""
+        """Return how long to wait for input; None: without limit."""
         if silence_ms is None:
             return TIMES_WITHIN_NS / NS_PER_S if self._untimed else None
         return min(silence_ms * NS_PER_MS, TIMES_WITHIN_NS) / NS_PER_S
 
     def flush(self) -> None:
-        """Record what was read, and write what the pipe takes; poll for more room while something
-        is left."""
+        """Record what was read and write as much as the pipe accepts; poll for more room if
+        something is left."""
         if self._unrecorded:
             for console, data in self._unrecorded:
                 if note := console.record(data):
@@ -202,7 +205,7 @@ class EventOut:
             self._unrecorded.clear()
             if monotonic_ns() > self._times_due_ns:
                 self._flush_times()
-        elif self._untimed:  # a quiet moment
+        elif self._untimed:  # no input is waiting
             self._flush_times()
         if self._backlog:
             self._flush_events()
@@ -220,7 +223,7 @@ class EventOut:
                 written = os.writev(self._fd, list(islice(self._backlog, WRITE_PARTS)))
             except BlockingIOError:
                 break
-            except OSError:  # the supervisor is dead: the record on disk goes on
+            except OSError:  # the supervisor has exited: keep recording to disk
                 self._is_gone = True
                 self._backlog.clear()
                 break
@@ -230,7 +233,7 @@ class EventOut:
                     self._backlog.appendleft(first[written:])
                 written = max(0, written - len(first))
         if self._untold and not self._backlog:
-            text = f"the supervisor did not read: {self._untold} triggers are in no event; the record is whole"
+            text = f"the supervisor did not read: {self._untold} triggers were not sent as events; the record is complete"
             self._backlog.append(
                 events.encode(Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error"))
             )
@@ -238,7 +241,7 @@ class EventOut:
         self._poll(bool(self._backlog))
 
     def finish(self, limit_ns: Ns) -> None:
-        """Record the rest, and write it, for at most ``limit_ns``."""
+        """Record the rest and send the remaining events, for at most ``limit_ns``."""
         deadline_ns = monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)

@@ -1,5 +1,4 @@
-"""The block that went wrong, byte for byte, as far as the evidence tells it. Pure: bytes to
-bytes."""
+"""Reconstruct the bytes of a wrong block from the evidence. Pure: bytes to bytes."""
 
 import zlib
 from collections.abc import Callable
@@ -18,24 +17,24 @@ class BlockDiff:
     """What a block should hold, and what it held."""
 
     sector: int
-    """Where the block begins on the volume."""
+    """First sector of the block on the volume."""
     expected: bytes
     found: bytes
-    """As long as ``expected``."""
+    """Same length as ``expected``."""
     expected_from: str
     found_from: str
-    """Whose bytes these are, in words."""
+    """Source of the bytes, as text."""
 
     @property
     def offsets(self) -> list[int]:
-        """Offsets of the differing bytes, from the block's begin."""
+        """Return the offsets of the differing bytes from the start of the block."""
         pairs = zip(self.expected, self.found, strict=True)
         return [at for at, (one, other) in enumerate(pairs) if one != other]
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A CRC that a device tells."""
+    """A checksum that a device reports."""
 
     name: str
     polynomial: int
@@ -43,20 +42,18 @@ class Checksum:
 
 
 CRC32C: Final = Checksum("CRC-32C", crcbits.CRC32C, crc32c)
-"""The link's digest, and what event logs tell of a write."""
+"""Used by the digest of the link and by event logs for writes."""
 CRC32: Final = Checksum("CRC-32", crcbits.CRC32, zlib.crc32)
-"""What a scrub tells of a block."""
+"""Used by scrubs for blocks."""
 
 
 def rebuilt(
     expected: bytes, expected_crc: int, found_crc: int, checksum: Checksum = CRC32C
 ) -> tuple[bytes, str] | None:
-    """The bytes that a device had when it computed ``found_crc`` where ``expected`` should have
-    been.
+    """Reconstruct the bytes for which a device computed ``found_crc`` instead of ``expected_crc``.
 
-    None unless ``expected_crc`` is really that of ``expected`` and one cause explains the other
-    CRC: nothing but zeroes, or one flipped bit. What comes back has been checked against
-    ``found_crc``.
+    Return None unless ``expected_crc`` is the checksum of ``expected`` and a single cause explains
+    ``found_crc``: all zeroes, or one flipped bit. The result is verified against ``found_crc``.
     """
     if not expected or checksum.compute(expected) != expected_crc or found_crc == expected_crc:
         return None
@@ -78,7 +75,7 @@ def rebuilt(
 
 @dataclass(frozen=True, kw_only=True)
 class HexRow:
-    """One line of a hex view; ``offset`` counts from the block's begin."""
+    """One line of a hex view. ``offset`` counts from the start of the block."""
 
     offset: int
     expected: bytes
@@ -86,8 +83,7 @@ class HexRow:
 
 
 def hex_rows(diff: BlockDiff, *, context: int = 2, limit: int = 48) -> list[HexRow | None]:
-    """The rows that differ with ``context`` equal ones around them; None stands where rows were
-    left out."""
+    """Return the differing rows with ``context`` equal rows around them. None marks omitted rows."""
     wanted: set[int] = set()
     for at in diff.offsets:
         row = at // ROW_BYTES

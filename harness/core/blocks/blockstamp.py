@@ -1,8 +1,9 @@
-"""Self-describing host blocks, and the journal of the writer that wrote them. Pure: bytes to bytes.
+"""Self-describing host blocks, and the journal of their writer. Pure: bytes to bytes.
 
-Every 512-byte sector says whose it is (table: ``harness/wire/blockstamp.py``), so that a sector
-alone tells whether it is where it belongs and whole. The journal says what was asked and what was
-answered; from both, what a volume must hold is known to the byte, however the writer ended.
+Every 512-byte sector carries a stamp (table: ``harness/wire/blockstamp.py``), so that one sector
+is enough to decide whether it is complete and in the right place. The journal records requests and
+replies. Together they define the required content of the volume to the byte, however the writer
+ended.
 """
 
 import hashlib
@@ -22,11 +23,11 @@ from freezeframe.harness.wire import blockstamp as wire
 
 MAX_WRITE_SECTORS: Final = (32 << 20) // wire.SECTOR_BYTES
 MAX_SECTORS: Final = 1 << 26
-"""32 GiB: a journal that names a sector beyond is damaged; its map would not fit into memory."""
+"""32 GiB. A journal with a higher sector number is damaged; its map would not fit into memory."""
 MIN_TORN_BYTES: Final = 32
-"""Fewer foreign bytes at a sector's end than this are damage, not the seam of a torn write."""
+"""Minimum number of foreign bytes at the end of a torn sector; fewer count as damage."""
 MIN_OWN_BYTES: Final = 4
-"""Of the fill: when not even these follow the header's write, it is the header that is damaged."""
+"""Minimum number of fill bytes of the write named in the header; fewer mean a damaged header."""
 _FILL_AT: Final = wire.HEADER.size
 _FILL_END: Final = wire.HEADER.size + wire.FILL_BYTES
 _SEED: Final = struct.Struct("<IQ")
@@ -34,23 +35,23 @@ _ZERO_SECTOR: Final = bytes(wire.SECTOR_BYTES)
 
 
 class Kind(StrEnum):
-    """What a sector turned out to be."""
+    """The result of checking one sector."""
 
     OK = "ok"
     LOST = "lost"
-    """Never written: all zeroes."""
+    """All zeroes, as if never written."""
     STALE = "stale"
-    """Whole, and in its place, but from an earlier write than the one that was acknowledged."""
+    """Complete and in its place, but from an earlier write than the acknowledged one."""
     TORN = "torn"
-    """Begins as one write and ends as another."""
+    """Begins with one write and ends with another."""
     MISDIRECTED = "misdirected"
-    """Whole, but it belongs elsewhere."""
+    """Complete, but belongs to another sector."""
     CORRUPT = "corrupt"
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A sector's header; the fields of ``wire.FIELDS`` without the magic."""
+    """The header of a sector: the fields of ``wire.FIELDS`` without the magic."""
 
     volume: int
     seed: int
@@ -66,13 +67,13 @@ def _fill(seed: int, write_id: int) -> bytes:
 
 
 def stamp(volume: int, seed: int, write_id: int, lba: int, sectors: int, time_ns: int) -> bytes:
-    """The data of one write: ``sectors`` stamped sectors from ``lba`` on. ``seed``: its low 32 bits
-    count."""
+    """Return the data of one write: ``sectors`` stamped sectors from ``lba``. Only the low 32 bits
+    of ``seed`` are used."""
     return _stamped(Stamp(volume, seed & 0xFFFFFFFF, lba, write_id, lba, time_ns), sectors)
 
 
 def _stamped(first: Stamp, sectors: int) -> bytes:
-    """``sectors`` sectors of one write; ``first`` is the header of the first of them."""
+    """Return ``sectors`` sectors of one write; ``first`` is the header of the first one."""
     block = bytearray(sectors * wire.SECTOR_BYTES)
     view = memoryview(block)
     volume, seed, write_id, write_lba, time_ns = (
@@ -95,15 +96,15 @@ def _stamped(first: Stamp, sectors: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def stamped_crc(sectors: int) -> int:
-    """CRC-32C of any ``sectors`` whole stamped sectors: each ends in its own CRC, so that all of
-    them give the same."""
+    """Return the CRC-32C of ``sectors`` complete stamped sectors. It does not depend on their
+    content, because each sector ends with its own CRC."""
     whole: int = crc32c(stamp(0, 0, 0, 0, sectors, 0))
     return whole
 
 
 def is_broken(data: bytes | memoryview, data_crc32c: int) -> bool:
-    """Whether data that begin and end in stamped sectors are not what their writer stamped. Sound
-    data never are."""
+    """Return whether data that begin and end with stamped sectors are damaged. Intact data are
+    never reported."""
     sectors, magic = len(data) // wire.SECTOR_BYTES, wire.MAGIC
     if not 0 < sectors <= MAX_WRITE_SECTORS or data[: len(magic)] != magic:
         return False
@@ -112,7 +113,7 @@ def is_broken(data: bytes | memoryview, data_crc32c: int) -> bool:
 
 
 def decode(sector: bytes) -> Stamp | None:
-    """What a whole sector says of itself; None when it is not a stamped sector or is damaged."""
+    """Decode the stamp of a sector. None: not a stamped sector, or damaged."""
     if len(sector) != wire.SECTOR_BYTES or sector[:8] != wire.MAGIC:
         return None
     if crc32c(sector[:_FILL_END]) != wire.CRC.unpack_from(sector, _FILL_END)[0]:
@@ -122,8 +123,8 @@ def decode(sector: bytes) -> Stamp | None:
 
 
 def check(sector: bytes, lba: int, allowed: Collection[int] | None = None) -> Kind:
-    """What ``sector``, found at ``lba``, is. With ``allowed``, the write ids that may stand there,
-    others are stale."""
+    """Check a sector found at ``lba``. ``allowed``: write ids that may be there; other ids are
+    stale."""
     if sector == _ZERO_SECTOR:
         return Kind.LOST
     found = decode(sector)
@@ -137,8 +138,8 @@ def check(sector: bytes, lba: int, allowed: Collection[int] | None = None) -> Ki
 
 
 def _is_torn(sector: bytes, lba: int) -> bool:
-    """Whether a damaged sector follows its header's write up to a seam and is foreign from there to
-    the end."""
+    """Return whether a damaged sector follows the write of its header up to a seam and is foreign
+    from there on."""
     if len(sector) != wire.SECTOR_BYTES or sector[:8] != wire.MAGIC:
         return False
     _, _, seed, found_lba, write_id, _, _ = wire.HEADER.unpack_from(sector)
@@ -150,7 +151,7 @@ def _is_torn(sector: bytes, lba: int) -> bool:
     if True not in differs or True in differs[:MIN_OWN_BYTES]:
         return False
     foreign = differs[differs.index(True) :]
-    # Of foreign bytes one in 256 agrees by chance; rot leaves most of them as they were.
+    # One in 256 foreign bytes agrees by chance; bit rot leaves most bytes unchanged.
     return len(foreign) >= MIN_TORN_BYTES and sum(foreign) > len(foreign) * 3 // 4
 
 
@@ -158,19 +159,19 @@ def _is_torn(sector: bytes, lba: int) -> bool:
 
 JOURNAL_MAGIC: Final = b"FFJRNL01"
 JOURNAL_HEADER: Final = struct.Struct("<8sIIQQ")
-"""magic, volume, seed (low 32 bits), first sector and number of sectors of the span that the writer
-may write."""
+"""magic, volume, seed (low 32 bits), first sector and number of sectors of the range that the
+writer may write."""
 RECORD: Final = struct.Struct("<BxxxIQQQ")
-"""kind, sectors, write_id, lba, time_ns; then a CRC-32C of these. time_ns: of the stamps; in an
-ACK, of the reply."""
+"""kind, sectors, write_id, lba, time_ns; then a CRC-32C of these. time_ns: time in the stamps; in
+an ACK, time of the reply."""
 RECORD_BYTES: Final = RECORD.size + 4
 INTENT: Final = 1
 ACK: Final = 2
 FLUSHED: Final = 3
-"""A flush was answered: what was acknowledged before it is on stable storage. It and the next name
-no write."""
+"""A flush was answered: everything acknowledged before it is on stable storage. This kind and the
+next one name no write."""
 DISCONNECTED: Final = 4
-"""The host port went away: acknowledged writes that no flush had covered by then may have been in a
+"""The host port disconnected: acknowledged writes not yet covered by a flush may have been in a
 volatile cache."""
 
 
@@ -189,41 +190,40 @@ def journal_header(volume: int, seed: int, first_lba: int, sectors: int) -> byte
 
 
 def journal_record(kind: int, write: Write, time_ns: int) -> bytes:
-    """``kind`` INTENT: goes to the disk before the write is sent. ACK: after its reply has come."""
+    """Encode a record. INTENT is written to disk before the write is sent, ACK after its reply."""
     body = RECORD.pack(kind, write.sectors, write.write_id, write.lba, time_ns)
     return body + wire.CRC.pack(crc32c(body))
 
 
 def journal_mark(kind: int, time_ns: int) -> bytes:
-    """FLUSHED or DISCONNECTED."""
+    """Encode a record without a write: FLUSHED or DISCONNECTED."""
     body = RECORD.pack(kind, 0, 0, 0, time_ns)
     return body + wire.CRC.pack(crc32c(body))
 
 
 @dataclass
 class Journal:
-    """What a writer asked for and what was answered, read back."""
+    """The requests of a writer and their replies, read from its journal."""
 
     volume: int
     seed: int
     first_lba: int
     sectors: int
-    """The span: lba ``first_lba`` <= lba < ``first_lba + sectors``; other sectors the writer never
-    touched."""
+    """Range of the writer: ``first_lba`` <= lba < ``first_lba + sectors``. It never touched other
+    sectors."""
     writes: dict[int, Write] = field(default_factory=dict)
-    """Every write that may have been sent, by its write id, in the order of sending."""
+    """Every write that may have been sent, by write id, in the order of sending."""
     acked: set[int] = field(default_factory=set)
     at_risk: set[int] = field(default_factory=set)
-    """Of the acknowledged: never flushed before the host port went away, once or more."""
+    """Acknowledged writes that were not flushed when the host port disconnected."""
     torn_bytes: int = 0
-    """Bytes of a record at the end that a kill cut off."""
+    """Bytes of an incomplete last record, left by a killed writer."""
     _last_acked: "array[int]" = field(default_factory=lambda: array("q"))
     _unflushed: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """Decode a journal. A record cut off at the end is tolerated; WireError when anything else
-        is damaged."""
+        """Decode a journal. An incomplete last record is tolerated; other damage raises WireError."""
         if len(data) < JOURNAL_HEADER.size or data[:8] != JOURNAL_MAGIC:
             raise WireError("not a write journal", 0, data)
         _, volume, seed, first_lba, sectors = JOURNAL_HEADER.unpack_from(data)
@@ -265,13 +265,13 @@ class Journal:
 
     @cached_property
     def unacked(self) -> list[Write]:
-        """Writes that may or may not have happened, in the order of sending."""
+        """Writes without a reply, in the order of sending: they may or may not have happened."""
         return [write for write_id, write in self.writes.items() if write_id not in self.acked]
 
     @cached_property
     def _acked_by_start(self) -> tuple[list[int], dict[int, list[Write]], int]:
-        """First sectors of the acknowledged writes in order, the writes by them, and the longest
-        one's sectors."""
+        """Return the sorted first sectors of the acknowledged writes, the writes by first sector,
+        and the length in sectors of the longest."""
         by_start: dict[int, list[Write]] = {}
         for write_id in self.acked:
             write = self.writes[write_id]
@@ -287,8 +287,8 @@ class Journal:
         return sum(self.writes[write_id].sectors for write_id in self.acked) * wire.SECTOR_BYTES
 
     def expected(self, lba: int) -> tuple[Write | None, list[Write]]:
-        """For one sector: the last acknowledged write (None: none), and those behind it that may
-        have happened."""
+        """For one sector, return the last acknowledged write (None: none) and the later writes
+        that may have happened."""
         last = (
             self._last_acked[lba - self.first_lba]
             if 0 <= lba - self.first_lba < self.sectors
@@ -298,9 +298,12 @@ class Journal:
         return self.writes.get(last), later
 
     def may_fall_back_to(self, lba: int) -> list[Write] | None:
-        """What a sector may hold after a power failure that took the acknowledged writes
-        ``at_risk`` there: one of them, or the last that was safe. None: its last acknowledged write
-        is not at risk. Empty: nothing there was safe."""
+        """Return what a sector may hold after a power failure lost writes that were ``at_risk``:
+        one of them, or the last safe write.
+
+        None: the last acknowledged write of the sector is not at risk. Empty: no write of the
+        sector was safe.
+        """
         last, _ = self.expected(lba)
         if last is None or last.write_id not in self.at_risk:
             return None
@@ -317,7 +320,7 @@ class Journal:
         return []
 
     def runs(self, lba: int, sectors: int) -> Iterator[tuple[int, int, Write | None]]:
-        """Cut a range of the volume into (lba, sectors, last acknowledged write): one run a
+        """Split a range of the volume into (lba, sectors, last acknowledged write), one run per
         write."""
         end = lba + sectors
         while lba < end:
@@ -336,8 +339,8 @@ class Journal:
             lba = until
 
     def content(self, write: Write, lba: int, sectors: int) -> bytes:
-        """What ``write`` put into ``sectors`` sectors from ``lba`` on; all of them are the
-        write's."""
+        """Return the content that ``write`` gave to ``sectors`` sectors from ``lba``. All must
+        belong to the write."""
         return _stamped(
             Stamp(self.volume, self.seed, lba, write.write_id, write.lba, write.time_ns), sectors
         )

@@ -1,12 +1,12 @@
-"""Is the data right: what the host was promised, what the primary holds, what the secondary holds.
-Pure.
+"""Compare what the host was promised with what the primary and the secondary hold. Pure.
 
-A sector whose last acknowledged write is older than an unacknowledged later one may hold either;
-but all sides must hold the same. Sectors that the writer never touched must only be the same on all
-sides.
+If an unacknowledged write follows the last acknowledged write of a sector, the sector may hold
+either, but all sides must hold the same. Sectors that the writer never touched must only be equal
+on all sides.
 
-Acknowledged is not flushed: a lost write that no flush had covered before its host port went away
-is lost all the same, and counted apart, since a volatile cache may lose it when its power fails.
+Acknowledged is not flushed: an acknowledged write that no flush had covered before the host port
+disconnected counts as lost too, but separately, because a volatile cache may lose it in a power
+failure.
 """
 
 from collections import Counter
@@ -21,43 +21,43 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_LISTED: Final = 100
-"""Lost writes that are listed; all are counted."""
+"""Maximum number of lost writes listed; all are counted."""
 
 Reader = Callable[[int, int], bytes]
-"""(offset_bytes, length_bytes) -> that many bytes."""
+"""(offset_bytes, length_bytes) -> the bytes of that range."""
 Party = Literal["host", "primary", "secondary"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One sector that is not what it must be."""
+    """One sector with wrong data."""
 
     side: Party
-    """Who holds the wrong bytes. When nothing says which of two is right: the one that is not the
-    first of them."""
+    """The side with the wrong bytes. If it is unknown which of two sides is right: the second of
+    them."""
     offset_bytes: int
     """Of the sector."""
     kind: str
-    """blockstamp.Kind, or "disagree" when each side alone could be right."""
+    """blockstamp.Kind, or "disagree" if each side could be right on its own."""
     expected_crc32c: int
     found_crc32c: int
     first_byte: int
     """Absolute offset of the first differing byte."""
     bit_mask: int
-    """XOR of that byte: expected ^ found."""
+    """XOR of expected and found for that byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LostWrite:
-    """An acknowledged write that a side does not hold, or not whole."""
+    """An acknowledged write that a side does not hold completely."""
 
     write_id: int
     side: Party
     offset_bytes: int
-    """Of the first sector of it that is wrong."""
+    """Of the first wrong sector of the write."""
     kind: str
     was_flushed: bool = True
-    """False: only acknowledged, and what is there instead is what was safe before it."""
+    """False: acknowledged but not flushed, and the sector holds the last flushed data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,20 @@ class Comparison:
 
     bytes_compared: int
     sides_equal: bool
-    """Primary and secondary hold the same on the whole volume."""
+    """Primary and secondary are equal on the whole volume."""
     data_equal: bool
-    """``sides_equal``, and every sector holds what the host was promised."""
+    """``sides_equal``, and every sector holds the data promised to the host."""
     sectors_different: int
     lost_acked_writes: int
     lost_unflushed_writes: int = 0
-    """Of these: see ``LostWrite.was_flushed``."""
+    """Of these, the ones with ``LostWrite.was_flushed``."""
     acked_writes: int = 0
-    """In the journal that the data was held against; 0 without one: then nothing was promised."""
+    """Acknowledged bytes in the journal used for the comparison; 0 without a journal: nothing was
+    promised."""
     lost: tuple[LostWrite, ...] = ()
     """At most MAX_LISTED of them."""
     first_difference: Difference | None = None
-    """The lowest on the volume."""
+    """The one with the lowest offset."""
     kinds: Mapping[str, int] = field(default_factory=dict)
     """"side: kind" -> wrong sectors."""
 
@@ -93,9 +94,12 @@ def compare(
     chunk_bytes: int = CHUNK_BYTES,
     progress: Callable[[int], None] = lambda done_bytes: None,
 ) -> Comparison:
-    """Read everything once and judge it. Without ``journal`` only the sides are compared;
-    ``read_host`` may be left out when the host's view is the primary's. ``progress`` is told the
-    bytes compared so far. What a reader raises comes through."""
+    """Read the whole volume once and compare it.
+
+    Without ``journal`` only the sides are compared. ``read_host`` may be omitted if the host sees
+    the volume of the primary. ``progress`` is called with the number of bytes compared. Exceptions
+    of the readers are passed on.
+    """
     readers: dict[Party, Reader] = {"primary": read_primary, "secondary": read_secondary}
     if read_host is not None:
         readers = {"host": read_host, **readers}
@@ -108,7 +112,7 @@ def compare(
 
 
 class _Judge:
-    """Collects what is wrong, chunk by chunk."""
+    """Collects the differences, chunk by chunk."""
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
@@ -133,7 +137,7 @@ class _Judge:
         )
 
     def chunk(self, offset_bytes: int, held: Mapping[Party, bytes]) -> None:
-        """Judge one piece of the volume. Equal and as promised is the normal case, and fast."""
+        """Compare one piece of the volume. The normal case, equal and as promised, is fast."""
         first_lba = offset_bytes // SECTOR_BYTES
         reference, *others = held.values()
         if any(len(other) != len(reference) for other in others):
@@ -176,7 +180,7 @@ class _Judge:
         self._different += wrong
 
     def _contents(self, lba: int, last: Write | None, later: list[Write]) -> dict[bytes, int]:
-        """Every content that ``lba`` may hold -> its write id, the promised one first."""
+        """Return every content that ``lba`` may hold -> its write id, the promised one first."""
         if self._journal is None:
             return {}
         writes = [last, *later] if last is not None else later
@@ -205,7 +209,7 @@ class _Judge:
             self._lost[last.write_id] = replace(known, was_flushed=True)
 
     def _is_older_state(self, lba: int, data: bytes) -> bool:
-        """Whether a power failure's loss of a volatile cache explains what is there."""
+        """Return whether the loss of a volatile cache in a power failure explains the content."""
         assert self._journal is not None
         allowed = self._journal.may_fall_back_to(lba)
         if allowed is None:
@@ -235,7 +239,7 @@ class _Judge:
 
 
 def _differing(one: bytes, other: bytes) -> list[int]:
-    """Numbers of the sectors in which two equally long pieces differ."""
+    """Return the indexes of the sectors in which two pieces of equal length differ."""
     if one == other:
         return []
     starts = range(0, len(one), SECTOR_BYTES)

@@ -1,10 +1,9 @@
-"""Which single flipped bit explains a wrong CRC: the CRC is linear, so the difference of two CRCs
-tells.
+"""Find the single flipped bit that explains a wrong CRC.
 
-The difference of the CRCs of a message and of the same message with one bit flipped depends only on
-how many bits come behind the flipped one: it is POLYNOMIAL stepped on once for each. Finding that
-number is a discrete logarithm, done in baby steps (a table of the first few) and giant steps (the
-difference stepped back many at a time).
+A CRC is linear: the difference of the CRCs of a message and of the same message with one bit
+flipped depends only on the number of bits after the flipped one. It is POLYNOMIAL advanced once
+per such bit. Finding the number is a discrete logarithm, solved with baby steps (a table of the
+first few) and giant steps (the difference moved back by many steps at a time).
 """
 
 from functools import cache
@@ -21,11 +20,10 @@ _TOP_BIT: Final = 1 << 31
 def flipped_bit(
     crc_difference: int, message_bytes: int, *, polynomial: int = CRC32C
 ) -> tuple[int, int] | None:
-    """(byte offset, bit) of the one flipped bit in a message of that length; bit 0 is the least
-    significant one.
+    """Return (byte offset, bit) of the flipped bit in a message of that length; bit 0 is the least
+    significant.
 
-    None when no single bit of the message explains the difference. Costs about a millisecond for 1
-    MiB.
+    Return None when no single bit explains the difference. Takes about a millisecond for 1 MiB.
     """
     babies, back = _tables(polynomial)
     bits, value = message_bytes * 8, crc_difference
@@ -45,8 +43,8 @@ def flipped_bit(
 
 @cache
 def _tables(polynomial: int) -> tuple[dict[int, int], tuple[list[int], ...]]:
-    """(value -> steps from the polynomial, for the first few; tables of _BABY_STEPS steps back, a
-    byte each)."""
+    """Return (value -> steps from the polynomial, for the first few; tables for _BABY_STEPS steps
+    back, one per byte)."""
     babies: dict[int, int] = {}
     value = polynomial
     for steps in range(_BABY_STEPS):

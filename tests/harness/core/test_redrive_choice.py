@@ -18,7 +18,7 @@ from freezeframe.harness.core.redrive import (
     RedriveResult,
     failed_again,
     failing_write,
-    told_sector,
+    sector_in_line,
     why_not,
 )
 
@@ -91,13 +91,13 @@ def test_never_beside_an_older_write_still_under_way() -> None:
 
 
 def test_never_while_the_write_itself_waits_for_its_answer() -> None:
-    assert "still under way" in why_not(journal((INTENT, FIRST)), FIRST, 3)
+    assert "still in flight" in why_not(journal((INTENT, FIRST)), FIRST, 3)
 
 
 def test_never_while_the_host_will_come_round_to_the_place() -> None:
     laps = SPAN // FIRST.sectors
     assert why_not(WRITTEN, FIRST, laps) == ""
-    assert "over and over" in why_not(WRITTEN, FIRST, laps + 1)
+    assert "repeatedly" in why_not(WRITTEN, FIRST, laps + 1)
     full = [Write(number, 8 * number, 8, 100 + number) for number in range(laps)]
     second_lap = [Write(laps, 0, 8, 900)]
     ended = journal(*((kind, one) for one in full + second_lap for kind in (INTENT, ACK)))
@@ -117,7 +117,7 @@ def test_never_while_the_host_will_come_round_to_the_place() -> None:
     ],
 )
 def test_the_sector_of_a_console_line(line: bytes, sector: int) -> None:
-    assert told_sector(line) == sector
+    assert sector_in_line(line) == sector
 
 
 CAUSE = trigger("link-neg-ack", 100, sector=8, block_id="0xa")

@@ -134,7 +134,7 @@ def written(*kinds: int) -> bytes:
         (None, "no journal of the host's writes"),
         (b"noise", "not a write journal"),
         (written(), "names a failing write"),
-        (written(INTENT), "write 0 is not sent again: it is still under way"),
+        (written(INTENT), "write 0 is not sent again: it is still in flight"),
         (written(INTENT, ACK), "write 0 is not sent again: the primary holds other data there"),
     ],
 )
