@@ -1,8 +1,8 @@
-"""SimArray: the controllers of ``firmware_sim``, on this machine or on a board of their own.
+"""Driver for the controllers of ``firmware_sim``, on this machine or on a board.
 
-Speaks the control frames of ``wire.control`` over any ByteLink. Requests that change nothing when
-they come twice are sent again when the controller stays silent, within the caller's deadline. A
-line that is shared with the console carries text as well: it is kept aside for ``take_text``.
+It sends the control frames of ``wire.control`` over any ByteLink. Idempotent requests are repeated
+when the controller does not answer, within the deadline of the caller. A line shared with the
+console also carries text, which is kept for ``take_text``.
 """
 
 from collections import OrderedDict, deque
@@ -22,19 +22,19 @@ from freezeframe.harness.wire import control
 from freezeframe.harness.wire.control import Op, Status
 
 MODEL_FAMILY: Final = "SimArray "
-"""How the model of every controller that this driver drives begins."""
+"""Prefix of the model of every controller supported by this driver."""
 SILENCE_NS: Final = 400 * NS_PER_MS
-"""No frame for so long: ask again. The longest reply takes 360 ms at 115,200 baud, and its bytes
-count as sound."""
+"""Repeat a request after this time without a byte of a frame. The longest reply takes 360 ms at
+115,200 baud."""
 MAX_SILENCES: Final = 12
-"""A pull that gains nothing so often in a row is given up: about 5 s."""
+"""Consecutive attempts without progress after which a pull is given up: about 5 s."""
 WINDOW_BYTES: Final = 16 * control.MAX_SET_DATA_BYTES
-"""One READ_SET: whole replies, just below MAX_WINDOW_BYTES."""
+"""Length of one READ_SET: whole replies, just below MAX_WINDOW_BYTES."""
 WINDOWS_IN_FLIGHT: Final = 3
 READ_BYTES: Final = 64 << 10
 MAX_KEPT_REPLIES: Final = 32
-"""Replies that came while another was waited for: the answer to a frame that the reflex wrote may
-come at any time."""
+"""Limit of replies kept while another one is awaited: the reply to a frame written by the reflex
+may arrive at any time."""
 MAX_TEXT_BYTES: Final = 1 << 20
 MAX_REFUSAL_BYTES: Final = 200
 
@@ -42,7 +42,7 @@ assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
 
 
 class SimArray:
-    """Plays roles.Controller and roles.Serviceable."""
+    """Implements roles.Controller and roles.Serviceable."""
 
     warmstart_line: bytes = rb"warmstart: set \d+"
 
@@ -62,41 +62,43 @@ class SimArray:
         self._clock = clock or MonotonicClock()
         self._receiver = FrameReceiver()
         self._seq = self._clock.now() & 0xFFFF
-        """Begins anywhere: replies to an earlier session's requests are not taken for ours."""
+        """Starts at a random number, so that replies to requests of an earlier session are not
+        taken for ours."""
         self._kept: OrderedDict[tuple[int, int], tuple[Frame, Ns]] = OrderedDict()
         self._frames: deque[Frame] = deque()
         self._text = bytearray()
         self.bad_frames = 0
-        """Damaged frames seen on the line so far."""
+        """Number of damaged frames received so far."""
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
-        """Ask who is there. WrongDeviceError when it is not the device of the bench file."""
+        """Ask for the identity. Raises WrongDeviceError when it is not the device of the bench
+        file."""
         body = self._body(self._ask(Op.IDENTIFY, b"", deadline_ns))
-        told = frames.unpack(frames.IdentityPayload, body)
-        if not told.model.startswith(MODEL_FAMILY) or told.serial_number != self.serial_number:
+        reply = frames.unpack(frames.IdentityPayload, body)
+        if not reply.model.startswith(MODEL_FAMILY) or reply.serial_number != self.serial_number:
             raise WrongDeviceError(
-                f"{self.side}: {self.link.name} leads to {told.model} {told.serial_number}, "
+                f"{self.side}: {self.link.name} leads to {reply.model} {reply.serial_number}, "
                 f"the bench file says {MODEL_FAMILY}with serial number {self.serial_number}"
             )
         return Identity(
-            model=told.model,
-            serial_number=told.serial_number,
-            firmware_version=told.firmware_version,
-            boot_epoch=told.boot_epoch,
-            role=told.role,
+            model=reply.model,
+            serial_number=reply.serial_number,
+            firmware_version=reply.firmware_version,
+            boot_epoch=reply.boot_epoch,
+            role=reply.role,
             pair_state=control.PAIR_STATE_NAMES.get(
-                told.pair_state, f"pair state {told.pair_state}"
+                reply.pair_state, f"pair state {reply.pair_state}"
             ),
-            uptime_ns=told.uptime_ns,
-            events_logged=told.events_logged,
-            capabilities=told.capabilities,
+            uptime_ns=reply.uptime_ns,
+            events_logged=reply.events_logged,
+            capabilities=reply.capabilities,
         )
 
     def freeze_frame(
         self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
     ) -> bytes:
-        """WARMSTART, or STATE_SAVE when not disruptive, for this target in this boot."""
+        """Encode WARMSTART, or STATE_SAVE when not disruptive, for this target in this boot."""
         if len(incident_id) != control.INCIDENT_ID_BYTES:
             raise UsageError(
                 f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}"
@@ -126,8 +128,10 @@ class SimArray:
             len(body) % control.SET_ENTRY.size
             or len(body) > control.MAX_SETS * control.SET_ENTRY.size
         ):
-            raise WireError(f"{self.side}: the list of sets has {len(body)} bytes, that is no list")
-        told = [
+            raise WireError(
+                f"{self.side}: the list of sets has {len(body)} bytes, which is not a list"
+            )
+        entries = [
             frames.unpack(frames.SetEntryPayload, body, at)
             for at in range(0, len(body), control.SET_ENTRY.size)
         ]
@@ -143,13 +147,14 @@ class SimArray:
                 boot_epoch=entry.boot_epoch,
                 sha256=entry.sha256.hex(),
             )
-            for entry in told
+            for entry in entries
         ]
 
     def pull(
         self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
     ) -> RootCauseSet:
-        """Windows of READ_SET, several in flight; what is lost on the line is asked for again."""
+        """Pull a set with several READ_SET windows in flight; data lost on the line is requested
+        again."""
         if (
             max(entry.stored_bytes, entry.raw_bytes) > control.MAX_SET_BYTES
             or len(have) > entry.stored_bytes
@@ -202,18 +207,18 @@ class SimArray:
         return self._reply(*self._ask(Op.SET_TRACE_LEVEL, frames.pack(request), deadline_ns))
 
     def take_text(self) -> bytes:
-        """Console text that came over the control line since the last call; at most the newest
-        MAX_TEXT_BYTES."""
+        """Return the console text received over the control line since the last call; at most the
+        newest MAX_TEXT_BYTES."""
         text = bytes(self._text)
         self._text.clear()
         return text
 
-    # --- the dialogue ---
+    # --- requests and replies ---
     def _ask(self, op: Op, payload: bytes, deadline_ns: Ns) -> tuple[Frame, Ns]:
-        """Send a request and wait for its reply, asking again after each silence.
+        """Send a request and wait for its reply; repeat it after each silence.
 
-        The same bytes go out each time: a controller that has carried them out answers again and
-        does nothing.
+        The same bytes are sent each time. A controller that has already executed them repeats its
+        answer and does nothing else.
         """
         seq = self._next_seq()
         request = frames.encode(op, seq, payload)
@@ -227,14 +232,14 @@ class SimArray:
             if self._clock.now() >= deadline_ns:
                 raise RigError(
                     f"{self.side}: the controller at {self.link.name} does not answer {op.name} "
-                    f"(asked {tries} times, {self.bad_frames} damaged frames seen): is it powered, is it the right line?"
+                    f"(asked {tries} times, {self.bad_frames} damaged frames seen); is it powered, and is the line right?"
                 )
 
     def _wait_for(
         self, op: int, seq: int, deadline_ns: Ns, silence_ns: Ns
     ) -> tuple[Frame, Ns] | None:
-        """The reply to ``op``, already kept or still to come, and when; replies to others are
-        kept."""
+        """Return the reply to ``op``, already received or still to come, and its time. Replies to
+        other requests are kept."""
         kept = self._kept.pop((op | control.REPLY, seq), None)
         if kept:
             return kept
@@ -250,8 +255,8 @@ class SimArray:
             self._kept.popitem(last=False)
 
     def _next_frame(self, deadline_ns: Ns, silence_ns: Ns) -> Frame | None:
-        """The next frame of the line; None at the deadline, or when no part of one came for
-        ``silence_ns``."""
+        """Return the next frame of the line; None at the deadline, or after ``silence_ns`` without
+        a byte of a frame."""
         quiet_until_ns = self._clock.now() + silence_ns
         while not self._frames:
             data = self.link.read(READ_BYTES, min(deadline_ns, quiet_until_ns))
@@ -280,8 +285,7 @@ class SimArray:
         return self._seq
 
     def _body(self, answer: tuple[Frame, Ns]) -> bytes:
-        """What stands behind the status. A refusal of a mere question is the device's failure:
-        WireError."""
+        """Return the data after the status. A refused query is a failure of the device: WireError."""
         status, body = self._status(answer[0])
         if status != Status.OK:
             raise WireError(
@@ -326,7 +330,7 @@ class SimArray:
             self.link.write(frames.encode(Op.READ_SET, seq, frames.pack(request)))
 
     def _take_chunk(self, pull: "_Pull", frame: Frame) -> bytes:
-        """The bytes that ``frame`` adds in order; b"" when it adds none."""
+        """Return the bytes that ``frame`` adds in order; b"": none."""
         if frame.type != Op.READ_SET | control.REPLY:
             self._keep(frame)
             return b""
@@ -342,27 +346,26 @@ class SimArray:
 
 
 class _Pull:
-    """Which bytes of a set have arrived, and which to ask for. A serial line keeps the order: a
-    chunk that comes before the one expected says that the expected one is lost, and it is asked for
-    again at once."""
+    """Tracks which bytes of a set have arrived, and which to request. A serial line keeps the
+    order: a chunk that arrives before the expected one shows that the expected one is lost, and it
+    is requested again at once."""
 
     def __init__(self, set_id: int, total_bytes: int, have_bytes: int) -> None:
         self.set_id = set_id
         self.next_offset = have_bytes
-        """All before it has arrived."""
+        """All bytes before this offset have arrived."""
         self.seqs: set[int] = set()
         """Of this pull's requests."""
         self._total_bytes = total_bytes
         self._asked_to = have_bytes
         self._early: dict[int, bytes] = {}
-        """Offset -> chunk that came before an earlier one."""
+        """Offset -> chunk that arrived before an earlier one."""
         self._lost: list[tuple[int, int]] = []
         self._in_order_to = have_bytes
-        """Where the next chunk of the first asking begins; gaps below it are already asked for
-        again."""
+        """Offset of the next chunk of the first pass; gaps before it have been requested again."""
 
     def windows_to_ask(self) -> list[tuple[int, int]]:
-        """(offset, length) of the requests that are due now."""
+        """Return (offset, length) of the requests to send now."""
         windows, self._lost = self._lost, []
         while self._asked_to < min(
             self._total_bytes, self.next_offset + WINDOWS_IN_FLIGHT * WINDOW_BYTES
@@ -373,7 +376,7 @@ class _Pull:
         return windows
 
     def lose_what_is_in_flight(self) -> None:
-        """The line was silent: whatever was asked for and has not come will not come."""
+        """Handle a silent line: requested data that has not arrived is lost."""
         ends = [*sorted(self._early), self._asked_to]
         start = self.next_offset
         for end in ends:
@@ -385,7 +388,8 @@ class _Pull:
         self._in_order_to = self._asked_to
 
     def take(self, offset: int, data: bytes) -> bytes:
-        """Bytes in order that a chunk adds. Raises WireError when it reaches beyond the set."""
+        """Add a chunk and return the bytes that are now in order. Raises WireError when it ends
+        after the set."""
         if offset + len(data) > self._total_bytes:
             raise WireError(
                 f"set {self.set_id} has {self._total_bytes} bytes, a chunk ends at {offset + len(data)}"

@@ -1,11 +1,11 @@
-"""A volume that the host sees as a plain block device (iSCSI, Fibre Channel, a loop device), or as
-a file.
+"""A volume that the host sees as a block device (iSCSI, Fibre Channel, a loop device), or as a
+file.
 
 Address: ``blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N``. Writing to the wrong disk
-destroys it, so that both are compared before a byte is written, and a device that the machine
-itself uses (mounted, swap, part of another device) is refused. A file has no serial number: its
-``size_bytes`` is enough. I/O goes past the page cache where the device can (O_DIRECT): what is read
-is what the device holds, and an acknowledgement is the device's.
+destroys it. Therefore serial number and size are compared before a byte is written, and a device
+in use by the machine itself (mounted, swap, part of another device) is refused. A file has no
+serial number; its ``size_bytes`` is enough. I/O bypasses the page cache where possible (O_DIRECT):
+reads return what the device holds, and an acknowledgement comes from the device.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ SCHEME: Final = "blockdev"
 FORM: Final = "blockdev:///dev/disk/by-id/NAME?serial=SERIAL&size_bytes=N"
 MAX_REQUEST_BYTES: Final = 32 << 20
 PIECE_BYTES: Final = 1 << 20
-"""NbdHost's too: longer reads and writes are cut."""
+"""Maximum length of one request, as for NbdHost; longer reads and writes are split."""
 THREADS: Final = 16
-"""Requests under way at once."""
+"""Maximum number of requests in flight."""
 _SERIAL_FILES: Final = ("serial", "device/serial", "device/wwid", "wwid", "loop/backing_file")
-"""Under /sys/class/block/NAME: where the kernel tells who a disk is."""
+"""Files under /sys/class/block/NAME with the identity of a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +47,23 @@ class DeviceAddress:
 
 
 def parse_uri(uri: str) -> DeviceAddress:
-    """UsageError: not of the form that the module names."""
+    """Parse an address. Raises UsageError: not of the form given in the module docstring."""
     parts = urlsplit(uri)
     asked = dict(parse_qsl(parts.query, keep_blank_values=True))
     size = asked.get("size_bytes", "")
     known = set(asked) <= {"serial", "size_bytes"}
     if parts.scheme != SCHEME or parts.netloc or not parts.path.startswith("/") or not known:
-        raise UsageError(f"{uri!r} is not a block device's address: {FORM}")
+        raise UsageError(f"{uri!r} is not the address of a block device: {FORM}")
     if not size.isdecimal() or not 0 < int(size) < 1 << 60:
         raise UsageError(
-            f"{uri!r} must say how large the device is, size_bytes=N: writing to a wrong one destroys it"
+            f"{uri!r} needs size_bytes=N, the size of the device: writing to a wrong device destroys it"
         )
     return DeviceAddress(unquote(parts.path), asked.get("serial", ""), int(size))
 
 
 def identified(address: DeviceAddress) -> os.stat_result:
-    """Look at the device without opening it for writing; WrongDeviceError when it is not the one
-    that the bench file means, RigError when the machine itself uses it."""
+    """Check the device without opening it for writing. Raises WrongDeviceError when it is not the
+    one in the bench file, RigError when the machine itself uses it."""
     with _translated(address.path):
         seen = Path(address.path).stat()
         if stat.S_ISBLK(seen.st_mode):
@@ -90,19 +90,17 @@ def _size_bytes(path: str) -> int:
 
 def _check_serial(address: DeviceAddress, seen: os.stat_result) -> None:
     folder = _sys_folder(seen)
-    told = [text for name in _SERIAL_FILES if (text := _line(folder / name))]
+    reported = [text for name in _SERIAL_FILES if (text := _line(folder / name))]
     if not address.serial:
-        known = f"; it tells {' and '.join(map(repr, told))}" if told else ""
-        raise UsageError(
-            f"{address.path} is a disk: its address must say serial=SERIAL, too{known}"
-        )
+        known = f"; it reports {' and '.join(map(repr, reported))}" if reported else ""
+        raise UsageError(f"{address.path} is a disk: its address also needs serial=SERIAL{known}")
     if (folder / "partition").exists():
         raise UsageError(
-            f"{address.path} is a partition: name the whole disk that the controller exports"
+            f"{address.path} is a partition: give the whole disk that the controller exports"
         )
-    if address.serial not in told:
+    if address.serial not in reported:
         raise WrongDeviceError(
-            f"{address.path} tells {' and '.join(map(repr, told)) or 'no serial number'}, "
+            f"{address.path} reports {' and '.join(map(repr, reported)) or 'no serial number'}, "
             f"the bench file says {address.serial!r}: nothing was written"
         )
 
@@ -135,11 +133,11 @@ def _check_unused(address: DeviceAddress, seen: os.stat_result) -> None:
 
 
 def block_bytes(seen: os.stat_result) -> int:
-    """Of a logical block: O_DIRECT takes whole ones only."""
-    told = (
+    """Size of a logical block; O_DIRECT requires whole blocks."""
+    reported = (
         _line(_sys_folder(seen) / "queue/logical_block_size") if stat.S_ISBLK(seen.st_mode) else ""
     )
-    return int(told) if told.isdecimal() else SECTOR_BYTES
+    return int(reported) if reported.isdecimal() else SECTOR_BYTES
 
 
 def _sys_folder(seen: os.stat_result) -> Path:
@@ -151,7 +149,7 @@ def _number(device: int) -> str:
 
 
 def _line(path: Path) -> str:
-    """The text of a file of /sys; "" without one."""
+    """Read the text of a file of /sys; "" if it does not exist."""
     try:
         return path.read_bytes()[:4096].decode("utf-8", "replace").strip(" \0\n\t")
     except OSError:
@@ -167,7 +165,7 @@ def _translated(path: str) -> Iterator[None]:
 
 
 class _Device:
-    """One open descriptor, and a buffer a thread whose address O_DIRECT accepts."""
+    """One open descriptor, and one buffer per thread that is aligned for O_DIRECT."""
 
     def __init__(self, address: DeviceAddress, flags: int) -> None:
         self.path = address.path
@@ -177,7 +175,9 @@ class _Device:
             now = os.fstat(self._fd)
         if (now.st_dev, now.st_ino, now.st_rdev) != (seen.st_dev, seen.st_ino, seen.st_rdev):
             os.close(self._fd)
-            raise WrongDeviceError(f"{address.path} became another device while it was opened")
+            raise WrongDeviceError(
+                f"{address.path} was replaced by another device while it was opened"
+            )
         self._own = threading.local()
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
@@ -198,7 +198,7 @@ class _Device:
             buffer[:] = piece
             count = os.pwritev(self._fd, [buffer], offset_bytes + done, os.RWF_DSYNC if fua else 0)
             if not count:
-                raise OSError(errno.EIO, "it takes nothing there")
+                raise OSError(errno.EIO, "it accepts no data there")
             done += count
 
     def flush(self) -> None:
@@ -219,14 +219,14 @@ def _open_direct(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system without it, tmpfs
+        if error.errno != errno.EINVAL:  # a file system without O_DIRECT, such as tmpfs
             raise
         return os.open(path, flags | os.O_CLOEXEC)
 
 
 class BlockDeviceHost:
-    """``HostPort`` and ``HostWorkload`` over a block device; it is opened for writing with the
-    first write."""
+    """``HostPort`` and ``HostWorkload`` over a block device. It is opened for writing at the first
+    write."""
 
     def __init__(self, uri: str) -> None:
         self._address = parse_uri(uri)
@@ -247,7 +247,7 @@ class BlockDeviceHost:
         return ()
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """RigError: it cannot be read."""
+        """Read from the device. Raises RigError."""
         with _translated(self._address.path):
             return self._reader.read(offset_bytes, length_bytes)
 
@@ -274,8 +274,8 @@ class BlockDeviceHost:
 
 
 class BlockDeviceConnection:
-    """The writer's side of it, as ``NbdConnection``: any number of requests in flight, answered as
-    they end."""
+    """The connection used by the writer, with the interface of ``NbdConnection``: any number of
+    requests in flight, completed in any order."""
 
     def __init__(self, uri: str) -> None:
         address = parse_uri(uri)
@@ -307,14 +307,14 @@ class BlockDeviceConnection:
         *,
         fua: bool = False,
     ) -> int:
-        """Begin a request and return its cookie."""
+        """Start a request and return its cookie."""
         cookie, self._next_cookie = self._next_cookie, self._next_cookie + 1
         self.outstanding += 1
         self._pool.submit(self._carry_out, cookie, command, offset_bytes, length_bytes, data, fua)
         return cookie
 
     def pump(self, timeout_s: float) -> list[Completion]:
-        """Wait until a request ends, at most ``timeout_s``, and return those that have ended."""
+        """Wait for a request to end, at most ``timeout_s``, and return all that have ended."""
         poller = select.poll()
         poller.register(self._event_fd, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
@@ -325,7 +325,7 @@ class BlockDeviceConnection:
         return done
 
     def close(self) -> None:
-        """A request that the device never answers is not waited for."""
+        """Close without waiting for requests that the device never answers."""
         self._pool.shutdown(wait=not self.outstanding, cancel_futures=True)
         if not self.outstanding:
             self._device.close()

@@ -1,13 +1,11 @@
-"""The workload process ``drivers.hosts.fio``: real fio writes, then reads back and verifies all
-that it wrote.
+"""The workload process ``drivers.hosts.fio``: fio writes data, then reads and verifies all of it.
 
-It listens and tells as ``writer.py`` does. fio stamps each of its blocks with a CRC-32C of its own
-and keeps no journal: what it was promised is known only as far as fio itself finds it again.
-Through NBD it writes with its nbd engine, to a block device with libaio past the page cache, to a
-file with psync.
+It has the same interface as ``writer.py``. fio stamps each of its blocks with a CRC-32C and keeps
+no journal: only its own verification shows whether promised data is present. Over NBD it uses its
+nbd engine, for a block device libaio with O_DIRECT, for a file psync.
 
-A volume is written in segments: where the host port went away fio begins again behind what was
-surely acknowledged.
+A volume is written in segments: after the host port was disconnected, fio starts again after the
+data that was certainly acknowledged.
 """
 
 import contextlib
@@ -49,17 +47,16 @@ from freezeframe.harness.errors import HarnessError, RigError, UsageError
 
 JOB: Final = "freezeframe"
 EILSEQ: Final = 84
-"""What fio calls a block that is not what it wrote."""
+"""Errors by which fio reports a block with other data than it wrote."""
 MAX_REPORT_BYTES: Final = 16 << 20
-"""Of one fio: a report a second."""
+"""Interval of the status reports of fio."""
 MAX_STDERR_BYTES: Final = 1 << 20
 MAX_WRONG: Final = 100
-"""Places that are listed; all are counted."""
+"""Maximum number of wrong ranges listed; all are counted."""
 ENGINE_TIMEOUT_S: Final = 20.0
-"""For fio to say whether it has an engine: milliseconds."""
+"""Timeout for asking fio whether it has an engine; it takes milliseconds."""
 MAX_FRUITLESS: Final = 3
-"""Attempts in a row in which fio got nothing written: then it is not the connection that is at
-fault."""
+"""Consecutive attempts without progress, after which the fault is not the connection."""
 _WRONG: Final = re.compile(
     r"^(?:verify|crc32c|meta): (.{1,200}?) at file .{0,400}? offset (\d{1,18}), length (\d{1,12})",
     re.M,
@@ -68,7 +65,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Fio:
-    """Plays ``roles.HostWorkload``."""
+    """Implements ``roles.HostWorkload``."""
 
     @staticmethod
     def workload_module() -> str:
@@ -85,11 +82,11 @@ class Fio:
 
 @dataclass
 class Report:
-    """What one fio told at its end."""
+    """The result of one fio run."""
 
     status: int
     job: Mapping[str, Any]
-    """Of its newest JSON; {} without one."""
+    """The job of its newest JSON report; {}: there was none."""
     stderr: str
 
     @property
@@ -102,25 +99,25 @@ class Report:
 
 @dataclass
 class Reports:
-    """fio's output as it comes: JSON objects, one behind the other."""
+    """Parses the output of fio: JSON objects, one after the other."""
 
     job: Mapping[str, Any] = field(default_factory=dict)
     _text: str = ""
 
     def feed(self, data: bytes) -> bool:
-        """Whether a whole report came in."""
+        """Add output. Returns whether a report was completed."""
         self._text += data.decode("utf-8", "replace")
         if len(self._text) > MAX_REPORT_BYTES:
-            raise RigTrouble("fio: its report has no end")
+            raise RigTrouble("fio: incomplete report")
         found = False
         while (start := self._text.find("{")) >= 0:
             try:
-                told, end = json.JSONDecoder().raw_decode(self._text, start)
+                report, end = json.JSONDecoder().raw_decode(self._text, start)
             except ValueError:
                 break
             self._text = self._text[end:]
-            if isinstance(told, dict) and told.get("jobs"):
-                self.job, found = told["jobs"][0], True
+            if isinstance(report, dict) and report.get("jobs"):
+                self.job, found = report["jobs"][0], True
         return found
 
 
@@ -158,15 +155,15 @@ class FioRun:
         self._reconnects = 0
         self._told = (0, 0)
         self._moved_ns = time.monotonic_ns()
-        """When fio last told of more acknowledged writes."""
+        """Time at which fio last reported more acknowledged writes."""
 
     @property
     def bytes_acked(self) -> int:
         return self.acked * self._config.write_bytes
 
     def run(self) -> None:
-        """Write everything and read it back, the volume once over after the other. RigError: the
-        device fails."""
+        """Write everything and read it back, one pass over the volume after the other. Raises
+        RigError: the device fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
         left_bytes = self._config.bytes_total
         try:
@@ -179,8 +176,7 @@ class FioRun:
             self._keep_reports()
 
     def _write(self, length_bytes: int) -> list[tuple[int, int]]:
-        """Write the first bytes of the volume; return the segments that make them up, each one
-        fio's."""
+        """Write the first bytes of the volume; return the segments, each written by one fio run."""
         segments: list[tuple[int, int]] = []
         at = fruitless = 0
         while at < length_bytes:
@@ -192,7 +188,7 @@ class FioRun:
             if not report.status and not report.error:
                 segments.append((at, length_bytes))
                 return segments
-            # fio counts the requests that failed, and of the others some may lie behind these.
+            # fio also counts failed requests, and some successful ones may be after these.
             sure = max(0, done - 2 * self._config.queue_depth)
             self.acked = before + sure
             fruitless = 0 if sure else fruitless + 1
@@ -206,8 +202,7 @@ class FioRun:
         return segments
 
     def _verify(self, start: int, end: int) -> None:
-        """Have fio read a segment back. What is wrong there is a result; the rest is read all the
-        same."""
+        """Verify a segment with fio. Wrong data is a result; the rest is still read."""
         fruitless = 0
         options = ["--verify_only", "--verify_fatal=0", "--continue_on_error=verify"]
         while True:
@@ -229,9 +224,9 @@ class FioRun:
                 )
 
     def _await_port(self, report: Report, fruitless: int) -> None:
-        """After a fio that failed: until the host port answers again. RigError: it stays away, or
-        it is not that."""
-        said = (report.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        """After fio failed, wait until the host port answers again. Raises RigError: it does not,
+        or the cause is another one."""
+        said = (report.stderr.strip().splitlines() or ["no message"])[-1]
         reason = (
             f"fio ended with status {report.status}, error {report.error}: {escape(said[:300])}"
         )
@@ -246,17 +241,17 @@ class FioRun:
                 break
             except RigError as error:
                 if time.monotonic() >= limit_s:
-                    away = f"host port away for {self._config.reconnect_limit_s:g} s"
+                    away = f"host port unavailable for {self._config.reconnect_limit_s:g} s"
                     raise RigError(f"{away}: {error}") from error
             self._progress(self.acked)
             self._wait_for_stop(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
             attempt += 1
         self._reconnects += 1
 
-    # --- one fio --------------------------------------------------------------------------------------------
+    # --- one run of fio --------------------------------------------------------------------------------------------
     def _fio(self, purpose: str, start: int, end: int, options: list[str]) -> Report:
-        """Run fio over bytes ``start`` to ``end`` of the volume. Stopped: the supervisor wants no
-        more."""
+        """Run fio over bytes ``start`` to ``end`` of the volume. Stopped: the supervisor asked for
+        the end."""
         command = [
             self._program, f"--name={JOB}", *self._target(), "--thread", "--rw=write",
             f"--bs={self._config.write_bytes}", f"--iodepth={self._config.queue_depth}",
@@ -290,7 +285,8 @@ class FioRun:
         return Report(status, reports.job, said)
 
     def _check_engine(self) -> None:
-        """What fio was built with is no matter of the host port's."""
+        """Report an engine that is missing in this build of fio, which is not a fault of the host
+        port."""
         if self._is_blockdev:
             return
         question = [self._program, "--enghelp=nbd"]
@@ -302,8 +298,8 @@ class FioRun:
             raise RigTrouble(f"{self._program} cannot be used: {error}") from error
         if asked.returncode:
             raise RigTrouble(
-                "this machine's fio has no nbd engine: install one that was built with libnbd, as Debian's is, or take "
-                "another [workload] driver"
+                "this machine's fio has no nbd engine: install a build with libnbd, such as that of Debian, "
+                "or use another [workload] driver"
             )
 
     @property
@@ -329,7 +325,7 @@ class FioRun:
             if self._stop_asked(poller):
                 self._end(child)
             if not poller.poll(0):
-                self._progress(*self._told)  # fio reports nothing while its port keeps it waiting
+                self._progress(*self._told)  # fio sends no report while its port delays it
                 continue
             data = os.read(fd, 1 << 16)
             if not data:
@@ -344,7 +340,7 @@ class FioRun:
                     )
 
     def _stop_asked(self, poller: "select.poll") -> bool:
-        """Wait until fio tells something or the supervisor does."""
+        """Wait until fio reports something or the supervisor sends something."""
         if not self._inbox.ended:
             poller.register(self._inbox.fd, select.POLLIN)
         ready = dict(poller.poll(0 if self._inbox.has_rest else HEARTBEAT_NS / NS_PER_MS))
@@ -358,10 +354,10 @@ class FioRun:
         if not self._inbox.ended:
             poller.register(self._inbox.fd, select.POLLIN)
         if poller.poll(seconds * 1000) and self._inbox.stop_asked():
-            raise Stopped("stopped while the host port was away")
+            raise Stopped("stopped while the host port was unavailable")
 
     def _end(self, child: "subprocess.Popen[bytes]") -> None:
-        """A clean end is fio's own, within the limit."""
+        """Let fio end by itself, within the time limit."""
         child.send_signal(signal.SIGINT)
         assert child.stdout is not None
         poller = select.poll()
@@ -405,7 +401,7 @@ def _longest_ns(job: Mapping[str, Any]) -> Ns:
 
 
 def _die_with_us() -> None:
-    """Between fork and exec: a workload that is killed leaves no fio that goes on writing."""
+    """Run between fork and exec: fio must not continue to write after its workload was killed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""A volume read from its disk image: what a virtual controller has really stored. Read-only."""
+"""Read a volume from its disk image: what a virtual controller has actually stored. Read-only."""
 
 import os
 
@@ -17,7 +17,7 @@ class ImageHost:
         self.size_bytes = os.fstat(self._fd).st_size
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """RigError: the image ends before."""
+        """Read from the image. Raises RigError: the image is shorter."""
         data = bytearray()
         while len(data) < length_bytes:
             piece = os.pread(self._fd, length_bytes - len(data), offset_bytes + len(data))
@@ -27,13 +27,13 @@ class ImageHost:
         return bytes(data)
 
     def write(self, offset_bytes: int, data: bytes, *, fua: bool = False) -> None:
-        raise UsageError(f"disk image {self._path} is only read: its controller writes it")
+        raise UsageError(f"disk image {self._path} is read-only: only its controller writes it")
 
     def flush(self) -> None:
-        """Nothing was written."""
+        """Do nothing: nothing was written."""
 
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
-        raise UsageError(f"disk image {self._path} is only read: its controller writes it")
+        raise UsageError(f"disk image {self._path} is read-only: only its controller writes it")
 
     def close(self) -> None:
         if self._fd >= 0:

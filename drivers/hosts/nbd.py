@@ -1,8 +1,8 @@
-"""A controller's block device over NBD: the ``HostPort`` role, and a pipelined connection for the
-writer.
+"""Access the block device of a controller over NBD: the ``HostPort`` role, and a pipelined
+connection for the writer.
 
-Addresses: ``nbd+unix:///EXPORT?socket=PATH`` and ``nbd://HOST:PORT/EXPORT``; an empty EXPORT is the
-default one.
+Addresses: ``nbd+unix:///EXPORT?socket=PATH`` and ``nbd://HOST:PORT/EXPORT``; an empty EXPORT is
+the default one.
 """
 
 import contextlib
@@ -31,25 +31,26 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 DEFAULT_PORT: Final = 10809
 RECEIVE_BYTES: Final = 1 << 20
 SEND_BUFFERS: Final = 64
-"""Buffers given to one sendmsg: header and data of 32 writes."""
+"""Buffers per sendmsg: header and data of 32 writes."""
 PIECE_BYTES: Final = 1 << 20
-"""NbdHost cuts longer requests into these, PIECES_IN_FLIGHT at a time."""
+"""Maximum length of one request. NbdHost splits longer ones and sends PIECES_IN_FLIGHT at a time.
+"""
 PIECES_IN_FLIGHT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class NbdAddress:
-    """Where an export is."""
+    """The address of an export."""
 
     socket_path: str
-    """Of a unix socket; "" = TCP."""
+    """Path of a unix socket; "": TCP."""
     host: str
     port: int
     export_name: str
 
 
 def parse_uri(uri: str) -> NbdAddress:
-    """UsageError when ``uri`` is not of one of the forms that the module names."""
+    """Parse an address. Raises UsageError: not one of the forms in the module docstring."""
     try:
         parts = urlsplit(uri)
         export_name = unquote(parts.path.removeprefix("/"))
@@ -61,13 +62,13 @@ def parse_uri(uri: str) -> NbdAddress:
     except (ValueError, KeyError):
         pass
     raise UsageError(
-        f"{uri!r} is not an NBD address: allowed are nbd+unix:///EXPORT?socket=PATH and nbd://HOST:PORT/EXPORT"
+        f"{uri!r} is not an NBD address; allowed: nbd+unix:///EXPORT?socket=PATH and nbd://HOST:PORT/EXPORT"
     )
 
 
 @contextlib.contextmanager
 def _translated(uri: str) -> Iterator[None]:
-    """The one place where socket errors and broken peers become RigError."""
+    """Turn socket errors and protocol errors of the peer into RigError."""
     try:
         yield
     except HarnessError as error:
@@ -75,10 +76,12 @@ def _translated(uri: str) -> Iterator[None]:
             raise RigError(f"host port {uri}: {error}") from error
         raise
     except TimeoutError as error:
-        raise RigError(f"host port {uri}: no answer in time: is the controller alive?") from error
+        raise RigError(
+            f"host port {uri}: no answer before the timeout; is the controller running?"
+        ) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise RigError(
-            f"host port {uri}: nobody listens there: is the controller powered?"
+            f"host port {uri}: nothing listens there; is the controller powered?"
         ) from error
     except OSError as error:
         raise RigError(f"host port {uri}: {error.strerror or error}") from error
@@ -87,12 +90,12 @@ def _translated(uri: str) -> Iterator[None]:
 class NbdConnection:
     """One connection with any number of requests in flight.
 
-    ``submit`` queues, ``pump`` moves bytes both ways and returns what was answered. RigError ends
-    the connection.
+    ``submit`` queues a request, ``pump`` transfers bytes in both directions and returns completed
+    requests. A RigError ends the connection.
     """
 
     def __init__(self, uri: str, *, timeout_s: float = 30) -> None:
-        """Connect and shake hands within ``timeout_s``."""
+        """Connect and do the handshake within ``timeout_s``."""
         self.uri = uri
         self._out: deque[memoryview] = deque()
         address = parse_uri(uri)
@@ -123,7 +126,7 @@ class NbdConnection:
 
     @property
     def wants_write(self) -> bool:
-        """Whether ``pump`` has bytes to send: then wait for POLLOUT too."""
+        """Return whether ``pump`` has bytes to send; then also wait for POLLOUT."""
         return bool(self._out)
 
     def fileno(self) -> int:
@@ -138,8 +141,8 @@ class NbdConnection:
         *,
         fua: bool = False,
     ) -> int:
-        """Queue a request and return its cookie. ``length_bytes`` counts for all but a write, which
-        has ``data``."""
+        """Queue a request and return its cookie. ``length_bytes`` is used for all requests except
+        a write, which has ``data``."""
         cookie, header = self._session.request(
             command, offset_bytes, length_bytes or len(data), fua=fua
         )
@@ -149,8 +152,8 @@ class NbdConnection:
         return cookie
 
     def pump(self, timeout_s: float) -> list[Completion]:
-        """Wait until bytes moved, at most ``timeout_s`` (0: do not wait), and return the requests
-        answered by them."""
+        """Wait until bytes were transferred, at most ``timeout_s`` (0: do not wait); return the
+        requests completed by them."""
         if self._socket.fileno() < 0:
             raise RigError(f"host port {self.uri}: this connection is closed")
         with _translated(self.uri):
@@ -174,7 +177,7 @@ class NbdConnection:
             return done
 
     def close(self) -> None:
-        """Say goodbye if the line takes it at once, and hang up."""
+        """Send a disconnect if that is possible without waiting, and close."""
         if self._socket.fileno() >= 0:
             if not self._out:
                 with contextlib.suppress(OSError):
@@ -218,8 +221,8 @@ def error_name(error: int) -> str:
 
 
 class NbdHost:
-    """``HostPort`` and ``HostWorkload`` over NBD: one call at a time, each within ``timeout_s`` of
-    silence."""
+    """``HostPort`` and ``HostWorkload`` over NBD: one call at a time, which fails after
+    ``timeout_s`` without a byte."""
 
     def __init__(self, uri: str, *, timeout_s: float = 30) -> None:
         self.uri = uri
@@ -272,7 +275,7 @@ class NbdHost:
         *,
         fua: bool = False,
     ) -> list[bytes]:
-        """Carry out a request of any length in pieces; return a read's pieces in order."""
+        """Perform a request of any length in pieces; return the pieces of a read in order."""
         if offset_bytes < 0 or length_bytes <= 0 or offset_bytes + length_bytes > self.size_bytes:
             asked = f"{command} of {length_bytes} bytes at {offset_bytes}"
             raise UsageError(f"host port {self.uri}: {asked}, but it has {self.size_bytes} bytes")
@@ -293,7 +296,8 @@ class NbdHost:
         return [results[cookie].data for cookie in order]
 
     def _drain(self, command: Command, offset_bytes: int, results: dict[int, Completion]) -> None:
-        """Wait for all answers, also when one is an error: the next call finds a quiet line."""
+        """Wait for all answers, even after an error, so that the next call starts with an idle
+        connection."""
         while self._connection.outstanding:
             self._collect(command, offset_bytes, results)
         for completion in results.values():

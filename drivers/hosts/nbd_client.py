@@ -1,4 +1,4 @@
-"""The host's side of NBD: one fixed-newstyle client session. No I/O: bytes in, replies out. Table:
+"""The client side of NBD: one fixed-newstyle session. No I/O: bytes in, replies out. Table:
 harness/wire/nbd.py."""
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ COMMANDS: Final[dict[Command, int]] = {
     "trim": nbd.Command.TRIM,
 }
 MAX_REPLY_BYTES: Final = 64 << 10
-"""Longest option reply that is believed: a name of 4096 bytes, or an error's text."""
+"""Limit for an option reply: a name of 4096 bytes, or the text of an error."""
 MAX_OPTION_REPLIES: Final = 64
 DISCONNECT: Final = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.Command.DISC, 0, 0, 0)
 
@@ -30,14 +30,15 @@ class Completion:
     error: int
     """0, or an NBD error number (nbd.Error, as errno)."""
     data: bytes = b""
-    """A read's bytes."""
+    """The bytes of a read."""
 
 
 class NbdClientSession:
-    """From greeting to disconnection. Feed what the server sent, send what ``take_output`` and
-    ``request`` give.
+    """One session, from greeting to disconnection. Pass in what the server sent; send what
+    ``take_output`` and ``request`` return.
 
-    WireError on everything that the protocol does not allow; the session is useless then.
+    Raises WireError on everything that the protocol does not allow; the session is unusable
+    afterwards.
     """
 
     def __init__(self, export_name: str) -> None:
@@ -69,13 +70,14 @@ class NbdClientSession:
 
     @property
     def outstanding(self) -> int:
-        """Requests without a whole reply."""
+        """Number of requests without a complete reply."""
         return len(self._awaited) + (self._reading is not None)
 
     def request(
         self, command: Command, offset_bytes: int, length_bytes: int, *, fua: bool = False
     ) -> tuple[int, bytes]:
-        """Cookie and header of a new request; a write's data must follow the header on the wire."""
+        """Return cookie and header of a new request. The data of a write must follow the header on
+        the wire."""
         cookie = self._next_cookie
         self._next_cookie += 1
         self._awaited[cookie] = length_bytes if command == "read" else 0
@@ -86,12 +88,12 @@ class NbdClientSession:
         return cookie, header
 
     def take_output(self) -> bytes:
-        """What the handshake has to say since the last call."""
+        """Return the handshake bytes to send since the last call."""
         out, self._out = self._out, b""
         return out
 
     def feed(self, data: bytes) -> list[Completion]:
-        """Take what the server sent; return the requests that it answered."""
+        """Process bytes of the server; return the requests completed by them."""
         done: list[Completion] = []
         if not self.ready:
             self._held += data
@@ -115,7 +117,7 @@ class NbdClientSession:
         return WireError(f"NBD server: {what}", self._received_bytes, excerpt)
 
     def _step_handshake(self) -> bool:
-        """Take one message; False when more bytes are needed."""
+        """Process one message; False: more bytes are needed."""
         if not self._greeted:
             if len(self._held) < nbd.GREETING.size:
                 return False
@@ -196,7 +198,7 @@ class NbdClientSession:
                 done.append(Completion(cookie, error))
 
     def _feed_read(self, data: memoryview, done: list[Completion]) -> int:
-        """Give ``data`` to the read that waits for it; return how many bytes it took."""
+        """Pass ``data`` to the read that waits for it; return the number of bytes used."""
         assert self._reading is not None
         cookie, missing = self._reading
         piece = data[:missing]

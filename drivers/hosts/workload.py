@@ -1,5 +1,5 @@
-"""What the stamped writer writes, and when: pure, time is an argument. ``writer.py`` is the process
-around it."""
+"""Decide what the stamped writer writes, and when. Pure: time is an argument. ``writer.py`` is the
+process around it."""
 
 import random
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 MAX_QUEUE_DEPTH: Final = 1024
 MAX_IN_FLIGHT_BYTES: Final = 256 << 20
-"""Unacknowledged data is kept for sending it again."""
+"""Limit of unacknowledged data, which is kept to be sent again."""
 
 
 class WriterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line on the writer's standard input, as JSON."""
+    """The first line on the standard input of the writer, as JSON."""
 
     uri: str
-    """The primary's host port."""
+    """URL of the host port of the primary."""
     journal_path: str
-    """Where the journal goes; must not exist yet."""
+    """Path of the journal; must not exist yet."""
     results_path: str = ""
-    """Where a workload that keeps no journal leaves what it measured, as JSON."""
+    """Path for the measurements of a workload without a journal, as JSON."""
     bytes_total: int
-    """How much to write in all; a multiple of write_bytes."""
+    """Total amount to write; a multiple of write_bytes."""
     write_bytes: int = 64 << 10
     """Length of each write; a multiple of 512."""
     queue_depth: int = 16
@@ -35,31 +35,31 @@ class WriterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     volume: int = 0
     start_offset_bytes: int = 0
     span_bytes: int = 0
-    """The range that is written, again and again when bytes_total is larger; 0 = up to the volume's
-    end."""
+    """Length of the range to write, repeatedly if bytes_total is larger; 0: to the end of the
+    volume."""
     pattern: Literal["sequential", "random"] = "sequential"
     rate_limit_bytes_s: int = 0
-    """0 = as fast as the controller answers."""
+    """0: as fast as the controller answers."""
     event_fd: int = 1
     reconnect_limit_s: float = 30.0
-    """How long a lost host port may stay away."""
+    """Time within which a lost host port must return."""
     stop_limit_s: float = 10.0
-    """How long unacknowledged writes may take after Stop."""
+    """Time allowed for unacknowledged writes after Stop."""
 
 
 @dataclass(slots=True)
 class InFlight:
-    """A write without its answer."""
+    """A write in flight."""
 
     write: Write
     data: bytes
     sent_ns: Ns
-    """When it was sent first: a resend does not make a hold shorter."""
+    """Time at which it was sent first; sending it again does not shorten its measured delay."""
 
 
 class WriteGenerator:
-    """Decides each next write; deterministic from the seed but for the stamps' times. UsageError on
-    a wrong config."""
+    """Generates the writes, deterministic from the seed except for the times in the stamps. Raises
+    UsageError on a wrong configuration."""
 
     def __init__(self, config: WriterConfig, size_bytes: int) -> None:
         span = config.span_bytes or size_bytes - config.start_offset_bytes
@@ -73,7 +73,7 @@ class WriteGenerator:
         """Write id -> write, in the order of sending."""
         self.acked = 0
         self.stopped = False
-        """Set to send nothing more."""
+        """Set it to send no more writes."""
         self._longest_hold_ns = 0
         self._total = config.bytes_total // config.write_bytes
         self._next_id = 0
@@ -91,19 +91,19 @@ class WriteGenerator:
         return self.acked * self.config.write_bytes
 
     def longest_hold_ns(self, now_ns: Ns) -> Ns:
-        """Longest wait for an answer, those included that still wait."""
+        """Return the longest delay of an answer, including writes still in flight."""
         waiting = (now_ns - flight.sent_ns for flight in self.in_flight.values())
         return max([self._longest_hold_ns, *waiting])
 
     def next_deadline(self, now_ns: Ns) -> Ns | None:
-        """When the rate limit allows the next write; None when it is not what we wait for."""
+        """Return when the rate limit allows the next write; None: the rate limit is not the reason
+        to wait."""
         waits = not self.all_sent and len(self.in_flight) < self.config.queue_depth
         return self._not_before_ns if waits and self._not_before_ns > now_ns else None
 
     def next_write(self, now_ns: Ns) -> InFlight | None:
-        """The write to send now; None when there is none: all sent, queue full, rate limit, or its
-        place is still being written (two writes of one place in flight could end in either
-        order)."""
+        """Return the write to send now. None: all sent, queue full, rate limit, or a write to the
+        same range is in flight (two of them could end in either order)."""
         full = len(self.in_flight) >= self.config.queue_depth
         if self.all_sent or full or now_ns < self._not_before_ns:
             return None
@@ -116,7 +116,7 @@ class WriteGenerator:
         if slot in self._busy_slots:
             return None
         if self.config.rate_limit_bytes_s:
-            # What was not used in time is not made up for: a held host is not followed by a burst.
+            # Unused rate is not accumulated: no burst follows after the host was held.
             interval_ns = self.config.write_bytes * NS_PER_S // self.config.rate_limit_bytes_s
             self._not_before_ns = now_ns + interval_ns
         self._next_slot = None
@@ -131,7 +131,7 @@ class WriteGenerator:
         return flight
 
     def acknowledge(self, write_id: int, now_ns: Ns) -> Write:
-        """The answer to ``write_id`` has come."""
+        """Note the answer to ``write_id``."""
         flight = self.in_flight.pop(write_id)
         self._busy_slots.discard((flight.write.lba - self.first_lba) // self.sectors)
         self._longest_hold_ns = max(self._longest_hold_ns, now_ns - flight.sent_ns)

@@ -1,11 +1,11 @@
-"""The workload process: ``python -m freezeframe.drivers.hosts.writer``, a stamped writer with an
-intent/ack journal on disk. It writes over NBD or to a block device, whichever the address is of.
+"""The workload process ``python -m freezeframe.drivers.hosts.writer``: a stamped writer with an
+intent/ack journal on disk. The address decides between NBD and a block device.
 
 Standard input: one JSON line (``WriterConfig``), then encoded events; ``Stop`` or the end of the
-stream ends it cleanly. Out: ProcessReady, WorkloadProgress, Note, WorkloadDone. Exit status 0 when
-WorkloadDone says ok, 1 when not, 2 on a wrong config. Each intent is in the journal before its
-write is sent, each ack after its reply, and so are flushes and lost connections: whatever kills
-this process, the journal says what was promised.
+stream ends it cleanly. Output: ProcessReady, WorkloadProgress, Note, WorkloadDone. Exit status 0
+when WorkloadDone is ok, 1 when not, 2 on a wrong configuration. Each intent is in the journal
+before its write is sent, each ack after its reply; flushes and lost connections are recorded too.
+So the journal contains what was promised even if this process is killed.
 """
 
 import os
@@ -28,34 +28,35 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 MAX_CONFIG_BYTES: Final = 64 << 10
 READ_BYTES: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 2.0
-"""For one attempt to connect again; the first one may take reconnect_limit_s."""
+"""Timeout of one reconnect attempt. The first connect may take reconnect_limit_s."""
 BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
-"""Pauses between attempts to connect again; the last one repeats."""
+"""Pauses between reconnect attempts; the last one repeats."""
 PROGRESS_NS: Final = 100 * NS_PER_MS
 HEARTBEAT_NS: Final = NS_PER_S
-"""So often at least, also when nothing has moved: who is silent for longer does not run."""
+"""Maximum interval of progress events, also without progress. A longer silence means that the
+workload does not run."""
 
 
 class Stopped(HarnessError):
-    """The time that Stop left for the end is over."""
+    """The time allowed after Stop has passed."""
 
 
 class RigTrouble(RigError):
-    """It is the bench that fails, not the host port."""
+    """A failure of the bench, not of the host port."""
 
 
 Connection = NbdConnection | blockdev.BlockDeviceConnection
 
 
 def connect(uri: str, timeout_s: float) -> Connection:
-    """The volume at ``uri``, ready for requests."""
+    """Open the volume at ``uri`` for requests."""
     if uri.startswith(f"{blockdev.SCHEME}:"):
         return blockdev.BlockDeviceConnection(uri)
     return NbdConnection(uri, timeout_s=timeout_s)
 
 
 def check_write_bytes(config: WriterConfig, connection: Connection) -> None:
-    """UsageError: this host port takes no such writes."""
+    """Raise UsageError if the host port does not support the configured writes."""
     if config.write_bytes > connection.max_request_bytes:
         raise UsageError(
             f"workload: write_bytes: at most {connection.max_request_bytes} on this host port"
@@ -67,7 +68,7 @@ def check_write_bytes(config: WriterConfig, connection: Connection) -> None:
 
 
 class WorkloadInput:
-    """Standard input: the config line, then events."""
+    """Standard input: the configuration line, then events."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -76,14 +77,14 @@ class WorkloadInput:
         self._rest = b""
 
     def config(self) -> WriterConfig:
-        """Read the first line. UsageError says what is wrong with it."""
+        """Read the first line. Raises UsageError."""
         line = b""
         while b"\n" not in line:
             data = os.read(self.fd, READ_BYTES)
             line += data
             if not data or len(line) > MAX_CONFIG_BYTES:
                 raise UsageError(
-                    "workload: standard input does not start with a line of configuration"
+                    "workload: standard input does not start with a configuration line"
                 )
         line, _, self._rest = line.partition(b"\n")
         try:
@@ -92,8 +93,8 @@ class WorkloadInput:
             raise UsageError(f"workload: wrong configuration: {error}") from error
 
     def stop_asked(self) -> bool:
-        """Read what is there; call when the descriptor is readable. True at Stop, at the end, and
-        at nonsense."""
+        """Read available events; call it when the descriptor is readable. Returns True at Stop, at
+        the end, and on invalid data."""
         data, self._rest = self._rest or os.read(self.fd, READ_BYTES), b""
         self.ended = not data
         try:
@@ -110,7 +111,7 @@ class WorkloadInput:
 
 
 class Outbox:
-    """The event pipe. A reader that is gone ends nothing: the journal is what counts."""
+    """The event pipe. If its reader exits, the workload continues: the journal is what counts."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -126,7 +127,7 @@ class Outbox:
 
 
 class JournalFile:
-    """The journal on disk; records of one round go out in one write."""
+    """The journal on disk. All records of one round are written at once."""
 
     def __init__(self, path: str, header: bytes) -> None:
         try:
@@ -173,8 +174,8 @@ class Writer:
         self._told_acked = 0
 
     def run(self) -> None:
-        """Write everything, flush, or stop when asked. RigError when the bench or the device
-        fails."""
+        """Write everything and flush; stop when asked. Raises RigError when the bench or the
+        device fails."""
         self._outbox.tell(events.ProcessReady(t_ns=time.monotonic_ns(), process="workload"))
         self._told_ns = time.monotonic_ns()
         try:
@@ -235,7 +236,7 @@ class Writer:
         self._cookies[cookie] = flight.write.write_id
 
     def _wait(self, now_ns: Ns) -> None:
-        """Until the host port, the supervisor or the clock wants something."""
+        """Wait until the host port, the supervisor or a timer needs service."""
         poller = select.poll()
         poller.register(
             self._connection,
@@ -254,7 +255,7 @@ class Writer:
         return max(0.0, (min(wake) - now_ns) / NS_PER_MS)
 
     def _poll(self, poller: "select.poll", timeout_ms: float) -> None:
-        """Wait with ``poller``, listening to the supervisor as well."""
+        """Wait with ``poller``, and for the supervisor."""
         if not self._inbox.ended:
             poller.register(self._inbox.fd, select.POLLIN)
         ready = dict(poller.poll(0 if self._inbox.has_rest else timeout_ms))
@@ -294,8 +295,8 @@ class Writer:
     # --- a lost host port ---------------------------------------------------------------------------------
 
     def _reconnect(self, lost: RigError) -> None:
-        """Connect again and send again what has no answer. RigError when the port stays away too
-        long."""
+        """Connect again and resend the writes without an answer. Raises RigError when the port
+        stays away too long."""
         self._connection.close()
         self._journal.append(blockstamp.journal_mark(blockstamp.DISCONNECTED, time.monotonic_ns()))
         self._cookies.clear()
@@ -309,13 +310,13 @@ class Writer:
                 break
             except RigError as error:
                 if time.monotonic() >= limit_s:
-                    away = f"host port away for {self._config.reconnect_limit_s:g} s"
+                    away = f"host port unavailable for {self._config.reconnect_limit_s:g} s"
                     raise RigError(f"{away}: {error}") from error
                 self._check_stop_limit(time.monotonic_ns())
                 self._poll(select.poll(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)] * 1000)
                 attempt += 1
         self._reconnects += 1
-        self._note(f"connected again, {len(self.workload.in_flight)} writes are sent again")
+        self._note(f"connected again; {len(self.workload.in_flight)} writes are resent")
         for flight in self.workload.in_flight.values():
             self._submit(flight)
 
@@ -325,8 +326,8 @@ class Writer:
         )
 
 
-def end_of(outbox: Outbox, error: HarnessError | None, **told: Any) -> int:
-    """Tell how the workload ended; the process's exit status."""
+def end_of(outbox: Outbox, error: HarnessError | None, **done_fields: Any) -> int:
+    """Report how the workload ended; return the exit status of the process."""
     whose: events.Whose = "device"
     if error is not None:
         whose = (
@@ -343,7 +344,7 @@ def end_of(outbox: Outbox, error: HarnessError | None, **told: Any) -> int:
             ok=error is None,
             error="" if error is None else str(error),
             whose=whose if error is not None else "",
-            **told,
+            **done_fields,
         )
     )
     return 0 if error is None else 2 if whose == "caller" else 1

@@ -84,7 +84,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(short_help="Run one scenario and print its result.")
 def run(
     scenario: Annotated[
         str,
@@ -162,7 +162,7 @@ def search(
         incidents.search(" ".join(words), out, as_json=as_json)
 
 
-@app.command(short_help="Remove old incidents; keep the first and newest of each kind.")
+@app.command(short_help="Remove old incidents; keep first and newest of each kind.")
 def prune(
     keep_gib: Annotated[
         float,
@@ -321,7 +321,7 @@ def rules_test(
         lab.test(files, against or [], out, as_json=as_json)
 
 
-@app.command(short_help="Make one controller store a root cause data set and warmstart.")
+@app.command(short_help="Make one controller store a set and warmstart.")
 def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Make one controller store a root cause data set and warmstart."""
     with reported(as_json):
@@ -330,7 +330,7 @@ def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = Fals
         devices.instruct(side, bench, disruptive=True, as_json=as_json)
 
 
-@app.command(short_help="Make one controller store a root cause data set and continue.")
+@app.command(short_help="Make one controller store a set without a restart.")
 def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
     """Make one controller store a root cause data set and continue without a restart."""
     with reported(as_json):
@@ -356,7 +356,7 @@ def pull(
         devices.pull(side, bench, out, set_id=set_id, as_json=as_json)
 
 
-@app.command(short_help="Check this machine; print what is missing and how to install it.")
+@app.command(short_help="Check this machine; print what is missing.")
 def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
     """Check this machine: tools, permissions, devices, disk space. Print how to fix each problem."""
     with reported(as_json):
@@ -384,7 +384,7 @@ def check(
         benches.check(bench, as_json=as_json)
 
 
-@app.command(short_help="Start a simulated pair that other commands can use, until Ctrl-C.")
+@app.command(short_help="Start a simulated pair for other commands, until Ctrl-C.")
 def sim(
     bench: BenchOption = "sim",
     directory: Annotated[

@@ -134,7 +134,7 @@ def test_a_fault_that_a_link_cannot_make_is_rig_trouble(up: Path, tmp_path: Path
         "run", "bit_flip_store", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up
     )
     assert (status, told["outcome"]) == (3, "rig-trouble")
-    assert "cannot be made in a link" in told["reasons"][0]
+    assert "cannot be produced in a link" in told["reasons"][0]
 
 
 def test_a_break_on_the_console_reaches_the_kernel(up: Path) -> None:
@@ -157,7 +157,7 @@ def test_half_a_rig_is_told(up: Path, tmp_path: Path) -> None:
             "run", "clean", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up
         )
         assert (status, told["outcome"]) == (3, "rig-trouble")
-        assert "half up: the secondary node is not running" in told["reasons"][0]
+        assert "only partly running: the secondary node is not running" in told["reasons"][0]
         assert cli("rig", "status", runtime=up)[0] == 3
     finally:
         rig.power("secondary", on=True)

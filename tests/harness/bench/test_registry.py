@@ -61,7 +61,8 @@ def test_a_third_party_driver_is_found_and_checked(third_party: Path) -> None:
     assert registry.load("psu", PowerRail).__name__ == "Psu"
     assert "psu" in registry.names()
     with pytest.raises(
-        UsageError, match=r"does not play the role Controller: ff_good:Psu has no freeze_frame\(\)"
+        UsageError,
+        match=r"does not implement the role Controller: ff_good:Psu has no freeze_frame\(\)",
     ):
         registry.load("psu", Controller)
     with pytest.raises(RigError, match="'gone': ff_good has no Nothing"):

@@ -208,8 +208,8 @@ def test_damage_is_told(frame: bytes, why: str) -> None:
 @pytest.mark.parametrize(
     ("header", "payload", "why"),
     [
-        ((0xF5, 1, 1, 0, 1, 65535), b"abc", "65535 bytes of payload"),
-        ((0xF5, 1, 1, 0, 1, 2), b"abc", "2 bytes of payload"),
+        ((0xF5, 1, 1, 0, 1, 65535), b"abc", "payload of 65535 bytes"),
+        ((0xF5, 1, 1, 0, 1, 2), b"abc", "payload of 2 bytes"),
         ((0xF5, 2, 1, 0, 1, 3), b"abc", "version 2"),
     ],
 )

@@ -123,7 +123,7 @@ def test_another_digest() -> None:
         (b"\xf8\x20", "simple value"),
         (b"\x1c", "indefinite"),
         (b"\x18", "cut off"),
-        (b"\x01\x02", "left behind"),
+        (b"\x01\x02", "follow after"),
         (b"\x61\xff", "not CBOR"),
         (b"", "cut off"),
     ],

@@ -162,7 +162,7 @@ def test_the_far_end_of_a_pty_goes_away(line: tuple[int, str]) -> None:
 def test_nobody_takes_the_bytes(line: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("freezeframe.harness.edge.serial_link.WRITE_TIMEOUT_NS", 100_000_000)
     link = open_serial(line[1])
-    with pytest.raises(RigError, match="takes no bytes"):
+    with pytest.raises(RigError, match="accepts no bytes"):
         link.write(bytes(1 << 20))
     link.close()
 
@@ -300,7 +300,7 @@ def test_a_break_in_the_bytes_becomes_one_on_the_line_of_a_serial_server(
 
 def test_a_line_that_can_carry_no_break_is_refused_for_one(server: socket.socket) -> None:
     with pytest.raises(
-        RigError, match="cannot carry a BREAK: use the terminal server's rfc2217:// port"
+        RigError, match="cannot send a BREAK: use the terminal server's rfc2217:// port"
     ):
         open_serial(f"socket://127.0.0.1:{server.getsockname()[1]}", breaks=True)
 

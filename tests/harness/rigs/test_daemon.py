@@ -1,4 +1,4 @@
-"""The rig's process before its nodes run: told to end, found, kept from a place that is taken. No
+"""The rig's process before its nodes run: stopped early, found, kept from a place that is taken. No
 node is booted."""
 
 import os
@@ -119,7 +119,7 @@ def test_what_somebody_else_put_in_the_place_of_a_rig_is_not_used(
         case _:
             place.mkdir()
             os.chown(place, 65534, 65534)
-    with pytest.raises(RigError, match="no folder of yours"):
+    with pytest.raises(RigError, match="not your folder"):
         default_directory()
 
 

@@ -39,7 +39,7 @@ def test_memory_is_bounded_and_what_sent_a_frame_is_told(pipe: tuple[int, int]) 
     assert triggers == [HIT] * (BACKLOG + 1)
     assert sent == SENT
     assert isinstance(note, events.Note)
-    assert note.text.startswith("the supervisor did not read: 750 triggers are in no event")
+    assert note.text.startswith("the supervisor did not read: 750 triggers were not sent as events")
 
 
 def test_a_supervisor_that_is_gone_keeps_nothing() -> None:
