@@ -1,5 +1,5 @@
-"""``python -m freezeframe.firmware_sim serve ...`` runs a controller, ``... supply ...`` the bench
-supply that powers two."""
+"""Entry point: ``python -m freezeframe.firmware_sim serve ...`` runs a controller, ``... supply
+...`` the bench supply that powers two."""
 
 import sys
 from typing import Final

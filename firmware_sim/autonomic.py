@@ -1,9 +1,9 @@
-"""Autonomic mode: the secondary watches the copy and its own responses, and instructs the primary
-by itself.
+"""Autonomic mode: the secondary watches the replication and its own responses, and instructs the
+primary itself.
 
-It knows its partner by IDENTIFY, repeated as a heartbeat, so that serial number and boot epoch are
-at hand when a problem comes; the WARMSTART frame then leaves at once. After the answer (or without
-one) it warmstarts itself too.
+It identifies its partner with IDENTIFY, repeated as a heartbeat, so that serial number and boot
+epoch are known when a problem occurs and the WARMSTART frame can be sent at once. After the answer
+(or without one) it warmstarts itself too.
 """
 
 import hashlib
@@ -19,19 +19,18 @@ from freezeframe.harness.wire.rootcause import EventCode
 NS_PER_MS: Final = 1_000_000
 HEARTBEAT_NS: Final = 500 * NS_PER_MS
 ANSWER_NS: Final = 400 * NS_PER_MS
-"""How long the primary has for its answer before the frame is sent again: it stores its set
-first."""
+"""Time for the answer of the primary before the frame is sent again; it stores its set first."""
 ATTEMPTS: Final = 3
 ACK_OVERDUE_NS: Final = 1_500 * NS_PER_MS
-"""A replicated write that is not answered after this is a wrong response of our own. A healthy
-controller answers in milliseconds; on a machine that stalls it for a second it is still healthy."""
+"""A replicated write not answered after this time is a wrong response of this controller. A
+healthy controller answers in milliseconds, but its machine may stall for a second."""
 QUIET_NS: Final = 3_000 * NS_PER_MS
-"""After an incident: how long new problems are taken for its aftermath."""
+"""Time after an incident in which further problems are treated as its consequences."""
 PROBLEMS: Final = frozenset(
     {EventCode.REPL_DIGEST_FAILED, EventCode.SCRUB_MISMATCH, EventCode.REPL_NEG_ACK}
 )
 NO_ANSWER: Final = 0xFF
-"""PEER_INSTRUCTED's status when the primary did not answer."""
+"""Status in PEER_INSTRUCTED when the primary did not answer."""
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Instruction:
 
 
 class Autonomic:
-    """The monitor. Output goes to control port "peer"; ``freeze_self`` warmstarts this
+    """The monitor. Its output goes to control port "peer"; ``freeze_self`` warmstarts this
     controller."""
 
     def __init__(
@@ -72,7 +71,7 @@ class Autonomic:
         self._unanswered: dict[int, int] = {}
 
     def watch(self, now_ns: int, event: EventCode, args: tuple[int, ...]) -> None:
-        """One event of this controller's own log."""
+        """Process one event of this controller's own log."""
         if event is EventCode.REPL_RECEIVE:
             self._unanswered[args[0]] = now_ns
         elif event is EventCode.REPL_ACK_SENT:
@@ -83,7 +82,7 @@ class Autonomic:
             self._report(event.name.lower().replace("_", " "))
 
     def link_lost(self) -> None:
-        """The replication link went down: nothing is owed any more."""
+        """Handle the loss of the replication link: no response is expected any more."""
         self._unanswered.clear()
 
     def _report(self, problem: str) -> None:
@@ -91,7 +90,7 @@ class Autonomic:
             self._problem = problem
 
     def feed(self, now_ns: int, data: bytes) -> None:
-        """Bytes from the primary's control port."""
+        """Process bytes from the control port of the primary."""
         for frame in self._receiver.feed(data):
             if not frame.payload:
                 continue
@@ -126,7 +125,7 @@ class Autonomic:
             self._problem = ""
         if (
             self._problem and self._partner is not None
-        ):  # until the heartbeat's answer it waits: no frame to a stranger
+        ):  # wait for the answer of the heartbeat: no frame to an unidentified controller
             self._begin(now_ns)
             self._problem = ""
         instruction = self._instruction
@@ -162,12 +161,10 @@ class Autonomic:
         self._instruct(now_ns, incident_id, 1)
 
     def _instruct(self, now_ns: int, incident_id: bytes, attempts: int) -> None:
-        """Send WARMSTART to the boot that we know; the same frame again when it is still the same
-        boot."""
+        """Send WARMSTART to the known boot; send the same frame again while it is the same boot."""
         before = self._instruction
         if self._partner is None:
-            # It has booted since, and has not told its new epoch yet: this attempt is spent on
-            # asking again.
+            # It has booted since and its new epoch is unknown: use this attempt to ask again.
             self._instruction = Instruction(
                 incident_id, self._send(Op.IDENTIFY, b""), b"", now_ns, attempts
             )
@@ -187,8 +184,8 @@ class Autonomic:
         self._problem = ""
         self._quiet_until_ns = now_ns + QUIET_NS
         self._trace(EventCode.PEER_INSTRUCTED, Reason.PEER_TRIGGER, status)
-        told = "no answer" if status == NO_ANSWER else f"status {status}"
-        self._log(f"autonomic: primary instructed, {told}")
+        outcome = "no answer" if status == NO_ANSWER else f"status {status}"
+        self._log(f"autonomic: primary instructed, {outcome}")
         self._freeze_self(Reason.SELF, instruction.incident_id)
 
     def _send(self, op: Op, payload: bytes) -> int:

@@ -1,9 +1,9 @@
-"""The out-of-sync bitmap (one bit is 4 KiB of storage) and its two forms on the wire.
+"""The out-of-sync bitmap (one bit per 4 KiB of storage) and its two wire formats.
 
-Plain: little-endian bit stream in P_BITMAP payloads of whole 8-byte words, an empty packet at the
-end. RLE-VLI: P_COMPRESSED_BITMAP; byte 0: bits 0-3 code, bits 4-6 unused bits in the last byte, bit
-7 "the first run is set"; then run lengths of alternating polarity, each in the variable-length code
-of ``drbd.VLI_LEVELS``, LSB first.
+Plain: little-endian bit stream in P_BITMAP payloads of whole 8-byte words, with an empty packet at
+the end. RLE-VLI: P_COMPRESSED_BITMAP; byte 0: bits 0-3 code, bits 4-6 unused bits in the last
+byte, bit 7 "the first run is set"; then run lengths of alternating polarity, each in the
+variable-length code of ``drbd.VLI_LEVELS``, LSB first.
 """
 
 import re
@@ -16,7 +16,7 @@ from freezeframe.harness.wire import drbd
 BLOCK_BYTES: Final = drbd.BITMAP_BLOCK_BYTES
 WORD_BYTES: Final = 8
 MAX_RUN_BLOCKS: Final = 4096
-"""Longest run that ``next_run`` looks for at once: bounds its work."""
+"""Limit for one ``next_run``, which bounds its work."""
 _NOT_ZERO: Final = re.compile(rb"[^\x00]")
 
 
@@ -28,15 +28,15 @@ class Bitmap:
         self.blocks = -(-size_bytes // BLOCK_BYTES)
         self.words = -(-self.blocks // (8 * WORD_BYTES))
         self.count = 0
-        """Bits that are set."""
+        """Number of set bits."""
         self._bytes = bytearray(self.words * WORD_BYTES)
 
     def set_blocks(self, first: int, blocks: int) -> int:
-        """Set a range that lies inside; returns how many bits were clear before."""
+        """Set a range inside the volume; return the number of bits that were clear."""
         return self._change(first, blocks, True)
 
     def clear_blocks(self, first: int, blocks: int) -> int:
-        """Clear a range that lies inside; returns how many bits were set before."""
+        """Clear a range inside the volume; return the number of bits that were set."""
         return self._change(first, blocks, False)
 
     def set_bytes(self, offset_bytes: int, length_bytes: int) -> int:
@@ -45,7 +45,8 @@ class Bitmap:
         return self.set_blocks(first, -(-(offset_bytes + length_bytes) // BLOCK_BYTES) - first)
 
     def clear_bytes(self, offset_bytes: int, length_bytes: int) -> int:
-        """Clear every block that the range covers whole (the volume's last block may be short)."""
+        """Clear every block that the range covers completely (the last block of the volume may be
+        short)."""
         end = offset_bytes + length_bytes
         first = -(-offset_bytes // BLOCK_BYTES)
         behind = self.blocks if end >= self.size_bytes else end // BLOCK_BYTES
@@ -61,7 +62,7 @@ class Bitmap:
         return bool(self._bytes[block >> 3] >> (block & 7) & 1)
 
     def next_run(self, first: int, max_blocks: int = MAX_RUN_BLOCKS) -> tuple[int, int] | None:
-        """First run of set bits at or behind ``first``: (block, blocks <= max_blocks); None when
+        """Return the first run of set bits from ``first`` on: (block, blocks <= max_blocks); None:
         there is none."""
         if first >= self.blocks:
             return None
@@ -82,7 +83,7 @@ class Bitmap:
         return start, min(ones, max_blocks)
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """All runs of set bits as (first block, blocks), each as long as it goes."""
+        """Return all runs of set bits as (first block, blocks), each of maximum length."""
         held_first, held = 0, 0
         run = self.next_run(0)
         while run is not None:
@@ -98,12 +99,12 @@ class Bitmap:
             yield held_first, held
 
     def to_bytes(self) -> bytes:
-        """The little-endian bit stream, in whole words."""
+        """Return the little-endian bit stream, in whole words."""
         return bytes(self._bytes)
 
     def merge(self, data: bytes | memoryview, offset_bytes: int = 0) -> None:
-        """OR a piece of another bitmap's ``to_bytes`` into this one. ValueError when it does not
-        fit in."""
+        """OR a part of another bitmap's ``to_bytes`` into this one. Raises ValueError when it does
+        not fit."""
         end = offset_bytes + len(data)
         if end > len(self._bytes):
             raise ValueError(f"bitmap of {end} bytes, expected {len(self._bytes)}")
@@ -130,12 +131,13 @@ class Bitmap:
 
 
 def plain_payload_bytes(header_bytes: int) -> int:
-    """Longest payload of a P_BITMAP behind a header of that length."""
+    """Return the longest payload of a P_BITMAP after a header of that length."""
     return (drbd.BITMAP_PACKET_BYTES - header_bytes) // WORD_BYTES * WORD_BYTES
 
 
 def plain_payloads(bitmap: Bitmap, header_bytes: int) -> list[bytes]:
-    """Payloads of the P_BITMAP packets that carry the bitmap, the empty one at the end included."""
+    """Yield the payloads of the P_BITMAP packets of the bitmap, including the empty one at the
+    end."""
     data = bitmap.to_bytes()
     step = plain_payload_bytes(header_bytes)
     return [data[at : at + step] for at in range(0, len(data), step)] + [b""]
@@ -155,12 +157,12 @@ def _levels() -> Iterator[tuple[int, int, int, int, int]]:
 LEVELS: Final = tuple(_levels())
 """(shortest run, one past the longest run, total bits, prefix bits, prefix) of each level."""
 _MAX_CODE_BYTES: Final = 9
-"""A code of 64 bits that starts inside a byte touches this many."""
+"""A 64-bit code that starts inside a byte covers this many bytes."""
 
 
 def encode_rle(bitmap: Bitmap, max_bytes: int) -> bytes | None:
-    """Payload of the one P_COMPRESSED_BITMAP that carries the bitmap; None when it takes more than
-    ``max_bytes``."""
+    """Return the payload of a single P_COMPRESSED_BITMAP for the bitmap; None when it needs more
+    than ``max_bytes``."""
     code, used_bits, max_bits = 0, 0, (max_bytes - 1) * 8
     for length in _run_lengths(bitmap):
         for first, behind, total_bits, prefix_bits, prefix in LEVELS:
@@ -177,7 +179,7 @@ def encode_rle(bitmap: Bitmap, max_bytes: int) -> bytes | None:
 
 
 def _run_lengths(bitmap: Bitmap) -> Iterator[int]:
-    """Lengths of the runs of alternating polarity that cover all blocks."""
+    """Yield the lengths of the runs of alternating polarity over all blocks."""
     at = 0
     for first, blocks in bitmap.runs():
         if first > at:
@@ -189,10 +191,10 @@ def _run_lengths(bitmap: Bitmap) -> Iterator[int]:
 
 
 def decode_rle(payload: bytes | memoryview, bitmap: Bitmap, first_block: int = 0) -> int:
-    """OR the runs of one P_COMPRESSED_BITMAP into ``bitmap``, from ``first_block`` on; returns the
-    block behind them.
+    """OR the runs of one P_COMPRESSED_BITMAP into ``bitmap``, from ``first_block`` on; return the
+    block after them.
 
-    Raises ValueError on anything that is not such a payload.
+    Raises ValueError on an invalid payload.
     """
     if len(payload) < 2:
         raise ValueError("compressed bitmap is too short")
@@ -219,7 +221,7 @@ def decode_rle(payload: bytes | memoryview, bitmap: Bitmap, first_block: int = 0
 
 
 def _decode_length(code: int) -> tuple[int, int]:
-    """The run length at the low end of ``code``, and the bits that it takes."""
+    """Return the run length at the low end of ``code``, and its number of bits."""
     for first, _, total_bits, prefix_bits, prefix in LEVELS:
         if code & (1 << prefix_bits) - 1 == prefix:
             return first + (code >> prefix_bits & (1 << total_bits - prefix_bits) - 1), total_bits
@@ -227,7 +229,7 @@ def _decode_length(code: int) -> tuple[int, int]:
 
 
 class BitmapReceiver:
-    """A bitmap transfer as it arrives; both kinds of packets may be mixed. Everything is OR-ed into
+    """A bitmap transfer in progress. Both kinds of packets may be mixed; everything is OR-ed into
     ``bitmap``."""
 
     def __init__(self, bitmap: Bitmap, header_bytes: int) -> None:
@@ -235,11 +237,11 @@ class BitmapReceiver:
         self._header_bytes = header_bytes
         self._block = 0
         self.plain_bytes = self.plain_packets = self.rle_bytes = self.rle_packets = 0
-        """Received so far, headers included."""
+        """Bytes received so far, including headers."""
 
     def plain(self, payload: memoryview) -> bool:
-        """One P_BITMAP; True when the transfer is complete. Raises ValueError on a length that
-        cannot be."""
+        """Process one P_BITMAP; True: the transfer is complete. Raises ValueError on an impossible
+        length."""
         word = self._block // (8 * WORD_BYTES)
         want = min(
             plain_payload_bytes(self._header_bytes), (self._bitmap.words - word) * WORD_BYTES
@@ -255,7 +257,7 @@ class BitmapReceiver:
         return False
 
     def compressed(self, payload: memoryview) -> bool:
-        """One P_COMPRESSED_BITMAP; True when the transfer is complete. Raises ValueError."""
+        """Process one P_COMPRESSED_BITMAP; True: the transfer is complete. Raises ValueError."""
         self._block = decode_rle(payload, self._bitmap, self._block)
         self.rle_packets += 1
         self.rle_bytes += self._header_bytes + len(payload)
@@ -265,7 +267,7 @@ class BitmapReceiver:
 def statistics(
     bitmap: Bitmap, header_bytes: int, plain: tuple[int, int], rle: tuple[int, int]
 ) -> str:
-    """The kernel's summary of a transfer; ``plain`` and ``rle`` are (bytes with headers,
+    """Return the summary line of the kernel; ``plain`` and ``rle`` are (bytes with headers,
     packets)."""
     total = plain[0] + rle[0]
     words_bytes = bitmap.words * WORD_BYTES

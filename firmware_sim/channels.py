@@ -1,8 +1,8 @@
-"""The real ports of a controller process: non-blocking streams with bounded buffers, and how their
-names open.
+"""The real ports of a controller process: non-blocking streams with bounded buffers, and how to
+open them by name.
 
-A port is named ``fd:N`` (inherited), ``pty:LINKPATH``, ``tcp:ADDR:PORT``, ``unix:PATH`` or a serial
-device ``/dev/ttyX[@BAUD]``. ``PortError`` carries the one line that a person reads.
+A port is named ``fd:N`` (inherited), ``pty:LINKPATH``, ``tcp:ADDR:PORT``, ``unix:PATH`` or a
+serial device ``/dev/ttyX[@BAUD]``. ``PortError`` carries a one-line message for the user.
 """
 
 import os
@@ -18,16 +18,16 @@ import serial
 
 READ_BYTES: Final = 256 << 10
 WRITE_PARTS: Final = 64
-"""Buffers given to the kernel at once; IOV_MAX is 1024, more than some dozen gain nothing."""
+"""Buffers per write; IOV_MAX is 1024, more than some dozens gain nothing."""
 PAUSE_BYTES: Final = 8 << 20
-"""A stream whose output piles up above this is not read, so that its peer's demands cannot grow our
-memory."""
+"""A stream with more unsent output than this is not read, so that its peer cannot make our memory
+grow."""
 BAUD: Final = 115_200
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3))
 BACKLOG: Final = 64
 
 _serial_ports: Final[list[serial.Serial]] = []
-"""Open as long as the process: a collected Serial object closes its descriptor."""
+"""Kept open for the life of the process: a collected Serial object closes its descriptor."""
 
 Buffer = bytes | bytearray | memoryview
 Target = tuple[str, int] | str
@@ -35,16 +35,17 @@ Target = tuple[str, int] | str
 
 
 class PortError(Exception):
-    """A port cannot be opened; the text names it."""
+    """A port cannot be opened; the message names it."""
 
 
 class Stream:
-    """A descriptor that bytes flow through. ``on_data(data)``; ``on_end(reason)`` once, when it is
-    gone.
+    """A descriptor for byte streams. Calls ``on_data(data)``, and ``on_end(reason)`` once when it
+    is closed.
 
-    ``data`` is a view of the stream's one read buffer: good until the selector is asked again. A
-    fresh buffer a read would cost more system calls than the read. ``on_blocked(True)`` when output
-    has to wait, and again whenever the kernel has taken some of it; False when it is out.
+    ``data`` is a view of the single read buffer of the stream, valid until the selector is polled
+    again; a new buffer per read would cost more system calls than the read. ``on_blocked(True)``
+    is called when output has to wait, and again whenever the kernel has accepted some of it;
+    ``on_blocked(False)`` when all is sent.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Stream:
         self._out_bytes = 0
         self._dropped_bytes = 0
         self._note = b""
-        """Stands in the output where text was lost."""
+        """Marks lost text in the output."""
         self._mask = 0
         self._held = False
         self._on_blocked = on_blocked
@@ -82,12 +83,12 @@ class Stream:
         return self._out_bytes
 
     def hold(self, hold: bool) -> None:
-        """Stop reading, or go on."""
+        """Stop or resume reading."""
         self._held = hold
         self._update()
 
     def queue(self, data: Buffer) -> None:
-        """Add output; it leaves with the next ``flush``. A line nobody reads loses its oldest
+        """Queue output; the next ``flush`` sends it. A line that nobody reads loses its oldest
         text."""
         if not self.open or not data:
             return
@@ -97,7 +98,7 @@ class Stream:
             self._drop()
 
     def _drop(self) -> None:
-        # The first buffer may have left in part; it stays, so that no line is torn.
+        # The first buffer may be partly sent; it is kept, so that no line is cut.
         while self._out_bytes > self._drop_above_bytes // 2 and len(self._out) > 2:
             lost = self._out[1]
             del self._out[1]
@@ -109,7 +110,7 @@ class Stream:
         self._out_bytes += len(self._note)
 
     def flush(self) -> None:
-        """Give the kernel what it takes now."""
+        """Write as much as the kernel accepts now."""
         before = self._out_bytes
         while self._out and self.open:
             parts = [self._out[at] for at in range(min(len(self._out), WRITE_PARTS))]
@@ -143,7 +144,7 @@ class Stream:
             self._dropped_bytes = 0
 
     def ready(self, mask: int) -> None:
-        """The selector's call."""
+        """Called by the selector."""
         if mask & selectors.EVENT_WRITE:
             self.flush()
         if mask & selectors.EVENT_READ and self.open:
@@ -160,7 +161,7 @@ class Stream:
                 self._end(None)
 
     def close(self) -> None:
-        """Close without a call of ``on_end``; what the kernel has taken still leaves."""
+        """Close without calling ``on_end``; output already accepted by the kernel is still sent."""
         if not self.open:
             return
         self.open = False
@@ -195,7 +196,7 @@ class Stream:
 
 
 def address(text: str) -> tuple[str, int]:
-    """``ADDR:PORT`` (an IPv6 address in brackets)."""
+    """Parse ``ADDR:PORT`` (an IPv6 address in brackets)."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 0xFFFF:
         raise PortError(f"{text}: not ADDR:PORT")
@@ -203,7 +204,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def destination(name: str) -> Target:
-    """Where ``tcp:ADDR:PORT`` or ``unix:PATH`` leads."""
+    """Parse ``tcp:ADDR:PORT`` or ``unix:PATH``."""
     kind, _, where = name.partition(":")
     if kind == "unix" and where:
         return where
@@ -217,7 +218,7 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def tcp_options(connection: socket.socket) -> None:
-    """No delay, and a dead partner is noticed."""
+    """Set TCP_NODELAY, and keep-alive to detect a dead peer."""
     if connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -226,7 +227,7 @@ def tcp_options(connection: socket.socket) -> None:
 
 
 def listen(name: str) -> socket.socket:
-    """A listening socket on ``tcp:ADDR:PORT`` or ``unix:PATH``; a socket file in the way is
+    """Open a listening socket on ``tcp:ADDR:PORT`` or ``unix:PATH``; an existing socket file is
     replaced."""
     kind, _, where = name.partition(":")
     try:
@@ -250,8 +251,8 @@ def listen(name: str) -> socket.socket:
 
 
 def open_line(name: str) -> tuple[int, list[int]]:
-    """The descriptor of ``fd:N``, ``pty:LINKPATH`` or a device; and descriptors that must stay open
-    beside it."""
+    """Open ``fd:N``, ``pty:LINKPATH`` or a device; return its descriptor and further descriptors
+    that must stay open."""
     kind, _, where = name.partition(":")
     if kind == "fd" and where.isdecimal():
         fd = int(where)
@@ -268,8 +269,8 @@ def open_line(name: str) -> tuple[int, list[int]]:
 
 
 def _open_pty(link: Path) -> tuple[int, list[int]]:
-    """A raw PTY whose slave side is found under ``link``. The slave stays open: a tap may come and
-    go."""
+    """Open a raw PTY whose slave is linked at ``link``. The slave stays open, so that readers may
+    come and go."""
     master, slave = os.openpty()
     tty.setraw(slave)
     fresh = link.with_name(link.name + ".new")
@@ -285,7 +286,7 @@ def _open_pty(link: Path) -> tuple[int, list[int]]:
 def _open_serial(name: str) -> int:
     device, _, baud = name.partition("@")
     if baud and not baud.isdecimal():
-        raise PortError(f"{name}: {baud} is no baud rate")
+        raise PortError(f"{name}: {baud} is not a baud rate")
     try:
         port = serial.Serial(device, int(baud or BAUD), exclusive=True)
     except (serial.SerialException, ValueError) as error:

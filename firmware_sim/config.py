@@ -1,4 +1,4 @@
-"""What makes one simulated controller different from the next."""
+"""Configuration of a simulated controller."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,7 @@ BOOT_NS: Final = 300_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ControllerConfig:
-    """What makes this controller this one."""
+    """Identity and settings of one controller."""
 
     side: str
     """primary | secondary: the role it takes at its first boot."""
@@ -22,10 +22,10 @@ class ControllerConfig:
     boot_ns: int = BOOT_NS
     autonomic: bool = False
     seed: int = 0
-    """Of the UUIDs that this controller makes; serial number and boot epoch go in too, so that none
-    comes twice."""
+    """Seed of the UUIDs of this controller. Serial number and boot epoch are added, so that no
+    UUID repeats."""
     wall_offset_ns: int = 0
-    """Wall clock minus the clock of ``now``."""
+    """Wall clock minus the clock of the argument ``now``."""
 
     def __post_init__(self) -> None:
         raw = self.serial_number.encode("ascii")

@@ -1,7 +1,7 @@
 """The running text log on the serial console: ``[    8.296893] text\\r\\n``, uptime in seconds.
 
-Text is printable ASCII: everything else is escaped, so that no line can hold the control frames'
-delimiter (0x00) on a UART that carries both. Output is handed out in whole lines.
+Text is printable ASCII; everything else is escaped, so that no line can contain the delimiter of
+control frames (0x00) on a shared UART. Output consists of whole lines.
 """
 
 from collections.abc import Callable
@@ -10,23 +10,22 @@ from typing import Final
 NS_PER_S: Final = 1_000_000_000
 NS_PER_US: Final = 1_000
 ACTIVITY_WRITES: Final = 128
-"""Writes summed up in one activity line ..."""
+"""Writes per activity line ..."""
 ACTIVITY_INTERVAL_NS: Final = 250_000_000
-"""... or fewer, when this long has passed since the first of them ..."""
+"""... or fewer after this time since the first of them ..."""
 ACTIVITY_SPACING_NS: Final = 20_000_000
-"""... and never more lines than this allows: a UART carries 11 kB/s."""
+"""... but at least this time between two lines: a UART transfers 11 kB/s."""
 MAX_LINE_CHARS: Final = 512
 _ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
 
 
 def printable(text: str) -> bytes:
-    """``text`` as ASCII, control characters and everything beyond ASCII escaped."""
+    """Return ``text`` as ASCII, with control characters and non-ASCII characters escaped."""
     return text[:MAX_LINE_CHARS].translate(_ESCAPED).encode("ascii", "backslashreplace")
 
 
 class Console:
-    """``garble`` may damage a line on its way out (fault injection); ``who`` names the writes
-    counted."""
+    """``garble`` may damage a line on output (fault injection); ``who`` names the counted writes."""
 
     def __init__(self, who: str, garble: Callable[[bytes], bytes]) -> None:
         self._who = who
@@ -43,8 +42,8 @@ class Console:
         self._now_ns = now_ns
 
     def boot(self, now_ns: int) -> None:
-        """Uptime counts from here; an unfinished activity line is forgotten, as the firmware's
-        counters are."""
+        """Restart the uptime. An unfinished activity line is dropped, like the counters of the
+        firmware."""
         self._now_ns = self._boot_ns = now_ns
         self._writes = self._bytes = 0
 

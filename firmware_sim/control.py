@@ -1,8 +1,7 @@
-"""Device-specific control frames, the controller's side: the codec and the handler of every
-operation.
+"""Control frames on the controller's side: the codec and the handler of every operation.
 
-Written from the tables in ``harness/wire/control.py``. The receiver takes bytes as they come, keeps
-at most one frame's worth of them, and tells frames from console text on a line that carries both.
+Written from the tables in ``harness/wire/control.py``. The receiver takes bytes in any pieces,
+buffers at most one frame, and separates frames from console text on a shared line.
 """
 
 from collections import OrderedDict
@@ -21,7 +20,8 @@ from freezeframe.harness.wire.control import Op, Reason, SetKind, Status, TraceL
 _DELIMITER: Final = 0
 MAX_COBS_BYTES: Final = wire.MAX_FRAME_BYTES - 2
 REMEMBERED: Final = 16
-"""Requests a port remembers with their answers, so that one sent again is not acted on again."""
+"""Requests remembered per port with their answers, so that a repeated request is not executed
+again."""
 MAX_TEXT_BYTES: Final = 200
 _ENTRY_BYTES: Final = wire.SET_ENTRY.size
 ENTRIES_A_FRAME: Final = (wire.MAX_PAYLOAD_BYTES - wire.STATUS.size) // _ENTRY_BYTES
@@ -29,7 +29,7 @@ ENTRIES_A_FRAME: Final = (wire.MAX_PAYLOAD_BYTES - wire.STATUS.size) // _ENTRY_B
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One control frame whose magic, version, length and CRC are right."""
+    """A control frame with correct magic, version, length and CRC."""
 
     type: int
     seq: int
@@ -38,7 +38,7 @@ class Frame:
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame's bytes on the line: ``00 COBS(body) 00``."""
+    """Encode the frame for the line: ``00 COBS(body) 00``."""
     header = wire.HEADER.pack(
         wire.MAGIC, wire.VERSION, frame.type, frame.flags, frame.seq, len(frame.payload)
     )
@@ -48,7 +48,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(coded: bytes) -> Frame | None:
-    """The frame in what stood between two delimiters; None when it is damaged."""
+    """Decode the bytes between two delimiters; None: damaged."""
     try:
         body = cobs.decode(coded)
     except cobs.DecodeError:
@@ -67,10 +67,10 @@ def decode(coded: bytes) -> Frame | None:
 
 
 class Receiver:
-    """Bytes of a line -> frames, however they are split. Text between frames is skipped.
+    """Extracts frames from the bytes of a line, in any pieces. Text between frames is skipped.
 
-    After a delimiter, a COBS code followed by MAGIC begins a frame; anything else is text up to the
-    next delimiter. ``damaged`` counts frames that were dropped: too long, wrong CRC, wrong length.
+    After a delimiter, a COBS code followed by MAGIC starts a frame; anything else is text up to
+    the next delimiter. ``damaged`` counts dropped frames: too long, wrong CRC, wrong length.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Receiver:
             at = end + 1
 
     def _hold(self, part: bytes) -> None:
-        """Keep what may be a frame, at most one byte more than the longest; forget text at once."""
+        """Keep bytes that may be a frame, at most one more than the longest; drop text at once."""
         if not self._after_delimiter:
             return
         room = MAX_COBS_BYTES + 1 - len(self._held)
@@ -111,7 +111,7 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What storing a root cause data set came to."""
+    """The result of storing a root cause data set."""
 
     set_id: int
     boot_epoch: int
@@ -120,7 +120,7 @@ class Frozen:
 
 
 class Firmware(Protocol):
-    """What the operations need of the controller."""
+    """The interface to the controller used by the operations."""
 
     serial_number: str
 
@@ -134,29 +134,29 @@ class Firmware(Protocol):
         ...
 
     def freeze(self, kind: SetKind, reason: Reason, incident_id: bytes) -> Frozen:
-        """Store a root cause data set; WARMSTART also restarts once the answer is out. Raises
+        """Store a root cause data set. WARMSTART also restarts after the answer is sent. Raises
         NoSpace."""
         ...
 
     def state_record(self, max_bytes: int) -> bytes:
-        """The live state record as CBOR, its lists shortened to fit."""
+        """Return the present state record as CBOR, with its lists shortened to fit."""
         ...
 
     def print_line(self, text: str) -> None: ...
     def set_trace_level(self, level: int) -> None: ...
     def arm_faults(self, plan: object) -> None:
-        """Raises PlanError."""
+        """Arm a fault plan. Raises PlanError."""
         ...
 
     def control_seen(self, op: int, seq: int) -> None: ...
     def control_refused(self, op: int, status: Status, text: str) -> None:
-        """A destructive frame for another target or boot: told on the console and in the event
+        """Report a disruptive frame for another target or boot on the console and in the event
         log."""
         ...
 
 
 class Refused(Exception):
-    """Becomes a reply with this status and text."""
+    """Leads to a reply with this status and text."""
 
     def __init__(self, status: Status, text: str) -> None:
         super().__init__(text)
@@ -164,7 +164,7 @@ class Refused(Exception):
 
 
 class Operations:
-    """Requests of one control port -> replies."""
+    """Handles the requests of one control port."""
 
     def __init__(self, firmware: Firmware) -> None:
         self._firmware = firmware
@@ -172,7 +172,7 @@ class Operations:
         self._remembered: OrderedDict[tuple[int, int, bytes], bytes] = OrderedDict()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Bytes of the line in, encoded reply frames out."""
+        """Take bytes of the line; return encoded reply frames."""
         return [reply for frame in self._receiver.feed(data) for reply in self._answer(frame)]
 
     def _answer(self, frame: Frame) -> list[bytes]:
@@ -197,8 +197,8 @@ class Operations:
         return replies
 
     def _new_dialogue(self) -> None:
-        """Who identifies begins anew, perhaps counting from the same seq. Only a warmstart is
-        remembered longer."""
+        """IDENTIFY starts a new session, perhaps with the same seq again. Only a warmstart is
+        remembered beyond it."""
         for key in [key for key in self._remembered if key[0] != Op.WARMSTART]:
             del self._remembered[key]
 
@@ -234,7 +234,7 @@ class Operations:
                 raise Refused(Status.UNKNOWN_OP, f"operation 0x{frame.type:02x} is not known")
 
     def _check_target(self, frame: Frame) -> None:
-        """A frame that changes the controller must name it and this boot of it."""
+        """A frame that changes the controller must name this controller and this boot."""
         if len(frame.payload) < wire.TARGET.size:
             raise Refused(Status.BAD_LENGTH, "no target in the frame")
         raw, epoch = wire.TARGET.unpack_from(frame.payload)
@@ -283,7 +283,7 @@ class Operations:
         return [b"".join(entries[:ENTRIES_A_FRAME])]
 
     def _read_set(self, payload: bytes) -> list[bytes]:
-        """One window: as many replies as its length needs, at least one."""
+        """Answer one window with as many replies as its length needs, at least one."""
         _length(payload, wire.READ_SET.size)
         set_id, offset_bytes, length_bytes = wire.READ_SET.unpack(payload)
         blob = self._firmware.sets.read(set_id)

@@ -1,9 +1,9 @@
 """The simulated storage controller: pure firmware, ``step(now, inbox) -> outbox``.
 
-It joins the host side, the store, the replication peer, the console and the control ports. What is
-a field of ``Controller`` itself is memory that a warmstart keeps; ``_boot`` makes anew what a boot
-makes anew. A power loss ends the object; the next one begins with what ``nvram`` and the store's
-medium hold.
+It connects the host side, the store, the replication peer, the console and the control ports. The
+fields of ``Controller`` itself are memory that survives a warmstart; ``_boot`` creates what a boot
+creates. A power loss ends the object; the next one starts with the content of ``nvram`` and the
+medium of the store.
 """
 
 import random
@@ -51,11 +51,10 @@ from freezeframe.harness.wire.rootcause import EventCode
 
 NS_PER_MS: Final = 1_000_000
 MAX_PIECE_BYTES: Final = 1 << 20
-"""Longest write that is replicated in one piece."""
+"""Longest write that is replicated in one packet."""
 MAX_TRIM_BYTES: Final = 32 << 20
 _BOOT_ITEM: Final = "boot"
-# Looked at for each write or each step: to find a member on its enum takes a tenth of a
-# microsecond.
+# Used for each write or each step: looking up an enum member takes a tenth of a microsecond.
 HOST_WRITE: Final = EventCode.HOST_WRITE
 HOST_ACK: Final = EventCode.HOST_ACK
 REPL_RECEIVE: Final = EventCode.REPL_RECEIVE
@@ -66,7 +65,7 @@ class Phase(Enum):
     BOOTING = "booting"
     RUNNING = "running"
     HUNG = "hung"
-    """A warmstart that does not come back: only cycling the power helps."""
+    """A warmstart from which the controller does not return; only a power cycle helps."""
     OFF = "off"
 
 
@@ -74,7 +73,7 @@ BOOTING, RUNNING, HUNG, OFF = Phase
 
 
 class Controller:
-    """One controller from power-on to power-off. Everything that enters or leaves is a value of
+    """One controller from power-on to power-off. All its inputs and outputs are values of
     ``ports``."""
 
     management_class: type[Management] = Management
@@ -117,16 +116,16 @@ class Controller:
             else None
         )
 
-    # --- the edges ------------------------------------------------------------------------------------------
+    # --- inputs and outputs ------------------------------------------------------------------------------------------
     def power_on(self, now_ns: int) -> list[Outbox]:
-        """Cold boot: once in the life of this object."""
+        """Do the cold boot, once per object."""
         self.now_ns = now_ns
         self._next_epoch()
         self._begin_boot()
         return self._collect()
 
     def step(self, now_ns: int, inbox: Sequence[Inbox]) -> list[Outbox]:
-        """Take what came in, do what is due, give what goes out."""
+        """Process the inputs and due timers; return the outputs."""
         self.now_ns = now_ns
         if self.phase in (HUNG, OFF):
             return []
@@ -145,7 +144,7 @@ class Controller:
         return self._collect()
 
     def next_deadline(self) -> int | None:
-        """When to step although nothing came in; None = never."""
+        """Return when to step without input; None: never."""
         if self.phase is BOOTING:
             return self._boot_done_ns
         if self.phase is not RUNNING:
@@ -156,8 +155,8 @@ class Controller:
         return min([deadline for deadline in due if deadline is not None], default=None)
 
     def shut_down(self, now_ns: int) -> list[Outbox]:
-        """Begin the polite end: demote, tell the peer; the phase is OFF when all is done. Host
-        requests wait."""
+        """Begin a clean shutdown: demote, tell the peer. The phase is OFF when it is complete.
+        Host requests wait."""
         if self.phase is RUNNING:
             self.now_ns = now_ns
             self.console.line("shutdown")
@@ -172,7 +171,7 @@ class Controller:
         self.store.save_metadata()
         self.phase = OFF
 
-    # --- what came in ---------------------------------------------------------------------------------------
+    # --- inputs ---------------------------------------------------------------------------------------
     def _take(self, item: Inbox) -> None:
         match item:
             case HostData():
@@ -202,8 +201,8 @@ class Controller:
                 assert_never(item)
 
     def _replication_opened(self, item: ReplicationOpened) -> None:
-        """A connection that was dialled before the restart, or that comes while we boot, is not
-        wanted."""
+        """Refuse a connection that was dialled before the restart, or that arrives while this
+        controller boots."""
         stale = self.phase is not RUNNING
         if item.kind:
             stale = self._dial_answered(item.kind) or stale
@@ -222,7 +221,7 @@ class Controller:
             self.peer.handle(self.now_ns, item)
 
     def _dial_answered(self, kind: str) -> bool:
-        """Whether the dial that was answered is one of an earlier boot."""
+        """Return whether the answered dial belongs to an earlier boot."""
         if self._stale_dials[kind]:
             self._stale_dials[kind] -= 1
             return True
@@ -296,7 +295,7 @@ class Controller:
             self.trace.add(HOST_ACK, write_no)
 
     def _trim(self, job: Job) -> None:
-        """TRIM and WRITE_ZEROES are one here: trimmed blocks read as zeroes on both sides."""
+        """Handle TRIM and WRITE_ZEROES alike: trimmed blocks read as zeroes on both sides."""
         request = job.request
         self.store.trim(request.offset_bytes, request.length_bytes)
         if request.fua:
@@ -318,8 +317,8 @@ class Controller:
         self.peer.close_epoch(self.now_ns)
 
     def _complete(self) -> None:
-        """Answer the host for every write that is stored here and answered by the other side, or
-        given up there."""
+        """Answer the host for every write that is stored here and acknowledged, or given up, by
+        the other side."""
         for completion in self.peer.take_completions():
             job = self._jobs.pop(completion.write_no, None)
             if job is None:
@@ -359,18 +358,18 @@ class Controller:
             self._scrub_ns = self.now_ns + AFTER_NS
 
     def _scrub(self) -> None:
-        """Verify some of the blocks written lately; neighbouring mismatches are told in one
+        """Verify some of the recently written blocks; adjacent mismatches are reported in one
         line."""
         for start, end in self.scrub.run(self._trace):
             sector, sectors = start // SECTOR_BYTES, (end - start) // SECTOR_BYTES
             self.console.line(f"block drbd0: Out of sync: start={sector}, size={sectors} (sectors)")
             if self._role is not Role.PRIMARY:
-                # On a primary the mark would copy the damage over the good copy.
+                # On a primary the mark would copy the damage over the correct copy.
                 self.peer.mark_out_of_sync(start, end - start)
         self._scrub_ns = self.now_ns + PAUSE_NS if self.store.needs_scrub else None
 
     def _trace(self, event: EventCode, *args: int) -> None:
-        """The secondary's event log, with those who look on: the console's counter and the
+        """Write to the event log and notify its observers: the counter of the console and the
         autonomic monitor."""
         self.trace.add(event, *args)
         if event is REPL_RECEIVE:
@@ -392,8 +391,7 @@ class Controller:
         self._boot_done_ns = self.now_ns + self.config.boot_ns
 
     def _boot(self) -> None:
-        """The firmware comes up: banner, a new replication peer, and the requests that were
-        held."""
+        """Start the firmware: banner, a new replication peer, and the held requests."""
         now_ns = self.now_ns
         self.phase = RUNNING
         self._boot_ns = now_ns
@@ -422,14 +420,14 @@ class Controller:
             self._execute(job)
 
     def _warmstart(self) -> None:
-        """Leave this boot, without another word on the console: the network goes, memory stays, the
+        """End this boot without further console output: the network closes, memory is kept, the
         host is held."""
         self._restart = False
         self._out.append(ConsoleSend(self.console.take_output()))
         for socket in sorted(self._sockets):
             self.peer.handle(self.now_ns, ReplicationClosed(socket, "warmstart"))
-        # What the replication lost is noted in the metadata by now, and the cache is on the medium:
-        # a clean end. The answers wait for the next boot.
+        # The metadata record what the replication lost, and the cache is on the medium: a clean
+        # end. The answers wait for the next boot.
         self.store.flush()
         self.peer.stop(self.now_ns)
         self.peer.take_completions()
@@ -467,13 +465,13 @@ class Controller:
                 out.append(ControlSend("peer", data))
         text = self.console.take_output()
         if text:
-            # Before the replies of the same step: what is told on the console led to them.
+            # Before the replies of the same step: the console lines describe their causes.
             out.insert(0, ConsoleSend(text))
         return out
 
     @property
     def host_requests(self) -> int:
-        """Host requests that are not answered."""
+        """Number of unanswered host requests."""
         return len(dict.fromkeys(self._jobs.values())) + len(self._held)
 
     def diagnostics(self) -> dict[str, Any]:
@@ -489,5 +487,5 @@ class Controller:
         }
 
     def restart_soon(self) -> None:
-        """Warmstart when this step's answers are out."""
+        """Warmstart after the answers of this step are sent."""
         self._restart = True

@@ -92,7 +92,7 @@ class Handshake:
         self._authenticating = False
         self._decided = False
         self._told: set[Cmd] = set()
-        """What the peer has told of itself on this connection."""
+        """What the peer has reported about itself on this connection."""
         self._peer_bits = 0
         self.wanted_role: Role | None = None
         """Asked for, and not settled with the peer yet."""
@@ -311,7 +311,7 @@ class Handshake:
             return
         settled = link.conn is Conn.CONNECTED
         if settled and link.peer_disk is Disk.UP_TO_DATE and peer_conn > Conn.SYNC_SOURCE:
-            # What it told before it noticed that the resync is done.
+            # Sent before it noticed that the resync is done.
             peer_disk = max(peer_disk, Disk.UP_TO_DATE)
         link.change(peer_role=peer_role, peer_disk=peer_disk if settled else None)
         if link.conn is Conn.SYNC_SOURCE and peer_conn is Conn.CONNECTED:

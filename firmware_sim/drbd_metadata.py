@@ -114,7 +114,7 @@ class Metadata:
         self.uuids[BITMAP] = uuid
 
     def finish_as_target(self, source_uuids: Iterable[int], primary: bool) -> None:
-        """This side now has the source's generation (its UUIDs as the handshake told them)."""
+        """This side now has the source's generation (its UUIDs from the handshake)."""
         source = list(source_uuids)
         reached = self.uuids[CURRENT]
         self.uuids[BITMAP:] = source[BITMAP:]

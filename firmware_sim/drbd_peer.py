@@ -203,7 +203,7 @@ class Peer(Status):
         """Written before it was ever paired: this side's data count, all of them."""
         link = self._link
         if link.conn is Conn.WF_REPORT_PARAMS:
-            # The peer has been told that this side is empty.
+            # The peer knows that this side is empty.
             self._lose(LinkFailure(Conn.NETWORK_FAILURE))
         link.start_generation()
         link.change(disk=Disk.UP_TO_DATE)

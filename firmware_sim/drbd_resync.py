@@ -57,14 +57,14 @@ class Resync:
         self._failed = 0
         """Target: requests that the source could not serve."""
         self._peer_done = False
-        """Source: the target has told that it is whole."""
+        """Source: the target has reported that it is up to date."""
         self._total = 0
         self._start_ns = 0
 
     # --- bitmap exchange ------------------------------------------------------------------------------------------
 
     def begin_source(self) -> None:
-        """State is WFBitMapS and has been told: send the bitmap, wait for the target's."""
+        """The state is WFBitMapS and has been sent: send the bitmap, wait for that of the target."""
         self._expect_bitmap()
         self._send_bitmap()
 

@@ -19,7 +19,7 @@ from freezeframe.harness.wire.drbd import (
 SPLIT_BRAIN: Final = 100
 UNRELATED: Final = -1000
 NEEDS_NEWER_PEER: Final = -10000
-"""Rule 41 cannot be told without a feature that both must have."""
+"""Rule 41 cannot be decided without a feature that both sides must have."""
 _BITS: Final = (1 << 64) - 1
 
 

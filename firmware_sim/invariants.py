@@ -51,8 +51,7 @@ def acks_follow_stores(world: World) -> list[str]:
 
 
 def acked_writes_are_kept(world: World) -> list[str]:
-    """The primary reads back what the host was told is written (a later write to the same place
-    counts)."""
+    """The primary returns the acknowledged data, or that of a later write to the same range."""
     expected = bytearray(world.size_bytes)
     for item in world.requests:
         if item.done and not item.error and item.kind in ("write", "trim"):

@@ -64,8 +64,8 @@ class ControlData:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationBlocked:
-    """Output waits because the peer does not read; told again whenever it has taken some. False:
-    all is out."""
+    """Output waits because the peer does not read; repeated whenever it has accepted some. False:
+    all is sent."""
 
     socket: int
     is_blocked: bool

@@ -1,8 +1,8 @@
-"""Root cause data sets: built from the state record and the event log, kept in non-volatile memory
-until acknowledged.
+"""Build root cause data sets from the state record and the event log, and keep them in
+non-volatile memory until they are acknowledged.
 
-A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are all or nothing, so a set whose
-storing was cut short is not listed; one that was damaged later is listed as not complete.
+A set is one NVRAM item: a CBOR list [entry, blob]. NVRAM writes are atomic, so an interrupted
+store leaves no listed set; one damaged later is listed as incomplete.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from freezeframe.harness.wire.rootcause import FORMAT, HEADER_KEYS, SET_KEYS, ST
 
 ZSTD_LEVEL: Final = 3
 KEPT_SETS: Final = 16
-"""Sets kept at most. A warmstart then replaces the oldest; a state save is refused."""
+"""Maximum number of sets. A warmstart then replaces the oldest; a state save is refused."""
 _PREFIX: Final = "set-"
 _COUNTER: Final = "sets.next"
 MAX_ITEM_BYTES: Final = MAX_SET_BYTES + (1 << 16)
@@ -28,11 +28,11 @@ assert KEPT_SETS <= MAX_SETS
 
 
 class NoSpace(Exception):
-    """No room for another set that may be given up on."""
+    """No room for another set, and no set that may be replaced."""
 
 
 class Nvram(Protocol):
-    """Small non-volatile items by name. ``write`` is all or nothing over a power loss."""
+    """Small non-volatile items by name. ``write`` is atomic, even at a power loss."""
 
     def read(self, name: str) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
@@ -41,7 +41,7 @@ class Nvram(Protocol):
 
 
 class MemoryNvram:
-    """NVRAM of the simulated world: outlives the controller object that uses it."""
+    """NVRAM in memory, for virtual time: it outlives the controller object."""
 
     def __init__(self) -> None:
         self.items: dict[str, bytes] = {}
@@ -60,7 +60,7 @@ class MemoryNvram:
 
 
 class FileNvram:
-    """NVRAM as one file an item in a directory; an item appears whole, by renaming."""
+    """NVRAM with one file per item in a directory; items are written by renaming."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -94,7 +94,7 @@ class FileNvram:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One set as LIST_SETS tells it."""
+    """One set as listed by LIST_SETS."""
 
     set_id: int
     kind: int
@@ -142,7 +142,7 @@ class SetStore:
         return replace(entry, complete=whole)
 
     def _open(self, name: str) -> tuple[Entry, bytes] | None:
-        """The item's entry and blob; None when it does not even hold an entry."""
+        """Return entry and blob of the item; None: it does not even contain an entry."""
         data = self._nvram.read(name)
         if data is None:
             return None
@@ -188,7 +188,7 @@ class SetStore:
         return self._entries.get(set_id)
 
     def read(self, set_id: int) -> bytes | None:
-        """The stored bytes of a set."""
+        """Return the stored bytes of a set."""
         if set_id not in self._entries:
             return None
         item = self._open(_name(set_id))

@@ -1,9 +1,9 @@
-"""The scrub: blocks written lately are read back and held against what was meant, and what is wrong
-is remembered.
+"""The scrub: read back recently written blocks, compare them with the intended content, and
+remember mismatches.
 
-Mismatches go into the event log with both checksums; of each damaged extent the first blocks are
-kept as they were found, for the state record: the repair that follows would wipe out the only trace
-of what went wrong.
+Mismatches go into the event log with both checksums. The first blocks of each damaged extent are
+kept for the state record as they were found, because the repair that follows would remove the only
+trace.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from freezeframe.harness.wire.rootcause import DAMAGED_BLOCKS, EventCode
 
 NS_PER_MS: Final = 1_000_000
 AFTER_NS: Final = 50 * NS_PER_MS
-"""Written blocks are verified about this long after they were written ..."""
+"""Delay between writing and verifying a block ..."""
 PAUSE_NS: Final = 5 * NS_PER_MS
 PASS_BLOCKS: Final = 256
-"""... this many at once, half a millisecond of work, then a pause."""
+"""... blocks per pass, half a millisecond of work, then a pause."""
 MAX_PASSES: Final = 16
-"""A pass that finds damage is followed by the next at once, for the other end of it is near; so
-many at most."""
+"""Maximum number of extra passes: after damage the next pass follows at once, to find the other
+end of it."""
 KEPT_OF_AN_EXTENT: Final = 2
 
 
@@ -36,8 +36,8 @@ class Scrub:
         self._store = store
 
     def run(self, trace: Callable[..., None]) -> list[tuple[int, int]]:
-        """Verify some blocks; the damaged extents as (offset_bytes, end_bytes), in the order in
-        which they were found."""
+        """Verify some blocks; return the damaged extents as (offset_bytes, end_bytes), in the
+        order found."""
         extents: list[list[int]] = []
         for _ in range(MAX_PASSES):
             found = self._store.scrub(PASS_BLOCKS)

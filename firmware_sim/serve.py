@@ -1,8 +1,8 @@
-"""A simulated controller as a process: the pure ``Controller`` on sockets, serial lines and the
-clock.
+"""Run a simulated controller as a process: the pure ``Controller`` on sockets, serial lines and
+the clock.
 
-One loop, one thread: wait for ports or the controller's deadline, hand over what came, send what
-comes out. Nothing here knows a protocol.
+One loop, one thread: wait for ports or the next deadline of the controller, pass inputs in, send
+outputs. This module knows no protocol.
 """
 
 import argparse
@@ -64,26 +64,25 @@ from freezeframe.firmware_sim.store import Store
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
 EXIT_RIG: Final = 3
-"""A port, a device or a directory cannot be had."""
+"""A port, device or directory cannot be used."""
 CONSOLE_LIMIT_BYTES: Final = 256 << 10
-"""Text kept for a console that nobody reads."""
+"""Limit of text kept for a console that nobody reads."""
 DIAL_TIMEOUT_NS: Final = 1 * NS_PER_S
 REDIAL_NS: Final = 500 * NS_PER_MS
-"""Pause between attempts to reach the other controller's control port."""
+"""Pause between connect attempts to the control port of the other controller."""
 STOP_NS: Final = 2 * NS_PER_S
 CLONE_NEWNET: Final = 0x40000000
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 GC_THRESHOLD: Final = 50_000
-"""New objects between two looks for garbage that goes in circles: a few thousand writes."""
+"""New objects between two runs of the cyclic garbage collector: a few thousand writes."""
 MAX_HOST_SESSIONS: Final = 64
 MAX_WAIT_S: Final = 3600.0
 CONNECTED: Final = ("tcp:", "unix:")
-"""Names of lines that are connections, not descriptors."""
+"""Line names that are connections, not descriptors."""
 
 
 class Dial:
-    """An outgoing connection that is not up yet. ``done(socket | None, reason)`` is called exactly
-    once."""
+    """A pending outgoing connection. ``done(socket | None, reason)`` is called exactly once."""
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ class Server:
 
     # --- the loop -------------------------------------------------------------------------------------------
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then end politely."""
+        """Serve until SIGTERM or SIGINT, then shut down cleanly."""
         wake, waker = socket.socketpair()
         wake.setblocking(False)
         waker.setblocking(False)
@@ -169,7 +168,7 @@ class Server:
             signal.signal(number, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ, self._stop)
         self._dispatch(self._controller.power_on(time.monotonic_ns()))
-        # What is there by now stays; of what comes, next to nothing goes in circles.
+        # Existing objects stay; of new ones almost none are in cycles.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         while self._running:
@@ -364,7 +363,7 @@ class Server:
         self._attach(port, fd, lambda _reason: None)
 
     def _line_accepted(self, port: str, connection: socket.socket) -> None:
-        """One client a line, as on a UART; the next one is turned away."""
+        """Accept one client per line, as on a UART; refuse further ones."""
         if port in self._lines and self._lines[port].open:
             connection.close()
             return
@@ -379,7 +378,7 @@ class Server:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of ``python -m freezeframe.firmware_sim serve``."""
+    """Parse the arguments of ``python -m freezeframe.firmware_sim serve``."""
     made = argparse.ArgumentParser(
         prog="firmware_sim serve", description="One simulated storage controller."
     )
@@ -433,7 +432,7 @@ def enter_netns(path: str) -> None:
 
 
 def open_state(directory: Path) -> None:
-    """Make the state directory ours. The lock ends with the process."""
+    """Lock the state directory. The lock ends with the process."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -445,7 +444,7 @@ def open_state(directory: Path) -> None:
 
 
 def build(options: argparse.Namespace) -> Controller:
-    """The controller on the files of its state directory."""
+    """Create the controller on the files of its state directory."""
     open_state(options.state_dir)
     store = open_store(FileMedium(options.state_dir / "volume"), options.size_mib << 20)
     config = ControllerConfig(
@@ -461,7 +460,7 @@ def build(options: argparse.Namespace) -> Controller:
 
 
 def open_store(medium: FileMedium, size_bytes: int) -> Store[Metadata]:
-    """The volume with what its metadata remembers; a new one starts unpaired."""
+    """Open the volume with its metadata; a new one starts unpaired."""
     saved = medium.read_metadata()
     metadata = Metadata.fresh(size_bytes) if saved is None else Metadata.from_bytes(saved)
     if metadata.bitmap.size_bytes != size_bytes:
@@ -470,7 +469,7 @@ def open_store(medium: FileMedium, size_bytes: int) -> Store[Metadata]:
 
 
 def main(argv: list[str]) -> int:
-    """Run one controller until it is told to stop; 3 when a port or a file cannot be had."""
+    """Run one controller until it is stopped; return 3 when a port or file cannot be opened."""
     options = parser().parse_args(argv)
     try:
         if options.netns:

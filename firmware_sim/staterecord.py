@@ -1,4 +1,4 @@
-"""The state record: everything a controller knows about itself at one moment
+"""The state record: everything a controller knows about itself at one time
 (``wire.rootcause.STATE_KEYS``)."""
 
 from itertools import islice
@@ -10,9 +10,9 @@ from freezeframe.firmware_sim.managed import Managed
 from freezeframe.harness.wire.rootcause import LAST_WRITES, STATE_KEYS
 
 MAX_RUNS: Final = 4096
-"""Runs of out-of-sync blocks told at most; ``dirty_blocks`` is always exact."""
+"""Maximum number of out-of-sync runs listed; ``dirty_blocks`` is always exact."""
 _LISTS: Final = ("last_writes", "bitmap")
-"""What a record gives up first when it must be short: the oldest writes, the highest runs."""
+"""Lists of a record shortened first: the oldest writes, the highest runs."""
 
 
 def state_record(controller: Managed) -> dict[str, Any]:
@@ -48,15 +48,17 @@ def state_record(controller: Managed) -> dict[str, Any]:
 
 def live_record(record: dict[str, Any], max_bytes: int) -> bytes:
     """The record as CBOR in at most ``max_bytes``: its lists are halved until it fits."""
-    # A set has room for the damaged blocks, an answer has not.
-    told = {key: value for key, value in record["diagnostics"].items() if key != "damaged_blocks"}
-    record = record | {"diagnostics": told}
+    # A set has room for the damaged blocks, a reply does not.
+    diagnostics = {
+        key: value for key, value in record["diagnostics"].items() if key != "damaged_blocks"
+    }
+    record = record | {"diagnostics": diagnostics}
     encoded: bytes = cbor2.dumps(record)
     while len(encoded) > max_bytes:
         longest = max(_LISTS, key=lambda key: len(record[key]))
         kept = len(record[longest]) // 2
         if not kept and not record[longest]:
-            # Only the fault plan can be this long; it is no part of a healthy controller's state.
+            # Only the fault plan can be this long; a healthy controller has none.
             record = record | {"faults": []}
         elif longest == "last_writes":
             record = record | {longest: record[longest][len(record[longest]) - kept :]}

@@ -1,16 +1,16 @@
-"""A controller's backing store: a medium behind a volatile write-back cache, with protection
+"""The backing store of a controller: a medium behind a volatile write-back cache, with protection
 information.
 
-What the host may rely on: data is durable after ``flush``; before it, a power loss (a new Store
-over the same medium) loses it, a warmstart (the same Store) does not.
+Guarantee for the host: data is durable after ``flush``. Before it, a power loss (a new Store over
+the same medium) loses the data, a warmstart (the same Store) does not.
 
-Protection information is a CRC-32 of every 4-KiB block's *intended* content, kept apart from the
-data. It is not the CRC-32C that hosts like to put into their blocks: blocks that end in their own
-CRC have all the same one, so that an old block would pass for a new one. It covers what was written
-since power-on.
+Protection information is a CRC-32 of the *intended* content of every 4-KiB block, kept apart from
+the data. It is not CRC-32C, which hosts often put into their blocks: blocks that end in their own
+CRC all have the same CRC, so that an old block would pass for a new one. It covers everything
+written since power-on.
 
-A block whose content is not what was intended is found by ``scrub``: that is how lost, misdirected
-and rotten writes, which all were acknowledged as good, come to light.
+``scrub`` finds blocks whose content is not the intended one: lost, misdirected and rotten writes,
+which were all acknowledged as good.
 """
 
 from array import array

@@ -1,10 +1,11 @@
-"""The simulated bench supply and wiring: SCPI over TCP, and two outputs that really power the two
+"""The simulated bench supply and wiring: SCPI over TCP, and two outputs that power the two
 controllers.
 
-An output that goes on starts its controller's process; one that goes off kills it without warning.
-The serial lines are the bench's, not the controller's: the supply makes a PTY a line at start,
-keeps both ends open, and hands the master to each controller it starts, so that a tap on the line
-outlives every power cycle. What is sent to a controller without power is lost, as on a wire.
+Switching an output on starts the process of its controller; switching it off kills it without
+warning. The serial lines belong to the bench, not to the controller: the supply opens one PTY per
+line at start, keeps both ends open, and passes the master to each controller it starts, so that a
+reader of the line survives every power cycle. Data sent to an unpowered controller is lost, as on
+a wire.
 """
 
 import argparse
@@ -34,7 +35,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Line:
-    """One serial line: a raw PTY whose slave is known to the world as ``link``."""
+    """One serial line: a raw PTY whose slave is linked at ``link``."""
 
     def __init__(self, link: Path) -> None:
         self.link = link
@@ -46,7 +47,7 @@ class Line:
         fresh.replace(link)
 
     def drain(self) -> None:
-        """Lose what was sent to a controller without power."""
+        """Discard data sent to a controller without power."""
         # Again each time: the mode belongs to both holders of the master, and a controller may have
         # changed it.
         os.set_blocking(self.master_fd, False)
@@ -61,7 +62,7 @@ class Line:
 
 
 class Controller:
-    """The load of one output: a process in a group of its own, and its serial lines."""
+    """The load of one output: a process group and its serial lines."""
 
     def __init__(
         self, argv: list[str], lines: dict[str, Line], log: Path, selector: selectors.BaseSelector
@@ -130,7 +131,7 @@ class Controller:
         self._process = None
 
     def _ended(self) -> None:
-        """The process is gone: its lines lead nowhere from now on."""
+        """Handle the end of the process: its lines lead nowhere from now on."""
         if self._pidfd >= 0:
             self._selector.unregister(self._pidfd)
             os.close(self._pidfd)
@@ -138,7 +139,7 @@ class Controller:
             self._listen(True)
 
     def _listen(self, on: bool) -> None:
-        """Drain the lines while no controller does."""
+        """Drain the lines while no controller reads them."""
         for line in self._lines.values():
             if on:
                 self._selector.register(line.master_fd, selectors.EVENT_READ, line.drain)
@@ -148,15 +149,15 @@ class Controller:
 
 
 def _die_with(parent: int) -> None:
-    """In the child, before exec: a supply that is killed takes its controllers along."""
+    """Run in the child before exec: if the supply is killed, its controllers are too."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 class Client:
-    """One TCP connection. One that does not read its answers is dropped when the socket is full of
-    them."""
+    """One TCP connection. A client that does not read its answers is disconnected when the socket
+    is full."""
 
     def __init__(
         self, connection: socket.socket, rails: dict[int, Rail], gone: "Callable[[Client], None]"
@@ -178,7 +179,7 @@ class Client:
 
 
 class Supply:
-    """The instrument: rails, clients, and the loop that serves them."""
+    """The instrument: rails, clients, and their main loop."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -191,8 +192,8 @@ class Supply:
         self._wake, self._waker = socket.socketpair()
 
     def open(self, config: dict[str, Any]) -> None:
-        """Wire the bench and listen. Raises what a wrong config or a port in use raises; ``close``
-        cleans up."""
+        """Create the lines and listen. Raises an exception on a wrong configuration or a port in
+        use; ``close`` cleans up."""
         self._watch_for_the_end()
         host, _, port = config["listen"].rpartition(":")
         for side, output in config["outputs"].items():
@@ -222,7 +223,7 @@ class Supply:
                     key.data()
 
     def close(self) -> None:
-        """Power off, remove what was put into the file system."""
+        """Switch the power off and remove the files created."""
         for controller in self._controllers:
             controller.close()
         for client in list(self._clients):

@@ -1,8 +1,8 @@
 """The continuous event log: a ring of fixed-size binary records (``wire.rootcause.RECORD``) in
 memory.
 
-The buffer object belongs to the controller's memory, not to its boot: a warmstart keeps it, and the
-sequence numbers go on. A power loss ends it; what must outlive that is stored in a root cause data
+The buffer belongs to the memory of the controller, not to its boot: a warmstart keeps it, and the
+sequence numbers continue. A power loss ends it; what must survive is stored in a root cause data
 set (``rootcause.py``).
 """
 
@@ -28,21 +28,21 @@ LEVELS: Final = bytes(
     else TraceLevel.INFO
     for code in range(max(EventCode) + 1)
 )
-"""Level by code; a record is kept when it is not above ``TraceBuffer.level``."""
+"""Level by code. A record is kept if its level is not above ``TraceBuffer.level``."""
 _pack_into: Final = RECORD.pack_into
 _RECORD_BYTES: Final = RECORD.size
 
 
 class TraceBuffer:
-    """``uptime_ns`` is set once a step by the controller, so that tracing a write costs one call
-    and one pack."""
+    """The controller sets ``uptime_ns`` once per step, so that tracing a write costs one call and
+    one pack."""
 
     def __init__(self, records: int = RING_RECORDS) -> None:
         self.capacity: Final = records
         self.level: int = TraceLevel.INFO
         self.uptime_ns = 0
         self.next_seq = 0
-        """Number of records logged since the cold boot; the next one's sequence number."""
+        """Number of records since the cold boot: the sequence number of the next one."""
         self._ring = bytearray(records * RECORD.size)
 
     def add(self, event: EventCode, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
@@ -68,11 +68,11 @@ class TraceBuffer:
 
     @property
     def first_seq(self) -> int:
-        """Sequence number of the oldest record that the ring still holds."""
+        """Return the sequence number of the oldest record in the ring."""
         return max(0, self.next_seq - self.capacity)
 
     def linear(self) -> bytes:
-        """The records held, oldest first."""
+        """Return the records in the ring, oldest first."""
         if self.next_seq <= self.capacity:
             return bytes(self._ring[: self.next_seq * RECORD.size])
         cut = self.next_seq % self.capacity * RECORD.size

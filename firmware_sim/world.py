@@ -1,9 +1,9 @@
-"""Two controllers, their links, consoles, control ports and a host, in memory and virtual time:
-deterministic.
+"""Two controllers, their links, consoles, control ports and a host, in memory and virtual time.
+Deterministic.
 
-``World`` moves bytes between the pure controllers as ``serve.py`` does between real ports, with
-latencies, cuts and power losses at exact moments. Nothing runs but inside
-``run_until``/``run_for``.
+``World`` transfers bytes between the pure controllers as ``serve.py`` does between real ports,
+with latencies, cuts and power losses at exact times. Everything runs only inside ``run_until`` and
+``run_for``.
 """
 
 import heapq
@@ -46,22 +46,22 @@ from freezeframe.harness.wire.control import PairState
 
 NS_PER_S: Final = 1_000_000_000
 LATENCY_NS: Final = 100_000
-"""One way, on every link ..."""
+"""Latency in one direction of every link ..."""
 JITTER_NS: Final = 50_000
-"""... and at most this much more on the replication link, at random: its two connections overtake
-each other."""
+"""... and up to this much more at random on the replication link, whose two connections can
+overtake each other."""
 BOOT_NS: Final = 50_000_000
 SIZE_BYTES: Final = 4 << 20
 DIAL_TIMEOUT_NS: Final = NS_PER_S
 MAX_EVENTS: Final = 2_000_000
-"""More in one run means that the controllers talk in circles."""
+"""Limit of events per run. More means that the controllers exchange messages endlessly."""
 SIDES: Final = ("primary", "secondary")
 OTHER: Final = {"primary": "secondary", "secondary": "primary"}
 SERIAL_NUMBERS: Final = {"primary": "FFSIM-P-0001", "secondary": "FFSIM-S-0001"}
 
 
 class NotReached(AssertionError):
-    """What was waited for did not happen in time."""
+    """The condition was not reached in time."""
 
 
 @dataclass
@@ -73,14 +73,14 @@ class Connection:
     peer: "Connection | None" = None
     held: bool = False
     waiting: deque[bytes] = field(default_factory=deque)
-    """Bytes that arrived while the receiver did not read, or the link was cut."""
+    """Bytes that arrived while the receiver did not read or the link was cut."""
     busy_until_ns: int = 0
-    """When the last bytes on their way to this end arrive: what is sent later comes later."""
+    """Arrival time of the last bytes in transit to this end; later ones arrive later."""
 
 
 @dataclass
 class Node:
-    """One controller with what outlives its power."""
+    """One controller and what survives its power-off."""
 
     side: str
     nvram: MemoryNvram = field(default_factory=MemoryNvram)
@@ -96,7 +96,7 @@ class Node:
 
 
 class World:
-    """The bench. ``controllers``: per side the class to build, so that a mutant can take a side."""
+    """The bench. ``controllers``: the class per side, so that a mutant can take a side."""
 
     def __init__(
         self,
@@ -112,8 +112,7 @@ class World:
         self.link_cut = False
         self.nodes = {side: Node(side) for side in SIDES}
         self.acked_early: list[HostRequest] = []
-        """Writes the host was told are done while the pair was full duplex and the secondary had
-        other bytes."""
+        """Writes acknowledged to the host in full duplex while the secondary held other data."""
         self.requests: list[HostRequest] = []
         self._autonomic = autonomic
         self._classes = controllers or {}
@@ -127,7 +126,7 @@ class World:
         for side in SIDES:
             self.power_on(side)
 
-    # --- what a test reads ----------------------------------------------------------------------------------
+    # --- for tests ----------------------------------------------------------------------------------
     def controller(self, side: str) -> Controller:
         controller = self.nodes[side].controller
         assert controller is not None, f"{side} has no power"
@@ -143,18 +142,18 @@ class World:
         return all(self.pair_state(side) is PairState.FULL_DUPLEX for side in SIDES)
 
     def console(self, side: str) -> str:
-        """All that the side has printed, over all its boots."""
+        """Return everything the side has printed, over all its boots."""
         return self.nodes[side].console.decode("ascii", "backslashreplace")
 
     def content(self, side: str) -> bytes:
-        """The whole volume as the controller's firmware sees it."""
+        """Return the whole volume as seen by the firmware."""
         return self.controller(side).store.read(0, self.size_bytes)
 
     # --- time -----------------------------------------------------------------------------------------------
     def run_until(
         self, reached: Callable[[], object], limit_s: float = 10.0, what: str = ""
     ) -> None:
-        """Let time pass until ``reached()``; NotReached after ``limit_s`` of virtual time."""
+        """Run until ``reached()``; raises NotReached after ``limit_s`` of virtual time."""
         limit_ns = self.now_ns + int(limit_s * NS_PER_S)
         for _ in range(MAX_EVENTS):
             if reached():
@@ -173,7 +172,7 @@ class World:
         self.now_ns = limit_ns
 
     def tail(self, lines: int = 12) -> str:
-        """The ends of both consoles, for a failure's report."""
+        """Return the ends of both consoles, for the report of a failure."""
         return "\n".join(
             f"--- {side}\n" + "\n".join(self.console(side).splitlines()[-lines:]) for side in SIDES
         )
@@ -225,7 +224,7 @@ class World:
         self._carry(side, node.controller.power_on(self.now_ns))
 
     def power_off(self, side: str) -> None:
-        """Without warning: memory is gone, connections are reset, host sessions end."""
+        """Cut the power without warning: memory is lost, connections are reset, host sessions end."""
         self.nodes[side].controller = None
         for connection in [item for item in self._connections.values() if item.side == side]:
             self._close(connection)
@@ -237,14 +236,14 @@ class World:
         self.power_on(side)
 
     def drop_connections(self) -> None:
-        """Both replication connections break; the link itself stays."""
+        """Break both replication connections; the link itself stays up."""
         for connection in list(self._connections.values()):
             if self._connections.get((connection.side, connection.number)) is connection:
                 self._close(connection)
                 self._arrive(connection.side, ReplicationClosed(connection.number, "reset"))
 
     def cut_link(self) -> None:
-        """Nothing passes any more; bytes on the way wait, as in TCP's buffers."""
+        """Block the link; bytes in transit wait, as in the buffers of TCP."""
         self.link_cut = True
 
     def heal_link(self) -> None:
@@ -291,14 +290,14 @@ class World:
         return receiver.busy_until_ns - self.now_ns
 
     def _deliver(self, receiver: Connection) -> None:
-        """Hand over what waits, unless the receiver does not read, is gone, or the link is cut."""
+        """Deliver waiting bytes, unless the receiver does not read or is gone, or the link is cut."""
         while receiver.waiting and not receiver.held and not self.link_cut:
             if self._connections.get((receiver.side, receiver.number)) is not receiver:
                 return
             self._step(receiver.side, ReplicationData(receiver.number, receiver.waiting.popleft()))
 
     def _close(self, connection: Connection | None) -> None:
-        """This end is closed; the other learns it behind the bytes that are on their way."""
+        """Close this end; the other end notices after the bytes in transit."""
         if connection is None:
             return
         self._connections.pop((connection.side, connection.number), None)
@@ -320,7 +319,7 @@ class World:
     def control(
         self, side: str, op: int, payload: bytes = b"", *, port: str = "control", seq: int = 0
     ) -> int:
-        """Send a frame; its reply is awaited with ``reply``. Returns its seq."""
+        """Send a frame and return its seq; ``reply`` waits for its reply."""
         number = seq or next(self._seq)
         self._arrive(side, ControlData(port, encode(Frame(op, number, payload))))
         return number
@@ -376,8 +375,7 @@ class World:
         return request
 
     def _host_done(self, request: HostRequest) -> None:
-        """The moment of truth of protocol C: what the host believes stored must be stored on both
-        sides."""
+        """Check protocol C: data that the host believes stored must be stored on both sides."""
         if request.kind != "write" or request.error or not self.full_duplex:
             return
         overlapped = any(
@@ -390,7 +388,7 @@ class World:
         if not overlapped and store.read(request.offset_bytes, len(request.data)) != request.data:
             self.acked_early.append(request)
 
-    # --- what comes out -------------------------------------------------------------------------------------
+    # --- outputs -------------------------------------------------------------------------------------
     def _carry(self, side: str, outbox: list[Outbox]) -> None:
         node = self.nodes[side]
         for item in outbox:
