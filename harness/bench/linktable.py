@@ -95,7 +95,7 @@ class LinkTable(Table):
             try:
                 ipaddress.ip_address(address or "::")
             except ValueError:
-                yield key, f"{address!r} is no IP address"
+                yield key, f"{address!r} is not an IP address"
         try:
             tells = self.tells
         except HarnessError as error:

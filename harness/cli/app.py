@@ -339,7 +339,7 @@ def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) ->
         devices.instruct(side, bench, disruptive=False, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Pull a stored set from a controller.")
 def pull(
     side: SideArgument,
     bench: BenchOption,
@@ -384,7 +384,7 @@ def check(
         benches.check(bench, as_json=as_json)
 
 
-@app.command(short_help="Start a simulated pair for other commands, until Ctrl-C.")
+@app.command(short_help="Start a simulated pair and keep it running.")
 def sim(
     bench: BenchOption = "sim",
     directory: Annotated[

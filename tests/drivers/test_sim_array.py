@@ -486,7 +486,7 @@ def test_useless_chunks_are_silence(driver: SimArray, device: Device, payload: b
 @pytest.mark.parametrize("body", [bytes(75), bytes(82 * 65)])
 def test_a_list_that_is_none(driver: SimArray, device: Device, body: bytes) -> None:
     device.listed = lambda: body[:4000]  # type: ignore[method-assign]
-    with pytest.raises(WireError, match="no list"):
+    with pytest.raises(WireError, match="not a list"):
         driver.sets(soon(device))
 
 

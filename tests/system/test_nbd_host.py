@@ -117,7 +117,7 @@ def test_a_hold_is_waited_for_and_silence_has_an_end(tmp_path: Path) -> None:
 
 
 def test_nobody_there_a_stranger_and_a_mute_one(tmp_path: Path) -> None:
-    with pytest.raises(RigError, match="nobody listens there"):
+    with pytest.raises(RigError, match="nothing listens there"):
         NbdHost(f"nbd+unix:///?socket={tmp_path}/nothing")
     with pytest.raises(UsageError, match="not an NBD address"):
         NbdHost("tcp:nowhere")

@@ -86,7 +86,7 @@ def test_whose_record_was_lost(pair, secondary):
 
 def test_writes_twice(pair):
     pair.write()
-    with pytest.raises(UsageError, match="runs once"):
+    with pytest.raises(UsageError, match="runs only once"):
         pair.write()
 """
 

@@ -121,7 +121,7 @@ def test_a_lost_connection_is_made_again_and_everything_unanswered_sent_again(
     last = [event for event in run.heard if isinstance(event, events.WorkloadProgress)][-1]
     assert last.reconnects == 2
     assert [e.text for e in run.heard if isinstance(e, events.Note)][1].startswith(
-        "connected again, "
+        "connected again; "
     )
     verdict = judged(run, server.uri)
     assert (verdict.data_equal, verdict.lost_acked_writes) == (True, 0)
@@ -133,7 +133,7 @@ def test_a_port_that_stays_away_fails_within_its_limit(runs: Starter, tmp_path: 
         run.hear(events.WorkloadProgress)
     done = run.finish()
     assert not done.ok
-    assert "host port away for 0.3 s" in done.error
+    assert "host port unavailable for 0.3 s" in done.error
     assert done.writes_acked > 0
 
 
@@ -203,7 +203,7 @@ def test_a_failing_device_is_told_with_the_write(runs: Starter, server: NbdTestS
         (b'{"uri": "nbd://x"}\n', "journal_path"),
         (b'{"uri": "nbd://x", "journal_path": "j", "bytes_total": "many"}\n', "bytes_total"),
         (b'{"uri": "ftp://x", "journal_path": "j", "bytes_total": 0}\n', "not an NBD address"),
-        (b"x" * 70_000, "line of configuration"),
+        (b"x" * 70_000, "configuration line"),
     ],
 )
 def test_a_wrong_configuration_is_told_and_exits_with_2(

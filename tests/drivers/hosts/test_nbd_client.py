@@ -173,5 +173,5 @@ def test_addresses() -> None:
     ],
 )
 def test_wrong_addresses_are_usage_errors(uri: str) -> None:
-    with pytest.raises(UsageError, match=r"allowed are nbd\+unix"):
+    with pytest.raises(UsageError, match=r"allowed: nbd\+unix"):
         parse_uri(uri)

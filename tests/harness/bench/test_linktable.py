@@ -58,7 +58,10 @@ def test_what_must_be_checked_can_be_less_or_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("link", "words"),
     [
-        ('protocol = "drbdd"', r"b.toml:19: link.protocol: .*did you mean drbd.*known: drbd, none"),
+        (
+            'protocol = "drbdd"',
+            r"b.toml:19: link.protocol: .*did you mean drbd.*known: drbd,.*none",
+        ),
         ("port = 0", r"b.toml:19: link.port"),
         ("port = []", r"b.toml:19: link.port"),
         ('port = "7788"', r"b.toml:19: link.port"),
