@@ -67,7 +67,7 @@ def test_what_must_be_checked_can_be_less_or_nothing(tmp_path: Path) -> None:
         ('port = "7788"', r"b.toml:19: link.port"),
         ('must_check = ["barriers"]', r"b.toml:19: link.must_check"),
         ('protocol = "none"\nmust_check = ["digest"]', r"b.toml:20: .*does not show 'digest'"),
-        ('primary_address = "10.0.0.256"', r"b.toml:19: .*no IP address"),
+        ('primary_address = "10.0.0.256"', r"b.toml:19: .*not an IP address"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, link: str, words: str) -> None:
