@@ -167,6 +167,16 @@ class KeepCapture(Event, tag="freeze", frozen=True, kw_only=True):
     window around it."""
 
 
+class ExpectStamps(Event, tag="expect-stamps", frozen=True, kw_only=True):
+    """Supervisor -> linkwatch: from now on the volume's sole writer is ours, and stamps this range;
+    ``sectors`` 0: no longer."""
+
+    volume: int = 0
+    seed: int = 0
+    first_lba: int = 0
+    sectors: int = 0
+
+
 class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
     """Supervisor -> reflex: keep recording and scanning, but send no frames. Hits are still
     reported."""
@@ -199,6 +209,7 @@ AnyEvent = (
     | Note
     | Stop
     | KeepCapture
+    | ExpectStamps
     | Disarm
     | Arm
 )

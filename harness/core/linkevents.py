@@ -31,7 +31,7 @@ EVENTS: Final[dict[str, LinkEventKind]] = {
     kind.name: kind
     for kind in (
         LinkEventKind("digest-mismatch", "digest", "data do not fit the digest sent with them"),
-        LinkEventKind("broken-stamp", "digest", "the digest is right, our writer's stamps are not"),
+        LinkEventKind("broken-stamp", "write", "a copy contradicts the stamps of our own writer"),
         LinkEventKind("neg-ack", "status", "a write was refused"),
         LinkEventKind("late-ack", "answer", "an answer came after the deadline", is_timed=True),
         LinkEventKind("missing-ack", "answer", "no answer within the deadline", is_timed=True),

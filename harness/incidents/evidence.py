@@ -22,6 +22,7 @@ from freezeframe.harness.core.blocks.blockdiff import CRC32, CRC32C, BlockDiff, 
 from freezeframe.harness.core.events import SIDES, Ns, Side
 from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.link.stampwatch import SoleWriter
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
@@ -191,6 +192,12 @@ class Evidence:
         """The host's journal in the order of sending, as far as it can be read."""
         data = self._part(JOURNAL, MAX_JOURNAL_BYTES)
         return list(_journal_writes(data).values())
+
+    @cached_property
+    def sole_writer(self) -> SoleWriter | None:
+        """Whose stamps the link could rely on: the run's own writer, by the head of its journal."""
+        span = blockstamp.journal_span(self._part(JOURNAL, MAX_JOURNAL_BYTES))
+        return SoleWriter(*span) if span else None
 
     @cached_property
     def suspect(self) -> Suspect | None:

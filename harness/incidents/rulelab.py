@@ -149,6 +149,7 @@ def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str
     if not rules.link:
         return
     view, t_ns, count = LinkView(link_ends(evidence.record), rules.link), 0, 0
+    view.expect_stamps(evidence.sole_writer)
     for run in evidence.runs():
         for at_ns, frame, frame_no in view.frames(run.data, count + 1, evidence.wall_offset_ns):
             due_ns = view.next_deadline()

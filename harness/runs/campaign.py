@@ -235,7 +235,12 @@ class Run:
             self.incident.note(f"made in the link: {line}")
 
     def _writes(self, session: Session, workload: Workload, run_dir: Path) -> None:
+        session.observation.expect_stamps(workload.stamps_seed)
         session.observation.add(workload.start(run_dir))
+        self._await_writes(session, workload)
+        session.observation.expect_stamps(None)
+
+    def _await_writes(self, session: Session, workload: Workload) -> None:
         session.progressed_ns = time.monotonic_ns()
         while session.workload_done is None:
             session.pump(TICK_S)

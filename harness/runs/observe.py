@@ -17,6 +17,7 @@ import msgspec
 
 from freezeframe.harness.bench import registry
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.core.blocks.blockstamp import MAX_SECTORS
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
@@ -24,6 +25,7 @@ from freezeframe.harness.core.events import (
     AnyEvent,
     Arm,
     Disarm,
+    ExpectStamps,
     KeepCapture,
     LinkStats,
     NewRules,
@@ -183,6 +185,13 @@ class Observation:
     def freeze(self, t_ns: Ns) -> None:
         """The trigger of that time is the incident's: keep the capture's window around it."""
         self._linkwatch.send(KeepCapture(t_ns=t_ns))
+
+    def expect_stamps(self, seed: int | None) -> None:
+        """Our stamped writer, and nobody else, writes to the whole volume from now on; None: its
+        writes have ended."""
+        now_ns, low = time.monotonic_ns(), (seed or 0) & 0xFFFFFFFF
+        sectors = 0 if seed is None else MAX_SECTORS
+        self._linkwatch.send(ExpectStamps(t_ns=now_ns, seed=low, sectors=sectors))
 
     def disarm(self) -> None:
         self._reflex.send(Disarm(t_ns=time.monotonic_ns()))

@@ -42,6 +42,8 @@ class Workload:
             # waits.
             "reconnect_limit_s": max(30.0, policy.boot_timeout_s + policy.rejoin_timeout_s),
         }
+        self.stamps_seed = seed if self.keeps_journal else None
+        """Seed of the stamps that its writes carry; None: they carry none."""
         self._child: Child | None = None
 
     def start(self, run_dir: Path) -> Child:

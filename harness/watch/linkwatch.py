@@ -29,6 +29,7 @@ from freezeframe.harness.core.events import (
     NS_PER_MS,
     NS_PER_S,
     Event,
+    ExpectStamps,
     KeepCapture,
     LinkStats,
     Note,
@@ -41,6 +42,7 @@ from freezeframe.harness.core.events import (
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.link.stampwatch import SoleWriter
 from freezeframe.harness.core.linkevents import LinkRule
 from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
 from freezeframe.harness.edge.frame_source import FrameSource, open_source
@@ -230,6 +232,9 @@ class Linkwatch:
                 self._stopping = True
             elif isinstance(event, KeepCapture):
                 self._disk.freeze(event.t_ns)
+            elif isinstance(event, ExpectStamps) and self._view is not None:
+                writer = SoleWriter(event.volume, event.seed, event.first_lba, event.sectors)
+                self._view.expect_stamps(writer if event.sectors else None)
 
     def _wait_ms(self) -> int:
         """Return the time until the next deadline of the rules or the next report of counters."""

@@ -102,16 +102,6 @@ def stamped_crc(sectors: int) -> int:
     return whole
 
 
-def is_broken(data: bytes | memoryview, data_crc32c: int) -> bool:
-    """Return whether data that begin and end with stamped sectors are damaged. Intact data are
-    never reported."""
-    sectors, magic = len(data) // wire.SECTOR_BYTES, wire.MAGIC
-    if not 0 < sectors <= MAX_WRITE_SECTORS or data[: len(magic)] != magic:
-        return False
-    last = (sectors - 1) * wire.SECTOR_BYTES
-    return data[last : last + len(magic)] == magic and data_crc32c != stamped_crc(sectors)
-
-
 def decode(sector: bytes) -> Stamp | None:
     """Decode the stamp of a sector. None: not a stamped sector, or damaged."""
     if len(sector) != wire.SECTOR_BYTES or sector[:8] != wire.MAGIC:
@@ -187,6 +177,14 @@ class Write:
 
 def journal_header(volume: int, seed: int, first_lba: int, sectors: int) -> bytes:
     return JOURNAL_HEADER.pack(JOURNAL_MAGIC, volume, seed & 0xFFFFFFFF, first_lba, sectors)
+
+
+def journal_span(data: bytes) -> tuple[int, int, int, int] | None:
+    """Volume, seed, first sector and sectors of a journal's header; None: this is no journal."""
+    if len(data) < JOURNAL_HEADER.size or data[:8] != JOURNAL_MAGIC:
+        return None
+    _, volume, seed, first_lba, sectors = JOURNAL_HEADER.unpack_from(data)
+    return (volume, seed, first_lba, sectors) if 0 < sectors <= MAX_SECTORS else None
 
 
 def journal_record(kind: int, write: Write, time_ns: int) -> bytes:

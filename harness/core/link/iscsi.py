@@ -96,6 +96,7 @@ class IscsiLink:
     ports: Final = (wire.PORT,)
     tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "closing"
+    host_addresses: Final = False
     wireshark: Final = "iscsi.initiatortasktag == {write_id}"
 
     def __init__(self, options: LinkOptions) -> None:

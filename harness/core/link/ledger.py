@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Final, get_args
 
-from freezeframe.harness.core.blocks.blockstamp import is_broken
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
@@ -41,13 +40,13 @@ from freezeframe.harness.core.link.ledgerevents import (
     MAX_PIECES,
     Acknowledged,
     BarrierMismatch,
-    BrokenStamp,
     DigestMismatch,
     LedgerEvent,
     MalformedSeen,
     NegativeAck,
     Piece,
     RepeatedAck,
+    StampsContradict,
     Totals,
     UnackedClose,
     UnknownAck,
@@ -70,6 +69,7 @@ from freezeframe.harness.core.link.messages import (
     Resync,
     WritePart,
 )
+from freezeframe.harness.core.link.stampwatch import StampWatch
 
 
 class Ledger:
@@ -78,6 +78,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.totals = Totals()
+        self.stamps: StampWatch | None = None
+        """Set while our own writer is the volume's sole writer."""
         self._books: dict[int, Book] = {}
         self._doubtful: deque[Doubtful] = deque()
         self._assembled_bytes = 0
@@ -171,7 +173,8 @@ class Ledger:
             events.append(WriteSent(row, None))
         elif len(data) == row.length_bytes:
             events.append(WriteSent(row, data))
-            self._check(row, message, data, events)
+            if not self._check(row, message, data, events):
+                self._check_stamps(row, message, data, events)
         else:
             self._assemble(book, row, message, events)
         book.finished.pop(key, None)
@@ -219,13 +222,23 @@ class Ledger:
             if not was_wrong:
                 events.append(DigestMismatch(row, _excerpt(message)))
             return True
-        if (
-            row.algorithm == CRC32C
-            and row.pieces is None
-            and is_broken(data, int.from_bytes(computed, "little"))
-        ):
-            events.append(BrokenStamp(row, _excerpt(message)))
         return False
+
+    def _check_stamps(
+        self,
+        row: WriteRow,
+        message: ReplicatedWrite | WritePart,
+        data: bytes | memoryview,
+        events: list[LedgerEvent],
+    ) -> None:
+        """Hold a whole write whose digests fit, or that has none, against our writer's stamps."""
+        if self.stamps is None or message.tentative:
+            return
+        is_digest_of_all = row.pieces is None and row.algorithm == CRC32C and row.digest_computed
+        crc = int.from_bytes(row.digest_computed, "little") if is_digest_of_all else None
+        fault = self.stamps.judge(row.sector, data, crc)
+        if fault is not None:
+            events.append(StampsContradict(row, fault, _excerpt(message)))
 
     def _is_believed(self, row: WriteRow, is_right: bool) -> bool:
         """Whether a digest of an inferred algorithm proves anything: a match does, and a mismatch
@@ -287,6 +300,8 @@ class Ledger:
             whole = assembly.data if assembly.data is not None else None
             self._forget_assembly(book, message.key)
             events.insert(0, WriteSent(row, None if whole is None else bytes(whole)))
+            if whole is not None and row.digest_wire == row.digest_computed:
+                self._check_stamps(row, message, memoryview(whole), events)
 
     def _forget_assembly(self, book: Book, key: Hashable) -> None:
         assembly = book.assembling.pop(key, None)

@@ -17,6 +17,7 @@ from freezeframe.harness.core.link.messages import (
     Malformed,
     WriteKind,
 )
+from freezeframe.harness.core.link.stampwatch import StampFault
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 MAX_PIECES: Final = 4096
@@ -126,11 +127,12 @@ class DigestMismatch(msgspec.Struct, frozen=True, eq=False):
     excerpt: bytes
 
 
-class BrokenStamp(msgspec.Struct, frozen=True, eq=False):
-    """Data that fit their digest, and not the stamps that their writer gave them: wrong before the
-    digest was made."""
+class StampsContradict(msgspec.Struct, frozen=True, eq=False):
+    """Data that fit their digest, and not the stamps that their writer gave them: wrong, elsewhere's
+    or older before the digest was made."""
 
     row: WriteRow
+    fault: StampFault
     excerpt: bytes
 
 
@@ -171,7 +173,7 @@ class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
 LedgerEvent = (
     WriteSent
     | DigestMismatch
-    | BrokenStamp
+    | StampsContradict
     | Acknowledged
     | NegativeAck
     | RepeatedAck

@@ -217,10 +217,6 @@ class LinkEvidence:
             match event:
                 case ledgerevents.WriteSent(row=row, data=data):
                     self._write(row, data)
-                case ledgerevents.BrokenStamp(row=row):
-                    self._mark(
-                        row.packet_no, "digest right, but not what the host's writer stamped"
-                    )
                 case ledgerevents.NegativeAck(answer=answer, row=row):
                     self._mark(answer.packet_no, "negative acknowledgement")
                     self._answer("neg-ack", answer, row)
@@ -260,9 +256,11 @@ class LinkEvidence:
     def _keep(self, write: LinkWrite, data: bytes | memoryview) -> None:
         """Data that are wrong in themselves, the first of them; and the last of those that were
         asked for."""
-        is_wrong = write.digest_is_right is False or (
-            write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
-        )
+        breaks_stamps = write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
+        if breaks_stamps and write.digest_is_right:
+            words = "digest right, but not what the host's writer stamped"
+            self._mark(write.packet_no, words)
+        is_wrong = write.digest_is_right is False or breaks_stamps
         if not is_wrong and not self.is_suspect(write):
             return
         if self._kept_bytes + len(data) > MAX_KEPT_BYTES:

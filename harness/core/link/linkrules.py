@@ -53,10 +53,9 @@ class LinkRules:
             case ledgerevents.DigestMismatch(row=row, excerpt=excerpt):
                 detail = _digest_detail(row)
                 return self._row_hit("digest-mismatch", row, detail, now_ns, excerpt)
-            case ledgerevents.BrokenStamp(row=row, excerpt=excerpt):
-                detail = (
-                    f"{_row_text(row)}: its digest is right, the stamps of its sectors are broken"
-                )
+            case ledgerevents.StampsContradict(row=row, fault=fault, excerpt=excerpt):
+                digest = "its digest is right, " if row.digest_computed else ""
+                detail = f"{_row_text(row)}: {digest}{fault.detail}"
                 return self._row_hit("broken-stamp", row, detail, now_ns, excerpt)
             case ledgerevents.NegativeAck(answer=answer):
                 return self._answer_hit(

@@ -13,6 +13,7 @@ from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.linkrules import LinkRules
 from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
 from freezeframe.harness.core.link.skim import Buffer
+from freezeframe.harness.core.link.stampwatch import SoleWriter, StampWatch
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
 from freezeframe.harness.core.linkevents import LinkRule
 
@@ -107,6 +108,11 @@ class LinkView:
             both = (self.ledger.next_deadline(), self.rules.next_deadline())
             due_ns = min((due for due in both if due is not None), default=None)
         return None if due_ns is None else due_ns + SILENCE_MARGIN_NS
+
+    def expect_stamps(self, writer: SoleWriter | None) -> None:
+        """From now on our own writer is the volume's sole writer; None: no longer."""
+        same = self.protocol.host_addresses
+        self.ledger.stamps = StampWatch(writer, same_addresses=same) if writer else None
 
     def frames_lost(self, t_ns: Ns) -> None:
         """The kernel dropped frames until ``t_ns``: what they held is not known."""

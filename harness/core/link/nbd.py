@@ -83,6 +83,7 @@ class NbdLink:
     ports: Final = (PORT,)
     tells: Final = frozenset({Tell.WRITE, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "status"
+    host_addresses: Final = False
     wireshark: Final = "nbd.handle == {write_id}"
 
     def __init__(self, options: LinkOptions) -> None:

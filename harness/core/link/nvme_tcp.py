@@ -142,6 +142,7 @@ class NvmeLink:
     ports: Final = (wire.PORT,)
     tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "closing"
+    host_addresses: Final = False
     wireshark: Final = "nvme-tcp.cmd.cid == {write_id}"
 
     def __init__(self, options: LinkOptions) -> None:

@@ -157,6 +157,12 @@ class ReplicationProtocol(Protocol):
         ...
 
     @property
+    def host_addresses(self) -> bool:
+        """A write's offset on the link is the host's own; else a constant lies between the two, such
+        as a mirror's metadata."""
+        ...
+
+    @property
     def wireshark(self) -> str:
         """Display filter that finds a write by its id: a template with ``{write_id}``."""
         ...
@@ -182,6 +188,7 @@ class Nothing:
     ports: Final[tuple[int, ...]] = ()
     tells: Final[frozenset[Tell]] = frozenset()
     refuses_by: Final = "closing"
+    host_addresses: Final = False
     wireshark: Final = ""
 
     def __init__(self, options: LinkOptions) -> None:

@@ -78,6 +78,7 @@ class DrbdLink:
     ports: Final = (drbd.PORT,)
     tells: Final = frozenset(Tell)
     refuses_by: Final = "closing"
+    host_addresses: Final = True
     wireshark: Final = "drbd.block_id == {write_id}"
 
     def __init__(
