@@ -64,6 +64,43 @@ class Rail:
         return self.volts, LOAD_A if self.powered and self.load.draws() else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How an instrument words its answers; the default is SCPI-1999's."""
+
+    no_error: str = scpi.NO_ERROR
+    on: str = "1"
+    off: str = "0"
+    number: str = "{:.3f}"
+    """Of settings."""
+    volts: str = "{:.3f}"
+    amperes: str = "{:.3f}"
+    """Of measured values."""
+    terminator: str = scpi.TERMINATOR
+    residual_v: float = 0.0
+    """Measured at an output that is off."""
+
+
+SCPI_1999: Final = Dialect()
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "SCPI-1999": SCPI_1999,
+    "signed, exponents": Dialect(
+        no_error='+0,"No error"', number="{:+.8E}", volts="{:+.8E}", amperes="{:+.8E}"
+    ),
+    "no comma": Dialect(no_error="0  No Error"),
+    "words": Dialect(no_error="No Error", on="ON", off="OFF"),
+    "units": Dialect(number="{:.3f}", volts="{:.3f}V", amperes="{:.3f}A"),
+    "units apart": Dialect(on="+1", off="+0", volts="{:.2f} V", amperes="{:.2f} A"),
+    "CR LF": Dialect(terminator="\r\n", no_error='0, "no error"'),
+    "residual volts": Dialect(on="on", off="off", residual_v=1.7),
+    "everything": Dialect(
+        no_error="0  No Error", on="ON", off="OFF", volts="{:.4f}V", amperes="{:.4f}A", terminator="\r\n",
+        residual_v=0.9,
+    ),
+}  # fmt: skip
+"""Seen in the field, each by itself and together."""
+
+
 class _Refused(Exception):
     """A command's error number, for the queue."""
 
@@ -74,8 +111,9 @@ class _Refused(Exception):
 class Scpi:
     """One client's dialogue. ``feed`` takes bytes as they come and returns the answers' bytes."""
 
-    def __init__(self, rails: Mapping[int, Rail]) -> None:
+    def __init__(self, rails: Mapping[int, Rail], dialect: Dialect = SCPI_1999) -> None:
         self._rails = rails
+        self._dialect = dialect
         self._selected = min(rails)
         self._errors: deque[str] = deque()
         self._held = b""
@@ -106,7 +144,7 @@ class Scpi:
                 continue
             if answer is not None:
                 answers.append(answer)
-        return (";".join(answers) + scpi.TERMINATOR).encode() if answers else b""
+        return (";".join(answers) + self._dialect.terminator).encode() if answers else b""
 
     def _queue(self, code: int, context: str = "") -> None:
         if len(self._errors) >= scpi.MAX_ERRORS:
@@ -146,7 +184,7 @@ class Scpi:
 
     def _error(self, rest: str) -> str:
         _nothing(rest)
-        return self._errors.popleft() if self._errors else scpi.NO_ERROR
+        return self._errors.popleft() if self._errors else self._dialect.no_error
 
     def _select(self, rest: str) -> None:
         number = _number(rest)
@@ -172,7 +210,7 @@ class Scpi:
         self._settle(rail)
 
     def _output_query(self, rest: str) -> str:
-        return f"{self._queried(rest).on:d}"
+        return self._dialect.on if self._queried(rest).on else self._dialect.off
 
     def _voltage(self, rest: str) -> None:
         rail, value = self._rail(rest)
@@ -180,7 +218,7 @@ class Scpi:
         self._settle(rail)
 
     def _voltage_query(self, rest: str) -> str:
-        return f"{self._queried(rest).volts:.3f}"
+        return self._dialect.number.format(self._queried(rest).volts)
 
     def _current(self, rest: str) -> None:
         rail, value = self._rail(rest)
@@ -188,13 +226,15 @@ class Scpi:
         self._settle(rail)
 
     def _current_query(self, rest: str) -> str:
-        return f"{self._queried(rest).limit_a:.3f}"
+        return self._dialect.number.format(self._queried(rest).limit_a)
 
     def _measure_voltage(self, rest: str) -> str:
-        return f"{self._queried(rest).measure()[0]:.3f}"
+        rail = self._queried(rest)
+        volts = rail.measure()[0] if rail.on else self._dialect.residual_v
+        return self._dialect.volts.format(volts)
 
     def _measure_current(self, rest: str) -> str:
-        return f"{self._queried(rest).measure()[1]:.3f}"
+        return self._dialect.amperes.format(self._queried(rest).measure()[1])
 
     # --- helpers ------------------------------------------------------------------------------------------
 

@@ -1,17 +1,20 @@
 """A SCPI bench supply with an output for each controller, over PyVISA: the ``PowerRail`` role.
 
-Tables of its commands: ``harness/wire/scpi.py``. After every command the instrument's error queue
-is read; after every switch the voltage is measured. One thread uses one supply: PyVISA sessions are
+Tables of its commands: ``harness/wire/scpi.py``; what it answers, in several dialects:
+``scpi_answers``. After every command the instrument's error queue is read, and after a query that
+it did not answer; after every switch the voltage is measured. One thread uses one supply: PyVISA sessions are
 not to be shared.
 """
 
 import atexit
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
+from freezeframe.drivers.power import scpi_answers
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.wire import scpi
@@ -22,10 +25,17 @@ SETTLE_TIMEOUT_S: Final = 3.0
 """For the measured voltage to follow an output that was switched."""
 SETTLE_POLL_S: Final = 0.02
 TOLERANCE: Final = 0.05
-"""Of the set voltage: the measured one must be this near; an output that is off must be this near
-to 0 V."""
+"""Of the set voltage: the measured one must be this near."""
+RESIDUE: Final = 0.25
+"""Of the set voltage: an output that is off may measure up to this, from its capacitors and from
+what the controller's other lines feed back. No controller runs on it."""
+MIN_MEASUREMENTS: Final = 3
+"""Before an output is given up, however slowly the instrument answers."""
 MAX_ANSWER_BYTES: Final = 1024
 MAX_QUEUED_ERRORS: Final = 2 * scpi.MAX_ERRORS
+
+
+T = TypeVar("T")
 
 
 class ScpiSupply:
@@ -78,12 +88,14 @@ class ScpiSupply:
         self._settle(side, on)
 
     def output(self, side: Side) -> bool:
-        return self._number(scpi.OUTPUT_QUERY.format(output=scpi.OUTPUTS[side])) != 0
+        query = scpi.OUTPUT_QUERY.format(output=scpi.OUTPUTS[side])
+        return self._read(query, scpi_answers.switch)
 
     def measure(self, side: Side) -> tuple[float, float]:
         number = scpi.OUTPUTS[side]
-        volts = self._number(scpi.MEASURE_VOLTAGE.format(output=number))
-        return volts, self._number(scpi.MEASURE_CURRENT.format(output=number))
+        volts = self._read(scpi.MEASURE_VOLTAGE.format(output=number), scpi_answers.number)
+        query = scpi.MEASURE_CURRENT.format(output=number)
+        return volts, self._read(query, scpi_answers.number)
 
     def close(self) -> None:
         """Reach the safe state and release the instrument. RigError when the safe state is not
@@ -184,7 +196,7 @@ class ScpiSupply:
             self._write(command)
             with self._translated(f"does not answer {command!r}: check its power and the network"):
                 answer: bytes = self._session.read_bytes(MAX_ANSWER_BYTES, break_on_termchar=True)
-                return answer.decode("ascii").strip()
+                return answer.decode("ascii", "replace").strip()
         except HarnessError:
             raise
         except BaseException:
@@ -197,13 +209,11 @@ class ScpiSupply:
 
     def _ask(self, command: str) -> str:
         try:
-            answer = self._query(command)
+            return self._query(command)
         except RigError:
             # An instrument that refuses a query does not answer it; its error queue says why.
             self._read_errors(command)
             raise
-        self._read_errors(command)
-        return answer
 
     def _read_errors(self, command: str = "") -> None:
         """Empty the instrument's error queue. RigError when it held an error and ``command`` is
@@ -211,39 +221,48 @@ class ScpiSupply:
         errors = []
         for _ in range(MAX_QUEUED_ERRORS):
             answer = self._query(scpi.ERROR_QUERY)
-            if answer.split(",")[0].strip() in ("0", "+0"):
+            if self._understood(scpi.ERROR_QUERY, answer, scpi_answers.is_no_error):
                 break
             errors.append(answer)
+        else:
+            raise RigError(
+                f"power supply {self.resource}: its error queue does not end: {errors[0]}; {errors[-1]}"
+            )
         if errors and command:
             raise RigError(f"power supply {self.resource} refuses {command!r}: {'; '.join(errors)}")
 
-    def _number(self, query: str) -> float:
-        answer = self._ask(query)
+    def _understood(self, query: str, answer: str, read: Callable[[str], T]) -> T:
         try:
-            return float(answer)
+            return read(answer)
         except ValueError as error:
             raise RigError(
-                f"power supply {self.resource} answers {answer!r} to {query!r}, not a number"
+                f"power supply {self.resource} answers {answer!r} to {query!r}, which is not understood: {error}"
             ) from error
+
+    def _read(self, query: str, read: Callable[[str], T]) -> T:
+        return self._understood(query, self._ask(query), read)
 
     def _set(self, command: str, query: str, number: int, value: float) -> None:
         """Set a limit and see that the instrument took it."""
         said = command.format(volts=value, amperes=value, output=number)
         self._tell(said)
-        taken = self._number(query.format(output=number))
+        taken = self._read(query.format(output=number), scpi_answers.number)
         if abs(taken - value) > TOLERANCE * value:
             raise RigError(f"power supply {self.resource} took {taken:g} for {said!r}")
 
     def _settle(self, side: Side, on: bool) -> None:
-        wanted_v = self._volts if on else 0.0
         until = time.monotonic() + SETTLE_TIMEOUT_S
-        while True:
+        for measured in itertools.count(1):
             volts, amperes = self.measure(side)
-            if abs(volts - wanted_v) <= TOLERANCE * self._volts:
+            if on and abs(volts - self._volts) <= TOLERANCE * self._volts:
                 return
-            if time.monotonic() > until:
-                raise RigError(
-                    f"power supply {self.resource}: output {side} measures {volts:.2f} V at {amperes:.2f} A, "
-                    f"not {wanted_v:.2f} V: check the wiring and the current limit"
-                )
+            if not on and abs(volts) <= RESIDUE * self._volts and not self.output(side):
+                return
+            if time.monotonic() > until and measured >= MIN_MEASUREMENTS:
+                break
             time.sleep(SETTLE_POLL_S)
+        wanted = f"{self._volts:.2f} V" if on else f"at most {RESIDUE * self._volts:.2f} V and off"
+        raise RigError(
+            f"power supply {self.resource}: output {side} measures {volts:.2f} V at {amperes:.2f} A, "
+            f"not {wanted}: check the wiring and the current limit"
+        )
