@@ -5,12 +5,20 @@
 #define BLOCK_COUNT_AT 12
 #define BLOCK_FIRST_AT 16
 #define BLOCK_HEAD_BYTES 20
-#define PACKET_HEAD_BYTES 28
+#define PACKET_HEAD_BYTES 40
 #define PACKET_SEC_AT 4
 #define PACKET_NSEC_AT 8
 #define PACKET_SNAPLEN_AT 12
 #define PACKET_LEN_AT 16
+#define PACKET_STATUS_AT 20
 #define PACKET_MAC_AT 24
+#define PACKET_VLAN_TCI_AT 32
+#define PACKET_VLAN_TPID_AT 36
+#define STATUS_VLAN_VALID (1u << 4)
+#define STATUS_VLAN_TPID_VALID (1u << 6)
+#define TPID_802_1Q 0x8100
+#define MAC_BYTES 12
+#define TAG_BYTES 4
 
 static PyObject *contradiction(const char *what)
 {
@@ -53,6 +61,11 @@ static PyObject *ring_block(PyObject *self, PyObject *args)
             contradiction("frame longer than its block");
             goto done;
         }
+        const uint8_t *frame = head + mac;
+        uint32_t status = u32_at(head + PACKET_STATUS_AT), length = u32_at(head + PACKET_LEN_AT);
+        uint32_t tag = status & STATUS_VLAN_VALID && captured >= MAC_BYTES ? TAG_BYTES : 0;
+        captured += tag;
+        length = length > UINT32_MAX - tag ? UINT32_MAX : length + tag;
         uint32_t padded = (captured + 3) & ~3u, total = EPB_LEAST_BYTES + padded;
         if ((Py_ssize_t)total > room - used) {
             contradiction("no room for the frames of a block");
@@ -66,10 +79,21 @@ static PyObject *ring_block(PyObject *self, PyObject *args)
         put_u32(epb + 12, (uint32_t)((uint64_t)t_ns >> 32));
         put_u32(epb + 16, (uint32_t)t_ns);
         put_u32(epb + 20, captured);
-        put_u32(epb + 24, u32_at(head + PACKET_LEN_AT));
+        put_u32(epb + 24, length);
         if (padded > captured)
             put_u32(epb + EPB_HEAD_BYTES + padded - 4, 0);
-        memcpy(epb + EPB_HEAD_BYTES, head + mac, captured);
+        if (tag) { /* the kernel took it out: what is recorded is the frame as sent */
+            uint16_t tpid = TPID_802_1Q;
+            if (status & STATUS_VLAN_TPID_VALID)
+                memcpy(&tpid, head + PACKET_VLAN_TPID_AT, sizeof tpid);
+            uint32_t tci = u32_at(head + PACKET_VLAN_TCI_AT);
+            uint8_t bytes[TAG_BYTES] = {(uint8_t)(tpid >> 8), (uint8_t)tpid, (uint8_t)(tci >> 8), (uint8_t)tci};
+            memcpy(epb + EPB_HEAD_BYTES, frame, MAC_BYTES);
+            memcpy(epb + EPB_HEAD_BYTES + MAC_BYTES, bytes, TAG_BYTES);
+            memcpy(epb + EPB_HEAD_BYTES + MAC_BYTES + TAG_BYTES, frame + MAC_BYTES, captured - MAC_BYTES - TAG_BYTES);
+        } else {
+            memcpy(epb + EPB_HEAD_BYTES, frame, captured);
+        }
         put_u32(epb + total - 4, total);
         if (n == 0)
             first_ns = t_ns;

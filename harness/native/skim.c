@@ -10,6 +10,8 @@
 #define ACK 0x10
 #define NOT_FRAGMENTED_MASK 0x3fff
 #define IPPROTO_TCP_ 6
+#define IPPROTO_UDP_ 17
+#define IPPROTO_ICMP_ 1
 #define MAX_KEY_BYTES 36
 #define NEVER (-(1LL << 62))
 #define TIMESTAMPS_OFF (-2)
@@ -306,6 +308,13 @@ typedef struct {
 
 typedef enum { TELLS, TELLS_NOTHING, NOT_OURS } verdict_t;
 
+/* As ipheaders.TUNNEL_PORTS. */
+static inline int is_tunnel_port(uint16_t port)
+{
+    return port == 4789 || port == 8472 || port == 4790 || port == 6081 || port == 2152 || port == 4500
+        || port == 1701 || port == 6635;
+}
+
 /* Where TCP stands; TELLS: found. Whatever is odd is left to the Python code, which tells hostile from foreign. */
 static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int *odd)
 {
@@ -326,8 +335,16 @@ static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int
             *odd = 1;
             return TELLS;
         }
-        if (frame[at + 9] != IPPROTO_TCP_)
-            return NOT_OURS;
+        if (frame[at + 9] == IPPROTO_UDP_ || frame[at + 9] == IPPROTO_ICMP_) {
+            if (frame[at + 9] == IPPROTO_UDP_
+                && (is_tunnel_port(be16_at(frame + at + 20)) || is_tunnel_port(be16_at(frame + at + 22))))
+                *odd = 1;
+            return *odd ? TELLS : NOT_OURS;
+        }
+        if (frame[at + 9] != IPPROTO_TCP_) {
+            *odd = 1; /* a tunnel, which may be looked into, or has a name */
+            return TELLS;
+        }
         found->tcp_at = at + 20;
         found->end = total ? at + total : size; /* 0: above 64 KiB, built by segmentation offload */
         addresses = frame + at + 12;
@@ -342,8 +359,11 @@ static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int
         found->end = payload ? found->tcp_at + payload : size;
         addresses = frame + at + 8;
         address_bytes = 32;
+    } else if (ethertype < 0x0600 || ethertype == 0x0806 || ethertype == 0x88cc) {
+        return NOT_OURS; /* a length, ARP, LLDP: nothing is hidden in them */
     } else {
-        return NOT_OURS;
+        *odd = 1;
+        return TELLS;
     }
     memcpy(found->key, addresses, address_bytes);
     memcpy(found->key + address_bytes, frame + found->tcp_at, 4);

@@ -163,3 +163,30 @@ def test_scapy_sniffs_on_the_ring(link: LinkPair) -> None:
         assert len(sniffer.results) == 3
     finally:
         ring.close()
+
+
+@pytest.mark.parametrize(
+    "tags", [b"\x81\x00\x00\x05", b"\x88\xa8\x00\x07\x81\x00\x00\x05"], ids=["802.1Q", "QinQ"]
+)
+def test_a_tagged_frame_is_recorded_as_it_was_sent(link: LinkPair, tags: bytes) -> None:
+    plain = bytes.fromhex("020000000001020000000002") + b"\x08\x00" + bytes(100)
+    sent = plain[:12] + tags + plain[12:]
+    ring = PacketRing(INTERFACE, namespace=link.secondary.path, ring_bytes=16 << 20)
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+            out.bind((INTERFACE, 0))
+            out.send(sent)
+
+    found: list[bytes] = []
+    try:
+        link.primary.run(send)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not found and time.monotonic() < deadline:
+            run = ring.read_run(0.2)
+            view = memoryview(b"" if run is None else run.data)
+            frames = [bytes(view[at : at + length]) for at, length, _, _ in blocks(view)]
+            found = [frame for frame in frames if frame[:12] == sent[:12]]
+    finally:
+        ring.close()
+    assert found == [sent]

@@ -27,8 +27,14 @@ MAX_TIME_NS: Final = (1 << 63) - 1
 _U32: Final = struct.Struct("<I")
 _BLOCK_HEAD: Final = struct.Struct("@12xII")
 """linux/if_packet.h, struct tpacket_block_desc: num_pkts, offset_to_first_pkt."""
-_PACKET_HEAD: Final = struct.Struct("@IIIIIIHH")
-"""struct tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net."""
+_PACKET_HEAD: Final = struct.Struct("@IIIIIIHHIIHH")
+"""struct tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net; then of struct
+tpacket_hdr_variant1 rxhash, vlan_tci, vlan_tpid, padding."""
+_TP_STATUS_VLAN_VALID: Final = 1 << 4
+_TP_STATUS_VLAN_TPID_VALID: Final = 1 << 6
+_TPID_802_1Q: Final = 0x8100
+_MAC_BYTES: Final = 12
+_TAG: Final = struct.Struct(">HH")
 _NS_PER_S: Final = 1_000_000_000
 
 Buffer = bytes | bytearray | memoryview
@@ -70,7 +76,8 @@ def run_of(frames: Sequence[tuple[int, Buffer]]) -> Run:
 
 def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, int, int, int]:
     """One block of a TPACKET_V3 ring as enhanced packet blocks, written to ``out``: (bytes written,
-    frames, bytes captured, first time, last time). ValueError when the block contradicts itself or
+    frames, bytes captured, first time, last time). A VLAN tag that the kernel took out of the frame
+    stands in it again: what is recorded is the frame as sent. ValueError when the block contradicts itself or
     ``out`` is too small."""
     view, to = memoryview(block), memoryview(out)
     if len(view) < 20:
@@ -80,12 +87,18 @@ def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, in
     for number in range(count):
         if at + _PACKET_HEAD.size > len(view):
             raise ValueError("capture ring: frame outside of its block")
-        following, seconds, nanoseconds, captured, length, _, mac, _ = _PACKET_HEAD.unpack_from(
-            view, at
+        following, seconds, nanoseconds, captured, length, status, mac, _, _, tci, tpid, _ = (
+            _PACKET_HEAD.unpack_from(view, at)
         )
         start = at + mac
         if start + captured > len(view) or captured > MAX_FRAME_BYTES:
             raise ValueError("capture ring: frame longer than its block")
+        frame: Buffer = view[start : start + captured]
+        if status & _TP_STATUS_VLAN_VALID and captured >= _MAC_BYTES:
+            kind = tpid if status & _TP_STATUS_VLAN_TPID_VALID else _TPID_802_1Q
+            tag = _TAG.pack(kind, tci & 0xFFFF)
+            frame = bytes(frame[:_MAC_BYTES]) + tag + bytes(frame[_MAC_BYTES:])
+            captured, length = captured + _TAG.size, min(length + _TAG.size, 0xFFFFFFFF)
         padded = captured + 3 & ~3
         total = EPB_LEAST_BYTES + padded
         if used + total > len(to):
@@ -94,7 +107,7 @@ def ring_block(block: Buffer, out: bytearray | memoryview) -> tuple[int, int, in
         first_ns = first_ns if number else t_ns
         EPB_HEAD.pack_into(to, used, EPB, total, 0, t_ns >> 32, t_ns & 0xFFFFFFFF, captured, length)
         data_at = used + EPB_HEAD_BYTES
-        to[data_at : data_at + captured] = view[start : start + captured]
+        to[data_at : data_at + captured] = frame
         to[data_at + captured : data_at + padded] = bytes(padded - captured)
         _U32.pack_into(to, used + total - 4, total)
         used += total

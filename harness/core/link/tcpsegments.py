@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Final
 
 from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.ipheaders import Foreign
 from freezeframe.harness.core.link.skim import BAD, ZERO, Skimmer
 from freezeframe.harness.core.link.streams import (
     Flow,
@@ -55,6 +56,8 @@ class SegmentJudge(Skimmer):
         super().__init__(ports)
         self.hostile_frames = 0
         """Of ``skipped_frames``: IP or TCP headers that cannot be true."""
+        self.foreign: Counter[Foreign] = Counter()
+        """Of ``skipped_frames``: those whose content a tunnel, tag or fragment hides."""
         self.gaps = 0
         self.refused: Counter[str] = Counter()
         """Rule -> segments that it kept from the receiver: checksum, no-ack, old, window, paws,

@@ -30,7 +30,8 @@ from freezeframe.harness.core.link.ipheaders import (
     HOSTILE,
     IPPROTO_TCP,
     NOT_FRAGMENTED_MASK,
-    locate_tcp,
+    Foreign,
+    look,
 )
 from freezeframe.harness.core.link.skim import GOOD, UNFINISHED, judge_sum
 from freezeframe.harness.core.link.streams import (
@@ -81,17 +82,17 @@ class Reassembler(SegmentJudge):
         certain."""
         view = frame if type(frame) is memoryview else memoryview(frame)
         if len(view) < 54:
-            return self._skip()
+            return self._skip(Foreign.OTHER)
         ethertype, version_ihl, total, fragment, protocol = _COMMON.unpack_from(view)
         if ethertype == ETHERTYPE_IPV4 and version_ihl == 0x45 and protocol == IPPROTO_TCP:
             if fragment & NOT_FRAGMENTED_MASK:
-                return self._skip()
+                return self._skip(Foreign.FRAGMENT)
             # A total length of 0 is a frame above 64 KiB that segmentation offload has built.
             at, end, addresses = 34, 14 + total if total else len(view), bytes(view[26:34])
         else:
-            located = locate_tcp(view)
-            if located is None:
-                return self._skip()
+            located = look(view)
+            if isinstance(located, Foreign):
+                return self._skip(located)
             if located is HOSTILE:
                 return self._hostile()
             at, end, addresses = located
@@ -109,7 +110,7 @@ class Reassembler(SegmentJudge):
         if half is None:
             ports = self._ports
             if ports and source_port not in ports and destination_port not in ports:
-                return self._skip()
+                return self._skip(Foreign.OTHER)
             if flags & _RST:
                 return []
             half = self._connect(key, t_ns, packet_no, events)
@@ -164,13 +165,15 @@ class Reassembler(SegmentJudge):
         self._halves.clear()
         return events
 
-    def _skip(self) -> list[StreamEvent]:
+    def _skip(self, what: Foreign) -> list[StreamEvent]:
         self.skipped_frames += 1
+        if what is not Foreign.OTHER:
+            self.foreign[what] += 1
         return []
 
     def _hostile(self) -> list[StreamEvent]:
         self.hostile_frames += 1
-        return self._skip()
+        return self._skip(Foreign.OTHER)
 
     def _watch(self, half: Half) -> None:
         """Keep the list of the directions that wait for something."""
