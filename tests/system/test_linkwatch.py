@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from link_script import (
     RS_WRITE_ACK,
@@ -323,7 +324,7 @@ def test_an_answer_behind_a_step_of_the_hosts_clock_is_not_late(
     told, write_fd = os.pipe()
     config = LinkwatchConfig(
         interface=INTERFACE, namespace=link.secondary.path, pcapng_path=str(tmp_path / "link.pcapng"),
-        trigger_fd=-1, event_fd=write_fd, rules=ALL_RULES, primary_address=P, secondary_address=S, ring_mib=8,
+        trigger_fd=-1, event_fd=write_fd, rules=msgspec.convert(ALL_RULES, list[LinkRule]), primary_address=P, secondary_address=S, ring_mib=8,
     )  # fmt: skip
     watch = Linkwatch(config)
 
