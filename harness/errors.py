@@ -30,6 +30,10 @@ class WrongDeviceError(RigError):
     nothing is sent to it."""
 
 
+class LineGoneError(RigError):
+    """A serial line or a stream has ended, or its adapter is gone: nothing can be asked."""
+
+
 class WireError(HarnessError):
     """A peer's bytes break the format. ``offset_bytes`` is where in the stream or frame,
     ``excerpt`` the bytes there."""

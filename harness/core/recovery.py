@@ -7,10 +7,16 @@ Each instructed side goes through its own steps:
                                |  v
                            power cycling            at most once, when the policy allows it
 
-* A refusal settles the side at once: the controller reported that it will not restart.
-* Silence does not: the controller may have obeyed and its reply may be lost. The boot epoch decides. A
-  newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did not obey. No
-  answer at all is a hung warmstart, which only a power cycle can end.
+* A refusal settles the side at once: the controller reported that it will not restart. "stale epoch"
+  is the exception: it has restarted since it was armed, perhaps because an earlier copy of the frame
+  arrived. Its set, if there is one, is looked up by the incident's id.
+* Silence is answered with the same frame again, ``repeats`` times, where the device type makes that
+  harmless: the boot epoch in the frame refuses the copy that comes second.
+* Silence settles nothing: the controller may have obeyed and its reply may be lost. The boot epoch
+  decides. A newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did
+  not obey. No answer at all is a hung warmstart, which only a power cycle can end. A control line that
+  is gone tells nothing about its controller, whose power is left alone.
+* A save restarts nobody: the side goes from its reply, or its silence, straight to the pull.
 * An interrupted pull is resumed from the bytes that have arrived, at most MAX_PULLS times. Received bytes
   are kept: a set is complete, partial or missing; for the last two a reason is recorded.
 * When all sides are settled, the pair gets its time to return to full duplex, and then the data is
@@ -28,6 +34,8 @@ from typing import Final, Literal, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 
+STALE_EPOCH: Final = "stale epoch"
+"""The refusal of a frame that was armed for an earlier boot."""
 MAX_PULLS: Final = 5
 """Attempts per pull. A line that fails more often is treated as lost for this incident."""
 
@@ -43,6 +51,9 @@ class Policy:
     rejoin_timeout_s: float
     power_cycle: bool
     """Whether to cycle the power of a controller that does not restart; at most once."""
+    repeats: int = 0
+    """How often an unanswered frame is written again. Only for device types that refuse the second
+    copy."""
 
 
 # --- what happened ------------------------------------------------------------------------------------------
@@ -111,6 +122,8 @@ class TimedOut:
     """The deadline of the current action has passed."""
 
     detail: str = ""
+    line_gone: bool = False
+    """The control line is not there: the silence is the bench's, not the controller's."""
 
 
 SideEvent = FrameOut | FrameNotOut | Replied | Answered | PowerCycled | Pulled | PullBroke
@@ -120,8 +133,11 @@ RecoveryEvent = SideEvent | Rejoined | Compared | TimedOut
 # --- what to do ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class AwaitReply:
+    """``attempt`` above 1: write the frame again first."""
+
     side: Side
     deadline_ns: Ns
+    attempt: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +221,10 @@ class Signal(StrEnum):
     OUT = "frame out"
     NOT_OUT = "frame not out"
     ACKNOWLEDGED = "acknowledged"
+    SAVED = "saved"
     REFUSED = "refused"
+    STALE = "restarted since it was armed"
+    AGAIN = "no answer, written again"
     SILENT = "no answer"
     UP = "up"
     DID_NOT_RESTART = "did not restart"
@@ -224,6 +243,9 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
         Signal.ACKNOWLEDGED: SideStep.RESTARTING,
         Signal.SILENT: SideStep.RESTARTING,
         Signal.REFUSED: SideStep.SETTLED,
+        Signal.STALE: SideStep.RESTARTING,
+        Signal.AGAIN: SideStep.INSTRUCTED,
+        Signal.SAVED: SideStep.PULLING,
     },
     SideStep.RESTARTING: {
         Signal.UP: SideStep.PULLING,
@@ -266,6 +288,7 @@ class _Side:
     up: bool = False
     """It answers identify requests. It may not have restarted yet."""
     power_cycled: bool = False
+    replies_awaited: int = 0
     pulls: int = 0
     pull_deadline_ns: Ns = 0
     arrived_bytes: int = 0
@@ -277,10 +300,14 @@ class Recovery:
     """The recovery of one incident.
 
     ``armed``: the instructed sides in order, each with the boot epoch its frame was armed for.
+    ``disruptive``: the frames warmstart; else they only save.
     """
 
-    def __init__(self, policy: Policy, armed: Mapping[Side, int]) -> None:
+    def __init__(
+        self, policy: Policy, armed: Mapping[Side, int], *, disruptive: bool = True
+    ) -> None:
         self._policy = policy
+        self._disruptive = disruptive
         self._sides = {side: _Side(side, epoch) for side, epoch in armed.items()}
         self._action: Action | None = None
         self.history: list[Transition] = []
@@ -339,7 +366,12 @@ class Recovery:
                 return Signal.NOT_OUT, event.reason
             case Replied() if state.step is SideStep.INSTRUCTED:
                 state.reply = event.status
-                return (Signal.ACKNOWLEDGED, "") if event.ok else (Signal.REFUSED, event.status)
+                if event.ok:
+                    state.up = not self._disruptive
+                    return (Signal.ACKNOWLEDGED if self._disruptive else Signal.SAVED), ""
+                if event.status == STALE_EPOCH:
+                    return Signal.STALE, event.status
+                return Signal.REFUSED, event.status
             case Answered() if state.step is SideStep.RESTARTING:
                 state.up = True
                 if event.boot_epoch <= state.armed_epoch:
@@ -351,24 +383,30 @@ class Recovery:
                 state.power_cycled = not event.error
                 return (Signal.NOT_CYCLED, event.error) if event.error else (Signal.CYCLED, "")
             case Pulled() if state.step is SideStep.PULLING:
-                state.complete = True
+                state.complete = state.up = True
                 return Signal.PULLED, ""
             case PullBroke() if state.step is SideStep.PULLING:
                 state.arrived_bytes = event.arrived_bytes
+                state.up = state.up or not event.resumable
                 again = event.resumable and state.pulls < MAX_PULLS and now < state.pull_deadline_ns
                 return Signal.BROKE_OFF if again else Signal.GAVE_UP, event.reason
         return None, ""
 
-    def _timeout_signal(self, action: AwaitReply | AwaitBoot | PowerCycle | Pull) -> Signal:
+    def _timeout_signal(
+        self, action: AwaitReply | AwaitBoot | PowerCycle | Pull, *, line_gone: bool
+    ) -> Signal:
         state = self._sides[action.side]
         match action:
             case AwaitReply():
+                if state.replies_awaited <= self._policy.repeats:
+                    return Signal.AGAIN
                 state.reply = Signal.SILENT.value
-                return Signal.SILENT
+                # A save may have been stored and only its answer lost: the pull tells.
+                return Signal.SILENT if self._disruptive else Signal.SAVED
             case AwaitBoot():
                 if state.up:
                     return Signal.DID_NOT_RESTART
-                can_cycle = self._policy.power_cycle and not state.power_cycled
+                can_cycle = self._policy.power_cycle and not state.power_cycled and not line_gone
                 return Signal.HUNG if can_cycle else Signal.LOST
             case PowerCycle():
                 return Signal.NOT_CYCLED
@@ -381,9 +419,8 @@ class Recovery:
         match action, event:
             case ((AwaitReply() | AwaitBoot() | PowerCycle() | Pull()), TimedOut()):
                 detail = event.detail or "deadline passed"
-                return self._apply(
-                    self._sides[action.side], self._timeout_signal(action), detail, now, t_ns=now
-                )
+                signal = self._timeout_signal(action, line_gone=event.line_gone)
+                return self._apply(self._sides[action.side], signal, detail, now, t_ns=now)
             case AwaitFullDuplex(), Rejoined():
                 return self._pair_step("full duplex", "", Compare(), now)
             case AwaitFullDuplex(), TimedOut():
@@ -412,8 +449,11 @@ class Recovery:
         match state.step if state is not None else SideStep.SETTLED:
             case SideStep.INSTRUCTED:
                 assert state is not None
+                state.replies_awaited += 1
                 action = AwaitReply(
-                    side=state.side, deadline_ns=now + _ns(self._policy.reply_timeout_s)
+                    side=state.side,
+                    deadline_ns=now + _ns(self._policy.reply_timeout_s),
+                    attempt=state.replies_awaited,
                 )
             case SideStep.RESTARTING:
                 assert state is not None

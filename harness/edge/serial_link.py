@@ -23,7 +23,7 @@ from serial.tools import list_ports
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.edge import locks
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import LineGoneError, RigError
 
 DEFAULT_BAUD: Final = 115_200
 WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
@@ -81,9 +81,9 @@ class SerialLink:
                     return b""
                 continue
             except OSError as error:
-                raise RigError(f"{self.name} is gone: {error.strerror}") from error
+                raise LineGoneError(f"{self.name} is gone: {error.strerror}") from error
             if not data:
-                raise RigError(f"{self.name} is gone: {self._end()}")
+                raise LineGoneError(f"{self.name} is gone: {self._end()}")
             return data
 
     def write(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class SerialLink:
                         f"{self.name} accepts no bytes: flow control, or no device at the other end"
                     ) from error
             except OSError as error:
-                raise RigError(f"{self.name} is gone: {error.strerror}") from error
+                raise LineGoneError(f"{self.name} is gone: {error.strerror}") from error
 
     def close(self) -> None:
         if self._pump is not None:

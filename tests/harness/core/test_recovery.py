@@ -1,6 +1,7 @@
 """The recovery machine: every walk of the table, and that every walk ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -179,13 +180,67 @@ def test_a_supply_that_fails_is_the_reason() -> None:
 def test_a_refusal_is_final_and_the_pair_is_still_compared() -> None:
     def refusing(action: Action) -> RecoveryEvent:
         if isinstance(action, AwaitReply) and action.side == "primary":
-            return Replied(side="primary", ok=False, status="stale epoch")
+            return Replied(side="primary", ok=False, status="wrong target")
         return obedient(action)
 
     names, finish = walk(pair(), refusing)
     assert "AwaitBoot p" not in names and "Compare" in names
-    assert (finish.sides[0].set, finish.sides[0].reason) == ("missing", "refused: stale epoch")
-    assert finish.sides[0].reply == "stale epoch"
+    assert (finish.sides[0].set, finish.sides[0].reason) == ("missing", "refused: wrong target")
+    assert finish.sides[0].reply == "wrong target"
+
+
+def test_after_stale_epoch_the_set_is_looked_up() -> None:
+    """An earlier copy of the frame may have arrived and only its answer have been lost."""
+
+    def stale(action: Action) -> RecoveryEvent:
+        if isinstance(action, AwaitReply) and action.side == "primary":
+            return Replied(side="primary", ok=False, status="stale epoch")
+        return obedient(action)
+
+    names, finish = walk(pair(), stale)
+    assert "AwaitBoot p" in names and "Pull p" in names
+    assert (finish.sides[0].set, finish.sides[0].reply) == ("complete", "stale epoch")
+
+
+def test_an_unanswered_frame_is_written_again_as_often_as_the_policy_says() -> None:
+    attempts = []
+
+    def silent(action: Action) -> RecoveryEvent:
+        if isinstance(action, AwaitReply) and action.side == "primary":
+            attempts.append(action.attempt)
+            return TimedOut()
+        return obedient(action)
+
+    _, finish = walk(pair(replace(POLICY, repeats=2)), silent)
+    assert attempts == [1, 2, 3]
+    assert finish.sides[0].set == "complete"
+    attempts.clear()
+    walk(pair(), silent)
+    assert attempts == [1], "by default a frame is written once"
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_save_restarts_nobody(is_silent: bool) -> None:
+    def saving(action: Action) -> RecoveryEvent:
+        return TimedOut() if is_silent and isinstance(action, AwaitReply) else obedient(action)
+
+    machine = Recovery(POLICY, {"primary": 3, "secondary": 8}, disruptive=False)
+    names, finish = walk(machine, saving)
+    assert names == [
+        "AwaitReply p", "AwaitReply s", "Pull p", "Pull s", "AwaitFullDuplex", "Compare", "Finish",
+    ]  # fmt: skip
+    assert [one.set for one in finish.sides] == ["complete", "complete"]
+
+
+def test_a_line_that_is_gone_is_no_hung_controller() -> None:
+    def gone(action: Action) -> RecoveryEvent:
+        if isinstance(action, AwaitReply | AwaitBoot) and action.side == "primary":
+            return TimedOut(detail="no such device", line_gone=True)
+        return obedient(action)
+
+    names, finish = walk(pair(), gone)
+    assert "PowerCycle p" not in names
+    assert finish.sides[0].reason == "hung, power cannot be cycled: no such device"
 
 
 def test_silence_is_judged_by_the_boot_epoch() -> None:

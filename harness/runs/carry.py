@@ -1,0 +1,262 @@
+"""Carries out one action of a recovery: replies, boots, power, pulls, the pair's return. Each call is
+bounded by the action's deadline.
+
+The clock, the bench and the place where results are kept are given, so that the same code runs in
+virtual time.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, assert_never
+
+from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.recovery import (
+    Action,
+    Answered,
+    AwaitBoot,
+    AwaitFullDuplex,
+    AwaitReply,
+    Compare,
+    Compared,
+    Finish,
+    PowerCycle,
+    PowerCycled,
+    Pull,
+    PullBroke,
+    Pulled,
+    RecoveryEvent,
+    Rejoined,
+    Replied,
+    TimedOut,
+)
+from freezeframe.harness.errors import LineGoneError, RigError, WireError
+from freezeframe.harness.roles import (
+    Clock,
+    Controller,
+    Reply,
+    RootCauseSet,
+    Serviceable,
+    SetEntry,
+)
+
+IDENTIFY_STEP_NS: Final = NS_PER_S // 2
+"""One question while a controller boots: most are asked into silence."""
+ASK_AGAIN_S: Final = 0.02
+"""Pause before a question that was answered at once is put again."""
+
+
+class Reach(Protocol):
+    """What a recovery needs of an opened bench."""
+
+    @property
+    def controllers(self) -> Mapping[Side, Controller]: ...
+    def await_full_duplex(self, deadline_ns: Ns) -> object:
+        """RigError when the pair does not get there."""
+        ...
+
+    def power_cycle(self, side: Side) -> None: ...
+
+
+class Keep(Protocol):
+    """Where a recovery's results are kept: an incident."""
+
+    incident_id: bytes
+
+    def note(self, text: str) -> None: ...
+    def replied(self, side: Side, reply: Reply | None, t_ns: Ns) -> None: ...
+    def received_set(self, side: Side) -> bytes:
+        """What has arrived of the side's set."""
+        ...
+
+    def append_set(self, side: Side, data: bytes) -> None: ...
+    def missing_set(self, side: Side, reason: str) -> None: ...
+    def set_aside(self, side: Side) -> None:
+        """What has arrived is damaged: keep it elsewhere; the set begins anew."""
+        ...
+
+    def store_set(self, side: Side, pulled: RootCauseSet) -> None: ...
+    def store_save(self, side: Side, stored: bytes) -> None: ...
+
+
+class Carrier:
+    """One incident's actions. ``frames``: what was written to each side."""
+
+    def __init__(
+        self,
+        reach: Reach,
+        keep: Keep,
+        clock: Clock,
+        *,
+        armed: Mapping[Side, int],
+        is_autonomic: bool,
+        compare: Callable[[], Compared],
+        heard: Callable[[Answered], object],
+        pause: Callable[[float], object],
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        """``armed``: see Recovery. ``heard`` takes answers that do not end the action under way;
+        ``pause`` takes seconds."""
+        self.frames: dict[Side, bytes] = {}
+        self.keeps_saves = False
+        """A redrive has saved before it warmstarted: that set is pulled, too."""
+        self._reach = reach
+        self._incident = keep
+        self._clock = clock
+        self._armed = dict(armed)
+        self._is_autonomic = is_autonomic
+        self._compare = compare
+        self._heard = heard
+        self._pause = pause
+        self._is_cancelled = is_cancelled
+
+    def carry_out(self, action: Action) -> RecoveryEvent:
+        """Do it, within its deadline; what came of it."""
+        try:
+            match action:
+                case AwaitReply():
+                    return self._await_reply(action)
+                case AwaitBoot():
+                    return self._await_boot(action)
+                case PowerCycle():
+                    return self._power_cycle(action.side)
+                case Pull():
+                    return self._pull(action)
+                case AwaitFullDuplex():
+                    self._reach.await_full_duplex(action.deadline_ns)
+                    return Rejoined()
+                case Compare():
+                    return self._compare()
+                case Finish():
+                    raise AssertionError("Finish is not carried out")
+                case _ as never:
+                    assert_never(never)
+        except (RigError, WireError) as error:
+            return TimedOut(detail=str(error), line_gone=isinstance(error, LineGoneError))
+
+    def _await_reply(self, action: AwaitReply) -> RecoveryEvent:
+        if self._is_autonomic:
+            return Replied(side=action.side, ok=True, status="instructed by the secondary")
+        controller, frame = self._reach.controllers[action.side], self.frames[action.side]
+        if action.attempt > 1:
+            controller.link.write(frame)
+        reply = controller.freeze_reply(frame, action.deadline_ns)
+        self._incident.replied(action.side, reply, self._clock.now())
+        if reply is None:
+            return TimedOut(detail="no answer to the control frame")
+        return Replied(side=action.side, ok=reply.ok, status=reply.status)
+
+    def _await_boot(self, action: AwaitBoot) -> RecoveryEvent:
+        last, is_gone = "no answer", False
+        while not self._is_cancelled():
+            now = self._clock.now()
+            if now >= action.deadline_ns:
+                break
+            try:
+                seen = self._reach.controllers[action.side].identify(
+                    min(now + IDENTIFY_STEP_NS, action.deadline_ns)
+                )
+            except (RigError, WireError) as error:
+                # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
+                last, is_gone = str(error), isinstance(error, LineGoneError)
+                self._pause(ASK_AGAIN_S)
+                continue
+            is_gone = False
+            answered = Answered(side=action.side, boot_epoch=seen.boot_epoch)
+            if seen.boot_epoch > action.armed_epoch:
+                return answered
+            last = f"still in boot epoch {seen.boot_epoch}"
+            self._heard(answered)
+            # It has not gone down yet.
+            self._pause(ASK_AGAIN_S)
+        return TimedOut(detail=last, line_gone=is_gone)
+
+    def _power_cycle(self, side: Side) -> RecoveryEvent:
+        try:
+            self._reach.power_cycle(side)
+        except RigError as error:
+            return PowerCycled(side=side, error=str(error))
+        return PowerCycled(side=side)
+
+    def _pull(self, action: Pull) -> RecoveryEvent:
+        side, controller = action.side, self._reach.controllers[action.side]
+        arrived = self._incident.received_set(side)
+        arrived_bytes = len(arrived)
+
+        def keep(data: bytes) -> None:
+            nonlocal arrived_bytes
+            self._incident.append_set(side, data)
+            arrived_bytes += len(data)
+
+        try:
+            listed = controller.sets(action.deadline_ns)
+            entry = self._entry(side, listed)
+            if entry is None:
+                reason = f"it lists {len(listed)} sets, none of this incident"
+                self._incident.missing_set(side, reason)
+                return PullBroke(side=side, reason=reason, arrived_bytes=0, resumable=False)
+            pulled = controller.pull(entry, arrived, action.deadline_ns, keep)
+        except WireError as error:
+            # What arrived cannot be mended by reading on: keep it for the inquest and start anew.
+            if self._incident.received_set(side):
+                self._incident.set_aside(side)
+            self._incident.missing_set(side, str(error))
+            return PullBroke(side=side, reason=str(error), arrived_bytes=0)
+        except RigError as error:
+            self._incident.missing_set(side, str(error))
+            return PullBroke(side=side, reason=str(error), arrived_bytes=arrived_bytes)
+        self._incident.store_set(side, pulled)
+        if not entry.complete:
+            # All that there is: the controller was stopped before it had stored it whole.
+            reason = "its controller did not store it whole"
+            self._incident.missing_set(side, reason)
+            return PullBroke(
+                side=side, reason=reason, arrived_bytes=entry.stored_bytes, resumable=False
+            )
+        self._acknowledge(side, action.deadline_ns, entry_id=entry.set_id)
+        if self.keeps_saves:
+            self._keep_saves(
+                side, [one for one in self._ours(listed) if one != entry], action.deadline_ns
+            )
+        return Pulled(side=side)
+
+    def _keep_saves(self, side: Side, saves: list[SetEntry], deadline_ns: Ns) -> None:
+        """The set that was saved before the redrive: nearest to the failure. It is an extra, and
+        its loss a note."""
+        for entry in saves[-1:]:
+            arrived = bytearray()
+            try:
+                self._reach.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
+            except (RigError, WireError) as error:
+                self._incident.note(
+                    f"{side}: the set saved before the redrive was not pulled: {error}"
+                )
+                return
+            self._incident.store_save(side, bytes(arrived))
+            self._acknowledge(side, deadline_ns, entry_id=entry.set_id)
+
+    def _entry(self, side: Side, listed: list[SetEntry]) -> SetEntry | None:
+        """The set of this incident among those that a controller lists."""
+        if self._is_autonomic:
+            # Its id is the pair's own. One of an earlier boot than the armed one is of another
+            # incident.
+            ours = [one for one in listed if one.boot_epoch >= self._armed[side]]
+            return max(ours, key=lambda one: one.set_id, default=None)
+        # After a redrive there are two: the save before it, and the warmstart's, which is the
+        # newest.
+        return max(self._ours(listed), key=lambda one: one.set_id, default=None)
+
+    def _ours(self, listed: list[SetEntry]) -> list[SetEntry]:
+        return [one for one in listed if one.incident_id == self._incident.incident_id]
+
+    def _acknowledge(self, side: Side, deadline_ns: Ns, *, entry_id: int) -> None:
+        """The set is safe here: the controller may free it. One that does not understand keeps
+        it."""
+        controller = self._reach.controllers[side]
+        if not isinstance(controller, Serviceable):
+            return
+        try:
+            entry = next(one for one in controller.sets(deadline_ns) if one.set_id == entry_id)
+            reply = controller.acknowledge(entry, controller.identify(deadline_ns), deadline_ns)
+            if not reply.ok:
+                self._incident.note(f"{side}: would not free its set: {reply.status}")
+        except (RigError, WireError, StopIteration) as error:
+            self._incident.note(f"{side}: its set was not acknowledged: {error}")
