@@ -114,6 +114,8 @@ class World:
         self.acked_early: list[HostRequest] = []
         """Writes acknowledged to the host in full duplex while the secondary held other data."""
         self.requests: list[HostRequest] = []
+        self.serials = dict(SERIAL_NUMBERS)
+        """Who stands there from the next power-on on."""
         self._autonomic = autonomic
         self._classes = controllers or {}
         self._numbers = count(1)
@@ -213,7 +215,7 @@ class World:
         metadata = Metadata.fresh(self.size_bytes) if saved is None else Metadata.from_bytes(saved)
         config = ControllerConfig(
             side=side,
-            serial_number=SERIAL_NUMBERS[side],
+            serial_number=self.serials[side],
             peer=PeerConfig(dial=side == "primary"),
             seed=self.seed,
             boot_ns=BOOT_NS,

@@ -126,6 +126,41 @@ def watch(
         runs.watch(bench, out_dir=out, as_json=as_json)
 
 
+@app.command(short_help="Play random histories of the policy against the simulated firmware.")
+def explore(
+    runs: Annotated[
+        int, typer.Option("--runs", "-n", help="How many histories.", min=1, max=10**7)
+    ] = 1000,
+    seed: SeedOption = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", help="Processes that play them.", min=1, max=256)
+    ] = 1,
+    shard: Annotated[
+        str, typer.Option("--shard", help="Only the K-th of N parts.", metavar="K/N")
+    ] = "1/1",
+    mutant: Annotated[
+        str, typer.Option("--mutant", help="With this deliberate bug; 'all': find every one.")
+    ] = "",
+    tests: Annotated[
+        Path | None,
+        typer.Option("--tests", help="Write each failing history as a test there.", metavar="DIR"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Play random histories of the harness against the simulated firmware, in virtual time.
+
+    Invariants are checked at every step. A history that breaks one is shrunk until no step of it can
+    be removed, and printed with the command that repeats it.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import exploring
+
+        exploring.explore(
+            runs=runs, seed=seed, workers=workers, shard=shard, mutant=mutant, tests=tests,
+            as_json=as_json,
+        )  # fmt: skip
+
+
 @app.command("list")
 def list_(
     out: OutOption = DEFAULT_OUT,

@@ -16,7 +16,9 @@ Each instructed side goes through its own steps:
   decides. A newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did
   not obey. No answer at all is a hung warmstart, which only a power cycle can end. A control line that
   is gone tells nothing about its controller, whose power is left alone.
-* A save restarts nobody: the side goes from its reply, or its silence, straight to the pull.
+* A save restarts nobody: the side goes from its reply, or its silence, straight to the pull. Nothing
+  refuses a second save, so the frame is written again only on evidence: the controller was silent, and
+  lists no set of the incident.
 * An interrupted pull is resumed from the bytes that have arrived, at most MAX_PULLS times. Received bytes
   are kept: a set is complete, partial or missing; for the last two a reason is recorded.
 * When all sides are settled, the pair gets its time to return to full duplex, and then the data is
@@ -260,6 +262,7 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
     SideStep.PULLING: {
         Signal.PULLED: SideStep.SETTLED,
         Signal.BROKE_OFF: SideStep.PULLING,
+        Signal.AGAIN: SideStep.INSTRUCTED,
         Signal.GAVE_UP: SideStep.SETTLED,
     },
     SideStep.SETTLED: {},
@@ -388,9 +391,17 @@ class Recovery:
             case PullBroke() if state.step is SideStep.PULLING:
                 state.arrived_bytes = event.arrived_bytes
                 state.up = state.up or not event.resumable
+                is_absent = not (event.resumable or event.arrived_bytes)
+                if is_absent and self._never_arrived(state):
+                    return Signal.AGAIN, event.reason
                 again = event.resumable and state.pulls < MAX_PULLS and now < state.pull_deadline_ns
                 return Signal.BROKE_OFF if again else Signal.GAVE_UP, event.reason
         return None, ""
+
+    def _never_arrived(self, state: _Side) -> bool:
+        """A save was not answered and left no set: its frame may be written again."""
+        is_silent = state.reply == Signal.SILENT.value
+        return not self._disruptive and is_silent and state.replies_awaited <= self._policy.repeats
 
     def _timeout_signal(
         self, action: AwaitReply | AwaitBoot | PowerCycle | Pull, *, line_gone: bool
@@ -398,7 +409,7 @@ class Recovery:
         state = self._sides[action.side]
         match action:
             case AwaitReply():
-                if state.replies_awaited <= self._policy.repeats:
+                if self._disruptive and state.replies_awaited <= self._policy.repeats:
                     return Signal.AGAIN
                 state.reply = Signal.SILENT.value
                 # A save may have been stored and only its answer lost: the pull tells.

@@ -28,7 +28,8 @@ class PartFacts:
     was_up: bool = False
     """Since the policy began: only then is what is missing a gap."""
     reason: str = "not opened yet"
-    lost_ns: Ns = 0
+    lost_ns: Ns | None = 0
+    """None: with the process before, which was killed."""
     opening: bool = False
     """``Reopen`` is out and not answered."""
     reopen_ns: Ns = 0

@@ -26,7 +26,9 @@ What becomes of a trigger:
     | otherwise              | reported with the reason why nobody was instructed                   |
 
 * An arming is good for one action. ``Disarm`` and ``Arm`` may cross a ``Struck`` on their way: the
-  frames are out then, so the incident is collected, whatever the policy has decided since.
+  frames are out then, so the incident is collected, whatever the policy has decided since. The
+  reflex drops an ``Arm`` that was sent without knowing of its newest strike: two strikes that cross
+  would be two warmstarts at once.
 * A trigger that became the next incident, and one whose frames could not go out, is answered as soon
   as the bench could be armed again, with ``Save``. A warmstart so long after its trigger would
   tell nothing that a save does not.
@@ -101,18 +103,21 @@ class Machine:
         self._out: list[Action] = []
         self.settings = settings
         self.guard = Guard(settings.limits, old.guard_log, old.broken)
-        self.presence = Presence(settings, now, self._out)
+        lost = None if saved is None else dict(old.down)
+        self.presence = Presence(settings, now, self._out, lost)
         self.status = Status(Health.DISARMED, "not started")
         self._troubles: dict[Trouble, str] = {}
         self._expected: list[Expected] = []
         self._tally = Tally()
         self._wanted, self._why_not = old.wanted, old.why_not or "nobody has armed it"
-        self._ended = ""
+        self._ended = old.ended
         self._arming = old.arming
         self._loaded: Arm | None = None
         self._before: Arm | None = None
         """The frames before those: the reflex may have written them when they were replaced."""
         self._armings: dict[int, Arm] = {}
+        self._seen = 0
+        """The newest arming that has struck."""
         self._open: OpenIncident | None = None
         self._next: list[OpenIncident] = []
         """Incidents whose frames are out, to be collected after the open one."""
@@ -128,10 +133,15 @@ class Machine:
         self._look_ups = 0
         self._look_ns = now
         self._saved = old
+        self._is_resumed = saved is not None
 
     # --- the edge -------------------------------------------------------------------------------------------
     def step(self, now: Ns, event: Event) -> list[Action]:
         """Take what happened; return what to do, in order: ``Disarm`` first, then ``Persist``."""
+        if self._is_resumed:
+            self._is_resumed = False
+            text = "the process before was killed: nothing was recorded since"
+            self._report("resumed", "bench", text)
         self._take(event, now)
         self._expected = [one for one in self._expected if one.until_ns > now]
         for about, text, count in self._tally.due(now, all_of_it=isinstance(event, Ended)):
@@ -247,6 +257,7 @@ class Machine:
         if arm is None:
             self._report("crossed", event.rule, f"arming {event.arming} is not known")
             return
+        self._seen = max(self._seen, event.arming)
         is_save = self._saving == event.arming
         if is_save:
             self._saving = None
@@ -303,8 +314,8 @@ class Machine:
             return
         word = "collected" if event.well else f"not collected whole: {event.detail}"
         self._report("incident", event.incident, word)
-        for side in self._open.epochs:
-            self.presence.sides[side].forget("its incident has just been collected", now)
+        for facts in self.presence.sides.values():
+            facts.forget("an incident has just been collected", now)
         self._open = None
         if self._next:
             self._begin(self._next.pop(0))
@@ -412,6 +423,7 @@ class Machine:
             rung=self.guard.allowed(now).rung,
             gentle=self.guard.known_kinds(now),
             muted=frozenset(one.rule for one in self._expected),
+            seen=self._seen,
         )
         if desired != before:
             self._loaded, self._before = self._remember(desired), before or self._before
@@ -438,9 +450,8 @@ class Machine:
         return numbered
 
     def _dues(self) -> list[Due]:
-        """All that is to be asked for, and when."""
-        if self._ended:
-            return []
+        """All that is to be asked for, and when. After the end the record goes on, and what has
+        begun is collected; nobody is asked anything else."""
         dues = self.presence.openings()
         if self._resume and self._open is None:
             parts = self.presence.parts
@@ -448,7 +459,7 @@ class Machine:
             dues.append((0 if is_there else self._resume_ns, self._resume_next))
         elif self._unsure and self._open is None and not self._looking:
             dues.append((self._look_ns, self._look_up))
-        return dues if self._busy() else [*dues, *self.presence.questions()]
+        return dues if self._busy() or self._ended else [*dues, *self.presence.questions()]
 
     def _resume_next(self, _now: Ns) -> None:
         self._begin(self._resume.pop(0), resumed=True)
@@ -468,9 +479,10 @@ class Machine:
         opened = [self._open] if self._open is not None else []
         armed = [one for one in (self._loaded, self._before) if one is not None]
         fresh = Saved(
-            wanted=self._wanted, why_not=self._why_not, guard_log=self.guard.log,
+            wanted=self._wanted, why_not=self._why_not, ended=self._ended, guard_log=self.guard.log,
             broken=self.guard.broken, arming=self._arming,
             armed=(*self._unsure, *armed), open=(*opened, *self._next, *self._resume),
+            down=self.presence.lost,
             waiting=tuple(self._waiting),
         )  # fmt: skip
         if fresh == self._saved:

@@ -223,6 +223,9 @@ class Arm:
     """Kinds of incident (see ``kind_of``) for which the frames only save."""
     muted: frozenset[str] = frozenset()
     """Rules that strike nobody now."""
+    seen: int = 0
+    """The newest arming that is known to have struck. A reflex that has struck since drops this: it
+    was sent without knowing, and its frames are for a boot that is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +259,8 @@ class MarkGap:
     """Nothing of this part was recorded in this time."""
 
     part: Part
-    from_ns: Ns
+    from_ns: Ns | None
+    """None: since the record's last byte; the process before was killed."""
     to_ns: Ns
 
 
@@ -336,6 +340,8 @@ class Saved:
     wanted: bool = False
     """Whether a person wants the bench armed."""
     why_not: str = ""
+    ended: str = ""
+    """Why the end has begun; it stays so after a kill."""
     guard_log: tuple[Acted, ...] = ()
     broken: str = ""
     arming: int = 0
@@ -344,6 +350,8 @@ class Saved:
     """The frames that the reflex has, and those it had before: they may have crossed."""
     open: tuple[OpenIncident, ...] = ()
     """Incidents whose frames are out, the one that is being collected first."""
+    down: tuple[tuple[Part, Ns], ...] = ()
+    """Parts that were lost, and when."""
     waiting: tuple[Hit, ...] = ()
     """Triggers that become incidents of their own."""
 

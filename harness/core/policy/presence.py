@@ -5,7 +5,7 @@ marked. A controller is asked who it is when its line comes back, when it boots,
 and every ``poll_s``. An answer counts only when it was asked for after the last boot that was seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -50,10 +50,24 @@ EYES: Final = (*CONSOLE.values(), Part.LINK)
 class Presence:
     """``out`` takes the actions."""
 
-    def __init__(self, settings: Settings, now: Ns, out: list[Action]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        now: Ns,
+        out: list[Action],
+        lost: Mapping[Part, Ns] | None = None,
+    ) -> None:
+        """``lost``: after a kill, the parts that were lost then, and when; None: no kill."""
         self._settings = settings
         self._out = out
-        self.parts = {part: PartFacts(lost_ns=now, reopen_ns=now) for part in Part}
+        self.parts = {
+            part: PartFacts(
+                was_up=lost is not None,
+                lost_ns=now if lost is None else lost.get(part),
+                reopen_ns=now,
+            )
+            for part in Part
+        }
         self.sides: dict[Side, SideFacts] = {
             side: SideFacts(ask_ns=now, canary_ns=now) for side in SIDES
         }
@@ -63,6 +77,15 @@ class Presence:
     def down(self) -> dict[Part, str]:
         """Parts that are not there, and why."""
         return {part: facts.reason for part, facts in self.parts.items() if not facts.up}
+
+    @property
+    def lost(self) -> tuple[tuple[Part, Ns], ...]:
+        """Parts that were there and are not, and since when."""
+        return tuple(
+            (part, facts.lost_ns)
+            for part, facts in self.parts.items()
+            if facts.was_up and not facts.up and facts.lost_ns is not None
+        )
 
     @property
     def unseen(self) -> str:
@@ -198,7 +221,8 @@ class Presence:
             return
         if facts.was_up:
             self._out.append(MarkGap(part=event.part, from_ns=facts.lost_ns, to_ns=now))
-            self._report("back", event.part.value, f"after {(now - facts.lost_ns) / 1e9:.3f} s")
+            since = "" if facts.lost_ns is None else f" after {(now - facts.lost_ns) / 1e9:.3f} s"
+            self._report("back", event.part.value, f"there again{since}")
         facts.up, facts.was_up, facts.opening, facts.reason = True, True, False, ""
         facts.pause_s = 0.0
         for side in _sides_of(event.part):
