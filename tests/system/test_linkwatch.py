@@ -324,7 +324,8 @@ def test_an_answer_behind_a_step_of_the_hosts_clock_is_not_late(
     told, write_fd = os.pipe()
     config = LinkwatchConfig(
         interface=INTERFACE, namespace=link.secondary.path, pcapng_path=str(tmp_path / "link.pcapng"),
-        trigger_fd=-1, event_fd=write_fd, rules=msgspec.convert(ALL_RULES, list[LinkRule]), primary_address=P, secondary_address=S, ring_mib=8,
+        trigger_fd=-1, event_fd=write_fd, rules=msgspec.convert(ALL_RULES, list[LinkRule]),
+        primary_address=P, secondary_address=S, ring_mib=8,
     )  # fmt: skip
     watch = Linkwatch(config)
 
