@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from freezeframe.harness.cli import complete
+from freezeframe.harness.cli.formats import FORMATS, with_options
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
@@ -278,48 +279,23 @@ def adopt(
 
 
 @app.command()
+@with_options(FORMATS)
 def export(
     incident: IncidentArgument = "last",
     out: OutOption = DEFAULT_OUT,
-    pcapng: Annotated[
-        Path | None,
-        typer.Option(
-            "--pcapng",
-            help="Link, consoles, control frames and actions, for Wireshark.",
-            metavar="FILE",
-        ),
-    ] = None,
-    lua: Annotated[
-        Path | None,
-        typer.Option(
-            "--lua",
-            help="The control frames' dissector, for wireshark -X lua_script:FILE.",
-            metavar="FILE",
-        ),
-    ] = None,
-    perfetto: Annotated[
-        Path | None,
-        typer.Option("--perfetto", help="A trace for ui.perfetto.dev.", metavar="FILE"),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", help="One page for a browser, with everything in it.", metavar="FILE"
-        ),
-    ] = None,
     redact: Annotated[
         bool,
         typer.Option(
-            "--redact", help="Without the host's data, and with hashes for serial numbers."
+            "--redact", help="Omit the data of the host; replace serial numbers by hashes."
         ),
     ] = False,
     as_json: JsonOption = False,
+    **targets: Path | None,
 ) -> None:
-    """Write an incident as one file."""
+    """Write an incident as one file per format."""
     with reported(as_json):
         from freezeframe.harness.cli import exports
 
-        targets = exports.Targets(pcapng=pcapng, lua=lua, perfetto=perfetto, html=html)
         exports.export(incident, out, targets, redact=redact, as_json=as_json)
 
 

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import golden_incidents
 import pytest
+import typer
 from golden_incidents import RECEIVER
 from typer.testing import CliRunner
 
+from freezeframe.harness.cli import exports
 from freezeframe.harness.cli.app import app
+from freezeframe.harness.cli.formats import FORMATS, Format, Source, with_options
+from freezeframe.harness.cli.output import reported
 
 RUNNER = CliRunner()
-FORMS = ("pcapng", "lua", "perfetto", "html")
+FORMS = tuple(one.name for one in FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def test_the_dissector_needs_no_incident(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to write"),
+        ([], "choose at least one format"),
         (["--pcapng", "."], "is a directory"),
         (["none", "--pcapng", "x.pcapng"], "no such incident"),
     ],
@@ -56,3 +60,32 @@ def test_a_place_that_cannot_be_written_is_rig_trouble(out: Path, tmp_path: Path
         app, ["export", "--out", str(out), "--pcapng", str(tmp_path / "none" / "x.pcapng")]
     )
     assert done.exit_code == 3 and "No such file" in done.stderr
+
+
+def test_a_format_is_one_row(out: Path, tmp_path: Path) -> None:
+    """Of a row of the table come the option, its help, the file, and what --json says of it."""
+
+    def write(source: Source, path: Path) -> dict[str, object]:
+        path.write_text(source().trigger_text.decode())
+        return {"words": 1}
+
+    row = Format(name="csv", help="All of it as a table.", write=write, redacts=False)
+    scratch = typer.Typer()
+
+    @scratch.command()
+    @with_options((*FORMATS, row))
+    def export_(incident: str = "last", redact: bool = False, **targets: Path | None) -> None:
+        with reported(False):
+            exports.export(
+                incident, out, targets, redact=redact, as_json=True, formats=(*FORMATS, row)
+            )
+
+    shown = RUNNER.invoke(scratch, ["--help"]).stdout
+    assert "--csv" in shown and "All of it as a table." in shown and "--html" in shown
+    path = tmp_path / "a.csv"
+    done = RUNNER.invoke(scratch, ["--csv", str(path)])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["words"] == 1 and report["written"]["csv"]["bytes"] == path.stat().st_size > 0
+    refused = RUNNER.invoke(scratch, ["--csv", str(path), "--redact"])
+    assert refused.exit_code == 2 and "--csv does not support --redact" in refused.stderr
