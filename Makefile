@@ -15,7 +15,7 @@ VERDICT_PROCESSES ?= 26
 # Scripts of make tcp-diff.
 RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff wheels rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff nightly pytest wheels rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -28,6 +28,7 @@ help:
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
+	@echo "make nightly the tests, 2,000 + 104 faults judged, and bugs put into the code on purpose"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -65,7 +66,11 @@ lint: setup
 	$(call check,docs/bench-files.md,$(BIN)/python tests/tools/lists.py --check)
 	$(call check,docs/claims.md,$(BIN)/python tests/tools/claims.py --check)
 
+# With lint and pytest named in this order, a failed check stops before the tests.
 test: lint
+	@$(MAKE) --no-print-directory pytest
+
+pytest: setup
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 # pip reuses build/: what one wheel left there would be in the other.
@@ -79,6 +84,14 @@ wheels: setup
 
 claims: setup
 	@$(BIN)/python tests/tools/claims.py
+
+# What takes longer than .ci/run may. Each part runs, and one that failed fails the whole.
+nightly: setup
+	@status=0; \
+	$(MAKE) --no-print-directory pytest || status=1; \
+	$(BIN)/python tests/tools/verdictrun.py --runs 2000 --processes 104 || status=1; \
+	$(BIN)/python tests/tools/mutants.py --named --drawn 100 || status=1; \
+	exit $$status
 
 verdict: setup
 	@$(BIN)/python tests/tools/verdictrun.py --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md

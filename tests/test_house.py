@@ -180,3 +180,20 @@ def test_a_skip_fails_in_ci_and_says_why(tmp_path: Path, ci: str, status: int, w
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "CI": ci}, timeout=60,
     )  # fmt: skip
     assert (done.returncode != 0) == bool(status) and words in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(("left", "status"), [("0.d", 1), (".hypothesis", 0)])
+def test_what_a_test_leaves_in_the_checkout_fails_the_run(
+    tmp_path: Path, left: str, status: int
+) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    (tmp_path / "test_one.py").write_text(
+        f"from pathlib import Path\ndef test_it(): Path({left!r}).mkdir()\n"
+    )
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:freezeframe", "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout
+    assert ("left something behind" in done.stdout and left in done.stdout) == bool(status)

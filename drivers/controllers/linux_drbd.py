@@ -85,21 +85,22 @@ drbdsetup show >config; drbdsetup status --verbose --statistics >status || drbds
 cat /sys/kernel/tracing/trace >trace || cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
 """What a save collects; a node without one of these just has no such file."""
 
-PACK: Final = """ff_pack() { # id kind reason boot_id: the archive of the files here, and the line that lists it
-tar cf - -- * | tee ../$1.tar | gzip -9 >../$1.set
-echo "set $1 $2 $3 $4 $(wc -c <../$1.tar) $(wc -c <../$1.set) $(sha256sum <../$1.set | cut -c1-64)" >../$1.info
+PACK: Final = """ff_pack() { tar cf - -- * | tee ../$1.tar | gzip -9 >../$1.set; \
+echo "set $1 $2 $3 $4 $(wc -c <../$1.tar) $(wc -c <../$1.set) $(sha256sum <../$1.set | cut -c1-64)" >../$1.info; \
 rm ../$1.tar; cd ..; }"""
+"""ff_pack id kind reason boot_id: the archive of the files here, and the line that lists it. One line,
+as each of these is that writes: a shell that has lost a question's start runs no half of it."""
 
 END_OF_RECORD: Final = r"Kernel panic\|sysrq: Trigger a crash\|---\[ end"
 LIST: Final = f"""mkdir -p {FOLDER}; cd {FOLDER}
 [ -d /sys/fs/pstore ] && ! grep -q pstore /proc/mounts && mount -t pstore pstore /sys/fs/pstore
 {PACK}
-for r in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue
-set -- $(grep -ao '{NOTE} [aw][a-z]* [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1)
-[ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown
-[ -f $3.info ] && continue
-mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-after; dmesg >dmesg-after
-grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete
+for r in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue; \
+set -- $(grep -ao '{NOTE} [aw][a-z]* [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1); \
+[ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown; \
+cd {FOLDER} && [ -n "$5" ] || continue; [ -f $3.info ] && continue; \
+mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-after; dmesg >dmesg-after; \
+grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete; \
 ff_pack $3 $2 $4 $5; done
 for i in *.info; do [ -f "$i" ] && echo "$(cat $i) $(ls ${{i%.info}}.d/incomplete 2>/dev/null | wc -l)"; done; cd /"""
 """Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A
@@ -205,12 +206,15 @@ class LinuxDrbd:
         )
 
     def _save(self, name: str, reason: int, boot_id: str) -> str:
+        # Each line by itself: where the start was lost (a node that boots), the rest runs nowhere
+        # else.
+        inside = f"cd {FOLDER}/{name}.d"
         collect = "\n".join(
             (
                 PACK,
-                f"mkdir -p {FOLDER}/{name}.d; cd {FOLDER}/{name}.d",
-                EVIDENCE,
-                f"ff_pack {name} save {reason} {boot_id}",
+                f"mkdir -p {FOLDER}/{name}.d",
+                *(f"{inside} && {{ {line}; }}" for line in EVIDENCE.splitlines()),
+                f"{inside} && ff_pack {name} save {reason} {boot_id}",
             )
         )
         return f"(\n{collect}\n) 2>/dev/null; {_reply(name, 'ok')}"

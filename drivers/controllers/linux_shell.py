@@ -20,8 +20,11 @@ MAX_KEPT_BYTES: Final = 64 << 10
 """Of what comes outside an answer: replies to a line that somebody else has written."""
 MARK: Final = "@ff"
 ASK_AGAIN_NS: Final = 700 * NS_PER_MS
-"""A shell that starts loses what came before it: nothing heard for so long, the question is put
-again."""
+"""A shell that starts loses what came before it: no answer has begun after this time, the question
+is put again."""
+MAX_ASK_AGAIN_NS: Final = 8 * ASK_AGAIN_NS
+"""Each time the wait is twice as long: a busy node whose shell needs two seconds to read the
+question would be interrupted before each answer otherwise."""
 RESETS: Final = (b"\x03\n)\n", b'\x03\n"\n)\n', b"\x03\n'\n)\n")
 """A node that boots swallows the start of a question, and what is left may open a quote or a brace.
 An interrupt ends it in an interactive shell; another dies of a wrong parenthesis, and the node
@@ -57,12 +60,14 @@ class Shell:
         question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
         answer: list[str] | None = None
         answer_bytes = 0
-        ask_ns = self._clock.now()
+        ask_ns, patience_ns = self._clock.now(), ASK_AGAIN_NS
         while True:
             if answer is None and self._clock.now() >= ask_ns:
                 is_reset = self._is_astray
                 self._link.write(next(self._resets) if is_reset else question)
-                ask_ns = self._clock.now() + (RESET_NS if is_reset else ASK_AGAIN_NS)
+                ask_ns = self._clock.now() + (RESET_NS if is_reset else patience_ns)
+                if not is_reset:
+                    patience_ns = min(2 * patience_ns, MAX_ASK_AGAIN_NS)
                 self._is_astray = not is_reset
             lines = iter(self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns))
             for line in lines:

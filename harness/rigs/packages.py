@@ -1,8 +1,8 @@
 """Download and unpack Debian 12 packages with apt on any machine; nothing is installed.
 
 On Debian 12 the apt configuration of the machine is used. Elsewhere (Ubuntu, a later Debian) apt
-works in a private folder with Debian's key and the archive named by
-``FREEZEFRAME_DEBIAN_ARCHIVE``: the URL of any Debian mirror.
+works in a private folder with Debian's key and Debian's own mirror, or the one whose URL is in
+``FREEZEFRAME_DEBIAN_ARCHIVE``.
 """
 
 import os
@@ -18,6 +18,8 @@ from freezeframe.harness.errors import RigError
 
 SUITE: Final = "bookworm"
 ARCHIVE_VARIABLE: Final = "FREEZEFRAME_DEBIAN_ARCHIVE"
+DEFAULT_ARCHIVE: Final = "http://deb.debian.org/debian"
+"""Debian's own mirror; http, because the packages are signed."""
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TOOLS: Final = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg"}
 TIMEOUT_S: Final = 300.0
@@ -89,11 +91,11 @@ def _host_suite() -> str:
 
 
 def _archive() -> str:
-    archive = os.environ.get(ARCHIVE_VARIABLE, "").rstrip("/")
+    archive = os.environ.get(ARCHIVE_VARIABLE, "").rstrip("/") or DEFAULT_ARCHIVE
     if not re.fullmatch(r"https?://[\w.:/~-]+", archive):
         raise RigError(
-            f"the nodes need packages of Debian 12, and this machine runs another system: set {ARCHIVE_VARIABLE} to "
-            f"the URL of a mirror of Debian; it is now {archive!r}"
+            f"{ARCHIVE_VARIABLE} is to be the URL of a mirror of Debian, or empty for {DEFAULT_ARCHIVE}; "
+            f"it is now {archive!r}"
         )
     return archive
 

@@ -260,8 +260,8 @@ def test_an_announced_payload_costs_only_what_arrived() -> None:
 def test_many_small_requests_are_parsed_quickly() -> None:
     session = opened()
     burst = request(WRITE, 4096, 4096, bytes(4096)) * 64
-    started = time.perf_counter()
+    started = time.process_time()
     parsed = sum(len(session.feed(burst)) for _ in range(100))
-    per_request_us = (time.perf_counter() - started) / parsed * 1e6
+    per_request_us = (time.process_time() - started) / parsed * 1e6
     assert parsed == 6400
     assert per_request_us < 50, "an idle machine needs about 3"

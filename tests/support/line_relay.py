@@ -37,7 +37,7 @@ class LineRelay:
 
     def close(self) -> None:
         self._is_ending = True
-        self._thread.join(10)
+        self._thread.join(60)
         self._listener.close()
 
     def _serve(self) -> None:

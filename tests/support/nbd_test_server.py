@@ -51,7 +51,7 @@ class NbdTestServer:
 
     def __exit__(self, *_: object) -> None:
         self._tell("stop")
-        self._thread.join(10)
+        self._thread.join(60)
 
     def hold(self) -> None:
         self._tell("hold")

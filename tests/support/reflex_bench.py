@@ -17,7 +17,7 @@ from freezeframe.harness.edge.processes import Child
 from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 from freezeframe.harness.wire.control import Op
 
-LIMIT_S = 10.0
+LIMIT_S = 60
 RULES = [
     ConsoleRule(name="digest", literal="Digest integrity check FAILED"),
     ConsoleRule(name="noted", literal="worth a note", instruct=()),
@@ -131,7 +131,7 @@ class Bench:
         return log
 
     def stop(self) -> None:
-        self.seen += self.reflex.stop(time.monotonic_ns() + 5 * NS_PER_S)
+        self.seen += self.reflex.stop(time.monotonic_ns() + LIMIT_S * NS_PER_S)
 
     def count(self, kind: type[events.Event]) -> int:
         return sum(isinstance(event, kind) for event in self.seen)

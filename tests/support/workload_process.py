@@ -15,7 +15,7 @@ import msgspec
 from freezeframe.harness.core import events
 from freezeframe.harness.core.blocks.blockstamp import Journal
 
-LIMIT_S = 30.0
+LIMIT_S = 60
 
 
 @dataclass

@@ -20,7 +20,7 @@ from freezeframe.harness.incidents.store import JOURNAL
 from freezeframe.harness.runs.campaign import run
 
 SIZE_BYTES = 128 << 20
-LIMIT_S = 30
+LIMIT_S = 60
 
 
 @pytest.fixture

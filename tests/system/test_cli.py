@@ -1,5 +1,4 @@
-"""The command line as a technician meets it: what it prints, what it leaves, and whose fault it
-says it is."""
+"""`freezeframe run` as a technician meets it: what it prints, what it leaves, how it ends."""
 
 import contextlib
 import json
@@ -9,81 +8,17 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command import COMMAND, LIMIT_S, Output, freezeframe, told
 
-from freezeframe.harness.bench.benchfile import Bench, load_bench
-from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.incidents.store import StoredIncident
-from freezeframe.harness.roles import Serviceable
-
-COMMAND = [sys.executable, "-m", "freezeframe.harness.cli"]
-LIMIT_S = 90
 
 
-def freezeframe(
-    *arguments: str, cwd: Path, limit_s: float = LIMIT_S
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=limit_s
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
-
-
-def read_until(process: subprocess.Popen[bytes], end: bytes, limit_s: float) -> bytes:
-    """What ``process`` prints up to ``end``; a bounded wait."""
-    assert process.stdout is not None
-    fd = process.stdout.fileno()
-    seen = b""
-    deadline = time.monotonic() + limit_s
-    while end not in seen:
-        left = deadline - time.monotonic()
-        assert left > 0, f"waited {limit_s} s for {end!r}; there is {seen!r}"
-        if select.select([fd], [], [], left)[0]:
-            data = os.read(fd, 65536)
-            assert data, f"ended before {end!r}; there is {seen!r}"
-            seen += data
-    return seen
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Path]:
-    """The bench file of a simulated pair that runs beside the test."""
-    process = subprocess.Popen(
-        [*COMMAND, "sim", "--json", "--dir", str(tmp_path / "sim")],
-        stdout=subprocess.PIPE,
-        cwd=tmp_path,
-    )
-    try:
-        yield Path(json.loads(read_until(process, b"}\n", 30))["bench"])
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
-def changed(bench: Path, pattern: str, replacement: str) -> Path:
-    """A copy of the bench file with one thing changed."""
-    text, count = re.subn(pattern, replacement, bench.read_text(), count=1, flags=re.MULTILINE)
-    assert count == 1, pattern
-    copy = bench.with_name("changed.toml")
-    copy.write_text(text)
-    return copy
-
-
-# --- run ------------------------------------------------------------------------------------------------------
 def test_run_prints_one_object(tmp_path: Path) -> None:
     done = freezeframe(
         "run", "bit_flip_sender", "--seed", "4", "--json", "--out", "found", cwd=tmp_path
@@ -186,9 +121,9 @@ def start_run(tmp_path: Path, scenario: str) -> tuple[subprocess.Popen[bytes], P
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    read_until(process, b"host writes", 30)
+    Output(process).until(b"host writes")
     (path,) = (tmp_path / "found").iterdir()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT_S
     while not (path / "host.journal").exists() or (path / "host.journal").stat().st_size < 4096:
         assert time.monotonic() < deadline, "no host writes"
         select.select([], [], [], 0.01)
@@ -199,7 +134,7 @@ def start_run(tmp_path: Path, scenario: str) -> tuple[subprocess.Popen[bytes], P
 def test_ctrl_c_ends_a_run_in_order(number: signal.Signals, tmp_path: Path) -> None:
     process, path = start_run(tmp_path, "lost_ack")
     process.send_signal(number)
-    assert process.wait(30) == 130
+    assert process.wait(LIMIT_S) == 130
     stored = StoredIncident.open(path)
     assert stored.outcome == "interrupted"
     assert stored.broken_sums() == []
@@ -216,7 +151,7 @@ def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(tmp_path: Path) ->
         )
         select.select([], [], [], delay_s)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=LIMIT_S)
         # Before its first line Python itself takes the signal.
         assert process.returncode == 130 or b"harness" not in said, said
         assert b"Traceback" not in said or b"harness" not in said, said
@@ -257,7 +192,7 @@ def test_a_killed_run_leaves_a_readable_incident_and_no_process(tmp_path: Path) 
     assert len(children) >= 6  # reflex, linkwatch, workload, supply and two controllers
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT_S
     while left := [_command(pid) for pid in children if not _is_zombie(pid)]:
         assert time.monotonic() < deadline, f"still there: {left}"
         select.select([], [], [], 0.05)
@@ -299,27 +234,27 @@ def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if watcher in _command(pid))
     os.kill(pid, signal.SIGSTOP)
-    assert process.wait(60) == 3
+    assert process.wait(LIMIT_S) == 3
     assert StoredIncident.open(path).outcome == "rig-trouble"
     assert "blind at the end" in (path / "incident.json").read_text()
 
 
 @pytest.mark.parametrize(
-    ("victim", "number", "within_s", "said"),
+    ("victim", "number", "said"),
     [
-        ("freezeframe.drivers.hosts.writer", signal.SIGSTOP, 20, "silent for 10 s"),
-        ("firmware_sim supply", signal.SIGKILL, 15, "power supply"),
+        ("freezeframe.drivers.hosts.writer", signal.SIGSTOP, "silent for 10 s"),
+        ("firmware_sim supply", signal.SIGKILL, "power supply"),
     ],
 )
-def test_a_frozen_host_and_a_lost_supply_are_told_soon(
-    tmp_path: Path, victim: str, number: signal.Signals, within_s: float, said: str
+def test_a_frozen_host_and_a_lost_supply_end_the_run(
+    tmp_path: Path, victim: str, number: signal.Signals, said: str
 ) -> None:
-    """10 s for a process that says nothing, and 1 s for an instrument that does not answer; the
-    rest is the run's end."""
+    """After 10 s for a process that says nothing, and 1 s for an instrument that does not answer:
+    neither would ever end by itself."""
     process, path = start_run(tmp_path, "clean")
     (pid,) = (pid for pid in _descendants(process.pid) if victim in _command(pid))
     os.kill(pid, number)
-    assert process.wait(within_s) == 3
+    assert process.wait(LIMIT_S) == 3
     stored = StoredIncident.open(path)
     assert stored.outcome == "rig-trouble"
     assert said in " ".join(stored.record["reasons"])
@@ -349,199 +284,3 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     assert "No space left on device" in done.stdout
     assert '"outcome": "' in done.stderr
-
-
-# --- usage and rig --------------------------------------------------------------------------------------------
-def test_a_wrong_bench_file_names_file_line_key_and_what_is_allowed(tmp_path: Path) -> None:
-    source = load_bench("sim").path.read_text()
-    wrong = tmp_path / "wrong.toml"
-    wrong.write_text(
-        source.replace('on_hung_warmstart = "power-cycle"', 'on_hung_warmstart = "pray"')
-    )
-    for command in (["check", str(wrong)], ["run", "clean", "--bench", str(wrong)]):
-        done = freezeframe(*command, cwd=tmp_path)
-        assert done.returncode == 2
-        line = wrong.read_text().splitlines().index('on_hung_warmstart = "pray"') + 1
-        assert f"wrong.toml:{line}: policy.on_hung_warmstart" in (
-            done.stdout + done.stderr
-        ).replace("\n", "")
-        assert "power-cycle" in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["run", "no_such_scenario"], "no such scenario"),
-        (["run", "clean", "--bench", "no_such_bench"], "no such bench"),
-        (["show", "last", "--out", "nowhere"], "no incidents here"),
-        (["save", "tertiary", "--bench", "sim"], "allowed: primary, secondary"),
-        (["run", "clean", "--seed", "-1"], "--seed"),
-        (["frobnicate"], "frobnicate"),
-    ],
-)
-def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = freezeframe(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["run", "--seed", "x"], "--seed"),
-        (["frobnicate"], "frobnicate"),
-        (["warmstart", "primary"], "--bench"),
-        (["pull", "primary", "--bench", "sim", "--set", "-1"], "--set"),
-        (["run", "no_such_scenario"], "no such scenario"),
-    ],
-)
-def test_a_usage_error_with_json_is_one_object_too(
-    arguments: list[str], said: str, tmp_path: Path
-) -> None:
-    done = freezeframe(*arguments, "--json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert told(done)["outcome"] == "usage"
-    assert said in told(done)["error"]["text"]
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert "no such folder" in freezeframe("list", "--out", "nowhere", cwd=tmp_path).stdout
-
-
-def test_doctor_and_check_say_what_is_there(tmp_path: Path) -> None:
-    done = freezeframe("doctor", "--json", cwd=tmp_path)
-    names = {one["name"] for one in told(done)["findings"]}
-    assert {"python", "kernel", "tshark", "capabilities"} <= names
-    done = freezeframe("check", "sim", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    for kind in ("clean", "neg_ack", "hung_warmstart"):
-        assert f"scenario {kind}" in done.stdout
-
-
-def test_a_missing_port_is_named(bench: Path, tmp_path: Path) -> None:
-    wrong = changed(
-        bench, r'^console = ".*secondary\.console"', 'console = "/dev/serial/by-id/usb-none"'
-    )
-    done = freezeframe("run", "clean", "--bench", str(wrong), "--json", cwd=tmp_path)
-    assert done.returncode == 3
-    assert "/dev/serial/by-id/usb-none is not there" in told(done)["error"]["text"]
-    assert told(done)["incident"] is None
-
-
-def test_a_port_in_use_names_its_holder(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as opened:
-        assert opened.identities["primary"].serial_number == "FFSIM-P-0001"
-        done = freezeframe("save", "primary", "--bench", str(bench), cwd=tmp_path)
-    assert done.returncode == 3
-    assert "in use" in done.stderr
-    assert str(os.getpid()) in done.stderr
-
-
-def test_a_wrong_device_is_not_touched(bench: Path, tmp_path: Path) -> None:
-    wrong = changed(bench, "FFSIM-P-0001", "FFSIM-P-9999")
-    done = freezeframe("warmstart", "primary", "--bench", str(wrong), cwd=tmp_path)
-    assert done.returncode == 3
-    assert "FFSIM-P-0001" in done.stderr
-    assert "FFSIM-P-9999" in done.stderr
-    with _opened(load_bench(bench), tmp_path) as opened:
-        assert opened.identities["primary"].boot_epoch == 1
-
-
-def test_a_dead_controller_is_rig_trouble_within_its_bound(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as opened:
-        assert opened.power is not None
-        opened.power.set_output("secondary", False)
-    # Without its supply nobody switches it on again.
-    dark = changed(bench, r"^\[power\]\n(.+\n)*", "")
-    dark.write_text(dark.read_text().replace('"power-cycle"', '"give-up"'))
-    began = time.monotonic()
-    done = freezeframe("run", "clean", "--bench", str(dark), cwd=tmp_path)
-    assert done.returncode == 3
-    assert "the secondary controller does not answer" in done.stderr.replace("\n", " ")
-    assert time.monotonic() - began < 40
-
-
-def test_a_link_without_traffic_is_rig_trouble_not_a_healthy_pair(
-    bench: Path, tmp_path: Path
-) -> None:
-    elsewhere = changed(bench, '^interface = "repl0"', 'interface = "lo"')
-    done = freezeframe("run", "clean", "--bench", str(elsewhere), "--json", cwd=tmp_path)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "saw no replicated write" in told(done)["error"]["text"]
-
-
-# --- one controller by hand, and the watch --------------------------------------------------------------------
-@contextlib.contextmanager
-def _opened(bench: Bench, tmp_path: Path) -> Iterator[OpenBench]:
-    with OpenBench(bench, tmp_path) as opened:
-        yield opened
-
-
-def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
-    saved = told(freezeframe("save", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
-    assert (saved["ok"], saved["boot_epoch"]) == (True, 1)
-    warm = told(freezeframe("warmstart", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
-    assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
-    assert warm["set"] > saved["set"]
-    done = freezeframe("pull", "primary", "--bench", str(bench), "--json", cwd=tmp_path)
-    pulled = told(done)
-    assert (pulled["set"], pulled["complete"]) == (warm["set"], True)
-    stored = StoredIncident.open(Path(pulled["incident"]))
-    assert stored.broken_sums() == []
-    state = json.loads((stored.path / "primary" / "state.json").read_text())
-    assert state["header"]["serial_number"] == "FFSIM-P-0001"
-    older = freezeframe(
-        "pull", "primary", "--set", str(saved["set"]), "--bench", str(bench), "--json", cwd=tmp_path
-    )
-    assert told(older)["set"] == saved["set"]
-    assert freezeframe("pull", "secondary", "--bench", str(bench), cwd=tmp_path).returncode == 2
-
-
-def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_path: Path) -> None:
-    with _opened(load_bench(bench), tmp_path) as opened:
-        secondary = opened.controllers["secondary"]
-        assert isinstance(secondary, Serviceable)
-        plan = {
-            "seed": 1,
-            "faults": [
-                {
-                    "kind": "bit_flip_receiver",
-                    "side": "secondary",
-                    "at_write": 2,
-                    "count": 1,
-                    "delay_ms": 0,
-                }
-            ],
-        }
-        assert secondary.set_faults(opened.identities["secondary"], plan, deadline_in(5)).ok
-    process = subprocess.Popen(
-        [*COMMAND, "watch", "--bench", str(bench)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        read_until(process, b"watching", 30)
-        uri = load_bench(bench).primary.host
-        subprocess.run(["nbdcopy", str(_blob(tmp_path)), uri], check=True, timeout=60)
-        seen = read_until(process, b"incident: ", 60) + read_until(process, b"watching", 30)
-        assert b"digest-failed" in seen
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 1
-    finally:
-        process.kill()
-        process.wait()
-    (path,) = (tmp_path / "incidents").iterdir()
-    stored = StoredIncident.open(path)
-    assert {side: one["complete"] for side, one in stored.record["sets"].items()} == {
-        "primary": True,
-        "secondary": True,
-    }
-    assert stored.broken_sums() == []
-
-
-def _blob(tmp_path: Path) -> Path:
-    """As many bytes as the volume holds."""
-    blob = tmp_path / "blob"
-    blob.write_bytes(os.urandom(1 << 20) * 128)
-    return blob

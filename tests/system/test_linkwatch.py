@@ -60,7 +60,7 @@ pytestmark = [
         reason=f"needs {', '.join(missing_capabilities())}: run as root",
     ),
 ]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60
 DIALLING_PORTS = 40000, 40001
 """Wireshark knows no protocol by them; by one that the kernel picks, 44818 say, it would, and take
 a link whose beginning is not captured for that."""

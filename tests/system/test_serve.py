@@ -20,7 +20,7 @@ from freezeframe.harness.wire.control import Op, PairState, Reason, Status
 
 pytestmark = pytest.mark.system
 SIZE_MIB = 32
-LIMIT_S = 20.0
+LIMIT_S = 60
 SERIALS = {"primary": "FFSIM-P-0001", "secondary": "FFSIM-S-0001"}
 
 

@@ -1,30 +1,35 @@
 """The dialogue with a shell on a line whose bytes this test writes: what comes around an answer,
 and what never ends."""
 
-import time
-
 import pytest
 
 from freezeframe.drivers.controllers import linux_shell
 from freezeframe.drivers.controllers.linux_shell import MAX_ANSWER_BYTES, Shell
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import WireError
 
 
 class Line:
-    """A ByteLink that gives what it was given, one piece a read."""
+    """A ByteLink that gives what it was given, one piece a read, and the clock of its time: that
+    goes on only while nothing comes."""
 
     name = "line"
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
+        self.now_ns = 0
+
+    def now(self) -> Ns:
+        return self.now_ns
 
     def fileno(self) -> int:
         return -1
 
     def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
-        return self.pieces.pop(0) if self.pieces else b""
+        if self.pieces:
+            return self.pieces.pop(0)
+        self.now_ns = max(self.now_ns, deadline_ns)
+        return b""
 
     def write(self, data: bytes) -> None:
         """The question's marks, as the shell prints them: what is behind them in the same read is
@@ -36,25 +41,54 @@ class Line:
         pass
 
 
-def soon() -> int:
-    return time.monotonic_ns() + 2_000_000_000
+SOON_NS = 2_000_000_000
 
 
 def test_a_line_behind_an_answer_in_the_same_read_is_kept() -> None:
     line = Line(b"@ff+N\nyes\n@ff-N\n@ff! 00 ok\nsysrq: Trigger a crash\n")
-    shell = Shell(line, MonotonicClock())
-    assert shell.ask("true", soon()) == ["yes"]
-    assert shell.await_line(lambda text: "sysrq" in text, soon()) == "sysrq: Trigger a crash"
+    shell = Shell(line, line)
+    assert shell.ask("true", SOON_NS) == ["yes"]
+    assert shell.await_line(lambda text: "sysrq" in text, SOON_NS) == "sysrq: Trigger a crash"
 
 
 def test_empty_lines_take_their_place_in_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux_shell, "MAX_KEPT_BYTES", 1000)
-    shell = Shell(Line(b"\n" * 5000), MonotonicClock())
-    assert shell.await_line(lambda _: False, time.monotonic_ns() + 100_000_000) is None
+    line = Line(b"\n" * 5000)
+    shell = Shell(line, line)
+    assert shell.await_line(lambda _: False, SOON_NS) is None
     assert len(shell.kept) == 1000
 
 
 def test_an_answer_of_empty_lines_ends() -> None:
-    shell = Shell(Line(b"@ff+N\n", *[b"\n" * (MAX_ANSWER_BYTES // 4)] * 5), MonotonicClock())
+    line = Line(b"@ff+N\n", *[b"\n" * (MAX_ANSWER_BYTES // 4)] * 5)
+    shell = Shell(line, line)
     with pytest.raises(WireError, match="an answer of more than"):
-        shell.ask("true", soon())
+        shell.ask("true", SOON_NS)
+
+
+class SlowShell(Line):
+    """Prints its answer 4 s after it got a question, unless it is interrupted before that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due_ns = -1
+        self.interrupts = 0
+
+    def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
+        self.now_ns = max(self.now_ns, deadline_ns)
+        return self.pieces.pop(0) if 0 <= self.due_ns <= self.now_ns else b""
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"\x03"):
+            self.interrupts += 1
+            self.due_ns = -1
+        else:
+            self.due_ns = self.now_ns + 4_000_000_000
+            self.pieces = [b"@ff+N\nyes\n@ff-N\n"]
+            super().write(data)
+
+
+def test_a_shell_that_is_slower_than_the_first_wait_is_heard() -> None:
+    line = SlowShell()
+    assert Shell(line, line).ask("true", 20_000_000_000) == ["yes"]
+    assert line.interrupts == 3

@@ -39,13 +39,13 @@ def test_a_pair_carries_tcp_and_leaves_the_host_alone() -> None:
         )
         listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
         client = pair.primary.run(
-            lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=5)
+            lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=60)
         )
         with listener, client:
             served, (address, _) = listener.accept()
             with served:
                 client.sendall(b"x" * 100_000)
-                served.settimeout(5)
+                served.settimeout(60)
                 # MSG_WAITALL does not wait for all where there is a timeout.
                 with served.makefile("rb") as arriving:
                     assert len(arriving.read(100_000)) == 100_000
@@ -64,13 +64,13 @@ def test_frames_are_seen_as_on_a_wire() -> None:
     pair.secondary.run(lambda: tap.bind((netns.INTERFACE, 0)))
     listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
     client = pair.primary.run(
-        lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=5)
+        lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=60)
     )
     with tap, listener, client:
         client.sendall(bytes(range(256)) * 200)
         served, _ = listener.accept()
         with served:
-            served.settimeout(5)
+            served.settimeout(60)
             with served.makefile("rb") as arriving:
                 assert len(arriving.read(256 * 200)) == 256 * 200
         tap.settimeout(0.2)

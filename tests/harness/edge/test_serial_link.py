@@ -170,7 +170,7 @@ def test_nobody_takes_the_bytes(line: tuple[int, str], monkeypatch: pytest.Monke
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(5)
+        listening.settimeout(60)
         yield listening
 
 
@@ -240,7 +240,7 @@ class Rfc2217Server:
 
     def stop(self) -> None:
         self.is_stopping = True
-        self.thread.join(5)
+        self.thread.join(60)
         self.port.close()
 
 

@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from freezeframe.harness.incidents.evidence import Evidence
 from freezeframe.harness.report.html import page
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 @pytest.fixture(scope="module")

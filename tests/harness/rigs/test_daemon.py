@@ -83,7 +83,7 @@ def making(tmp_path: Path) -> Iterator[Making]:
 
 def test_told_to_end_while_it_makes_the_image_it_ends_with_what_it_started(making: Making) -> None:
     making.process.send_signal(signal.SIGTERM)
-    assert making.process.wait(5) == 1
+    assert making.process.wait(60) == 1
     assert making.tool_ends(5)
 
 
@@ -129,5 +129,5 @@ def test_down_takes_one_down_that_does_not_answer(
     monkeypatch.setattr("freezeframe.harness.rigs.rig.DOWN_TIMEOUT_S", 1.0)
     making.process.send_signal(signal.SIGSTOP)
     assert VirtualRig(making.place).down()
-    assert making.process.wait(5) == -signal.SIGKILL
+    assert making.process.wait(60) == -signal.SIGKILL
     assert not VirtualRig(making.place).down()

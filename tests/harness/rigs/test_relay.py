@@ -59,7 +59,7 @@ class Cable:
 
         self.turn(arrived)
         for end in (host, accepted[0]):
-            end.settimeout(5)
+            end.settimeout(60)
         return host, accepted[0]
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ def test_a_node_that_listens_late_is_waited_for(cable: Cable) -> None:
         return True
 
     cable.turn(arrived)
-    accepted[0].settimeout(5)
+    accepted[0].settimeout(60)
     for _ in range(3):
         cable.round(0.05)
     assert accepted[0].recv(4) == b"held"

@@ -25,7 +25,7 @@ FRAME = bytes.fromhex("525400ff0002525400ff000188b5") + bytes(range(60))
 def listening(interface: str) -> socket.socket:
     end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(wiring.ETH_P_ALL))
     end.bind((interface, 0))
-    end.settimeout(5)
+    end.settimeout(60)
     return end
 
 

@@ -18,7 +18,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs.collect import Collector
 
-LIMIT_S = 20.0
+LIMIT_S = 60
 OURS = b"\x01" * 16
 ARMED_EPOCH = 4
 STORED = b"a stored set"

@@ -84,10 +84,10 @@ def test_every_single_bit_flip_is_corruption() -> None:
 
 
 def test_speed() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for i in range(64):
         stamp(0, 1, i, i * 128, 128, 0)
-    per_64_mib_s = (time.perf_counter() - started) * 16
+    per_64_mib_s = (time.process_time() - started) * 16
     assert per_64_mib_s < 3, "an idle machine needs about 0.1"
 
 

@@ -1,0 +1,220 @@
+"""The command line on wrong benches, on a controller by hand, and `freezeframe watch`: what it says,
+and whose fault it says it is."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import COMMAND, LIMIT_S, Output, changed, freezeframe, simulated_bench, told
+
+from freezeframe.harness.bench.benchfile import Bench, load_bench
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.roles import Serviceable
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Path]:
+    """The bench file of a simulated pair that runs beside the test."""
+    with simulated_bench(tmp_path) as path:
+        yield path
+
+
+# --- usage and rig --------------------------------------------------------------------------------------------
+def test_a_wrong_bench_file_names_file_line_key_and_what_is_allowed(tmp_path: Path) -> None:
+    source = load_bench("sim").path.read_text()
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(
+        source.replace('on_hung_warmstart = "power-cycle"', 'on_hung_warmstart = "pray"')
+    )
+    for command in (["check", str(wrong)], ["run", "clean", "--bench", str(wrong)]):
+        done = freezeframe(*command, cwd=tmp_path)
+        assert done.returncode == 2
+        line = wrong.read_text().splitlines().index('on_hung_warmstart = "pray"') + 1
+        assert f"wrong.toml:{line}: policy.on_hung_warmstart" in (
+            done.stdout + done.stderr
+        ).replace("\n", "")
+        assert "power-cycle" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "no_such_scenario"], "no such scenario"),
+        (["run", "clean", "--bench", "no_such_bench"], "no such bench"),
+        (["show", "last", "--out", "nowhere"], "no incidents here"),
+        (["save", "tertiary", "--bench", "sim"], "allowed: primary, secondary"),
+        (["run", "clean", "--seed", "-1"], "--seed"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = freezeframe(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--seed", "x"], "--seed"),
+        (["frobnicate"], "frobnicate"),
+        (["warmstart", "primary"], "--bench"),
+        (["pull", "primary", "--bench", "sim", "--set", "-1"], "--set"),
+        (["run", "no_such_scenario"], "no such scenario"),
+    ],
+)
+def test_a_usage_error_with_json_is_one_object_too(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = freezeframe(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told(done)["outcome"] == "usage"
+    assert said in told(done)["error"]["text"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "no such folder" in freezeframe("list", "--out", "nowhere", cwd=tmp_path).stdout
+
+
+def test_doctor_and_check_say_what_is_there(tmp_path: Path) -> None:
+    done = freezeframe("doctor", "--json", cwd=tmp_path)
+    names = {one["name"] for one in told(done)["findings"]}
+    assert {"python", "kernel", "tshark", "capabilities"} <= names
+    done = freezeframe("check", "sim", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    for kind in ("clean", "neg_ack", "hung_warmstart"):
+        assert f"scenario {kind}" in done.stdout
+
+
+def test_a_missing_port_is_named(bench: Path, tmp_path: Path) -> None:
+    wrong = changed(
+        bench, r'^console = ".*secondary\.console"', 'console = "/dev/serial/by-id/usb-none"'
+    )
+    done = freezeframe("run", "clean", "--bench", str(wrong), "--json", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "/dev/serial/by-id/usb-none is not there" in told(done)["error"]["text"]
+    assert told(done)["incident"] is None
+
+
+def test_a_port_in_use_names_its_holder(bench: Path, tmp_path: Path) -> None:
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.identities["primary"].serial_number == "FFSIM-P-0001"
+        done = freezeframe("save", "primary", "--bench", str(bench), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "in use" in done.stderr
+    assert str(os.getpid()) in done.stderr
+
+
+def test_a_wrong_device_is_not_touched(bench: Path, tmp_path: Path) -> None:
+    wrong = changed(bench, "FFSIM-P-0001", "FFSIM-P-9999")
+    done = freezeframe("warmstart", "primary", "--bench", str(wrong), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "FFSIM-P-0001" in done.stderr
+    assert "FFSIM-P-9999" in done.stderr
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.identities["primary"].boot_epoch == 1
+
+
+def test_a_dead_controller_is_rig_trouble_within_its_bound(bench: Path, tmp_path: Path) -> None:
+    with _opened(load_bench(bench), tmp_path) as opened:
+        assert opened.power is not None
+        opened.power.set_output("secondary", False)
+    # Without its supply nobody switches it on again.
+    dark = changed(bench, r"^\[power\]\n(.+\n)*", "")
+    dark.write_text(dark.read_text().replace('"power-cycle"', '"give-up"'))
+    done = freezeframe("run", "clean", "--bench", str(dark), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "the secondary controller does not answer" in done.stderr.replace("\n", " ")
+
+
+def test_a_link_without_traffic_is_rig_trouble_not_a_healthy_pair(
+    bench: Path, tmp_path: Path
+) -> None:
+    elsewhere = changed(bench, '^interface = "repl0"', 'interface = "lo"')
+    done = freezeframe("run", "clean", "--bench", str(elsewhere), "--json", cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "saw no replicated write" in told(done)["error"]["text"]
+
+
+# --- one controller by hand, and the watch --------------------------------------------------------------------
+@contextlib.contextmanager
+def _opened(bench: Bench, tmp_path: Path) -> Iterator[OpenBench]:
+    with OpenBench(bench, tmp_path) as opened:
+        yield opened
+
+
+def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
+    saved = told(freezeframe("save", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
+    assert (saved["ok"], saved["boot_epoch"]) == (True, 1)
+    warm = told(freezeframe("warmstart", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
+    assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
+    assert warm["set"] > saved["set"]
+    done = freezeframe("pull", "primary", "--bench", str(bench), "--json", cwd=tmp_path)
+    pulled = told(done)
+    assert (pulled["set"], pulled["complete"]) == (warm["set"], True)
+    stored = StoredIncident.open(Path(pulled["incident"]))
+    assert stored.broken_sums() == []
+    state = json.loads((stored.path / "primary" / "state.json").read_text())
+    assert state["header"]["serial_number"] == "FFSIM-P-0001"
+    older = freezeframe(
+        "pull", "primary", "--set", str(saved["set"]), "--bench", str(bench), "--json", cwd=tmp_path
+    )
+    assert told(older)["set"] == saved["set"]
+    assert freezeframe("pull", "secondary", "--bench", str(bench), cwd=tmp_path).returncode == 2
+
+
+def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_path: Path) -> None:
+    with _opened(load_bench(bench), tmp_path) as opened:
+        secondary = opened.controllers["secondary"]
+        assert isinstance(secondary, Serviceable)
+        plan = {
+            "seed": 1,
+            "faults": [
+                {
+                    "kind": "bit_flip_receiver",
+                    "side": "secondary",
+                    "at_write": 2,
+                    "count": 1,
+                    "delay_ms": 0,
+                }
+            ],
+        }
+        assert secondary.set_faults(opened.identities["secondary"], plan, deadline_in(LIMIT_S)).ok
+    process = subprocess.Popen(
+        [*COMMAND, "watch", "--bench", str(bench)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output = Output(process)
+        output.until(b"watching")
+        uri = load_bench(bench).primary.host
+        subprocess.run(["nbdcopy", str(_blob(tmp_path)), uri], check=True, timeout=60)
+        seen = output.until(b"incident: ") + output.until(b"watching")
+        assert b"digest-failed" in seen
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 1
+    finally:
+        process.kill()
+        process.wait()
+    (path,) = (tmp_path / "incidents").iterdir()
+    stored = StoredIncident.open(path)
+    assert {side: one["complete"] for side, one in stored.record["sets"].items()} == {
+        "primary": True,
+        "secondary": True,
+    }
+    assert stored.broken_sums() == []
+
+
+def _blob(tmp_path: Path) -> Path:
+    """As many bytes as the volume holds."""
+    blob = tmp_path / "blob"
+    blob.write_bytes(os.urandom(1 << 20) * 128)
+    return blob
