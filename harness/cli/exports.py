@@ -8,8 +8,8 @@ from freezeframe.harness.cli.output import err, print_json, say
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.incidents import store
-from freezeframe.harness.incidents.evidence import Evidence
-from freezeframe.harness.incidents.redaction import RedactedEvidence, folder_key
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.redaction import RedactedDossier, folder_key
 from freezeframe.harness.report import text
 
 
@@ -27,14 +27,14 @@ def export(
     asked = [(one, path) for one in formats if (path := targets.get(one.name)) is not None]
     _check(asked, formats, redact=redact)
     report: dict[str, object] = {}
-    read: list[Evidence] = []
+    read: list[Dossier] = []
 
-    def source() -> Evidence:
+    def source() -> Dossier:
         if not read:
             stored = store.find(what, out_dir)
             report["incident"] = str(stored.path.absolute())
             key = folder_key(stored.path.absolute().parent) if redact else None
-            read.append(Evidence(stored) if key is None else RedactedEvidence(stored, key=key))
+            read.append(Dossier(stored) if key is None else RedactedDossier(stored, key=key))
         return read[0]
 
     for one, path in asked:

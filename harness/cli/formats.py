@@ -16,9 +16,9 @@ import typer
 from freezeframe.harness.edge.wholefile import write_whole
 
 if TYPE_CHECKING:
-    from freezeframe.harness.incidents.evidence import Evidence
+    from freezeframe.harness.incidents.dossier import Dossier
 
-Source = Callable[[], "Evidence"]
+Source = Callable[[], "Dossier"]
 """Reads the incident, once; with ``--redact`` the result is redacted. Raises UsageError: not found."""
 Fields = Mapping[str, object]
 """Further fields for ``--json``, such as the number of packets."""

@@ -1,9 +1,9 @@
 """``list``, ``show``, ``search`` and ``prune``: the incidents of a folder."""
 
-import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -12,15 +12,16 @@ from freezeframe.harness.cli.output import err, print_json, say
 from freezeframe.harness.cli.verdicts import say_timeline
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.record import Verdict
 from freezeframe.harness.errors import HarnessError, UsageError
 from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.index import Index, Indexed
-from freezeframe.harness.incidents.inquest import timeline_of, verdict_of
+from freezeframe.harness.incidents.inquest import known_verdict, plain, timeline_of
 from freezeframe.harness.incidents.quota import GIB, prune
 from freezeframe.harness.report import text
 
 _EQUAL: Final = {True: "yes", False: "NO", None: "-"}
-_MAX_RAW_CHARS: Final = 20_000
 
 
 def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
@@ -30,10 +31,10 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
         rows = [
             {**_row(one, out_dir), "seen": len(recurrences[one.signature].members)} for one in found
         ]
-        told: dict[str, Any] = {"incidents": rows}
+        shown: dict[str, object] = {"incidents": rows}
         if kinds:
-            told["kinds"] = {name: one.text for name, one in recurrences.items()}
-        print_json(told)
+            shown["kinds"] = {name: one.text for name, one in recurrences.items()}
+        print_json(shown)
         return
     if not found:
         there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
@@ -78,7 +79,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _row(one: Indexed, out_dir: Path) -> dict[str, Any]:
+def _row(one: Indexed, out_dir: Path) -> dict[str, object]:
     return {
         "id": one.name,
         "incident": str((out_dir / one.name).absolute()),
@@ -115,35 +116,35 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
 
 def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     one = store.find(what, out_dir)
-    recurrence = _recurrence(one)
+    dossier = Dossier(one)
+    recurrence, verdict, altered = _recurrence(one), known_verdict(dossier), one.altered()
     if as_json:
-        told: dict[str, Any] = {
-            **one.record,
+        shown: dict[str, object] = {
+            **one.raw,
             "outcome": one.outcome,
             "incident": str(one.path.absolute()),
+            "altered": altered,
+            "verdict": plain(verdict) if verdict is not None else None,
         }
         if recurrence:
-            told["recurrence"] = recurrence
+            shown["recurrence"] = recurrence
         if one.problems:
-            told["problems"] = list(one.problems)
+            shown["problems"] = list(one.problems)
         if timeline:
-            told["timeline"] = _timeline(one)
-        print_json(told)
+            shown["timeline"] = _timeline(dossier, verdict)
+        print_json(shown)
         return
-    try:
-        output.show(text.summary(one.record, one.outcome))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        # Not as we write it: by another version, or by somebody who means harm.
-        err.print("  its record is not as FreezeFrame writes it; as it stands:", style="yellow")
-        say(escape(json.dumps(one.record, default=str))[:_MAX_RAW_CHARS])
+    record = msgspec.structs.replace(one.record, verdict=verdict)
+    output.show(text.summary(record, one.outcome))
     if recurrence:
         say(f"this kind: {recurrence}")
-    for problem in one.problems:
+    for problem in (*one.problems, *altered):
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
-        trigger = one.record.get("trigger")
-        zero_ns = trigger.get("t_match_ns") if isinstance(trigger, dict) else None
-        say_timeline(_timeline(one), zero_ns if type(zero_ns) is int else None)
+        trigger = one.record.trigger
+        say_timeline(
+            _timeline(dossier, verdict), trigger.t_match_ns if trigger is not None else None
+        )
     say(f"incident: {escape(str(one.path.absolute()))}")
 
 
@@ -184,10 +185,10 @@ def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: b
         err.print("  the rest stays: open, or the first or the newest of its kind", style="yellow")
 
 
-def _timeline(one: store.StoredIncident) -> list[Row]:
+def _timeline(dossier: Dossier, verdict: Verdict | None) -> list[Row]:
     """The whole run on one clock; of an incident that makes no sense only what its own timeline
     says."""
     try:
-        return timeline_of(one, one.record.get("verdict") or verdict_of(one), whole=True)
-    except (HarnessError, AttributeError, TypeError):
-        return [row for row in one.timeline() if type(row.get("t_ns")) is int]
+        return timeline_of(dossier, verdict, whole=True)
+    except HarnessError:
+        return dossier.rows

@@ -11,7 +11,7 @@ from freezeframe.harness.core.console.rules import RuleSet, combine, parse_rules
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.incidents import rulelab, store
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 
 MAX_RULE_FILE_BYTES: Final = 1 << 20
 MAX_SHOWN: Final = 10
@@ -40,7 +40,7 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
         raise UsageError(f"{out_dir}: no incidents in this folder to test the rules on")
     hidden = as_json or not err.is_terminal
     results = [
-        rulelab.compare(Evidence(one), rules, baseline)
+        rulelab.compare(Dossier(one), rules, baseline)
         for one in track(known, description="scanning", console=err, transient=True, disable=hidden)
     ]
     if as_json:

@@ -31,6 +31,7 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report import text
 from freezeframe.harness.runs import campaign
 
@@ -138,7 +139,7 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
     if as_json:
         print_json(result.as_json())
     elif result.incident is not None or result.outcome == "pass":
-        output.show(text.summary(result.record, result.outcome))
+        output.show(text.summary(read_record(result.record)[0], result.outcome))
         if result.incident is not None:
             say(f"incident: {escape(str(result.incident))}")
         elif result.outcome == "pass":
@@ -164,7 +165,7 @@ def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
             if as_json:
                 print_json(result.as_json())
             else:
-                output.show(text.summary(result.record, result.outcome))
+                output.show(text.summary(read_record(result.record)[0], result.outcome))
                 say(f"incident: {escape(str(result.incident))}")
     except KeyboardInterrupt:
         # The normal end of a watch.

@@ -10,6 +10,7 @@ from freezeframe.harness.cli.output import (
     EXIT_DEVICE_FAILED,
     EXIT_INCONCLUSIVE,
     EXIT_PASS,
+    err,
     print_json,
     say,
     show,
@@ -17,11 +18,11 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.core.verdict.verdict import judge
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents import store
 from freezeframe.harness.incidents.adopt import adopt as adopted
-from freezeframe.harness.incidents.inquest import evidence_of, timeline_of, verdict_of
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.inquest import plain, timeline_of, verdict_of
 from freezeframe.harness.report import text
 
 
@@ -29,26 +30,32 @@ def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
     """Exit 0 when the verdict is the recorded one (or the first), 1 when it differs, 4 when it is
     inconclusive."""
     one = store.find(what, out_dir)
-    verdict = verdict_of(one)
-    recorded = one.record.get("verdict")
-    same = None if recorded is None else recorded == verdict
+    dossier = Dossier(one)
+    verdict, recorded, altered = verdict_of(dossier), one.record.verdict, one.altered()
+    same = None if recorded is None else recorded.conclusion == verdict.conclusion
     if as_json:
-        told = {"incident": str(one.path.absolute()), "same": same, "verdict": verdict}
-        print_json(told | {"timeline": timeline_of(one, verdict)} if timeline else told)
+        shown: dict[str, object] = {
+            "incident": str(one.path.absolute()), "same": same, "altered": altered, "verdict": plain(verdict),
+        }  # fmt: skip
+        if timeline:
+            shown["timeline"] = timeline_of(dossier, verdict)
+        print_json(shown)
     else:
         show(text.verdict_report(verdict))
         if timeline:
-            say_timeline(timeline_of(one, verdict), verdict["t_detect_ns"])
+            say_timeline(timeline_of(dossier, verdict), verdict.t_detect_ns)
         if same is not None:
             say(
                 "the same as recorded"
                 if same
                 else "NOT the same as recorded: files or the program have changed"
             )
+        for sentence in altered:
+            err.print(f"  {sentence}", style="yellow", markup=False)
         say(f"incident: {escape(str(one.path.absolute()))}")
     if same is False:
         raise typer.Exit(EXIT_DEVICE_FAILED)
-    raise typer.Exit(EXIT_PASS if verdict["conclusive"] else EXIT_INCONCLUSIVE)
+    raise typer.Exit(EXIT_PASS if verdict.conclusive else EXIT_INCONCLUSIVE)
 
 
 def say_timeline(rows: Sequence[Row], origin_ns: Ns | None) -> None:
@@ -60,8 +67,8 @@ def say_timeline(rows: Sequence[Row], origin_ns: Ns | None) -> None:
 def adopt(what: str, out_dir: Path, to: Path, *, as_json: bool) -> None:
     """Write NAME.toml and test_NAME.py into ``to``; what is there already is not overwritten."""
     one = store.find(what, out_dir)
-    evidence = evidence_of(one)
-    made = adopted(one.record, judge(evidence), evidence)
+    dossier = Dossier(one)
+    made = adopted(one.record, verdict_of(dossier), dossier.evidence)
     files = {to / f"{made.name}.toml": made.scenario, to / f"test_{made.name}.py": made.test}
     try:
         to.mkdir(parents=True, exist_ok=True)

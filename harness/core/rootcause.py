@@ -16,6 +16,10 @@ from freezeframe.harness.errors import WireError
 from freezeframe.harness.wire import control, rootcause
 from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, EventCode
 
+EventRecord = Mapping[str, Any]
+"""One record of an event log: seq, uptime_ns, name, level, and the code's own arguments by name."""
+StateRecord = Mapping[str, Any]
+"""A map of CBOR as a controller stored it."""
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000
 MAX_DEPTH: Final = 16
@@ -33,11 +37,11 @@ SIMPLE_VALUES: Final = frozenset({20, 21, 22, 25, 26, 27})
 class RootCauseSet:
     """A pulled set, decoded."""
 
-    header: Mapping[str, Any]
+    header: StateRecord
     """Keys: wire.rootcause.HEADER_KEYS."""
-    state: Mapping[str, Any]
+    state: StateRecord
     """Keys: wire.rootcause.STATE_KEYS."""
-    events: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    events: Sequence[EventRecord] = field(default_factory=list)
     """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by
     name."""
     tells: frozenset[str] | None = None
@@ -90,7 +94,7 @@ def decode_cbor(data: bytes) -> Any:
         raise WireError(f"not CBOR: {error}"[:200], 0, data) from error
 
 
-def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
+def event_lines(events: Sequence[EventRecord]) -> list[str]:
     """Return the lines of ``events.log``, one per record: seq, uptime in seconds, level, name,
     argument=value ..."""
     lines = []
@@ -108,7 +112,7 @@ def event_lines(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def this_boot(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def this_boot(events: Sequence[EventRecord]) -> Sequence[EventRecord]:
     """Return the records since the last boot. Uptimes of earlier records belong to another clock."""
     for at in range(len(events) - 1, -1, -1):
         if events[at]["name"] == "BOOT":
@@ -191,7 +195,7 @@ def _inspect(data: bytes) -> None:
         raise WireError("bytes follow after the CBOR value", at, data[at:])
 
 
-def _checked_map(value: Any, name: str, keys: Sequence[str]) -> dict[str, Any]:
+def _checked_map(value: Any, name: str, keys: Sequence[str]) -> StateRecord:
     if not isinstance(value, dict):
         raise WireError(f"the set's {name} is not a map")
     missing = [key for key in keys if key not in value]
@@ -200,7 +204,7 @@ def _checked_map(value: Any, name: str, keys: Sequence[str]) -> dict[str, Any]:
     return value
 
 
-def _decoded_events(ring: Any) -> list[dict[str, Any]]:
+def _decoded_events(ring: Any) -> list[EventRecord]:
     if not isinstance(ring, bytes) or len(ring) % RECORD.size:
         raise WireError(f"the set's events are not whole records of {RECORD.size} bytes")
     if len(ring) > rootcause.RING_RECORDS * RECORD.size:
@@ -210,7 +214,7 @@ def _decoded_events(ring: Any) -> list[dict[str, Any]]:
 
 def _decoded_event(
     seq: int, uptime_ns: int, code: int, level: int, _spare: int, *arguments: int
-) -> dict[str, Any]:
+) -> EventRecord:
     try:
         name, argument_names = EventCode(code).name, EVENT_ARGUMENTS[EventCode(code)]
     except ValueError:  # an event of a newer firmware: keep it, named by its number

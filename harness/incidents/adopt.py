@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.bench.benchfile import MIB
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import Stage
+from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 from freezeframe.harness.wire.faults import FaultKind
@@ -58,32 +59,34 @@ class Adoption:
     test: str
 
 
-def adopt(record: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Evidence) -> Adoption:
+def adopt(record: IncidentRecord, verdict: Verdict, evidence: Evidence) -> Adoption:
     """UsageError when the verdict names nothing that the simulated pair can be made to do."""
     kind = _fault(verdict)
     name = f"incident_{_id(record)}"
     write_kib, bytes_mib = _workload(evidence, verdict)
     at_write = _ordinal(evidence, verdict, last=bytes_mib * KIB // write_kib // 2)
-    faults = [{"kind": str(kind), "at_write": at_write} | _delay(kind, verdict)]
-    also = {one["kind"] for one in verdict["also"]}
+    faults: list[dict[str, str | int]] = [
+        {"kind": str(kind), "at_write": at_write, **_delay(kind, verdict)}
+    ]
+    also = {one.kind for one in verdict.also}
     if "garbled console" in also:
         faults.append({"kind": str(FaultKind.CONSOLE_GARBLE), "at_write": at_write})
-    hung = [one["side"] for one in verdict["also"] if one["kind"] == "hung warmstart"]
+    hung = [one.side or "" for one in verdict.also if one.kind == "hung warmstart"]
     faults += [{"kind": str(FaultKind.HUNG_WARMSTART), "side": side} for side in hung]
     lines = [
         "# Adopted from a recorded incident; what it is to reproduce stands in the description.",
         f"name = {_toml(name)}",
-        f"title = {_toml('Adopted: ' + (verdict['kind'] or '') + ', ' + (verdict['stage'] or ''))}",
-        f"description = {_toml(escape(verdict['text']))}",
+        f"title = {_toml('Adopted: ' + (verdict.kind or '') + ', ' + (verdict.stage or ''))}",
+        f"description = {_toml(escape(verdict.text))}",
     ]
     for fault in faults:
         lines += ["", "[[faults]]", *(f"{key} = {_toml(value)}" for key, value in fault.items())]
     lines += ["", "[workload]", f"bytes_mib = {bytes_mib}", f"write_kib = {write_kib}"]
     lines += ["", "[expect]", "detected = true", *(["power_cycle = true"] if hung else [])]
-    stage = SAME_STAGE.get(verdict["stage"], verdict["stage"])
+    stage = SAME_STAGE.get(verdict.stage or "", verdict.stage or "")
     test = _TEST.format(
-        name=name, text=escape(verdict["text"]).replace("\\", "\\\\").replace('"', "'"), stage=str(stage),
-        kind=verdict["kind"], also=sorted(also),
+        name=name, text=escape(verdict.text).replace("\\", "\\\\").replace('"', "'"), stage=str(stage),
+        kind=verdict.kind, also=sorted(also),
     )  # fmt: skip
     return Adoption(name=name, scenario="\n".join(lines) + "\n", test=test)
 
@@ -105,41 +108,41 @@ def test_{name}(run_scenario: Callable[..., Any]) -> None:
     result = run_scenario(str(SCENARIO))
     assert result.outcome == "pass", result.reasons
     verdict = result.record["verdict"]
-    assert verdict["conclusive"], verdict["text"]
-    assert (verdict["stage"], verdict["kind"]) == ({stage!r}, {kind!r}), verdict["text"]
-    assert {also!r} == sorted(one["kind"] for one in verdict["also"])
+    assert verdict.conclusive, verdict.text
+    assert (verdict.stage, verdict.kind) == ({stage!r}, {kind!r}), verdict.text
+    assert {also!r} == sorted(one.kind for one in verdict.also)
 '''
 
 
-def _id(record: Mapping[str, Any]) -> str:
+def _id(record: IncidentRecord) -> str:
     """It becomes part of file names and of a function's: nothing but hex digits of it is
     believed."""
-    told = re.match(r"[0-9a-f]{8}", str(record.get("incident_id_hex", "")))
-    if told is None:
-        raise UsageError("the incident tells no id")
-    return told[0]
+    found = re.match(r"[0-9a-f]{8}", record.incident_id_hex)
+    if found is None:
+        raise UsageError("the incident has no id")
+    return found[0]
 
 
-def _fault(verdict: Mapping[str, Any]) -> FaultKind:
-    if not verdict["conclusive"] or verdict["stage"] is None:
-        raise UsageError(f"nothing to adopt: {verdict['text']}")
-    stage = Stage(verdict["stage"])
-    kind = FAULT_OF.get((stage, verdict["kind"])) or FAULT_OF.get((stage, None))
+def _fault(verdict: Verdict) -> FaultKind:
+    if not verdict.conclusive or verdict.stage is None:
+        raise UsageError(f"nothing to adopt: {verdict.text}")
+    stage = Stage(verdict.stage)
+    kind = FAULT_OF.get((stage, verdict.kind)) or FAULT_OF.get((stage, None))
     if kind is None:
-        raise UsageError(f"the simulated controllers have no fault for {stage}: {verdict['kind']}")
+        raise UsageError(f"the simulated controllers have no fault for {stage}: {verdict.kind}")
     return kind
 
 
-def _delay(kind: FaultKind, verdict: Mapping[str, Any]) -> dict[str, Any]:
+def _delay(kind: FaultKind, verdict: Verdict) -> dict[str, int]:
     if kind not in (FaultKind.LATE_ACK, FaultKind.STALL):
         return {}
-    told = [int(word) for word in str(verdict["found"] or "").split() if word.isdecimal()]
-    return {"delay_ms": max(MIN_DELAY_MS, min(told[0], 60_000)) if told else MIN_DELAY_MS}
+    found = [int(word) for word in (verdict.found or "").split() if word.isdecimal()]
+    return {"delay_ms": max(MIN_DELAY_MS, min(found[0], 60_000)) if found else MIN_DELAY_MS}
 
 
-def _workload(e: Evidence, verdict: Mapping[str, Any]) -> tuple[int, int]:
+def _workload(e: Evidence, verdict: Verdict) -> tuple[int, int]:
     """(KiB a write, MiB in all): as in the incident, as far as the simulated bench can do it."""
-    write_kib = (verdict["write_sectors"] or 0) * SECTOR_BYTES // KIB
+    write_kib = (verdict.write_sectors or 0) * SECTOR_BYTES // KIB
     if not STEP_KIB <= write_kib <= MAX_WRITE_KIB or write_kib % STEP_KIB:
         write_kib = DEFAULT_WRITE_KIB
     written = (
@@ -148,14 +151,14 @@ def _workload(e: Evidence, verdict: Mapping[str, Any]) -> tuple[int, int]:
     return write_kib, max(1, min(-(-written // MIB), MAX_BYTES_MIB)) if written else MAX_BYTES_MIB
 
 
-def _ordinal(e: Evidence, verdict: Mapping[str, Any], *, last: int) -> int:
+def _ordinal(e: Evidence, verdict: Verdict, *, last: int) -> int:
     """The how-manieth replicated write it was: by the journal, else by the capture; never beyond
     the workload's middle."""
     number = 1
-    if e.journal is not None and verdict["write_id"] in e.journal.writes:
-        number = list(e.journal.writes).index(verdict["write_id"]) + 1
-    elif e.link is not None and verdict["t_cause_ns"] is not None:
-        number = sum(one.row.t_sent_ns <= verdict["t_cause_ns"] for one in e.link.writes)
+    if e.journal is not None and verdict.write_id in e.journal.writes:
+        number = list(e.journal.writes).index(verdict.write_id) + 1
+    elif e.link is not None and verdict.t_cause_ns is not None:
+        number = sum(one.t_sent_ns <= verdict.t_cause_ns for one in e.link.writes)
     return max(1, min(number, last))
 
 

@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict import signature
+from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.core.verdict.signature import Member, Recurrence
-from freezeframe.harness.core.verdict.writepath import items, mapping, number
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents import store
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.store import OPEN, RECORD, StoredIncident
 
 FILE: Final = "index.sqlite"
@@ -252,42 +252,42 @@ def _text(value: object, limit: int = 300) -> str:
     return "" if value is None else escape(str(value)[:limit])
 
 
-def _read(one: StoredIncident, stamp: str) -> tuple[dict[str, Any], tuple[str, str, str]]:
+def _read(
+    one: StoredIncident, stamp: str
+) -> tuple[Mapping[str, str | int | None], tuple[str, str, str]]:
     """The row of one incident, and its words: consoles, triggers, notes."""
-    evidence, record = Evidence(one), one.record
-    trigger = mapping(record.get("trigger"))
-    rule, stage = _text(trigger.get("rule"), 80), _text(signature.stage_of(record), 80)
-    line = signature.normalised(escape(evidence.trigger_text))
-    if not trigger:
-        reasons = record.get("reasons")
-        first = reasons[0] if isinstance(reasons, list) and reasons else one.outcome
-        line = signature.normalised(_text(first))
+    dossier, record, trigger = Dossier(one), one.record, one.record.trigger
+    rule = _text(trigger.rule if trigger is not None else "", 80)
+    stage = _text(signature.stage_of(record.verdict), 80)
+    line = signature.normalised(escape(dossier.trigger_text))
+    if trigger is None:
+        line = signature.normalised(_text(record.reasons[0] if record.reasons else one.outcome))
     consoles = [_console(one, f"{side}/{store.CONSOLE}") for side in SIDES]
-    equal = record.get("data_equal")
-    values = {
+    equal = record.data_equal
+    values: dict[str, str | int | None] = {
         "name": one.id,
         "stamp": stamp,
         "started_ns": min(max(one.started_ns, 0), _MAX_INTEGER),
-        "started": _text(record.get("created"), 40),
+        "started": _text(record.created, 40),
         "outcome": one.outcome,
-        "bench": _text(record.get("bench")),
-        "scenario": _text(record.get("scenario")),
-        "seed": _text(record.get("seed"), 40),
+        "bench": _text(record.bench),
+        "scenario": _text(record.scenario),
+        "seed": _text(record.seed, 40),
         "rule": rule,
-        "side": _text(trigger.get("side"), 20),
+        "side": _text(trigger.side if trigger is not None else "", 20),
         "stage": stage,
         "line": line,
         "signature": signature.signature(rule, stage, line),
-        "firmware": _firmware(record, trigger.get("side")),
-        "contexts": json.dumps(signature.contexts(_before(evidence, consoles))),
-        "data_equal": int(equal) if isinstance(equal, bool) else None,
+        "firmware": _firmware(record),
+        "contexts": json.dumps(signature.contexts(_before(dossier))),
+        "data_equal": int(equal) if equal is not None else None,
     }
     words = (
         "\n".join(
             escape(line.rstrip(b"\r")) for console in consoles for line in console.split(b"\n")
         ),
         "\n".join(
-            _text(told.get(key)) for told in evidence.triggers[:1000] for key in ("rule", "detail")
+            _text(said) for one in dossier.triggers[:1000] for said in (one.rule, one.detail)
         ),
         "\n".join(_notes(record)),
     )
@@ -304,34 +304,30 @@ def _console(one: StoredIncident, name: str) -> bytes:
     return data if len(data) <= MAX_SEARCHED_BYTES else data[:half] + b"\n" + data[-half:]
 
 
-def _before(evidence: Evidence, consoles: list[bytes]) -> bytes:
-    """What both consoles told before the trigger."""
-    at_ns = number(mapping(evidence.record.get("trigger")).get("t_arrival_ns"))
-    if at_ns is None:
+def _before(dossier: Dossier) -> bytes:
+    """What both consoles printed before the trigger."""
+    trigger = dossier.record.trigger
+    if trigger is None or trigger.t_arrival_ns is None:
         return b""
     return b"\n".join(
         line.data
         for side in SIDES
-        for line in evidence.consoles[side]
-        if line.t_ns < at_ns and line.t_ns
+        for line in dossier.consoles[side]
+        if line.t_ns and line.t_ns < trigger.t_arrival_ns
     )
 
 
-def _firmware(record: Mapping[str, Any], side: object) -> str:
-    controllers = mapping(record.get("controllers"))
-    return _text(
-        mapping(controllers.get(str(side) if side else "primary")).get("firmware_version"), 40
-    )
+def _firmware(record: IncidentRecord) -> str:
+    side: Side = "primary"
+    if record.trigger is not None and record.trigger.side == "secondary":
+        side = "secondary"
+    who = record.controllers.get(side)
+    return _text(who.firmware_version if who is not None else "", 40)
 
 
-def _notes(record: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("scenario", "bench", "outcome"):
-        yield _text(record.get(name))
-    for name in ("notes", "reasons"):
-        told = record.get(name)
-        for one in told[:1000] if isinstance(told, list) else []:
-            yield _text(one)
-    for one in items(record.get("recovery"))[:1000]:
-        yield _text(one.get("detail"))
-    yield _text(mapping(record.get("verdict")).get("text"))
-    yield _text(mapping(record.get("verdict")).get("reason"))
+def _notes(record: IncidentRecord) -> Iterator[str]:
+    yield from map(_text, (record.scenario, record.bench, record.outcome))
+    yield from map(_text, (*record.notes[:1000], *record.reasons[:1000]))
+    yield from (_text(one.detail) for one in record.recovery[:1000])
+    if record.verdict is not None:
+        yield from map(_text, (record.verdict.text, record.verdict.reason))

@@ -18,28 +18,31 @@ import re
 import secrets
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from freezeframe.harness.core import frames
 from freezeframe.harness.core.blocks.blockdiff import BlockDiff
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ipheaders import HOSTILE, locate_tcp
-from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
+from freezeframe.harness.core.link.linkevidence import LinkEvidence
 from freezeframe.harness.core.link.messages import Message
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.core.verdict.evidence import link_ends
-from freezeframe.harness.core.verdict.writepath import mapping
+from freezeframe.harness.core.verdict.evidence import Evidence, link_ends
+from freezeframe.harness.core.verdict.record import IncidentRecord, Part, TriggerRecord, Verdict
 from freezeframe.harness.edge.pcapng import CapturedFrame
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.incidents.evidence import ConsoleLine, ControlFrame, Evidence
+from freezeframe.harness.incidents.dossier import ConsoleLine, Dossier, SentFrame
 
+P = TypeVar("P", bound=Part)
 KEY_FILE: Final = ".redaction-key"
 KEY_BYTES: Final = 32
 MIN_SERIAL_CHARS: Final = 4
@@ -49,8 +52,6 @@ HEADERS_BYTES: Final = 54
 """Kept of a frame that is no TCP: Ethernet, IP and a little more; an ARP request whole."""
 _MIN_TCP_FRAME_BYTES: Final = 54
 _DROPPED_KEYS: Final = frozenset({"excerpt_hex", "frame_hex"})
-_DATA_KEYS: Final = frozenset({"expected", "found"})
-"""Of the verdict: bytes of the host's."""
 _REMOVED: Final = "(redacted)"
 _SERIAL_ON_CONSOLE: Final = re.compile(
     rb"(?i)serial(?: number|no\.?|#)?[ :=]+([A-Za-z0-9][A-Za-z0-9_./-]{3,31})"
@@ -121,14 +122,14 @@ class Pseudonyms:
 
 
 @dataclass
-class RedactedEvidence(Evidence):
-    """As Evidence, of what may be given away."""
+class RedactedDossier(Dossier):
+    """As Dossier, of what may be given away. It is judged on the whole evidence, and only then redacted."""
 
     key: bytes = field(default=b"", kw_only=True)
 
     @cached_property
-    def whole(self) -> Evidence:
-        return Evidence(self.stored, self.problems)
+    def whole(self) -> Dossier:
+        return Dossier(self.stored, self.problems, given=self.given)
 
     @cached_property
     def names(self) -> Pseudonyms:
@@ -139,15 +140,28 @@ class RedactedEvidence(Evidence):
         return Pseudonyms([one for one in serials if len(one) >= MIN_SERIAL_CHARS], self.key)
 
     @cached_property
-    def record(self) -> Mapping[str, Any]:
-        record: dict[str, Any] = self.names.anything(dict(self.stored.record))
-        for trigger in (record.get("trigger"), *(record.get("more_triggers") or [])):
-            if isinstance(trigger, dict) and trigger.get("source") == "link":
-                trigger.pop("excerpt", None)  # begins with the packet's data
-        if isinstance(record.get("verdict"), dict):
-            for name in _DATA_KEYS & record["verdict"].keys():
-                record["verdict"][name] = _REMOVED
-        return record
+    def record(self) -> IncidentRecord:
+        """Without the host's data and the serial numbers; the verdict as ``verdict``."""
+        whole = self.whole.record
+        bare = msgspec.structs.replace(
+            whole,
+            trigger=_bare(whole.trigger) if whole.trigger is not None else None,
+            more_triggers=tuple(map(_bare, whole.more_triggers)),
+            verdict=_without_data(whole.verdict) if whole.verdict is not None else None,
+        )
+        return self._renamed(bare)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        return self.whole.evidence
+
+    @cached_property
+    def judgement(self) -> tuple[Verdict, str]:
+        verdict, why = self.whole.judgement
+        return self._renamed(_without_data(verdict)), self.names.text(why)
+
+    def _renamed(self, part: P) -> P:
+        return msgspec.convert(self.names.anything(msgspec.to_builtins(part)), type(part))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -158,7 +172,7 @@ class RedactedEvidence(Evidence):
         return rows
 
     @cached_property
-    def consoles(self) -> dict[Side, list[ConsoleLine]]:
+    def consoles(self) -> Mapping[Side, Sequence[ConsoleLine]]:
         return {
             side: [
                 replace(line, data=self.names.data(line.data)) for line in self.whole.consoles[side]
@@ -166,32 +180,32 @@ class RedactedEvidence(Evidence):
             for side in SIDES
         }
 
-    @cached_property
-    def sets(self) -> dict[Side, RootCauseSet]:
+    @property
+    def sets(self) -> Mapping[Side, RootCauseSet]:
         return {
             side: RootCauseSet(
                 header=self.names.anything(dict(one.header)),
                 state=self.names.anything(dict(one.state)),
                 events=one.events,
+                tells=one.tells,
             )
             for side, one in self.whole.sets.items()
         }
 
     @cached_property
-    def control_frames(self) -> list[ControlFrame]:
+    def control_frames(self) -> Sequence[SentFrame]:
         return [replace(sent, frame=self._frame(sent.frame)) for sent in self.whole.control_frames]
 
-    @cached_property
+    @property
     def link(self) -> LinkEvidence:
+        return self._bare_link
+
+    @cached_property
+    def _bare_link(self) -> LinkEvidence:
         """Understood before anything was removed; the data that it holds goes."""
         link = copy.copy(self.whole.link)
         link.writes = [replace(write, data=b"") for write in link.writes]
         return link
-
-    @cached_property
-    def failing(self) -> LinkWrite | None:
-        whole = self.whole.failing
-        return None if whole is None else self.link.writes[self.whole.link.writes.index(whole)]
 
     @cached_property
     def diff(self) -> BlockDiff | None:
@@ -230,38 +244,50 @@ class RedactedEvidence(Evidence):
             return bytes(len(frame))
 
 
-def _serials(evidence: Evidence) -> Iterator[str]:
+def _serials(dossier: Dossier) -> Iterator[str]:
     """Serial numbers that the incident names: of its controllers, its sets and its consoles."""
-    for controller in mapping(evidence.record.get("controllers")).values():
-        yield from _named(mapping(controller))
-    for one in evidence.sets.values():
-        yield from _named(one.header)
+    for controller in dossier.record.controllers.values():
+        yield from _named(controller.serial_number)
+    for one in dossier.sets.values():
+        yield from _named(one.header.get("serial_number"))
     for side in SIDES:
-        for line in evidence.consoles[side]:
+        for line in dossier.consoles[side]:
             for found in _SERIAL_ON_CONSOLE.findall(line.data):
                 yield found.decode("ascii").rstrip(".,-/")
 
 
-def _named(fields: Mapping[str, Any]) -> Iterator[str]:
-    serial = fields.get("serial_number")
+def _named(serial: object) -> Iterator[str]:
     if isinstance(serial, str) and serial.strip():
         yield serial.strip()[:64]
+
+
+def _bare(trigger: TriggerRecord) -> TriggerRecord:
+    """A trigger without bytes: of the link, its excerpt begins with the packet's data."""
+    excerpt = "" if trigger.source == "link" else trigger.excerpt
+    return msgspec.structs.replace(trigger, excerpt=excerpt, excerpt_hex="")
+
+
+def _without_data(verdict: Verdict) -> Verdict:
+    """A verdict without bytes of the host's."""
+    if verdict.byte_offset is None:
+        return verdict
+    return msgspec.structs.replace(verdict, expected=_REMOVED, found=_REMOVED)
 
 
 class _Kept:
     """Which bytes of each frame are known to be no host data."""
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, dossier: Dossier) -> None:
         self._offsets: dict[int, tuple[int, int, int]] = {}
         """Frame number -> (flow, offset in its stream, length) of a payload that was new from end
         to end."""
         self._starts: dict[int, array[int]] = {}
         self._ends: dict[int, array[int]] = {}
-        ends = link_ends(evidence.record)
+        ends = link_ends(dossier.record)
         reassembler = Reassembler(ports=ends.ports)
         follower = Follower(ends.speak(must_match=False), ends.ports)
         number = 0
-        for number, frame in enumerate(evidence.frames(), 1):
+        for number, frame in enumerate(dossier.frames(), 1):
             for event in reassembler.feed(frame.t_ns, frame.data, number):
                 flow = -1
                 if isinstance(event, StreamData):

@@ -15,9 +15,9 @@ from freezeframe.harness.core.console.triggers import Hit, Scanner
 from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
 from freezeframe.harness.core.link.linkview import LinkView
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.evidence import link_ends
-from freezeframe.harness.core.verdict.writepath import mapping, number
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 
 MAX_HITS: Final = 20_000
 """Of one incident; a rule that hits more often is wrong anyway."""
@@ -53,11 +53,11 @@ class RuleComparison:
         return not self.new and not self.lost
 
 
-def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> RuleComparison:
+def compare(dossier: Dossier, rules: RuleSet, against: RuleSet | None) -> RuleComparison:
     """``against`` None: with what was found when the incident was recorded."""
-    now = found(evidence, rules)
-    then = recorded(evidence) if against is None else found(evidence, against)
-    more = mapping(evidence.record.get("counted_hits")) if against is None else {}
+    now = found(dossier, rules)
+    then = recorded(dossier) if against is None else found(dossier, against)
+    more = dossier.record.counted_hits if against is None else {}
     counted = [
         escape(
             f"{rule}: {count} hits were only counted then; what is new of this rule may be some of these"
@@ -65,46 +65,62 @@ def compare(evidence: Evidence, rules: RuleSet, against: RuleSet | None) -> Rule
         for rule, count in more.items()
     ]
     return RuleComparison(
-        incident=evidence.stored.id,
+        incident=dossier.stored.id,
         kept=len(now.keys() & then.keys()),
         new=tuple(sorted((place, now[place]) for place in now.keys() - then.keys())),
         lost=tuple(sorted((place, then[place]) for place in then.keys() - now.keys())),
-        problems=tuple(dict.fromkeys([*evidence.stored.problems, *evidence.problems, *counted])),
+        problems=tuple(dict.fromkeys([*dossier.stored.problems, *dossier.problems, *counted])),
     )
 
 
-def found(evidence: Evidence, rules: RuleSet) -> dict[HitPlace, str]:
+def found(dossier: Dossier, rules: RuleSet) -> dict[HitPlace, str]:
     """Every hit of ``rules`` in the incident's consoles and capture."""
     hits: dict[HitPlace, str] = {}
-    for place, text in (*_on_consoles(evidence, rules), *_on_link(evidence, rules)):
+    for place, text in (*_on_consoles(dossier, rules), *_on_link(dossier, rules)):
         if len(hits) < MAX_HITS:
             hits.setdefault(place, text)
     return hits
 
 
-def recorded(evidence: Evidence) -> dict[HitPlace, str]:
+def recorded(dossier: Dossier) -> dict[HitPlace, str]:
     """Every hit that the timeline tells; the record of the incident where the timeline is lost."""
     hits: dict[HitPlace, str] = {}
-    rows = [row for row in evidence.rows if row.get("event") == "trigger"]
-    told = rows or [{**trigger, "where": trigger.get("source")} for trigger in evidence.triggers]
-    lines = _Lines(evidence)
-    for row in told[:MAX_HITS]:
-        at, rule, side = number(row.get("offset_bytes")), row.get("rule"), row.get("side")
-        if at is None or not isinstance(rule, str) or side not in SIDES:
-            continue
-        if row.get("where") == "console":
+    rows = [row for row in dossier.rows if row.get("event") == "trigger"]
+    lines = _Lines(dossier)
+    for where, side, at, rule, detail in _noted_rows(rows) if rows else _noted_triggers(dossier):
+        if len(hits) >= MAX_HITS:
+            break
+        if where == "console":
             place, text = lines.place(side, at, rule)
             hits.setdefault(place, text)
-        elif row.get("where") == "link":
-            hits.setdefault(HitPlace("link", side, at, escape(rule)), _short(row.get("detail")))
+        elif where == "link":
+            hits.setdefault(HitPlace("link", side, at, escape(rule)), _short(detail))
     return hits
+
+
+_Noted = tuple[object, Side, int, str, object]
+"""(console or link, side, offset, rule, detail) of a hit that the run noted."""
+
+
+def _noted_rows(rows: Sequence[Row]) -> Iterator[_Noted]:
+    for row in rows:
+        at, rule, side = row.get("offset_bytes"), row.get("rule"), row.get("side")
+        if type(at) is int and isinstance(rule, str) and side in SIDES:
+            yield row.get("where"), side, at, rule, row.get("detail")
+
+
+def _noted_triggers(dossier: Dossier) -> Iterator[_Noted]:
+    for one in dossier.triggers:
+        if one.offset_bytes is not None and one.side in SIDES:
+            side: Side = "primary" if one.side == "primary" else "secondary"
+            yield one.source, side, one.offset_bytes, one.rule, one.detail
 
 
 class _Lines:
     """From an offset on a console to its line."""
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._lines = evidence.consoles
+    def __init__(self, dossier: Dossier) -> None:
+        self._lines = dossier.consoles
         self._starts = {side: [line.offset_bytes for line in self._lines[side]] for side in SIDES}
 
     def place(self, side: Side, end_offset: int, rule: str) -> tuple[HitPlace, str]:
@@ -119,12 +135,12 @@ def _short(text: object) -> str:
     return escape(str(text or "")[:MAX_SHOWN_CHARS])
 
 
-def _on_consoles(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
+def _on_consoles(dossier: Dossier, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
     if not rules.console:
         return
-    scanner, lines = Scanner(rules.console, {side: side for side in SIDES}), _Lines(evidence)
+    scanner, lines = Scanner(rules.console, {side: side for side in SIDES}), _Lines(dossier)
     reads = sorted(
-        ((t_ns, side, data) for side in SIDES for t_ns, data in evidence.reads(side)),
+        ((t_ns, side, data) for side in SIDES for t_ns, data in dossier.reads(side)),
         key=lambda read: read[0],
     )
     for t_ns, side, data in reads:
@@ -145,18 +161,18 @@ def _silences(scanner: Scanner, until_ns: Ns) -> Iterator[tuple[Side, Hit]]:
                 yield side, hit
 
 
-def _on_link(evidence: Evidence, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
+def _on_link(dossier: Dossier, rules: RuleSet) -> Iterator[tuple[HitPlace, str]]:
     if not rules.link:
         return
-    view, t_ns, count = LinkView(link_ends(evidence.record), rules.link), 0, 0
-    view.expect_stamps(evidence.sole_writer)
-    for run in evidence.runs():
-        for at_ns, frame, frame_no in view.frames(run.data, count + 1, evidence.wall_offset_ns):
+    view, t_ns, count = LinkView(link_ends(dossier.record), rules.link), 0, 0
+    view.expect_stamps(dossier.sole_writer)
+    for run in dossier.runs():
+        for at_ns, frame, frame_no in view.frames(run.data, count + 1, dossier.wall_offset_ns):
             due_ns = view.next_deadline()
             if due_ns is not None and due_ns <= at_ns:
                 yield from _placed(view.tick(due_ns))
             yield from _placed(view.feed(at_ns, frame, frame_no, at_ns))
-        t_ns, count = run.t_last_ns - evidence.wall_offset_ns, count + run.frames
+        t_ns, count = run.t_last_ns - dossier.wall_offset_ns, count + run.frames
         yield from _placed(view.tick(t_ns))
     yield from _placed(view.close(t_ns))
 

@@ -12,17 +12,19 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, get_args
+from typing import BinaryIO, Final, Literal, get_args
 
 from freezeframe.harness.core import timeline
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.record import IncidentRecord, Raw
 from freezeframe.harness.edge.capture_ring import kept_runs
 from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incidents.record import parsed, read_record
 
 Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
@@ -55,6 +57,7 @@ MAX_TIMELINE_BYTES: Final = 256 << 20
 LAST: Final = "last"
 MAX_INTEGER: Final = (1 << 63) - 1
 """Larger numbers of a file, which we never write, are read as this one."""
+MAX_SUMS_BYTES: Final = 1 << 20
 MAX_NAMED: Final = 5
 """So many incidents are named when a prefix fits several."""
 
@@ -117,9 +120,11 @@ class StoredIncident:
     """An incident as a reader finds it: finished, still open, or left by a killed run."""
 
     path: Path
-    record: Mapping[str, Any]
-    """incident.json; empty when the run was killed before it was first written, or when it is not
+    record: IncidentRecord
+    """incident.json; of defaults when the run was killed before it was first written, or when it is not
     ours."""
+    raw: Raw
+    """The same as it stands in the file, unchecked: to be shown, not to be acted on."""
     outcome: str
     """One of OUTCOMES, or "open" while its run lives."""
     problems: tuple[str, ...] = ()
@@ -134,21 +139,11 @@ class StoredIncident:
             (path / RECORD).is_file() or (path / TIMELINE).is_file() or (path / LOCK).is_file()
         ):
             raise UsageError(f"{path}: no incident here: neither {RECORD} nor {TIMELINE} is in it")
-        problems = []
-        record: dict[str, Any] = {}
-        try:
-            with open_inside(path, RECORD) as file:
-                read = json.loads(file.read(MAX_RECORD_BYTES + 1), parse_int=_bounded)
-            if isinstance(read, dict):
-                record = read
-            else:
-                problems.append(f"{RECORD}: not a JSON object")
-        except (OSError, ValueError, RecursionError, RigError) as error:
-            problems.append(f"{RECORD}: {escape(str(error))}")
-        outcome = record.get("outcome")
+        raw, record, problems = _read_record(path)
+        outcome = record.outcome
         if outcome not in OUTCOMES:
             outcome = OPEN if _is_alive(path) else "interrupted"
-        return cls(path=path, record=record, outcome=outcome, problems=tuple(problems))
+        return cls(path=path, record=record, raw=raw, outcome=outcome, problems=tuple(problems))
 
     @property
     def id(self) -> str:
@@ -157,15 +152,12 @@ class StoredIncident:
     @property
     def id_hex(self) -> str:
         """The 16-byte id, or as much of it as the folder's name holds."""
-        told_id = self.record.get("incident_id_hex")
-        return told_id if isinstance(told_id, str) else self.id.rpartition("-")[2]
+        return self.record.incident_id_hex or self.id.rpartition("-")[2]
 
     @property
     def started_ns(self) -> int:
         """Wall time of its start; 0 when that is not known."""
-        clock = self.record.get("clock")
-        wall_ns = clock.get("wall_ns") if isinstance(clock, dict) else None
-        return wall_ns if isinstance(wall_ns, int) else 0
+        return self.record.clock.wall_ns if self.record.clock is not None else 0
 
     def part(self, name: str, max_bytes: int) -> bytes:
         """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is
@@ -177,27 +169,59 @@ class StoredIncident:
             return b""
 
     def timeline(self) -> list[Row]:
-        """All whole rows by time; the half row that a killed run may leave is skipped."""
+        """All whole rows by time; the half row that a killed run may leave, and one without a time, is skipped."""
         rows = []
         for line in self.part(TIMELINE, MAX_TIMELINE_BYTES).splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line, parse_int=_bounded)
-                if isinstance(row, dict):
-                    rows.append(row)
+                if isinstance(row, dict) and type(row.get("t_ns")) is int:
+                    rows.append(row | {"t_ns": max(row["t_ns"], 0)})
         return timeline.merged(rows)
 
-    def broken_sums(self) -> list[str]:
-        """Files that SHA256SUMS names and that differ or are missing; RigError without
-        SHA256SUMS."""
-        with told(self.path / SUMS):
-            lines = (self.path / SUMS).read_text().splitlines()
-        broken = []
-        for digest, name in (line.split("  ", 1) for line in lines if "  " in line):
-            file = self.path / name
-            inside = file.resolve().is_relative_to(self.path.resolve())
-            if not inside or not file.is_file() or sha256_of(file) != digest:
-                broken.append(escape(name))
-        return broken
+    def altered(self) -> list[str]:
+        """What is not as it was when the incident was closed, a sentence each; [] also of one that never was."""
+        sums = self.part(SUMS, MAX_SUMS_BYTES).decode(errors="replace")
+        if not sums:
+            if self.record.outcome in OUTCOMES:
+                return [f"there is no {SUMS}: whether the evidence was altered is not known"]
+            return []
+        found, known = [], set()
+        for digest, name in (line.split("  ", 1) for line in sums.splitlines() if "  " in line):
+            known.add(name)
+            if (why := self._changed(name, digest)) is not None:
+                found.append(f"{escape(name)} {why}")
+        there = {str(one.relative_to(self.path)) for one in self.path.rglob("*") if one.is_file()}
+        added = sorted(there - known - {SUMS, LOCK})
+        return [
+            *found,
+            *(f"{escape(name)} was added since the incident was closed" for name in added),
+        ]
+
+    def _changed(self, name: str, digest: str) -> str | None:
+        try:
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                return "is in no folder of the incident"
+            with open_inside(self.path, name) as file:
+                is_same = hashlib.file_digest(file, "sha256").hexdigest() == digest  # type: ignore[arg-type]
+        except FileNotFoundError:
+            return "is gone since the incident was closed"
+        except (RigError, OSError, ValueError):
+            return "cannot be read"
+        return None if is_same else "was altered since the incident was closed"
+
+
+def _read_record(path: Path) -> tuple[Raw, IncidentRecord, list[str]]:
+    """(as it stands there, as it can be used, what is wrong with it)"""
+    try:
+        with open_inside(path, RECORD) as file:
+            data = file.read(MAX_RECORD_BYTES + 1)
+    except (OSError, RigError) as error:
+        return {}, IncidentRecord(), [f"{RECORD}: {escape(str(error))}"]
+    raw, problem = parsed(data, _bounded)
+    if problem:
+        return {}, IncidentRecord(), [f"{RECORD}: {problem}"]
+    record, damage = read_record(raw)
+    return raw, record, [f"{RECORD}: {one}" for one in damage]
 
 
 def _is_alive(path: Path) -> bool:

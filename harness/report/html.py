@@ -7,20 +7,21 @@ here. A content security policy lets nothing run but the page's own script, and 
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 
 import jinja2
+import msgspec
 
 from freezeframe.harness.core.blocks.blockdiff import HexRow, hex_rows
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict, WriteKey
 from freezeframe.harness.core.verdict.statediff import field_rows
-from freezeframe.harness.core.verdict.writepath import items, mapping, number
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report import pictures
 from freezeframe.harness.report.pictures import Lane, duration
 from freezeframe.harness.report.text import OUTCOME_MEANING, byte_count, watching_rows
@@ -64,52 +65,71 @@ class ShownLine:
     is_trigger: bool
 
 
-def page(evidence: Evidence) -> str:
+@dataclass(frozen=True)
+class ShownConsole:
+    """The lines of a console that the page has, and how many it leaves out."""
+
+    lines: Sequence[ShownLine]
+    before: int
+    after: int
+
+
+def page(dossier: Dossier) -> str:
     """The whole page."""
     script = _read(_SCRIPT)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    trigger = mapping(evidence.record.get("trigger"))
-    zero_ns = number(trigger.get("t_match_ns"))
+    record, verdict = dossier.record, dossier.verdict
+    zero_ns = record.trigger.t_match_ns if record.trigger is not None else None
     return _template().render(
         script=script,
         script_hash=f"sha256-{digest}",
-        incident=evidence.stored.id,
-        outcome=evidence.stored.outcome,
-        meaning=OUTCOME_MEANING.get(evidence.stored.outcome, ""),
-        headline=headline(evidence),
-        run=_run(evidence.record),
-        cards=_cards(evidence),
-        verdict=_verdict(evidence.record),
-        suspect=evidence.suspect,
-        way=pictures.way(evidence.path),
+        incident=dossier.stored.id,
+        outcome=dossier.stored.outcome,
+        meaning=OUTCOME_MEANING.get(dossier.stored.outcome, ""),
+        headline=headline(dossier),
+        run=_run(record),
+        cards=_cards(dossier),
+        verdict=_verdict(verdict),
+        write=_write(verdict.write, dossier),
+        way=pictures.way(dossier.path),
         row_height=pictures.ROW_HEIGHT,
-        pictures=_timelines(evidence, zero_ns),
+        pictures=_timelines(dossier, zero_ns),
         latencies=pictures.latencies(
-            evidence.link.writes, evidence.failing, zero_ns or evidence.link.t_first_ns
+            dossier.link.writes, dossier.failing, zero_ns or dossier.link.t_first_ns
         ),
-        diff=evidence.diff,
-        diff_note=_diff_note(evidence),
-        hex=_hex(evidence),
-        consoles=[(side, _console(evidence, side, zero_ns)) for side in SIDES],
-        fields=field_rows(evidence.sets.get("primary"), evidence.sets.get("secondary")),
-        rows=_rows(evidence, zero_ns),
-        notes=[_short(note) for note in _texts(evidence.record.get("notes"))],
-        problems=[*map(escape, evidence.stored.problems), *dict.fromkeys(evidence.problems)],
-        versions=_versions(evidence.record),
+        diff=dossier.diff,
+        diff_note=_diff_note(dossier),
+        hex=_hex(dossier),
+        consoles=[(side, _console(dossier, side, zero_ns)) for side in SIDES],
+        fields=field_rows(dossier.sets.get("primary"), dossier.sets.get("secondary")),
+        rows=_rows(dossier, zero_ns),
+        notes=[_short(note) for note in record.notes[:MAX_ROWS]],
+        problems=[*map(escape, dossier.stored.problems), *dict.fromkeys(dossier.problems)],
+        versions=_versions(record),
     )
 
 
-def headline(evidence: Evidence) -> str:
+def headline(dossier: Dossier) -> str:
     """One sentence: the verdict where there is one, else what triggered."""
-    record = evidence.record
-    verdict, trigger = mapping(record.get("verdict")), mapping(record.get("trigger"))
-    if verdict.get("conclusive") is True and verdict.get("text"):
-        return _short(verdict["text"])
-    if not trigger:
+    verdict, trigger = dossier.verdict, dossier.record.trigger
+    if verdict.conclusive and trigger is not None:
+        return _short(verdict.text)
+    if trigger is None:
         return "Nothing triggered."
-    if trigger.get("source") == "link":
-        return _short(f"On the link: {trigger.get('detail') or trigger.get('rule')}")
-    return _short(f"On the {trigger.get('side')}'s console: {escape(evidence.trigger_text)}")
+    if trigger.source == "link":
+        return _short(f"On the link: {trigger.detail or trigger.rule}")
+    return _short(f"On the {trigger.side}'s console: {escape(dossier.trigger_text)}")
+
+
+def _write(write: WriteKey | None, dossier: Dossier) -> str:
+    """Which write's way is shown, in words; "" when the verdict names none."""
+    if write is None or write.sector is None:
+        return ""
+    named = f"Write {write.write_id}" if write.write_id is not None else "The write"
+    on_link = "" if dossier.failing is not None else "; the capture does not hold its copy"
+    return (
+        f"{named} over sectors {write.sector} to {write.sector + (write.sectors or 1) - 1}{on_link}"
+    )
 
 
 @cache
@@ -134,123 +154,112 @@ def _short(value: object) -> str:
     return escape(str(value)[:MAX_TEXT_CHARS])
 
 
-def _texts(value: object) -> list[str]:
-    return (
-        [one for one in value if isinstance(one, str)][:MAX_ROWS] if isinstance(value, list) else []
-    )
+def _run(record: IncidentRecord) -> str:
+    said = f"{record.scenario or 'watch'} on bench {record.bench}, seed {record.seed}"
+    return _short(f"{said}, {record.created}" if record.created else said)
 
 
-def _run(record: Mapping[str, Any]) -> str:
-    said = f"{record.get('scenario') or 'watch'} on bench {record.get('bench')}, seed {record.get('seed')}"
-    return _short(f"{said}, {record['created']}" if record.get("created") else said)
+def _cards(dossier: Dossier) -> list[Card]:
+    record = dossier.record
+    return [*_trigger_cards(record), *_set_cards(record), *_data_cards(record)]
 
 
-def _cards(evidence: Evidence) -> list[Card]:
-    record = evidence.record
-    trigger, capture = mapping(record.get("trigger")), mapping(record.get("capture"))
-    cards = []
-    if trigger:
-        more = len(items(record.get("more_triggers")))
-        where = f"{trigger.get('side')} {trigger.get('source')}" + (
-            f", {more} more after it" if more else ""
-        )
-        cards.append(Card("trigger", _short(trigger.get("rule")), _short(where), "bad"))
-    arrival_ns, done_ns = (
-        number(trigger.get("t_arrival_ns")),
-        number(trigger.get("t_frame_done_ns")),
+def _trigger_cards(record: IncidentRecord) -> Iterator[Card]:
+    trigger = record.trigger
+    if trigger is None:
+        return
+    more = len(record.more_triggers)
+    where = f"{trigger.side} {trigger.source}" + (f", {more} more after it" if more else "")
+    yield Card("trigger", _short(trigger.rule), _short(where), "bad")
+    arrival_ns, done_ns, answered_ns = (
+        trigger.t_arrival_ns,
+        trigger.t_frame_done_ns,
+        trigger.t_ack_ns,
     )
     if arrival_ns is not None and done_ns is not None:
-        answered_ns = number(trigger.get("t_ack_ns"))
         note = (
             f"answered after {duration(answered_ns - arrival_ns)}"
             if answered_ns is not None
             else ""
         )
-        cards.append(
-            Card("trigger read to control frame out", duration(done_ns - arrival_ns), note)
-        )
+        yield Card("trigger read to control frame out", duration(done_ns - arrival_ns), note)
+
+
+def _set_cards(record: IncidentRecord) -> Iterator[Card]:
     for side in SIDES:
-        one = mapping(mapping(record.get("sets")).get(side))
-        if one:
-            size = byte_count(number(one.get("bytes")) or 0)
-            said, kind = (
-                ("complete", "good") if one.get("complete") is True else ("INCOMPLETE", "bad")
-            )
-            note = (
-                f"{size}, {_short(one.get('events', 0))} events"
-                if kind == "good"
-                else _short(one.get("reason"))
-            )
-            cards.append(Card(f"{side}'s root cause set", said, note, kind))
-    equal = record.get("data_equal")
-    if isinstance(equal, bool):
-        cards.append(
-            Card(
-                "data equal",
-                "yes" if equal else "NO",
-                "host, primary, secondary",
-                "good" if equal else "bad",
-            )
-        )
-    lost = number(record.get("lost_acked_writes"))
+        one = record.sets.get(side)
+        if one is not None and one.complete:
+            note = f"{byte_count(one.bytes)}, {one.events} events"
+            yield Card(f"{side}'s root cause set", "complete", note, "good")
+        elif one is not None:
+            yield Card(f"{side}'s root cause set", "INCOMPLETE", _short(one.reason), "bad")
+
+
+def _data_cards(record: IncidentRecord) -> Iterator[Card]:
+    equal, lost, capture = record.data_equal, record.lost_acked_writes, record.capture
+    if equal is not None:
+        said, kind = ("yes", "good") if equal else ("NO", "bad")
+        yield Card("data equal", said, "host, primary, secondary", kind)
     if lost is not None:
-        unflushed = number(mapping(record.get("comparison")).get("lost_unflushed_writes"))
+        unflushed = record.comparison.lost_unflushed_writes if record.comparison is not None else 0
         note = f"{unflushed} of them never flushed" if unflushed else ""
-        cards.append(Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good"))
-    if capture:
-        drops = number(capture.get("kernel_drops")) or 0
-        note = f"{drops} dropped, {number(capture.get('digests_checked')) or 0} digests checked"
-        cards.append(
-            Card(
-                "frames captured",
-                str(number(capture.get("packets")) or 0),
-                note,
-                "bad" if drops else "",
-            )
-        )
-    return cards
+        yield Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good")
+    if capture is not None:
+        note = f"{capture.kernel_drops} dropped, {capture.digests_checked} digests checked"
+        kind = "bad" if capture.kernel_drops else ""
+        yield Card("frames captured", str(capture.packets or 0), note, kind)
 
 
-def _verdict(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the page says of the verdict; None while there is none."""
-    verdict = mapping(record.get("verdict"))
-    if not verdict:
-        return None
-    rows = [
-        (name.replace("_", " "), _short(_value(name, verdict[name])))
-        for name in VERDICT_KEYS
-        if verdict.get(name) not in (None, "", []) and isinstance(verdict[name], str | int)
-    ]
-    also = [f"{one.get('kind')}: {one.get('reason')}" for one in items(verdict.get("also"))]
-    return {
-        "text": _short(verdict.get("text") or verdict.get("reason") or ""),
-        "is_sure": verdict.get("conclusive") is True,
-        "rows": rows,
-        "reasons": [_short(one) for one in _texts(verdict.get("reasons"))],
-        "also": [_short(one) for one in also[:100]],
-        "lacks": [_short(one) for one in _texts(verdict.get("evidence_lacks"))],
-        "differences": [
-            [_short(one.get(name, "-")) for name in _DIFFERENCE_KEYS]
-            for one in items(verdict.get("state_differences"))[:MAX_ROWS]
+@dataclass(frozen=True)
+class ShownVerdict:
+    """What the page says of the verdict."""
+
+    text: str
+    is_sure: bool
+    rows: Sequence[tuple[str, str]]
+    reasons: Sequence[str]
+    also: Sequence[str]
+    lacks: Sequence[str]
+    differences: Sequence[Sequence[str]]
+
+
+def _verdict(verdict: Verdict) -> ShownVerdict:
+    values = [(name, getattr(verdict, name)) for name in VERDICT_KEYS]
+    return ShownVerdict(
+        text=_short(verdict.text or verdict.reason),
+        is_sure=verdict.conclusive,
+        rows=[
+            (name.replace("_", " "), _short(_value(name, value)))
+            for name, value in values
+            if value not in (None, "")
         ],
-    }
+        reasons=[_short(one) for one in verdict.reasons],
+        also=[_short(f"{one.kind}: {one.reason}") for one in verdict.also],
+        lacks=[_short(one) for one in verdict.evidence_lacks],
+        differences=[
+            [
+                "-" if (value := getattr(one, name)) is None else _short(value)
+                for name in _DIFFERENCE_KEYS
+            ]
+            for one in verdict.state_differences[:MAX_ROWS]
+        ],
+    )
 
 
 def _value(name: str, value: object) -> str:
     return f"0x{value:02x}" if name == "bit_mask" and isinstance(value, int) else str(value)
 
 
-def _timelines(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, pictures.Timeline]]:
+def _timelines(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, str, pictures.Timeline]]:
     """(id, name, picture): the whole run, and the time around the failing write's way."""
-    times = [number(row.get("t_ns")) for row in evidence.rows]
-    known = [t_ns for t_ns in times if t_ns is not None]
-    if evidence.link.frames:
-        known += [evidence.link.t_first_ns, evidence.link.t_last_ns]
+    known: list[Ns] = [row["t_ns"] for row in dossier.rows]
+    if dossier.link.frames:
+        known += [dossier.link.t_first_ns, dossier.link.t_last_ns]
     if not known:
         return []
-    lanes = _lanes(evidence)
+    lanes = _lanes(dossier)
     made = [("whole", "the whole run", pictures.timeline(lanes, min(known), max(known), zero_ns))]
-    steps = [step.t_ns for step in evidence.path.steps]
+    steps = [step.t_ns for step in dossier.path.steps]
     if steps:
         start_ns, end_ns = (
             min(steps) - MARGIN_NS,
@@ -262,30 +271,28 @@ def _timelines(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, str, p
     return made
 
 
-def _lanes(evidence: Evidence) -> list[Lane]:
-    lanes = [Lane("host writes", [one.t_ns for one in evidence.host_writes], "writes")]
+def _lanes(dossier: Dossier) -> list[Lane]:
+    lanes = [Lane("host writes", [one.time_ns for one in dossier.host_writes], "writes")]
     lanes.append(
-        Lane("copies on the link", [one.t_sent_ns for one in evidence.link.writes], "copies")
+        Lane("copies on the link", [one.t_sent_ns for one in dossier.link.writes], "copies")
     )
-    acks = [one.t_ack_ns for one in evidence.link.writes if one.t_ack_ns]
+    acks = [one.t_ack_ns for one in dossier.link.writes if one.t_ack_ns]
     lanes.append(Lane("acknowledgements", acks, "acknowledgements"))
     for side in SIDES:
-        times = [line.t_ns for line in evidence.consoles[side] if line.t_ns]
+        times = [line.t_ns for line in dossier.consoles[side] if line.t_ns]
         lanes.append(Lane(f"{side}'s console", times, "lines"))
-    steps = [(step.t_ns, step.name, step.kind) for step in evidence.path.steps]
+    steps = [(step.t_ns, step.name, step.kind) for step in dossier.path.steps]
     lanes.append(Lane("the write's way", single=steps))
-    recovery = []
-    for row in items(evidence.record.get("recovery")):
-        t_ns = number(row.get("t_ns"))
-        if t_ns is not None:
-            said = " ".join(str(row.get(name) or "") for name in ("side", "step", "detail"))
-            recovery.append((t_ns, _short(said), "act"))
+    recovery = [
+        (one.t_ns, _short(f"{one.side} {one.step} {one.detail}"), "act")
+        for one in dossier.record.recovery
+    ]
     lanes.append(Lane("recovery", single=recovery))
     return lanes
 
 
-def _diff_note(evidence: Evidence) -> str:
-    diff = evidence.diff
+def _diff_note(dossier: Dossier) -> str:
+    diff = dossier.diff
     if diff is None:
         return ""
     at = diff.offsets[0]
@@ -295,15 +302,15 @@ def _diff_note(evidence: Evidence) -> str:
     return f"{said}: {'the first is ' if count > 1 else ''}byte {at} from sector {diff.sector}, bit mask 0x{mask:02x}."
 
 
-def _hex(evidence: Evidence) -> list[tuple[str, list[HexCell], list[HexCell]] | None]:
+def _hex(dossier: Dossier) -> list[tuple[str, list[HexCell], list[HexCell]] | None]:
     """(offset, expected, found) of each row of the hex view; None: rows left out."""
-    if evidence.diff is None:
+    if dossier.diff is None:
         return []
     return [
         None
         if row is None
         else (f"{row.offset:06x}", _cells(row, row.expected), _cells(row, row.found))
-        for row in hex_rows(evidence.diff)
+        for row in hex_rows(dossier.diff)
     ]
 
 
@@ -314,12 +321,12 @@ def _cells(row: HexRow, shown: bytes) -> list[HexCell]:
     ]
 
 
-def _console(evidence: Evidence, side: Side, zero_ns: Ns | None) -> dict[str, Any]:
+def _console(dossier: Dossier, side: Side, zero_ns: Ns | None) -> ShownConsole:
     """The lines around the trigger, and how many were left out before and behind them."""
-    lines = evidence.consoles[side]
+    lines = dossier.consoles[side]
     centre = len(lines)
-    if evidence.trigger_line is not None and evidence.trigger_line[0] == side:
-        centre = evidence.trigger_line[1]
+    if dossier.trigger_line is not None and dossier.trigger_line[0] == side:
+        centre = dossier.trigger_line[1]
     elif zero_ns is not None:
         centre = next((at for at, line in enumerate(lines) if line.t_ns > zero_ns), len(lines))
     first, last = max(centre - LINES_BEFORE, 0), min(centre + LINES_AFTER, len(lines))
@@ -333,23 +340,23 @@ def _console(evidence: Evidence, side: Side, zero_ns: Ns | None) -> dict[str, An
         )
         for at, line in enumerate(lines[first:last])
     ]
-    return {"lines": shown, "before": first, "after": len(lines) - last}
+    return ShownConsole(shown, first, len(lines) - last)
 
 
-def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
+def _rows(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, ...]]:
     """(since the trigger, give or take, source, side, event, the rest) of the timeline's rows."""
-    told: list[tuple[str, ...]] = []
-    for row in evidence.rows[:MAX_ROWS]:
-        t_ns = number(row.get("t_ns"))
+    shown: list[tuple[str, ...]] = []
+    for row in dossier.rows[:MAX_ROWS]:
+        t_ns, error_ns = row["t_ns"], row.get("error_ns")
         rest = ", ".join(
             f"{name} {row[name]}"
             for name in row
             if name not in ("t_ns", "error_ns", "source", "side", "event", "excerpt_hex")
             and row[name] not in ("", [], None)
         )
-        since = duration(t_ns - zero_ns) if t_ns is not None and zero_ns is not None else ""
-        error = f"± {duration(number(row.get('error_ns')) or 0)}"
-        told.append(
+        since = duration(t_ns - zero_ns) if zero_ns is not None else ""
+        error = f"± {duration(error_ns if type(error_ns) is int else 0)}"
+        shown.append(
             (
                 since,
                 error,
@@ -357,22 +364,23 @@ def _rows(evidence: Evidence, zero_ns: Ns | None) -> list[tuple[str, ...]]:
                 _short(rest),
             )
         )
-    return told
+    return shown
 
 
-def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _versions(record: IncidentRecord) -> list[tuple[str, str]]:
     """What the run stood on: the proofs of its watching, the controllers, our own versions."""
     rows = [(name, _short(said)) for name, said in watching_rows(record)]
-    for side, one in mapping(record.get("controllers")).items():
-        about = mapping(one)
+    for side, one in record.controllers.items():
+        about = msgspec.structs.asdict(one)
         said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.items())
         rows.append((_short(side), _short(said)))
-    versions = mapping(record.get("versions"))
-    for name, value in versions.items():
+    for name, value in record.versions.items():
         said = (
             ", ".join(f"{one} {two}" for one, two in value.items())
             if isinstance(value, dict)
-            else str(value)
+            else value
         )
         rows.append((_short(name), _short(said)))
+    if record.judged_by is not None and record.judged_by.commit:
+        rows.append(("commit", _short(record.judged_by.commit)))
     return rows[:40]

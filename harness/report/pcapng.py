@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from freezeframe.harness.core import frames
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.writepath import number
+from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.edge.capturefile import (
     LINKTYPE_ETHERNET,
     LINKTYPE_UPPER_PDU,
@@ -17,7 +17,7 @@ from freezeframe.harness.edge.capturefile import (
     upper_pdu,
 )
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.lua import PROTOCOL
 
 TEXT_DISSECTOR: Final = "syslog"
@@ -36,12 +36,12 @@ class _Packet(NamedTuple):
     comments: tuple[str, ...] = ()
 
 
-def write_pcapng(evidence: Evidence, path: Path) -> int:
+def write_pcapng(dossier: Dossier, path: Path) -> int:
     """Write the file; the number of its packets."""
-    record = evidence.record
-    comment = f"FreezeFrame incident {evidence.stored.id}, outcome {evidence.stored.outcome}"
-    if record.get("scenario"):
-        comment += f", scenario {record['scenario']}, seed {record.get('seed')}"
+    record = dossier.record
+    comment = f"FreezeFrame incident {dossier.stored.id}, outcome {dossier.stored.outcome}"
+    if record.scenario:
+        comment += f", scenario {record.scenario}, seed {record.seed}"
     with CaptureFile(path, application="FreezeFrame export", comment=escape(comment)) as out:
         link = out.interface("link", "the replication link", LINKTYPE_ETHERNET)
         consoles = {
@@ -58,12 +58,12 @@ def write_pcapng(evidence: Evidence, path: Path) -> int:
         }
         actions = out.interface("actions", "what the harness noticed and did", LINKTYPE_UPPER_PDU)
         told = [
-            *(packet for side in SIDES for packet in _console(evidence, side, consoles[side])),
-            *(packet for side in SIDES for packet in _control(evidence, side, controls[side])),
-            *_actions(evidence, actions),
+            *(packet for side in SIDES for packet in _console(dossier, side, consoles[side])),
+            *(packet for side in SIDES for packet in _control(dossier, side, controls[side])),
+            *_actions(dossier, actions),
         ]
         told.sort(key=lambda packet: packet.t_ns)
-        for packet in heapq.merge(_link(evidence, link), told, key=lambda packet: packet.t_ns):
+        for packet in heapq.merge(_link(dossier, link), told, key=lambda packet: packet.t_ns):
             out.packet(
                 packet.interface,
                 packet.t_ns,
@@ -74,18 +74,17 @@ def write_pcapng(evidence: Evidence, path: Path) -> int:
     return out.packets
 
 
-def frame_comments(evidence: Evidence) -> dict[int, list[str]]:
+def frame_comments(dossier: Dossier) -> dict[int, list[str]]:
     """Frame number -> comments: what is wrong with it, and the failing write's own frames."""
-    comments = {packet_no: list(texts) for packet_no, texts in evidence.link.marks.items()}
-    trigger = evidence.record.get("trigger")
-    if isinstance(trigger, dict) and trigger.get("source") == "link":
-        packet_no = number(trigger.get("offset_bytes"))
-        if packet_no:
-            said = f"trigger {trigger.get('rule')}: {trigger.get('detail')}"
-            comments.setdefault(packet_no, []).insert(0, escape(said))
-    failing, diff = evidence.failing, evidence.diff
-    if failing is not None and evidence.suspect is not None:
-        said = f"the failing write: sector {failing.sector} + {failing.size_bytes} bytes ({evidence.suspect.why})"
+    comments = {packet_no: list(texts) for packet_no, texts in dossier.link.marks.items()}
+    trigger = dossier.record.trigger
+    if trigger is not None and trigger.source == "link" and trigger.offset_bytes:
+        said = escape(f"trigger {trigger.rule}: {trigger.detail}")
+        comments.setdefault(trigger.offset_bytes, []).insert(0, said)
+    failing, diff, verdict = dossier.failing, dossier.diff, dossier.verdict
+    if failing is not None:
+        named = f"write {verdict.write_id}, " if verdict.write_id is not None else ""
+        said = f"the failing write: {named}sector {failing.sector} + {failing.size_bytes} bytes"
         if diff is not None:
             at = diff.offsets[0]
             mask = diff.expected[at] ^ diff.found[at]
@@ -100,27 +99,27 @@ def frame_comments(evidence: Evidence) -> dict[int, list[str]]:
     return comments
 
 
-def _link(evidence: Evidence, interface: int) -> Iterator[_Packet]:
-    comments = frame_comments(evidence)
-    for frame_no, frame in enumerate(evidence.frames(), 1):
+def _link(dossier: Dossier, interface: int) -> Iterator[_Packet]:
+    comments = frame_comments(dossier)
+    for frame_no, frame in enumerate(dossier.frames(), 1):
         marks = tuple(_FIRST + text for text in comments.get(frame_no, ()))
         yield _Packet(frame.t_ns, interface, frame.data, frame.original_length, marks)
 
 
-def _console(evidence: Evidence, side: str, interface: int) -> Iterator[_Packet]:
-    for line in evidence.consoles["primary" if side == "primary" else "secondary"]:
+def _console(dossier: Dossier, side: str, interface: int) -> Iterator[_Packet]:
+    for line in dossier.consoles["primary" if side == "primary" else "secondary"]:
         info = escape(line.data[: 4 * MAX_INFO_CHARS])[:MAX_INFO_CHARS]
         data = upper_pdu(line.data, dissector=TEXT_DISSECTOR, protocol=f"console {side}", info=info)
         marks: tuple[str, ...] = ()
         if line.rules:
             what = "the trigger" if line.is_trigger else "also a trigger"
             marks = (f"{_FIRST}{what}: rule {', '.join(line.rules)}",)
-        t_ns = line.t_ns + evidence.wall_offset_ns if line.t_ns else 0
+        t_ns = line.t_ns + dossier.wall_offset_ns if line.t_ns else 0
         yield _Packet(t_ns, interface, data, comments=marks)
 
 
-def _control(evidence: Evidence, side: str, interface: int) -> Iterator[_Packet]:
-    for sent in evidence.control_frames:
+def _control(dossier: Dossier, side: str, interface: int) -> Iterator[_Packet]:
+    for sent in dossier.control_frames:
         if sent.side != side:
             continue
         try:
@@ -135,18 +134,15 @@ def _control(evidence: Evidence, side: str, interface: int) -> Iterator[_Packet]
             dissector = TEXT_DISSECTOR
         data = upper_pdu(sent.frame, dissector=dissector, protocol=f"control {side}", info=info)
         yield _Packet(
-            sent.t_ns + evidence.wall_offset_ns,
+            sent.t_ns + dossier.wall_offset_ns,
             interface,
             data,
             comments=(f"{_FIRST}control frame: {info}",),
         )
 
 
-def _actions(evidence: Evidence, interface: int) -> Iterator[_Packet]:
-    for row in evidence.rows[:MAX_ROWS]:
-        t_ns = number(row.get("t_ns"))
-        if t_ns is None:
-            continue
+def _actions(dossier: Dossier, interface: int) -> Iterator[_Packet]:
+    for row in dossier.rows[:MAX_ROWS]:
         about = [
             f"{name}={row[name]}"
             for name in row
@@ -156,11 +152,11 @@ def _actions(evidence: Evidence, interface: int) -> Iterator[_Packet]:
         data = upper_pdu(
             text.encode(), dissector=TEXT_DISSECTOR, protocol="action", info=text[:MAX_INFO_CHARS]
         )
-        yield _Packet(t_ns + evidence.wall_offset_ns, interface, data)
+        yield _Packet(row["t_ns"] + dossier.wall_offset_ns, interface, data)
 
 
 _HEAD: Final = frozenset({"t_ns", "source", "side", "event", "excerpt_hex", "frame_hex"})
 
 
-def _head(row: dict[str, object]) -> str:
+def _head(row: Row) -> str:
     return " ".join(str(row[name]) for name in ("source", "side", "event") if row.get(name))

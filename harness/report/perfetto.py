@@ -13,8 +13,9 @@ from typing import Final
 
 from freezeframe.harness.core.events import SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.writepath import LANES, Lane, number
-from freezeframe.harness.incidents.evidence import MAX_TIME_NS, Evidence
+from freezeframe.harness.core.verdict.record import MAX_TIME_NS
+from freezeframe.harness.core.verdict.writepath import LANES, Lane
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.protobuf import fixed64, integer, message, text
 
 # Trace, TracePacket
@@ -71,10 +72,10 @@ class _Slice:
 
 
 class _Trace:
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, dossier: Dossier) -> None:
         self._out: list[bytes] = []
         self._uuids = 0
-        self._wall_ns = evidence.wall_offset_ns
+        self._wall_ns = dossier.wall_offset_ns
         self.groups = {lane: self._group(lane) for lane in LANES}
 
     def clock(self, t_ns: Ns) -> None:
@@ -174,24 +175,23 @@ class _Trace:
         self._out.append(message(_PACKET, *parts))
 
 
-def trace(evidence: Evidence) -> bytes:
+def trace(dossier: Dossier) -> bytes:
     """The whole trace file."""
-    out = _Trace(evidence)
-    clock = evidence.record.get("clock")
-    began_ns = number(clock.get("monotonic_ns")) if isinstance(clock, dict) else None
-    out.clock(began_ns or 0)
-    _way(out, evidence)
-    _host(out, evidence)
-    _link(out, evidence)
+    out = _Trace(dossier)
+    clock = dossier.record.clock
+    out.clock(clock.monotonic_ns if clock is not None else 0)
+    _way(out, dossier)
+    _host(out, dossier)
+    _link(out, dossier)
     for side in SIDES:
-        _controller(out, evidence, side)
-    _harness(out, evidence)
+        _controller(out, dossier, side)
+    _harness(out, dossier)
     return out.whole()
 
 
-def _way(out: _Trace, evidence: Evidence) -> None:
+def _way(out: _Trace, dossier: Dossier) -> None:
     """A slice a step; each arrow is a flow that begins in one slice and ends in another."""
-    path = evidence.path
+    path = dossier.path
     made: dict[Lane, list[_Slice]] = {lane: [] for lane in LANES}
     for at, step in enumerate(path.steps):
         about = [("what", step.detail)] if step.detail else []
@@ -213,18 +213,19 @@ def _way(out: _Trace, evidence: Evidence) -> None:
         out.slices(lane, WAY, 0, slices)
 
 
-def _host(out: _Trace, evidence: Evidence) -> None:
+def _host(out: _Trace, dossier: Dossier) -> None:
     made = []
-    for write in evidence.host_writes[:MAX_SLICES]:
-        about = (("sector", str(write.sector)), ("sectors", str(write.sectors)))
-        until_ns = write.t_ack_ns or write.t_ns
-        name = f"write {write.write_id}" + ("" if write.t_ack_ns else ", never acknowledged")
-        made.append(_Slice(write.t_ns, until_ns, name, about))
+    acked_ns = dossier.host_acks_ns
+    for write in dossier.host_writes[:MAX_SLICES]:
+        about = (("sector", str(write.lba)), ("sectors", str(write.sectors)))
+        until_ns = acked_ns.get(write.write_id, 0)
+        name = f"write {write.write_id}" + ("" if until_ns else ", never acknowledged")
+        made.append(_Slice(write.time_ns, until_ns or write.time_ns, name, about))
     out.slices("host", "host writes", 1, made)
 
 
-def _link(out: _Trace, evidence: Evidence) -> None:
-    writes = evidence.link.writes[:MAX_SLICES]
+def _link(out: _Trace, dossier: Dossier) -> None:
+    writes = dossier.link.writes[:MAX_SLICES]
     made = []
     changes: list[tuple[Ns, int]] = []
     for write in writes:
@@ -249,7 +250,7 @@ def _link(out: _Trace, evidence: Evidence) -> None:
             out.count(track, t_ns, waiting)
 
 
-def _controller(out: _Trace, evidence: Evidence, side: Side) -> None:
+def _controller(out: _Trace, dossier: Dossier, side: Side) -> None:
     lines = [
         _Slice(
             line.t_ns,
@@ -257,18 +258,18 @@ def _controller(out: _Trace, evidence: Evidence, side: Side) -> None:
             escape(line.data[:200]),
             (("rules", ", ".join(line.rules)),) if line.rules else (),
         )
-        for line in evidence.consoles[side]
+        for line in dossier.consoles[side]
         if line.t_ns
     ]
     out.instants(side, "console", 1, lines)
-    out.instants(side, "event log", 2, list(_events(evidence, side)))
+    out.instants(side, "event log", 2, list(_events(dossier, side)))
 
 
-def _events(evidence: Evidence, side: Side) -> Iterator[_Slice]:
-    clock = evidence.clocks.get(side)
+def _events(dossier: Dossier, side: Side) -> Iterator[_Slice]:
+    clock = dossier.clocks.get(side)
     if clock is None:
         return
-    for event in evidence.boot_events(side)[:MAX_SLICES]:
+    for event in dossier.boot_events(side)[:MAX_SLICES]:
         about = tuple(
             (name, str(value))
             for name, value in event.items()
@@ -278,12 +279,10 @@ def _events(evidence: Evidence, side: Side) -> Iterator[_Slice]:
         yield _Slice(t_ns, t_ns, event["name"], about)
 
 
-def _harness(out: _Trace, evidence: Evidence) -> None:
+def _harness(out: _Trace, dossier: Dossier) -> None:
     by_source: dict[str, list[_Slice]] = {}
-    for row in evidence.rows[:MAX_SLICES]:
-        t_ns = number(row.get("t_ns"))
-        if t_ns is None:
-            continue
+    for row in dossier.rows[:MAX_SLICES]:
+        t_ns: Ns = row["t_ns"]
         about = tuple(
             (escape(str(name)), escape(str(value))[:1000])
             for name, value in row.items()

@@ -202,7 +202,7 @@ def test_a_set_that_breaks_off_is_partial_and_says_so(
     )
     assert told["sets"]["secondary"]["complete"] is True
     incident = StoredIncident.open(Path(told["incident"]))
-    assert incident.broken_sums() == []
+    assert incident.altered() == []
 
 
 def test_a_record_that_was_cut_is_kept_as_it_is_and_told(up: Bench, tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def test_an_incident_keeps_the_window_around_its_trigger(
     assert capture["first_packet_no"] > 1 and capture["packets"] > 2 * capture["frames_stored"]
     assert sum(run.frames for run in link_runs(stored.path)) == capture["frames_stored"]
     told = verdict_of(stored)
-    assert (told["stage"], told["conclusive"]) == ("response", True)
+    assert (told.stage, told.conclusive) == ("response", True)
     view, first_no, found = (
-        LinkView(link_ends(record), [LinkRule(name="n", event="neg-ack")]),
+        LinkView(link_ends(stored.record), [LinkRule(name="n", event="neg-ack")]),
         1,
         [],
     )

@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_run_in_order(number: signal.Signals, tmp_path: Path) -> N
     assert process.wait(LIMIT_S) == 130
     stored = StoredIncident.open(path)
     assert stored.outcome == "interrupted"
-    assert stored.broken_sums() == []
+    assert stored.altered() == []
 
 
 def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_frozen_host_and_a_lost_supply_end_the_run(
     assert process.wait(LIMIT_S) == 3
     stored = StoredIncident.open(path)
     assert stored.outcome == "rig-trouble"
-    assert said in " ".join(stored.record["reasons"])
+    assert said in " ".join(stored.record.reasons)
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:

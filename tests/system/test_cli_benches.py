@@ -159,7 +159,7 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     pulled = told(done)
     assert (pulled["set"], pulled["complete"]) == (warm["set"], True)
     stored = StoredIncident.open(Path(pulled["incident"]))
-    assert stored.broken_sums() == []
+    assert stored.altered() == []
     state = json.loads((stored.path / "primary" / "state.json").read_text())
     assert state["header"]["serial_number"] == "FFSIM-P-0001"
     older = freezeframe(
@@ -206,11 +206,11 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
         process.wait()
     (path,) = (tmp_path / "incidents").iterdir()
     stored = StoredIncident.open(path)
-    assert {side: one["complete"] for side, one in stored.record["sets"].items()} == {
+    assert {side: one.complete for side, one in stored.record.sets.items()} == {
         "primary": True,
         "secondary": True,
     }
-    assert stored.broken_sums() == []
+    assert stored.altered() == []
 
 
 def _blob(tmp_path: Path) -> Path:

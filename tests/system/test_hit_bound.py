@@ -64,7 +64,7 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
         pair.expected = list(pair.session.triggers)
         assert acted_on is pair.session.triggers[-1] and acted_on.instruct == ["secondary"]
         stored = StoredIncident.open(pair.incident.path)
-        assert stored.record["trigger"]["offset_bytes"] == acted_on.offset_bytes
+        assert stored.record.triggers[0].offset_bytes == acted_on.offset_bytes
         rows = [row for row in stored.timeline() if row["event"] == "trigger"]
         assert Counter(row["rule"] for row in rows) == {"noisy": MAX_HITS + 1, "steady": MAX_HITS}
         assert rows[-1]["offset_bytes"] == acted_on.offset_bytes

@@ -39,7 +39,7 @@ def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) 
     assert named, done.stdout
     incident = StoredIncident.open(Path(named[1]))
     assert incident.path.parent == found
-    assert (incident.outcome, incident.broken_sums()) == ("fail", [])
+    assert (incident.outcome, incident.altered()) == ("fail", [])
     assert incident.record["trigger"]["rule"] == "link-neg-ack"
     assert "pytest 'test_mine.py::test_named_wrongly' --ff-bench sim --ff-seed 5" in done.stdout
 
@@ -70,7 +70,7 @@ def test_an_unexpected_trigger_fails_a_test_that_passed_and_only_that(tmp_path: 
     assert "2 passed, 1 error" in done.stdout
     (incident,) = found.iterdir()  # the quiet pair left none
     assert str(incident) in done.stdout
-    assert StoredIncident.open(incident).record["trigger"]["rule"] == "digest-failed"
+    assert StoredIncident.open(incident).record.triggers[0].rule == "digest-failed"
 
 
 BLIND = """

@@ -11,7 +11,7 @@ from freezeframe.harness.bench.benchfile import Bench, builtin_folder, load_benc
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.frames import decode
-from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.inquest import plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs import campaign
 from freezeframe.harness.runs.campaign import Result
@@ -89,7 +89,7 @@ def test_a_write_that_failed_is_sent_again_before_the_warmstart(
         ]
         assert kinds == [SetKind.WARMSTART, SetKind.STATE_SAVE]
     assert [one for one in record["notes"] if "set" in one.split() or "trace" in one] == []
-    assert verdict_of(StoredIncident.open(result.incident)) == record["verdict"]
+    assert plain(verdict_of(StoredIncident.open(result.incident))) == record["verdict"]
     found = record["verdict"]
     assert (found["conclusive"], found["stage"], found["write_id"]) == (
         True,

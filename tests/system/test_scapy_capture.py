@@ -260,9 +260,9 @@ def test_a_run_whose_link_scapy_captures_ends_as_with_the_ring(
     done = subprocess.run([*argv, "--keep"], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     stored = StoredIncident.open(Path(json.loads(done.stdout)["incident"]))
-    trigger, capture = stored.record["trigger"], stored.record["capture"]
+    trigger, capture = stored.raw["trigger"], stored.raw["capture"]
     assert (trigger is None) == (rule is None)
-    triggers = [one["rule"] for one in [trigger, *stored.record["more_triggers"]] if one]
+    triggers = [one["rule"] for one in [trigger, *stored.raw["more_triggers"]] if one]
     assert rule is None or rule in triggers
     assert (capture["kernel_drops"], capture["gaps"]) == (0, 0)
     assert capture["writes"] == capture["digests_checked"] > 100

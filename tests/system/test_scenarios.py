@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outputs import contradicted
 
 from freezeframe.fixtures.pair import Incidents
 from freezeframe.fixtures.pair import run_scenario as run_on
 from freezeframe.harness.bench.benchfile import Bench, builtin_scenarios, load_bench, load_scenario
 from freezeframe.harness.edge.pcapng import read_frames
-from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.inquest import plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.campaign import Result
 
@@ -100,11 +102,15 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
         assert [one["kind"] for one in verdict["also"]] == VERDICTS[kind][1]
     else:
         assert_is_of_the_nodes(kind, result.incident, told)
-    assert verdict == StoredIncident.open(result.incident).record["verdict"]
     stored = StoredIncident.open(result.incident)
-    assert json.dumps(stored.record["verdict"]) == json.dumps(verdict), "as it is read back"
-    again = verdict_of(stored)
-    assert json.dumps(again) == json.dumps(verdict), "replayed without the bench, byte for byte"
+    assert json.dumps(stored.raw["verdict"]) == json.dumps(verdict), "as it is read back"
+    dossier = Dossier(stored)
+    again = verdict_of(dossier)
+    assert json.dumps(plain(again)) == json.dumps(verdict), (
+        "replayed without the bench, byte for byte"
+    )
+    assert contradicted(dossier, again) == ""
+    assert stored.altered() == []
     for side, one in told["sets"].items():
         pulled = (result.incident / side / "set.zst").read_bytes()
         assert hashlib.sha256(pulled).hexdigest() == one["sha256"]

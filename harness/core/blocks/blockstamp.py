@@ -212,6 +212,8 @@ class Journal:
     writes: dict[int, Write] = field(default_factory=dict)
     """Every write that may have been sent, by write id, in the order of sending."""
     acked: set[int] = field(default_factory=set)
+    acked_ns: dict[int, int] = field(default_factory=dict)
+    """When each of them was first acknowledged."""
     at_risk: set[int] = field(default_factory=set)
     """Acknowledged writes that were not flushed when the host port disconnected."""
     torn_bytes: int = 0
@@ -256,6 +258,7 @@ class Journal:
             self.writes[write_id] = Write(write_id, lba, sectors, time_ns)
         elif kind == ACK and asked is not None and (asked.lba, asked.sectors) == (lba, sectors):
             self.acked.add(write_id)
+            self.acked_ns.setdefault(write_id, time_ns)
             self._unflushed.add(write_id)
             self._last_acked[start : start + sectors] = array("q", [write_id]) * sectors
         else:

@@ -3,18 +3,14 @@ link alone. Pure."""
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from freezeframe.harness.core.link.linkevidence import LinkWrite, WrongAnswer
-from freezeframe.harness.core.verdict.evidence import EventRecord, Evidence, SideEvidence
-from freezeframe.harness.core.verdict.findings import (
-    Finding,
-    Stage,
-    device_time,
-    link_error_ns,
-    of_write,
-)
+from freezeframe.harness.core.rootcause import EventRecord
+from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
+from freezeframe.harness.core.verdict.findings import Finding, Stage
 from freezeframe.harness.wire.drbd import Conn
 
 DUE_NS: Final = NS_PER_S
@@ -33,7 +29,9 @@ def answer_findings(e: Evidence) -> list[Finding]:
     # With holes in the capture a write that it lacks makes a right count look wrong, and a right
     # answer stray.
     believed = [
-        one for one in e.link.answers if e.capture_is_whole or one.kind in ("neg-ack", "repeated")
+        one
+        for one in e.link.answers
+        if e.is_own(one.t_ns) and (e.capture_is_whole or one.kind in ("neg-ack", "repeated"))
     ]
     found = [_wrong_answer(e, one) for one in believed if one.kind != "unknown"]
     if not found:
@@ -48,17 +46,17 @@ def answer_findings(e: Evidence) -> list[Finding]:
 
 
 def _wrong_answer(e: Evidence, answer: WrongAnswer) -> Finding:
-    fields: dict[str, Any] = of_write(e, answer.write) if answer.write is not None else {}
-    fields |= {"t_cause_ns": answer.t_ns, "t_cause_error_ns": link_error_ns(e)}
-    told = {
+    shown = {
         "neg-ack": "the capture shows that the write was refused with a NEG_ACK",
         "repeated": "the capture shows two answers to the same write",
         "wrong barrier": f"the capture shows it: {answer.found}",
     }[answer.kind]
-    reasons = [told, *_confirmed(e, answer)]
-    return Finding(
-        stage=Stage.RESPONSE, kind=answer.kind, side=answer.side, expected=answer.expected, found=answer.found,
-        reasons=tuple(reasons), **fields,
+    found = Finding(stage=Stage.RESPONSE, kind=answer.kind, side=answer.side)
+    if answer.write is not None:
+        found = found.of_write(e, answer.write)
+    return replace(
+        found, expected=answer.expected, found=answer.found, reasons=(shown, *_confirmed(e, answer)),
+        t_cause_ns=answer.t_ns, t_cause_error_ns=e.link_error_ns, packet_no=answer.packet_no,
     )  # fmt: skip
 
 
@@ -77,7 +75,7 @@ def _confirmed(e: Evidence, answer: WrongAnswer) -> list[str]:
 def _unknown(e: Evidence, answer: WrongAnswer) -> Finding:
     return Finding(
         stage=None, kind="unknown answer", side=answer.side, candidates=(Stage.RESPONSE,), t_cause_ns=answer.t_ns,
-        t_cause_error_ns=link_error_ns(e), reasons=("the capture shows an answer to no write that it holds",),
+        t_cause_error_ns=e.link_error_ns, reasons=("the capture shows an answer to no write that it holds",),
         missing="the write that it answers",
     )  # fmt: skip
 
@@ -89,12 +87,12 @@ def _slow(e: Evidence) -> Iterator[LinkWrite]:
     # A capture that is not whole proves silence only as far as it goes.
     limit_ns = e.t_detect_ns if e.t_detect_ns is not None else e.link.t_last_ns
     limit_ns = limit_ns if e.capture_is_whole else min(limit_ns, e.link.t_last_ns)
-    for write in e.link.writes:
+    for write in e.own_writes:
         row = write.row
-        if row.unknown or not row.expects_answer or row.t_sent_ns > limit_ns:
+        if row.unknown or not row.expects_answer or write.t_sent_ns > limit_ns:
             continue
         until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
-        waited_ns = (row.t_answer_ns if row.is_answered else until_ns) - row.t_sent_ns
+        waited_ns = (write.t_ack_ns if write.is_acked else until_ns) - write.t_sent_ns
         if waited_ns > DUE_NS:
             yield write
 
@@ -102,16 +100,12 @@ def _slow(e: Evidence) -> Iterator[LinkWrite]:
 def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
     """None: what the capture lacks, or a wall clock that was set, may be all that is wrong with
     it."""
-    row = write.row
-    came = row.is_answered
-    waited = f"after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "not before the trigger"
-    reasons = [f"the capture shows the answer to the write {waited}"]
-    fields: dict[str, Any] = of_write(e, write) | {
-        "expected": f"an answer within {DUE_NS // NS_PER_MS} ms"
-    }
-    fields["found"] = (
-        f"an answer after {row.latency_ns / NS_PER_MS:.0f} ms" if came else "no answer"
-    )
+    came = write.is_acked
+    waited_ms = write.latency_ns / NS_PER_MS
+    reasons = [
+        "the capture shows the answer to the write "
+        + (f"after {waited_ms:.0f} ms" if came else "not before the trigger")
+    ]
     if not came and e.capture_drops:
         reasons.append(
             f"the capture dropped {e.capture_drops} frames: the answer may be among them"
@@ -121,21 +115,24 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
         kind = _by_the_traffic(e, write, reasons)
     if kind in (None, "healthy") and not (e.link_times_hold and (came or e.capture_is_whole)):
         return None
+    found = replace(
+        Finding(stage=None, kind="late or lost", side="secondary").of_write(e, write),
+        expected=f"an answer within {DUE_NS // NS_PER_MS} ms",
+        found=f"an answer after {waited_ms:.0f} ms" if came else "no answer",
+        reasons=tuple(reasons),
+    )
     if kind is None:
         missing = (
             "the secondary's event log, which tells when it read, stored and answered the write"
         )
-        return Finding(
-            stage=None, kind="late or lost", side="secondary", candidates=ANSWER_STAGES, reasons=tuple(reasons),
-            missing=missing, **fields,
-        )  # fmt: skip
+        return replace(found, candidates=ANSWER_STAGES, missing=missing)
     if kind == "healthy":
-        return Finding(
-            stage=None, kind="late or lost", side="", candidates=(Stage.RESPONSE, Stage.ON_THE_LINK),
-            reasons=tuple(reasons), missing="where the answer was held up after the secondary had sent it", **fields,
+        return replace(
+            found, side="", candidates=(Stage.RESPONSE, Stage.ON_THE_LINK),
+            missing="where the answer was held up after the secondary had sent it",
         )  # fmt: skip
     stage = Stage.STALL if kind == "not reading" else Stage.RESPONSE
-    return Finding(stage=stage, kind=kind, side="secondary", reasons=tuple(reasons), **fields)
+    return replace(found, stage=stage, kind=kind)
 
 
 def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None:
@@ -145,7 +142,7 @@ def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None
         return None
     received, answered = log.of_write("REPL_RECEIVE", number), log.of_write("REPL_ACK_SENT", number)
     if received is None:
-        if not log.log_is_whole and not _reaches_back(e, write.row.t_sent_ns):
+        if not log.log_is_whole and not _reaches_back(e, write.t_sent_ns):
             return None
         reasons.append("the secondary's event log holds nothing of the write: it had not read it")
         return "not reading"
@@ -171,7 +168,9 @@ def _reaches_back(e: Evidence, t_ns: Ns) -> bool:
     return at is not None and e.link_times_hold and at[0] + at[1] < t_ns
 
 
-def _read_late(e: Evidence, write: LinkWrite, received: Any, reasons: list[str]) -> str | None:
+def _read_late(
+    e: Evidence, write: LinkWrite, received: EventRecord, reasons: list[str]
+) -> str | None:
     """Answered at once: was it read late, or was the answer held up behind the secondary?"""
     if not e.link_times_hold:
         return None
@@ -185,7 +184,7 @@ def _read_late(e: Evidence, write: LinkWrite, received: Any, reasons: list[str])
         )
         return "not reading"
     read_ns, error_ns = at
-    late_ns = read_ns - write.row.t_sent_ns
+    late_ns = read_ns - write.t_sent_ns
     if late_ns - error_ns > PROMPT_NS:
         reasons.append(
             f"the secondary's event log says that it read the write {late_ns / NS_PER_MS:.0f} ms after it was there"
@@ -197,7 +196,7 @@ def _read_late(e: Evidence, write: LinkWrite, received: Any, reasons: list[str])
     return None
 
 
-def _silence_before(e: Evidence, received: Any) -> Ns:
+def _silence_before(e: Evidence, received: EventRecord) -> Ns:
     """How long the secondary had logged no replicated write before this one, on its own clock."""
     last_ns = 0
     for one in e.secondary.named("REPL_RECEIVE", "REPL_ACK_SENT", "REPL_BARRIER_ACK"):
@@ -210,17 +209,14 @@ def _silence_before(e: Evidence, received: Any) -> Ns:
 def _by_the_traffic(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None:
     """Without a log: did the secondary answer others that came after it, in the meantime?"""
     assert e.link is not None
-    row = write.row
-    until_ns = row.t_answer_ns if row.is_answered else (e.t_detect_ns or e.link.t_last_ns)
-    later = [one.row for one in e.link.writes if row.t_sent_ns < one.row.t_sent_ns < until_ns]
-    answered = [
-        one for one in later if one.is_answered and one.t_answer_ns < until_ns - PROMPT_NS // 2
-    ]
+    until_ns = write.t_ack_ns if write.is_acked else (e.t_detect_ns or e.link.t_last_ns)
+    later = [one for one in e.own_writes if write.t_sent_ns < one.t_sent_ns < until_ns]
+    answered = [one for one in later if one.is_acked and one.t_ack_ns < until_ns - PROMPT_NS // 2]
     if answered:
         reasons.append(
             f"meanwhile the secondary answered {len(answered)} writes that were sent after it"
         )
-        return "late" if row.is_answered else "lost"
+        return "late" if write.is_acked else "lost"
     return None
 
 
@@ -228,21 +224,19 @@ def _by_the_traffic(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | 
 def _from_the_logs(e: Evidence) -> list[Finding]:
     primary, secondary = e.primary, e.secondary
     found: list[Finding] = []
-    for record in [*secondary.named("REPL_NEG_ACK")][:1] or [*primary.named("REPL_NEG_ACK")][:1]:
-        side = secondary if secondary.named("REPL_NEG_ACK") else primary
-        found.append(
-            _told(
-                record["sector"], "neg-ack", "the event log tells of a NEG_ACK", **device_time(side, record),
-                write_lba=record["sector"], write_sectors=record["bytes"] // 512,
-            )
-        )  # fmt: skip
+    side = secondary if secondary.named("REPL_NEG_ACK") else primary
+    for record in side.named("REPL_NEG_ACK")[:1]:
+        refused = _answered("neg-ack", "the event log tells of a NEG_ACK")
+        refused = refused.of_place(record["sector"], record["bytes"])
+        found.append(refused.logged(side, record).timed(side, record))
     for record in primary.named("REPL_UNKNOWN_ACK")[:1]:
         known = [
             one for one in primary.named("REPL_ACK_RECEIVED") if one["sector"] == record["sector"]
         ]
         if known:
-            told = "the primary logged a second answer to a write that had been answered"
-            found.append(_told(record["sector"], "repeated", told, **device_time(primary, record)))
+            why = "the primary logged a second answer to a write that had been answered"
+            again = replace(_answered("repeated", why), lba=record["sector"])
+            found.append(again.timed(primary, record))
     found += _barriers_by_the_logs(e)
     return found or _open_writes(e)
 
@@ -253,8 +247,11 @@ def _barriers_by_the_logs(e: Evidence) -> list[Finding]:
     for key, record in _barriers(e.secondary, "REPL_BARRIER_ACK"):
         expected = sent.get(key, record["writes"])
         if expected != record["writes"]:
-            told = f"the logs differ on barrier {record['barrier']}: {expected} writes sent, {record['writes']} told"
-            return [_told(None, "wrong barrier", told, **device_time(e.secondary, record))]
+            why = (
+                f"the logs differ on barrier {record['barrier']}: {expected} writes sent, "
+                f"{record['writes']} acknowledged"
+            )
+            return [_answered("wrong barrier", why).timed(e.secondary, record)]
     return []
 
 
@@ -263,7 +260,7 @@ def _barriers(side: SideEvidence, name: str) -> Iterator[tuple[tuple[int, int], 
     connection, and the logs of the two sides begin at different times: connections are counted from
     the newest back."""
     connection = 0
-    for one in reversed(side.events):
+    for one in reversed(side.own_events):
         if (
             one["name"] == "CONN_STATE"
             and one["from"] == Conn.WF_REPORT_PARAMS
@@ -274,10 +271,8 @@ def _barriers(side: SideEvidence, name: str) -> Iterator[tuple[tuple[int, int], 
             yield (connection, one["barrier"]), one
 
 
-def _told(sector: int | None, kind: str, reason: str, **fields: Any) -> Finding:
-    return Finding(
-        stage=Stage.RESPONSE, kind=kind, side="secondary", lba=sector, reasons=(reason,), **fields
-    )
+def _answered(kind: str, reason: str) -> Finding:
+    return Finding(stage=Stage.RESPONSE, kind=kind, side="secondary", reasons=(reason,))
 
 
 def _open_writes(e: Evidence) -> list[Finding]:
@@ -292,19 +287,15 @@ def _open_writes(e: Evidence) -> list[Finding]:
         waited_ns = (answer["uptime_ns"] if answer else end_ns) - record["uptime_ns"]
         if waited_ns <= DUE_NS:
             continue
-        fields: dict[str, Any] = {
-            "lba": record["sector"], "write_lba": record["sector"], "write_sectors": record["bytes"] // 512,
-            "reasons": (f"the primary waited {waited_ns / NS_PER_MS:.0f} ms for the answer to write {record['write_no']}",),
-        } | device_time(primary, record)  # fmt: skip
         missing = (
             "the capture of the link, and with it when the write was there and what was answered"
         )
         if secondary.set is None:
             missing += "; the secondary's root cause data set"
-        return [
-            Finding(
-                stage=None, kind="late or lost", side="", candidates=(*ANSWER_STAGES, Stage.ON_THE_LINK),
-                missing=missing, **fields,
-            )
-        ]  # fmt: skip
+        why = f"the primary waited {waited_ns / NS_PER_MS:.0f} ms for the answer to write {record['write_no']}"
+        found = Finding(
+            stage=None, kind="late or lost", side="", candidates=(*ANSWER_STAGES, Stage.ON_THE_LINK), missing=missing,
+            reasons=(why,),
+        ).of_place(record["sector"], record["bytes"])  # fmt: skip
+        return [found.logged(primary, record).timed(primary, record)]
     return []

@@ -67,7 +67,7 @@ def fit(bounds: Iterable[Bound]) -> DeviceClock | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StampedLine:
     """A console line that carries its device's uptime, as the kernel's and the firmware's do."""
 
     boot: int
@@ -78,11 +78,11 @@ class Line:
     """When the read returned that brought its end; 0: not known."""
 
 
-def lines(log: bytes, times: Sequence[tuple[Ns, int]]) -> list[Line]:
+def lines(log: bytes, times: Sequence[tuple[Ns, int]]) -> list[StampedLine]:
     """The stamped lines of a console; ``times``: (t_ns, offset of the first byte) of each read, in
     order."""
     starts = [offset for _, offset in times]
-    found: list[Line] = []
+    found: list[StampedLine] = []
     boot, last_ns = 0, 0
     for match in _LINE.finditer(log):
         stamped = stamps.read(match[0])
@@ -93,13 +93,15 @@ def lines(log: bytes, times: Sequence[tuple[Ns, int]]) -> list[Line]:
             boot += 1
         last_ns = uptime_ns
         read = bisect_right(starts, match.end() - len(stamped.rest) - 1) - 1
-        found.append(Line(boot, uptime_ns, match.start(), times[read][0] if read >= 0 else 0))
+        found.append(
+            StampedLine(boot, uptime_ns, match.start(), times[read][0] if read >= 0 else 0)
+        )
         if len(found) >= MAX_LINES:
             break
     return found
 
 
-def printed(found: Iterable[Line], boot: int) -> list[Bound]:
+def printed(found: Iterable[StampedLine], boot: int) -> list[Bound]:
     """What the lines of one boot say of the clock: none was read before it was printed."""
     return [
         Bound(uptime_ns=line.uptime_ns, not_after_ns=line.t_read_ns)

@@ -1,15 +1,18 @@
-"""What there is to judge an incident by: gathered from its parts, with what is missing said. Pure.
+"""What there is to judge an incident by, gathered once from its parts and bounded to it; what is missing is said. Pure.
 
-Only what a real bench has goes in. A simulated controller also tells which faults were armed and
-when they fired: that is taken away at the door, and neither the scenario's name nor the run's steps
-of arming are ever looked at.
+Only what a real bench has goes in. A simulated controller also records which faults were armed and when they fired: that
+is taken away at the door, and neither the scenario's name nor the run's steps of arming are ever looked at.
+
+A log and a console reach further back than the incident. What was logged, printed or complained of before the bench was
+armed belongs to something else, and never speaks for this incident: ``named`` and the complaints leave it out.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
@@ -17,9 +20,15 @@ from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.skim import Run
-from freezeframe.harness.core.rootcause import RootCauseSet, this_boot
+from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateRecord, this_boot
 from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.deviceclock import Bound, DeviceClock
+from freezeframe.harness.core.verdict.record import (
+    ComparisonRecord,
+    IncidentRecord,
+    TriggerRecord,
+    WrongReadRecord,
+)
 from freezeframe.harness.errors import HarnessError, WireError
 from freezeframe.harness.wire import drbd
 from freezeframe.harness.wire.drbd import SECTOR_BYTES
@@ -27,11 +36,31 @@ from freezeframe.harness.wire.drbd import SECTOR_BYTES
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
 MAX_PORTS: Final = 64
+MAX_LINE_BYTES: Final = 4096
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall
 clock."""
 
-EventRecord = Mapping[str, Any]
+
+class Complaint(NamedTuple):
+    """What a side says of a place on the volume."""
+
+    sector: int
+    size: int
+    """Bytes of data with a wrong digest, sectors out of sync."""
+    record: EventRecord | None = None
+    """Of its event log; None: its console says it."""
+    offset_bytes: int = -1
+    """Of the words in the console's record."""
+
+
+class OwnWrite(NamedTuple):
+    """The write that the trigger itself names; None: not told by that."""
+
+    sector: int | None
+    size_bytes: int | None
+    block_id: str
+    packet_no: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +71,37 @@ class SideEvidence:
     set: RootCauseSet | None = None
     """Without the simulation's tell-tales; None: it did not arrive whole."""
     set_problem: str = ""
-    healthy: Mapping[str, Any] | None = None
+    healthy: StateRecord | None = None
     """Its state record when the bench was armed."""
     console: bytes = b""
     console_times: Sequence[tuple[Ns, int]] = ()
     clock: DeviceClock | None = None
     """Of the boot that the set tells of."""
+    armed_ns: Ns = 0
+    """When the bench was armed."""
+    trigger_ns: Ns | None = None
+    """When the trigger was found; None: there was none."""
+    armed_uptime_ns: int = 0
+    """The controller's uptime then, in the boot that the set tells of; 0: that boot began later, or it is not known."""
 
     @cached_property
     def events(self) -> Sequence[EventRecord]:
-        """The event log of the boot that ended in the incident, oldest first."""
+        """The event log of the boot that ended in the incident, oldest first; its first records may be older than the
+        incident."""
         return () if self.set is None else this_boot(self.set.events)
 
     @cached_property
+    def own_events(self) -> Sequence[EventRecord]:
+        """Of these, what was logged since the bench was armed."""
+        return [one for one in self.events if one["uptime_ns"] >= self.armed_uptime_ns]
+
+    @cached_property
     def log_is_whole(self) -> bool:
-        """Nothing of that boot has been overwritten."""
-        return bool(self.events) and self.events[0]["name"] == "BOOT"
+        """Nothing of the incident's time has been overwritten."""
+        first = self.events[0] if self.events else None
+        return first is not None and (
+            first["name"] == "BOOT" or first["uptime_ns"] < self.armed_uptime_ns
+        )
 
     def tells(self, *names: str) -> bool:
         """Whether the set's log would hold such records if anything of the kind had happened in its
@@ -65,7 +109,8 @@ class SideEvidence:
         return self.set is not None and (self.set.tells is None or self.set.tells.issuperset(names))
 
     def named(self, *names: str) -> list[EventRecord]:
-        return [one for one in self.events if one["name"] in names]
+        """Records of the incident's time."""
+        return [one for one in self.own_events if one["name"] in names]
 
     @cached_property
     def _by_write(self) -> Mapping[tuple[str, int], EventRecord]:
@@ -81,7 +126,7 @@ class SideEvidence:
         tells."""
         if self.set is None:
             return {}
-        rows = self.set.state.get("last_writes")
+        rows: object = self.set.state.get("last_writes")
         return {
             row[4]: row[0]
             for row in (rows if isinstance(rows, list) else [])
@@ -103,6 +148,7 @@ class SideEvidence:
 class Evidence:
     """Everything about one incident."""
 
+    record: IncidentRecord
     sides: Mapping[Side, SideEvidence]
     link: LinkEvidence | None
     """None: there is no capture."""
@@ -110,23 +156,8 @@ class Evidence:
     """Why there is no capture, why it ends early, or why nobody understands it."""
     link_is_recorded: bool = False
     """There is a capture, of a protocol that is not understood: ``link`` is None."""
-    capture_drops: int = 0
-    capture_frames: int | None = None
-    """As many the watch recorded; None: it did not tell."""
     journal: Journal | None = None
     journal_problem: str = ""
-    trigger: Mapping[str, Any] | None = None
-    """incident.json's, as are those below."""
-    actions: Sequence[Mapping[str, Any]] = ()
-    recovery: Sequence[Mapping[str, Any]] = ()
-    comparison: Mapping[str, Any] | None = None
-    wrong_reads: Sequence[tuple[int, int, str]] = ()
-    """(byte offset, length, what it said) of what the workload read back and found to be not what
-    it wrote."""
-    wall_step_ns: int = 0
-    """How far the wall clock, by which frames are timed, moved against the monotonic one during the
-    run."""
-    clock_error_ns: Ns = 0
 
     @property
     def primary(self) -> SideEvidence:
@@ -137,19 +168,57 @@ class Evidence:
         return self.sides["secondary"]
 
     @property
+    def trigger(self) -> TriggerRecord | None:
+        return self.record.trigger
+
+    @property
+    def comparison(self) -> ComparisonRecord | None:
+        return self.record.comparison
+
+    @property
+    def wrong_reads(self) -> Sequence[WrongReadRecord]:
+        return self.record.workload.wrong_reads if self.record.workload is not None else ()
+
+    @property
     def t_detect_ns(self) -> Ns | None:
-        return self.trigger["t_match_ns"] if self.trigger else None
+        return self.trigger.t_match_ns if self.trigger is not None else None
+
+    @property
+    def data_equal(self) -> bool:
+        """The volumes were compared, and hold what the host was promised."""
+        return self.comparison is not None and self.comparison.data_equal
 
     @property
     def is_uneventful(self) -> bool:
         """Nothing triggered, and the data of both sides are what the host was promised."""
-        equal = bool((self.comparison or {}).get("data_equal"))
-        return self.trigger is None and equal and not self.wrong_reads
+        return self.trigger is None and self.data_equal and not self.wrong_reads
+
+    # --- what the capture is worth ----------------------------------------------------------------------------
+    @property
+    def link_error_ns(self) -> Ns:
+        """Frames are timed by the wall clock: its own reading's error, and what it moved during the run."""
+        clock = self.record.clock
+        return (clock.error_ns if clock is not None else 0) + abs(self.record.wall_step_ns)
 
     @property
     def link_times_hold(self) -> bool:
         """Whether times of frames can be compared with each other and with other sources."""
-        return abs(self.wall_step_ns) <= STEP_NS
+        return abs(self.record.wall_step_ns) <= STEP_NS
+
+    def is_own(self, t_link_ns: Ns) -> bool:
+        """Whether what was captured then may belong to the incident: the bench may have been armed by then."""
+        return t_link_ns + self.link_error_ns >= self.record.armed_ns()
+
+    @cached_property
+    def own_writes(self) -> Sequence[LinkWrite]:
+        """Captured writes of the incident's time, oldest first."""
+        if self.link is None:
+            return ()
+        return [one for one in self.link.writes if self.is_own(one.t_sent_ns)]
+
+    @property
+    def capture_drops(self) -> int:
+        return self.record.capture.kernel_drops if self.record.capture is not None else 0
 
     @property
     def capture_is_whole(self) -> bool:
@@ -161,21 +230,43 @@ class Evidence:
     @property
     def frames_missing(self) -> int:
         """Frames that the watch recorded and the file does not hold."""
-        if self.link is None or self.capture_frames is None:
+        capture = self.record.capture
+        recorded = None
+        if capture is not None:
+            recorded = (
+                capture.frames_stored if capture.frames_stored is not None else capture.packets
+            )
+        if self.link is None or recorded is None:
             return 0
-        return max(0, self.capture_frames - self.link.frames)
+        return max(0, recorded - self.link.frames)
+
+    # --- the trigger's own ------------------------------------------------------------------------------------
+    @cached_property
+    def own_write(self) -> OwnWrite | None:
+        """What the trigger says of the write that it is about; None: nothing."""
+        trigger = self.trigger
+        if trigger is None:
+            return None
+        if trigger.source == "link":
+            sector = trigger.sector if trigger.sector is not None and trigger.sector >= 0 else None
+            found = OwnWrite(sector, None, trigger.block_id, trigger.offset_bytes)
+            return found if any(found) else None
+        if trigger.side not in SIDES or trigger.offset_bytes is None:
+            return None
+        line = line_at(self.sides[trigger.side].console, trigger.offset_bytes)
+        for pattern in _CONSOLE_SECTOR:
+            if (match := pattern.search(line)) is not None:
+                size = int(match[2]) if pattern is _CONSOLE_DIGEST else None
+                return OwnWrite(int(match[1]), size, "", None)
+        return None
 
     # --- following one write -----------------------------------------------------------------------------------
     def writes_to(self, sector: int, size_bytes: int | None = None) -> list[LinkWrite]:
         """Captured writes that begin at (or, without a size, cover) ``sector``, oldest first."""
-        if self.link is None:
-            return []
         if size_bytes is None:
-            return [one for one in self.link.writes if one.covers(sector)]
+            return [one for one in self.own_writes if one.covers(sector)]
         return [
-            one
-            for one in self.link.writes
-            if one.sector == sector and one.row.length_bytes == size_bytes
+            one for one in self.own_writes if one.sector == sector and one.size_bytes == size_bytes
         ]
 
     def primary_number(self, write: LinkWrite) -> int | None:
@@ -186,12 +277,12 @@ class Evidence:
         sent = [
             one
             for one in self.primary.named("REPL_SEND")
-            if one["sector"] == write.sector and one["bytes"] == write.row.length_bytes
+            if one["sector"] == write.sector and one["bytes"] == write.size_bytes
         ]
         # Both lists are in order, and the log may lack its oldest records: count from the newest.
-        captured = self.writes_to(write.sector, write.row.length_bytes)
-        behind = len(captured) - 1 - captured.index(write) if write in captured else 0
-        return sent[-1 - behind]["write_no"] if len(sent) == len(captured) and sent else None
+        captured = self.writes_to(write.sector, write.size_bytes)
+        later = len(captured) - 1 - captured.index(write) if write in captured else 0
+        return sent[-1 - later]["write_no"] if len(sent) == len(captured) and sent else None
 
     def secondary_number(self, write: LinkWrite) -> int | None:
         """The secondary's number of the captured write; None: the protocol does not tell."""
@@ -230,30 +321,31 @@ def without_tell_tales(found: RootCauseSet | None) -> RootCauseSet | None:
 
 
 def device_clock(
-    side: Side,
-    record: Mapping[str, Any],
-    found: RootCauseSet | None,
-    console: bytes,
-    times: Sequence[tuple[Ns, int]],
+    side: Side, record: IncidentRecord, console: bytes, times: Sequence[tuple[Ns, int]]
 ) -> DeviceClock | None:
     """The controller's uptime on our clock: from who-are-you, from the answer to the frame, from
     its console."""
     bounds: list[Bound] = []
-    told = (record.get("controllers") or {}).get(side) or {}
-    if "uptime_ns" in told and "t_asked_ns" in told:
+    asked = record.controllers.get(side)
+    if (
+        asked is not None
+        and asked.uptime_ns is not None
+        and asked.t_asked_ns is not None
+        and asked.t_answered_ns is not None
+    ):
         bounds.append(
             Bound(
-                uptime_ns=told["uptime_ns"],
-                not_before_ns=told["t_asked_ns"] - told.get("uptime_error_ns", 0),
-                not_after_ns=told["t_answered_ns"] + told.get("uptime_error_ns", 0),
+                uptime_ns=asked.uptime_ns,
+                not_before_ns=asked.t_asked_ns - asked.uptime_error_ns,
+                not_after_ns=asked.t_answered_ns + asked.uptime_error_ns,
             )
         )
-    for action in record.get("actions") or ():
-        reply = action.get("reply") or {}
-        if action.get("side") == side and reply.get("uptime_ns") and reply.get("t_ack_ns"):
+    for action in record.actions:
+        reply = action.reply
+        if action.side == side and reply is not None and reply.uptime_ns and reply.t_ack_ns:
             bounds.append(
                 Bound(
-                    uptime_ns=reply["uptime_ns"], not_before_ns=action["t_frame_ns"], not_after_ns=reply["t_ack_ns"]
+                    uptime_ns=reply.uptime_ns, not_before_ns=action.t_frame_ns, not_after_ns=reply.t_ack_ns
                 )
             )  # fmt: skip
     stamped = deviceclock.lines(console, times)
@@ -264,7 +356,7 @@ def device_clock(
     return deviceclock.fit(bounds)
 
 
-def _armed_boot(stamped: Sequence[deviceclock.Line], bounds: Sequence[Bound]) -> int:
+def _armed_boot(stamped: Sequence[deviceclock.StampedLine], bounds: Sequence[Bound]) -> int:
     """Which boot on the console the questions fell into: the last that had begun printing before
     the last answer."""
     last_ns = max(bound.not_after_ns or 0 for bound in bounds)
@@ -272,26 +364,30 @@ def _armed_boot(stamped: Sequence[deviceclock.Line], bounds: Sequence[Bound]) ->
     return before[-1] if before else 0
 
 
-def wall_step_ns(record: Mapping[str, Any]) -> int:
-    """By how much wall and monotonic clock moved apart between the incident's begin and its end."""
-    begin, end = record.get("clock"), record.get("clock_end")
-    if not begin or not end:
-        return 0
-    return int((end["wall_ns"] - begin["wall_ns"]) - (end["monotonic_ns"] - begin["monotonic_ns"]))
+def _armed_uptime_ns(
+    side: Side, record: IncidentRecord, found: RootCauseSet | None, clock: DeviceClock | None
+) -> int:
+    """``SideEvidence.armed_uptime_ns``: the device's own uptime when it was asked, so that no clock of ours can shift
+    it; where that is not recorded, by its clock."""
+    asked = record.controllers.get(side)
+    if asked is None or asked.uptime_ns is None:
+        if clock is None or not clock.consistent:
+            return 0
+        uptime_ns = record.armed_ns(side) - clock.offset_ns
+        return max(uptime_ns - clock.error_at(max(uptime_ns, 0)), 0)
+    booted = found.header.get("boot_epoch") if found is not None else None
+    if asked.boot_epoch and isinstance(booted, int) and booted:
+        is_same = asked.boot_epoch == booted
+    else:
+        is_same = clock is not None and clock.consistent
+    return max(asked.uptime_ns - asked.uptime_error_ns, 0) if is_same else 0
 
 
-def link_ends(record: Mapping[str, Any]) -> LinkEnds:
-    """Which connections of the capture are the replication link, as far as the incident tells in so
-    many words."""
-    told = record.get("link")
-    told = told if isinstance(told, dict) else {}
-    texts = {
-        name: told[name] if isinstance(told.get(name), str) else ""
-        for name in ("primary_address", "secondary_address", "integrity_alg")
-    }
-    ports, protocol = told.get("ports"), told.get("protocol")
-    known = [port for port in ports if type(port) is int] if isinstance(ports, list) else []
-    name, problem = protocol if isinstance(protocol, str) else byname.USUAL, ""
+def link_ends(record: IncidentRecord) -> LinkEnds:
+    """Which connections of the capture are the replication link, as far as the incident says."""
+    link = record.link
+    ports = link.ports if link is not None else ()
+    name, problem = (link.protocol if link is not None else "") or byname.USUAL, ""
     try:
         byname.find(name)
     except HarnessError as error:  # recorded where a package was installed that is not here
@@ -299,26 +395,61 @@ def link_ends(record: Mapping[str, Any]) -> LinkEnds:
     return LinkEnds(
         protocol=name,
         problem=problem,
-        ports=frozenset(known[:MAX_PORTS] or (drbd.PORT,)),
-        **texts,
+        primary_address=link.primary_address if link is not None else "",
+        secondary_address=link.secondary_address if link is not None else "",
+        ports=frozenset(ports[:MAX_PORTS] or (drbd.PORT,)),
+        integrity_alg=link.integrity_alg if link is not None else "",
     )
 
 
+# --- what the consoles say of places --------------------------------------------------------------------------
 _CONSOLE_DIGEST: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")
 _CONSOLE_SYNC: Final = re.compile(rb"Out of sync: start=(\d{1,18}), size=(\d{1,9})")
+_CONSOLE_SECTOR: Final = (_CONSOLE_DIGEST, _CONSOLE_SYNC, re.compile(rb"sector (\d{1,18})\b"))
+"""How DRBD's messages name a sector."""
 
 
-def _console_ranges(console: bytes, pattern: re.Pattern[bytes]) -> list[tuple[int, int, int]]:
-    """(sector, number, offset in the log) of each such line."""
-    return [(int(m[1]), int(m[2]), m.start()) for m in pattern.finditer(console)]
+def line_at(console: bytes, end: int) -> bytes:
+    """The line in which a match ended just before ``end``."""
+    start = console.rfind(b"\n", max(0, end - MAX_LINE_BYTES), max(end - 1, 0)) + 1
+    stop = console.find(b"\n", max(end - 1, 0), end + MAX_LINE_BYTES)
+    return console[max(start, end - MAX_LINE_BYTES) : stop if stop >= 0 else end + MAX_LINE_BYTES]
 
 
-def told_digests(side: SideEvidence) -> list[tuple[int, int, int]]:
-    return _console_ranges(side.console, _CONSOLE_DIGEST)
+def _complaints(side: SideEvidence, pattern: re.Pattern[bytes]) -> list[Complaint]:
+    """What such lines say that the side printed since the bench was armed."""
+    found = [
+        Complaint(int(match[1]), int(match[2]), offset_bytes=match.start())
+        for match in pattern.finditer(side.console)
+    ]
+    if not found:
+        return []
+    starts = [offset for _, offset in side.console_times]
+    stamped = {one.offset_bytes: one for one in deviceclock.lines(side.console, side.console_times)}
+    own = []
+    for one in found:
+        read = bisect_right(starts, one.offset_bytes) - 1
+        line = stamped.get(side.console.rfind(b"\n", 0, one.offset_bytes) + 1)
+        is_early = read >= 0 and 0 < side.console_times[read][0] < side.armed_ns
+        if not is_early and not (line is not None and _was_printed_before(side, line)):
+            own.append(one)
+    return own
 
 
-def told_out_of_sync(side: SideEvidence) -> list[tuple[int, int, int]]:
-    return _console_ranges(side.console, _CONSOLE_SYNC)
+def _was_printed_before(side: SideEvidence, line: deviceclock.StampedLine) -> bool:
+    """A line that was read after the arming and printed before it, as when somebody lists a log there: by its own
+    stamp. After the trigger small stamps are those of the next boot."""
+    until_ns = side.trigger_ns
+    is_same_boot = until_ns is None or line.t_read_ns <= until_ns
+    return is_same_boot and line.uptime_ns < side.armed_uptime_ns
+
+
+def printed_digests(side: SideEvidence) -> list[Complaint]:
+    return _complaints(side, _CONSOLE_DIGEST)
+
+
+def printed_out_of_sync(side: SideEvidence) -> list[Complaint]:
+    return _complaints(side, _CONSOLE_SYNC)
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
@@ -327,7 +458,7 @@ def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
     sectors = set[int]()
     for side in sides:
         sectors |= {one["sector"] for one in side.named("REPL_DIGEST_FAILED")}
-        sectors |= {sector for sector, _, _ in told_digests(side)}
+        sectors |= {one.sector for one in printed_digests(side)}
 
     def is_suspect(write: LinkWrite) -> bool:
         return write.sector in sectors
@@ -336,24 +467,24 @@ def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
 
 
 def gather(
-    record: Mapping[str, Any],
+    record: IncidentRecord,
     *,
     sets: Mapping[Side, RootCauseSet | None],
     set_problems: Mapping[Side, str] | None = None,
-    healthy: Mapping[Side, Mapping[str, Any] | None] | None = None,
+    healthy: Mapping[Side, StateRecord | None] | None = None,
     consoles: Mapping[Side, tuple[bytes, Sequence[tuple[Ns, int]]]] | None = None,
     journal: bytes | None = None,
     frames: Iterable[Run] | None = None,
     frames_offset_ns: Ns = 0,
     frames_problem: Callable[[], str] = str,
 ) -> Evidence:
-    """Put the parts of an incident together. ``record``: incident.json. ``frames``: the capture,
-    its clock ahead of CLOCK_MONOTONIC by ``frames_offset_ns``; ``frames_problem`` tells, once they
-    have been read, why they ended early."""
+    """Put the parts of an incident together. ``frames``: the capture, its clock ahead of CLOCK_MONOTONIC by
+    ``frames_offset_ns``; ``frames_problem`` tells, once they have been read, why they ended early."""
     sides: dict[Side, SideEvidence] = {}
     for side in SIDES:
         found = without_tell_tales(sets.get(side))
         console, times = (consoles or {}).get(side, (b"", ()))
+        clock = device_clock(side, record, console, times)
         sides[side] = SideEvidence(
             side=side,
             set=found,
@@ -361,12 +492,17 @@ def gather(
             healthy=(healthy or {}).get(side),
             console=console,
             console_times=times,
-            clock=device_clock(side, record, found, console, times),
+            clock=clock,
+            armed_ns=record.armed_ns(side),
+            trigger_ns=record.trigger.t_match_ns if record.trigger is not None else None,
+            armed_uptime_ns=_armed_uptime_ns(side, record, found, clock),
         )
     read, journal_problem = _journal(journal)
-    workload = record.get("workload") or {}
-    if read is None and workload.get("keeps_journal") is False:
-        journal_problem = f"the workload {workload.get('driver')} keeps no journal: what each write held is not known"
+    workload = record.workload
+    if read is None and workload is not None and workload.keeps_journal is False:
+        journal_problem = (
+            f"the workload {workload.driver} keeps no journal: what each write held is not known"
+        )
     link, link_problem, ends = None, "", link_ends(record)
     not_understood = ends.not_understood if frames is not None else ""
     if frames is not None and not not_understood:
@@ -375,25 +511,17 @@ def gather(
             link.feed(run, frames_offset_ns)
         link.close()
         link_problem = frames_problem()
-    capture = record.get("capture") or {}
+    has_frames = link is not None and link.frames > 0
     return Evidence(
+        record=record,
         sides=sides,
-        link=link if link is not None and link.frames else None,
+        link=link if has_frames else None,
         link_is_recorded=bool(not_understood),
         link_problem=not_understood
         or link_problem
-        or ("" if link is not None and link.frames else "there is no capture of the link"),
-        capture_drops=int(capture.get("kernel_drops") or 0),
-        capture_frames=capture.get("frames_stored", capture.get("packets")),
+        or ("" if has_frames else "there is no capture of the link"),
         journal=read,
         journal_problem=journal_problem,
-        trigger=record.get("trigger"),
-        actions=record.get("actions") or (),
-        recovery=record.get("recovery") or (),
-        comparison=record.get("comparison"),
-        wrong_reads=[(at, size, str(text)) for at, size, text in workload.get("wrong_reads") or ()],
-        wall_step_ns=wall_step_ns(record),
-        clock_error_ns=int((record.get("clock") or {}).get("error_ns", 0)),
     )
 
 

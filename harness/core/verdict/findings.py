@@ -7,8 +7,9 @@ from typing import Final
 
 from freezeframe.harness.core.blocks import crcbits
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
+from freezeframe.harness.core.rootcause import EventRecord
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
@@ -39,7 +40,7 @@ DATA_STAGES: Final = frozenset(Stage) - {Stage.CONSOLE, Stage.CONTROL}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class BytePlace:
     """The first byte of a write that differs."""
 
     byte_offset: int
@@ -65,12 +66,11 @@ class Finding:
     candidates: tuple[Stage, ...] = ()
     write_id: int | None = None
     """The host's number of the write."""
-    block_id: str = ""
     write_lba: int | None = None
     write_sectors: int | None = None
     lba: int | None = None
     """The first sector that differs."""
-    place: Place | None = None
+    place: BytePlace | None = None
     expected: str = ""
     """In words, when it is no matter of bytes."""
     found: str = ""
@@ -81,26 +81,69 @@ class Finding:
     missing: str = ""
     """What would decide between the candidates."""
     write: LinkWrite | None = None
+    """The captured write that it is about; None: that is not certain, or there is none."""
+    packet_no: int | None = None
+    """The frame that shows it, where that is not the write's own."""
+    primary_no: int | None = None
+    """The primary's own number of the write, where no captured write gives it."""
+    secondary_no: int | None = None
+    complaint: EventRecord | None = None
+    """The event record in which a side complained of it."""
+    complained: Side | None = None
+    """That side."""
 
     @property
     def conclusive(self) -> bool:
         return self.stage is not None
 
-    def located(self, place: Place | None) -> "Finding":
+    @property
+    def block_id(self) -> str | None:
+        return self.write.block_id if self.write is not None else None
+
+    def located(self, place: BytePlace | None) -> "Finding":
         """The same with its place, and the sector that follows from it."""
         if place is None or self.write_lba is None:
             return self
         return replace(self, place=place, lba=self.write_lba + place.byte_offset // SECTOR_BYTES)
 
+    def of_write(self, e: Evidence, write: LinkWrite, write_id: int | None = None) -> "Finding":
+        """The same about a captured write; ``write_id``: what the host called it, where that is known better than from
+        the data."""
+        own_id = write.write_id if write.write_id != NO_ID else None
+        return replace(
+            self, write=write, write_id=own_id if write_id is None else write_id, write_lba=write.sector,
+            write_sectors=write.sectors, lba=write.sector, t_cause_ns=write.t_sent_ns,
+            t_cause_error_ns=e.link_error_ns,
+        )  # fmt: skip
 
-def difference(expected: bytes, found: bytes, offset: int = 0) -> Place | None:
+    def of_place(self, sector: int, size_bytes: int, write_id: int | None = None) -> "Finding":
+        """The same about a write of which no more than its place is certain."""
+        sectors = size_bytes // SECTOR_BYTES
+        return replace(self, write_lba=sector, write_sectors=sectors, lba=sector, write_id=write_id)
+
+    def timed(self, side: SideEvidence, record: EventRecord | None) -> "Finding":
+        """The same, caused when the side logged ``record``; as it was where nothing tells when that was."""
+        at = side.at(record)
+        return self if at is None else replace(self, t_cause_ns=at[0], t_cause_error_ns=at[1])
+
+    def logged(self, side: SideEvidence, record: EventRecord | None) -> "Finding":
+        """The same with the number that ``side`` gives the write in that record."""
+        number = record.get("write_no") if record is not None else None
+        if not isinstance(number, int):
+            return self
+        if side.side == "primary":
+            return replace(self, primary_no=number)
+        return replace(self, secondary_no=number)
+
+
+def difference(expected: bytes, found: bytes, offset: int = 0) -> BytePlace | None:
     """The first difference of two equally long pieces; ``offset`` is that of their first byte in
     the write."""
     if expected == found or len(expected) != len(found):
         return None
     at = [index for index, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
     first = at[0]
-    return Place(
+    return BytePlace(
         byte_offset=offset + first,
         bit_mask=expected[first] ^ found[first],
         bytes_different=len(at),
@@ -116,7 +159,7 @@ def single_bit(
     content: bytes | None,
     *,
     polynomial: int = crcbits.CRC32C,
-) -> Place | None:
+) -> BytePlace | None:
     """The one flipped bit that explains two checksums. ``content``: what should have been there,
     when that is known."""
     if size_bytes <= 0:
@@ -127,29 +170,9 @@ def single_bit(
     at, bit = found
     excerpt = content[at : at + EXCERPT_BYTES] if content is not None and at < len(content) else b""
     flipped = bytes([excerpt[0] ^ 1 << bit]) + excerpt[1:] if excerpt else b""
-    return Place(
+    return BytePlace(
         byte_offset=at, bit_mask=1 << bit, bytes_different=1, expected=excerpt.hex(), found=flipped.hex()
     )  # fmt: skip
-
-
-def of_write(e: Evidence, write: LinkWrite) -> dict[str, object]:
-    """The fields of a finding that name a captured write."""
-    return {
-        "write": write,
-        "write_id": write.write_id if write.write_id != NO_ID else None,
-        "block_id": write.row.write_id_text,
-        "write_lba": write.sector,
-        "write_sectors": write.sectors,
-        "lba": write.sector,
-        "t_cause_ns": write.row.t_sent_ns,
-        "t_cause_error_ns": link_error_ns(e),
-    }
-
-
-def link_error_ns(e: Evidence) -> Ns:
-    """Frames are timed by the wall clock: its own reading's error, and what it moved during the
-    run."""
-    return e.clock_error_ns + abs(e.wall_step_ns)
 
 
 def host_write(
@@ -190,9 +213,3 @@ def _distance(one: bytes, other: bytes) -> int:
         return sum(a != b for a, b in zip(one, other, strict=False)) + abs(len(one) - len(other))
     half = len(one) // 2
     return _distance(one[:half], other[:half]) + _distance(one[half:], other[half:])
-
-
-def device_time(side: SideEvidence, record: object) -> dict[str, object]:
-    """t_cause and its error from an event record of the device."""
-    at = side.at(record)  # type: ignore[arg-type]
-    return {} if at is None else {"t_cause_ns": at[0], "t_cause_error_ns": at[1]}

@@ -43,7 +43,7 @@ def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
     if not e.link_times_hold:
         yield (
             1,
-            f"the wall clock, by which frames are timed, was set by {e.wall_step_ns / NS_PER_MS:+.0f} ms in the run",
+            f"the wall clock, by which frames are timed, was set by {e.record.wall_step_ns / NS_PER_MS:+.0f} ms in the run",
         )
     if e.comparison is None:
         yield 1, "the data of the two sides were not compared"
@@ -70,7 +70,7 @@ def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     if own.set is None:
         yield (
             2,
-            f"the {side}'s root cause data set cannot be used: {own.set_problem or 'no reason told'}",
+            f"the {side}'s root cause data set cannot be used: {own.set_problem or 'no reason given'}",
         )
     elif not own.log_is_whole and (not own.events or _depth_ns(own) < DEPTH_NS):
         yield 1, f"the {side}'s event log reaches back less than {DEPTH_NS // NS_PER_MS} ms"

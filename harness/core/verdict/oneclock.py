@@ -7,7 +7,7 @@ whose bounds overlap have no certain order.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link.linkevidence import NO_ID
@@ -15,7 +15,6 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row, row
 from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
-from freezeframe.harness.core.verdict.findings import link_error_ns
 
 MAX_ROWS: Final = 20_000
 LINE_BYTES: Final = 400
@@ -55,25 +54,23 @@ def _recorded(e: Evidence, recorded: Sequence[Row]) -> Iterator[Row]:
             continue
         error_ns = one.get("error_ns", 0)
         if one.get("event") == "trigger" and one.get("where") == "link":
-            error_ns = link_error_ns(e)
+            error_ns = e.link_error_ns
         base = {"source": "", "side": "", "event": ""}
         yield {**base, **one, "error_ns": error_ns, "t_detect_ns": one.get("t_match_ns", t_ns)}
 
 
 def _told(e: Evidence) -> Iterator[Row]:
     """The same from incident.json."""
-    if e.trigger:
-        text = str(e.trigger.get("rule"))
-        yield _own(e.trigger["t_match_ns"], "reflex", "trigger", e.trigger["side"], text)
-    for action in e.actions:
-        yield _own(action["t_frame_ns"], "reflex", "control frame", action["side"])
-        reply = action.get("reply") or {}
-        if reply.get("t_ack_ns"):
-            yield _own(
-                reply["t_ack_ns"], "control", "reply", action["side"], str(reply.get("status", ""))
-            )
-    for step in e.recovery:
-        yield _own(step["t_ns"], "recovery", str(step["step"]), step["side"])
+    trigger = e.trigger
+    if trigger is not None and trigger.t_match_ns is not None:
+        yield _own(trigger.t_match_ns, "reflex", "trigger", trigger.side, trigger.rule)
+    for action in e.record.actions:
+        yield _own(action.t_frame_ns, "reflex", "control frame", action.side)
+        reply = action.reply
+        if reply is not None and reply.t_ack_ns:
+            yield _own(reply.t_ack_ns, "control", "reply", action.side, reply.status)
+    for step in e.record.recovery:
+        yield _own(step.t_ns, "recovery", step.step, step.side)
 
 
 def _own(t_ns: Ns, source: str, event: str, side: str, text: str = "") -> Row:
@@ -88,10 +85,10 @@ def _journalled(e: Evidence) -> Iterator[Row]:
 
 
 def _logged(e: Evidence, side: SideEvidence) -> Iterator[Row]:
-    steps = [
-        one for one in e.recovery if (one.get("side"), one.get("step")) == (side.side, "set pulled")
+    pulled = [
+        one.t_ns for one in e.record.recovery if (one.side, one.step) == (side.side, "set pulled")
     ]
-    pulled_ns = steps[0].get("t_ns") if steps else None
+    pulled_ns = pulled[0] if pulled else None
     for record in side.events:
         at = side.at(record)
         if at is not None:
@@ -123,43 +120,26 @@ def _printed(side: SideEvidence) -> Iterator[Row]:
             # The uptime of another boot leads to another time: then only the reading is known.
             if line.t_read_ns - NS_PER_S < printed_ns <= line.t_read_ns + bound_ns:
                 t_ns, error_ns = printed_ns, bound_ns
-        told = {
-            "error_ns": error_ns,
-            "t_detect_ns": line.t_read_ns,
-            "text": escape(data.rstrip(b"\r")),
-        }
-        yield row(t_ns, "console", "line", side.side, **told)
+        text = escape(data.rstrip(b"\r"))
+        yield row(
+            t_ns, "console", "line", side.side, error_ns=error_ns, t_detect_ns=line.t_read_ns, text=text
+        )  # fmt: skip
 
 
 def _captured(e: Evidence) -> Iterator[Row]:
-    error_ns = link_error_ns(e)
+    error_ns = e.link_error_ns
     for write in e.link.writes if e.link else ():
-        sent = write.row
         which = (
-            f"write {write.write_id}"
-            if write.write_id != NO_ID
-            else f"block_id {sent.write_id_text}"
+            f"write {write.write_id}" if write.write_id != NO_ID else f"block_id {write.block_id}"
         )
         text = f"{which}: sector {write.sector} + {write.sectors}"
         wrong = ", digest wrong" if write.digest_is_right is False else ""
-        fields: dict[str, Any] = {"error_ns": error_ns, "t_detect_ns": None}
         yield row(
-            sent.t_sent_ns,
-            "link",
-            "data",
-            "primary",
-            **fields,
-            text=text + wrong,
-            packet_no=sent.packet_no,
-        )
-        if sent.is_answered:
-            name = sent.answer_name
+            write.t_sent_ns, "link", "data", "primary", error_ns=error_ns, t_detect_ns=None, text=text + wrong,
+            packet_no=write.packet_no,
+        )  # fmt: skip
+        if write.is_acked:
             yield row(
-                sent.t_answer_ns,
-                "link",
-                name,
-                "secondary",
-                **fields,
-                text=text,
-                packet_no=sent.answer_packet_no,
-            )
+                write.t_ack_ns, "link", write.ack, "secondary", error_ns=error_ns, t_detect_ns=None, text=text,
+                packet_no=write.ack_packet_no,
+            )  # fmt: skip

@@ -6,16 +6,15 @@ at the trigger and may be overwritten; once as many have come as the ring holds,
 own events are gone.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.rootcause import RootCauseSet, this_boot
+from freezeframe.harness.core.verdict.record import Verdict
 
 WRITE_EVENTS: Final = frozenset({"HOST_WRITE", "REPL_SEND", "REPL_RECEIVE", "REPL_UNACKED"})
 """Events that name a write and where it went."""
-BLOCK_ID_BYTES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -33,39 +32,31 @@ class RingDepth:
 
 
 def ring_depth(
-    saved: RootCauseSet, t_arrival_ns: Ns | None, verdict: Mapping[str, Any], side: str
+    saved: RootCauseSet, t_arrival_ns: Ns | None, verdict: Verdict, side: Side
 ) -> RingDepth:
     """``side``: whose log it is; ``verdict``: which write failed, and the controllers' clocks."""
     events = saved.events
     first_seq = events[0]["seq"] if events else 0
-    clock = (verdict.get("clocks") or {}).get(side) or {}
+    clock = verdict.clocks.get(side)
     since_trigger = None
-    if t_arrival_ns is not None and isinstance(clock.get("offset_ns"), int):
-        uptime_ns = t_arrival_ns - clock["offset_ns"]
+    if t_arrival_ns is not None and clock is not None:
+        uptime_ns = t_arrival_ns - clock.offset_ns
         since_trigger = sum(event["uptime_ns"] > uptime_ns for event in this_boot(events))
-    return RingDepth(len(events), first_seq, since_trigger, _since_write(saved, verdict))
+    return RingDepth(len(events), first_seq, since_trigger, _since_write(saved, verdict, side))
 
 
-def _since_write(saved: RootCauseSet, verdict: Mapping[str, Any]) -> int | None:
-    sector, numbers = verdict.get("write_lba"), _write_numbers(verdict)
+def _since_write(saved: RootCauseSet, verdict: Verdict, side: Side) -> int | None:
+    number = verdict.primary_no if side == "primary" else verdict.secondary_no
+    if number is None:
+        return None
     # Both the clock and the primary's count of writes begin anew with each boot, and the log
     # outlives them.
     events = this_boot(saved.events)
     for at, event in enumerate(events):
         if (
             event["name"] in WRITE_EVENTS
-            and event.get("sector") == sector
-            and event.get("write_no") in numbers
+            and event.get("sector") == verdict.write_lba
+            and event.get("write_no") == number
         ):
             return len(events) - at - 1
     return None
-
-
-def _write_numbers(verdict: Mapping[str, Any]) -> set[int]:
-    """By which a log may know the write: the primary's own count, which is its block id read from
-    the small end; or the secondary's, the low 63 bits of the block id read from the big end."""
-    block_id = verdict.get("block_id")
-    if not block_id:
-        return set()
-    raw = int(block_id, 16).to_bytes(BLOCK_ID_BYTES, "big")
-    return {int.from_bytes(raw, "little"), int.from_bytes(raw, "big") & (1 << 63) - 1}

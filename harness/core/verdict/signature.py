@@ -4,10 +4,10 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.core.console import stamps
-from freezeframe.harness.core.verdict.writepath import mapping
+from freezeframe.harness.core.verdict.record import Verdict
 
 SIGNATURE_CHARS: Final = 10
 MAX_LINE_CHARS: Final = 300
@@ -65,11 +65,9 @@ def signature(rule: str, stage: str, line: str) -> str:
     ]
 
 
-def stage_of(record: Mapping[str, Any]) -> str:
+def stage_of(verdict: Verdict | None) -> str:
     """The verdict's stage; "" while there is no conclusive verdict."""
-    verdict = mapping(record.get("verdict"))
-    stage = verdict.get("stage")
-    return stage if verdict.get("conclusive") is True and isinstance(stage, str) else ""
+    return verdict.stage or "" if verdict is not None and verdict.conclusive else ""
 
 
 def contexts(before: bytes) -> list[str]:

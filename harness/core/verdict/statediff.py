@@ -5,25 +5,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from freezeframe.harness.core.rootcause import RootCauseSet, jsonable
+from freezeframe.harness.core.rootcause import RootCauseSet, StateRecord, jsonable
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.record import StateDifference
 from freezeframe.harness.wire import control, drbd
 
 UUID_PRIMARY_BIT: Final = 1
 """Lowest bit of the current UUID: set on the primary, and no difference of generations."""
 MAX_WRITES_LISTED: Final = 16
 
-State = Mapping[str, Any]
 
-
-def _current(state: State) -> object:
+def _current(state: StateRecord) -> object:
     uuids = state.get("uuids")
     first = uuids[0] if isinstance(uuids, list) and uuids else None
     return f"{first & ~UUID_PRIMARY_BIT:016X}" if type(first) is int else None
 
 
-def _name(names: Mapping[int, str], key: str) -> Callable[[State], object]:
-    def told(state: State) -> object:
+def _name(names: Mapping[int, str], key: str) -> Callable[[StateRecord], object]:
+    def told(state: StateRecord) -> object:
         value = state.get(key)
         return names.get(value, value) if type(value) is int else value
 
@@ -33,7 +32,9 @@ def _name(names: Mapping[int, str], key: str) -> Callable[[State], object]:
 _PAIR_STATE: Final = _name(control.PAIR_STATE_NAMES, "pair_state")
 _CONN: Final = _name(drbd.CONN_NAMES, "conn")
 _DISK, _PEER_DISK = _name(drbd.DISK_NAMES, "disk"), _name(drbd.DISK_NAMES, "peer_disk")
-_PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], object]]]] = (
+_PAIRS: Final[
+    Sequence[tuple[str, Callable[[StateRecord], object], Callable[[StateRecord], object]]]
+] = (
     ("pair state", _PAIR_STATE, _PAIR_STATE),
     ("connection", _CONN, _CONN),
     ("protocol version", lambda p: p.get("protocol_version"), lambda s: s.get("protocol_version")),
@@ -46,57 +47,44 @@ _PAIRS: Final[Sequence[tuple[str, Callable[[State], object], Callable[[State], o
 
 
 def differences(
-    primary: State | None, secondary: State | None, healthy: Mapping[str, State | None]
-) -> list[dict[str, Any]]:
+    primary: StateRecord | None,
+    secondary: StateRecord | None,
+    healthy: Mapping[str, StateRecord | None],
+) -> tuple[StateDifference, ...]:
     """A row a field that differs: field, primary, secondary, and what both said when the bench was
     armed."""
     if primary is None or secondary is None:
-        return []
+        return ()
     rows = []
     healthy_primary, healthy_secondary = healthy.get("primary"), healthy.get("secondary")
     for name, of_primary, of_secondary in _PAIRS:
         one, other = of_primary(primary), of_secondary(secondary)
         if one != other:
             rows.append(
-                {
-                    "field": name,
-                    "primary": jsonable(one),
-                    "secondary": jsonable(other),
-                    "healthy_primary": jsonable(of_primary(healthy_primary))
-                    if healthy_primary
-                    else None,
-                    "healthy_secondary": jsonable(of_secondary(healthy_secondary))
-                    if healthy_secondary
-                    else None,
-                }
-            )
-    return rows + _writes(primary, secondary)
+                StateDifference(
+                    field=name,
+                    primary=jsonable(one),
+                    secondary=jsonable(other),
+                    healthy_primary=jsonable(of_primary(healthy_primary)) if healthy_primary else None,
+                    healthy_secondary=jsonable(of_secondary(healthy_secondary)) if healthy_secondary else None,
+                )
+            )  # fmt: skip
+    return (*rows, *_writes(primary, secondary))
 
 
-def _writes(primary: State, secondary: State) -> list[dict[str, Any]]:
+def _writes(primary: StateRecord, secondary: StateRecord) -> list[StateDifference]:
     """Writes that both remember, by their block_id, with other data."""
     theirs = _by_block_id(secondary)
-    rows: list[dict[str, Any]] = []
-    for block_id, (sector, size, checksum) in _by_block_id(primary).items():
+    rows: list[StateDifference] = []
+    for block_id, own in _by_block_id(primary).items():
         other = theirs.get(block_id)
-        if (
-            other is not None
-            and other != (sector, size, checksum)
-            and len(rows) < MAX_WRITES_LISTED
-        ):
-            rows.append(
-                {
-                    "field": f"write {block_id.hex()} (sector, bytes, CRC-32C)",
-                    "primary": [sector, size, checksum],
-                    "secondary": list(other),
-                    "healthy_primary": None,
-                    "healthy_secondary": None,
-                }
-            )
+        if other is not None and other != own and len(rows) < MAX_WRITES_LISTED:
+            field = f"write {block_id.hex()} (sector, bytes, CRC-32C)"
+            rows.append(StateDifference(field=field, primary=list(own), secondary=list(other)))
     return rows
 
 
-def _by_block_id(state: State) -> dict[bytes, tuple[int, int, int]]:
+def _by_block_id(state: StateRecord) -> dict[bytes, tuple[int, int, int]]:
     rows = state.get("last_writes")
     return {
         row[4]: (row[1], row[2], row[3])

@@ -8,23 +8,22 @@ tells lost, misdirected and rotten apart.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.core.blocks import crcbits
 from freezeframe.harness.core.blocks.blockstamp import Kind, check, decode
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
+from freezeframe.harness.core.rootcause import EventRecord
 from freezeframe.harness.core.verdict.evidence import (
     Evidence,
     SideEvidence,
-    told_out_of_sync,
+    printed_out_of_sync,
 )
 from freezeframe.harness.core.verdict.findings import (
+    BytePlace,
     Finding,
-    Place,
     Stage,
-    device_time,
     difference,
-    of_write,
     single_bit,
 )
 from freezeframe.harness.wire.drbd import SECTOR_BYTES
@@ -40,7 +39,7 @@ class Meant:
     write_no: int
     write_id: int
     """NO_ID: which write of the host it was is not known."""
-    record: dict[str, Any]
+    record: EventRecord
     """Of its storing, in the side's event log."""
     write: LinkWrite | None
 
@@ -53,14 +52,14 @@ class Wrong:
     kind: Kind
     found: bytes
     meant: Meant | None
-    record: dict[str, Any]
+    record: EventRecord
     """Of the scrub."""
 
 
 def store_findings(e: Evidence) -> list[Finding]:
     found: list[Finding] = []
     for side in e.sides.values():
-        mismatches = [dict(one) for one in side.named("SCRUB_MISMATCH")]
+        mismatches = side.named("SCRUB_MISMATCH")
         if mismatches:
             found += _scrubbed(e, side, mismatches)
         elif not side.tells("SCRUB_MISMATCH"):
@@ -70,16 +69,16 @@ def store_findings(e: Evidence) -> list[Finding]:
 
 def _only_told(e: Evidence, side: SideEvidence) -> list[Finding]:
     """The console says which blocks are damaged, and nothing more."""
-    told = told_out_of_sync(side)
-    if not told:
+    complaints = printed_out_of_sync(side)
+    if not complaints:
         return []
-    sector, sectors, _ = told[0]
+    sector, sectors = complaints[0].sector, complaints[0].size
     return [
         Finding(
             stage=None, kind="damaged blocks", side=side.side, candidates=STORE_STAGES, lba=sector,
             reasons=(f"the {side.side}'s console says that {sectors} sectors from {sector} on are out of sync",),
             missing=f"the {side.side}'s log tells no more of them" if side.set is not None
-            else f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason told'}",
+            else f"the {side.side}'s root cause data set cannot be used: {side.set_problem or 'no reason given'}",
         )
     ]  # fmt: skip
 
@@ -96,14 +95,12 @@ def kept_blocks(side: SideEvidence) -> dict[int, bytes]:
     }  # fmt: skip
 
 
-def _scrubbed(
-    e: Evidence, side: SideEvidence, mismatches: Sequence[dict[str, Any]]
-) -> list[Finding]:
+def _scrubbed(e: Evidence, side: SideEvidence, mismatches: Sequence[EventRecord]) -> list[Finding]:
     """Sort the damaged sectors by what they hold, and make one finding of each write that went
     wrong."""
     kept = kept_blocks(side)
     wrong: list[Wrong] = []
-    unread: list[dict[str, Any]] = []
+    unread: list[EventRecord] = []
     for record in mismatches:
         content = kept.get(record["sector"])
         sectors = _wrong_sectors(e, side, record, content) if content is not None else []
@@ -122,7 +119,7 @@ def _scrubbed(
 
 
 def _wrong_sectors(
-    e: Evidence, side: SideEvidence, record: dict[str, Any], content: bytes
+    e: Evidence, side: SideEvidence, record: EventRecord, content: bytes
 ) -> list[Wrong]:
     found = []
     for at in range(0, len(content), SECTOR_BYTES):
@@ -139,7 +136,7 @@ def _wrong_sectors(
     return found
 
 
-def _meant_at(e: Evidence, side: SideEvidence, sector: int, before: dict[str, Any]) -> Meant | None:
+def _meant_at(e: Evidence, side: SideEvidence, sector: int, before: EventRecord) -> Meant | None:
     """The newest write to ``sector`` that the side logged as stored before that record."""
     name = "REPL_STORE" if side.side == "secondary" else "HOST_WRITE"
     for record in reversed(side.named(name)):
@@ -148,15 +145,15 @@ def _meant_at(e: Evidence, side: SideEvidence, sector: int, before: dict[str, An
             write_id = write.write_id if write is not None else NO_ID
             if write_id == NO_ID:
                 write_id = _only_write(e, record)
-            return Meant(record["write_no"], write_id, dict(record), write)
+            return Meant(record["write_no"], write_id, record, write)
     return None
 
 
-def _holds(record: Any, sector: int) -> bool:
+def _holds(record: EventRecord, sector: int) -> bool:
     return bool(record["sector"] <= sector < record["sector"] + record["bytes"] // SECTOR_BYTES)
 
 
-def _captured(e: Evidence, side: SideEvidence, record: Any) -> LinkWrite | None:
+def _captured(e: Evidence, side: SideEvidence, record: EventRecord) -> LinkWrite | None:
     """The captured write that the side's record is about."""
     for write in e.writes_to(record["sector"], record["bytes"]):
         number = e.secondary_number(write) if side.side == "secondary" else e.primary_number(write)
@@ -165,7 +162,7 @@ def _captured(e: Evidence, side: SideEvidence, record: Any) -> LinkWrite | None:
     return None
 
 
-def _only_write(e: Evidence, record: Any) -> int:
+def _only_write(e: Evidence, record: EventRecord) -> int:
     """Without a capture: the host's write to just these sectors, when there was only one."""
     if e.journal is None:
         return NO_ID
@@ -179,20 +176,26 @@ def _only_write(e: Evidence, record: Any) -> int:
 
 
 # --- what the sectors say -----------------------------------------------------------------------------------
-def _base(e: Evidence, side: SideEvidence, meant: Meant | None, sector: int) -> dict[str, Any]:
-    """The fields that name the write that a damaged sector should hold."""
-    fields: dict[str, Any] = {"side": side.side, "lba": sector}
+def _about(
+    found: Finding,
+    e: Evidence,
+    side: SideEvidence,
+    meant: Meant | None,
+    wrong: Wrong | None,
+    sector: int,
+) -> Finding:
+    """The finding about the write that a damaged sector should hold."""
+    found = replace(found, side=side.side, lba=sector)
+    if wrong is not None:
+        found = replace(found, complaint=wrong.record, complained=side.side)
     if meant is None:
-        return fields
+        return found
     if meant.write is not None:
-        fields |= of_write(e, meant.write)
+        found = found.of_write(e, meant.write)
     else:
-        fields |= {
-            "write_lba": meant.record["sector"],
-            "write_sectors": meant.record["bytes"] // SECTOR_BYTES,
-            "write_id": meant.write_id if meant.write_id != NO_ID else None,
-        }
-    return fields | {"lba": sector} | device_time(side, meant.record)
+        write_id = meant.write_id if meant.write_id != NO_ID else None
+        found = found.of_place(meant.record["sector"], meant.record["bytes"], write_id)
+    return replace(found.logged(side, meant.record), lba=sector).timed(side, meant.record)
 
 
 def _misdirected(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Finding]:
@@ -210,19 +213,18 @@ def _misdirected(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> lis
         home = [
             other for other in wrong if other.meant is not None and other.meant.write_id == write_id
         ]
-        fields = _base(e, side, home[0].meant if home else None, stamp.lba) | {"write_id": write_id}
         where = f"sector {stamp.lba} of write {write_id} was found whole at sector {one.sector}"
         stale = (
             "its own place holds what was there before"
             if home
             else "its own place was not found damaged"
         )
-        findings.append(
-            Finding(
-                stage=Stage.MISDIRECTED_WRITE, kind="stored elsewhere",
-                expected=f"sector {stamp.lba}", found=f"sector {one.sector}", reasons=(where, stale), **fields,
-            )
+        found = Finding(
+            stage=Stage.MISDIRECTED_WRITE, kind="stored elsewhere", side=side.side,
+            expected=f"sector {stamp.lba}", found=f"sector {one.sector}", reasons=(where, stale),
         )  # fmt: skip
+        found = _about(found, e, side, home[0].meant if home else None, one, stamp.lba)
+        findings.append(replace(found, write_id=write_id))
     return findings
 
 
@@ -237,19 +239,16 @@ def _lost(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Findi
         assert one.meant is not None
         stamp = decode(one.found)
         holds = "zeroes" if stamp is None else f"write {stamp.write_id}"
-        fields = _base(e, side, one.meant, one.sector)
+        found = _about(
+            Finding(stage=Stage.LOST_WRITE, kind="not stored", side="", found=holds),
+            e, side, one.meant, one, one.sector,
+        )  # fmt: skip
         reasons = (
             f"the {side.side} logged the write as stored, and its place holds {holds}, whole",
             "it was found nowhere else",
         )
-        expected = (
-            f"write {fields.get('write_id')}" if fields.get("write_id") is not None else "the write"
-        )
-        findings.append(
-            Finding(
-                stage=Stage.LOST_WRITE, kind="not stored", expected=expected, found=holds, reasons=reasons, **fields
-            )
-        )  # fmt: skip
+        expected = f"write {found.write_id}" if found.write_id is not None else "the write"
+        findings.append(replace(found, expected=expected, reasons=reasons))
     return findings
 
 
@@ -271,17 +270,15 @@ def _rotten(e: Evidence, side: SideEvidence, wrong: Sequence[Wrong]) -> list[Fin
         reasons = (
             f"the {side.side} logged the write as stored, and a scrub of its own found other bits there",
         )
-        findings.append(
-            Finding(
-                stage=stage, kind="stored bits changed", reasons=reasons, **_base(e, side, one.meant, one.sector)
-            ).located(place)
-        )  # fmt: skip
+        found = Finding(stage=stage, kind="stored bits changed", side="", reasons=reasons)
+        found = _about(found, e, side, one.meant, one, one.sector)
+        findings.append(found.located(place))
     return findings
 
 
 def _from_checksums(
-    record: dict[str, Any], meant: Meant | None, content: bytes | None
-) -> Place | None:
+    record: EventRecord, meant: Meant | None, content: bytes | None
+) -> BytePlace | None:
     """The one flipped bit of the block, as an offset in the write that it belongs to."""
     flipped = single_bit(
         record["expected_crc32"],
@@ -296,9 +293,7 @@ def _from_checksums(
     return replace(flipped, byte_offset=offset) if 0 <= offset < meant.record["bytes"] else None
 
 
-def _by_checksums(
-    e: Evidence, side: SideEvidence, records: Sequence[dict[str, Any]]
-) -> list[Finding]:
+def _by_checksums(e: Evidence, side: SideEvidence, records: Sequence[EventRecord]) -> list[Finding]:
     """Damaged blocks whose content was not kept: one flipped bit can still be told from the two
     checksums."""
     if not records:
@@ -311,24 +306,23 @@ def _by_checksums(
         None,
         polynomial=crcbits.CRC32,
     )
-    told = f"the {side.side}'s scrub found a damaged block at sector {record['sector']}"
+    said = f"the {side.side}'s scrub found a damaged block at sector {record['sector']}"
     if flipped is None or len(records) > 1:
-        fields = _base(e, side, _meant_at(e, side, record["sector"], record), record["sector"])
-        return [
-            Finding(
-                stage=None, kind="damaged blocks", candidates=STORE_STAGES, reasons=(told,),
-                missing="what the damaged blocks held was not kept", **fields,
-            )
-        ]  # fmt: skip
+        found = Finding(
+            stage=None, kind="damaged blocks", side="", candidates=STORE_STAGES, reasons=(said,),
+            missing="what the damaged blocks held was not kept", complaint=record, complained=side.side,
+        )  # fmt: skip
+        meant = _meant_at(e, side, record["sector"], record)
+        return [_about(found, e, side, meant, None, record["sector"])]
     sector = record["sector"] + flipped.byte_offset // SECTOR_BYTES
     meant = _meant_at(e, side, sector, record)
     stage = Stage.STORE_AFTER_ACK if side.side == "secondary" else Stage.PRIMARY_STORE
-    return [
-        Finding(
-            stage=stage, kind="stored bits changed", reasons=(told, "one flipped bit explains its two checksums"),
-            **_base(e, side, meant, sector),
-        ).located(_from_checksums(record, meant, None))
-    ]  # fmt: skip
+    found = Finding(
+        stage=stage, kind="stored bits changed", side="", complaint=record, complained=side.side,
+        reasons=(said, "one flipped bit explains its two checksums"),
+    )  # fmt: skip
+    found = _about(found, e, side, meant, None, sector)
+    return [found.located(_from_checksums(record, meant, None))]
 
 
 def compared_findings(e: Evidence) -> list[Finding]:
@@ -337,12 +331,13 @@ def compared_findings(e: Evidence) -> list[Finding]:
     before_both = (Stage.HOST_BUFFER, Stage.PRIMARY_STORE)
     missing = "what tells when it went wrong: the capture, or an event log that reaches back so far"
     if e.wrong_reads:
-        at_bytes, size, said = e.wrong_reads[0]
-        sector = at_bytes // SECTOR_BYTES
+        wrong = e.wrong_reads[0]
+        sector = wrong.offset_bytes // SECTOR_BYTES
         reasons = [
-            f"the host's workload read back {size} bytes from sector {sector} on and found them wrong: {said}"
+            f"the host's workload read back {wrong.size_bytes} bytes from sector {sector} on and found them wrong: "
+            f"{wrong.text}"
         ]
-        if (e.comparison or {}).get("sides_equal"):
+        if e.comparison is not None and e.comparison.sides_equal:
             reasons.append(
                 "the primary and the secondary hold the same: it was wrong before the copy was made"
             )
@@ -352,16 +347,16 @@ def compared_findings(e: Evidence) -> list[Finding]:
                 reasons=tuple(reasons), missing=missing,
             )
         ]  # fmt: skip
-    first = (e.comparison or {}).get("first_difference")
-    if not first:
+    first = e.comparison.first_difference if e.comparison is not None else None
+    if first is None:
         return []
-    side, kind, sector = first["side"], first["kind"], first["offset_bytes"] // SECTOR_BYTES
+    sector = first.offset_bytes // SECTOR_BYTES
     candidates = (
-        (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if side == "secondary" else before_both
+        (Stage.PRIMARY_BEFORE_DIGEST, *STORE_STAGES) if first.side == "secondary" else before_both
     )
     return [
         Finding(
-            stage=None, kind=f"{kind} data", side=side, candidates=candidates, lba=sector,
-            reasons=(f"at the end the {side}'s sector {sector} was found {kind}",), missing=missing,
+            stage=None, kind=f"{first.kind} data", side=first.side, candidates=candidates, lba=sector,
+            reasons=(f"at the end the {first.side}'s sector {sector} was found {first.kind}",), missing=missing,
         )
     ]  # fmt: skip

@@ -9,18 +9,26 @@ a random number.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.rootcause import StateRecord
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.core.verdict.findings import DATA_STAGES, Finding, Stage
 from freezeframe.harness.core.verdict.grade import Grade, grade
-from freezeframe.harness.core.verdict.route import route
+from freezeframe.harness.core.verdict.record import (
+    AlsoFound,
+    ClockFit,
+    NotChecked,
+    NotSeen,
+    Verdict,
+)
+from freezeframe.harness.core.verdict.route import numbers, route
 from freezeframe.harness.core.verdict.statediff import differences
 from freezeframe.harness.core.verdict.storefindings import compared_findings, store_findings
 from freezeframe.harness.core.verdict.wayfindings import digest_findings, unchecked_findings
 
-FORMAT: Final = "freezeframe-verdict/1"
 MAX_ALSO: Final = 16
 GARBLED: Final = re.compile(rb"[\x80-\xff].{0,16}[\x80-\xff]")
 """Firmware prints ASCII; two foreign bytes so near each other are noise."""
@@ -32,43 +40,89 @@ itself."""
 UNANSWERED_STEPS: Final = frozenset({"no answer", "refused", "frame not out"})
 
 
-def judge(e: Evidence) -> dict[str, Any]:
-    """The verdict object, as incident.json, ``run --json`` and ``replay --json`` carry it."""
+def judge(e: Evidence) -> Verdict:
+    """The verdict, as incident.json, ``run --json`` and ``replay --json`` carry it."""
     found = findings(e)
-    first = found[0] if found else None
     quality = grade(e)
-    return {
-        "format": FORMAT,
-        "conclusive": first.conclusive if first is not None else e.is_uneventful,
-        "text": _text(e, first, found[1:], quality),
-        **_divergence(first),
-        "reason": _reason(e, first),
-        "reasons": list(first.reasons) if first is not None else [],
-        "confidence": _confidence(first, quality),
-        "t_detect_ns": e.t_detect_ns,
-        "t_cause_ns": first.t_cause_ns if first is not None else None,
-        "t_cause_error_ns": first.t_cause_error_ns if first is not None else None,
-        "evidence_grade": quality.letter,
-        "evidence_lacks": list(quality.lacks),
-        "also": [_also(one) for one in found[1 : 1 + MAX_ALSO]],
-        "route": route(e, first) if first is not None else [],
-        "clocks": {side: _clock(own) for side, own in e.sides.items()},
-        "state_differences": differences(
-            _state(e.primary),
-            _state(e.secondary),
-            {side: own.healthy for side, own in e.sides.items()},
-        ),
-    }
+    state_differences = differences(
+        _state(e.primary), _state(e.secondary), {side: own.healthy for side, own in e.sides.items()}
+    )
+    first = found[0] if found else None
+    if first is None:
+        return Verdict(
+            conclusive=e.is_uneventful, text=_text(e, None, (), quality), reason=_reason(e, None),
+            t_detect_ns=e.t_detect_ns, evidence_grade=quality.letter, evidence_lacks=quality.lacks,
+            not_seen=_not_seen(e), not_checked=_not_checked(e), clocks=_clocks(e),
+            state_differences=state_differences,
+        )  # fmt: skip
+    place, write = first.place, first.write
+    primary_no, secondary_no = numbers(e, first)
+    return Verdict(
+        conclusive=first.conclusive,
+        text=_text(e, first, found[1:], quality),
+        stage=str(first.stage) if first.stage is not None else None,
+        candidates=tuple(str(one) for one in first.candidates),
+        kind=first.kind,
+        side=first.side or None,
+        write_id=first.write_id,
+        block_id=first.block_id,
+        write_lba=first.write_lba,
+        write_sectors=first.write_sectors,
+        packet_no=write.packet_no if write is not None else None,
+        primary_no=primary_no,
+        secondary_no=secondary_no,
+        lba=first.lba,
+        byte_offset=place.byte_offset if place is not None else None,
+        bit_mask=place.bit_mask if place is not None else None,
+        bytes_different=place.bytes_different if place is not None else None,
+        expected=(place.expected if place is not None else first.expected) or None,
+        found=(place.found if place is not None else first.found) or None,
+        reason=_reason(e, first),
+        reasons=first.reasons,
+        confidence=_confidence(first, quality),
+        t_detect_ns=e.t_detect_ns,
+        t_cause_ns=first.t_cause_ns,
+        t_cause_error_ns=first.t_cause_error_ns,
+        evidence_grade=quality.letter,
+        evidence_lacks=quality.lacks,
+        not_seen=_not_seen(e),
+        not_checked=_not_checked(e),
+        also=tuple(_also(one) for one in found[1 : 1 + MAX_ALSO]),
+        route=route(e, first),
+        clocks=_clocks(e),
+        state_differences=state_differences,
+    )
 
 
 def findings(e: Evidence) -> list[Finding]:
-    """All findings, the first divergence first; console and control trouble after the data's."""
+    """All findings: of the trigger's own write first, then the first divergence first; console and control trouble
+    after the data's."""
     data = [*digest_findings(e), *unchecked_findings(e), *store_findings(e), *answer_findings(e)]
     if not data:
         data = compared_findings(e)
     # What nobody can time comes last; of two at one time the one that is earlier on the way.
-    data.sort(key=lambda one: (one.t_cause_ns is None, one.t_cause_ns or 0, _order(one)))
+    data.sort(
+        key=lambda one: (
+            not _is_the_triggers(e, one), one.t_cause_ns is None, one.t_cause_ns or 0, _order(one),
+        )
+    )  # fmt: skip
     return [*data, *_console_findings(e), *_control_findings(e)]
+
+
+def _is_the_triggers(e: Evidence, one: Finding) -> bool:
+    """Whether it is about what the trigger itself names: its frame, its write, or its place."""
+    own = e.own_write
+    if own is None:
+        return False
+    if own.packet_no is not None and own.packet_no == one.packet_no:
+        return True
+    if own.block_id and one.block_id:
+        return own.block_id == one.block_id
+    if own.sector is None:
+        return False
+    if one.write_lba is None or one.write_sectors is None:
+        return one.lba == own.sector
+    return one.write_lba <= own.sector < one.write_lba + max(one.write_sectors, 1)
 
 
 def _order(one: Finding) -> int:
@@ -79,14 +133,10 @@ def _order(one: Finding) -> int:
 def _console_findings(e: Evidence) -> list[Finding]:
     found = []
     for side in e.sides.values():
-        noise = (
-            None if b"\0" in side.console else GARBLED.search(side.console)
-        )  # a shared UART carries frames
+        if b"\0" in side.console:
+            continue  # a shared UART carries frames
+        noise, read_ns = _own_noise(side)
         if noise is not None:
-            read_ns = max(
-                (t_ns for t_ns, offset in side.console_times if offset <= noise.start()),
-                default=None,
-            )
             found.append(
                 Finding(
                     stage=Stage.CONSOLE, kind="garbled console", side=side.side, t_cause_ns=read_ns,
@@ -97,20 +147,31 @@ def _console_findings(e: Evidence) -> list[Finding]:
     return found
 
 
+def _own_noise(side: SideEvidence) -> tuple[re.Match[bytes] | None, int | None]:
+    """The first noise that was read since the bench was armed, and when."""
+    for noise in GARBLED.finditer(side.console):
+        read_ns = max(
+            (t_ns for t_ns, offset in side.console_times if offset <= noise.start()), default=None
+        )
+        if read_ns is None or read_ns >= side.armed_ns:
+            return noise, read_ns
+    return None, None
+
+
 def _control_findings(e: Evidence) -> list[Finding]:
     found = []
     for side in e.sides:
-        steps = [one for one in e.recovery if one.get("side") == side]
-        for kind, names, told in (
+        steps = [one for one in e.record.recovery if one.side == side]
+        for kind, names, what in (
             ("hung warmstart", HUNG_STEPS, "did not come back from its warmstart by itself"),
             ("control frame unanswered", UNANSWERED_STEPS, "did not carry out its control frame"),
         ):
-            hit = next((one for one in steps if one.get("step") in names), None)
+            hit = next((one for one in steps if one.step in names), None)
             if hit is not None:
                 found.append(
                     Finding(
-                        stage=Stage.CONTROL, kind=kind, side=side, t_cause_ns=hit.get("t_ns"),
-                        found=str(hit["step"]), reasons=(f"the {side} {told}: {hit['step']}",),
+                        stage=Stage.CONTROL, kind=kind, side=side, t_cause_ns=hit.t_ns,
+                        found=hit.step, reasons=(f"the {side} {what}: {hit.step}",),
                     )
                 )  # fmt: skip
                 break
@@ -118,29 +179,35 @@ def _control_findings(e: Evidence) -> list[Finding]:
 
 
 # --- the object ---------------------------------------------------------------------------------------------
-def _divergence(first: Finding | None) -> dict[str, Any]:
-    """Where: stage, side, the write, the sector, the byte and the bits."""
-    place = first.place if first is not None else None
-    return {
-        "stage": str(first.stage) if first is not None and first.stage is not None else None,
-        "candidates": [str(one) for one in first.candidates] if first is not None else [],
-        "kind": first.kind if first is not None else None,
-        "side": (first.side or None) if first is not None else None,
-        "write_id": first.write_id if first is not None else None,
-        "block_id": (first.block_id or None) if first is not None else None,
-        "write_lba": first.write_lba if first is not None else None,
-        "write_sectors": first.write_sectors if first is not None else None,
-        "lba": first.lba if first is not None else None,
-        "byte_offset": place.byte_offset if place is not None else None,
-        "bit_mask": place.bit_mask if place is not None else None,
-        "bytes_different": place.bytes_different if place is not None else None,
-        "expected": (
-            place.expected if place is not None else first.expected if first is not None else ""
-        )
-        or None,
-        "found": (place.found if place is not None else first.found if first is not None else "")
-        or None,
-    }
+def _not_seen(e: Evidence) -> NotSeen:
+    link = e.link
+    silent = []
+    if link is not None:
+        if not link.writes:
+            silent.append(SIDES[0])
+        if not link.answers and not any(one.is_acked for one in link.writes):
+            silent.append(SIDES[1])
+    return NotSeen(
+        capture=link is None and not e.link_is_recorded,
+        protocol=e.link_is_recorded,
+        link_gaps=link.gaps if link is not None else 0,
+        frames_dropped=e.capture_drops,
+        frames_missing=e.frames_missing,
+        directions=tuple(silent),
+        consoles=tuple(side for side, own in e.sides.items() if not own.console),
+        sets=tuple(side for side, own in e.sides.items() if own.set is None),
+        journal=e.journal is None,
+    )
+
+
+def _not_checked(e: Evidence) -> NotChecked:
+    writes = e.own_writes
+    return NotChecked(
+        writes=sum(one.digest_is_right is None for one in writes),
+        writes_captured=len(writes),
+        unanswered=sum(not one.is_acked for one in writes),
+        data_compared=e.comparison is not None,
+    )
 
 
 def _reason(e: Evidence, first: Finding | None) -> str:
@@ -150,7 +217,7 @@ def _reason(e: Evidence, first: Finding | None) -> str:
             return ""
         if e.trigger is None:
             return "nothing triggered, and the data of the two sides were not compared"
-        return f"nothing in the evidence explains the trigger {e.trigger.get('rule')}"
+        return f"nothing in the evidence explains the trigger {e.trigger.rule}"
     return "" if first.conclusive else first.missing
 
 
@@ -162,28 +229,31 @@ def _confidence(first: Finding | None, quality: Grade) -> str:
     return "certain" if len(first.reasons) > 1 and quality.letter in "AB" else "likely"
 
 
-def _also(one: Finding) -> dict[str, Any]:
-    return {
-        "stage": str(one.stage) if one.stage is not None else None,
-        "candidates": [str(stage) for stage in one.candidates],
-        "kind": one.kind,
-        "side": one.side or None,
-        "write_id": one.write_id,
-        "lba": one.lba,
-        "reason": one.reasons[0] if one.reasons else "",
-    }
+def _also(one: Finding) -> AlsoFound:
+    return AlsoFound(
+        stage=str(one.stage) if one.stage is not None else None,
+        candidates=tuple(str(stage) for stage in one.candidates),
+        kind=one.kind,
+        side=one.side or None,
+        write_id=one.write_id,
+        lba=one.lba,
+        reason=one.reasons[0] if one.reasons else "",
+    )
 
 
-def _clock(own: SideEvidence) -> dict[str, Any] | None:
-    """The side's uptime on the host's clock: what to add, give or take."""
+def _clocks(e: Evidence) -> dict[Side, ClockFit | None]:
+    return {side: _clock(own) for side, own in e.sides.items()}
+
+
+def _clock(own: SideEvidence) -> ClockFit | None:
     if own.clock is None:
         return None
-    return {
-        "offset_ns": own.clock.offset_ns, "error_ns": own.clock.error_ns, "consistent": own.clock.consistent,
-    }  # fmt: skip
+    return ClockFit(
+        offset_ns=own.clock.offset_ns, error_ns=own.clock.error_ns, consistent=own.clock.consistent
+    )
 
 
-def _state(own: SideEvidence) -> Mapping[str, Any] | None:
+def _state(own: SideEvidence) -> StateRecord | None:
     return own.set.state if own.set is not None else None
 
 
@@ -213,11 +283,11 @@ def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality
             else first.kind
         )
         return f"Inconclusive between {what}; missing: {first.missing} (evidence grade {quality.letter})."
-    told = f"{_sentence(e, first)}; evidence grade {quality.letter}."
+    said = f"{_sentence(e, first)}; evidence grade {quality.letter}."
     extra = [one for one in others if one.stage not in DATA_STAGES and one.stage is not None]
     if extra:
-        told += " Also: " + ", ".join(f"{one.kind} on the {one.side}" for one in extra) + "."
-    return told
+        said += " Also: " + ", ".join(f"{one.kind} on the {one.side}" for one in extra) + "."
+    return said
 
 
 def _named(first: Finding) -> str:
@@ -251,9 +321,5 @@ def _sentence(e: Evidence, first: Finding) -> str:
             found = f": {first.found}" if first.found else ""
             return f"The {first.side}'s answer{_named(first)} was wrong, {first.kind}{found}"
         case _:
-            data = (
-                "The data agree"
-                if (e.comparison or {}).get("data_equal")
-                else "The data were not compared"
-            )
+            data = "The data agree" if e.data_equal else "The data were not compared"
             return f"{data}; {first.kind} on the {first.side}"

@@ -8,26 +8,26 @@ the secondary had it.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.events import NS_PER_MS
 from freezeframe.harness.core.link.linkevidence import LinkWrite
+from freezeframe.harness.core.rootcause import EventRecord
 from freezeframe.harness.core.verdict.evidence import (
-    EventRecord,
+    Complaint,
     Evidence,
     SideEvidence,
     broken_stamps,
-    told_digests,
+    printed_digests,
 )
 from freezeframe.harness.core.verdict.findings import (
+    BytePlace,
     Finding,
-    Place,
     Stage,
-    device_time,
     difference,
     host_write,
-    of_write,
     single_bit,
 )
 
@@ -41,42 +41,47 @@ capture."""
 def digest_findings(e: Evidence) -> list[Finding]:
     """Data that do not fit their digest: on the link for all to see, or only where the secondary
     checked."""
-    found = []
-    wrong = [one for one in (e.link.writes if e.link else ()) if one.digest_is_right is False]
-    for write in wrong:
-        found.append(_wrong_on_the_wire(e, write))
-    told = {(one.sector, one.row.length_bytes) for one in wrong}
+    wrong = [one for one in e.own_writes if one.digest_is_right is False]
+    found = [_wrong_on_the_wire(e, write) for write in wrong]
+    known = {(one.sector, one.size_bytes) for one in wrong}
     for side in e.sides.values():
         for complaint in _complaints(side):
-            where = (complaint["sector"], complaint["bytes"])
-            if where not in told:
-                told.add(where)
+            where = complaint.sector, complaint.size
+            if where not in known:
+                known.add(where)
                 found.append(_wrong_at_the_check(e, side, complaint))
+    return [_with_complaint(e, one) for one in found]
+
+
+def _complaints(side: SideEvidence) -> list[Complaint]:
+    """Digest failures that the side complained of: in its event log, or where that does not reach back, on its
+    console."""
+    if side.tells("REPL_DIGEST_FAILED"):
+        logged = [
+            Complaint(one["sector"], one["bytes"], one) for one in side.named("REPL_DIGEST_FAILED")
+        ]
+        if logged or side.log_is_whole:
+            return logged
+    return printed_digests(side)
+
+
+def _with_complaint(e: Evidence, found: Finding) -> Finding:
+    """The finding with the record in which a side refused that write."""
+    where = found.write_lba, found.write_sectors
+    for side in e.sides.values():
+        for one in _complaints(side):
+            if one.record is not None and (one.sector, one.size // 512) == where:
+                return replace(found, complaint=one.record, complained=side.side)
     return found
 
 
-def _complaints(side: SideEvidence) -> list[dict[str, Any]]:
-    """Digest failures that the side logged: in its event log, or where that does not reach back, on
-    its console."""
-    if side.tells("REPL_DIGEST_FAILED"):
-        logged = [dict(one) for one in side.named("REPL_DIGEST_FAILED")]
-        if logged or side.log_is_whole:
-            return logged
-    return [{"sector": sector, "bytes": size} for sector, size, _ in told_digests(side)]
-
-
-def _complaints_of(side: SideEvidence, sector: int, size: int) -> list[dict[str, Any]]:
-    return [one for one in _complaints(side) if (one["sector"], one["bytes"]) == (sector, size)]
+def _complaints_of(side: SideEvidence, sector: int, size: int) -> list[Complaint]:
+    return [one for one in _complaints(side) if (one.sector, one.size) == (sector, size)]
 
 
 def _content_of(e: Evidence, write: LinkWrite) -> tuple[int, bytes] | None:
     """(write id, content) as the host wrote it."""
     return host_write(e, write.sector, write.sectors, write.data or None, write.write_id)
-
-
-def _named(e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None) -> dict[str, Any]:
-    fields: dict[str, Any] = of_write(e, write)
-    return fields | {"write_id": meant[0]} if meant is not None else fields
 
 
 def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
@@ -87,21 +92,22 @@ def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
         right = int.from_bytes(write.row.digest_wire, "little")
         if (
             write.data
-            and (flipped := single_bit(right, write.crc32c, write.row.length_bytes, None))
-            is not None
+            and (flipped := single_bit(right, write.crc32c, write.size_bytes, None)) is not None
         ):
             place = _undone(write.data, flipped)
-    reasons = [
-        f"the capture shows {write.row.length_bytes} bytes of data that do not fit their digest"
-    ]
+    reasons = [f"the capture shows {write.size_bytes} bytes of data that do not fit their digest"]
     stage, side, missing = _sender_or_link(e, write, reasons)
     return Finding(
         stage=stage, kind="data changed", side=side, candidates=() if stage else ON_THE_WAY,
-        reasons=tuple(reasons), missing=missing, **_named(e, write, meant),
-    ).located(place)  # fmt: skip
+        reasons=tuple(reasons), missing=missing,
+    ).of_write(e, write, _id(meant)).located(place)  # fmt: skip
 
 
-def _undone(data: bytes, flipped: Place) -> Place | None:
+def _id(meant: tuple[int, bytes] | None) -> int | None:
+    return meant[0] if meant is not None else None
+
+
+def _undone(data: bytes, flipped: BytePlace) -> BytePlace | None:
     """Where the one bit is that makes ``data`` fit their digest again."""
     right = bytearray(data)
     right[flipped.byte_offset] ^= flipped.bit_mask
@@ -118,7 +124,7 @@ def _sender_or_link(
         return (
             None,
             "",
-            f"the primary's root cause data set cannot be used: {primary.set_problem or 'no reason told'}",
+            f"the primary's root cause data set cannot be used: {primary.set_problem or 'no reason given'}",
         )
     if not primary.tells("REPL_SEND", "REPL_UNACKED"):
         return _by_the_second_digest(e, write, reasons)
@@ -149,8 +155,8 @@ def _by_the_second_digest(
     primary = e.primary
     if not primary.tells("REPL_BUFFER_CHANGED"):
         return None, "", "the primary's event log does not tell what its transmit buffer held"
-    there = e.writes_to(write.sector, write.row.length_bytes)
-    told = _changed_buffers(e, write.sector, write.row.length_bytes)
+    there = e.writes_to(write.sector, write.size_bytes)
+    told = _changed_buffers(e, write.sector, write.size_bytes)
     if any(_is_of(e, one, write, there) for one in told):
         reasons.append(
             "the primary made the digest again when the data were in its socket, and logged that its buffer had changed"
@@ -163,7 +169,7 @@ def _by_the_second_digest(
             "which of the writes to this place it was whose buffer the primary found changed",
         )
     first = primary.at(primary.events[0]) if primary.events else None
-    if not primary.log_is_whole and (first is None or first[0] + first[1] > write.row.t_sent_ns):
+    if not primary.log_is_whole and (first is None or first[0] + first[1] > write.t_sent_ns):
         return None, "", "the primary's event log does not reach back to the write"
     reasons.append(
         "the primary logged no change of its buffer: once the data were in its socket, it was as the digest says"
@@ -187,59 +193,38 @@ def _is_of(e: Evidence, record: EventRecord, write: LinkWrite, there: Sequence[L
     at = e.primary.at(record)
     if at is None or not e.link_times_hold or not e.capture_is_whole:
         return False
-    near = [one for one in there if abs(one.row.t_sent_ns - at[0]) <= at[1] + SECOND_DIGEST_NS]
+    near = [one for one in there if abs(one.t_sent_ns - at[0]) <= at[1] + SECOND_DIGEST_NS]
     return near == [write]
 
 
-def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: dict[str, Any]) -> Finding:
+def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: Complaint) -> Finding:
     """A side refused data; was what arrived there right?"""
-    sector, size = complaint["sector"], complaint["bytes"]
-    open_stages = (*ON_THE_WAY, Stage.SECONDARY_BEFORE_CHECK)
+    sector, size = complaint.sector, complaint.size
     reasons = [f"the {side.side} refused sector {sector} + {size} bytes: digest wrong"]
-    fields: dict[str, Any] = {
-        "kind": "data changed",
-        "lba": sector,
-        "write_lba": sector,
-        "write_sectors": size // 512,
-    }
-    write = next(reversed([one for one in e.writes_to(sector, size) if _was_refused(e, one)]), None)
-    if write is None:
-        missing = "the write is not in the capture" if e.link else e.link_problem
-        place = _flipped_at(complaint, size, None)
-        changed = _changed_buffers(e, sector, size)
-        if len(changed) == 1 and len(_complaints_of(side, sector, size)) == 1:
-            reasons.append(
-                "the primary made the digest of its write there again when the data were in its socket, and logged that "
-                "its buffer had changed"
-            )
-            fields |= device_time(e.primary, changed[0]) | _candidate_id(e, sector, size)
-            return Finding(
-                stage=Stage.PRIMARY_AFTER_DIGEST, side="primary", reasons=tuple(reasons), **fields
-            ).located(place)
-        fields |= device_time(side, _record_of(side, complaint)) | _candidate_id(e, sector, size)
-        return Finding(
-            stage=None, side="", candidates=open_stages, reasons=tuple(reasons), missing=missing, **fields
-        ).located(place)  # fmt: skip
+    refused = [one for one in e.writes_to(sector, size) if _may_be_refused(e, one)]
+    if not refused:
+        return _refused_and_not_captured(e, side, complaint, reasons)
+    write = refused[-1]
     meant = _content_of(e, write)
-    fields |= _named(e, write, meant)
+    base = Finding(stage=None, kind="data changed", side="").of_write(e, write, _id(meant))
     if write.digest_is_right is None:
-        return Finding(
-            stage=None, side="", candidates=open_stages, reasons=tuple(reasons),
-            missing="the capture's digest of this write cannot be checked", **fields,
+        return replace(
+            base, candidates=(*ON_THE_WAY, Stage.SECONDARY_BEFORE_CHECK), reasons=tuple(reasons),
+            missing="the capture's digest of this write cannot be checked",
         )  # fmt: skip
     reasons.append(
         "the capture at that side's end of the link shows the data right, with their right digest"
     )
     content = write.data or (meant[1] if meant is not None else None)
-    place = _flipped_at(complaint, size, content)
+    place = _flipped_at(complaint, content)
     if place is not None:
         reasons.append("one flipped bit explains both digests that it logged")
-    return Finding(
-        stage=Stage.SECONDARY_BEFORE_CHECK, side=side.side, reasons=tuple(reasons), **fields
-    ).located(place)  # fmt: skip
+    return replace(
+        base, stage=Stage.SECONDARY_BEFORE_CHECK, side=side.side, reasons=tuple(reasons)
+    ).located(place)
 
 
-def _was_refused(e: Evidence, write: LinkWrite) -> bool:
+def _may_be_refused(e: Evidence, write: LinkWrite) -> bool:
     """Whether the secondary may have refused this write, by the way in which the protocol refuses
     data with a wrong digest. One that was answered as good was not refused."""
     row = write.row
@@ -248,35 +233,56 @@ def _was_refused(e: Evidence, write: LinkWrite) -> bool:
     return not row.is_answered
 
 
-def _record_of(side: SideEvidence, complaint: dict[str, Any]) -> Any:
-    return complaint if "uptime_ns" in complaint and side.clock is not None else None
+def _refused_and_not_captured(
+    e: Evidence, side: SideEvidence, complaint: Complaint, reasons: list[str]
+) -> Finding:
+    """The capture does not hold the refused write: what the two logs say of it."""
+    sector, size = complaint.sector, complaint.size
+    base = Finding(stage=None, kind="data changed", side="").of_place(
+        sector, size, _only_write(e, sector, size)
+    )
+    place, changed = _flipped_at(complaint, None), _changed_buffers(e, sector, size)
+    if len(changed) == 1 and len(_complaints_of(side, sector, size)) == 1:
+        reasons.append(
+            "the primary made the digest of its write there again when the data were in its socket, and logged that "
+            "its buffer had changed"
+        )
+        made = replace(
+            base, stage=Stage.PRIMARY_AFTER_DIGEST, side="primary", reasons=tuple(reasons)
+        )
+        return made.timed(e.primary, changed[0]).located(place)
+    missing = "the write is not in the capture" if e.link else e.link_problem
+    open_stages = (*ON_THE_WAY, Stage.SECONDARY_BEFORE_CHECK)
+    made = replace(base, candidates=open_stages, reasons=tuple(reasons), missing=missing)
+    return made.timed(side, complaint.record).located(place)
 
 
-def _candidate_id(e: Evidence, sector: int, size: int) -> dict[str, Any]:
+def _only_write(e: Evidence, sector: int, size: int) -> int | None:
     """Without a capture: the host's write there, when it wrote only one."""
     if e.journal is None:
-        return {}
+        return None
     there = [
         one for one in e.journal.writes.values() if one.lba == sector and one.sectors * 512 == size
     ]
-    return {"write_id": there[0].write_id} if len(there) == 1 else {}
+    return there[0].write_id if len(there) == 1 else None
 
 
-def _flipped_at(complaint: dict[str, Any], size: int, content: bytes | None) -> Place | None:
+def _flipped_at(complaint: Complaint, content: bytes | None) -> BytePlace | None:
     """From the two digests that the side logged: which bit, when it was one and the digest is a
     CRC-32C."""
-    if "digest" not in complaint or max(complaint["digest"], complaint["computed"]) >> (
-        8 * CRC_BYTES
-    ):
+    record = complaint.record
+    if record is None or "digest" not in record:
         return None
-    return single_bit(complaint["digest"], complaint["computed"], size, content)
+    if max(record["digest"], record["computed"]) >> (8 * CRC_BYTES):
+        return None
+    return single_bit(record["digest"], record["computed"], complaint.size, content)
 
 
 def unchecked_findings(e: Evidence) -> list[Finding]:
     """Data that fit their digest and are not what the host was to write: wrong before the digest
     was made."""
     found = []
-    for write in e.link.writes if e.link else ():
+    for write in e.own_writes:
         if write.data and write.digest_is_right is not False and broken_stamps(write):
             found.append(_wrong_before_the_digest(e, write, _content_of(e, write)))
     return found
@@ -310,14 +316,14 @@ def _wrong_before_the_digest(
         )
     return Finding(
         stage=stage, kind="data changed", side=side, candidates=() if stage else candidates,
-        reasons=tuple(reasons), missing=missing, **_named(e, write, meant),
-    ).located(_changed(write, meant))  # fmt: skip
+        reasons=tuple(reasons), missing=missing,
+    ).of_write(e, write, _id(meant)).located(_changed(write, meant))  # fmt: skip
 
 
-def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> Place | None:
+def _changed(write: LinkWrite, meant: tuple[int, bytes] | None) -> BytePlace | None:
     """From the host's content, or without the journal from the checksum that all stamped data
     have."""
     if meant is not None:
         return difference(meant[1], write.data)
-    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.row.length_bytes, None)
+    flipped = single_bit(stamped_crc(write.sectors), write.crc32c, write.size_bytes, None)
     return _undone(write.data, flipped) if flipped is not None else None

@@ -7,15 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from verdictrun import CLEAN, KINDS, Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
+from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.incidents.adopt import FAULT_OF, adopt
+from freezeframe.harness.incidents.record import read_record
 
-RECORD = {"incident_id_hex": "0123456789abcdef" * 2}
+RECORD = IncidentRecord(incident_id_hex="0123456789abcdef" * 2)
 NOT_SIMULATED = {"host_buffer", "primary_before_digest"}
 
 
@@ -41,7 +44,7 @@ def test_an_incident_becomes_a_scenario_with_its_fault_and_a_test_with_its_verdi
     assert caused in faults
     assert scenario.expect.detected and scenario.expect.power_cycle == (kind == "hung_warmstart")
     ast.parse(made.test)
-    assert repr(outcome.verdict["kind"]) in made.test
+    assert repr(outcome.verdict.kind) in made.test
     delays = [fault.delay_ms for fault in scenario.faults if fault.kind in ("late_ack", "stall")]
     assert all(delay >= 1500 for delay in delays)
 
@@ -58,12 +61,14 @@ def test_a_hostile_id_is_not_believed(told: Any) -> None:
     outcome = incident("neg_ack")
     if str(told).startswith("01234567"):
         assert (
-            adopt({"incident_id_hex": told}, outcome.verdict, evidence(outcome.parts)).name
+            adopt(
+                read_record({"incident_id_hex": told})[0], outcome.verdict, evidence(outcome.parts)
+            ).name
             == "incident_01234567"
         )
         return
     with pytest.raises(UsageError, match="no id"):
-        adopt({"incident_id_hex": told}, outcome.verdict, evidence(outcome.parts))
+        adopt(read_record({"incident_id_hex": told})[0], outcome.verdict, evidence(outcome.parts))
 
 
 def test_hostile_words_stay_words() -> None:
@@ -72,7 +77,9 @@ def test_hostile_words_stay_words() -> None:
     words = '"""\nimport os\nos.system("x")\n\\"""{0}{name}' + "".join(
         chr(dice.randrange(1, 0x3000)) for _ in range(200)
     )
-    made = adopt(RECORD, outcome.verdict | {"text": words}, evidence(outcome.parts))
+    made = adopt(
+        RECORD, msgspec.structs.replace(outcome.verdict, text=words), evidence(outcome.parts)
+    )
     tree = ast.parse(made.test)
     assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
     assert "\nos.system" not in made.test

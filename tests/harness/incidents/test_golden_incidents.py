@@ -13,7 +13,7 @@ from typing import Any, Final
 import golden_incidents
 import pytest
 
-from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.inquest import plain, verdict_of
 
 EXPECTED: Final[Mapping[str, Mapping[str, Any]]] = json.loads(
     (golden_incidents.FOLDER / "expected.json").read_text("utf-8")
@@ -56,7 +56,7 @@ def test_the_incident_is_read_as_it_was_recorded(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_verdict_is_the_expected_one(name: str, tmp_path: Path) -> None:
     expected = EXPECTED[name]
-    found = compared(verdict_of(golden_incidents.unpack(name, tmp_path)), expected)
+    found = compared(plain(verdict_of(golden_incidents.unpack(name, tmp_path))), expected)
     listed = {"verdict": expected["verdict"], "also": expected["also"]}
     if name in TRUER:
         assert found != listed, f"the verdict is the expected one: remove {name} from TRUER"

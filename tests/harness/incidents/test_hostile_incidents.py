@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from golden_incidents import LINUX, RECEIVER, unpack
 
-from freezeframe.harness.core.verdict.verdict import judge
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.adopt import adopt
-from freezeframe.harness.incidents.evidence import Evidence
-from freezeframe.harness.incidents.inquest import evidence_of, timeline_of, verdict_of
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.inquest import plain, timeline_of, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.pcapng import write_pcapng
@@ -71,14 +70,14 @@ def test_a_damaged_incident_is_read_or_refused(name: str, tmp_path: Path) -> Non
         except HarnessError:
             continue
         try:
-            verdict = verdict_of(stored)
-            json.dumps(verdict)
-            timeline_of(stored, verdict, whole=True)
-            evidence = evidence_of(stored)
-            adopt(stored.record, judge(evidence), evidence)
+            dossier = Dossier(stored)
+            verdict = verdict_of(dossier)
+            json.dumps(plain(verdict))
+            timeline_of(dossier, verdict, whole=True)
+            adopt(stored.record, verdict, dossier.evidence)
         except HarnessError as error:
             assert str(error), seed
         # The exports never refuse: what cannot be read is a sentence on the page.
-        assert not set(page(Evidence(stored))) & set("\x1b\x07")
-        assert trace(Evidence(stored))
-        write_pcapng(Evidence(stored), tmp_path / "out.pcapng")
+        assert not set(page(Dossier(stored))) & set("\x1b\x07")
+        assert trace(Dossier(stored))
+        write_pcapng(Dossier(stored), tmp_path / "out.pcapng")

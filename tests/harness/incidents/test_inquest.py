@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.incidents.inquest import verdict_of
+from freezeframe.harness.incidents.inquest import plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 
 TRIGGER = {
@@ -32,9 +32,9 @@ def incident(folder: Path, **record: Any) -> StoredIncident:
 
 def test_a_bare_record_is_inconclusive_and_says_what_is_missing(tmp_path: Path) -> None:
     verdict = verdict_of(incident(tmp_path / "one", trigger=TRIGGER))
-    assert not verdict["conclusive"]
-    assert verdict["evidence_grade"] == "F"
-    lacks = " ".join(verdict["evidence_lacks"])
+    assert not verdict.conclusive
+    assert verdict.evidence_grade == "F"
+    lacks = " ".join(verdict.evidence_lacks)
     for part in ("primary's root cause", "secondary's root cause", "capture", "journal", "console"):
         assert part in lacks
 
@@ -44,15 +44,11 @@ def test_the_console_alone_says_what_is_possible(tmp_path: Path) -> None:
     line = b"[    1.2] block drbd0: Digest integrity check FAILED: 640s +4096\r\n"
     (stored.path / "secondary" / "console.log").write_bytes(line)
     verdict = verdict_of(stored)
-    assert not verdict["conclusive"] and (verdict["write_lba"], verdict["write_sectors"]) == (
+    assert not verdict.conclusive and (verdict.write_lba, verdict.write_sectors) == (
         640,
         8,
     )
-    assert verdict["candidates"] == [
-        "primary after digest",
-        "on the link",
-        "secondary before check",
-    ]
+    assert verdict.candidates == ("primary after digest", "on the link", "secondary before check")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +79,7 @@ def test_a_record_that_makes_no_sense_is_refused_or_judged(
     except WireError as error:
         assert "makes no sense" in str(error)
     else:
-        assert not verdict["conclusive"]
+        assert not verdict.conclusive
 
 
 def hostile_set(**state: Any) -> bytes:
@@ -118,8 +114,8 @@ def test_a_hostile_set_harms_nothing(state: dict[str, Any], tmp_path: Path) -> N
     for side in ("primary", "secondary"):
         (stored.path / side / "set.zst").write_bytes(hostile_set(**state))
     verdict = verdict_of(stored)
-    assert not verdict["conclusive"]
-    assert json.dumps(verdict).isascii()
+    assert not verdict.conclusive
+    assert json.dumps(plain(verdict)).isascii()
 
 
 def test_a_file_that_is_a_link_or_a_pipe_is_not_followed(tmp_path: Path) -> None:
@@ -130,10 +126,10 @@ def test_a_file_that_is_a_link_or_a_pipe_is_not_followed(tmp_path: Path) -> None
     (stored.path / "host.journal").symlink_to("/dev/zero")
     os.mkfifo(stored.path / "link.pcapng")
     verdict = verdict_of(stored)
-    assert verdict["lba"] is None and verdict["evidence_grade"] == "F"
+    assert verdict.lba is None and verdict.evidence_grade == "F"
 
 
 def test_a_damaged_capture_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     stored = incident(tmp_path / "one", trigger=TRIGGER)
     (stored.path / "link.pcapng").write_bytes(b"\x0a\x0d\x0d\x0a" + b"\xff" * 64)
-    assert any("link.pcapng" in lack for lack in verdict_of(stored)["evidence_lacks"])
+    assert any("link.pcapng" in lack for lack in verdict_of(stored).evidence_lacks)

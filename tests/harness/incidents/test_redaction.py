@@ -3,7 +3,6 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import golden_incidents
 import pytest
@@ -12,11 +11,11 @@ from typer.testing import CliRunner
 
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.core import frames
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.redaction import (
     KEY_FILE,
     Pseudonyms,
-    RedactedEvidence,
+    RedactedDossier,
     folder_key,
 )
 from freezeframe.harness.incidents.store import StoredIncident
@@ -46,7 +45,7 @@ def test_nothing_of_the_host_and_no_serial_number_is_exported(tmp_path: Path, na
     for arguments in (["--redact", *asked], ["--pcapng", str(whole)]):
         done = CliRunner().invoke(app, ["export", "last", "--out", str(tmp_path), *arguments])
         assert done.exit_code == 0, done.output
-    diff = Evidence(stored).diff
+    diff = Dossier(stored).diff
     assert diff is not None
     at = diff.offsets[0]
     around = diff.expected[at - 8 : at]
@@ -65,7 +64,7 @@ def test_nothing_of_the_host_and_no_serial_number_is_exported(tmp_path: Path, na
 
 def test_control_frames_carry_the_other_number_and_a_right_checksum(tmp_path: Path) -> None:
     stored = golden_incidents.unpack(RECEIVER, tmp_path)
-    redacted, whole = RedactedEvidence(stored, key=b"k" * 32), Evidence(stored)
+    redacted, whole = RedactedDossier(stored, key=b"k" * 32), Dossier(stored)
     for one, other in zip(redacted.control_frames, whole.control_frames, strict=True):
         here, there = frames.decode(one.frame), frames.decode(other.frame)
         assert (here.type, here.seq, len(here.payload)) == (
@@ -74,7 +73,7 @@ def test_control_frames_carry_the_other_number_and_a_right_checksum(tmp_path: Pa
             len(there.payload),
         )
         assert b"FFSIM" not in here.payload and here.payload[16:] == there.payload[16:]
-    told = redacted.record["controllers"]["primary"]["serial_number"]
+    told = redacted.record.controllers["primary"].serial_number
     assert told != SERIALS[0] and len(told) == len(SERIALS[0])
     assert told in redacted.sets["primary"].header["serial_number"]
     assert any(told.encode() in line.data for line in redacted.consoles["primary"])
@@ -82,7 +81,7 @@ def test_control_frames_carry_the_other_number_and_a_right_checksum(tmp_path: Pa
 
 def test_the_findings_stay(tmp_path: Path) -> None:
     stored = golden_incidents.unpack(SENDER, tmp_path)
-    redacted, whole = RedactedEvidence(stored, key=b"k" * 32), Evidence(stored)
+    redacted, whole = RedactedDossier(stored, key=b"k" * 32), Dossier(stored)
     assert redacted.link.marks == whole.link.marks and not any(
         one.data for one in redacted.link.writes
     )
@@ -94,15 +93,18 @@ def test_the_findings_stay(tmp_path: Path) -> None:
 def test_bytes_of_the_verdict_and_of_link_triggers_go(tmp_path: Path) -> None:
     stored = golden_incidents.unpack(SENDER, tmp_path)
     record = json.loads((stored.path / "incident.json").read_text())
-    record["verdict"] = {"expected": "de47", "found": "d647", "stage": f"in {SERIALS[0].lower()}"}
+    record["verdict"] = {
+        "byte_offset": 1, "expected": "de47", "found": "d647", "stage": f"in {SERIALS[0].lower()}",
+    }  # fmt: skip
     (stored.path / "incident.json").write_text(json.dumps(record))
-    redacted = RedactedEvidence(StoredIncident.open(stored.path), key=b"k" * 32)
-    verdict: Any = redacted.record["verdict"]
-    assert (
-        verdict["expected"] == verdict["found"] == "(redacted)" and "ffsim" not in verdict["stage"]
-    )
-    link = [one for one in redacted.triggers if one["source"] == "link"]
-    assert link and all("excerpt" not in one and "excerpt_hex" not in one for one in link)
+    stored = StoredIncident.open(stored.path)
+    redacted = RedactedDossier(stored, key=b"k" * 32)
+    assert Dossier(stored).verdict.expected not in (None, "(redacted)")
+    for verdict in (redacted.record.verdict, redacted.verdict):
+        assert verdict is not None and verdict.expected == verdict.found == "(redacted)"
+        assert "ffsim" not in (verdict.stage or "")
+    link = [one for one in redacted.triggers if one.source == "link"]
+    assert link and not any(one.excerpt or one.excerpt_hex for one in link)
     assert all("text" not in row for row in redacted.rows if row.get("where") == "link")
 
 
@@ -124,9 +126,9 @@ def test_frames_that_are_not_understood_lose_their_payload(tmp_path: Path) -> No
     capture.write_bytes(
         whole[:first] + b"".join(blocks[len(blocks) // 3 :]) + b"".join(blocks[: len(blocks) // 2])
     )
-    seen = list(RedactedEvidence(stored, key=b"k" * 32).frames())
+    seen = list(RedactedDossier(stored, key=b"k" * 32).frames())
     assert len(seen) > 500
-    fill = Evidence(stored)
+    fill = Dossier(stored)
     assert not any(stamps.MAGIC in frame.data for frame in seen)
     assert sum(len(frame.data) for frame in seen) == sum(len(frame.data) for frame in fill.frames())
 

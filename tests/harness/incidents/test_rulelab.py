@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import golden_incidents
+import msgspec
 import pytest
 from golden_incidents import RECEIVER, SENDER
 from typer.testing import CliRunner
 
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.core.console.rules import parse_rules
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.rulelab import HitPlace, compare, found, recorded, totals
 from freezeframe.harness.incidents.store import StoredIncident
 
@@ -47,9 +48,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(out: Path, scenario: str) -> Evidence:
+def opened(out: Path, scenario: str) -> Dossier:
     stored = [StoredIncident.open(path) for path in sorted(out.iterdir()) if path.is_dir()]
-    return Evidence(next(one for one in stored if one.record["scenario"] == scenario))
+    return Dossier(next(one for one in stored if one.record.scenario == scenario))
 
 
 @pytest.mark.parametrize("name", [RECEIVER, SENDER])
@@ -85,7 +86,7 @@ def test_new_and_lost_hits_are_told_apart(out: Path) -> None:
 
 def test_hits_that_the_run_only_counted_are_named(out: Path) -> None:
     evidence = opened(out, RECEIVER)
-    evidence.stored.record["counted_hits"] = {"noisy\x1b": 7}
+    evidence.record = msgspec.structs.replace(evidence.record, counted_hits={"noisy\x1b": 7})
     rules = parse_rules(RULES, "r.toml")
     assert compare(evidence, rules, None).problems == (
         "noisy\\x1b: 7 hits were only counted then; what is new of this rule may be some of these",
@@ -138,7 +139,7 @@ def test_the_command(out: Path, tmp_path: Path) -> None:
     told = json.loads(invoke(rules, "--out", out, "--json").stdout)
     assert told["rules"] == {"digest-failed": {"new": 0, "lost": 2}} and len(told["incidents"]) == 2
     assert invoke(rules, "--out", out, "--against", rules).stdout.startswith(
-        "2 incidents, 2 of them as before"
+        "2 incidents, 2 of them unchanged"
     )
     rules.write_text(RULES + "[[rule]]\nname = 7\n")
     assert invoke(rules, "--out", out).exit_code == 2
@@ -146,4 +147,4 @@ def test_the_command(out: Path, tmp_path: Path) -> None:
     rules.write_bytes(b"\xff\xfe")
     assert "not UTF-8" in invoke(rules, "--out", out).stderr
     rules.write_text(RULES)
-    assert "no incidents here" in invoke(rules, "--out", tmp_path / "none").stderr
+    assert "no incidents in this folder" in invoke(rules, "--out", tmp_path / "none").stderr

@@ -14,7 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.html import page
 
 WAIT_S = 60
@@ -67,7 +67,7 @@ def assert_silent(browser: webdriver.Chrome, path: Path) -> None:
     assert not [one for one in told if one["method"] == "Page.javascriptDialogOpening"]
 
 
-def write(folder: Path, evidence: Evidence) -> Path:
+def write(folder: Path, evidence: Dossier) -> Path:
     path = folder / "incident.html"
     path.write_text(page(evidence))
     return path
@@ -75,10 +75,12 @@ def write(folder: Path, evidence: Evidence) -> Path:
 
 @pytest.mark.parametrize("name", [RECEIVER, SENDER])
 def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, name: str) -> None:
-    evidence = Evidence(golden_incidents.unpack(name, tmp_path))
+    evidence = Dossier(golden_incidents.unpack(name, tmp_path))
     path = write(tmp_path, evidence)
     show(browser, path)
-    assert "Digest integrity check FAILED" in browser.find_element(By.ID, "headline").text
+    headline = browser.find_element(By.ID, "headline").text
+    said = evidence.verdict.text if evidence.verdict.conclusive else "Digest integrity check FAILED"
+    assert said in headline
     cards = browser.find_element(By.ID, "summary").text
     assert "digest-failed" in cards and "complete" in cards
 
@@ -171,32 +173,27 @@ def test_an_attackers_incident_is_only_text(browser: webdriver.Chrome, tmp_path:
         rows.write(
             json.dumps({"t_ns": 1, "source": HOSTILE, "event": HOSTILE, HOSTILE: HOSTILE}) + "\n"
         )
-    evidence = Evidence(type(stored).open(stored.path))
+    evidence = Dossier(type(stored).open(stored.path))
     path = write(tmp_path, evidence)
     assert "<img" not in path.read_text() and "\x1b" not in path.read_text()
     assert path.read_text().count("<script>") == 1
     show(browser, path)
-    assert "<script>alert(1)</script>" in browser.find_element(By.ID, "headline").text
+    assert "<script>alert(1)</script>" in browser.find_element(By.ID, "summary").text
     for label in browser.find_elements(By.TAG_NAME, "label"):
         label.click()
     assert_silent(browser, path)
 
 
 def test_the_verdict_comes_first(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    stored = golden_incidents.unpack(SENDER, tmp_path)
-    record = json.loads((stored.path / "incident.json").read_text())
-    record["verdict"] = {
-        "conclusive": True, "text": "First diverged in the primary.", "stage": "primary after digest", "bit_mask": 8,
-        "reasons": ["two checksums differ"], "evidence_grade": "A", "lba": 1184, "expected": "de47", "found": "d647",
-        "state_differences": [{"field": "blocks out of sync", "primary": 304, "secondary": 0}],
-    }  # fmt: skip
-    (stored.path / "incident.json").write_text(json.dumps(record))
-    path = write(tmp_path, Evidence(type(stored).open(stored.path)))
+    evidence = Dossier(golden_incidents.unpack(RECEIVER, tmp_path))
+    path = write(tmp_path, evidence)
     show(browser, path)
-    assert browser.find_element(By.ID, "headline").text == "First diverged in the primary."
+    assert browser.find_element(By.ID, "headline").text == evidence.verdict.text
     said = browser.find_element(By.ID, "verdict").text
-    assert "primary after digest" in said and "0x08" in said and "two checksums differ" in said
-    assert "blocks out of sync 304 0 - -" in browser.find_element(By.ID, "state").text
+    assert (
+        "secondary before check" in said and "0x20" in said and evidence.verdict.reasons[0] in said
+    )
+    assert "connection" in browser.find_element(By.ID, "state").text
     assert_silent(browser, path)
 
 
@@ -206,8 +203,8 @@ def test_an_empty_incident_is_a_page_too(browser: webdriver.Chrome, tmp_path: Pa
         if part.is_file():
             part.unlink()
     (stored.path / "incident.json").write_text("{}")
-    path = write(tmp_path, Evidence(type(stored).open(stored.path)))
+    path = write(tmp_path, Dossier(type(stored).open(stored.path)))
     show(browser, path)
     assert browser.find_element(By.ID, "headline").text == "Nothing triggered."
-    assert "there is no link.pcapng" in browser.find_element(By.ID, "about").text
+    assert "there is no capture of the link" in browser.find_element(By.ID, "about").text
     assert_silent(browser, path)

@@ -8,7 +8,7 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.perfetto import WAY, trace
 from freezeframe.harness.report.protobuf import integer, varint
 
@@ -16,8 +16,8 @@ from freezeframe.harness.report.protobuf import integer, varint
 @pytest.fixture(scope="module", params=[RECEIVER, SENDER])
 def decoded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Evidence, Any]:
-    evidence = Evidence(golden_incidents.unpack(request.param, tmp_path_factory.mktemp("trace")))
+) -> tuple[Dossier, Any]:
+    evidence = Dossier(golden_incidents.unpack(request.param, tmp_path_factory.mktemp("trace")))
     return evidence, proto.Trace.FromString(trace(evidence))
 
 
@@ -29,7 +29,7 @@ def tracks(decoded: Any) -> dict[int, Any]:
     }
 
 
-def test_nothing_in_it_is_unknown_to_perfetto(decoded: tuple[Evidence, Any]) -> None:
+def test_nothing_in_it_is_unknown_to_perfetto(decoded: tuple[Dossier, Any]) -> None:
     """Each packet says the same when only the fields that Perfetto knows are written again."""
     for packet in decoded[1].packet:
         whole = packet.ByteSize()
@@ -37,7 +37,7 @@ def test_nothing_in_it_is_unknown_to_perfetto(decoded: tuple[Evidence, Any]) -> 
         assert packet.ByteSize() == whole
 
 
-def test_every_place_has_its_tracks(decoded: tuple[Evidence, Any]) -> None:
+def test_every_place_has_its_tracks(decoded: tuple[Dossier, Any]) -> None:
     named = tracks(decoded[1])
     groups = {
         uuid: one.process.process_name for uuid, one in named.items() if one.HasField("process")
@@ -57,7 +57,7 @@ def test_every_place_has_its_tracks(decoded: tuple[Evidence, Any]) -> None:
     assert used <= set(named)
 
 
-def test_each_flow_arrow_has_both_ends(decoded: tuple[Evidence, Any]) -> None:
+def test_each_flow_arrow_has_both_ends(decoded: tuple[Dossier, Any]) -> None:
     evidence, read = decoded
     started, ended, names = Counter[int](), Counter[int](), {}
     for packet in read.packet:
@@ -74,9 +74,7 @@ def test_each_flow_arrow_has_both_ends(decoded: tuple[Evidence, Any]) -> None:
         and set(started.values()) == {1}
         and len(started) == len(evidence.path.arrows)
     )
-    link = "the copy on the link" + (
-        ", digest wrong" if evidence.record["scenario"] == SENDER else ""
-    )
+    link = "the copy on the link" + (", digest wrong" if evidence.record.scenario == SENDER else "")
     wanted = [
         ["host writes", "primary takes the write from the host"],
         ["primary sends the copy", link],
@@ -90,7 +88,7 @@ def test_each_flow_arrow_has_both_ends(decoded: tuple[Evidence, Any]) -> None:
     assert all(one in names.values() for one in wanted)
 
 
-def test_slices_of_a_track_never_overlap(decoded: tuple[Evidence, Any]) -> None:
+def test_slices_of_a_track_never_overlap(decoded: tuple[Dossier, Any]) -> None:
     depth, last = Counter[int](), dict[int, int]()
     for packet in decoded[1].packet:
         event = packet.track_event
@@ -104,16 +102,17 @@ def test_slices_of_a_track_never_overlap(decoded: tuple[Evidence, Any]) -> None:
     assert not any(depth.values())
 
 
-def test_times_tie_to_the_wall(decoded: tuple[Evidence, Any]) -> None:
+def test_times_tie_to_the_wall(decoded: tuple[Dossier, Any]) -> None:
     evidence, read = decoded
     snapshot = next(one.clock_snapshot for one in read.packet if one.HasField("clock_snapshot"))
     clocks = {one.clock_id: one.timestamp for one in snapshot.clocks}
-    told = evidence.record["clock"]
-    assert clocks == {1: told["wall_ns"], 3: told["monotonic_ns"], 6: told["monotonic_ns"]}
+    told = evidence.record.clock
+    assert told is not None
+    assert clocks == {1: told.wall_ns, 3: told.monotonic_ns, 6: told.monotonic_ns}
     frame = next(
         one for one in read.packet if one.track_event.name == "control frame to the primary"
     )
-    assert frame.timestamp == evidence.record["actions"][0]["t_frame_ns"]
+    assert frame.timestamp == evidence.record.actions[0].t_frame_ns
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, (1 << 63) - 1, (1 << 64) - 1])

@@ -10,7 +10,7 @@ from golden_incidents import LINUX, RECEIVER, SENDER
 
 from freezeframe.harness.core import frames
 from freezeframe.harness.edge.capturefile import LINKTYPE_UPPER_PDU, CaptureFile, upper_pdu
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.lua import PROTOCOL, dissector
 from freezeframe.harness.report.pcapng import write_pcapng
 from freezeframe.harness.wire import control
@@ -33,9 +33,9 @@ def tshark(capture: Path, *arguments: str) -> list[list[str]]:
 @pytest.fixture(scope="module", params=[RECEIVER, SENDER])
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Evidence, Path]:
+) -> tuple[Dossier, Path]:
     folder = tmp_path_factory.mktemp("exported")
-    evidence = Evidence(golden_incidents.unpack(request.param, folder))
+    evidence = Dossier(golden_incidents.unpack(request.param, folder))
     assert write_pcapng(evidence, folder / "incident.pcapng") > 1000
     return evidence, folder / "incident.pcapng"
 
@@ -47,7 +47,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_capinfos_names_every_source(exported: tuple[Evidence, Path]) -> None:
+def test_capinfos_names_every_source(exported: tuple[Dossier, Path]) -> None:
     told = subprocess.run(
         ["capinfos", str(exported[1])], capture_output=True, text=True, check=True
     ).stdout
@@ -60,7 +60,7 @@ def test_capinfos_names_every_source(exported: tuple[Evidence, Path]) -> None:
 
 
 def test_stock_tshark_shows_all_of_it_and_nothing_malformed(
-    exported: tuple[Evidence, Path],
+    exported: tuple[Dossier, Path],
 ) -> None:
     evidence, path = exported
     assert tshark(path, "--enable-heuristic", "drbd_tcp", "-Y", "_ws.malformed") == []
@@ -87,7 +87,7 @@ def test_stock_tshark_shows_all_of_it_and_nothing_malformed(
 
 
 def test_the_generated_dissector_reads_the_frames(
-    exported: tuple[Evidence, Path], script: Path
+    exported: tuple[Dossier, Path], script: Path
 ) -> None:
     evidence, path = exported
     names = ("op", "reply", "seq", "freeze_serial_number", "freeze_boot_epoch", "freeze_reason", "freeze_incident_id",
@@ -97,9 +97,9 @@ def test_the_generated_dissector_reads_the_frames(
     wanted = []
     for sent, reason in zip(evidence.control_frames, (1, 4), strict=True):
         seq = frames.decode(sent.frame).seq
-        serial = evidence.record["controllers"][sent.side]["serial_number"]
+        serial = evidence.record.controllers[sent.side].serial_number
         wanted.append(
-            ["0x04", "0", str(seq), serial, "1", str(reason), evidence.record["incident_id_hex"], "1",
+            ["0x04", "0", str(seq), serial, "1", str(reason), evidence.record.incident_id_hex, "1",
              f"warmstart, sequence number {seq}"]
         )  # fmt: skip
     assert packets == wanted
@@ -166,7 +166,7 @@ def test_a_capture_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_another_device_type_s_control_line_is_text(tmp_path: Path) -> None:
     """A Linux node's is a line of shell; stock tshark shows it in its column."""
     out = tmp_path / "linux.pcapng"
-    write_pcapng(Evidence(golden_incidents.unpack(LINUX, tmp_path)), out)
+    write_pcapng(Dossier(golden_incidents.unpack(LINUX, tmp_path)), out)
     shown = tshark(
         out,
         "-Y",

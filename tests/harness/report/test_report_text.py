@@ -1,6 +1,7 @@
 """The report of an incident in words: each line of it says what the record holds, and nothing that
 acts on a terminal."""
 
+import json
 from typing import Any
 
 import golden_incidents
@@ -8,7 +9,8 @@ import pytest
 from golden_incidents import RECEIVER
 from rich.console import Console
 
-from freezeframe.harness.incidents.evidence import Evidence
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.text import canaries_in_words, recheck_in_words, summary
 
@@ -37,13 +39,14 @@ SAID = (
 def printed(record: dict[str, Any]) -> str:
     console = Console(width=600, force_terminal=False)
     with console.capture() as capture:
-        console.print(summary(record, "pass"))
+        console.print(summary(read_record(record)[0], "pass"))
     return capture.get()
 
 
 def test_the_proofs_of_the_watching_have_a_row_each() -> None:
-    record = {"canaries": CANARIES, "recheck": RECHECK}
-    assert (canaries_in_words(record), recheck_in_words(record)) == SAID
+    record: dict[str, Any] = {"canaries": CANARIES, "recheck": RECHECK}
+    typed, damage = read_record(record)
+    assert not damage and (canaries_in_words(typed), recheck_in_words(typed)) == SAID
     rows = {
         line.split()[0]: line.split(maxsplit=1)[1].strip() for line in printed(record).splitlines()
     }
@@ -52,8 +55,9 @@ def test_the_proofs_of_the_watching_have_a_row_each() -> None:
 
 def test_the_page_shows_them_too(tmp_path: Any) -> None:
     stored = golden_incidents.unpack(RECEIVER, tmp_path)
-    stored.record.update({"canaries": CANARIES, "recheck": RECHECK})
-    shown = page(Evidence(stored))
+    told = {**stored.raw, "canaries": CANARIES, "recheck": RECHECK}
+    (stored.path / "incident.json").write_text(json.dumps(told))
+    shown = page(Dossier(type(stored).open(stored.path)))
     assert "<dt>canaries</dt><dd>" + SAID[0] in shown and "<dt>recheck</dt><dd>" + SAID[1] in shown
 
 
@@ -63,7 +67,6 @@ def test_the_page_shows_them_too(tmp_path: Any) -> None:
 def test_a_record_without_them_or_with_nonsense_is_shown(bad: Any) -> None:
     assert "outcome" in printed({"canaries": bad, "recheck": bad})
     assert "canaries" not in printed({}) and "recheck" not in printed({})
-    said = recheck_in_words(
-        {"recheck": {"primary": {"agrees": False, "missed": 3, "unfounded": [7, [1, []]]}}}
-    )
+    wrong = {"recheck": {"primary": {"agrees": False, "missed": 3, "unfounded": [7, [1, []]]}}}
+    said = recheck_in_words(read_record(wrong)[0])
     assert said.startswith("primary DIFFERS")

@@ -8,6 +8,7 @@ import pytest
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
 from freezeframe.harness.core.verdict.evidence import gather
+from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.wire.drbd import Conn
 
 Told = tuple[str, int, int]
@@ -45,7 +46,9 @@ def log(*told: Told) -> RootCauseSet:
 def kinds(primary: RootCauseSet, secondary: RootCauseSet) -> list[str]:
     return [
         one.kind
-        for one in answer_findings(gather({}, sets={"primary": primary, "secondary": secondary}))
+        for one in answer_findings(
+            gather(IncidentRecord(), sets={"primary": primary, "secondary": secondary})
+        )
     ]
 
 

@@ -3,13 +3,15 @@
 from typing import Any
 
 from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.verdict.record import ClockFit, Verdict
 from freezeframe.harness.core.verdict.ringdepth import RingDepth, ring_depth
 
-VERDICT = {
-    "write_lba": 128,
-    "block_id": "0x0200000000000000",
-    "clocks": {"primary": {"offset_ns": 1000}},
-}
+VERDICT = Verdict(
+    write_lba=128,
+    primary_no=2,
+    secondary_no=0x0200000000000000,
+    clocks={"primary": ClockFit(offset_ns=1000, error_ns=0, consistent=True), "secondary": None},
+)
 
 
 def saved(*events: tuple[int, str, int, int], first_seq: int = 0) -> RootCauseSet:
@@ -40,7 +42,7 @@ def test_the_failing_write_and_not_an_earlier_one_to_the_same_place() -> None:
     assert ring_depth(saved(*LOG), 1040, VERDICT, "primary") == RingDepth(5, 0, 2, 3)
 
 
-def test_the_secondary_counts_by_block_id() -> None:
+def test_the_secondary_has_a_number_of_its_own() -> None:
     number = 0x0200000000000000
     log = saved((5, "REPL_RECEIVE", number, 128), (6, "REPL_STORE", number, 128), first_seq=70)
     assert ring_depth(log, None, VERDICT, "secondary") == RingDepth(2, 70, None, 1)
@@ -50,14 +52,7 @@ def test_what_is_not_known_is_not_told() -> None:
     assert ring_depth(saved(*LOG[3:], first_seq=9), 1000, VERDICT, "primary") == RingDepth(
         2, 9, 2, None
     )
-    assert ring_depth(saved(), 1000, {}, "primary") == RingDepth(0, 0, None, None)
-
-
-def test_a_block_id_of_fewer_digits() -> None:
-    log = saved((5, "HOST_WRITE", 1 << 56, 128))
-    assert ring_depth(log, None, {"write_lba": 128, "block_id": "0x1"}, "primary") == RingDepth(
-        1, 0, None, 0
-    )
+    assert ring_depth(saved(), 1000, Verdict(), "primary") == RingDepth(0, 0, None, None)
 
 
 def test_what_an_earlier_boot_logged_is_counted_to_neither() -> None:

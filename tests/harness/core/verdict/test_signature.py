@@ -12,6 +12,7 @@ from freezeframe.harness.core.verdict.signature import (
     signature,
     stage_of,
 )
+from freezeframe.harness.incidents.record import read_record
 
 
 def test_numbers_times_and_ids_do_not_count() -> None:
@@ -89,7 +90,7 @@ def test_a_kind_is_rule_stage_and_line() -> None:
     ],
 )  # fmt: skip
 def test_only_a_conclusive_verdict_makes_a_kind(verdict: object, stage: str) -> None:
-    assert stage_of({"verdict": verdict}) == stage
+    assert stage_of(read_record({"verdict": verdict})[0].verdict) == stage
 
 
 def member(number: int, *before: str, firmware: str = "1.0.0") -> Member:

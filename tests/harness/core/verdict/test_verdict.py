@@ -5,7 +5,6 @@ import itertools
 import json
 import random
 import struct
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.evidence import gather, without_tell_tales
 from freezeframe.harness.core.verdict.findings import Stage
 from freezeframe.harness.core.verdict.oneclock import rows
+from freezeframe.harness.core.verdict.record import IncidentRecord, LinkRecord, Verdict
 from freezeframe.harness.core.verdict.verdict import judge
 from freezeframe.harness.edge.pcapng import read_frames
+from freezeframe.harness.incidents.inquest import plain
 from freezeframe.harness.incidents.store import MAX_INTEGER
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "drbd"
@@ -35,7 +36,7 @@ def incident(kind: str) -> Outcome:
     return virtual_run(kind, SEED, load_bench("sim").rules())
 
 
-def judged_again(outcome: Outcome, **changed: Any) -> dict[str, Any]:
+def judged_again(outcome: Outcome, **changed: Any) -> Verdict:
     return judge(evidence({**outcome.parts, **changed}))
 
 
@@ -43,7 +44,7 @@ def judged_again(outcome: Outcome, **changed: Any) -> dict[str, Any]:
 def test_a_fault_of_each_kind_is_named_with_its_write_and_bit(kind: str) -> None:
     outcome = incident(kind)
     assert (outcome.result, outcome.detail) == ("right", "")
-    assert outcome.verdict["evidence_grade"] == "A", outcome.verdict["evidence_lacks"]
+    assert outcome.verdict.evidence_grade == "A", outcome.verdict.evidence_lacks
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +61,7 @@ def test_the_same_evidence_gives_the_same_verdict_with_and_without_what_only_a_s
         {"t_ns": 0, "side": "secondary", "step": "faults armed", "detail": "[{'kind': 'lost_write'}]"},
     ]}  # fmt: skip
     again = judged_again(outcome, sets=stripped, record=told)
-    assert json.dumps(again) == json.dumps(outcome.verdict)
+    assert plain(again) == plain(outcome.verdict)
 
 
 def lying(found: RootCauseSet | None) -> RootCauseSet | None:
@@ -83,7 +84,7 @@ def lying(found: RootCauseSet | None) -> RootCauseSet | None:
 def test_a_false_tell_tale_changes_nothing(kind: str) -> None:
     outcome = incident(kind)
     sets = {side: lying(one) for side, one in outcome.parts["sets"].items()}
-    assert json.dumps(judged_again(outcome, sets=sets)) == json.dumps(outcome.verdict)
+    assert judged_again(outcome, sets=sets) == outcome.verdict
 
 
 # --- cut evidence -------------------------------------------------------------------------------------------
@@ -94,12 +95,12 @@ def test_cut_evidence_lowers_the_grade_and_never_makes_the_verdict_lie(cut: str)
             continue  # each cut with a third of the kinds; `make verdict` has the others' seeds
         outcome = incident(kind)
         poorer = judge(evidence(CUTS[cut](outcome.parts, random.Random(f"{kind}/{cut}"))))
-        assert lies(kind, outcome.truth, poorer, outcome.writes) == "", (kind, poorer["text"])
-        assert poorer["evidence_grade"] >= outcome.verdict["evidence_grade"], kind
+        assert lies(kind, outcome.truth, poorer, outcome.writes) == "", (kind, poorer.text)
+        assert poorer.evidence_grade >= outcome.verdict.evidence_grade, kind
         if kind != CLEAN and cut != "short event logs":
-            assert poorer["evidence_grade"] > "A" and poorer["evidence_lacks"], kind
-        if not poorer["conclusive"]:
-            assert poorer["reason"], kind
+            assert poorer.evidence_grade > "A" and poorer.evidence_lacks, kind
+        if not poorer.conclusive:
+            assert poorer.reason, kind
 
 
 @pytest.mark.parametrize(
@@ -119,10 +120,10 @@ def test_what_is_missing_is_named_with_what_remains_possible(
 ) -> None:
     outcome = incident(kind)
     poorer = judge(evidence(CUTS[cut](outcome.parts, random.Random(1))))
-    assert not poorer["conclusive"]
-    assert poorer["candidates"] == candidates
-    assert poorer["stage"] is None and poorer["confidence"] == "open"
-    assert "missing" in poorer["text"]
+    assert not poorer.conclusive
+    assert list(poorer.candidates) == candidates
+    assert poorer.stage is None and poorer.confidence == "open"
+    assert "missing" in poorer.text
 
 
 @pytest.mark.parametrize("kind", ["bit_flip_sender", "on_the_link", "host_buffer"])
@@ -131,44 +132,42 @@ def test_byte_and_bit_are_known_without_journal_and_sets(kind: str) -> None:
     poorer = judged_again(outcome, journal=None, sets={}, healthy={})
     bit = outcome.truth.bit
     assert bit is not None
-    assert (poorer["byte_offset"], poorer["bit_mask"]) == (bit // 8, 1 << bit % 8)
+    assert (poorer.byte_offset, poorer.bit_mask) == (bit // 8, 1 << bit % 8)
 
 
 # --- what else the verdict tells ------------------------------------------------------------------------------
 def test_the_way_of_the_write_is_told_step_by_step_with_times_and_errors() -> None:
-    steps = incident("bit_flip_sender").verdict["route"]
-    assert [one["at"] for one in steps][:5] == [
+    steps = incident("bit_flip_sender").verdict.route
+    assert [one.at for one in steps][:5] == [
         "host intent", "primary HOST_WRITE", "primary REPL_SEND", "primary REPL_UNACKED", "link data",
     ]  # fmt: skip
-    right, wrong = steps[2]["crc32c"], steps[4]["crc32c"]
-    assert right != wrong == steps[3]["crc32c"]
-    assert steps[4]["digest_right"] is False
+    right, wrong = steps[2].crc32c, steps[4].crc32c
+    assert right != wrong == steps[3].crc32c
+    assert steps[4].digest_right is False
     for one in steps:
-        assert one["t_ns"] > 0 and one["error_ns"] >= 0
+        assert one.t_ns is not None and one.error_ns is not None
+        assert one.t_ns > 0 and one.error_ns >= 0
     sent, captured = steps[2], steps[4]
-    assert sent["t_ns"] - sent["error_ns"] <= captured["t_ns"], (
-        "nothing is on the link before it was sent"
-    )
+    assert sent.t_ns is not None and sent.error_ns is not None and captured.t_ns is not None
+    assert sent.t_ns - sent.error_ns <= captured.t_ns, "nothing is on the link before it was sent"
 
 
 def test_cause_and_detection_are_two_times() -> None:
     for kind in KINDS:
         verdict = incident(kind).verdict
         if kind != CLEAN:
-            assert (
-                verdict["t_cause_ns"] - (verdict["t_cause_error_ns"] or 0) <= verdict["t_detect_ns"]
-            ), kind
+            assert verdict.t_cause_ns - (verdict.t_cause_error_ns or 0) <= verdict.t_detect_ns, kind
     late = incident("bit_flip_store").verdict
-    assert late["t_detect_ns"] - late["t_cause_ns"] > 20_000_000, (
+    assert late.t_detect_ns - late.t_cause_ns > 20_000_000, (
         "the scrub comes some time after the write"
     )
 
 
 def test_states_that_should_agree_are_told_beside_the_healthy_ones() -> None:
-    rows = incident("bit_flip_receiver").verdict["state_differences"]
-    connection = next(one for one in rows if one["field"] == "connection")
-    assert connection["primary"] != connection["secondary"]
-    assert connection["healthy_primary"] == connection["healthy_secondary"] == "Connected"
+    rows = incident("bit_flip_receiver").verdict.state_differences
+    connection = next(one for one in rows if one.field == "connection")
+    assert connection.primary != connection.secondary
+    assert connection.healthy_primary == connection.healthy_secondary == "Connected"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -184,7 +183,7 @@ def test_no_number_of_a_verdict_is_larger_than_a_reader_takes(kind: str) -> None
             else [value]
         )
 
-    verdict = json.loads(json.dumps(incident(kind).verdict))
+    verdict = json.loads(json.dumps(plain(incident(kind).verdict)))
     assert max(one for one in numbers(verdict) if isinstance(one, int)) <= MAX_INTEGER
 
 
@@ -192,7 +191,7 @@ def test_nothing_explains_a_trigger_that_has_no_cause() -> None:
     clean = incident(CLEAN)
     trigger = {"rule": "odd", "source": "console", "side": "primary", "t_match_ns": 5_000_000_000}
     verdict = judged_again(clean, record=clean.parts["record"] | {"trigger": trigger})
-    assert not verdict["conclusive"] and "odd" in verdict["reason"]
+    assert not verdict.conclusive and "odd" in verdict.reason
 
 
 # --- bytes from real nodes ------------------------------------------------------------------------------------
@@ -205,19 +204,19 @@ def test_the_flipped_bit_of_a_real_capture_is_found() -> None:
     """Two Linux nodes, one bit flipped in flight (tests/golden/drbd): the byte that the injector's
     log names."""
     frames = [(one.t_ns, one.data) for one in read_frames(GOLDEN / "small-failure.pcap")]
-    record: Mapping[str, Any] = {"link": {"ports": [7788], "integrity_alg": "crc32c"}}
+    record = IncidentRecord(link=LinkRecord(ports=(7788,), integrity_alg="crc32c"))
     verdict = judge(gather(record, sets={}, frames=[run_of(frames)]))
-    assert (verdict["write_lba"], verdict["write_sectors"]) == (89600, 128)
-    assert (verdict["byte_offset"], verdict["lba"]) == (FLIPPED_AT, 89600 + FLIPPED_AT // 512)
-    assert verdict["bit_mask"].bit_count() == 1 and verdict["bytes_different"] == 1
-    assert int(verdict["expected"][:2], 16) ^ int(verdict["found"][:2], 16) == verdict["bit_mask"]
-    assert verdict["candidates"] == [Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK]
-    assert not verdict["conclusive"] and verdict["evidence_grade"] == "F"
+    assert (verdict.write_lba, verdict.write_sectors) == (89600, 128)
+    assert (verdict.byte_offset, verdict.lba) == (FLIPPED_AT, 89600 + FLIPPED_AT // 512)
+    assert verdict.bit_mask.bit_count() == 1 and verdict.bytes_different == 1
+    assert int(verdict.expected[:2], 16) ^ int(verdict.found[:2], 16) == verdict.bit_mask
+    assert verdict.candidates == (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
+    assert not verdict.conclusive and verdict.evidence_grade == "F"
 
 
 def test_every_stage_has_a_kind_that_shows_it() -> None:
-    shown = {incident(kind).verdict["stage"] for kind in KINDS} - {None}
-    also = {one["stage"] for kind in KINDS for one in incident(kind).verdict["also"]}
+    shown = {incident(kind).verdict.stage for kind in KINDS} - {None}
+    also = {one.stage for kind in KINDS for one in incident(kind).verdict.also}
     assert {str(stage) for stage in Stage} - shown - also == {str(Stage.PRIMARY_STORE)}
     assert set(OUTSIDE) <= set(KINDS)
 
@@ -227,7 +226,7 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
     outcome = incident("bit_flip_receiver")
     e = evidence(outcome.parts)
     verdict = outcome.verdict
-    found = rows(e, verdict["t_cause_ns"] - 20_000_000, verdict["t_detect_ns"] + 20_000_000)
+    found = rows(e, verdict.t_cause_ns - 20_000_000, verdict.t_detect_ns + 20_000_000)
     assert {one["source"] for one in found} >= {
         "host",
         "event log",
@@ -238,7 +237,7 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
     }
     assert [one["t_ns"] for one in found] == sorted(one["t_ns"] for one in found)
     assert all(one["error_ns"] is None or 0 <= one["error_ns"] < 50_000_000 for one in found)
-    write = f"write {verdict['write_id']}:"
+    write = f"write {verdict.write_id}:"
     intent, data = (
         next(one for one in found if one["event"] == name and one["text"].startswith(write))
         for name in ("intent", "data")
@@ -257,18 +256,18 @@ def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
 def test_a_link_that_is_not_understood_costs_a_grade_and_the_logs_speak(kind: str) -> None:
     """The frames are the same; nobody reads them."""
     outcome = incident(kind)
-    assert outcome.verdict["evidence_grade"] == "A"
+    assert outcome.verdict.evidence_grade == "A"
     record = outcome.parts["record"]
     link = record.get("link") or {}
     verdict = judged_again(outcome, record=record | {"link": link | {"protocol": "none"}})
-    assert verdict["evidence_grade"] == "B"
-    assert [one for one in verdict["evidence_lacks"] if "not understood" in one]
-    assert verdict["side"] == outcome.verdict["side"] or not verdict["conclusive"]
-    assert verdict["lba"] == outcome.verdict["lba"]
+    assert verdict.evidence_grade == "B"
+    assert [one for one in verdict.evidence_lacks if "not understood" in one]
+    assert verdict.side == outcome.verdict.side or not verdict.conclusive
+    assert verdict.lba == outcome.verdict.lba
 
 
 def test_a_protocol_that_is_not_installed_is_a_lack_and_no_error() -> None:
     outcome = incident("neg_ack")
     record = outcome.parts["record"] | {"link": {"protocol": "a_vendors"}}
     verdict = judged_again(outcome, record=record)
-    assert any("'a_vendors' not found" in one for one in verdict["evidence_lacks"])
+    assert any("'a_vendors' not found" in one for one in verdict.evidence_lacks)
