@@ -33,7 +33,7 @@ from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report import text
-from freezeframe.harness.runs import campaign
+from freezeframe.harness.runs import campaign, watching
 
 REFRESHES_PER_SECOND: Final = 4
 """Progress display updates per second. More would take processor time from the run."""
@@ -160,7 +160,7 @@ def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
     view = WatchView(quiet=as_json)
     results = []
     try:
-        for result in campaign.watch(described, out_dir=out_dir, view=view):
+        for result in watching.watch(described, out_dir=out_dir, view=view):
             results.append(result)
             if as_json:
                 print_json(result.as_json())

@@ -182,6 +182,11 @@ class Disarm(Event, tag="disarm", frozen=True, kw_only=True):
     reported."""
 
 
+class Disarmed(Event, tag="disarmed", frozen=True, kw_only=True):
+    """Reflex -> supervisor: no frame is loaded since ``Disarm`` was read. All frames that were
+    written before have been reported before this."""
+
+
 class Arm(Event, tag="arm", frozen=True, kw_only=True):
     """Supervisor -> reflex: ``frames[reason][side]`` are the frames to write; reason is "console"
     or "link"."""
@@ -211,6 +216,7 @@ AnyEvent = (
     | KeepCapture
     | ExpectStamps
     | Disarm
+    | Disarmed
     | Arm
 )
 

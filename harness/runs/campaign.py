@@ -14,8 +14,7 @@ from typing import Any, Final
 from freezeframe.harness.bench.benchfile import Bench, Scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core import recovery
-from freezeframe.harness.core.events import SIDES, Ns
-from freezeframe.harness.edge.clock import WallReading, read_wall_clock
+from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.incidents.incident import Incident
@@ -31,6 +30,8 @@ DETECT_TIMEOUT_S: Final = 10.0
 SETTLE_S: Final = 0.5
 """After the last host write of a run that expects nothing: what is still on its way may trigger."""
 TICK_S: Final = 0.5
+LAST_WORDS_S: Final = 2.0
+"""What the workload's process said before it ended is taken within this time."""
 STALLED_S: Final = 60.0
 """Host writes that make no progress for so long have failed."""
 
@@ -203,6 +204,7 @@ class Run:
                 self._writes(session, workload, run_dir)
                 self._aftermath(session)
                 self._note_link_faults(opened, session)
+                session.end("the host's writes were done, the data was being compared")
                 if session.collector is None:
                     self._compare_at_the_end(session, workload)
             finally:
@@ -245,6 +247,8 @@ class Run:
         while session.workload_done is None:
             session.pump(TICK_S)
             silent_s = (time.monotonic_ns() - session.progressed_ns) / 1e9
+            if session.recovering:
+                continue  # the sets first, whatever became of the workload
             if session.workload_is_frozen:
                 workload.kill()
                 raise RigError(
@@ -280,9 +284,14 @@ class Run:
         """Host journal, primary and secondary against each other; called once the pair is whole, by
         whoever is there."""
         deadline_ns = deadline_in(STALLED_S)
+        gone_ns = 0
         while session.workload_done is None and time.monotonic_ns() < deadline_ns:
             if session.workload_is_frozen:
                 raise RigError("the workload's process is silent: there is nothing to compare with")
+            if workload.died:
+                gone_ns = gone_ns or deadline_in(LAST_WORDS_S)
+                if time.monotonic_ns() > gone_ns:
+                    raise workload.death()
             # Called from the collector's thread: the supervisor's own takes the writer's events
             # meanwhile.
             time.sleep(0.02)
@@ -415,7 +424,7 @@ class Run:
         if session.collector is None:
             rules = ", ".join(sorted({one.rule for one in session.triggers}))
             self.reasons.append(
-                f"triggers that instruct nobody, or that came before the bench was armed: {rules}"
+                f"triggers that instruct nobody, or that came before the bench was armed or after the end: {rules}"
             )
             return
         # What fired after a frame had gone out may be the frame's own doing: a warmstart closes the
@@ -457,86 +466,3 @@ def run(
     return Run(
         bench, scenario, seed=seed, out_dir=out_dir, view=view or Silent(), keep=keep
     ).execute()
-
-
-def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
-    """Watch a pair that others write to; yields each incident when it is closed, then watches on.
-    Ends by exception."""
-    with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
-        yield from watch_opened(opened, out_dir=out_dir, view=view)
-
-
-def watch_opened(opened: OpenBench, *, out_dir: Path, view: View) -> Iterator[Result]:
-    """The same on a rig that is open. Between two incidents the watchers are started anew, and the
-    next one says so."""
-    before: tuple[Ns, Ns] | None = None
-    while True:
-        result, before = _watch_once(opened, out_dir, view, before)
-        yield result
-
-
-def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
-    """What is not seen between two incidents of a watch; an arming is good for one action."""
-    seconds = (now.monotonic_ns - disarmed_ns) / 1e9
-    return (
-        f"not armed from {now.utc(disarmed_ns)} to {now.utc(now.monotonic_ns)} UTC ({seconds:.1f} s),"
-        f" since the incident before; from {now.utc(stopped_ns)} on its watchers were started anew, and nothing was recorded"
-    )
-
-
-def _watch_once(
-    opened: OpenBench, out_dir: Path, view: View, before: tuple[Ns, Ns] | None
-) -> tuple[Result, tuple[Ns, Ns]]:
-    """``before``: when the former incident began, and when its watchers were stopped. Returns the
-    incident, and its own."""
-    incident = Incident.create(
-        out_dir,
-        bench=opened.bench.name,
-        seed=0,
-        versions=versions(),
-        rules=[str(path) for path in opened.bench.rule_paths()],
-        incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
-    )
-    # Others go on writing while the volumes would be read: a comparison would compare moving
-    # targets.
-    session = Session(
-        opened,
-        incident,
-        view,
-        lambda: recovery.Compared(equal=True, detail="not compared in a watch"),
-    )
-    try:
-        session.arm()
-        if before is not None:
-            gap = _gap(*before, read_wall_clock())
-            incident.note(gap)
-            incident.milestone()
-            view.phase(gap)
-        view.phase(f"watching; the host's port is {opened.bench.primary.host}; stop with Ctrl-C")
-        while session.collector is None or session.recovering:
-            session.pump(TICK_S)
-            if session.lost_evidence and not session.recovering:
-                raise RigError("the watch has become blind: " + "; ".join(session.lost_evidence))
-    except BaseException as error:
-        session.close()
-        if session.triggers:
-            incident.finish("rig-trouble" if isinstance(error, HarnessError) else "interrupted")
-        else:
-            incident.discard()
-        raise
-    stopped_ns = time.monotonic_ns()
-    session.close()
-    conclude(incident)
-    cause = session.causes[0]
-    incident.record["reasons"] = [
-        f"trigger {cause.rule} on the {cause.side}",
-        *session.lost_evidence,
-    ]
-    incident.finish("fail")
-    result = Result(
-        outcome="fail",
-        record=incident.record,
-        incident=incident.path.absolute(),
-        reasons=incident.record["reasons"],
-    )
-    return result, (cause.t_match_ns, stopped_ns)

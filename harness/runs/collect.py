@@ -26,18 +26,21 @@ class Collector:
         armed: Mapping[Side, int],
         compare: Callable[[], Compared],
         changed: Callable[[], None],
+        *,
+        disruptive: bool = True,
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames.
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
         collector's thread. In autonomic mode the sides instruct themselves: there is no frame of
-        ours to be answered, and their newest sets are this incident's."""
+        ours to be answered, and their newest sets are this incident's. Not ``disruptive``: the
+        frames only saved."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
         self._opened = opened
         self._incident = incident
         self._armed = dict(armed)
-        self._recovery = Recovery(opened.bench.policy.recovery(), armed)
+        self._recovery = Recovery(opened.bench.policy.recovery(), armed, disruptive=disruptive)
         self._changed = changed
         self._redrive: Redrive | None = None
         self._told = 0

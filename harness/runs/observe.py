@@ -225,6 +225,7 @@ class Observation:
             received += [(child.name, event) for event in child.receive()]
             if child.ended and child.name != "workload":
                 self._note_link(received)
+                self._pending = received  # what was said before is taken by the next call
                 raise child.death()
         self._note_link(received)
         return received

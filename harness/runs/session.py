@@ -17,6 +17,7 @@ from freezeframe.harness.core.events import (
     NS_PER_S,
     SIDES,
     AnyEvent,
+    Disarmed,
     FrameFailed,
     FrameSent,
     LinkStats,
@@ -27,11 +28,14 @@ from freezeframe.harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
+from freezeframe.harness.core.policy import Guard
+from freezeframe.harness.core.policy.messages import kind_of
 from freezeframe.harness.core.verdict.onset import began_ns
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.roles import Preparable, Printing
+from freezeframe.harness.roles import Printing
+from freezeframe.harness.runs.arming import Arming
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
@@ -43,10 +47,11 @@ from freezeframe.harness.runs.selfcheck import (
     read_console,
     recheck_console,
 )
-from freezeframe.harness.wire import control
 
 STATE_TIMEOUT_S: Final = 5.0
 """For one question to a controller that has just answered others."""
+DISARM_TIMEOUT_S: Final = 5.0
+"""For the reflex to confirm that it has no frames; it takes a millisecond."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -93,7 +98,10 @@ class Session:
         incident: Incident,
         view: View,
         compare: Callable[[], recovery.Compared],
+        *,
+        guard: Guard | None = None,
     ) -> None:
+        """``guard``: of a watch, over all its incidents."""
         self.opened = opened
         self.incident = incident
         self.view = view
@@ -133,6 +141,8 @@ class Session:
         self._rules_ever = rules.console
         """And those that were for a part of the run only."""
         self.observation = Observation(opened, incident, _with_canary(rules))
+        self.arming = Arming(opened, incident, view, self.observation, guard)
+        self._is_closing = False
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
@@ -148,24 +158,7 @@ class Session:
         if self.is_autonomic:
             self.incident.milestone()
             return
-        reasons = {"console": control.Reason.CONSOLE_TRIGGER, "link": control.Reason.LINK_TRIGGER}
-        frames: dict[str, dict[Side, bytes]] = {source: {} for source in reasons}
-        for side, controller in self.opened.controllers.items():
-            if isinstance(controller, Preparable):
-                controller.prepare(
-                    identities[side], self.incident.incident_id, deadline_in(STATE_TIMEOUT_S)
-                )
-        first = self.opened.bench.policy.instruct[0]
-        for source, reason in reasons.items():
-            for side in SIDES:
-                why = reason if side == first else control.Reason.SECOND_CONTROLLER
-                frames[source][side] = self.opened.controllers[side].freeze_frame(
-                    identities[side],
-                    why,
-                    self.incident.incident_id,
-                    disruptive=not self.opened.bench.policy.redrive,
-                )
-        self.observation.arm(frames)
+        self.arming.load(identities)
         self.incident.milestone()
 
     def _sing(self) -> None:
@@ -247,7 +240,8 @@ class Session:
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
         self._reload_rules()
-        for source, event in self.observation.wait(deadline_in(seconds), self._wake_read):
+        self.arming.follow()
+        for source, event in self._wait(seconds):
             self.take(source, event)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
@@ -256,6 +250,33 @@ class Session:
             raise self.collector.failure
         if self._power_log.failure is not None:
             raise self._power_log.failure
+
+    def _wait(self, seconds: float) -> list[tuple[str, AnyEvent]]:
+        """Once frames are out, a watcher that dies does not end the collection: the sets are on the
+        controllers. What it no longer saw is lost evidence."""
+        try:
+            return self.observation.wait(deadline_in(seconds), self._wake_read)
+        except RigError as error:
+            if not self.recovering:
+                raise
+            self._lose(str(error))
+            return []
+
+    def _lose(self, text: str) -> None:
+        self.lost_evidence.append(text)
+        self.incident.note(text)
+
+    def end(self, why: str) -> None:
+        """The end has begun: nobody is instructed from here on. Returns when that is sure; what was
+        instructed before has been collected by then."""
+        self.arming.end(why)
+        deadline_ns = deadline_in(DISARM_TIMEOUT_S)
+        while not self.arming.is_disarmed and time.monotonic_ns() < deadline_ns:
+            self.pump(0.1)
+        if not self.arming.is_disarmed:
+            self._lose("the reflex did not confirm that it is disarmed")
+        while self.recovering:
+            self.pump(0.5)
 
     @property
     def workload_is_frozen(self) -> bool:
@@ -296,8 +317,7 @@ class Session:
                 self.workload_done = event
                 self.incident.append_event(event, source)
             case StreamEnded():
-                self.lost_evidence.append(f"{event.stream} ended: {event.error}")
-                self.incident.note(f"{event.stream} ended: {event.error}")
+                self._lose(f"{event.stream} ended: {event.error}")
                 self.incident.append_event(event, source)
             case Note():
                 if event.level != "info":
@@ -307,6 +327,8 @@ class Session:
                 self.incident.append_event(event, source)
             case LinkStats():
                 pass
+            case Disarmed():
+                self.arming.is_disarmed = True
             case _:
                 self.incident.append_event(event, source)
 
@@ -339,6 +361,13 @@ class Session:
             # reflex's counts.
             return
         self._keep(trigger)
+        if self.arming.ended and self.collector is None and trigger.instruct:
+            text = (
+                f"{trigger.rule} on the {trigger.side}: nobody was instructed: {self.arming.ended}"
+            )
+            self.view.phase(text)
+            self.incident.note(text)
+            return
         if self.is_autonomic and trigger.instruct:
             # The pair acts by itself, and when is not told: all that is seen may be what it acted
             # on.
@@ -354,7 +383,13 @@ class Session:
         # of these that instructs anybody.
         if self.collector is None and self._moment:
             self.causes = sorted(self._moment, key=lambda one: not one.instruct)
-            self._collect(self.causes[0])
+            cause = self.causes[0]
+            warmstarts = self.arming.struck(kind_of(cause.rule, cause.side), event)
+            if self._is_closing:
+                self._acts_on(cause)
+                self._lose(f"{event.side}: a frame went out at the end, its set is still there")
+            else:
+                self._collect(cause, warmstarts=warmstarts)
         self.incident.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
             self.collector.feed(
@@ -363,18 +398,23 @@ class Session:
         elif self.collector is not None and isinstance(event, FrameFailed):
             self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
 
-    def _collect(self, trigger: Trigger) -> Collector:
+    def _acts_on(self, trigger: Trigger) -> None:
         if not any(one is trigger for one in self.triggers):
             self.view.happened("reflex", trigger)
             self._keep(trigger)
         self.incident.acts_on(trigger)
+
+    def _collect(self, trigger: Trigger, *, warmstarts: bool = True) -> Collector:
+        self._acts_on(trigger)
         armed = {side: self.opened.identities[side].boot_epoch for side in trigger.instruct}
-        self.collector = Collector(self.opened, self.incident, armed, self._compare, self._wake)
+        self.collector = Collector(
+            self.opened, self.incident, armed, self._compare, self._wake, disruptive=warmstarts
+        )
         with contextlib.suppress(
             RigError
         ):  # a watch that has died is told where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
-        if self.opened.bench.policy.redrive:
+        if self.opened.bench.policy.redrive and warmstarts:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 
@@ -388,6 +428,8 @@ class Session:
     def close(self) -> None:
         """Stop the watchers and take their last words; nothing writes into the incident
         afterwards."""
+        self.arming.end("the watchers are stopped")
+        self._is_closing = True
         self._power_log.stop()
         if self.collector is not None:
             self.collector.cancel(wait_s=5.0)

@@ -89,6 +89,8 @@ class Reflex:
         for event in received or []:
             if isinstance(event, events.Arm | events.Disarm):
                 self.armed.load(getattr(event, "frames", None))
+                if isinstance(event, events.Disarm):
+                    self.tell([events.Disarmed(t_ns=monotonic_ns())])
             elif isinstance(event, events.NewRules):
                 self.tell(reflex_io.replace_rules(self.book, event, self.consoles.values()))
             elif isinstance(event, events.Trigger):

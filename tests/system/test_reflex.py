@@ -145,7 +145,9 @@ def test_hits_are_told_but_nothing_is_sent_when_disarmed_or_not_instructed(bench
     bench.arm()
     bench.console["primary"].say(b"worth a note\r\n")
     bench.until(events.Trigger, 2)
+    assert bench.count(events.Disarmed) == 0
     bench.reflex.send(events.Disarm(t_ns=0))
+    bench.until(events.Disarmed)
     os.write(bench.trigger_write, events.encode(link_trigger(())))
     bench.until(events.Trigger, 3)
     bench.console["primary"].say(b"Digest integrity check FAILED\r\n")

@@ -1,16 +1,20 @@
-"""A watch of several incidents, and what it says of the time between two of them."""
+"""A watch of several incidents: what it says of the time between two of them, and that a storm does
+not warmstart without end. A run that has come to its end instructs nobody."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.roles import Printing
-from freezeframe.harness.runs.campaign import run_directory, watch_opened
-from freezeframe.harness.runs.session import Silent
+from freezeframe.harness.runs.campaign import Run, run_directory
+from freezeframe.harness.runs.session import Session, Silent
+from freezeframe.harness.runs.watching import watch_opened
+from freezeframe.harness.runs.workload import Workload
 
 pytestmark = [
     pytest.mark.system,
@@ -57,3 +61,53 @@ def test_the_next_incident_says_how_long_nothing_was_watched(tmp_path: Path) -> 
     # It is printed, too, once, where the watch goes on.
     at = view.told.index(gaps[1][0])
     assert view.told[at + 1].startswith("watching;") and view.told.count(gaps[1][0]) == 1
+
+
+def test_a_second_trigger_within_the_interval_only_saves(tmp_path: Path) -> None:
+    """Seen: a line that comes back after each warmstart warmstarted both controllers each time."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Breaking(opened)
+        results = watch_opened(opened, out_dir=tmp_path, view=view)
+        first, second = next(results), next(results)
+    steps = [
+        [(one["side"], one["step"]) for one in result.record["recovery"]]
+        for result in (first, second)
+    ]
+    for side in SIDES:
+        assert (side, "up") in steps[0], "the first trigger warmstarts"
+        assert (side, "saved") in steps[1] and (side, "up") not in steps[1]
+        assert second.record["sets"][side]["complete"]
+        held = b"warmstart: set"
+        console = (second.incident or tmp_path) / side / "console.log"
+        assert held not in console.read_bytes(), "the second did not restart anybody"
+    said = "storm guard: only saves, the last warmstart is less than 15 s old"
+    assert said in second.record["notes"] and said in view.told
+
+
+class Complaining(Run):
+    """While its volumes are compared the secondary prints what is a trigger."""
+
+    def _compare_at_the_end(self, session: Session, workload: Workload) -> None:
+        secondary = session.opened.controllers["secondary"]
+        assert isinstance(secondary, Printing)
+        line = "block drbd0: Digest integrity check FAILED: 0s +4096"
+        assert secondary.print_line(line, deadline_in(5.0)).ok
+        super()._compare_at_the_end(session, workload)
+
+
+def test_a_trigger_while_the_data_are_compared_instructs_nobody_and_is_reported(
+    tmp_path: Path,
+) -> None:
+    run = Complaining(
+        load_bench("sim"), load_scenario("clean"), seed=1, out_dir=tmp_path, view=Silent(), keep=True
+    )  # fmt: skip
+    result = run.execute()
+    assert result.error is None and result.outcome == "fail"
+    assert "unexpected trigger digest-failed (secondary)" in result.reasons
+    record = result.record
+    assert record["actions"] == [] and record["data_equal"] is True
+    assert record["trigger"]["rule"] == "digest-failed"
+    assert any("nobody was instructed" in note for note in record["notes"])
+    for side in SIDES:
+        console = (result.incident or tmp_path) / side / "console.log"
+        assert b"warmstart: set" not in console.read_bytes()

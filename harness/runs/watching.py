@@ -1,0 +1,111 @@
+"""A watch: others write, each trigger becomes an incident, and one storm guard counts over all of
+them."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.bench.opened import OpenBench
+from freezeframe.harness.core import recovery
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.policy import Guard, Limits
+from freezeframe.harness.edge.clock import WallReading, read_wall_clock
+from freezeframe.harness.edge.versions import versions
+from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.inquest import conclude
+from freezeframe.harness.runs.campaign import TICK_S, Result, run_directory
+from freezeframe.harness.runs.session import Session, View
+from freezeframe.harness.wire import control
+
+
+def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
+    """Watch a pair that others write to; yields each incident when it is closed, then watches on.
+    Ends by exception."""
+    with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
+        yield from watch_opened(opened, out_dir=out_dir, view=view)
+
+
+def watch_opened(opened: OpenBench, *, out_dir: Path, view: View) -> Iterator[Result]:
+    """The same on a rig that is open. Between two incidents the watchers are started anew, and the
+    next one says so. One storm guard counts over all of them."""
+    before: tuple[Ns, Ns] | None = None
+    guard = Guard(Limits())
+    while True:
+        result, before = _watch_once(opened, out_dir, view, before, guard)
+        yield result
+
+
+def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
+    """What is not seen between two incidents of a watch; an arming is good for one action."""
+    seconds = (now.monotonic_ns - disarmed_ns) / 1e9
+    return (
+        f"not armed from {now.utc(disarmed_ns)} to {now.utc(now.monotonic_ns)} UTC ({seconds:.1f} s),"
+        f" since the incident before; from {now.utc(stopped_ns)} on its watchers were started anew, and nothing was recorded"
+    )
+
+
+def _watch_once(
+    opened: OpenBench, out_dir: Path, view: View, before: tuple[Ns, Ns] | None, guard: Guard
+) -> tuple[Result, tuple[Ns, Ns]]:
+    """``before``: when the former incident began, and when its watchers were stopped. Returns the
+    incident, and its own."""
+    incident = Incident.create(
+        out_dir,
+        bench=opened.bench.name,
+        seed=0,
+        versions=versions(),
+        rules=[str(path) for path in opened.bench.rule_paths()],
+        incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
+    )
+    # Others go on writing while the volumes would be read: a comparison would compare moving
+    # targets.
+    session = Session(
+        opened,
+        incident,
+        view,
+        lambda: recovery.Compared(equal=True, detail="not compared in a watch"),
+        guard=guard,
+    )
+    try:
+        session.arm()
+        if before is not None:
+            gap = _gap(*before, read_wall_clock())
+            incident.note(gap)
+            incident.milestone()
+            view.phase(gap)
+        view.phase(f"watching; the host's port is {opened.bench.primary.host}; stop with Ctrl-C")
+        while session.collector is None or session.recovering:
+            session.pump(TICK_S)
+            if session.lost_evidence and not session.recovering:
+                raise RigError("the watch has become blind: " + "; ".join(session.lost_evidence))
+    except BaseException as error:
+        with contextlib.suppress(HarnessError):
+            session.end("the watch was being stopped")
+        session.close()
+        if session.triggers:
+            with contextlib.suppress(HarnessError):
+                conclude(incident)
+            incident.finish("rig-trouble" if isinstance(error, HarnessError) else "interrupted")
+        else:
+            incident.discard()
+        raise
+    stopped_ns = time.monotonic_ns()
+    session.close()
+    conclude(incident)
+    cause = session.causes[0]
+    incident.record["reasons"] = [
+        f"trigger {cause.rule} on the {cause.side}",
+        *session.lost_evidence,
+    ]
+    incident.finish("fail")
+    result = Result(
+        outcome="fail",
+        record=incident.record,
+        incident=incident.path.absolute(),
+        reasons=incident.record["reasons"],
+    )
+    return result, (cause.t_match_ns, stopped_ns)
