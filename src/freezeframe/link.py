@@ -10,6 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from freezeframe.harness.core.link.protocol import (
+        API_VERSION,
+        Answer,
+        AnswerKind,
+        Barrier,
+        BarrierAnswer,
+        Closed,
+        Direction,
+        Hole,
+        Leaving,
+        LinkMessage,
+        LinkOptions,
+        LinkSession,
+        Malformed,
+        Message,
+        Opened,
+        Opening,
+        Other,
+        ReplicatedWrite,
+        ReplicationProtocol,
+        Resync,
+        Tell,
+        WriteKind,
+        WritePart,
+    )
     from freezeframe.harness.edge.ring_socket import RingSocket
     from freezeframe.harness.edge.scapy_layers import ControlFrame, Drbd, DrbdH80, DrbdH95, DrbdH100
     from freezeframe.harness.edge.scapy_layers import packets as dissect
@@ -23,7 +48,7 @@ if TYPE_CHECKING:
 
 _LAYERS: Final = "freezeframe.harness.edge.scapy_layers"
 _LINK: Final = "freezeframe.harness.edge.scapy_link"
-_HOMES: Final = {
+_HOMES: Final[dict[str, tuple[str, str]]] = {
     "ControlFrame": (_LAYERS, "ControlFrame"),
     "Drbd": (_LAYERS, "Drbd"),
     "DrbdH80": (_LAYERS, "DrbdH80"),
@@ -38,10 +63,40 @@ _HOMES: Final = {
     "started_sniffer": (_LINK, "started_sniffer"),
 }
 """Public name -> its module, and its name there."""
+_SEAM: Final = (
+    "API_VERSION",
+    "Answer",
+    "AnswerKind",
+    "Barrier",
+    "BarrierAnswer",
+    "Closed",
+    "Direction",
+    "Hole",
+    "Leaving",
+    "LinkMessage",
+    "LinkOptions",
+    "LinkSession",
+    "Malformed",
+    "Message",
+    "Opened",
+    "Opening",
+    "Other",
+    "ReplicatedWrite",
+    "ReplicationProtocol",
+    "Resync",
+    "Tell",
+    "WriteKind",
+    "WritePart",
+)
+"""What a replication protocol of your own is made of; entry points of the group freezeframe.links."""
+_HOMES.update((name, ("freezeframe.harness.core.link.protocol", name)) for name in _SEAM)
 
 __all__ = [
-    "ControlFrame", "Drbd", "DrbdH80", "DrbdH95", "DrbdH100", "DrbdSession", "RingSocket", "bind_port",
-    "dissect", "read_packets", "sniff", "started_sniffer",
+    "ControlFrame", "Drbd", "DrbdH80", "DrbdH95", "DrbdH100", "DrbdSession", "RingSocket",
+    "bind_port", "dissect", "read_packets", "sniff", "started_sniffer", "API_VERSION", "Answer",
+    "AnswerKind", "Barrier", "BarrierAnswer", "Closed", "Direction", "Hole", "Leaving",
+    "LinkMessage", "LinkOptions", "LinkSession", "Malformed", "Message", "Opened", "Opening",
+    "Other", "ReplicatedWrite", "ReplicationProtocol", "Resync", "Tell", "WriteKind", "WritePart",
 ]  # fmt: skip
 assert set(__all__) == set(_HOMES)
 

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.link.check import ExpectedOnLink, check_protocol
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.roles import (
@@ -23,7 +24,9 @@ from freezeframe.harness.roles import (
 from freezeframe.harness.wire.control import PAIR_STATE_NAMES, Reason
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, STATE_KEYS
 
-__all__ = ["ConformanceError", "check_controller", "check_host_port", "check_power_rail"]
+__all__ = [
+    "ConformanceError", "ExpectedOnLink", "check_controller", "check_host_port", "check_power_rail", "check_protocol",
+]  # fmt: skip
 
 SECTOR_BYTES: Final = 512
 MAX_TRANSFER_BYTES: Final = 1 << 20

@@ -1,10 +1,61 @@
-"""The conformance kit of the seam: what ``core.link.protocol`` promises, tried on a protocol."""
+"""The conformance kit of the seam: what ``core.link.protocol`` promises, tried on a protocol and a
+capture of it. Needs no test framework: AssertionError says what was broken, and how to repeat it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import random
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from freezeframe.harness.core.link.messages import LinkMessage
+from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
+from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.ledgerevents import Totals
+from freezeframe.harness.core.link.linkrules import LinkRules
+from freezeframe.harness.core.link.messages import (
+    LinkMessage,
+    Message,
+    ReplicatedWrite,
+    WritePart,
+)
+from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, ProtocolMaker
+from freezeframe.harness.core.link.skim import Fill
+from freezeframe.harness.core.link.tcpstream import (
+    Flow,
+    Reassembler,
+    StreamClosed,
+    StreamData,
+    StreamEvent,
+    StreamGap,
+    StreamOpened,
+)
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
+
+HEAD_BYTES: Final = 16
+"""Where a header may stand in what is fed: half of the spoilt bytes are there."""
+JUNK_PIECE_BYTES: Final = 1 << 13
+JUNK_PIECES: Final = 4
+SINGLE_BYTES: Final = 20_000
+"""As much of a capture is fed byte by byte; the rest in random pieces."""
+MIN_DISTINCT_BYTES: Final = 8
+"""Data of fewer different bytes may stand in a header by chance."""
+_SLICE_BYTES: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedOnLink:
+    """What an independent reader counts in the capture; None: not held against anything."""
+
+    writes: int | None = None
+    answers: int | None = None
+    digests_checked: int | None = None
+    digests_wrong: int | None = None
+    hits: frozenset[str] = frozenset()
+    """Link events of the whole capture: names of core.linkevents.EVENTS."""
 
 
 def plain(message: LinkMessage) -> tuple[Any, ...]:
@@ -16,3 +67,296 @@ def plain(message: LinkMessage) -> tuple[Any, ...]:
         if name != "session":
             found.append(bytes(value) if isinstance(value, memoryview) else value)
     return tuple(found)
+
+
+def check_protocol(
+    make: ProtocolMaker,
+    capture: Iterable[tuple[Ns, bytes]],
+    expected: ExpectedOnLink,
+    *,
+    options: LinkOptions | None = None,
+    ports: frozenset[int] = frozenset(),
+    trials: int = 60,
+    seed: int = 0,
+) -> None:
+    """Hold ``make`` to the guarantees of the seam, on ``capture``: (time, Ethernet frame) each.
+
+    AssertionError: one is broken; it says which, and the trial of ``seed`` that shows it.
+    """
+    made = make(LinkOptions())
+    assert made.api_version == API_VERSION, f"api_version is {made.api_version}, not {API_VERSION}"
+    ports = ports or frozenset(made.ports)
+    trial = _Trial(make, options or LinkOptions(must_match=bool(ports)), ports, expected)
+    events = _streams(capture, ports)
+    assert any(type(event) is StreamData for event in events), "the capture shows no stream"
+    trial.whole(events)
+    trial.cut(events, trials, seed)
+    trial.holed(events, trials, seed)
+    trial.begun_late(events, trials)
+    trial.junk(events, trials, seed)
+    trial.memory(events, seed)
+    trial.redacted(events)
+
+
+def _streams(capture: Iterable[tuple[Ns, bytes]], ports: frozenset[int]) -> list[StreamEvent]:
+    """The capture's streams, each with memory of its own."""
+    reassembler, found, t_ns = Reassembler(ports=ports), list[StreamEvent](), 0
+    for number, (t_ns, frame) in enumerate(capture, 1):
+        found += (_own(event) for event in reassembler.feed(t_ns, frame, number))
+        found += (_own(event) for event in reassembler.tick(t_ns))
+    return found + [_own(event) for event in reassembler.close(t_ns)]
+
+
+def _own(event: StreamEvent) -> StreamEvent:
+    if type(event) is StreamData:
+        return _piece(event, 0, len(event.data))
+    return event
+
+
+def _piece(event: StreamData, begin: int, end: int) -> StreamData:
+    data = bytes(event.data[begin:end])
+    return StreamData(event.flow, event.t_ns, event.packet_no, event.offset + begin, data)
+
+
+def _gap(event: StreamData) -> StreamGap:
+    return StreamGap(event.flow, event.t_ns, event.packet_no, event.offset, len(event.data))
+
+
+def _with_new_fills(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
+    """The same events on flows that nobody has collected anything in."""
+    flows: dict[int, Flow] = {}
+    for event in events:
+        old = event.flow
+        if old.number not in flows:
+            flows[old.number] = Flow(
+                old.number, old.connection, old.source, old.source_port, old.destination,
+                old.destination_port, Fill(),
+            )  # fmt: skip
+        fields = [getattr(event, name) for name in event.__struct_fields__]
+        yield type(event)(flows[old.number], *fields[1:])
+
+
+@dataclass
+class _Trial:
+    make: ProtocolMaker
+    options: LinkOptions
+    ports: frozenset[int]
+    expected: ExpectedOnLink
+
+    def whole(self, events: Sequence[StreamEvent]) -> None:
+        hits, totals = self._judged(events)
+        told = {
+            "writes": totals.writes,
+            "answers": totals.acks,
+            "digests_checked": totals.digests_checked,
+            "digests_wrong": totals.digests_wrong,
+        }
+        for name, count in told.items():
+            wanted = getattr(self.expected, name)
+            assert wanted in (None, count), f"the whole capture: {count} {name}, expected {wanted}"
+        assert hits == self.expected.hits, (
+            f"the whole capture: {sorted(hits)} hit, expected {sorted(self.expected.hits)}"
+        )
+
+    def cut(self, events: Sequence[StreamEvent], trials: int, seed: int) -> None:
+        """However the bytes are cut into pieces, the messages are the same."""
+        whole = self._messages(events)
+        left, single = SINGLE_BYTES, list[StreamEvent]()
+        for event in events:
+            size = len(event.data) if type(event) is StreamData else 0
+            if type(event) is StreamData and size <= left:
+                left -= size
+                single += (_piece(event, at, at + 1) for at in range(size))
+            else:
+                single.append(event)
+        self._same(whole, single, "byte by byte")
+        for number in range(min(trials, 20)):
+            dice, pieces = random.Random(f"{seed}/cut/{number}"), list[StreamEvent]()
+            for event in events:
+                if type(event) is not StreamData or len(event.data) < 2:
+                    pieces.append(event)
+                    continue
+                size = len(event.data)
+                cuts = sorted({0, size, *(dice.randrange(size) for _ in range(dice.randrange(6)))})
+                pieces += (_piece(event, a, b) for a, b in itertools.pairwise(cuts))
+            self._same(whole, pieces, f"cut by trial {number} of seed {seed}")
+
+    def holed(self, events: Sequence[StreamEvent], trials: int, seed: int) -> None:
+        """A hole in the capture is no error of a device."""
+        data = [at for at, event in enumerate(events) if type(event) is StreamData]
+        for at in data[:: max(1, len(data) // trials)]:
+            event = events[at]
+            assert type(event) is StreamData
+            self._accuses_nobody([*events[:at], _gap(event), *events[at + 1 :]], f"hole at {at}")
+        for number in range(trials):
+            dice = random.Random(f"{seed}/hole/{number}")
+            lost = set(dice.sample(data, min(len(data), dice.randrange(1, 6))))
+            holed = [
+                _gap(event) if at in lost and type(event) is StreamData else event
+                for at, event in enumerate(events)
+            ]
+            self._accuses_nobody(holed, f"holes of trial {number} of seed {seed}: {sorted(lost)}")
+
+    def begun_late(self, events: Sequence[StreamEvent], trials: int) -> None:
+        """A capture may begin anywhere, in the middle of a message too."""
+        data = [at for at, event in enumerate(events) if type(event) is StreamData]
+        for at in data[:: max(1, len(data) // trials)]:
+            for skip in (0, 1, 7):
+                late = list(_late(events, at, skip))
+                self._accuses_nobody(late, f"begun at event {at}, {skip} bytes into it")
+
+    def junk(self, events: Sequence[StreamEvent], trials: int, seed: int) -> None:
+        """Whatever is fed, nothing is raised."""
+        for number in range(trials):
+            dice, spoilt = random.Random(f"{seed}/junk/{number}"), list[StreamEvent]()
+            for event in events:
+                if type(event) is StreamData and dice.random() < 0.2:
+                    data = bytearray(event.data)
+                    for _ in range(dice.randrange(1, 9)):
+                        most = dice.choice((HEAD_BYTES, len(data)))
+                        data[dice.randrange(min(most, len(data)))] = dice.randrange(256)
+                    if dice.random() < 0.1:
+                        data = bytearray(dice.randbytes(len(data)))
+                    spoilt.append(
+                        StreamData(
+                            event.flow, event.t_ns, event.packet_no, event.offset, bytes(data)
+                        )
+                    )
+                else:
+                    spoilt.append(event)
+            try:
+                self._judged(spoilt)
+            except Exception as error:
+                raise AssertionError(
+                    f"spoilt bytes of trial {number} of seed {seed} raise {error!r}"
+                ) from error
+
+    def memory(self, events: Sequence[StreamEvent], seed: int) -> None:
+        """What is held does not grow with what is fed: after a hole, while nothing fits."""
+        dice, follower = random.Random(f"{seed}/memory"), self._follower()
+        flows = {event.flow.number: event.flow for event in _with_new_fills(events)}
+        for flow in flows.values():
+            _drain(follower.on(StreamOpened(flow, 0, 1, True, False)))
+        tracemalloc.start()
+        try:
+            for flow in flows.values():
+                for junk in (bytes(JUNK_PIECE_BYTES), dice.randbytes(JUNK_PIECE_BYTES)):
+                    _drain(follower.on(StreamGap(flow, 1, 1, 0, 1)))
+                    held = [self._held_after(follower, flow, junk) for _ in range(2)]
+                    grown, fed = held[1] - held[0], JUNK_PIECES * JUNK_PIECE_BYTES
+                    assert grown < fed // 2, (
+                        f"of {fed} bytes of junk from {flow.source}, {grown} bytes are held"
+                    )
+        finally:
+            tracemalloc.stop()
+
+    def _held_after(self, follower: Follower, flow: Flow, junk: bytes) -> int:
+        for at in range(JUNK_PIECES):
+            _drain(follower.on(StreamData(flow, 1, 1, at * len(junk), junk)))
+        return tracemalloc.get_traced_memory()[0]
+
+    def redacted(self, events: Sequence[StreamEvent]) -> None:
+        """What a message calls clear holds no data of the host."""
+        streams: dict[int, bytearray] = {}
+        follower = self._follower()
+        for event in _with_new_fills(events):
+            number = event.flow.number
+            if type(event) is StreamData:
+                stream = streams.setdefault(number, bytearray())
+                stream[event.offset :] = bytes(event.offset - len(stream)) + bytes(event.data)
+            for message in follower.on(event):
+                if isinstance(message, Message):
+                    start = message.stream_offset
+                    clear = bytes(streams[number][start : start + message.clear_bytes])
+                    _clear_of_data(message, clear)
+
+    # --- one way through -------------------------------------------------------------------------
+    def _follower(self) -> Follower:
+        return Follower(self.make(self.options), self.ports)
+
+    def _messages(self, events: Iterable[StreamEvent]) -> list[tuple[Any, ...]]:
+        follower = self._follower()
+        return [
+            plain(message) for event in _with_new_fills(events) for message in follower.on(event)
+        ]
+
+    def _same(self, whole: list[tuple[Any, ...]], pieces: list[StreamEvent], how: str) -> None:
+        found = self._messages(pieces)
+        for at, (a, b) in enumerate(zip(whole, found, strict=False)):
+            assert a == b, f"{how}: message {at} is {b[:6]}, in one piece it was {a[:6]}"
+        assert len(found) == len(whole), f"{how}: {len(found)} messages, in one piece {len(whole)}"
+
+    def _judged(self, events: Iterable[StreamEvent]) -> tuple[frozenset[str], Totals]:
+        """Names of the link events that hit, and the ledger's counts."""
+        follower, ledger = self._follower(), Ledger()
+        rules = LinkRules(LinkRule(name=name, event=name) for name in EVENTS)
+        hits, t_ns = set[str](), 0
+        for event in _with_new_fills(events):
+            t_ns = max(t_ns, event.t_ns)
+            for message in follower.on(event):
+                for found in ledger.on(message):
+                    hits |= {one.rule for one in rules.on(found, t_ns)}
+            for found in ledger.tick(t_ns):
+                hits |= {one.rule for one in rules.on(found, t_ns)}
+            hits |= {one.rule for one in rules.tick(t_ns - 50 * NS_PER_MS)}
+        for found in ledger.tick(t_ns + NS_PER_S):
+            hits |= {one.rule for one in rules.on(found, t_ns)}
+        return frozenset(hits), ledger.totals
+
+    def _accuses_nobody(self, events: Sequence[StreamEvent], how: str) -> None:
+        hits, _ = self._judged(events)
+        wrong = hits - self.expected.hits
+        assert not wrong, f"{how}: {sorted(wrong)} hit, which the whole capture does not show"
+
+
+def _late(events: Sequence[StreamEvent], at: int, skip: int) -> Iterator[StreamEvent]:
+    """The events from ``at`` on, as a capture that begins there shows them: streams that are going
+    on, the first of them ``skip`` bytes later."""
+    opened: dict[int, int] = {}
+    for event in events[at:]:
+        number = event.flow.number
+        if type(event) is StreamOpened:
+            opened[number] = 0
+            yield event
+            continue
+        if number not in opened:
+            if type(event) is not StreamData or len(event.data) <= skip:
+                continue
+            begins = skip if not opened else 0
+            opened[number] = event.offset + begins
+            yield StreamOpened(event.flow, event.t_ns, event.packet_no, False, False)
+            event = _piece(event, begins, len(event.data))
+        yield _moved(event, opened[number])
+
+
+def _moved(event: StreamEvent, by: int) -> StreamEvent:
+    """Offsets count from the first byte that was captured."""
+    match event:
+        case StreamData():
+            offset = event.offset - by
+            return StreamData(event.flow, event.t_ns, event.packet_no, offset, event.data)
+        case StreamGap():
+            offset = event.offset - by
+            return StreamGap(event.flow, event.t_ns, event.packet_no, offset, event.length_bytes)
+        case StreamClosed():
+            offset = event.offset - by
+            return StreamClosed(event.flow, event.t_ns, event.packet_no, offset, event.reason)
+        case StreamOpened():
+            return event
+
+
+def _clear_of_data(message: Message, clear: bytes) -> None:
+    if not isinstance(message, ReplicatedWrite | WritePart):
+        return
+    data = bytes(message.data)
+    for at in range(0, len(data) - _SLICE_BYTES + 1, _SLICE_BYTES):
+        piece = data[at : at + _SLICE_BYTES]
+        assert len(set(piece)) < MIN_DISTINCT_BYTES or piece not in clear, (
+            f"{message.name} at byte {message.stream_offset} of its stream: byte {at} of its data lies in "
+            f"the {message.clear_bytes} bytes that it calls clear"
+        )
+
+
+def _drain(messages: Iterable[LinkMessage]) -> None:
+    for _ in messages:
+        pass

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from freezeframe.harness.core.events import Ns, Side
-from freezeframe.harness.core.link.drbd.session import DrbdSession
+from freezeframe.harness.core.link.drbd.session import DrbdLinkSession
 from freezeframe.harness.core.link.drbd.stream import (
     ANY_HEADER,
     BadBytes,
@@ -91,7 +91,7 @@ class DrbdLink:
         self.tap = tap
         self.directions: dict[int, DrbdDirection] = {}
         self._pair = frozenset({options.primary_address, options.secondary_address}) - {""}
-        self._sessions: dict[tuple[str, str, int], DrbdSession] = {}
+        self._sessions: dict[tuple[str, str, int], DrbdLinkSession] = {}
         self._numbers = 0
 
     def connection(self, opening: Opening) -> DrbdDirection | None:
@@ -107,7 +107,7 @@ class DrbdLink:
         """A secondary logs the low 63 bits of the cookie, which is its own peer's number."""
         return int.from_bytes(write_id, "big") & _DIGITS_63 if side == "secondary" else None
 
-    def _session_for(self, opening: Opening, out: list[LinkMessage]) -> DrbdSession:
+    def _session_for(self, opening: Opening, out: list[LinkMessage]) -> DrbdLinkSession:
         """The session that this connection belongs to: the pair's current one, or a new one once
         that is closed."""
         for direction in self.directions.values():
@@ -122,7 +122,7 @@ class DrbdLink:
             out.append(Closed(session, opening.t_ns, opening.packet_no, "", "reopened"))
         if session is None or session.closed:
             self._numbers += 1
-            session = DrbdSession(
+            session = DrbdLinkSession(
                 self._numbers,
                 (a, b),
                 port,
@@ -141,7 +141,7 @@ class DrbdDirection:
     """One direction of one socket: see ``core.link.protocol.Direction``."""
 
     def __init__(
-        self, link: DrbdLink, session: DrbdSession, opening: Opening, first: list[LinkMessage]
+        self, link: DrbdLink, session: DrbdLinkSession, opening: Opening, first: list[LinkMessage]
     ) -> None:
         self.session = session
         self.sender = opening.source
@@ -467,5 +467,5 @@ def _clear_bytes(packet: DrbdPacket) -> int:
     return head if packet.command in _SECRET else head + packet.length
 
 
-def _headers(session: DrbdSession) -> frozenset[int]:
+def _headers(session: DrbdLinkSession) -> frozenset[int]:
     return allowed_headers(session.version) if session.version else ANY_HEADER

@@ -21,7 +21,7 @@ def shown_id(cookie: bytes) -> str:
 
 
 @dataclass(eq=False)
-class DrbdSession(LinkSession):
+class DrbdLinkSession(LinkSession):
     """A session, and what its ends agreed on."""
 
     protocol: str = "drbd"
