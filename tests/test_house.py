@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import claims
 import framesdoc
 import lists
 import pytest
+import whereis
 
 ROOT = Path(__file__).resolve().parents[1]
 API = "src/freezeframe"
@@ -89,6 +91,28 @@ def test_tests_neither_sleep_nor_mock() -> None:
 def test_names_of_test_files_are_unique() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_every_module_has_a_test_of_its_name_or_a_row_that_names_one() -> None:
+    """`python tests/tools/whereis.py MODULE` prints them."""
+    assert whereis.problems(tomllib.loads(whereis.TABLE.read_text())) == []
+
+
+def test_a_row_that_is_not_true_is_found() -> None:
+    table = tomllib.loads(whereis.TABLE.read_text())
+    del table["harness/roles.py"]
+    table["harness/errors.py"] = ["tests/test_gone.py"]
+    table["harness/gone.py"] = ["tests/test_docs.py"]
+    table["harness/core/frames.py"] = ["tests/test_docs.py"]
+    table["harness/rigs/image.py"] = ["tests/harness/core/test_frames.py"]
+    assert sorted(whereis.problems(table)) == [
+        "harness/core/frames.py: tests/harness/core/test_frames.py has its name; remove the row",
+        "harness/core/frames.py: tests/test_docs.py does not reach it",
+        "harness/errors.py: there is no tests/test_gone.py",
+        "harness/gone.py: no such module; remove the row",
+        "harness/rigs/image.py: tests/harness/core/test_frames.py does not reach it",
+        "harness/roles.py: neither test_roles.py nor a row in tests/WHERE.toml",
+    ]
 
 
 def test_the_top_level_is_the_houses() -> None:
