@@ -100,12 +100,13 @@ def test_every_module_has_a_test_of_its_name_or_a_row_that_names_one() -> None:
 
 def test_a_row_that_is_not_true_is_found() -> None:
     table = tomllib.loads(whereis.TABLE.read_text())
+    before = set(whereis.problems(table))
     del table["harness/roles.py"]
     table["harness/errors.py"] = ["tests/test_gone.py"]
     table["harness/gone.py"] = ["tests/test_docs.py"]
     table["harness/core/frames.py"] = ["tests/test_docs.py"]
     table["harness/rigs/image.py"] = ["tests/harness/core/test_frames.py"]
-    assert sorted(whereis.problems(table)) == [
+    assert sorted(set(whereis.problems(table)) - before) == [
         "harness/core/frames.py: tests/harness/core/test_frames.py has its name; remove the row",
         "harness/core/frames.py: tests/test_docs.py does not reach it",
         "harness/errors.py: there is no tests/test_gone.py",

@@ -6,6 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -157,17 +159,19 @@ PRIVILEGED = (
 )
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that any user can enter. pytest's own is made private again by each session that
+    starts on this machine."""
+    with tempfile.TemporaryDirectory(prefix="freezeframe-netns-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 def world_python(tmp_path: Path) -> tuple[str, dict[str, str], str]:
     """An interpreter, its environment and the script, all of which any user can read."""
     copy = tmp_path / "project"
     shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    packages = Path(
-        netns.__file__
-    ).parent  # any module of ours; the third-party ones come from sys.path
-    assert packages.exists()
-    for part in (tmp_path, *tmp_path.parents):
-        if part.stat().st_uid == os.geteuid() and not part.stat().st_mode & 1:
-            part.chmod(part.stat().st_mode | 0o055)
     base = Path(os.path.realpath(sys.executable))
     tag = f"python{sys.version_info.major}.{sys.version_info.minor}"
     readable = all(part.stat().st_mode & 1 for part in base.parents)
