@@ -15,6 +15,7 @@ from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.report import text
 from freezeframe.harness.roles import Preparable, SetEntry
@@ -99,6 +100,7 @@ def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_js
         incident = Incident.create(
             out_dir, bench=bench.name, seed=0, scenario=f"pull {side}", versions=versions()
         )
+        keep_basis(incident, bench)
         try:
             pulled = opened.controllers[side].pull(
                 entry, b"", deadline_ns, lambda data: incident.append_set(side, data)

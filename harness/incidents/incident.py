@@ -5,6 +5,7 @@ one.
         incident.json                  replaced whole at each milestone: always valid, never half
         timeline.jsonl                 appended row by row
         link.pcapng                    written by linkwatch
+        bench.toml  rules/             copies of the files that the run was made by, without secrets
         host.journal                   the host's writes: each intent and acknowledgement, written by the writer
         host.results.json              instead of it, of a workload without a journal: what it told of itself
         primary/  secondary/           console.log and console.times, written by the reflex;
@@ -39,6 +40,7 @@ from freezeframe.harness.core import timeline
 from freezeframe.harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.record import FORMAT
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.store import (
@@ -64,7 +66,6 @@ from freezeframe.harness.incidents.store import (
 from freezeframe.harness.roles import Reply, RootCauseSet
 
 M = TypeVar("M", bound=Callable[..., Any])
-FORMAT: Final = "freezeframe-incident/1"
 INCIDENT_ID_BYTES: Final = 16
 MAX_LINE_BYTES: Final = 1024
 """Of a trigger's line before and behind the match."""
@@ -340,6 +341,14 @@ class Incident:
     def store_healthy(self, side: Side, state: Mapping[str, Any]) -> None:
         """The side's state record while all was well, to hold the one of its failure against."""
         _replace(self.path / side / HEALTHY, cbor2.dumps(dict(state)))
+
+    @_serialised
+    def store_copy(self, name: str, data: bytes) -> None:
+        """A copy of a file that the run was made by; ``name``: below the folder."""
+        path = self.path / name
+        with told(path):
+            path.parent.mkdir(exist_ok=True)
+        _replace(path, data)
 
     @_serialised
     def missing_set(self, side: Side, reason: str) -> None:

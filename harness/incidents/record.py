@@ -17,6 +17,7 @@ MAX_ITEMS: Final = 100_000
 """Of one list or map."""
 MAX_PROBLEMS: Final = 100
 MAX_SHOWN_CHARS: Final = 120
+MAX_SENTENCE_CHARS: Final = 400
 OLDEST: Final = "freezeframe-incident/1"
 _BAD: Final = object()
 S = TypeVar("S", bound=Part)
@@ -73,7 +74,7 @@ def _converted(raw: Raw, damage: Damage) -> Raw:
 # --- value by value -----------------------------------------------------------------------------------------
 def _tell(damage: Damage, text: str) -> None:
     if len(damage) < MAX_PROBLEMS:
-        damage.append(escape(text))
+        damage.append(escape(text[:MAX_SENTENCE_CHARS]))
 
 
 @cache

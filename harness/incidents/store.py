@@ -51,6 +51,9 @@ RESULTS: Final = "host.results.json"
 """What a workload that keeps no journal told of itself."""
 HEALTHY: Final = "healthy.cbor"
 """A side's state record as it was when the bench was armed."""
+BENCH: Final = "bench.toml"
+RULES: Final = "rules"
+"""Copies of the bench file and of the rule files, without secrets."""
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_TIMELINE_BYTES: Final = 256 << 20
 """No reader believes files longer than these; the writer stays far below."""

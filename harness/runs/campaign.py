@@ -17,6 +17,7 @@ from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
@@ -124,6 +125,7 @@ class Run:
             rules=[str(path) for path in bench.rule_paths()],
             incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
         )
+        keep_basis(self.incident, bench)
         self.is_underway = False
         """From the first host write on there is something to tell."""
         self.reasons: list[str] = []

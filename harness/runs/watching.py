@@ -15,6 +15,7 @@ from freezeframe.harness.core.policy import Guard, Limits
 from freezeframe.harness.edge.clock import WallReading, read_wall_clock
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs.campaign import TICK_S, Result, run_directory
@@ -61,6 +62,7 @@ def _watch_once(
         rules=[str(path) for path in opened.bench.rule_paths()],
         incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )
+    keep_basis(incident, opened.bench)
     # Others go on writing while the volumes would be read: a comparison would compare moving
     # targets.
     session = Session(

@@ -1,0 +1,88 @@
+"""What an incident was recorded and judged by, kept in its folder: copies of the bench file and of the rule files, the
+program's version and commit.
+
+Secrets do not enter the copies: values of keys that are named like one, and passwords in addresses, are replaced. A file
+whose secrets cannot be replaced for certain is not copied, and a note says so.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.edge.versions import commit, versions
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.store import BENCH, RULES
+
+MAX_FILE_BYTES: Final = 1 << 20
+MAX_RULE_FILES: Final = 64
+REMOVED: Final = "(redacted)"
+_SECRET_NAME: Final = re.compile(
+    r"(?i)pass(?:word|wd|phrase)?$|^pw$|secret|token|credential|community|private|psk|api_?key|auth_?key"
+)
+_USER_INFO: Final = re.compile(r"(?<=://)[^/@\s\"']*:([^/@\s\"']+)@")
+
+
+def keep_basis(incident: Incident, bench: Bench) -> None:
+    """Copy the files and note them in incident.json. RigError: the incident's folder cannot be written."""
+    told: dict[str, object] = {"version": versions()["freezeframe"], "commit": commit()}
+    told["bench_file"] = _keep(incident, bench.path, BENCH)
+    kept = [
+        _keep(incident, path, f"{RULES}/{number:02d}-{_plain_name(path)}")
+        for number, path in enumerate(bench.rule_paths()[:MAX_RULE_FILES], 1)
+    ]
+    told["rule_files"] = [name for name in kept if name]
+    incident.update(judged_by=told)
+
+
+def _plain_name(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", path.stem)[:64] + ".toml"
+
+
+def _keep(incident: Incident, path: Path, name: str) -> str:
+    """The name of the copy; "" when there is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        text = without_secrets(data.decode("utf-8"))
+    except (OSError, ValueError) as error:
+        incident.note(f"no copy of {path} was kept: {error}")
+        return ""
+    try:
+        incident.store_copy(name, text.encode())
+    except RigError as error:
+        incident.note(f"no copy of {path} was kept: {error}")
+        return ""
+    return name
+
+
+def without_secrets(text: str) -> str:
+    """A TOML file with ``REMOVED`` in the place of each secret. ValueError: it is no TOML, or a secret would stay."""
+    secrets = sorted(set(_secrets(tomllib.loads(text))), key=len, reverse=True)
+    for secret in secrets:
+        text = text.replace(secret, REMOVED)
+    text = _USER_INFO.sub(lambda found: found[0].replace(f":{found[1]}@", f":{REMOVED}@"), text)
+    left = {one for one in _secrets(tomllib.loads(text)) if one != REMOVED}
+    if left or any(secret in text for secret in secrets if secret != REMOVED):
+        raise ValueError("its secrets cannot be taken out for certain")
+    return text
+
+
+def _secrets(value: object, name: str = "") -> Iterator[str]:
+    """Texts and numbers that stand under a secret's name, and passwords in addresses."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _secrets(inner, name if _SECRET_NAME.search(name) else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _secrets(inner, name)
+    elif _SECRET_NAME.search(name) and not isinstance(value, bool):
+        if text := str(value):
+            yield text
+    elif isinstance(value, str):
+        yield from (found[1] for found in _USER_INFO.finditer(value))

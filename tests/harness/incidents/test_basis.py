@@ -1,0 +1,69 @@
+"""What an incident was recorded by: copies of its bench and rule files, without a secret in them."""
+
+from pathlib import Path
+
+import pytest
+
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.edge.versions import commit
+from freezeframe.harness.incidents.basis import REMOVED, keep_basis, without_secrets
+from freezeframe.harness.incidents.incident import Incident
+
+SECRET = "hunter2-Zx"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'password = "{SECRET}"',
+        f'  snmp_community="{SECRET}"  # as on the label: {SECRET}',
+        f'options = {{ user = "a", api_key = "{SECRET}" }}',
+        f'resource = "https://admin:{SECRET}@pdu.lab/outlet"',
+        f'auth_token = ["x{SECRET}", "{SECRET}"]',
+        f'psk = """\n{SECRET}\n"""',
+        f'[power.credentials]\nline = "{SECRET}"',
+    ],
+)
+def test_a_secret_is_taken_out_and_the_rest_stays(line: str) -> None:
+    text = f'[bench]\nname = "lab"\n[power]\n{line}\n[workload]\nbytes_mib = 4\n'
+    made = without_secrets(text)
+    assert SECRET not in made and REMOVED in made
+    assert 'name = "lab"' in made and "bytes_mib = 4" in made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'password = "\\u0068unter2"',  # the file does not hold the secret's own letters
+        "pin_password = 1234",
+        "not = [toml",
+    ],
+)
+def test_where_that_is_not_certain_there_is_no_copy(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        without_secrets(text)
+
+
+def test_a_file_without_secrets_is_copied_as_it_is() -> None:
+    text = load_bench("sim").path.read_text()
+    assert without_secrets(text) == text
+
+
+def test_the_copies_are_part_of_the_incident(tmp_path: Path) -> None:
+    bench = load_bench("sim")
+    incident = Incident.create(tmp_path, bench="sim", seed=1)
+    keep_basis(incident, bench)
+    incident.finish("pass")
+    stored = Incident.open(incident.path)
+    kept = stored.record.judged_by
+    assert kept is not None and kept.bench_file == "bench.toml" and kept.commit == commit()
+    assert (incident.path / "bench.toml").read_bytes() == bench.path.read_bytes()
+    rules = [(incident.path / name).read_bytes() for name in kept.rule_files]
+    assert rules == [path.read_bytes() for path in bench.rule_paths()] and rules
+    assert stored.altered() == []
+    (incident.path / kept.rule_files[0]).write_text("")
+    assert stored.altered() == [f"{kept.rule_files[0]} was altered since the incident was closed"]
+
+
+def test_the_commit_is_the_checkouts() -> None:
+    assert commit() == "" or len(commit()) >= 40
