@@ -91,6 +91,8 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     is full."""
     first_packet_no: int = 1
     """Number, since the start, of the first frame on disk."""
+    blind: dict[str, str] = {}
+    """What the capture cannot see: kind -> a sentence (``core.link.blindness``)."""
 
 
 class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):

@@ -207,7 +207,8 @@ def _capture_rows(capture: CaptureRecord | None) -> list[TableRow]:
     stored, packets = capture.frames_stored, capture.packets
     if stored is not None and packets is not None and stored < packets:
         said += f"; in link.pcapng the {stored} from number {capture.first_packet_no} on"
-    return [("capture", Text(said, "bold red" if capture.kernel_drops else ""))]
+    blind = [("blind", Text(says, "bold yellow")) for says in capture.blind.values()]
+    return [("capture", Text(said, "bold red" if capture.kernel_drops else "")), *blind]
 
 
 def canaries_in_words(record: IncidentRecord) -> str:

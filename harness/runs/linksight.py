@@ -2,16 +2,19 @@
 understood. Pure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from freezeframe.harness.bench.linktable import LinkTable
+from freezeframe.harness.core.link.blindness import BlindKind
 from freezeframe.harness.core.link.protocol import Tell
 
+QUIET: Final = frozenset({str(BlindKind.NOTHING_CAPTURED), str(BlindKind.NO_CONNECTION)})
+"""Kinds of blindness that a link without writes shows too."""
 _COUNTERS: Final = {"digest": "digests_checked", "answer": "acks"}
 """What must_check names -> its counter of the capture (core.events.LinkStats)."""
 
 
-def no_write_seen(link: LinkTable, capture: Mapping[str, int]) -> str:
+def no_write_seen(link: LinkTable, capture: Mapping[str, Any]) -> str:
     """Why no replicated write may have been captured while the host's writes were acknowledged; "":
     some were, or the protocol shows none."""
     if Tell.WRITE not in link.tells or capture.get("writes"):
@@ -24,7 +27,7 @@ def no_write_seen(link: LinkTable, capture: Mapping[str, int]) -> str:
     )
 
 
-def unchecked(link: LinkTable, capture: Mapping[str, int]) -> Iterator[str]:
+def unchecked(link: LinkTable, capture: Mapping[str, Any]) -> Iterator[str]:
     """What [link] must_check asks for and the capture did not show once."""
     for one in link.to_check:
         if not capture.get(_COUNTERS[one]):
@@ -33,6 +36,16 @@ def unchecked(link: LinkTable, capture: Mapping[str, int]) -> Iterator[str]:
                 f"no {one} was checked on the link, of {capture.get('writes', 0)} replicated writes; if this link "
                 f"carries none: must_check = [{others}] in the bench file's [link]"
             )
+
+
+def blind(link: LinkTable, capture: Mapping[str, Any], *, wrote: bool) -> Iterator[str]:
+    """What the capture could not see of what was there: nothing is proved by its silence.
+    ``wrote``: the host's writes were acknowledged, so that there was something to be seen."""
+    if Tell.WRITE not in link.tells:
+        return
+    for kind, says in (capture.get("blind") or {}).items():
+        if kind != BlindKind.NO_DIGEST and (wrote or kind not in QUIET):  # see ``unchecked``
+            yield says
 
 
 def not_understood(link: LinkTable) -> str:

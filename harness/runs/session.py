@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final, Protocol
 
@@ -35,6 +35,7 @@ from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
+from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.arming import Arming
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.observe import Observation
@@ -56,6 +57,9 @@ READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
 
+BLIND_STATS: Final = 8
+"""Counters of the link in a row (2 s) that must name a blindness before it is reported: a
+connection that has just begun shows one direction first."""
 MAX_HITS: Final = 1000
 """Of each rule on each side in one run, so many are told, kept and written; those behind them are
 counted."""
@@ -124,6 +128,8 @@ class Session:
         """When the workload's process last told anything; 0: not yet."""
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
+        self._blind: Counter[str] = Counter()
+        """Kind of blindness -> counters in a row that named it."""
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
@@ -325,12 +331,22 @@ class Session:
                 if event.level == "error":
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
-            case LinkStats():
-                pass
+            case LinkStats(blind=blind):
+                self._note_blindness(blind)
             case Disarmed():
                 self.arming.is_disarmed = True
             case _:
                 self.incident.append_event(event, source)
+
+    def _note_blindness(self, blind: Mapping[str, str]) -> None:
+        """Say once what the capture cannot see while there is something to be seen."""
+        for kind, says in blind.items():
+            self._blind[kind] += 1
+            if self._blind[kind] == BLIND_STATS and kind not in linksight.QUIET:
+                self.incident.note(f"blind on the link: {says}")
+                self.view.phase(f"blind on the link: {says}")
+        for kind in self._blind.keys() - blind.keys():
+            del self._blind[kind]
 
     def _is_counted_only(self, trigger: Trigger) -> bool:
         """A rule that hits each line must fill neither memory nor disk nor the terminal."""
@@ -524,5 +540,5 @@ def _with_canary(rules: RuleSet) -> RuleSet:
     return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
-def _plain_stats(stats: LinkStats) -> dict[str, int]:
+def _plain_stats(stats: LinkStats) -> dict[str, Any]:
     return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}

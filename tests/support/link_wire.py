@@ -3,7 +3,7 @@
 import random
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from link_script import (
     UNPLUG,
@@ -57,7 +57,10 @@ class Wire:
         self.frames.append(bytes(12) + b"\x08\x00" + ip + ends + tcp)
 
 
-def healthy_exchange(epochs: int, sizes: Sequence[int] = (512, 4096, 8192)) -> list[bytes]:
+def healthy_exchange(
+    epochs: int, sizes: Sequence[int] = (512, 4096, 8192), *, unanswered: Collection[int] = ()
+) -> list[bytes]:
+    """Not so healthy with ``unanswered`` writes, which count from 1."""
     wire, rnd = Wire(), random.Random(5)
     wire.send("data", P, h80(0xFFF2))
     wire.send("meta", S, h80(0xFFF1))
@@ -70,7 +73,7 @@ def healthy_exchange(epochs: int, sizes: Sequence[int] = (512, 4096, 8192)) -> l
         writes = [(number := number + 1, rnd.choice(sizes)) for _ in range(rnd.randrange(1, 6))]
         for one, size in writes:
             wire.send("data", P, p_data(one % 7, one * 16, rnd.randbytes(size)))
-        for one, size in writes:
+        for one, size in [write for write in writes if write[0] not in unanswered]:
             wire.send("meta", S, p_ack(one % 7, one * 16, size))
         wire.send("data", P, p_barrier(epoch + 1), h100(UNPLUG))
         wire.send("meta", S, p_barrier_ack(epoch + 1, len(writes)))

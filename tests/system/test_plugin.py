@@ -40,7 +40,7 @@ def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) 
     incident = StoredIncident.open(Path(named[1]))
     assert incident.path.parent == found
     assert (incident.outcome, incident.altered()) == ("fail", [])
-    assert incident.record["trigger"]["rule"] == "link-neg-ack"
+    assert incident.record.triggers[0].rule == "link-neg-ack"
     assert "pytest 'test_mine.py::test_named_wrongly' --ff-bench sim --ff-seed 5" in done.stdout
 
 
@@ -108,3 +108,33 @@ def test_a_blind_watch_and_a_second_workload_prove_nothing(tmp_path: Path) -> No
     assert "2 passed, 1 error" in done.stdout
     (incident,) = (tmp_path / "found").glob("2*")
     assert StoredIncident.open(incident).outcome == "rig-trouble"
+
+
+SEES_NOTHING = """
+def test_writes(pair):
+    pair.write()
+
+def test_writes_nothing(pair, primary):
+    assert primary.identity.pair_state == "full duplex"
+"""
+
+
+def test_a_test_that_writes_fails_where_the_capture_sees_no_write(tmp_path: Path) -> None:
+    """What the command line refuses, a test must not pass."""
+    configs = Path(__file__).parents[2] / "bench_configs"
+    text = (configs / "sim.toml").read_text().replace('"rules/', f'"{configs}/rules/')
+    elsewhere = text.replace('interface = "repl0"', 'interface = "lo"')
+    assert elsewhere != text
+    (tmp_path / "elsewhere.toml").write_text(elsewhere)
+    (tmp_path / "test_mine.py").write_text(SEES_NOTHING)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--ff-out", str(tmp_path / "found"),
+         "--ff-bench", str(tmp_path / "elsewhere.toml")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "saw no replicated write" in done.stdout
+    assert "2 passed, 1 error" in done.stdout

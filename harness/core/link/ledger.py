@@ -167,6 +167,7 @@ class Ledger:
         book.epoch_writes += 1
         totals = self.totals
         totals.writes += 1
+        totals.writers[message.sender] = totals.writers.get(message.sender, 0) + 1
         totals.bytes_written += row.length_bytes
         events: list[LedgerEvent] = []
         if message.kind != "write":
@@ -311,6 +312,7 @@ class Ledger:
     # --- answers ---------------------------------------------------------------------------------
     def _answer(self, message: Answer) -> list[LedgerEvent]:
         book, key = self._book(message.session), message.key
+        self.totals.answerers.add(message.sender)
         row = book.unfinished.pop(key, None)
         if row is None:
             return [] if message.tentative else self._answer_again(message, book)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -189,6 +189,10 @@ class Totals:
     """What became of all writes since the start."""
 
     writes: int = 0
+    writers: dict[str, int] = field(default_factory=dict)
+    """Address -> writes that it sent."""
+    answerers: set[str] = field(default_factory=set)
+    """Addresses that sent answers."""
     bytes_written: int = 0
     acks: int = 0
     digests_checked: int = 0

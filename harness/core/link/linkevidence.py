@@ -15,6 +15,7 @@ from crc32c import crc32c
 from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link import ledgerevents
+from freezeframe.harness.core.link.blindness import Blindness, blindness, state_of
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
@@ -155,6 +156,7 @@ class LinkEvidence:
         self._reassembler = Reassembler(ports=self.ends.ports)
         self._follower = Follower(self.protocol, self.ends.ports)
         self._ledger = Ledger()
+        self._messages = 0
         self._by_row: dict[int, LinkWrite] = {}
         self._kept_bytes = 0
         self._asked: deque[LinkWrite] = deque()
@@ -162,6 +164,15 @@ class LinkEvidence:
     @property
     def gaps(self) -> int:
         return self._reassembler.gaps
+
+    @property
+    def blind(self) -> list[Blindness]:
+        """What the capture cannot see."""
+        state = state_of(
+            self._reassembler, self.protocol, self._ledger.totals, named=self.ends.named,
+            ports=self.ends.ports, frames=self.frames, messages=self._messages,
+        )  # fmt: skip
+        return blindness(state)
 
     @property
     def is_cut_short(self) -> bool:
@@ -208,6 +219,7 @@ class LinkEvidence:
     def _understand(self, events: Iterable[StreamEvent]) -> None:
         for stream_event in events:
             for message in self._follower.on(stream_event):
+                self._messages += 1
                 found = self._ledger.on(message)
                 if found:
                     self._learn(found)

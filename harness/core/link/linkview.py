@@ -1,6 +1,7 @@
 """The understanding part of the link watch in one piece: frames and time in, triggers and counters
 out."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,12 @@ from typing import Final
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, LinkStats, Ns, Trigger
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.addresses import canonical
+from freezeframe.harness.core.link.blindness import (
+    Blindness,
+    blindness,
+    state_of,
+    unsafe_events,
+)
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.linkrules import LinkRules
@@ -37,6 +44,11 @@ class LinkEnds:
     """Assumed where the capture does not show what both ends agreed on."""
     problem: str = ""
     """Why ``protocol`` is not the one that was asked for."""
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """The primary's and the secondary's address; "": not known."""
+        return self.primary_address, self.secondary_address
 
     @property
     def not_understood(self) -> str:
@@ -73,7 +85,14 @@ class LinkView:
         """Of the protocol, since the start."""
         self._follower = Follower(self.protocol, ends.ports)
         self.ledger = Ledger()
+        rules = list(rules)
         self.rules = LinkRules(rules)
+        self.withheld: Counter[str] = Counter()
+        """Rule -> triggers that it did not give because the capture could not see what they rest
+        on."""
+        self._ends = ends
+        self._events = {rule.name: rule.event for rule in rules}
+        self._frames = 0
 
     def frames(
         self, run: Buffer, first_no: int, offset_ns: int
@@ -87,6 +106,7 @@ class LinkView:
         self, t_ns: Ns, frame: bytes | memoryview, packet_no: int, now_ns: Ns
     ) -> list[Trigger]:
         """One captured frame; ``t_ns`` when it was on the wire, ``now_ns`` when it is looked at."""
+        self._frames = packet_no
         events = self.reassembler.feed(t_ns, frame, packet_no)
         return self._understand(events, now_ns) if events else []
 
@@ -98,7 +118,7 @@ class LinkView:
             return triggers  # what seems to be missing may be waiting behind a hole
         for event in self.ledger.tick(sure_ns):
             triggers += self.rules.on(event, now_ns)
-        return triggers + self.rules.tick(sure_ns)
+        return self._believed(triggers + self.rules.tick(sure_ns))
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` should be called if no frame comes."""
@@ -123,7 +143,24 @@ class LinkView:
         triggers = self._understand(self.reassembler.close(now_ns), now_ns)
         for event in self.ledger.tick(now_ns + NS_PER_S):
             triggers += self.rules.on(event, now_ns)
-        return triggers
+        return self._believed(triggers)
+
+    def blindness(self, frames: int = 0) -> list[Blindness]:
+        """What the capture, of at least ``frames`` frames of any kind, cannot see."""
+        state = state_of(
+            self.reassembler, self.protocol, self.ledger.totals, named=self._ends.named,
+            ports=self._ends.ports, frames=max(frames, self._frames), messages=self.messages,
+        )  # fmt: skip
+        return blindness(state)
+
+    def _believed(self, triggers: list[Trigger]) -> list[Trigger]:
+        """Those whose conclusion does not rest on what the capture cannot show."""
+        if not triggers:
+            return triggers
+        unsafe = unsafe_events(self.blindness())
+        withheld = [one for one in triggers if self._events.get(one.rule) in unsafe]
+        self.withheld.update(one.rule for one in withheld)
+        return [one for one in triggers if one not in withheld] if withheld else triggers
 
     def stats(self, *, t_ns: Ns, packets: int, bytes_captured: int, kernel_drops: int) -> LinkStats:
         totals = self.ledger.totals
@@ -137,6 +174,7 @@ class LinkView:
             writes=totals.writes,
             acks=totals.acks,
             digests_checked=totals.digests_checked,
+            blind={str(one.kind): one.says for one in self.blindness(packets)},
         )
 
     def _understand(self, events: Iterable[StreamEvent], now_ns: Ns) -> list[Trigger]:
@@ -147,4 +185,4 @@ class LinkView:
                 self.messages += 1
                 for ledger_event in on_message(message):
                     triggers += on_ledger(ledger_event, now_ns)
-        return triggers
+        return self._believed(triggers)

@@ -89,9 +89,10 @@ class RefusedSegment(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class SumTrust:
-    """Whether checksums in the frames from one address to another mean anything: a sender with
-    checksum offload is captured before they are filled in."""
+class AddressPair:
+    """What is known of the frames from one address to another, over all connections: whether their
+    checksums mean anything (a sender with checksum offload is captured before they are filled in),
+    and what was captured of them."""
 
     is_meaningful: bool = False
     """A right one was seen."""
@@ -100,6 +101,13 @@ class SumTrust:
     first_wrong: int = 0
     vouched: int = 0
     repeated: int = 0
+    is_heard: bool = False
+    """A frame was captured."""
+    has_spoken: bool = False
+    """Bytes of a stream were captured."""
+    first_bytes: bytes = b""
+    """Of the first stream that was captured from its beginning."""
+    connections: int = 0
 
     def wrong(self) -> bool:
         """Count a wrong checksum before any right one; True: now they are not verified any more."""
@@ -135,7 +143,7 @@ class Half(HalfState):
 
     other: Half
 
-    def __init__(self, flow: Flow, trust: SumTrust) -> None:
+    def __init__(self, flow: Flow, trust: AddressPair) -> None:
         super().__init__()
         self.flow = flow
         self.fill = flow.fill
@@ -404,5 +412,5 @@ def parse_options(raw: memoryview) -> TcpOptions:
 
 __all__ = [
     "HOLE_LIMIT_NS", "HOLE_PATIENCE_NS", "NEVER", "TIMESTAMPS_OFF", "TIMESTAMPS_UNKNOWN", "RefusedSegment",
-    "Half", "QueuedSegment", "PendingSyn", "TcpOptions", "TcpSegment", "SumTrust", "agree", "parse_options", "signed",
+    "Half", "QueuedSegment", "PendingSyn", "TcpOptions", "TcpSegment", "AddressPair", "agree", "parse_options", "signed",
 ]  # fmt: skip

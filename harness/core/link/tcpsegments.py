@@ -23,10 +23,10 @@ from freezeframe.harness.core.link.tcpreceiver import (
     HOLE_PATIENCE_NS,
     NEVER,
     TIMESTAMPS_OFF,
+    AddressPair,
     Half,
     PendingSyn,
     QueuedSegment,
-    SumTrust,
     TcpSegment,
     agree,
     signed,
@@ -68,7 +68,8 @@ class SegmentJudge(Skimmer):
         self._halves: dict[bytes, Half] = self.halves
         self._uncertain: dict[int, Half] = {}
         """Directions that wait for bytes, or for a word about a refused segment."""
-        self._trusts: dict[tuple[str, str], SumTrust] = {}
+        self.pairs: dict[tuple[str, str], AddressPair] = {}
+        """(source, destination) -> what is known of the frames between them."""
         self._flows = 0
 
     # --- connections come and go ---
@@ -88,15 +89,17 @@ class SegmentJudge(Skimmer):
         back = Flow(number + 1, number // 2, b, destination_port, a, source_port)
         half, half.other = Half(forth, self._trust(a, b)), Half(back, self._trust(b, a))
         half.other.other = half
+        half.trust.connections += 1
+        half.other.trust.connections += 1
         half.last_packet_no = half.other.last_packet_no = packet_no
         self._halves[key] = half
         self._halves[reverse_key] = half.other
         return half
 
-    def _trust(self, source: str, destination: str) -> SumTrust:
-        if len(self._trusts) > 4 * self._max_connections:
-            del self._trusts[next(iter(self._trusts))]
-        return self._trusts.setdefault((source, destination), SumTrust())
+    def _trust(self, source: str, destination: str) -> AddressPair:
+        if len(self.pairs) > 4 * self._max_connections:
+            del self.pairs[next(iter(self.pairs))]
+        return self.pairs.setdefault((source, destination), AddressPair())
 
     def _evict(self, t_ns: Ns, packet_no: int, events: list[StreamEvent]) -> None:
         """Drop the connection that is least worth following: closed, then without data, then
@@ -205,7 +208,7 @@ class SegmentJudge(Skimmer):
     def _segment(self, half: Half, seg: TcpSegment, events: list[StreamEvent]) -> Half:
         """Any segment, as the receiver's kernel judges it. Returns the half that it belongs to."""
         trust, flags = half.trust, seg.flags
-        half.heard = True
+        half.heard = trust.is_heard = True
         wrong = seg.verdict in (BAD, ZERO) and not trust.wrong()
         if wrong and trust.is_meaningful:
             self._refuse(half, seg, "checksum")
@@ -394,6 +397,9 @@ class SegmentJudge(Skimmer):
     def _deliver(self, half: Half, node: QueuedSegment, events: list[StreamEvent]) -> None:
         fresh = node.data[half.offset - node.at :]
         if len(fresh):
+            pair = half.trust
+            if not pair.has_spoken:
+                pair.has_spoken, pair.first_bytes = True, bytes(fresh[:8])
             events.append(StreamData(half.flow, node.t_ns, node.packet_no, half.offset, fresh))
             self._advance(half, len(fresh))
         if node.fin:

@@ -57,6 +57,8 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
         yield 1, e.link_problem
     if e.capture_drops:
         yield 1, f"the capture dropped {e.capture_drops} frames"
+    for blind in e.link.blind if e.link.writes or not e.is_uneventful else ():
+        yield 1, blind.says
     if e.link.gaps:
         yield 1, f"the capture has {e.link.gaps} holes"
     if e.link.is_cut_short:

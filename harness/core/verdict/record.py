@@ -168,6 +168,8 @@ class CaptureRecord(Part, frozen=True, kw_only=True):
     digests_checked: Count = 0
     frames_stored: Count | None = None
     first_packet_no: Count | None = None
+    blind: dict[Text, Text] = {}
+    """What the capture could not see: kind -> a sentence (``core.link.blindness``)."""
 
 
 class WrongReadRecord(Part, frozen=True, kw_only=True, array_like=True):

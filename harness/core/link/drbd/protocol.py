@@ -79,6 +79,7 @@ class DrbdLink:
     tells: Final = frozenset(Tell)
     refuses_by: Final = "closing"
     host_addresses: Final = True
+    answers_elsewhere: Final = True
     wireshark: Final = "drbd.block_id == {write_id}"
 
     def __init__(

@@ -1,0 +1,248 @@
+"""What the capture of a replication link cannot see, and which conclusions that makes unsafe.
+
+One function decides it, from counters: the link watch asks it before a rule speaks, the run, the
+watch, the pytest plugin and the import when they judge. A conclusion that rests on what was *not*
+seen is withheld where it could not have been seen; a wrong digest and a refusal stay what they are,
+whatever else is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from freezeframe.harness.core.link.addresses import canonical
+from freezeframe.harness.core.link.ipheaders import Foreign
+from freezeframe.harness.core.link.ledgerevents import Totals
+from freezeframe.harness.core.link.protocol import ReplicationProtocol, Tell
+from freezeframe.harness.core.link.tcpsegments import SegmentJudge
+from freezeframe.harness.core.linkevents import EVENTS
+
+ENOUGH_WRITES: Final = 16
+"""Writes without one digest checked, or without one answer on a connection that is shown."""
+FOREIGN_SHARE: Final = 0.1
+"""Of all frames: so many with hidden content are worth a word beside a link that is understood."""
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+
+_ABOUT_ANSWERS_MISSING: Final = frozenset({"missing-ack", "late-ack", "unacked-close"})
+_ABOUT_WRITES_MISSING: Final = frozenset({"unknown-ack", "repeated-ack", "barrier-count"})
+_ALL: Final = frozenset(EVENTS)
+
+
+class BlindKind(StrEnum):
+    """What is wrong with the sight of the link."""
+
+    NOTHING_CAPTURED = "nothing-captured"
+    NO_CONNECTION = "no-connection"
+    NOT_UNDERSTOOD = "not-understood"
+    ENCRYPTED = "encrypted"
+    HIDDEN = "hidden"
+    ANSWERS_NOT_SHOWN = "answers-not-shown"
+    WRITES_NOT_SHOWN = "writes-not-shown"
+    EXCHANGED = "exchanged"
+    NO_DIGEST = "no-digest"
+
+
+class Blindness(NamedTuple):
+    """One thing that the capture cannot see."""
+
+    kind: BlindKind
+    says: str
+    """A sentence for people."""
+    unsafe: frozenset[str] = frozenset()
+    """Link events (``core.linkevents``) that must trigger nothing meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The frames from one address to another, over all connections on the link's ports."""
+
+    is_heard: bool = False
+    """A frame was captured."""
+    has_spoken: bool = False
+    """Bytes of its streams were captured."""
+    connections: int = 0
+    is_encrypted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkState:
+    """What was captured of a link until now."""
+
+    protocol: str = ""
+    tells: frozenset[Tell] = frozenset(Tell)
+    answers_elsewhere: bool = False
+    """Answers travel on another connection than writes."""
+    ports: frozenset[int] = frozenset()
+    primary_address: str = ""
+    secondary_address: str = ""
+    """As the bench file names them."""
+    frames: int = 0
+    """Captured, of any kind."""
+    directions: Mapping[tuple[str, str], Direction] = field(default_factory=dict)
+    """(source, destination) -> what was captured."""
+    foreign: Mapping[Foreign, int] = field(default_factory=dict)
+    messages: int = 0
+    """Of the protocol."""
+    writers: Mapping[str, int] = field(default_factory=dict)
+    """Address -> replicated writes that it sent."""
+    answers: int = 0
+    answerers: frozenset[str] = frozenset()
+    """Addresses that sent answers."""
+    digests_checked: int = 0
+
+    @property
+    def writes(self) -> int:
+        return sum(self.writers.values())
+
+    def between(self, source: str, destination: str) -> Direction:
+        return self.directions.get((source, destination), Direction())
+
+
+def blindness(state: LinkState) -> list[Blindness]:
+    """All that the capture cannot see; empty: what is there to be seen is seen. Directions that
+    have had no reason to carry anything yet are not held against the capture."""
+    if not state.frames:
+        return [
+            Blindness(
+                BlindKind.NOTHING_CAPTURED,
+                "the capture saw no frame at all: is it the replication link's interface, or its mirror port?",
+                _ALL,
+            )
+        ]
+    found = [*_hidden(state), *_not_understood(state)]
+    if state.writes or state.answers:
+        found += [*_half(state), *_exchanged(state), *_unchecked(state)]
+    return found
+
+
+def unsafe_events(found: list[Blindness]) -> frozenset[str]:
+    """The link events that must trigger nothing."""
+    return frozenset().union(*(one.unsafe for one in found))
+
+
+def _hidden(state: LinkState) -> list[Blindness]:
+    """Frames whose content a tunnel, a tag or a fragment hides."""
+    total = sum(state.foreign.values())
+    if not total or (state.messages and total < FOREIGN_SHARE * state.frames):
+        return []
+    kinds = ", ".join(
+        f"{count} of {kind}"
+        for kind, count in sorted(state.foreign.items(), key=lambda one: -one[1])
+    )
+    says = f"of {state.frames} frames the content of {total} is hidden: {kinds}"
+    return [Blindness(BlindKind.HIDDEN, says)]
+
+
+def _not_understood(state: LinkState) -> list[Blindness]:
+    """Nothing of the protocol, though it shows writes."""
+    if state.messages or Tell.WRITE not in state.tells:
+        return []
+    where = (
+        f"on TCP port {' or '.join(map(str, sorted(state.ports)))}"
+        if state.ports
+        else "on any port"
+    )
+    spoken = {ends: one for ends, one in state.directions.items() if one.has_spoken}
+    if not spoken:
+        says = f"of {state.frames} frames none carried data {where}"
+        return [Blindness(BlindKind.NO_CONNECTION, says, _ALL)]
+    who = ", ".join(f"{source} to {destination}" for source, destination in sorted(spoken)[:4])
+    named = {state.primary_address, state.secondary_address} - {""}
+    if not any(named <= set(ends) for ends in spoken):
+        says = f"what is sent {where} is not between the addresses named ({', '.join(sorted(named))}): {who}"
+        return [Blindness(BlindKind.NOT_UNDERSTOOD, says, _ALL)]
+    if all(one.is_encrypted for one in spoken.values()):
+        says = f"what is sent {where} is encrypted (TLS): {who}"
+        return [Blindness(BlindKind.ENCRYPTED, says, _ALL)]
+    says = f"what is sent {where} is not protocol {state.protocol}: {who}"
+    return [Blindness(BlindKind.NOT_UNDERSTOOD, says, _ALL)]
+
+
+def _half(state: LinkState) -> list[Blindness]:
+    """One direction is not in the capture, as half a mirror gives it."""
+    found = []
+    for writer in state.writers:
+        peers = {d for s, d in state.directions if s == writer} | {
+            s for s, d in state.directions if d == writer
+        }
+        backs = [state.between(peer, writer) for peer in peers]
+        if not any(back.is_heard for back in backs):
+            says = (
+                f"no frame to {writer}, which writes, was captured: its answers are not shown; "
+                "does the mirror carry both directions?"
+            )
+            found.append(Blindness(BlindKind.ANSWERS_NOT_SHOWN, says, _ABOUT_ANSWERS_MISSING))
+        elif state.answers_elsewhere and not any(
+            back.has_spoken or back.connections > 1 for back in backs
+        ):
+            says = (
+                f"only the connection of the writes of {writer} was captured, and its answers travel on another "
+                "one: does the mirror carry all of the link?"
+            )
+            found.append(Blindness(BlindKind.ANSWERS_NOT_SHOWN, says, _ABOUT_ANSWERS_MISSING))
+    for answerer in state.answerers - state.writers.keys():
+        peers = {d for s, d in state.directions if s == answerer}
+        if not any(state.between(peer, answerer).is_heard for peer in peers):
+            says = (
+                f"no frame to {answerer}, which answers, was captured: the writes are not shown; "
+                "does the mirror carry both directions?"
+            )
+            found.append(Blindness(BlindKind.WRITES_NOT_SHOWN, says, _ABOUT_WRITES_MISSING))
+    return found
+
+
+def _exchanged(state: LinkState) -> list[Blindness]:
+    """The one who writes is not the primary named."""
+    primary, secondary = state.primary_address, state.secondary_address
+    others = {one: count for one, count in state.writers.items() if one != primary}
+    if not primary or primary in state.writers or not others:
+        return []
+    writer = max(others, key=lambda one: others[one])
+    named = "named the secondary" if writer == secondary else "not named in the bench file"
+    says = (
+        f"all {sum(others.values())} writes come from {writer}, which is {named}; "
+        f"{primary} is named the primary: are the addresses exchanged?"
+    )
+    return [Blindness(BlindKind.EXCHANGED, says, _ALL)]
+
+
+def _unchecked(state: LinkState) -> list[Blindness]:
+    if Tell.DIGEST not in state.tells or state.digests_checked or state.writes < ENOUGH_WRITES:
+        return []
+    says = f"no digest was checked in {state.writes} writes: damage on the link would not be seen"
+    return [Blindness(BlindKind.NO_DIGEST, says)]
+
+
+def state_of(
+    judge: SegmentJudge, protocol: ReplicationProtocol, totals: Totals, *,
+    named: tuple[str, str], ports: frozenset[int], frames: int, messages: int,
+) -> LinkState:  # fmt: skip
+    """The state of a link from what reassembly, protocol and ledger have counted; ``named`` are the
+    primary's and the secondary's address as the bench file has them, or ""."""
+    return LinkState(
+        protocol=protocol.name,
+        tells=protocol.tells,
+        answers_elsewhere=getattr(protocol, "answers_elsewhere", False),
+        ports=ports,
+        primary_address=canonical(named[0]),
+        secondary_address=canonical(named[1]),
+        frames=frames,
+        directions={
+            (canonical(source), canonical(destination)): Direction(
+                pair.is_heard,
+                pair.has_spoken,
+                pair.connections,
+                pair.first_bytes[:2] == _TLS_HANDSHAKE,
+            )
+            for (source, destination), pair in judge.pairs.items()
+        },
+        foreign=dict(judge.foreign),
+        messages=messages,
+        writers=dict(totals.writers),
+        answers=totals.acks + totals.orphans,
+        answerers=frozenset(totals.answerers),
+        digests_checked=totals.digests_checked,
+    )

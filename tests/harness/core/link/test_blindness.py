@@ -1,0 +1,197 @@
+"""What the capture cannot see is named, and triggers nothing; what can be seen, triggers all the
+same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from link_script import P, S
+from link_wire import healthy_exchange
+
+from freezeframe.harness.core.events import NS_PER_MS, Trigger
+from freezeframe.harness.core.link.blindness import (
+    ENOUGH_WRITES,
+    BlindKind,
+    Direction,
+    LinkState,
+    blindness,
+    unsafe_events,
+)
+from freezeframe.harness.core.link.ipheaders import Foreign
+from freezeframe.harness.core.link.linkevidence import LinkEvidence
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.protocol import Tell
+from freezeframe.harness.core.link.skim import run_of
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
+from freezeframe.harness.edge.pcapng import read_frames
+
+FIELD = Path(__file__).parents[3] / "golden" / "field"
+FRAMES = healthy_exchange(20)
+DRBD = frozenset({7788})
+
+
+def watch(frames: Sequence[bytes], ends: LinkEnds) -> tuple[LinkView, list[Trigger]]:
+    rules = [LinkRule(name=event, event=event) for event in EVENTS]
+    view, triggers, now_ns = LinkView(ends, rules), [], 0
+    for number, frame in enumerate(frames, 1):
+        now_ns += NS_PER_MS
+        triggers += view.tick(now_ns)
+        triggers += view.feed(now_ns, frame, number, now_ns)
+    for _ in range(100):
+        now_ns += 50 * NS_PER_MS
+        triggers += view.tick(now_ns)
+    return view, triggers + view.close(now_ns)
+
+
+def sent_by(frame: bytes) -> str:
+    return ".".join(map(str, frame[26:30]))
+
+
+def kinds(view: LinkView) -> set[BlindKind]:
+    return {one.kind for one in view.blindness()}
+
+
+def ends(**changes: object) -> LinkEnds:
+    given: dict[str, object] = {"primary_address": P, "secondary_address": S, "ports": DRBD}
+    return LinkEnds(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_a_whole_capture_is_not_blind() -> None:
+    view, triggers = watch(FRAMES, ends())
+    assert view.blindness() == []
+    assert triggers == []
+
+
+def test_half_a_mirror_without_the_answers() -> None:
+    half = [frame for frame in FRAMES if sent_by(frame) == P]
+    view, triggers = watch(half, ends())
+    assert kinds(view) == {BlindKind.ANSWERS_NOT_SHOWN}
+    assert triggers == []
+    assert view.withheld["missing-ack"] > 0
+
+
+def test_half_a_mirror_without_the_writes() -> None:
+    half = [frame for frame in FRAMES if sent_by(frame) == S]
+    view, triggers = watch(half, ends())
+    assert BlindKind.WRITES_NOT_SHOWN in kinds(view)
+    assert triggers == []
+
+
+def test_one_of_two_connections() -> None:
+    """The meta socket's answers take another path than the mirror's."""
+    data = [frame for frame in FRAMES if not is_meta(frame)]
+    begun = [frame for frame in data if len(frame) > 54 and sent_by(frame) == P]
+    acks = [frame for frame in data if len(frame) == 54 and sent_by(frame) == S]
+    view, triggers = watch([*begun[5:6], *acks[-1:], *begun[6:]], ends())
+    assert kinds(view) == {BlindKind.ANSWERS_NOT_SHOWN}
+    assert triggers == []
+
+
+def is_meta(frame: bytes) -> bool:
+    """The secondary opened the meta connection: its service port is the primary's."""
+    ports = int.from_bytes(frame[34:36], "big"), int.from_bytes(frame[36:38], "big")
+    return ports[0 if sent_by(frame) == P else 1] == 7788
+
+
+@pytest.mark.parametrize("lost", [{1}, {5}, {30}, set(range(1, 200))])
+def test_an_answer_that_was_never_sent_is_hit(lost: set[int]) -> None:
+    """The speech to the silences around it."""
+    view, triggers = watch(healthy_exchange(20, unanswered=lost), ends())
+    assert "missing-ack" in {one.rule for one in triggers}
+    assert view.blindness() == []
+
+
+def test_exchanged_addresses() -> None:
+    view, triggers = watch(FRAMES, ends(primary_address=S, secondary_address=P))
+    assert kinds(view) == {BlindKind.EXCHANGED}
+    assert f"all {view.ledger.totals.writes} writes come from {P}" in view.blindness()[0].says
+    assert triggers == []
+
+
+def test_addresses_of_others() -> None:
+    view, triggers = watch(FRAMES, ends(primary_address="10.1.1.1", secondary_address="10.1.1.2"))
+    assert kinds(view) == {BlindKind.NOT_UNDERSTOOD}
+    assert "10.1.1.1, 10.1.1.2" in view.blindness()[0].says
+    assert triggers == []
+
+
+def test_a_port_on_which_nothing_comes() -> None:
+    view, _ = watch(FRAMES, ends(ports=frozenset({9})))
+    assert kinds(view) == {BlindKind.NO_CONNECTION}
+
+
+def test_nothing_captured() -> None:
+    view, triggers = watch([], ends())
+    assert kinds(view) == {BlindKind.NOTHING_CAPTURED}
+    assert triggers == []
+
+
+def test_the_capture_of_one_direction_from_the_field() -> None:
+    frames = list(read_frames(FIELD / "one-direction.pcap"))
+    found = LinkEvidence(LinkEnds(ports=DRBD))
+    found.feed(run_of([(one.t_ns, one.data) for one in frames]), 0)
+    found.close()
+    assert [one.kind for one in found.blind] == [BlindKind.ANSWERS_NOT_SHOWN]
+    assert len(found.writes) == 12
+    view, triggers = watch([one.data for one in frames], LinkEnds(ports=DRBD))
+    assert triggers == []
+    assert view.stats(t_ns=0, packets=1, bytes_captured=1, kernel_drops=0).blind.keys() == {
+        "answers-not-shown"
+    }
+
+
+# --- the function itself --------------------------------------------------------------------------
+BACK = {(P, S): Direction(True, True, 1), (S, P): Direction(True, True, 1)}
+
+
+def state(**changes: object) -> LinkState:
+    given: dict[str, object] = {
+        "protocol": "drbd", "ports": DRBD, "primary_address": P, "secondary_address": S,
+        "frames": 1000, "directions": BACK, "messages": 50, "writers": {P: 40}, "answers": 40,
+        "answerers": frozenset({S}), "digests_checked": 40, "answers_elsewhere": True,
+    }  # fmt: skip
+    return LinkState(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_a_state_in_which_all_is_seen() -> None:
+    assert blindness(state()) == []
+
+
+def test_no_digest() -> None:
+    assert [one.kind for one in blindness(state(digests_checked=0))] == [BlindKind.NO_DIGEST]
+    few = state(digests_checked=0, writers={P: ENOUGH_WRITES - 1})
+    assert blindness(few) == []
+    none = state(digests_checked=0, tells=frozenset({Tell.WRITE, Tell.ANSWER}))
+    assert blindness(none) == []
+
+
+def test_tunnels_are_named_with_their_count() -> None:
+    hidden = {Foreign.VXLAN: 900, Foreign.FRAGMENT: 50}
+    (found,) = [
+        one
+        for one in blindness(
+            state(foreign=hidden, messages=0, writers={}, answers=0, directions={})
+        )
+        if one.kind is BlindKind.HIDDEN
+    ]
+    assert "950" in found.says
+    assert "900 of VXLAN, 50 of IP fragments" in found.says
+    assert blindness(state(foreign={Foreign.FRAGMENT: 3})) == []
+
+
+def test_an_encrypted_link() -> None:
+    both = {ends: Direction(True, True, 1, is_encrypted=True) for ends in BACK}
+    found = blindness(state(directions=both, messages=0, writers={}, answers=0))
+    assert [one.kind for one in found] == [BlindKind.ENCRYPTED]
+
+
+def test_a_protocol_that_shows_nothing_is_not_blamed() -> None:
+    assert blindness(state(messages=0, writers={}, answers=0, tells=frozenset())) == []
+
+
+def test_refusals_and_digests_stay_what_they_are_without_the_other_direction() -> None:
+    half = {(P, S): Direction(True, True, 2), (S, P): Direction(False, False, 2)}
+    unsafe = unsafe_events(blindness(state(directions=half, answers=0, answerers=frozenset())))
+    assert "missing-ack" in unsafe
+    assert not unsafe & {"digest-mismatch", "neg-ack", "broken-stamp"}
+    assert unsafe <= set(EVENTS)
