@@ -14,7 +14,7 @@ from freezeframe.harness.wire.faults import FaultKind
 
 ROOT = Path(__file__).parents[1]
 BENCH_FILES = (ROOT / "docs" / "bench-files.md").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def keys(model: type[BaseModel]) -> set[str]:

@@ -21,7 +21,7 @@ API = "src/freezeframe"
 PACKAGES = (API, "harness", "drivers", "firmware_sim", "fixtures")
 TOP_LEVEL = {
     "pyproject.toml", "harness", "drivers", "firmware_sim", "fixtures", "tests", "bench_configs", "README.md",
-    "LICENSE", "CHANGELOG.md", "Makefile", "docs", ".ci", ".github", ".gitignore",
+    "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "docs", ".ci", ".github", ".gitignore",
     "benchmarks", "setup.py", "src",
 }  # fmt: skip
 MODULE_LINES = 550
