@@ -33,6 +33,7 @@ def modules() -> list[str]:
     return sorted(name for name in names if not name.rpartition("/")[2].startswith("__"))
 
 
+@cache
 def tests() -> dict[str, str]:
     """Name of a test file -> its path from the root."""
     found = (ROOT / "tests").rglob("test_*.py")
@@ -84,16 +85,20 @@ def names(test: str, module: str) -> bool:
     return dotted in text or f'"{stem}"' in text or f'"{stem.replace("_", "-")}"' in text
 
 
+def own(module: str) -> str | None:
+    """The test file of the module's name, if it is about this module: two may have one name."""
+    test = tests().get(f"test_{module.rpartition('/')[2]}")
+    return test if test and (module in reached(test) or names(test, module)) else None
+
+
 def problems(table: dict[str, list[str]]) -> list[str]:
     """Where a module has no test, and where a row of the table is not true."""
-    known, by_name = modules(), tests()
+    known = modules()
     found = []
     for module in known:
-        own = f"test_{module.rpartition('/')[2]}"
-        if own not in by_name and not table.get(module):
-            found.append(f"{module}: neither {own} nor a row in tests/WHERE.toml")
-        if own in by_name and module in table:
-            found.append(f"{module}: {by_name[own]} has its name; remove the row")
+        if not table.get(module) and own(module) is None:
+            name = module.rpartition("/")[2]
+            found.append(f"{module}: neither test_{name} nor a row in tests/WHERE.toml")
     for module, named in table.items():
         if module not in known:
             found.append(f"{module}: no such module; remove the row")
@@ -110,8 +115,7 @@ def main() -> int:
     """`python tests/tools/whereis.py MODULE`: the tests that hold it."""
     table = tomllib.loads(TABLE.read_text())
     for module in sys.argv[1:]:
-        own = tests().get(f"test_{module.rpartition('/')[2]}")
-        print(module, *([own] if own else table.get(module, ["?"])))
+        print(module, *filter(None, [own(module), *table.get(module, [])]))
     found = problems(table)
     print(*found, sep="\n" if found else "")
     return 1 if found else 0
