@@ -6,6 +6,7 @@ is believed only when the test reaches the module by imports, or starts the comm
 """
 
 import ast
+import re
 import sys
 import tomllib
 from collections import deque
@@ -20,9 +21,12 @@ COMMANDS: Final = {
     "freezeframe.harness.cli": "harness/cli/app.py",
     "freezeframe.firmware_sim": "firmware_sim/serve.py",
     "from command import": "harness/cli/app.py",
+    "from workload_process import": "drivers/hosts/writer.py",
+    '"-m", "pytest"': "fixtures/plugin.py",
     "pair": "fixtures/pair.py",
 }
 """A text in a test -> the module that it starts in another process, or through the plugin."""
+_DOTTED: Final = re.compile(r"freezeframe(?:\.\w+)+")
 
 
 def modules() -> list[str]:
@@ -42,9 +46,11 @@ def tests() -> dict[str, str]:
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """Paths of our modules that the file ``name`` imports, anywhere in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+    """Paths of our modules that the file ``name`` imports, anywhere in it, or names in a text: a
+    driver, a protocol, the module of another process."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = {path for words in _DOTTED.findall(text) if (path := _path(words))}
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {path for alias in node.names if (path := _path(alias.name))}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -78,11 +84,10 @@ def reached(test: str) -> frozenset[str]:
 
 
 def names(test: str, module: str) -> bool:
-    """Whether ``test`` loads ``module`` by its name: a driver, a protocol, a module in a string."""
+    """Whether ``test`` loads ``module`` by the name that a bench file has for it."""
     text = (ROOT / test).read_text(encoding="utf-8")
     stem = module.rpartition("/")[2].removesuffix(".py")
-    dotted = f"freezeframe.{stem}" if module.startswith("src/") else f".{stem}:"
-    return dotted in text or f'"{stem}"' in text or f'"{stem.replace("_", "-")}"' in text
+    return f'"{stem}"' in text or f'"{stem.replace("_", "-")}"' in text
 
 
 def own(module: str) -> str | None:
