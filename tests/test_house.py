@@ -104,10 +104,10 @@ def test_a_row_that_is_not_true_is_found() -> None:
     del table["harness/roles.py"]
     table["harness/errors.py"] = ["tests/test_gone.py"]
     table["harness/gone.py"] = ["tests/test_docs.py"]
-    table["harness/core/frames.py"] = ["tests/test_docs.py"]
+    table["harness/core/frames.py"] = ["tests/harness/rigs/test_packages.py"]
     table["harness/rigs/image.py"] = ["tests/harness/core/test_frames.py"]
     assert sorted(set(whereis.problems(table)) - before) == [
-        "harness/core/frames.py: tests/test_docs.py does not reach it",
+        "harness/core/frames.py: tests/harness/rigs/test_packages.py does not reach it",
         "harness/errors.py: there is no tests/test_gone.py",
         "harness/gone.py: no such module; remove the row",
         "harness/rigs/image.py: tests/harness/core/test_frames.py does not reach it",
