@@ -46,6 +46,9 @@ OutOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print all details and proofs in the summary.")
+]
 SeedOption = Annotated[
     int,
     typer.Option(
@@ -101,19 +104,23 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the incident folder even if nothing went wrong.")
     ] = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one scenario: write data, inject faults, react to triggers, collect, compare."""
     with reported(as_json):
         from freezeframe.harness.cli import runs
 
-        runs.run(scenario, bench, seed=seed, out_dir=out, keep=keep, as_json=as_json)
+        runs.run(
+            scenario, bench, seed=seed, out_dir=out, keep=keep, verbose=verbose, as_json=as_json
+        )
 
 
 @app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")
 def watch(
     bench: BenchOption = "sim",
     out: OutOption = DEFAULT_OUT,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a pair that other hosts write to, until Ctrl-C. Each trigger becomes an incident.
@@ -124,7 +131,7 @@ def watch(
     with reported(as_json):
         from freezeframe.harness.cli import runs
 
-        runs.watch(bench, out_dir=out, as_json=as_json)
+        runs.watch(bench, out_dir=out, verbose=verbose, as_json=as_json)
 
 
 @app.command(short_help="Play random histories of the policy against the simulated firmware.")
@@ -146,6 +153,7 @@ def explore(
         Path | None,
         typer.Option("--tests", help="Write each failing history as a test there.", metavar="DIR"),
     ] = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Play random histories of the harness against the simulated firmware, in virtual time.
@@ -230,13 +238,14 @@ def show(
             help="Also print the events of all sources around the failure, on one clock.",
         ),
     ] = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show one incident."""
     with reported(as_json):
         from freezeframe.harness.cli import incidents
 
-        incidents.show(incident, out, timeline=timeline, as_json=as_json)
+        incidents.show(incident, out, timeline=timeline, verbose=verbose, as_json=as_json)
 
 
 @app.command(short_help="Compute the verdict again from an incident's files.")

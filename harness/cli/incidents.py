@@ -20,6 +20,7 @@ from freezeframe.harness.incidents.index import Index, Indexed
 from freezeframe.harness.incidents.inquest import known_verdict, plain, timeline_of
 from freezeframe.harness.incidents.quota import GIB, prune
 from freezeframe.harness.report import text
+from freezeframe.harness.report.summary import summary
 
 _EQUAL: Final = {True: "yes", False: "NO", None: "-"}
 
@@ -114,7 +115,7 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
         )
 
 
-def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
+def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bool) -> None:
     one = store.find(what, out_dir)
     dossier = Dossier(one)
     recurrence, verdict, altered = _recurrence(one), known_verdict(dossier), one.altered()
@@ -135,7 +136,7 @@ def show(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
         print_json(shown)
         return
     record = msgspec.structs.replace(one.record, verdict=verdict)
-    output.show(text.summary(record, one.outcome))
+    output.show(summary(record, one.outcome, verbose=verbose))
     if recurrence:
         say(f"this kind: {recurrence}")
     for problem in (*one.problems, *altered):

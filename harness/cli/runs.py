@@ -32,7 +32,7 @@ from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.record import read_record
-from freezeframe.harness.report import text
+from freezeframe.harness.report.summary import summary
 from freezeframe.harness.runs import campaign, watching
 
 REFRESHES_PER_SECOND: Final = 4
@@ -128,7 +128,9 @@ class WatchView(TerminalView):
             )
 
 
-def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_json: bool) -> None:
+def run(
+    scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, verbose: bool, as_json: bool
+) -> None:
     plan, described = load_scenario(scenario), load_bench(bench)
     prepare(described)
     view = RunView(quiet=as_json)
@@ -139,7 +141,7 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
     if as_json:
         print_json(result.as_json())
     elif result.incident is not None or result.outcome == "pass":
-        output.show(text.summary(read_record(result.record)[0], result.outcome))
+        output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
         if result.incident is not None:
             say(f"incident: {escape(str(result.incident))}")
         elif result.outcome == "pass":
@@ -154,7 +156,7 @@ def run(scenario: str, bench: str, *, seed: int, out_dir: Path, keep: bool, as_j
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 
-def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
+def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
     described = load_bench(bench)
     prepare(described)
     view = WatchView(quiet=as_json)
@@ -165,7 +167,7 @@ def watch(bench: str, *, out_dir: Path, as_json: bool) -> None:
             if as_json:
                 print_json(result.as_json())
             else:
-                output.show(text.summary(read_record(result.record)[0], result.outcome))
+                output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
     except KeyboardInterrupt:
         # The normal end of a watch.

@@ -99,7 +99,7 @@ def test_without_a_terminal_no_escape_code_is_printed_and_the_incident_is_named(
     done = freezeframe("run", "bit_flip_receiver", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    assert "outcome" in done.stdout
+    assert "result" in done.stdout
     path = Path(done.stdout.rpartition("incident: ")[2].strip())
     shown = freezeframe("show", "last", cwd=tmp_path)
     assert shown.returncode == 0
@@ -162,12 +162,10 @@ def test_what_is_read_by_head_is_one_row_a_line_and_no_failure(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert not [line for line in lines if line != line.rstrip()]
-    assert [line for line in lines if line.startswith("reaction") and "answered after" in line]
-    assert [
-        line
-        for line in lines
-        if line.startswith("look first at  ") and "drbd.block_id == 0x" in line
-    ]
+    assert [line.split("  ")[0] for line in lines[:3]] == ["result", "cause", "next"]
+    assert "Trigger link-neg-ack on the secondary link" in lines[0]
+    assert "drbd.block_id == 0x" in lines[2]
+    assert [line for line in lines if line.startswith("instructed") and "after the trigger" in line]
     for step in ("frame out", "up", "set pulled"):
         assert f"primary: {step}" in done.stderr
     assert "pair: full duplex" in done.stderr

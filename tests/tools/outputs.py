@@ -14,7 +14,8 @@ from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.pcapng import frame_comments
 from freezeframe.harness.report.perfetto import trace
-from freezeframe.harness.report.text import summary, verdict_report
+from freezeframe.harness.report.summary import summary
+from freezeframe.harness.report.text import verdict_report
 
 
 def exported(e: Evidence) -> Dossier:

@@ -189,7 +189,7 @@ def test_where_to_look_first_is_the_line_of_the_trigger(out: Path) -> None:
     (row,) = (one for one in told("list", "--out", out)["incidents"] if one["scenario"] == RECEIVER)
     folder = out / row["id"]
     said = invoke("show", str(folder), "--out", out).stdout
-    at = re.search(r"(primary|secondary)/console.log, the line at byte (\d+);", said)
+    at = re.search(r"(primary|secondary)/console.log at byte (\d+);", said)
     assert at is not None, said
     line = (folder / at[1] / "console.log").read_bytes()[int(at[2]) :].splitlines()[0].decode()
     assert "Digest integrity check FAILED" in line and line.startswith("[")

@@ -12,7 +12,8 @@ from rich.console import Console
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report.html import page
-from freezeframe.harness.report.text import canaries_in_words, recheck_in_words, summary
+from freezeframe.harness.report.summary import summary
+from freezeframe.harness.report.text import canaries_in_words, recheck_in_words
 
 CANARIES = {
     "primary": {"seen": True, "round_trip_us": 4321, "arrival_to_match_us": 37.4},
@@ -30,16 +31,15 @@ RECHECK = {
 SAID = (
     "primary heard 4.3 ms after it was asked for, 37 us after it was read; "
     "secondary NOT HEARD: its controller cannot be asked to print",
-    "primary agrees (4.0 KiB, 3 hits), not checked: beat; secondary DIFFERS, missed: torn at byte 8, told but not there: "
-    + ", ".join(["ghost\\x1b[31m at byte 9"] * 5)
-    + " and 2 more",
+    "primary agrees (4.0 KiB, 3 hits), not checked: beat; secondary DIFFERS, missed: torn at byte 8, "
+    "reported but not there: " + ", ".join(["ghost\\x1b[31m at byte 9"] * 5) + " and 2 more",
 )
 
 
 def printed(record: dict[str, Any]) -> str:
     console = Console(width=600, force_terminal=False)
     with console.capture() as capture:
-        console.print(summary(read_record(record)[0], "pass"))
+        console.print(summary(read_record(record)[0], "pass", verbose=True))
     return capture.get()
 
 
@@ -65,7 +65,7 @@ def test_the_page_shows_them_too(tmp_path: Any) -> None:
     "bad", [None, [], 4, {"primary": None}, {"primary": {"seen": 1, "agrees": "\x1b"}}]
 )
 def test_a_record_without_them_or_with_nonsense_is_shown(bad: Any) -> None:
-    assert "outcome" in printed({"canaries": bad, "recheck": bad})
+    assert "result" in printed({"canaries": bad, "recheck": bad})
     assert "canaries" not in printed({}) and "recheck" not in printed({})
     wrong = {"recheck": {"primary": {"agrees": False, "missed": 3, "unfounded": [7, [1, []]]}}}
     said = recheck_in_words(read_record(wrong)[0])
