@@ -23,6 +23,7 @@ from freezeframe.firmware_sim.drbd_contract import (
     LinkFailure,
     PeerConfig,
 )
+from freezeframe.firmware_sim.drbd_dispatch import Handlers, handlers
 from freezeframe.firmware_sim.drbd_handshake import Handshake, wants_out
 from freezeframe.firmware_sim.drbd_link import CONNECTED, Link
 from freezeframe.firmware_sim.drbd_metadata import BITMAP, Metadata
@@ -42,7 +43,6 @@ from freezeframe.firmware_sim.ports import (
     ReplicationOpened,
 )
 from freezeframe.harness.wire.drbd import (
-    ID_SYNCER,
     SECTOR_BYTES,
     STATE_FIELDS,
     Cmd,
@@ -90,7 +90,16 @@ class Peer(Status):
             "request": self._primary.check_timeout, "send": self._sockets.send_late,
             "late_acks": self._secondary.send_late_acks, "stall": self._end_stall, "stop": self._disconnected,
         }  # fmt: skip
-        self._handlers = self._make_handlers()
+        self._handlers: Handlers = {
+            **handlers(self._handshake, self._primary, self._secondary, self._resync, self._repair),
+            Cmd.CONNECTION_FEATURES: self._features,
+            Cmd.STATE_CHG_REQ: self._state_change,
+            Cmd.CONN_ST_CHG_REQ: self._state_change,
+            Cmd.STATE_CHG_REPLY: self._state_reply,
+            Cmd.CONN_ST_CHG_REPLY: self._state_reply,
+            Cmd.PING: lambda p: self._link.send(Cmd.PING_ACK),
+            Cmd.PING_ACK: lambda p: self._sockets.ping_ack(),
+        }
         assert set(self._handlers) == DATA_COMMANDS | META_COMMANDS
 
     # --- what the caller does -------------------------------------------------------------------------------------
@@ -409,65 +418,17 @@ class Peer(Status):
         else:
             decoder.version = link.agreed_version
             self._sockets.heard_on_meta()
-        handlers = self._handlers
         while self._secondary.stalled is None or not on_data:
             packet = decoder.next()
             if packet is None:
                 break
             if on_data and link.conn < CONNECTED:
                 self._handshake.check_order(packet[0])
-            handlers[packet[0]](packet)
+            self._handlers[packet[0]](packet)
             if self._sockets.decoders.get(socket) is not decoder:
                 return
         else:
             link.put(ReplicationHold(socket, True))
-
-    def _make_handlers(self) -> dict[int, Callable[[Packet], None]]:
-        handshake, primary, secondary = self._handshake, self._primary, self._secondary
-        resync, repair = self._resync, self._repair
-        return {
-            Cmd.DATA: lambda p: secondary.data(p[1], p[2]),
-            Cmd.TRIM: lambda p: secondary.zeroes(p[0], p[1]),
-            Cmd.ZEROES: lambda p: secondary.zeroes(p[0], p[1]),
-            Cmd.BARRIER: lambda p: secondary.barrier(p[1][0]),
-            Cmd.DATA_REQUEST: lambda p: secondary.read_request(p[1]),
-            Cmd.DATA_REPLY: lambda p: repair.reply(p[1], p[2]),
-            Cmd.UNPLUG_REMOTE: self._ignore,
-            Cmd.DELAY_PROBE: self._ignore,
-            Cmd.BITMAP: lambda p: resync.bitmap_packet(p[0], p[2]),
-            Cmd.COMPRESSED_BITMAP: lambda p: resync.bitmap_packet(p[0], p[2]),
-            Cmd.SYNC_UUID: lambda p: resync.sync_uuid(p[1][0]),
-            Cmd.RS_DATA_REQUEST: lambda p: resync.request(p[1]),
-            Cmd.RS_DATA_REPLY: lambda p: resync.reply(p[1], p[2]),
-            Cmd.OUT_OF_SYNC: lambda p: resync.out_of_sync(p[1]),
-            Cmd.CONNECTION_FEATURES: self._features,
-            Cmd.AUTH_CHALLENGE: lambda p: handshake.auth_challenge(p[2]),
-            Cmd.AUTH_RESPONSE: lambda p: handshake.auth_response(p[2]),
-            Cmd.PROTOCOL: lambda p: handshake.protocol(p[1], p[2]),
-            Cmd.PROTOCOL_UPDATE: lambda p: handshake.protocol(p[1], p[2]),
-            Cmd.SYNC_PARAM89: lambda p: handshake.sync_param(p[1]),
-            Cmd.SIZES: lambda p: handshake.sizes(p[1], p[2]),
-            Cmd.UUIDS: lambda p: handshake.uuids(p[1]),
-            Cmd.STATE: lambda p: handshake.state(p[1][0]),
-            Cmd.STATE_CHG_REQ: self._state_change,
-            Cmd.CONN_ST_CHG_REQ: self._state_change,
-            Cmd.PING: lambda p: self._link.send(Cmd.PING_ACK),
-            Cmd.PING_ACK: lambda p: self._sockets.ping_ack(),
-            Cmd.WRITE_ACK: lambda p: primary.write_ack(p[1], False),
-            Cmd.RECV_ACK: lambda p: primary.write_ack(p[1], False),
-            Cmd.RS_WRITE_ACK: self._rs_write_ack,
-            Cmd.SUPERSEDED: self._unexpected,
-            Cmd.RETRY_WRITE: self._unexpected,
-            Cmd.NEG_ACK: self._neg_ack,
-            Cmd.NEG_DREPLY: lambda p: repair.refused(p[1]),
-            Cmd.NEG_RS_DREPLY: lambda p: resync.reply_failed(),
-            Cmd.RS_CANCEL: lambda p: resync.reply_failed(),
-            Cmd.BARRIER_ACK: lambda p: primary.barrier_ack(p[1]),
-            Cmd.STATE_CHG_REPLY: self._state_reply,
-            Cmd.CONN_ST_CHG_REPLY: self._state_reply,
-            Cmd.OV_RESULT: self._ignore,
-            Cmd.RS_IS_IN_SYNC: self._ignore,
-        }
 
     def _features(self, packet: Packet) -> None:
         link = self._link
@@ -489,26 +450,6 @@ class Peer(Status):
             self._disconnected()
         else:
             self._handshake.role_reply(packet[1][0])
-
-    def _rs_write_ack(self, packet: Packet) -> None:
-        fields = packet[1]
-        if fields[1] == ID_SYNCER:
-            self._resync.reply_ack(fields, True)
-        else:
-            self._primary.write_ack(fields, True)
-            self._resync.write_acked()
-
-    def _neg_ack(self, packet: Packet) -> None:
-        if packet[1][1] == ID_SYNCER:
-            self._resync.reply_ack(packet[1], False)
-        else:
-            self._primary.neg_ack(packet[1])
-
-    def _ignore(self, packet: Packet) -> None:
-        """A hint, or an answer to what this firmware does not ask."""
-
-    def _unexpected(self, packet: Packet) -> None:
-        raise self._secondary.refused(packet[0], len(packet[2]), Conn.PROTOCOL_ERROR)
 
 
 DEVICE_LINES: Final = (

@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from freezeframe.harness.bench import benchfile
+from freezeframe.harness.bench import benchfile, checks
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
@@ -33,7 +33,7 @@ def doctor(out_dir: Path, *, as_json: bool) -> None:
 
 
 def check(bench: str, *, as_json: bool) -> None:
-    _report(benchfile.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
+    _report(checks.check(bench), as_json=as_json, exit_code=EXIT_USAGE)
 
 
 def _report(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:

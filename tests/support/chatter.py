@@ -12,6 +12,7 @@ Says on the standard error how many chunks were read and not recorded at the mos
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,20 @@ class Script(msgspec.Struct):
     rules: list[ConsoleRule]
     new_rules: list[ConsoleRule] | None = None
     reload_at: int = 0
+
+
+def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int]:
+    """What the reflex tells of a console that never pauses; bytes read and not recorded at the
+    most."""
+    ran = subprocess.run(
+        [sys.executable, __file__, str(directory)],
+        input=msgspec.json.encode(script),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (directory / "log").read_bytes() == "".join(script.chunks).encode()
+    return events.Decoder().feed(ran.stdout), int(ran.stderr)
 
 
 def main() -> None:

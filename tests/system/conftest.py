@@ -3,7 +3,8 @@ others are left out."""
 
 import pytest
 
-from freezeframe.harness.bench.benchfile import load_bench, load_scenario, unplayable
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
+from freezeframe.harness.bench.checks import unplayable
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -496,6 +496,3 @@ def test_what_cannot_be_is_an_error_with_its_exit_code(
         assert "Traceback" not in text
     finally:
         watch.close()
-
-
-# --- the ring ---------------------------------------------------------------------------------------------------

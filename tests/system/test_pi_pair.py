@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from freezeframe.firmware_sim import serve
-from freezeframe.harness.bench.benchfile import builtin_folder, check
+from freezeframe.harness.bench.benchfile import builtin_folder
+from freezeframe.harness.bench.checks import check
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge import netns
 from freezeframe.harness.edge.netns import Namespace

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from chatter import Script
+from chatter import Script, chatter
 from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line
 
 from freezeframe.harness.core import events
@@ -23,7 +23,6 @@ from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
 from freezeframe.harness.watch.reflex_record import UNRECORDED
 
 pytestmark = pytest.mark.system
-SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -353,38 +352,6 @@ def test_says_what_it_could_not_have(tmp_path: Path) -> None:
         line.close()
 
 
-def test_rules_are_replaced_without_losing_a_byte(bench: Bench) -> None:
-    """A text that is half there when the new rules come is found; every byte stays recorded."""
-    bench.console["primary"].say(b"before: Digest integ")
-    bench.recorded("primary", 20)
-    fresh = [ConsoleRule(name="new", literal="Digest integrity")]
-    bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode(fresh)))
-    bench.arm()
-    bench.console["primary"].say(b"rity, after")
-    (trigger,) = bench.until(events.Trigger)
-    assert (trigger.rule, trigger.offset_bytes) == ("new", 24)
-    assert bench.recorded("primary", 31) == b"before: Digest integrity, after"
-
-
-def test_rules_are_replaced_again_and_again_in_a_flood(bench: Bench) -> None:
-    """Rules that stay find each of their texts, once, whatever comes and goes beside them; no byte
-    is lost."""
-    stays = ConsoleRule(name="stays", literal="state: 7", instruct=())
-    text = b"".join(b"line %05d, state: %d\r\n" % (number, number % 10) for number in range(20_000))
-    pieces = [text[at : at + 9973] for at in range(0, len(text), 9973)]
-    for number, piece in enumerate(pieces):
-        others = [
-            ConsoleRule(name=f"other {number} {n}", literal=f"nothing {number} {n}")
-            for n in range(number % 4)
-        ]
-        bench.reflex.send(events.NewRules(t_ns=0, rules=msgspec.json.encode([*others, stays])))
-        bench.console["primary"].say(piece)
-    assert bench.recorded("primary", len(text)) == text
-    bench.stop()
-    right = [at + 8 for at in range(len(text)) if text.startswith(b"state: 7", at)]
-    assert [trigger.offset_bytes for trigger in bench.until(events.Trigger, len(right))] == right
-
-
 def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
     """Nobody stops the reflex: what a kill would leave has a time for each read."""
     for number in range(3):
@@ -400,20 +367,6 @@ def test_times_are_on_disk_soon_and_exact(bench: Bench) -> None:
         assert 10 * number <= offset < 10 * number + 10
 
 
-def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int]:
-    """What the reflex tells of a console that never pauses; bytes read and not recorded at the
-    most."""
-    ran = subprocess.run(
-        [sys.executable, str(SUPPORT / "chatter.py"), str(directory)],
-        input=msgspec.json.encode(script),
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    assert (directory / "log").read_bytes() == "".join(script.chunks).encode()
-    return events.Decoder().feed(ran.stdout), int(ran.stderr)
-
-
 @pytest.mark.parametrize(("text", "most"), [("never", UNRECORDED), ("x", 1)])
 def test_a_console_that_never_pauses_is_recorded_all_the_same(
     tmp_path: Path, text: str, most: int
@@ -423,44 +376,6 @@ def test_a_console_that_never_pauses_is_recorded_all_the_same(
     told, unrecorded_bytes = chatter(tmp_path, script)
     assert unrecorded_bytes == most
     assert sum(isinstance(event, events.Trigger) for event in told) == (1000 if text == "x" else 0)
-
-
-CHUNKS = ["aaaa HEAD", " middle ", "half-", "text end\n", "zzz MARK zzz\n"]
-HALF, MARK = ConsoleRule(name="half", literal="half-text"), ConsoleRule(name="mark", literal="MARK")
-REFUSED = ConsoleRule(name="back-reference", regex=r"(a)\1")
-
-
-@pytest.mark.parametrize("reload_at", range(len(CHUNKS)))
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ([HALF, MARK], None),
-        ([HALF, MARK], [HALF, MARK]),
-        ([MARK], [HALF, MARK]),
-        ([MARK, HALF], [REFUSED]),
-    ],
-)
-def test_rules_are_replaced_between_reads_that_are_not_recorded_yet(
-    tmp_path: Path, old: list[ConsoleRule], new: list[ConsoleRule] | None, reload_at: int
-) -> None:
-    """Nothing is missed, offsets and excerpts are right, whatever the moment; refused rules change
-    nothing."""
-    told, _ = chatter(
-        tmp_path, Script(chunks=CHUNKS, rules=old, new_rules=new, reload_at=reload_at)
-    )
-    text = "".join(CHUNKS).encode()
-    triggers = {event.rule: event for event in told if isinstance(event, events.Trigger)}
-    is_too_late = new is not None and HALF not in old and reload_at > 3
-    assert set(triggers) == ({"mark"} if is_too_late else {"half", "mark"})
-    for name, event in triggers.items():
-        end = (
-            text.index({"half": b"half-text", "mark": b"MARK"}[name]) + {"half": 9, "mark": 4}[name]
-        )
-        assert (event.offset_bytes, event.excerpt) == (end, text[:end])
-    notes = [event.text for event in told if isinstance(event, events.Note)]
-    assert [note[:31] for note in notes] == (
-        ["the new rules cannot be used, t"] if new == [REFUSED] else []
-    )
 
 
 def test_the_rule_that_strikes_is_told_first(bench: Bench) -> None:

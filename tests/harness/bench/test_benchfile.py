@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from freezeframe.harness.bench import benchfile
+from freezeframe.harness.bench import benchfile, checks
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.core.configfile import Table
 from freezeframe.harness.errors import UsageError
@@ -218,11 +218,11 @@ BENCHES = [*benchfile.builtin_benches(), str(ROOT / "bench_configs/lab.toml.exam
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_check_of_the_benches_that_come_along(name: str) -> None:
-    assert [finding for finding in benchfile.check(name) if finding.status == "problem"] == []
+    assert [finding for finding in checks.check(name) if finding.status == "problem"] == []
 
 
 def test_a_scenario_that_a_bench_cannot_play_is_a_warning() -> None:
-    (told,) = [finding for finding in benchfile.check("pi_pair") if finding.status == "warning"]
+    (told,) = [finding for finding in checks.check("pi_pair") if finding.status == "warning"]
     assert told.name == "scenario hung_warmstart" and told.detail.endswith(
         "needs on_hung_warmstart = 'power-cycle'"
     )
@@ -242,7 +242,7 @@ def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     rules.write_text(rules.read_text().replace('name = "out-of-sync"', 'name = "out-of-step"'))
     told = [
         f"{finding.name}: {finding.detail}"
-        for finding in benchfile.check(bench)
+        for finding in checks.check(bench)
         if finding.status == "problem"
     ]
     text = "\n".join(told)
@@ -251,9 +251,9 @@ def test_check_finds_what_loading_cannot(tmp_path: Path) -> None:
     assert "none of its expected rules is in the bench's rule files: out-of-sync" in text
     assert "bit_flip_sender strikes at write 300, the workload has 16" in text
     rules.unlink()
-    told = [finding.detail for finding in benchfile.check(bench) if finding.name == "rules"]
+    told = [finding.detail for finding in checks.check(bench) if finding.name == "rules"]
     assert told == [f"{rules}: No such file or directory"]
-    assert [finding.status for finding in benchfile.check(tmp_path / "nothing.toml")] == ["problem"]
+    assert [finding.status for finding in checks.check(tmp_path / "nothing.toml")] == ["problem"]
 
 
 def test_check_says_when_the_workloads_program_is_missing(
@@ -265,9 +265,9 @@ def test_check_says_when_the_workloads_program_is_missing(
         SIM.replace('driver = "nbd"', 'driver = "fio"').replace('"rules/', f'"{rules}')
     )
     workload = "driver of workload"
-    assert [one.status for one in benchfile.check(bench) if one.name == workload] == ["ok"]
+    assert [one.status for one in checks.check(bench) if one.name == workload] == ["ok"]
     monkeypatch.setenv("PATH", str(tmp_path))
-    (told,) = (one for one in benchfile.check(bench) if one.name == workload)
+    (told,) = (one for one in checks.check(bench) if one.name == workload)
     assert (told.status, told.detail) == ("problem", "fio: fio is not installed on this machine")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.bench.benchfile import check, load_bench
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.checks import check
 from freezeframe.harness.errors import UsageError
 
 BENCH = """\

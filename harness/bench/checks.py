@@ -1,0 +1,119 @@
+"""What can be said about a bench file and its scenarios without opening the bench: the checks of
+``freezeframe check``, and which scenarios a bench can run."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
+from freezeframe.harness.bench.registry import load as load_driver
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.edge.system import CheckResult
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
+from freezeframe.harness.roles import Controller, FrameSocket, HostPort, HostWorkload, PowerRail
+from freezeframe.harness.wire.faults import FaultKind
+
+
+def check(what: str | Path) -> list[CheckResult]:
+    """Check everything about a bench file that is possible without opening the bench. Never raises
+    for a wrong file."""
+    try:
+        bench = load_bench(what)
+    except UsageError as error:
+        return [
+            CheckResult(name="bench", status="problem", detail=line)
+            for line in str(error).splitlines()
+        ]
+    findings = [CheckResult(name="bench", status="ok", detail=f"{bench.name} ({bench.path})")]
+    names: set[str] = set()
+    try:
+        found = bench.rules()
+        names = {rule.name for rule in found.console} | {rule.name for rule in found.link}
+        detail = f"{len(found.console)} on the consoles, {len(found.link)} on the link"
+        findings.append(
+            CheckResult(name="rules", status="ok" if names else "problem", detail=detail)
+        )
+    except UsageError as error:
+        findings += [
+            CheckResult(name="rules", status="problem", detail=line)
+            for line in str(error).splitlines()
+        ]
+    findings += _check_drivers(bench)
+    for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
+        findings += _check_scenario(bench, path, names)
+    return findings
+
+
+def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
+    wanted: list[tuple[str, str, type]] = [("workload", bench.workload.driver, HostWorkload)]
+    for side in SIDES:
+        table = bench.controller(side)
+        wanted += [(side, table.driver, Controller), (f"{side} host", table.host_driver, HostPort)]
+    if bench.power is not None:
+        wanted.append(("power", bench.power.driver, PowerRail))
+    if bench.link.scapy_socket is not None:
+        wanted.append(("link", bench.link.scapy_socket, FrameSocket))
+    for name, driver, role in wanted:
+        try:
+            loaded = load_driver(driver, role)
+        except HarnessError as error:
+            yield CheckResult(name=f"driver of {name}", status="problem", detail=str(error))
+            continue
+        programs: Sequence[str] = (
+            getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
+        )
+        missing = [one for one in programs if shutil.which(one) is None]
+        said = (
+            f"{driver}: {', '.join(missing)} is not installed on this machine"
+            if missing
+            else driver
+        )
+        yield CheckResult(
+            name=f"driver of {name}", status="problem" if missing else "ok", detail=said
+        )
+
+
+def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[CheckResult]:
+    try:
+        scenario = load_scenario(path)
+    except (UsageError, RigError) as error:
+        for line in str(error).splitlines():
+            yield CheckResult(name="scenario", status="problem", detail=line)
+        return
+    name = f"scenario {scenario.name}"
+    problems = []
+    unknown = [rule for rule in scenario.expect.rules if rule not in rule_names]
+    if rule_names and unknown and len(unknown) == len(scenario.expect.rules):
+        problems.append(
+            f"none of its expected rules is in the bench's rule files: {', '.join(unknown)}"
+        )
+    writes = bench.with_workload(scenario.workload).workload.writes
+    for fault in scenario.faults:
+        last = fault.at_write + fault.spread_writes
+        if fault.kind is not FaultKind.HUNG_WARMSTART and last > writes:
+            problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
+    why_not = unplayable(bench, scenario)
+    if why_not:
+        yield CheckResult(
+            name=name, status="warning", detail=f"cannot run on this bench: {why_not}"
+        )
+        return
+    if scenario.name != path.stem:
+        problems.append(f"its file is called {path.name}")
+    yield from (
+        CheckResult(name=name, status="problem", detail=f"{path}: {problem}")
+        for problem in problems
+    )
+    if not problems:
+        yield CheckResult(name=name, status="ok", detail=scenario.title)
+
+
+def unplayable(bench: Bench, scenario: Scenario) -> str:
+    """Return why a bench cannot run a scenario; "": it can."""
+    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
+        return "needs on_hung_warmstart = 'power-cycle'"
+    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
+    if bench.rig is not None and inside:
+        return f"{', '.join(inside)} happens inside a controller, not in the link"
+    return ""
