@@ -29,22 +29,21 @@ class Follower:
         self._directions: dict[int, Direction] = {}
 
     def on(self, event: StreamEvent) -> Iterable[LinkMessage]:
-        match event:
-            case StreamData():
-                direction = self._directions.get(event.flow.number)
-                if direction is None:
-                    return _NONE
-                return direction.feed(event.data, event.t_ns, event.packet_no)
-            case StreamOpened():
-                return self._opened(event)
-            case StreamGap():
-                direction = self._directions.get(event.flow.number)
-                return _NONE if direction is None else direction.gap(event.length_bytes, event.t_ns)
-            case StreamClosed():
-                direction = self._directions.pop(event.flow.number, None)
-                if direction is None:
-                    return _NONE
-                return direction.closed(event.t_ns, event.packet_no, event.reason)
+        if type(event) is StreamData:  # nearly all of them
+            direction = self._directions.get(event.flow.number)
+            if direction is None:
+                return _NONE
+            return direction.feed(event.data, event.t_ns, event.packet_no)
+        if type(event) is StreamOpened:
+            return self._opened(event)
+        direction = self._directions.get(event.flow.number)
+        if direction is None:
+            return _NONE
+        if type(event) is StreamGap:
+            return direction.gap(event.length_bytes, event.t_ns)
+        assert type(event) is StreamClosed
+        del self._directions[event.flow.number]
+        return direction.closed(event.t_ns, event.packet_no, event.reason)
 
     def _opened(self, event: StreamOpened) -> Iterable[LinkMessage]:
         flow = event.flow

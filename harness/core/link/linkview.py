@@ -180,9 +180,11 @@ class LinkView:
     def _understand(self, events: Iterable[StreamEvent], now_ns: Ns) -> list[Trigger]:
         triggers: list[Trigger] = []
         on_stream, on_message, on_ledger = self._follower.on, self.ledger.on, self.rules.on
+        seen = 0
         for stream_event in events:
             for message in on_stream(stream_event):
-                self.messages += 1
+                seen += 1
                 for ledger_event in on_message(message):
                     triggers += on_ledger(ledger_event, now_ns)
+        self.messages += seen
         return self._believed(triggers)

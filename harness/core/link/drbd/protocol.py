@@ -58,6 +58,10 @@ _TWOPC_IDS: Final = struct.Struct(">xxxxIxxbbxxxxxxxxxxxxxxxxII")
 change."""
 _HAS_FLAGS: Final = 1 << 31
 _DIGITS_63: Final = (1 << 63) - 1
+_DATA_SOCKET, _META_SOCKET = drbd.DATA_SOCKET, drbd.META_SOCKET
+_DATA_FIELDS: Final = drbd.P_DATA.unpack_from
+_BLOCK_ACK: Final = drbd.P_BLOCK_ACK.unpack_from
+_ID_SYNCER: Final = drbd.ID_SYNCER
 _DATA_BYTES: Final = drbd.P_DATA.size
 _SECTOR_BYTES: Final = drbd.SECTOR_BYTES
 _DATA: Final = int(Cmd.DATA)
@@ -220,7 +224,7 @@ class DrbdDirection:
             self._link.tap(self.sender, packet)
         if not self.socket:
             self._bind(command)
-        allowed = drbd.META_SOCKET if self.socket == "meta" else drbd.DATA_SOCKET
+        allowed = _META_SOCKET if self.socket == "meta" else _DATA_SOCKET
         if self.socket and command not in allowed and command in _PLACED and not packet.tentative:
             what = f"{packet.name} on the {self.socket} socket"
             excerpt = bytes(packet.body[:_EXCERPT_BYTES])
@@ -315,7 +319,7 @@ class DrbdDirection:
     def _write(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         """P_DATA: digest and data behind the fixed fields, checked the one against the other."""
         session, sender, body = self.session, self.sender, packet.body
-        sector, block_id, _, dp_flags = drbd.P_DATA.unpack_from(body)
+        sector, block_id, _, dp_flags = _DATA_FIELDS(body)
         payload = body[_DATA_BYTES:]
         integrity = session.integrity(sender, len(payload))
         size, algorithm, wire, computed, agreed = 0, "", b"", b"", True
@@ -361,21 +365,20 @@ class DrbdDirection:
 
     def _answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         body = packet.body
-        sector, block_id, length_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(body)
-        clear_bytes = _HEADER_BYTES[packet.header] + len(body)
-        where = (
-            self.session, self.sender, packet.name, packet.t_ns, packet.packet_no, packet.offset, clear_bytes,
-            packet.tentative,
-        )  # fmt: skip
-        offset_bytes = sector * _SECTOR_BYTES
-        if block_id == drbd.ID_SYNCER:
+        sector, block_id, length_bytes, _ = _BLOCK_ACK(body)
+        kind, name, is_resyncs = _ANSWERS[packet.command]
+        session, offset_bytes = self.session, sector * _SECTOR_BYTES
+        clear_bytes = 0 if packet.tentative else _HEADER_BYTES[packet.header] + len(body)
+        if block_id == _ID_SYNCER:
+            where = self._where(packet, clear_bytes)
             out.append(Resync(*where, "answer", offset_bytes, length_bytes))
             return
         out.append(
             Answer(
-                *where, (packet.volume, block_id, sector), block_id, _ANSWERS[packet.command], packet.command,
+                session, self.sender, name, packet.t_ns, packet.packet_no, packet.offset, clear_bytes,
+                packet.tentative, (packet.volume, block_id, sector), block_id, kind, packet.command,
                 offset_bytes, length_bytes, bytes(body),
-                packet.command == Cmd.RS_WRITE_ACK and (self.session.is_nine or not self.session.version),
+                is_resyncs and (session.is_nine or not session.version),
             )
         )  # fmt: skip
 
@@ -415,15 +418,17 @@ class DrbdDirection:
 
 
 _KINDS: Final[dict[int, WriteKind]] = {Cmd.TRIM: "trim", Cmd.ZEROES: "zero", Cmd.WSAME: "same"}
-_ANSWERS: Final[dict[int, AnswerKind]] = {
-    Cmd.WRITE_ACK: "ok",
-    Cmd.RS_WRITE_ACK: "ok",
-    Cmd.WRITE_ACK_IN_SYNC: "ok",
-    Cmd.SUPERSEDED: "ok",
-    Cmd.RECV_ACK: "received",
-    Cmd.RETRY_WRITE: "retry",
-    Cmd.NEG_ACK: "refused",
+_ANSWERS: Final[dict[int, tuple[AnswerKind, str, bool]]] = {
+    Cmd.WRITE_ACK: ("ok", "P_WRITE_ACK", False),
+    Cmd.RS_WRITE_ACK: ("ok", "P_RS_WRITE_ACK", True),
+    Cmd.WRITE_ACK_IN_SYNC: ("ok", "P_WRITE_ACK_IN_SYNC", False),
+    Cmd.SUPERSEDED: ("ok", "P_SUPERSEDED", False),
+    Cmd.RECV_ACK: ("received", "P_RECV_ACK", False),
+    Cmd.RETRY_WRITE: ("retry", "P_RETRY_WRITE", False),
+    Cmd.NEG_ACK: ("refused", "P_NEG_ACK", False),
 }
+"""Command -> what it says, its name, and whether DRBD 9 answers resync with it too, under ids that
+are not the all-ones of 8.4."""
 _Translate = Callable[[DrbdDirection, DrbdPacket, list[LinkMessage]], None]
 _MESSAGES: Final[dict[int, _Translate]] = {
     Cmd.DATA: DrbdDirection._write,
