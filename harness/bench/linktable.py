@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from freezeframe.harness.core.configfile import Table
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkrules import not_shown
 from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
@@ -74,6 +75,11 @@ class LinkTable(Table):
     def ports(self) -> list[int]:
         """Empty: any."""
         return self.port if self.port is not None else list(self.speak().ports)
+
+    @property
+    def console_texts(self) -> tuple[ConsoleText, ...]:
+        """How the devices' consoles name places."""
+        return byname.console_texts(self.protocol)
 
     @property
     def tells(self) -> frozenset[Tell]:

@@ -4,20 +4,17 @@ A write is sent again with the content known from the host journal, and only whi
 hold that content: never over a newer write, acknowledged or in flight.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
+from freezeframe.harness.core.console.places import ConsoleText, place_in, places
 from freezeframe.harness.core.events import NS_PER_S, Ns, Trigger
 
 Outcome = Literal["transient", "deterministic", "not possible"]
 UNANSWERED_NS: Final = NS_PER_S
 """A write without an answer for this long has failed. A healthy pair answers in a tenth of it."""
-_SECTOR_IN_LINE: Final = re.compile(
-    rb"(?:Digest integrity check FAILED: |Out of sync: start=|failed to find request 0x[0-9a-f]+, sector )(\d{1,18})"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +45,10 @@ class RedriveResult:
         }
 
 
-def sector_in_line(line: bytes) -> int:
+def sector_in_line(line: bytes, texts: Sequence[ConsoleText]) -> int:
     """Return the sector named by a console line; -1: it names none."""
-    found = _SECTOR_IN_LINE.search(line)
-    return int(found[1]) if found else -1
+    found = place_in(line, texts)
+    return found.sector if found is not None else -1
 
 
 def failing_write(journal: Journal, sector: int, until_ns: Ns) -> Write | None:
@@ -96,9 +93,10 @@ def failed_again(
     write: Write,
     since_ns: Ns,
     line_of: Callable[[Trigger], bytes],
+    texts: Sequence[ConsoleText],
 ) -> RedriveResult | None:
     """Return what the triggers since the resend say about the write; None: nothing yet.
-    ``line_of`` returns the console line of a trigger."""
+    ``line_of`` returns the console line of a trigger; ``texts`` are those of the device."""
     earlier = {one.block_id for one in triggers if one.t_arrival_ns < since_ns and one.block_id}
     unnamed: RedriveResult | None = None
     for one in triggers:
@@ -106,9 +104,9 @@ def failed_again(
         if one.t_arrival_ns < since_ns or one.block_id in earlier:
             continue
         line = line_of(one) if one.source == "console" else b""
-        if b"Out of sync" in line:
+        if places(line, texts, "out-of-sync"):
             continue  # it is about the volume, which is read and compared anyway
-        sector = one.sector if one.sector >= 0 else sector_in_line(line)
+        sector = one.sector if one.sector >= 0 else sector_in_line(line, texts)
         if sector >= 0 and _covers(write, sector):
             return RedriveResult(
                 again=True, reason=f"{one.rule} names sector {sector} again", write=write

@@ -61,6 +61,7 @@ class Redrive:
         tell: Callable[[str, str, Side | None], None],
     ) -> None:
         self._opened = opened
+        self._texts = opened.bench.link.console_texts
         self._incident = incident
         self._cause = cause
         self._triggers = triggers
@@ -199,7 +200,9 @@ class Redrive:
             trouble = f"the primary did not take it: {error}"
         said: RedriveResult | None = None
         while True:
-            said = failed_again(self._triggers, self._cause, write, since_ns, self._line_of)
+            said = failed_again(
+                self._triggers, self._cause, write, since_ns, self._line_of, self._texts
+            )
             if (said is not None and said.again) or time.monotonic_ns() >= deadline_ns:
                 break
             if self._wait(WATCH_STEP_S):
@@ -265,7 +268,9 @@ class Redrive:
         """Of the failing write: the trigger's, its console line's, or that of another trigger
         since; -1: not named."""
         for one in (self._cause, *self._triggers):
-            sector = one.sector if one.sector >= 0 else sector_in_line(self._line_of(one))
+            sector = (
+                one.sector if one.sector >= 0 else sector_in_line(self._line_of(one), self._texts)
+            )
             if sector >= 0 and one.t_arrival_ns >= self._cause.t_arrival_ns:
                 return sector
         return -1

@@ -66,6 +66,7 @@ class VendorLink:
     tells = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by = "status"
     wireshark = "vendor.id == {write_id}"
+    console_texts = ()
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options

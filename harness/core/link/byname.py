@@ -12,6 +12,7 @@ import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.link.protocol import (
     API_VERSION,
     LinkOptions,
@@ -62,6 +63,12 @@ def find(name: str) -> ProtocolMaker:
         hint = f", did you mean {near[0]}?" if near else ""
         raise UsageError(f"protocol {name!r} not found{hint}; known: {', '.join(names())}")
     return _checked(name, point)
+
+
+def console_texts(name: str) -> tuple[ConsoleText, ...]:
+    """How consoles name places. A link that is not understood says nothing of its devices: then the
+    usual ones' texts are looked for."""
+    return find(USUAL if name == NONE else name)(LinkOptions()).console_texts
 
 
 def _checked(name: str, point: EntryPoint) -> ProtocolMaker:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from crc32c import crc32c
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.messages import (
     Answer,
@@ -98,6 +99,7 @@ class IscsiLink:
     refuses_by: Final = "closing"
     host_addresses: Final = False
     wireshark: Final = "iscsi.initiatortasktag == {write_id}"
+    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.messages import (
     Answer,
@@ -85,6 +86,7 @@ class NbdLink:
     refuses_by: Final = "status"
     host_addresses: Final = False
     wireshark: Final = "nbd.handle == {write_id}"
+    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options

@@ -18,6 +18,7 @@ from typing import Final
 
 from crc32c import crc32c
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.messages import (
     Answer,
@@ -144,6 +145,7 @@ class NvmeLink:
     refuses_by: Final = "closing"
     host_addresses: Final = False
     wireshark: Final = "nvme-tcp.cmd.cid == {write_id}"
+    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options

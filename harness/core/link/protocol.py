@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, Protocol
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.messages import (
     Answer,
@@ -167,6 +168,11 @@ class ReplicationProtocol(Protocol):
         """Display filter that finds a write by its id: a template with ``{write_id}``."""
         ...
 
+    @property
+    def console_texts(self) -> tuple[ConsoleText, ...]:
+        """What the consoles of its devices say of places on the volume."""
+        ...
+
     def connection(self, opening: Opening) -> Direction | None:
         """None: not of this link, left alone."""
         ...
@@ -190,6 +196,7 @@ class Nothing:
     refuses_by: Final = "closing"
     host_addresses: Final = False
     wireshark: Final = ""
+    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
     def __init__(self, options: LinkOptions) -> None:
         pass
@@ -202,7 +209,7 @@ class Nothing:
 
 
 __all__ = [
-    "API_VERSION", "Answer", "AnswerKind", "Barrier", "BarrierAnswer", "Closed", "Direction", "Hole",
+    "API_VERSION", "Answer", "AnswerKind", "Barrier", "BarrierAnswer", "Closed", "ConsoleText", "Direction", "Hole",
     "Leaving", "LinkMessage", "LinkOptions", "Malformed", "Message", "Nothing", "Opened", "Opening",
     "Other", "ProtocolMaker", "ReplicationProtocol", "Resync", "LinkSession", "Tell", "ReplicatedWrite",
     "WriteKind", "WritePart",

@@ -7,7 +7,6 @@ A log and a console reach further back than the incident. What was logged, print
 armed belongs to something else, and never speaks for this incident: ``named`` and the complaints leave it out.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
+from freezeframe.harness.core.console.places import ConsoleText, place_in, places
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, LinkWrite
@@ -75,6 +75,8 @@ class SideEvidence:
     """Its state record when the bench was armed."""
     console: bytes = b""
     console_times: Sequence[tuple[Ns, int]] = ()
+    console_texts: Sequence[ConsoleText] = ()
+    """How the device's console names places."""
     clock: DeviceClock | None = None
     """Of the boot that the set tells of."""
     armed_ns: Ns = 0
@@ -254,11 +256,8 @@ class Evidence:
         if trigger.side not in SIDES or trigger.offset_bytes is None:
             return None
         line = line_at(self.sides[trigger.side].console, trigger.offset_bytes)
-        for pattern in _CONSOLE_SECTOR:
-            if (match := pattern.search(line)) is not None:
-                size = int(match[2]) if pattern is _CONSOLE_DIGEST else None
-                return OwnWrite(int(match[1]), size, "", None)
-        return None
+        place = place_in(line, self.sides[trigger.side].console_texts)
+        return None if place is None else OwnWrite(place.sector, place.length_bytes, "", None)
 
     # --- following one write -----------------------------------------------------------------------------------
     def writes_to(self, sector: int, size_bytes: int | None = None) -> list[LinkWrite]:
@@ -403,12 +402,6 @@ def link_ends(record: IncidentRecord) -> LinkEnds:
 
 
 # --- what the consoles say of places --------------------------------------------------------------------------
-_CONSOLE_DIGEST: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")
-_CONSOLE_SYNC: Final = re.compile(rb"Out of sync: start=(\d{1,18}), size=(\d{1,9})")
-_CONSOLE_SECTOR: Final = (_CONSOLE_DIGEST, _CONSOLE_SYNC, re.compile(rb"sector (\d{1,18})\b"))
-"""How DRBD's messages name a sector."""
-
-
 def line_at(console: bytes, end: int) -> bytes:
     """The line in which a match ended just before ``end``."""
     start = console.rfind(b"\n", max(0, end - MAX_LINE_BYTES), max(end - 1, 0)) + 1
@@ -416,11 +409,11 @@ def line_at(console: bytes, end: int) -> bytes:
     return console[max(start, end - MAX_LINE_BYTES) : stop if stop >= 0 else end + MAX_LINE_BYTES]
 
 
-def _complaints(side: SideEvidence, pattern: re.Pattern[bytes]) -> list[Complaint]:
+def _complaints(side: SideEvidence, about: str) -> list[Complaint]:
     """What such lines say that the side printed since the bench was armed."""
     found = [
-        Complaint(int(match[1]), int(match[2]), offset_bytes=match.start())
-        for match in pattern.finditer(side.console)
+        Complaint(one.sector, one.length_bytes or one.sectors or 0, offset_bytes=one.offset_bytes)
+        for one in places(side.console, side.console_texts, about)
     ]
     if not found:
         return []
@@ -445,11 +438,11 @@ def _was_printed_before(side: SideEvidence, line: deviceclock.StampedLine) -> bo
 
 
 def printed_digests(side: SideEvidence) -> list[Complaint]:
-    return _complaints(side, _CONSOLE_DIGEST)
+    return _complaints(side, "digest")
 
 
 def printed_out_of_sync(side: SideEvidence) -> list[Complaint]:
-    return _complaints(side, _CONSOLE_SYNC)
+    return _complaints(side, "out-of-sync")
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
@@ -481,6 +474,8 @@ def gather(
     """Put the parts of an incident together. ``frames``: the capture, its clock ahead of CLOCK_MONOTONIC by
     ``frames_offset_ns``; ``frames_problem`` tells, once they have been read, why they ended early."""
     sides: dict[Side, SideEvidence] = {}
+    ends = link_ends(record)
+    texts = byname.console_texts(ends.protocol)
     for side in SIDES:
         found = without_tell_tales(sets.get(side))
         console, times = (consoles or {}).get(side, (b"", ()))
@@ -492,6 +487,7 @@ def gather(
             healthy=(healthy or {}).get(side),
             console=console,
             console_times=times,
+            console_texts=texts,
             clock=clock,
             armed_ns=record.armed_ns(side),
             trigger_ns=record.trigger.t_match_ns if record.trigger is not None else None,
@@ -503,7 +499,7 @@ def gather(
         journal_problem = (
             f"the workload {workload.driver} keeps no journal: what each write held is not known"
         )
-    link, link_problem, ends = None, "", link_ends(record)
+    link, link_problem = None, ""
     not_understood = ends.not_understood if frames is not None else ""
     if frames is not None and not not_understood:
         link = LinkEvidence(ends, suspects(sides.values()))

@@ -13,6 +13,7 @@ from freezeframe.harness.core.blocks.blockstamp import (
     journal_record,
 )
 from freezeframe.harness.core.events import Trigger
+from freezeframe.harness.core.link.drbd.protocol import CONSOLE_TEXTS
 from freezeframe.harness.core.redrive import (
     UNANSWERED_NS,
     RedriveResult,
@@ -117,14 +118,14 @@ def test_never_while_the_host_will_come_round_to_the_place() -> None:
     ],
 )
 def test_the_sector_of_a_console_line(line: bytes, sector: int) -> None:
-    assert sector_in_line(line) == sector
+    assert sector_in_line(line, CONSOLE_TEXTS) == sector
 
 
 CAUSE = trigger("link-neg-ack", 100, sector=8, block_id="0xa")
 
 
 def again(*later: Trigger, line: bytes = b"") -> RedriveResult | None:
-    return failed_again([CAUSE, *later], CAUSE, SECOND, 500, lambda _: line)
+    return failed_again([CAUSE, *later], CAUSE, SECOND, 500, lambda _: line, CONSOLE_TEXTS)
 
 
 def test_a_trigger_on_the_same_sectors_says_again() -> None:

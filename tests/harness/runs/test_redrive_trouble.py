@@ -103,7 +103,11 @@ def redrive(
         identify=lambda side, deadline_ns: devices[side].identify(deadline_ns),
         await_full_duplex=lambda deadline_ns: {},
         host=lambda side: Port(),
-        bench=SimpleNamespace(policy=policy, workload=SimpleNamespace(writes=1)),
+        bench=SimpleNamespace(
+            policy=policy,
+            workload=SimpleNamespace(writes=1),
+            link=SimpleNamespace(console_texts=()),
+        ),
     )
     incident = Incident.create(tmp_path, bench="none", seed=0)
     if journal is not None:

@@ -9,10 +9,12 @@ share. Either end may have opened either socket.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Final, Literal
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.drbd.session import DrbdLinkSession
 from freezeframe.harness.core.link.drbd.stream import (
@@ -44,6 +46,21 @@ from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Ope
 from freezeframe.harness.wire import drbd
 from freezeframe.harness.wire.drbd import Cmd
 
+CONSOLE_TEXTS: Final = (
+    ConsoleText(
+        "digest",
+        re.compile(rb"Digest integrity check FAILED: (?P<sector>\d{1,18})s \+(?P<length>\d{1,9})"),
+    ),
+    ConsoleText(
+        "out-of-sync",
+        re.compile(rb"Out of sync: start=(?P<sector>\d{1,18}), size=(?P<sectors>\d{1,9})"),
+    ),
+    ConsoleText(
+        "answer",
+        re.compile(rb"failed to find request 0x[0-9a-f]+, sector (?P<sector>\d{1,18})"),
+    ),
+)
+"""As DRBD's module prints them, 8.4 and 9."""
 MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are told apart at once; a rig has one or two."""
 _LEAVING: Final = frozenset({drbd.Conn.DISCONNECTING, drbd.Conn.TEAR_DOWN, drbd.Conn.STANDALONE})
@@ -85,6 +102,7 @@ class DrbdLink:
     host_addresses: Final = True
     answers_elsewhere: Final = True
     wireshark: Final = "drbd.block_id == {write_id}"
+    console_texts: Final = CONSOLE_TEXTS
 
     def __init__(
         self,
