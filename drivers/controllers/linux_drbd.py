@@ -112,6 +112,7 @@ class LinuxDrbd:
     """Plays roles.Controller."""
 
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
+    boot_line: bytes = rb"Linux version \d+\.\d+"
 
     def __init__(
         self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None

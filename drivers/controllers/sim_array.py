@@ -45,6 +45,7 @@ class SimArray:
     """Implements roles.Controller and roles.Serviceable."""
 
     warmstart_line: bytes = rb"warmstart: set \d+"
+    boot_line: bytes = rb"boot epoch \d+, "
 
     def __init__(
         self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None

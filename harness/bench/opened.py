@@ -176,6 +176,13 @@ class OpenBench:
         while self._lines:
             self._lines.pop().close()
 
+    def reopen_lines(self) -> None:
+        """Close all lines and open them again, after one has vanished. RigError while one is not
+        there."""
+        self.release_lines()
+        for side in SIDES:
+            self._open_lines(side, with_console=True)
+
     def identify(self, side: Side, deadline_ns: Ns) -> Identity:
         """Ask the controller for its identity until it answers: while it boots it is silent."""
         return self.retry_until(

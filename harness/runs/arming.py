@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Side
+from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side
 from freezeframe.harness.core.policy import Guard, Rung
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
@@ -39,8 +39,10 @@ class Arming:
     ) -> None:
         self.ended = ""
         """Why the end has begun; from then on nobody is instructed."""
-        self.is_disarmed = False
-        """The reflex has confirmed that it has no frames."""
+        self.loaded_ns: Ns = 0
+        """When the frames were last encoded; 0: nobody is armed."""
+        self._unconfirmed = 0
+        """``Disarm`` that the reflex has not confirmed yet."""
         self._opened = opened
         self._incident = incident
         self._view = view
@@ -55,7 +57,7 @@ class Arming:
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
         """Encode the frames for these boots, and hand them to the reflex."""
-        self._identities = identities
+        self._identities, self.loaded_ns = identities, time.monotonic_ns()
         for side, controller in self._opened.controllers.items():
             if isinstance(controller, Preparable):
                 controller.prepare(
@@ -75,7 +77,7 @@ class Arming:
             warmstarts = rung is Rung.WARMSTART and not self._opened.bench.policy.redrive
             self._observation.arm(self._frames(disruptive=warmstarts))
         elif was is not None:
-            self._observation.disarm()
+            self._disarm()
         if why or was is not None:
             text = why or "storm guard: the frames warmstart again"
             self._incident.note(text)
@@ -110,8 +112,7 @@ class Arming:
         """The first frame of the incident: count it, and load nothing more. Whether the incident
         warmstarts, by the frame itself: its replacement may have crossed it."""
         self._has_struck = True
-        with contextlib.suppress(RigError):  # a reflex that has died has no frames
-            self._observation.disarm()  # what was sent while the frame went out
+        self._disarm()  # what was sent while the frame went out
         warmstarts = self._rung is not Rung.SAVE
         if isinstance(event, FrameSent) and not self._opened.bench.policy.redrive:
             warmstarts = self._is_disruptive.get(event.frame, warmstarts)
@@ -124,5 +125,23 @@ class Arming:
         """Nobody is instructed from here on, once the reflex has confirmed it."""
         if not self.ended:
             self.ended = why
-            with contextlib.suppress(RigError):
-                self._observation.disarm()
+            self._disarm()
+
+    def forget(self) -> None:
+        """The frames are for a boot that is over. ``load`` arms again."""
+        self._identities, self.loaded_ns, self._rung = {}, 0, None
+        self._disarm()
+
+    def confirmed(self) -> None:
+        """The reflex has read a ``Disarm``."""
+        self._unconfirmed -= 1
+
+    @property
+    def is_disarmed(self) -> bool:
+        """For good, and the reflex has confirmed it."""
+        return bool(self.ended) and self._unconfirmed <= 0
+
+    def _disarm(self) -> None:
+        with contextlib.suppress(RigError):  # a reflex that has died has no frames
+            self._observation.disarm()
+            self._unconfirmed += 1

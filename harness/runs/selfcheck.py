@@ -7,7 +7,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from freezeframe.harness.errors import RigError
 CANARY: Final = "freezeframe canary "
 CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())
 """In force beside the bench's rules; told, and nobody is instructed for it."""
+BOOT_RULE_PREFIX: Final = "freezeframe-boot-"
 CANARY_TIMEOUT_S: Final = 3.0
 MAX_RECHECKED_BYTES: Final = 256 << 20
 """Of a console's record: some seconds of plain searching a rule."""
@@ -27,6 +28,19 @@ REGEXES_S: Final = 20.0
 """Of processor time, for all regexes of one console."""
 NS_PER_US: Final = 1_000
 _TIMES: Final = struct.Struct("<QQ")
+
+
+def own_rules(boot_lines: Mapping[Side, bytes]) -> tuple[ConsoleRule, ...]:
+    """The rules in force beside the bench's: canaries, and each device type's first line of a boot
+    (a regex; empty: it has none). Nobody is instructed for them."""
+    boots = tuple(
+        ConsoleRule(
+            name=f"{BOOT_RULE_PREFIX}{side}", side=side, regex=line.decode("ascii"), instruct=()
+        )
+        for side, line in boot_lines.items()
+        if line
+    )
+    return (CANARY_RULE, *boots)
 
 
 class Canaries:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
@@ -15,7 +15,6 @@ from freezeframe.harness.core import recovery
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
-    SIDES,
     AnyEvent,
     Disarmed,
     FrameFailed,
@@ -30,29 +29,31 @@ from freezeframe.harness.core.events import (
 )
 from freezeframe.harness.core.policy import Guard
 from freezeframe.harness.core.policy.messages import kind_of
-from freezeframe.harness.core.verdict.onset import began_ns
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.roles import Printing
+from freezeframe.harness.roles import Identity, Printing
 from freezeframe.harness.runs import linksight
+from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.arming import Arming
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.rulefiles import RuleFiles
 from freezeframe.harness.runs.selfcheck import (
+    BOOT_RULE_PREFIX,
     CANARY_RULE,
     CANARY_TIMEOUT_S,
     Canaries,
-    read_console,
-    recheck_console,
+    own_rules,
 )
 
 STATE_TIMEOUT_S: Final = 5.0
 """For one question to a controller that has just answered others."""
 DISARM_TIMEOUT_S: Final = 5.0
 """For the reflex to confirm that it has no frames; it takes a millisecond."""
+REARM_STEP_S: Final = 1.0
+"""One try to identify both after a restart; meanwhile the watchers record."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
 
@@ -146,17 +147,23 @@ class Session:
         """Console rules that were in force from the start."""
         self._rules_ever = rules.console
         """And those that were for a part of the run only."""
-        self.observation = Observation(opened, incident, _with_canary(rules))
+        boot_lines = {
+            side: getattr(one, "boot_line", b"") for side, one in opened.controllers.items()
+        }
+        self._own_rules = own_rules(boot_lines)
+        self._rebooted = ""
+        """Who restarted while it was armed, until the bench is armed again."""
+        self.observation = Observation(opened, incident, self._with_own(rules))
         self.arming = Arming(opened, incident, view, self.observation, guard)
         self._is_closing = False
 
-    def arm(self) -> None:
+    def arm(self, *, patiently: bool = False) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
-        reflex."""
+        reflex. ``patiently``: however long it takes; meanwhile the watchers record."""
         self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
-        identities = self.opened.await_full_duplex(deadline_in(READY_TIMEOUT_S))
+        identities = self._await_pair(patiently=patiently)
         self._remember_healthy()
         self._sing()
         for note in (*self.opened.notes, *self.observation.notes):
@@ -166,6 +173,22 @@ class Session:
             return
         self.arming.load(identities)
         self.incident.milestone()
+
+    def _await_pair(self, *, patiently: bool) -> dict[Side, Identity]:
+        said = ""
+        while True:
+            try:
+                timeout_s = REARM_STEP_S if patiently else READY_TIMEOUT_S
+                return self.opened.await_full_duplex(deadline_in(timeout_s))
+            except (RigError, WireError) as error:
+                if not patiently:
+                    raise
+                if str(error) != said:
+                    said = str(error)
+                    self._say(f"disarmed: {said}")
+            self.pump(REARM_STEP_S)
+            if self.lost_evidence:
+                raise RigError("; ".join(self.lost_evidence))
 
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
@@ -210,7 +233,7 @@ class Session:
             self._rules_ever += tuple(
                 rule for rule in fresh.console if rule not in self._rules_ever
             )
-            self.observation.replace_rules(_with_canary(fresh))
+            self.observation.replace_rules(self._with_own(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
     def _remember_healthy(self) -> None:
@@ -249,6 +272,8 @@ class Session:
         self.arming.follow()
         for source, event in self._wait(seconds):
             self.take(source, event)
+        if self._rebooted:
+            self._rearm()
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         self._tell_steps()
@@ -267,6 +292,39 @@ class Session:
                 raise
             self._lose(str(error))
             return []
+
+    def _booted(self, banner: Trigger) -> None:
+        """Frames of the boot before would be refused, and the first failure be lost."""
+        is_armed = 0 < self.arming.loaded_ns < banner.t_arrival_ns
+        if not is_armed or self.collector is not None or self.arming.ended:
+            return
+        self.arming.forget()
+        self._say(f"the {banner.side} controller restarted: disarmed until it is identified")
+        self._rebooted = banner.side
+
+    def _rearm(self) -> None:
+        """Once both answer and the pair is whole. Until then it is tried with each ``pump``."""
+        if self.collector is not None or self.arming.ended:
+            self._rebooted = ""
+            return
+        try:
+            identities = self.opened.await_full_duplex(deadline_in(REARM_STEP_S))
+            self._remember_healthy()
+        except (RigError, WireError) as error:
+            self.view.phase(f"not armed yet: {error}")
+            return
+        self.arming.load(identities)
+        epoch = identities["primary" if self._rebooted == "primary" else "secondary"].boot_epoch
+        self._say(f"armed again: the {self._rebooted} controller is in boot epoch {epoch}")
+        self._rebooted = ""
+
+    def _say(self, text: str) -> None:
+        self.view.phase(text)
+        self.incident.note(text)
+        self.incident.milestone()
+
+    def _with_own(self, rules: RuleSet) -> RuleSet:
+        return replace(rules, console=(*rules.console, *self._own_rules))
 
     def _lose(self, text: str) -> None:
         self.lost_evidence.append(text)
@@ -304,6 +362,9 @@ class Session:
         if isinstance(event, Trigger) and event.rule == CANARY_RULE.name:
             self._canaries.heard(event)
             return
+        if isinstance(event, Trigger) and event.rule.startswith(BOOT_RULE_PREFIX):
+            self._booted(event)
+            return
         if isinstance(event, Trigger) and source == "reflex" and self._is_counted_only(event):
             return
         self.view.happened(source, event)
@@ -334,7 +395,7 @@ class Session:
             case LinkStats(blind=blind):
                 self._note_blindness(blind)
             case Disarmed():
-                self.arming.is_disarmed = True
+                self.arming.confirmed()
             case _:
                 self.incident.append_event(event, source)
 
@@ -456,8 +517,11 @@ class Session:
                 self.take(source, event)
         self._tell_counted_hits()
         self._join_capture()
-        self._recheck()
-        self._time_warmstarts()
+        for text in recheck_consoles(
+            self.incident, self._rules_throughout, self._rules_ever, self.triggers
+        ):
+            self._lose(text)
+        time_warmstarts(self.incident, self.opened)
         if self.observation.link is not None:
             self.incident.record["capture"] = _plain_stats(self.observation.link)
         with self._wake_lock:
@@ -481,63 +545,6 @@ class Session:
         except RigError as error:
             self.lost_evidence.append(str(error))
             self.incident.note(str(error))
-
-    def _recheck(self) -> None:
-        """Search the recorded consoles once more, plainly: what the reflex told must be what is
-        there. Not for rules that a reload brought, changed or took (from which byte on it was in
-        force is not recorded), nor for those whose hits were not all kept."""
-        told: dict[str, Any] = {}
-        counted = self.incident.record["counted_hits"]
-        rules = tuple(rule for rule in self._rules_throughout if rule.name not in counted)
-        left_out = [rule for rule in self._rules_ever if rule not in rules]
-        for side in SIDES:
-            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
-            try:
-                found = recheck_console(rules, side, log, times, self.triggers)
-            except RigError as error:
-                told[side] = {"agrees": None, "reason": str(error)}
-                self.incident.note(
-                    f"the record of the {side} console was not searched again, nor for the begin of a warmstart: {error}"
-                )
-                continue
-            found.not_checked.extend(
-                dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
-            )
-            told[side] = asdict(found) | {"agrees": found.agrees}
-            judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(
-                found.not_checked
-            )
-            if found.agrees and not judged:
-                told[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
-            if not found.agrees:
-                text = (
-                    f"the record of the {side} console and what the reflex told differ: {len(found.missed)} missed "
-                    f"{found.missed[:3]}, {len(found.unfounded)} told and not there {found.unfounded[:3]}"
-                )
-                self.lost_evidence.append(text)
-                self.incident.note(text)
-        self.incident.record["recheck"] = told
-
-    def _time_warmstarts(self) -> None:
-        """How long each side took from its control frame to the first word of its warmstart."""
-        for action in self.incident.record["actions"]:
-            side, sent_ns = action["side"], action.get("t_frame_done_ns")
-            pattern = getattr(self.opened.controllers[side], "warmstart_line", b"")
-            if sent_ns is None or not pattern:
-                continue
-            try:
-                recorded = read_console(
-                    self.incident.console_path(side), self.incident.console_times_path(side)
-                )
-            except RigError:  # the recheck has made it a note
-                continue
-            began = began_ns(*recorded, pattern, sent_ns)
-            action["t_warmstart_ns"] = began
-            action["warmstart_us"] = None if began is None else (began - sent_ns) / 1000
-
-
-def _with_canary(rules: RuleSet) -> RuleSet:
-    return replace(rules, console=(*rules.console, CANARY_RULE))
 
 
 def _plain_stats(stats: LinkStats) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core import recovery
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.policy import Guard, Limits
 from freezeframe.harness.edge.clock import WallReading, read_wall_clock
 from freezeframe.harness.edge.versions import versions
@@ -18,9 +19,15 @@ from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
+from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs.campaign import TICK_S, Result, run_directory
 from freezeframe.harness.runs.session import Session, View
 from freezeframe.harness.wire import control
+
+REOPEN_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pause before lost lines are opened again: the longer the more often they were lost."""
+STEADY_S: Final = 60.0
+"""After so long without a loss the pause is the shortest again."""
 
 
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
@@ -30,14 +37,59 @@ def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
         yield from watch_opened(opened, out_dir=out_dir, view=view)
 
 
+class _BlindError(RigError):
+    """A line or a watcher is gone: what was recorded is kept, and the watch goes on."""
+
+
 def watch_opened(opened: OpenBench, *, out_dir: Path, view: View) -> Iterator[Result]:
     """The same on a rig that is open. Between two incidents the watchers are started anew, and the
-    next one says so. One storm guard counts over all of them."""
+    next one says so. One storm guard counts over all of them.
+
+    A watch outlives its lines: when one is lost, what was recorded becomes an incident of outcome
+    rig-trouble, all lines are opened again as soon as they are there, and the bench is armed again.
+    """
     before: tuple[Ns, Ns] | None = None
     guard = Guard(Limits())
+    losses = 0
     while True:
-        result, before = _watch_once(opened, out_dir, view, before, guard)
+        armed_ns = time.monotonic_ns()
+        result, before, is_blind = _watch_once(opened, out_dir, view, before, guard)
         yield result
+        if not is_blind:
+            losses = 0
+            continue
+        if time.monotonic_ns() - armed_ns > STEADY_S * NS_PER_S:
+            losses = 0
+        _await_lines(opened, view, REOPEN_S[min(losses, len(REOPEN_S) - 1)])
+        losses += 1
+
+
+def _await_lines(opened: OpenBench, view: View, pause_s: float) -> None:
+    """Open all lines again, however long it takes; each new reason why not is said once."""
+    said = ""
+    while True:
+        time.sleep(pause_s)
+        try:
+            opened.reopen_lines()
+        except RigError as error:
+            if str(error) != said:
+                said = str(error)
+                view.phase(f"blind: {said}; it is tried again until the line is back")
+            pause_s = min(2 * pause_s, REOPEN_S[-1])
+        else:
+            view.phase("all lines are open again")
+            return
+
+
+def _close(session: Session, incident: Incident, outcome: Outcome) -> None:
+    """The watch ends here; without a trigger there is no incident to keep."""
+    session.close()
+    if session.triggers:
+        with contextlib.suppress(HarnessError):
+            conclude(incident)
+        incident.finish(outcome)
+    else:
+        incident.discard()
 
 
 def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
@@ -51,9 +103,9 @@ def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
 
 def _watch_once(
     opened: OpenBench, out_dir: Path, view: View, before: tuple[Ns, Ns] | None, guard: Guard
-) -> tuple[Result, tuple[Ns, Ns]]:
+) -> tuple[Result, tuple[Ns, Ns], bool]:
     """``before``: when the former incident began, and when its watchers were stopped. Returns the
-    incident, and its own."""
+    incident, its own times, and whether the watch had become blind."""
     incident = Incident.create(
         out_dir,
         bench=opened.bench.name,
@@ -73,7 +125,7 @@ def _watch_once(
         guard=guard,
     )
     try:
-        session.arm()
+        session.arm(patiently=before is not None)
         if before is not None:
             gap = _gap(*before, read_wall_clock())
             incident.note(gap)
@@ -83,17 +135,31 @@ def _watch_once(
         while session.collector is None or session.recovering:
             session.pump(TICK_S)
             if session.lost_evidence and not session.recovering:
-                raise RigError("the watch has become blind: " + "; ".join(session.lost_evidence))
+                raise _BlindError("the watch is blind: " + "; ".join(session.lost_evidence))
+    except RigError as error:
+        if before is None and not isinstance(error, _BlindError):
+            _close(session, incident, "rig-trouble")
+            raise
+        lost_ns = time.monotonic_ns()
+        view.phase(str(error))
+        session.close()
+        incident.record["reasons"] = [str(error)]
+        conclude(incident)
+        incident.finish("rig-trouble")
+        result = Result(
+            outcome="rig-trouble",
+            record=incident.record,
+            incident=incident.path.absolute(),
+            error=error,
+            reasons=incident.record["reasons"],
+        )
+        return result, (lost_ns, time.monotonic_ns()), True
     except BaseException as error:
         with contextlib.suppress(HarnessError):
             session.end("the watch was being stopped")
-        session.close()
-        if session.triggers:
-            with contextlib.suppress(HarnessError):
-                conclude(incident)
-            incident.finish("rig-trouble" if isinstance(error, HarnessError) else "interrupted")
-        else:
-            incident.discard()
+        _close(
+            session, incident, "rig-trouble" if isinstance(error, HarnessError) else "interrupted"
+        )
         raise
     stopped_ns = time.monotonic_ns()
     session.close()
@@ -110,4 +176,4 @@ def _watch_once(
         incident=incident.path.absolute(),
         reasons=incident.record["reasons"],
     )
-    return result, (cause.t_match_ns, stopped_ns)
+    return result, (cause.t_match_ns, stopped_ns), False

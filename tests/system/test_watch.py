@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from console_adapter import ConsoleAdapter
 
-from freezeframe.harness.bench.benchfile import load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.netns import missing_capabilities
@@ -111,3 +112,94 @@ def test_a_trigger_while_the_data_are_compared_instructs_nobody_and_is_reported(
     for side in SIDES:
         console = (result.incident or tmp_path) / side / "console.log"
         assert b"warmstart: set" not in console.read_bytes()
+
+
+class Rebooting(Silent):
+    """Once armed, its secondary's power blinks; once armed again, it complains."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
+        self.told: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            self._opened.power_cycle("secondary")
+        elif text.startswith("armed again"):
+            complain(self._opened)
+
+
+def complain(opened: OpenBench) -> None:
+    secondary = opened.controllers["secondary"]
+    assert isinstance(secondary, Printing)
+    line = "block drbd0: Digest integrity check FAILED: 0s +4096"
+    assert secondary.print_line(line, deadline_in(5.0)).ok
+
+
+def test_a_controller_that_rebooted_is_armed_again_and_the_next_failure_is_caught(
+    tmp_path: Path,
+) -> None:
+    """Seen, 5 of 5: the armed frames were for the boot before, and the first failure was lost."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Rebooting(opened)
+        result = next(watch_opened(opened, out_dir=tmp_path, view=view))
+    record = result.record
+    assert "the secondary controller restarted: disarmed until it is identified" in view.told
+    assert "armed again: the secondary controller is in boot epoch 2" in record["notes"]
+    assert record["controllers"]["secondary"]["boot_epoch"] == 2
+    assert [(one["side"], one["reply"]["status"]) for one in record["actions"]] == [
+        ("primary", "ok"), ("secondary", "ok"),
+    ]  # fmt: skip
+    assert all(record["sets"][side]["complete"] for side in SIDES)
+
+
+class Unplugging(Silent):
+    """Once armed, the secondary's console adapter goes; at the next arming its device complains."""
+
+    def __init__(self, opened: OpenBench, adapter: ConsoleAdapter) -> None:
+        self._opened, self._adapter = opened, adapter
+        self.told: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            if sum(one.startswith("watching;") for one in self.told) == 1:
+                self._adapter.unplug()
+            else:
+                complain(self._opened)
+        elif text.startswith("blind: "):
+            self._adapter.plug()  # it could not be opened; now it can
+
+
+def test_a_watch_outlives_a_console_that_goes_away(tmp_path: Path) -> None:
+    """Seen: "the watch has become blind", exit status 3, and the record deleted."""
+    with run_directory() as run_dir:
+        adapter = ConsoleAdapter(run_dir / "secondary.console")
+        try:
+            bench = load_bench(write_bench(tmp_path, adapter.port))
+            with OpenBench(bench, run_dir) as opened:
+                view = Unplugging(opened, adapter)
+                results = watch_opened(opened, out_dir=tmp_path / "out", view=view)
+                lost, caught = next(results), next(results)
+        finally:
+            adapter.close()
+    assert lost.outcome == "rig-trouble" and lost.incident is not None
+    assert "secondary console ended" in str(lost.error)
+    assert (lost.incident / "primary" / "console.log").stat().st_size > 0, "the record is kept"
+    assert "all lines are open again" in view.told
+    assert caught.record["trigger"]["rule"] == "digest-failed"
+    assert all(caught.record["sets"][side]["complete"] for side in SIDES)
+    assert any(note.startswith("not armed from") for note in caught.record["notes"])
+
+
+def write_bench(tmp_path: Path, port: int) -> str:
+    """The simulated bench with the secondary's console behind a TCP port."""
+    source = builtin_folder()
+    text = (source / "sim.toml").read_text()
+    line = 'console = "{run}/secondary.console"'
+    assert line in text
+    text = text.replace(line, f'console = "socket://127.0.0.1:{port}"')
+    text = text.replace('"rules/', f'"{source}/rules/')
+    path = tmp_path / "unplugged.toml"
+    path.write_text(text)
+    return str(path)
