@@ -22,7 +22,8 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
-from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session, Silent, View
+from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session
+from freezeframe.harness.runs.view import Silent, View
 from freezeframe.harness.runs.workload import Workload, compare_volumes, in_words
 from freezeframe.harness.wire import control
 

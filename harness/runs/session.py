@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core import recovery
@@ -47,6 +47,7 @@ from freezeframe.harness.runs.selfcheck import (
     Canaries,
     own_rules,
 )
+from freezeframe.harness.runs.view import View
 
 STATE_TIMEOUT_S: Final = 5.0
 """For one question to a controller that has just answered others."""
@@ -67,31 +68,6 @@ counted."""
 WORKLOAD_SILENT_S: Final = 10.0
 """The workload's process tells something each second; one that does not for so long is frozen, or
 starved."""
-
-
-class View(Protocol):
-    """Who watches the run; called from the supervisor's thread only."""
-
-    def phase(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def step(self, side: str, step: str, detail: str) -> None: ...
-    def happened(self, source: str, event: AnyEvent) -> None: ...
-
-
-class Silent:
-    """Nobody watches."""
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def progress(self, done: int, total: int) -> None:
-        pass
-
-    def step(self, side: str, step: str, detail: str) -> None:
-        pass
-
-    def happened(self, source: str, event: AnyEvent) -> None:
-        pass
 
 
 class Session:

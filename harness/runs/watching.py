@@ -21,7 +21,8 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs.campaign import TICK_S, Result, run_directory
-from freezeframe.harness.runs.session import Session, View
+from freezeframe.harness.runs.session import Session
+from freezeframe.harness.runs.view import View
 from freezeframe.harness.wire import control
 
 REOPEN_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)

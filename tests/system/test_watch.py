@@ -13,7 +13,8 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.campaign import Run, run_directory
-from freezeframe.harness.runs.session import Session, Silent
+from freezeframe.harness.runs.session import Session
+from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import watch_opened
 from freezeframe.harness.runs.workload import Workload
 

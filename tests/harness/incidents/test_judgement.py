@@ -14,7 +14,8 @@ from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, Workloa
 from freezeframe.harness.core.recovery import Compared, Finish, SideResult
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.runs.campaign import Run
-from freezeframe.harness.runs.session import Session, Silent
+from freezeframe.harness.runs.session import Session
+from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.workload import Workload
 
 ACKED = 1024

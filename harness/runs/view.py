@@ -1,0 +1,30 @@
+"""Who watches a run or a watch: what is reported while it goes on."""
+
+from typing import Protocol
+
+from freezeframe.harness.core.events import AnyEvent
+
+
+class View(Protocol):
+    """Who watches the run; called from the supervisor's thread only."""
+
+    def phase(self, text: str) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def step(self, side: str, step: str, detail: str) -> None: ...
+    def happened(self, source: str, event: AnyEvent) -> None: ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        pass
+
+    def happened(self, source: str, event: AnyEvent) -> None:
+        pass
