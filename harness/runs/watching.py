@@ -93,6 +93,26 @@ def _close(session: Session, incident: Incident, outcome: Outcome) -> None:
         incident.discard()
 
 
+def _blinded(
+    session: Session, incident: Incident, view: View, error: RigError
+) -> tuple[Result, tuple[Ns, Ns], bool]:
+    """What was recorded until then is kept."""
+    lost_ns = time.monotonic_ns()
+    view.phase(str(error))
+    session.close()
+    incident.record["reasons"] = [str(error)]
+    conclude(incident)
+    incident.finish("rig-trouble")
+    result = Result(
+        outcome="rig-trouble",
+        record=incident.record,
+        incident=incident.path.absolute(),
+        error=error,
+        reasons=incident.record["reasons"],
+    )
+    return result, (lost_ns, time.monotonic_ns()), True
+
+
 def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
     """What is not seen between two incidents of a watch; an arming is good for one action."""
     seconds = (now.monotonic_ns - disarmed_ns) / 1e9
@@ -141,20 +161,7 @@ def _watch_once(
         if before is None and not isinstance(error, _BlindError):
             _close(session, incident, "rig-trouble")
             raise
-        lost_ns = time.monotonic_ns()
-        view.phase(str(error))
-        session.close()
-        incident.record["reasons"] = [str(error)]
-        conclude(incident)
-        incident.finish("rig-trouble")
-        result = Result(
-            outcome="rig-trouble",
-            record=incident.record,
-            incident=incident.path.absolute(),
-            error=error,
-            reasons=incident.record["reasons"],
-        )
-        return result, (lost_ns, time.monotonic_ns()), True
+        return _blinded(session, incident, view, error)
     except BaseException as error:
         with contextlib.suppress(HarnessError):
             session.end("the watch was being stopped")
