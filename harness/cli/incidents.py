@@ -1,5 +1,6 @@
-"""``list``, ``show``, ``search`` and ``prune``: the incidents of a folder."""
+"""Implement ``list``, ``show``, ``search`` and ``prune`` for the incidents of a folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +14,9 @@ from freezeframe.harness.cli.verdicts import say_timeline
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.record import Verdict
+from freezeframe.harness.core.verdict.signature import Recurrence
 from freezeframe.harness.errors import HarnessError, UsageError
-from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents import columns, store
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.index import Index, Indexed
 from freezeframe.harness.incidents.inquest import known_verdict, plain, timeline_of
@@ -22,16 +24,15 @@ from freezeframe.harness.incidents.quota import GIB, prune
 from freezeframe.harness.report import text
 from freezeframe.harness.report.summary import summary
 
-_EQUAL: Final = {True: "yes", False: "NO", None: "-"}
+_STYLE: Final = {"outcome": text.OUTCOME_STYLE}
+"""Column key -> style by value."""
 
 
 def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
     with Index(out_dir) as index:
         found, recurrences = index.incidents(), index.recurrences()
     if as_json:
-        rows = [
-            {**_row(one, out_dir), "seen": len(recurrences[one.signature].members)} for one in found
-        ]
+        rows = [_row(one, out_dir, recurrences) for one in found]
         shown: dict[str, object] = {"incidents": rows}
         if kinds:
             shown["kinds"] = {name: one.text for name, one in recurrences.items()}
@@ -44,18 +45,20 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
     if kinds:
         _list_kinds(found, {name: one.text for name, one in recurrences.items()})
         return
-    table = _table("incident", "outcome", "scenario", "trigger", "kind", "seen", "data equal")
-    for one in found:
-        table.add_row(
-            Text(text.text(one.name)),
-            Text(one.outcome, style=text.OUTCOME_STYLE.get(one.outcome, "")),
-            Text(one.scenario or "watch"),
-            Text(one.rule or "-"),
-            Text(one.signature),
-            Text(str(len(recurrences[one.signature].members))),
-            Text(_EQUAL[one.data_equal]),
+    titled = [one for one in columns.COLUMNS if one.title]
+    table = _table()
+    for column in titled:
+        table.add_column(
+            column.title, overflow="fold", no_wrap=column.is_whole, max_width=column.max_width
         )
+    for one in found:
+        entry = _entry(one, out_dir, recurrences)
+        table.add_row(*(_cell(column, column.of(entry)) for column in titled))
     output.show(table)
+
+
+def _cell(column: columns.Column, value: columns.Value) -> Text:
+    return Text(text.text(column.shown(value)), _STYLE.get(column.key, {}).get(str(value), ""))
 
 
 def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
@@ -76,34 +79,42 @@ def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         # An id is there to be copied: it stays whole, however narrow the terminal.
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("incident", "newest"))
+        table.add_column(heading, overflow="fold", no_wrap=heading == "newest")
     return table
 
 
-def _row(one: Indexed, out_dir: Path) -> dict[str, object]:
-    return {
-        "id": one.name,
-        "incident": str((out_dir / one.name).absolute()),
-        "outcome": one.outcome,
-        "scenario": one.scenario,
-        "bench": one.bench,
-        "seed": int(one.seed) if one.seed.isdecimal() else one.seed,
-        "rule": one.rule or None,
-        "data_equal": one.data_equal,
-        "kind": one.signature,
-    }
+def _entry(one: Indexed, out_dir: Path, recurrences: Mapping[str, Recurrence]) -> columns.Entry:
+    return columns.Entry(
+        name=one.name,
+        folder=out_dir,
+        outcome=one.outcome,
+        kind=one.signature,
+        seen=len(recurrences[one.signature].members),
+        stored=one.listed,
+    )
+
+
+def _row(
+    one: Indexed, out_dir: Path, recurrences: Mapping[str, Recurrence]
+) -> dict[str, columns.Value]:
+    entry = _entry(one, out_dir, recurrences)
+    return {column.key: column.of(entry) for column in columns.COLUMNS}
 
 
 def search(what: str, out_dir: Path, *, as_json: bool) -> None:
     with Index(out_dir) as index:
-        hits = index.search(what)
+        hits, recurrences = index.search(what), index.recurrences()
     if as_json:
         print_json(
-            {"incidents": [{**_row(one, out_dir), "excerpt": excerpt} for one, excerpt in hits]}
+            {
+                "incidents": [
+                    {**_row(one, out_dir, recurrences), "excerpt": excerpt} for one, excerpt in hits
+                ]
+            }
         )
         return
     if not hits:
-        say(f"no incident in {escape(str(out_dir))} holds all of: {escape(what)}")
+        say(f"no incident in {escape(str(out_dir))} contains all of: {escape(what)}")
     for one, excerpt in hits:
         output.out.print(
             Text.assemble(
@@ -166,7 +177,7 @@ def _recurrence(one: store.StoredIncident) -> str:
 
 def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: bool) -> None:
     if not 0 <= keep_gib < 1 << 30:
-        raise UsageError(f"prune: --keep-gib {keep_gib}: a size in GiB, from 0 on")
+        raise UsageError(f"prune: --keep-gib {keep_gib}: not a size in GiB from 0 on")
     made = prune(out_dir, int(keep_gib * GIB), dry_run=dry_run)
     if as_json:
         print_json(
@@ -183,7 +194,9 @@ def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: b
         say(f"{'would remove' if dry_run else 'removed'} {escape(name)}, {text.byte_count(size)}")
     say(f"{text.byte_count(made.total_bytes)} before, {text.byte_count(made.left_bytes)} after")
     if not made.is_enough:
-        err.print("  the rest stays: open, or the first or the newest of its kind", style="yellow")
+        err.print(
+            "  the rest is kept: open, or the first or the newest of its kind", style="yellow"
+        )
 
 
 def _timeline(dossier: Dossier, verdict: Verdict | None) -> list[Row]:

@@ -20,12 +20,13 @@ from freezeframe.harness.core.verdict import signature
 from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.core.verdict.signature import Member, Recurrence
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.incidents import store
+from freezeframe.harness.incidents import columns, store
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.store import OPEN, RECORD, StoredIncident
 
 FILE: Final = "index.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Of the tables below; the stored columns of ``list`` count too (``_version``)."""
 MAX_SEARCHED_BYTES: Final = 4 << 20
 """Of each console: its begin and its end, half each."""
 MAX_HITS: Final = 200
@@ -35,15 +36,15 @@ WAIT_S: Final = 10.0
 _SCHEMA: Final = """
 CREATE TABLE incident (
     name TEXT PRIMARY KEY, stamp TEXT NOT NULL, started_ns INTEGER NOT NULL, started TEXT NOT NULL,
-    outcome TEXT NOT NULL, bench TEXT NOT NULL, scenario TEXT NOT NULL, seed TEXT NOT NULL, rule TEXT NOT NULL,
-    side TEXT NOT NULL, stage TEXT NOT NULL, line TEXT NOT NULL, signature TEXT NOT NULL, firmware TEXT NOT NULL,
-    contexts TEXT NOT NULL, data_equal INTEGER) WITHOUT ROWID;
+    outcome TEXT NOT NULL, scenario TEXT NOT NULL, rule TEXT NOT NULL, side TEXT NOT NULL, stage TEXT NOT NULL,
+    line TEXT NOT NULL, signature TEXT NOT NULL, firmware TEXT NOT NULL, contexts TEXT NOT NULL, listed TEXT NOT NULL
+    ) WITHOUT ROWID;
 CREATE INDEX by_signature ON incident (signature, started_ns);
 CREATE VIRTUAL TABLE words USING fts5 (name UNINDEXED, console, trigger, notes);
 """
 _COLUMNS: Final = (
-    "name", "stamp", "started_ns", "started", "outcome", "bench", "scenario", "seed", "rule", "side", "stage", "line",
-    "signature", "firmware", "contexts", "data_equal",
+    "name", "stamp", "started_ns", "started", "outcome", "scenario", "rule", "side", "stage", "line", "signature",
+    "firmware", "contexts", "listed",
 )  # fmt: skip
 _MAX_INTEGER: Final = (1 << 63) - 1
 
@@ -56,9 +57,7 @@ class Indexed:
     started_ns: int
     started: str
     outcome: str
-    bench: str
     scenario: str
-    seed: str
     rule: str
     side: str
     stage: str
@@ -67,7 +66,8 @@ class Indexed:
     signature: str
     firmware: str
     contexts: frozenset[str]
-    data_equal: bool | None
+    listed: Mapping[str, columns.Value]
+    """The stored columns of ``list``, by key."""
 
 
 class Index:
@@ -225,26 +225,27 @@ def _is_ours(connection: sqlite3.Connection) -> bool:
     foreign = connection.execute(
         "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
     ).fetchone()[0]
-    return bool(version == SCHEMA_VERSION and foreign == 0)
+    return bool(version == _version() and foreign == 0)
+
+
+def _version() -> int:
+    return SCHEMA_VERSION << 16 | columns.stored_version(columns.COLUMNS)
 
 
 def _fresh(name: str) -> sqlite3.Connection:
     connection = _connect(name)
     connection.executescript(
-        f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_version()}; COMMIT;"
     )
     return connection
 
 
 def _indexed(row: sqlite3.Row) -> Indexed:
-    equal = row["data_equal"]
-    fields = {
-        name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "data_equal")
-    }
+    fields = {name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "listed")}
     return Indexed(
         **fields,
         contexts=frozenset(json.loads(row["contexts"])),
-        data_equal=None if equal is None else bool(equal),
+        listed=json.loads(row["listed"]),
     )
 
 
@@ -263,16 +264,13 @@ def _read(
     if trigger is None:
         line = signature.normalised(_text(record.reasons[0] if record.reasons else one.outcome))
     consoles = [_console(one, f"{side}/{store.CONSOLE}") for side in SIDES]
-    equal = record.data_equal
     values: dict[str, str | int | None] = {
         "name": one.id,
         "stamp": stamp,
         "started_ns": min(max(one.started_ns, 0), _MAX_INTEGER),
         "started": _text(record.created, 40),
         "outcome": one.outcome,
-        "bench": _text(record.bench),
         "scenario": _text(record.scenario),
-        "seed": _text(record.seed, 40),
         "rule": rule,
         "side": _text(trigger.side if trigger is not None else "", 20),
         "stage": stage,
@@ -280,7 +278,7 @@ def _read(
         "signature": signature.signature(rule, stage, line),
         "firmware": _firmware(record),
         "contexts": json.dumps(signature.contexts(_before(dossier))),
-        "data_equal": int(equal) if equal is not None else None,
+        "listed": json.dumps(_listed(record)),
     }
     words = (
         "\n".join(
@@ -292,6 +290,15 @@ def _read(
         "\n".join(_notes(record)),
     )
     return values, words
+
+
+def _listed(record: IncidentRecord) -> dict[str, columns.Value]:
+    """Return the stored columns of ``list``, by key."""
+    values = {one.key: one.read(record) for one in columns.COLUMNS if one.read is not None}
+    return {
+        key: _text(value, columns.MAX_VALUE_CHARS) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def _console(one: StoredIncident, name: str) -> bytes:

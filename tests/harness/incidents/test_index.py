@@ -48,7 +48,7 @@ def test_it_says_what_the_folders_say(out: Path) -> None:
     assert [one.name for one in found] == [one.id for one in incidents(out)]
     assert [one.scenario for one in found] == [RECEIVER, SENDER]
     assert {one.line for one in found} == {"block drbd#: Digest integrity check FAILED: #s +#"}
-    assert {(one.rule, one.side, one.firmware, one.data_equal) for one in found} == {
+    assert {(one.rule, one.side, one.firmware, one.listed["data_equal"]) for one in found} == {
         ("digest-failed", "secondary", "1.0.0", True)
     }
     assert (
