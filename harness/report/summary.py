@@ -10,6 +10,9 @@ from typing import Final
 from rich.console import RenderableType
 from rich.text import Text
 
+from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.verdict.evidence import link_ends
 from freezeframe.harness.core.verdict.record import (
     ActionRecord,
     CaptureRecord,
@@ -85,18 +88,21 @@ def _next_step(record: IncidentRecord, outcome: str) -> str:
         return f"look for the reason with freezeframe show {incident} --timeline"
     missing = "replay lists the missing evidence; " if outcome == "inconclusive" else ""
     return (
-        f"{missing}read {_place(record.trigger)}; "
+        f"{missing}read {_place(record.trigger, link_ends(record))}; "
         f"then freezeframe show {incident} --timeline (--verbose: all details)"
     )
 
 
-def _place(trigger: TriggerRecord) -> str:
+def _place(trigger: TriggerRecord, ends: LinkEnds) -> str:
     """The trigger's place in the evidence."""
     if trigger.source == "console":
         return f"{text(trigger.side)}/console.log at byte {_line_at(trigger)}"
     place = f"link.pcapng, packet {trigger.offset_bytes}"
-    if trigger.block_id:
-        place += f" (Wireshark with drbd_tcp: drbd.block_id == {text(trigger.block_id)})"
+    template = ends.speak().wireshark
+    if trigger.block_id and template:
+        shown = template.format(write_id=text(trigger.block_id))
+        heuristic = " with drbd_tcp" if ends.protocol == byname.USUAL else ""
+        place += f" (Wireshark{heuristic}: {shown})"
     return place
 
 
@@ -258,7 +264,12 @@ def _details(record: IncidentRecord) -> list[TableRow]:
     trigger = record.trigger
     if trigger is not None:
         unit = "packet" if trigger.source == "link" else "offset"
-        rows.append(("trigger at", Text(f"{_place(trigger)}; {unit} {trigger.offset_bytes}")))
+        rows.append(
+            (
+                "trigger at",
+                Text(f"{_place(trigger, link_ends(record))}; {unit} {trigger.offset_bytes}"),
+            )
+        )
         if trigger.t_ack_ns and trigger.t_arrival_ns:
             answered = duration(trigger.t_ack_ns - trigger.t_arrival_ns)
             rows.append(

@@ -114,3 +114,26 @@ def test_nothing_of_a_device_acts_on_the_terminal(recorded: dict[str, Any]) -> N
     }
     shown = "".join(rows(record, "fail", verbose=True).values())
     assert "\x1b" not in shown and "\\x1b[2J[bold]x" in shown
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ("drbd", "(Wireshark with drbd_tcp: drbd.block_id == 0x2a)"),
+        ("nbd", "(Wireshark: nbd.handle == 0x2a)"),
+        ("none", "read link.pcapng, packet 7;"),
+    ],
+)
+def test_the_place_on_the_link_is_found_by_the_protocols_own_filter(
+    recorded: dict[str, Any], protocol: str, words: str
+) -> None:
+    trigger = {
+        "source": "link",
+        "offset_bytes": 7,
+        "block_id": "0x2a",
+        "rule": "r",
+        "side": "primary",
+    }
+    link = {**(recorded.get("link") or {}), "protocol": protocol}
+    found = rows({**recorded, "trigger": trigger, "link": link}, "fail")
+    assert words in found["next"]
