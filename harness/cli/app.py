@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from freezeframe.harness.cli import complete
+from freezeframe.harness.cli import complete, options
 from freezeframe.harness.cli.formats import FORMATS, with_options
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
@@ -306,6 +306,41 @@ def export(
         from freezeframe.harness.cli import exports
 
         exports.export(incident, out, targets, redact=redact, as_json=as_json)
+
+
+@app.command("import", short_help="Judge captures and logs that you have.")
+def import_(
+    more: options.MoreLinks = None,
+    link: options.Links = None,
+    primary_console: options.PrimaryConsole = None,
+    secondary_console: options.SecondaryConsole = None,
+    port: options.Ports = None,
+    primary_address: options.PrimaryAddress = "",
+    secondary_address: options.SecondaryAddress = "",
+    protocol: options.Protocol = "drbd",
+    rules: options.Rules = None,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an incident of captures and logs that you have, without a bench, and judge it.
+
+    Exit status: 0 nothing wrong was seen, 1 a device failed, 4 not enough could be seen, 2 a file
+    cannot be read.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import importing
+        from freezeframe.harness.incidents.importing import Given
+
+        given = Given(
+            links=(*(link or []), *(more or [])),
+            primary_console=primary_console,
+            secondary_console=secondary_console,
+            ports=tuple(port or ()),
+            primary_address=primary_address,
+            secondary_address=secondary_address,
+            protocol=protocol,
+        )
+        importing.import_(given, rules or [], out, as_json=as_json)
 
 
 rules_app = typer.Typer(help="Test rule files before use.", no_args_is_help=True)

@@ -1,5 +1,8 @@
 """Write pcapng captures that a kill cannot damage, and read pcap and pcapng within limits.
 
+The reader takes both byte orders, microseconds and nanoseconds, and the link types of
+``core.link.linklayers``, whose frames it returns as Ethernet frames.
+
 The writer passes whole runs of blocks (``core.skimpure``) to the kernel and buffers nothing.
 Whenever the process is killed, the file contains complete blocks up to the last run. When the disk
 is full it cuts the file back to the last complete run and stops. A file given up by ``retire`` is
@@ -24,6 +27,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from freezeframe.harness.core.link import linklayers
 from freezeframe.harness.core.link.skim import Buffer, Run, blocks, encode, survey
 from freezeframe.harness.core.link.skimpure import MAX_BLOCK_BYTES, MAX_FRAME_BYTES
 from freezeframe.harness.errors import RigError, WireError
@@ -47,6 +51,10 @@ _PAD: Final = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 _READ_BYTES: Final = 64 << 10
 _RUN_FRAMES: Final = 4096
 MAX_INTERFACES: Final = 256
+_LINKTYPE_MASK: Final = 0x0FFFFFFF
+"""The upper bits of pcap's field say how long a frame check sequence is."""
+_Interface = tuple[int, int, int, int]
+"""Units of time a second, offset in seconds, snap length, link type."""
 
 
 class CapturedFrame(msgspec.Struct, frozen=True, eq=False):
@@ -210,10 +218,10 @@ _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 
 
 def read_frames(path: Path) -> Iterator[CapturedFrame]:
-    """Yield the Ethernet frames of a pcap or pcapng file, in order.
+    """Yield the frames of a pcap or pcapng file, in order, as Ethernet frames.
 
     A file of a killed writer ends after its last complete frame. Raises RigError when it cannot be
-    opened, WireError when it is not a capture of Ethernet frames.
+    opened, WireError when it is not a capture of a link type that is read.
     """
     with _opened(path) as file:
         yield from frames_of(file, str(path))
@@ -255,14 +263,19 @@ def runs_of(file: BinaryIO, name: str, *, is_growing: bool = False) -> Iterator[
     writer. Otherwise such a place is damage and raises WireError.
     """
     single: list[CapturedFrame] = []
-    for part in _parts(file, name, is_growing):
-        if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
-            yield _as_run(single)
-            single = []
-        if isinstance(part, CapturedFrame):
-            single.append(part)
-        else:
-            yield part
+    try:
+        for part in _parts(file, name, is_growing):
+            if single and (not isinstance(part, CapturedFrame) or len(single) >= _RUN_FRAMES):
+                yield _as_run(single)
+                single = []
+            if isinstance(part, CapturedFrame):
+                single.append(part)
+            else:
+                yield part
+    except WireError:
+        if single:
+            yield _as_run(single)  # what stands before the damage
+        raise
     if single:
         yield _as_run(single)
 
@@ -288,9 +301,8 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
     header = file.read(20)
     if len(header) < 20:
         return
-    linktype = struct.unpack_from(order + "I", header, 16)[0] & 0x0FFFFFFF
-    if linktype != LINKTYPE_ETHERNET:
-        raise WireError(f"link type {linktype}, only Ethernet (1) is read", 20, header[16:20])
+    linktype = struct.unpack_from(order + "I", header, 16)[0] & _LINKTYPE_MASK
+    _check_linktype(linktype, 20, header[16:20])
     record = struct.Struct(order + "IIII")
     while len(head := file.read(record.size)) == record.size:
         seconds, fraction, length, original = record.unpack(head)
@@ -301,7 +313,8 @@ def _read_pcap(file: BinaryIO, order: str, unit_ns: int) -> Iterator[CapturedFra
         data = file.read(length)
         if len(data) < length:
             return
-        yield CapturedFrame(seconds * 1_000_000_000 + fraction * unit_ns, data, original)
+        t_ns = seconds * 1_000_000_000 + fraction * unit_ns
+        yield CapturedFrame(t_ns, linklayers.ethernet(linktype, data), original)
 
 
 def _read_pcapng(file: BinaryIO, data: bytes, is_growing: bool) -> Iterator[Run | CapturedFrame]:
@@ -336,13 +349,16 @@ class _Section:
 
     def __init__(self) -> None:
         self._order = "<"
-        self._interfaces: list[tuple[int, int, int]] = []
+        self._interfaces: list[_Interface] = []
 
     @property
     def is_plain(self) -> bool:
         """Its packets of interface 0 have the form of a run."""
         first = self._interfaces[0] if self._interfaces else None
-        return self._order == "<" and first is not None and first[:2] == (_NS_PER_S, 0)
+        is_ours = first is not None and first[:2] == (_NS_PER_S, 0)
+        return (
+            self._order == "<" and first is not None and is_ours and first[3] == LINKTYPE_ETHERNET
+        )
 
     def block(self, data: bytes, at: int, start: int) -> int | None:
         """Return the length of the block at ``data[at]``; None: it is incomplete. Raises WireError
@@ -384,8 +400,9 @@ class _Section:
         elif kind == _SPB and len(body) >= 4:
             original = struct.unpack_from(self._order + "I", body)[0]
             snaplen = self._interfaces[0][2] if self._interfaces else 0
-            captured = min(original, snaplen or original, len(body) - 4)
-            return CapturedFrame(0, body[4 : 4 + captured], original)
+            linktype = self._interfaces[0][3] if self._interfaces else LINKTYPE_ETHERNET
+            captured = min(original, snaplen or original, len(body) - 4, MAX_FRAME_BYTES)
+            return CapturedFrame(0, linklayers.ethernet(linktype, body[4 : 4 + captured]), original)
         return None
 
 
@@ -411,11 +428,15 @@ def whole_to(data: Buffer | mmap.mmap, at: int) -> int:
     return at
 
 
-def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
-    """Return (time units per second, offset in seconds, snap length)."""
+def _check_linktype(linktype: int, at: int, excerpt: bytes) -> None:
+    if linktype not in linklayers.SUPPORTED:
+        known = ", ".join(f"{name} ({number})" for number, name in sorted(linklayers.NAMES.items()))
+        raise WireError(f"link type {linktype} is not read; read are {known}", at, excerpt)
+
+
+def _interface(body: bytes, order: str, at: int) -> _Interface:
     linktype, _, snaplen = struct.unpack_from(order + "HHI", body)
-    if linktype != LINKTYPE_ETHERNET:
-        raise WireError(f"link type {linktype}, only Ethernet (1) is read", at, body[:8])
+    _check_linktype(linktype, at, body[:8])
     resolution, offset_s = _DEFAULT_TSRESOL, 0
     position = 8
     while position + 4 <= len(body):
@@ -429,11 +450,11 @@ def _interface(body: bytes, order: str, at: int) -> tuple[int, int, int]:
             offset_s = struct.unpack(order + "q", value)[0]
         position += 4 + (length + 3 & ~3)
     units = 1 << (resolution & 0x7F) if resolution & 0x80 else 10 ** (resolution & 0x7F)
-    return units, offset_s, snaplen
+    return units, offset_s, snaplen, linktype
 
 
 def _enhanced_packet(
-    body: bytes, order: str, interfaces: list[tuple[int, int, int]], at: int
+    body: bytes, order: str, interfaces: list[_Interface], at: int
 ) -> CapturedFrame:
     """``body`` includes the second length of the block."""
     if len(body) < 24:
@@ -443,9 +464,10 @@ def _enhanced_packet(
         raise WireError(f"packet of interface {number}, which is not described", at, body[:20])
     if length > len(body) - 24 or length > MAX_FRAME_BYTES:
         raise WireError(f"packet of {length} bytes in a block of {len(body) - 4}", at, body[:20])
-    units, offset_s, _ = interfaces[number]
+    units, offset_s, _, linktype = interfaces[number]
     ticks = high << 32 | low
     if units != _NS_PER_S:
         ticks = ticks * _NS_PER_S // units
     t_ns = offset_s * _NS_PER_S + ticks
-    return CapturedFrame(t_ns, body[20 : 20 + length], original, number)
+    data = linklayers.ethernet(linktype, body[20 : 20 + length])
+    return CapturedFrame(t_ns, data, original, number)

@@ -7,7 +7,7 @@ whose secrets cannot be replaced for certain is not copied, and a note says so.
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +28,16 @@ _USER_INFO: Final = re.compile(r"(?<=://)[^/@\s\"']*:([^/@\s\"']+)@")
 
 def keep_basis(incident: Incident, bench: Bench) -> None:
     """Copy the files and note them in incident.json. RigError: the incident's folder cannot be written."""
+    keep_rules(incident, bench.rule_paths(), bench_file=_keep(incident, bench.path, BENCH))
+
+
+def keep_rules(incident: Incident, rule_files: Sequence[Path], *, bench_file: str = "") -> None:
+    """The same of an incident without a bench."""
     told: dict[str, object] = {"version": versions()["freezeframe"], "commit": commit()}
-    told["bench_file"] = _keep(incident, bench.path, BENCH)
+    told["bench_file"] = bench_file
     kept = [
         _keep(incident, path, f"{RULES}/{number:02d}-{_plain_name(path)}")
-        for number, path in enumerate(bench.rule_paths()[:MAX_RULE_FILES], 1)
+        for number, path in enumerate(rule_files[:MAX_RULE_FILES], 1)
     ]
     told["rule_files"] = [name for name in kept if name]
     incident.update(judged_by=told)

@@ -1,0 +1,224 @@
+"""What the rules find in evidence that was imported, and what that evidence cannot show."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Final
+
+from freezeframe.harness.core.console.logtimes import LogTimes
+from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.console.triggers import Hit, Scanner
+from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
+from freezeframe.harness.core.link.blindness import BlindKind
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.protocol import Tell
+from freezeframe.harness.core.linkevents import EVENTS, LinkRule
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.incidents.store import StoredIncident, link_runs
+
+MAX_HITS: Final = 100
+"""Listed of one rule and side; more are counted."""
+MAX_ALL_HITS: Final = 100_000
+EXCERPT_BYTES: Final = 256
+USUAL_ALGORITHM: Final = "crc32c"
+PROOF_DIGESTS: Final = 16
+"""So many digests that fit are no chance."""
+_ONE_BIT: Final = re.compile(r"; bit \d of byte \d+")
+_DIGEST_LINE: Final = re.compile(rb"Digest integrity check FAILED: (\d{1,18})s ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportHit:
+    """One thing that a rule found."""
+
+    rule: str
+    source: str
+    side: str
+    place: int
+    """Link: number of the frame in the incident's capture, 0 for something that is missing.
+    Console: offset behind the match."""
+    tap: tuple[str, int] | None
+    """With several captures: the file that the frame is from, and its number there."""
+    t_ns: Ns
+    """CLOCK_REALTIME, as far as the evidence tells."""
+    text: str
+    sector: int | None
+
+    @classmethod
+    def of(cls, one: Trigger, tap: tuple[str, int] | None) -> ImportHit:
+        return cls(
+            rule=one.rule,
+            source=one.source,
+            side=one.side,
+            place=one.offset_bytes,
+            tap=tap,
+            t_ns=one.t_match_ns,
+            text=escape(one.detail or one.excerpt.rpartition(b"\n")[2]),
+            sector=one.sector if one.sector >= 0 else None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"rule": self.rule, "source": self.source, "side": self.side}
+        told["packet" if self.source == "link" else "offset"] = self.place
+        if self.tap is not None:
+            told |= {"tap": self.tap[0], "tap_packet": self.tap[1]}
+        return told | {"t_ns": self.t_ns, "sector": self.sector, "text": self.text}
+
+
+def bounded(hits: Sequence[Trigger]) -> list[Trigger]:
+    """At most MAX_HITS of each rule and side."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for one in hits:
+        seen[one.rule, one.side] += 1
+        if seen[one.rule, one.side] <= MAX_HITS:
+            kept.append(one)
+    return kept
+
+
+# --- the link -----------------------------------------------------------------------------------------------
+def link_hits(
+    stored: StoredIncident, ends: LinkEnds, rules: Sequence[LinkRule]
+) -> tuple[LinkView, list[Trigger]]:
+    """(what was understood, what the rules found) of the incident's capture."""
+    tells = ends.speak().tells
+    shown = [rule for rule in rules if EVENTS[rule.event].needs in tells]
+    view, hits = LinkView(ends, shown), list[Trigger]()
+    t_ns, count = 0, 0
+    for run in link_runs(stored.path):
+        for at_ns, frame, number in view.frames(run.data, count + 1, 0):
+            due_ns = view.next_deadline()
+            if due_ns is not None and due_ns <= at_ns:
+                hits += view.tick(due_ns)
+            hits += view.feed(at_ns, frame, number, at_ns)
+        t_ns, count = run.t_last_ns, count + run.frames
+        hits += view.tick(t_ns)
+        del hits[MAX_ALL_HITS:]
+    return view, hits + view.close(t_ns)
+
+
+def with_algorithm(
+    stored: StoredIncident, ends: LinkEnds, rules: Sequence[LinkRule]
+) -> tuple[tuple[LinkView, list[Trigger]], str] | None:
+    """The same with the digest that is usual, where the capture does not show which was agreed on.
+    None: it is not proved to be that one.
+
+    Proof is digests that fit, and of those that do not, that they differ as by one flipped bit: a
+    digest of another algorithm does so by chance in 1 of 8,000 writes of 64 KiB.
+    """
+    view, hits = link_hits(stored, replace(ends, integrity_alg=USUAL_ALGORITHM), rules)
+    digest_rules = {rule.name for rule in rules if rule.event == "digest-mismatch"}
+    wrong = [one for one in hits if one.source == "link" and one.rule in digest_rules]
+    checked = view.ledger.totals.digests_checked
+    one_bit = [one for one in wrong if _ONE_BIT.search(one.detail)]
+    is_proved = len(one_bit) == len(wrong) or checked - len(wrong) >= PROOF_DIGESTS
+    return ((view, hits), USUAL_ALGORITHM) if checked and is_proved else None
+
+
+def blindness(view: LinkView, tells: frozenset[Tell], frames: int) -> list[str]:
+    """What this capture of so many frames did not show of the link, a sentence each."""
+    if not tells:
+        return ["the link is recorded and not understood: no protocol was named for it"]
+    seen = view.blindness(frames)
+    told, kinds = [one.says for one in seen], {one.kind for one in seen}
+    totals = view.ledger.totals
+    if view.reassembler.gaps:
+        told.append(f"the capture has {view.reassembler.gaps} holes: what was in them is not known")
+    if not totals.writes:
+        return told or ["no replicated write was captured: nothing could be checked"]
+    if Tell.ANSWER in tells and not totals.acks and BlindKind.ANSWERS_NOT_SHOWN not in kinds:
+        told.append(f"no answer to any of {totals.writes} replicated writes was captured")
+    if Tell.DIGEST in tells and not totals.digests_checked and BlindKind.NO_DIGEST not in kinds:
+        told.append(
+            f"no digest of {totals.writes} replicated writes was checked: the link carries none, or none that is known"
+        )
+    return told
+
+
+# --- the consoles -------------------------------------------------------------------------------------------
+def placed(
+    side: Side, log: bytes, times: LogTimes, hits: Sequence[Trigger], begin_ns: Ns
+) -> tuple[tuple[tuple[Ns, int], ...], str]:
+    """(time and offset of the console's reads, what is to be said of them).
+
+    A log that has only the device's uptime is put where it names a sector whose digest was wrong on
+    the link; else at the begin of the evidence.
+    """
+    if times.scale == "wall":
+        return times.starts, ""
+    if times.scale == "none":
+        return (
+            (begin_ns, 0),
+        ), f"the {side}'s console has no times: its lines are not ordered in time"
+    wrong = {one.sector: one.t_match_ns for one in hits if one.source == "link" and one.sector >= 0}
+    for match in _DIGEST_LINE.finditer(log):
+        t_ns = wrong.get(int(match[1]))
+        if t_ns is not None:
+            return times.moved(t_ns - times.time_at(match.start())), (
+                f"the {side}'s console has only its uptime; it was put on the capture's clock by the line about sector "
+                f"{int(match[1])}"
+            )
+    first_ns = times.starts[0][0] if times.starts else 0
+    return times.moved(begin_ns - first_ns), (
+        f"the {side}'s console has only its uptime, and no line of it is on the link too: its first line was put at the "
+        "begin of the evidence, so that its order against the link is not known"
+    )
+
+
+def console_hits(
+    reads: Mapping[Side, Sequence[tuple[Ns, bytes]]], rules: Sequence[ConsoleRule]
+) -> list[Trigger]:
+    """What the console rules find in both logs, in the order of their times."""
+    if not rules or not reads:
+        return []
+    scanner = Scanner(rules, {side: side for side in SIDES})
+    tails: dict[Side, bytes] = dict.fromkeys(SIDES, b"")
+    offsets: dict[Side, int] = dict.fromkeys(SIDES, 0)
+    found: list[Trigger] = []
+    ordered = sorted(
+        chain.from_iterable(
+            ((t_ns, number, side, data) for number, (t_ns, data) in enumerate(reads.get(side, ())))
+            for side in SIDES
+        ),
+        key=lambda one: one[0],
+    )
+    for t_ns, _, side, data in ordered:
+        hits = [*_silences(scanner, t_ns), *((side, hit) for hit in scanner.feed(side, data, t_ns))]
+        offsets[side] += len(data)
+        tails[side] = (tails[side] + data)[-(EXCERPT_BYTES + len(data)) :]
+        for one, hit in hits:
+            end = len(tails[one]) - (offsets[one] - hit.end_offset_bytes)
+            excerpt = tails[one][max(0, end - EXCERPT_BYTES) : max(0, end)]
+            found.append(_trigger(one, hit, rules[hit.rule], t_ns, excerpt))
+        if len(found) > MAX_ALL_HITS:
+            break
+        tails[side] = tails[side][-EXCERPT_BYTES:]
+    return found
+
+
+def _trigger(side: Side, hit: Hit, rule: ConsoleRule, t_ns: Ns, excerpt: bytes) -> Trigger:
+    return Trigger(
+        t_ns=t_ns,
+        rule=rule.name,
+        source="console",
+        side=side,
+        offset_bytes=hit.end_offset_bytes,
+        t_arrival_ns=t_ns,
+        t_match_ns=t_ns,
+        excerpt=excerpt,
+    )
+
+
+def _silences(scanner: Scanner, until_ns: Ns) -> Iterator[tuple[Side, Hit]]:
+    """What the passing of time until the next line makes certain."""
+    for _ in range(MAX_HITS):
+        due_ns = scanner.next_deadline()
+        if due_ns is None or due_ns > until_ns:
+            return
+        for side in SIDES:
+            for hit in scanner.tick(side, due_ns):
+                yield side, hit
