@@ -14,10 +14,7 @@ from freezeframe.firmware_sim.drbd_contract import Backend, FaultHooks, PeerConf
 from freezeframe.firmware_sim.drbd_metadata import MAX_UUID, UUIDS
 from freezeframe.firmware_sim.ports import Outbox, ReplicationClose, ReplicationSend
 from freezeframe.harness.wire.drbd import (
-    CONN_NAMES,
-    DISK_NAMES,
     META_SOCKET,
-    ROLE_NAMES,
     SECTOR_BYTES,
     STATE_FIELDS,
     UUID_JUST_CREATED,
@@ -28,6 +25,7 @@ from freezeframe.harness.wire.drbd import (
     Feature,
     Role,
 )
+from freezeframe.harness.wire.drbdnames import CONN_NAMES, DISK_NAMES, ROLE_NAMES
 from freezeframe.harness.wire.rootcause import LAST_WRITES, EventCode
 
 SEPARATE_BYTES: Final = 16 << 10

@@ -16,7 +16,7 @@ from typing import Any, Final
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.wire import control, drbd
+from freezeframe.harness.wire import control, drbd, drbdnames
 from freezeframe.harness.wire.control import PairState
 
 NOTE: Final = "freezeframe:"
@@ -28,13 +28,13 @@ MAX_LOG_LINES: Final = 200_000
 MAX_LINE_CHARS: Final = 4096
 
 CONN: Final[dict[str, int]] = {
-    **{name: int(conn) for conn, name in drbd.CONN_NAMES.items()},
+    **{name: int(conn) for conn, name in drbdnames.CONN_NAMES.items()},
     # DRBD 9 (not run here): its names where they differ.
     "Connecting": drbd.Conn.WF_CONNECTION,
     "Established": drbd.Conn.CONNECTED,
 }
 DISK: Final[dict[str, int]] = {
-    **{name: int(disk) for disk, name in drbd.DISK_NAMES.items()},
+    **{name: int(disk) for disk, name in drbdnames.DISK_NAMES.items()},
     "Detaching": drbd.Disk.FAILED,  # DRBD 9
 }
 ROLE: Final[dict[str, int]] = {"Unknown": 0, "Primary": 1, "Secondary": 2}

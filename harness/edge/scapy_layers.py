@@ -39,7 +39,7 @@ from scapy.packet import Packet, Raw, bind_layers
 
 from freezeframe.harness.core.link.drbd.stream import parse_header
 from freezeframe.harness.core.link.layout import layout_items
-from freezeframe.harness.wire import control, drbd
+from freezeframe.harness.wire import control, drbd, drbdnames
 
 # --- DRBD ---------------------------------------------------------------------------------------------------
 _COMMANDS: Final = {int(cmd): f"P_{cmd.name}" for cmd in drbd.Cmd}
@@ -66,9 +66,13 @@ class StateField(XIntField):  # type: ignore[misc]
             shift, width = drbd.STATE_FIELDS[name]
             return x >> shift & (1 << width) - 1
 
-        role, peer = (drbd.ROLE_NAMES.get(part(name), str(part(name))) for name in ("role", "peer"))
-        disk, pdsk = (drbd.DISK_NAMES.get(part(name), str(part(name))) for name in ("disk", "pdsk"))
-        conn = drbd.CONN_NAMES.get(part("conn"), str(part("conn")))
+        role, peer = (
+            drbdnames.ROLE_NAMES.get(part(name), str(part(name))) for name in ("role", "peer")
+        )
+        disk, pdsk = (
+            drbdnames.DISK_NAMES.get(part(name), str(part(name))) for name in ("disk", "pdsk")
+        )
+        conn = drbdnames.CONN_NAMES.get(part("conn"), str(part("conn")))
         flags = [
             name for name, (_, width) in drbd.STATE_FIELDS.items() if width == 1 and part(name)
         ]
@@ -247,7 +251,7 @@ _ENUMS: Final[dict[str, dict[int, str]]] = {
     "reason": {int(reason): reason.name.lower() for reason in control.Reason},
     "level": {int(level): level.name.lower() for level in control.TraceLevel},
     "kind": {int(kind): kind.name.lower() for kind in control.SetKind},
-    "role": drbd.ROLE_NAMES,
+    "role": drbdnames.ROLE_NAMES,
     "pair_state": control.PAIR_STATE_NAMES,
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from freezeframe.harness.core.rootcause import RootCauseSet, StateRecord, jsonable
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.record import StateDifference
-from freezeframe.harness.wire import control, drbd
+from freezeframe.harness.wire import control, drbdnames
 
 UUID_PRIMARY_BIT: Final = 1
 """Lowest bit of the current UUID: set on the primary, and no difference of generations."""
@@ -30,8 +30,8 @@ def _name(names: Mapping[int, str], key: str) -> Callable[[StateRecord], object]
 
 
 _PAIR_STATE: Final = _name(control.PAIR_STATE_NAMES, "pair_state")
-_CONN: Final = _name(drbd.CONN_NAMES, "conn")
-_DISK, _PEER_DISK = _name(drbd.DISK_NAMES, "disk"), _name(drbd.DISK_NAMES, "peer_disk")
+_CONN: Final = _name(drbdnames.CONN_NAMES, "conn")
+_DISK, _PEER_DISK = _name(drbdnames.DISK_NAMES, "disk"), _name(drbdnames.DISK_NAMES, "peer_disk")
 _PAIRS: Final[
     Sequence[tuple[str, Callable[[StateRecord], object], Callable[[StateRecord], object]]]
 ] = (
@@ -96,10 +96,10 @@ def _by_block_id(state: StateRecord) -> dict[bytes, tuple[int, int, int]]:
 # --- all fields, for a person --------------------------------------------------------------------------------
 MAX_ROWS: Final = 200
 _NAMES: Final[dict[str, Mapping[int, str]]] = {
-    "role": drbd.ROLE_NAMES,
-    "conn": drbd.CONN_NAMES,
-    "disk": drbd.DISK_NAMES,
-    "peer_disk": drbd.DISK_NAMES,
+    "role": drbdnames.ROLE_NAMES,
+    "conn": drbdnames.CONN_NAMES,
+    "disk": drbdnames.DISK_NAMES,
+    "peer_disk": drbdnames.DISK_NAMES,
     "pair_state": control.PAIR_STATE_NAMES,
 }
 _LISTED_APART: Final = frozenset({"last_writes"})

@@ -25,7 +25,7 @@ from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.edge.pcapng import read_frames
-from freezeframe.harness.wire import drbd
+from freezeframe.harness.wire import drbd, drbdnames
 from freezeframe.harness.wire.drbd import Cmd
 
 GOLDEN = Path(__file__).parents[4] / "golden" / "drbd"
@@ -366,6 +366,6 @@ def test_what_drbd_9_says_of_its_own_is_a_packet_there_and_nothing_below(command
 
 
 def test_the_names_of_states_in_drbd_9() -> None:
-    assert drbd.DISK_NAMES_9[2] == "Detaching"
-    assert drbd.DISK_NAMES_9[9] == "UpToDate"
-    assert drbd.CONN_NAMES_9[10] == "Established"
+    assert drbdnames.DISK_NAMES_9[2] == "Detaching"
+    assert drbdnames.DISK_NAMES_9[9] == "UpToDate"
+    assert drbdnames.CONN_NAMES_9[10] == "Established"
