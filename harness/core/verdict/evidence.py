@@ -17,6 +17,7 @@ from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
 from freezeframe.harness.core.console.places import ConsoleText, place_in, places
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.blindness import unsafe_events
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.skim import Run
@@ -226,7 +227,11 @@ class Evidence:
     def capture_is_whole(self) -> bool:
         link = self.link
         return link is not None and not (
-            self.capture_drops or link.gaps or link.is_cut_short or self.frames_missing
+            self.capture_drops
+            or link.gaps
+            or link.is_cut_short
+            or self.frames_missing
+            or unsafe_events(link.blind)
         )
 
     @property
