@@ -8,7 +8,7 @@ returns a value that says what the device refused: a failing device is a result.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.rootcause import RootCauseSet as RootCauseSet
@@ -130,6 +130,24 @@ class Preparable(Protocol):
     """A controller on which something must be done before a frame is armed for it."""
 
     def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None: ...
+
+
+REHEARSED: Final = "rehearsed"
+UNREHEARSED: Final = "unrehearsed"
+"""Reply.status of a rehearsal: the frame's like went the whole way; or it cannot be sent without its
+effect."""
+
+
+@runtime_checkable
+class Rehearsing(Protocol):
+    """A controller whose armed frame can be tried out."""
+
+    def rehearse(self, frame: bytes, deadline_ns: Ns) -> Reply:
+        """Send what is as long as ``frame``, a ``freeze_frame`` of this boot, the whole way and
+        without its effect: it is read, understood and answered by the part of the device that acts
+        on ``frame``. ``ok`` with status REHEARSED; ``ok`` with UNREHEARSED and ``text`` when that
+        cannot be done; else what the device answered, or that it did not."""
+        ...
 
 
 @runtime_checkable

@@ -1,9 +1,11 @@
 """LinuxDrbd: a Linux node that replicates with DRBD 8.4, reached by a root shell on a serial line
 of its own.
 
-Nothing of ours is installed on the node. Who it is: the serial number of its DMI table, else its
+What is put on the node is one file of shell functions under /run (``linux_scripts``), which a reboot
+removes. Who it is: the serial number of its DMI table, else its
 machine id. Boot epoch: the time of its boot in seconds (``btime``), fixed per boot id when first
-seen. Warmstart: one line of shell that checks both, notes the incident and DRBD's state in the
+seen. Warmstart: one short line of shell that calls
+these functions; they check both, note the incident and DRBD's state in the
 kernel log, and crashes the kernel by SysRq; the record outlives it in pstore (ramoops and others;
 systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node runs on.
 A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of
@@ -18,19 +20,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from freezeframe.drivers.controllers import linux_records
-from freezeframe.drivers.controllers.linux_records import NOTE
+from freezeframe.drivers.controllers import linux_records, linux_scripts
+from freezeframe.drivers.controllers.linux_scripts import PUT
 from freezeframe.drivers.controllers.linux_shell import MARK, Shell
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.edge.serial_link import BREAK
 from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
-from freezeframe.harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.roles import (
+    REHEARSED,
+    UNREHEARSED,
+    ByteLink,
+    Clock,
+    Identity,
+    Reply,
+    RootCauseSet,
+    SetEntry,
+)
 from freezeframe.harness.wire import control
 
 MODEL: Final = "Linux DRBD"
-FOLDER: Final = "/run/freezeframe"
 PIECE_BYTES: Final = 24 << 10
 """One question's worth of a pull: 2.9 s at 115,200 baud."""
 UPTIME_ERROR_NS: Final = 100 * NS_PER_MS
@@ -46,70 +56,21 @@ CRASH_ECHO: Final = "Trigger a crash"
 its help."""
 ECHO_NS: Final = NS_PER_S // 2
 """From BREAK and key to the kernel's line that names the key: some milliseconds."""
+CRASH: Final = "crash"
+STORE: Final = "store"
+TRY: Final = "tryit"
+"""What an armed line does, in words of one length."""
+assert len(CRASH) == len(STORE) == len(TRY)
+PUT_TRIES: Final = 5
+NOT_PREPARED: Final = "not prepared"
+"""The node was not prepared, or has rebooted since."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
 _WHO: Final = re.compile(r"who (.*) (\S+) (\S+) (\d{1,12}(?:\.\d+)?)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
-WHO: Final = (
-    "ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial; "
-    '[ "$ff_s" ] || read -r ff_s </etc/machine-id; '
-    "read -r ff_b </proc/sys/kernel/random/boot_id"
-)
-"""Builtins only: it is also the start of the line that crashes the node, which is not to wait for a
-fork."""
-IDENTIFY: Final = f"""{WHO}; read -r ff_v </proc/sys/kernel/osrelease; read -r ff_u ff_x </proc/uptime
-echo "who $ff_s $ff_b $ff_v $ff_u"
-while read -r ff_k ff_x; do [ "$ff_k" = btime ] && echo "btime $ff_x"; done </proc/stat
-while read -r ff_x; do echo "drbd $ff_x"; done </proc/drbd"""
-
-KERNEL_LOG: Final = "/dev/kmsg"
-NEWS_CENTISECONDS: Final = 30
-NEWS_TRIES: Final = 10_000
-"""Where /proc/uptime stands still."""
-NEWS: Final = """trap '' INT; read -r ff_t ff_x </proc/uptime; ff_i=0; while [ $ff_i -lt {tries} ]; do ff_i=$((ff_i+1)); \
-ff_c=; while read -r ff_n ff_x ff_y; do [ "$ff_n" = 0: ] && ff_c=$ff_x; done </proc/drbd; \
-[ "$ff_c" = cs:Connected ] || break; read -r ff_u ff_x </proc/uptime; \
-[ $((${{ff_u%.*}}${{ff_u#*.}}-${{ff_t%.*}}${{ff_t#*.}})) -ge {centiseconds} ] && break; done"""
-"""Waits until DRBD itself has noticed, for 0.3 s at most. The secondary's complaint is here some 20
-ms before its end of the connection reaches the primary's DRBD; a node that crashed at once would
-not have its own failure lines in its record. The state of this moment is in the kernel log by then,
-and nothing is overwritten meanwhile: its log holds minutes."""
-CRASH: Final = (
-    "echo 1 >/proc/sys/kernel/sysrq; echo w >/proc/sysrq-trigger; echo c >/proc/sysrq-trigger"
-)
-"""Blocked tasks into the kernel log, then the crash."""
-EVIDENCE: Final = """cat /proc/drbd >drbd; dmesg >dmesg; cat /proc/meminfo >meminfo; cat /proc/interrupts >interrupts
-cat /proc/loadavg /proc/uptime >load; cat /proc/net/dev /proc/net/tcp >network; cat /proc/diskstats >diskstats
-grep . /proc/[0-9]*/stat /proc/[0-9]*/stack >tasks
-drbdsetup show >config; drbdsetup status --verbose --statistics >status || drbdsetup events all --now >status
-cat /sys/kernel/tracing/trace >trace || cat /sys/kernel/debug/tracing/trace >trace; find . -size 0 -delete"""
-"""What a save collects; a node without one of these just has no such file."""
-
-PACK: Final = """ff_pack() { tar cf - -- * | tee ../$1.tar | gzip -9 >../$1.set; \
-echo "set $1 $2 $3 $4 $(wc -c <../$1.tar) $(wc -c <../$1.set) $(sha256sum <../$1.set | cut -c1-64)" >../$1.info; \
-rm ../$1.tar; cd ..; }"""
-"""ff_pack id kind reason boot_id: the archive of the files here, and the line that lists it. One line,
-as each of these is that writes: a shell that has lost a question's start runs no half of it."""
-
-END_OF_RECORD: Final = r"Kernel panic\|sysrq: Trigger a crash\|---\[ end"
-LIST: Final = f"""mkdir -p {FOLDER}; cd {FOLDER}
-[ -d /sys/fs/pstore ] && ! grep -q pstore /proc/mounts && mount -t pstore pstore /sys/fs/pstore
-{PACK}
-for r in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-* /var/crash/*/dmesg.*; do [ -f "$r" ] || continue; \
-set -- $(grep -ao '{NOTE} [aw][a-z]* [0-9a-f]* [0-9]* [0-9a-f-]*' "$r" | tail -n 1); \
-[ -n "$3" ] || set -- {NOTE} crash $(sha256sum <"$r" | cut -c1-32) 0 unknown; \
-cd {FOLDER} && [ -n "$5" ] || continue; [ -f $3.info ] && continue; \
-mkdir -p $3.d; cd $3.d; cp "$r" record; echo "$r" >source; cat /proc/drbd >drbd-after; dmesg >dmesg-after; \
-grep -aq '{END_OF_RECORD}' record || echo "the record has no end" >incomplete; \
-ff_pack $3 $2 $4 $5; done
-for i in *.info; do [ -f "$i" ] && echo "$(cat $i) $(ls ${{i%.info}}.d/incomplete 2>/dev/null | wc -l)"; done; cd /"""
-"""Makes a set of every record that the node has kept and that is not one yet, and lists all sets. A
-record without the note of a freeze is a crash that nobody asked for; it is named by its own hash. A
-note "armed" says only which incident was the one to come when the node crashed."""
-
 
 class LinuxDrbd:
-    """Plays roles.Controller."""
+    """Plays roles.Controller, Printing, Preparable and Rehearsing."""
 
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
     boot_line: bytes = rb"Linux version \d+\.\d+"
@@ -137,7 +98,7 @@ class LinuxDrbd:
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
         """Ask who is there. RigError when it is not the node of the bench file."""
-        lines = self._shell.ask(IDENTIFY, deadline_ns)
+        lines = self._shell.ask(linux_scripts.identify(), deadline_ns)
         # Some boards' serial number is a sentence: To be filled by O.E.M.
         who = next((found for line in lines if (found := _WHO.fullmatch(line))), None)
         btime = next(
@@ -178,16 +139,51 @@ class LinuxDrbd:
                 f"incident id of {len(incident_id)} bytes, it has {control.INCIDENT_ID_BYTES}"
             )
         boot_id = self._boot_id(identity)
-        name = incident_id.hex()
-        act = (
-            self._crash(name, reason, boot_id) if disruptive else self._save(name, reason, boot_id)
+        name, path = incident_id.hex(), linux_scripts.path()
+        act = CRASH if disruptive else STORE
+        given = f"ff_i={name};ff_r={reason};ff_w={identity.serial_number}/{boot_id};ff_a={act}"
+        frame = f"\nif [ -r {path} ];then {given};ff_z=;. {path};ff_go;else {_reply(name, NOT_PREPARED)};fi\n".encode()
+        if len(frame) > linux_scripts.MAX_LINE_BYTES:
+            raise UsageError(
+                f"{self.side}: the line to arm has {len(frame)} bytes, a shell surely takes "
+                f"{linux_scripts.MAX_LINE_BYTES}: is the serial number that long?"
+            )
+        return frame
+
+    # --- roles.Preparable ---
+    def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None:
+        """Put the functions on the node that the armed line calls. RigError: they did not arrive
+        whole."""
+        self._boot_id(identity)
+        self._install(deadline_ns)
+
+    def _install(self, deadline_ns: Ns) -> None:
+        path = linux_scripts.path()
+        question = linux_scripts.if_whole(path, f"echo {PUT}")
+        if PUT in self._shell.ask(question, deadline_ns):
+            return
+        # What is typed while an earlier question is given up may lose bytes: the terminal drops them.
+        for _ in range(PUT_TRIES):
+            answers = [
+                self._shell.ask(one, deadline_ns) for one in linux_scripts.questions_to_put()
+            ]
+            if PUT in answers[-1]:
+                return
+        raise RigError(
+            f"{self.side}: {self.link.name}: the functions for {path} do not arrive whole on the node: "
+            "is the line clean, is it a root shell, are cat, base64, mv and sha256sum there?"
         )
-        refusals = (
-            f'elif [ "$ff_s" = "{identity.serial_number}" ]; then {_reply(name, "stale epoch")}; '
-            f"else {_reply(name, 'wrong target')}; fi"
-        )
-        target = f'"$ff_s/$ff_b" = "{identity.serial_number}/{boot_id}"'
-        return f"\n{WHO}; if [ {target} ]; then {act}; {refusals}\n".encode()
+
+    # --- roles.Rehearsing ---
+    def rehearse(self, frame: bytes, deadline_ns: Ns) -> Reply:
+        """The same line with another word of the same length in the place of what it does."""
+        asked = re.sub(rb"ff_a=\w+", b"ff_a=" + TRY.encode(), frame)
+        assert len(asked) == len(frame)
+        self.link.write(asked)
+        reply = self.freeze_reply(asked, deadline_ns)
+        if reply is None:
+            return Reply(ok=False, status="no answer", t_received_ns=self._clock.now())
+        return replace(reply, ok=reply.status == REHEARSED)
 
     def _boot_id(self, identity: Identity) -> str:
         boot_id = next(
@@ -199,27 +195,6 @@ class LinuxDrbd:
             )
         return boot_id
 
-    def _crash(self, name: str, reason: int, boot_id: str) -> str:
-        return (
-            f"{_reply(name, 'ok')}; exec 9>{KERNEL_LOG}; echo '{NOTE} warmstart {name} {reason} {boot_id}' >&9; "
-            f'while read -r ff_x; do echo "{NOTE} $ff_x" >&9; done </proc/drbd; '
-            f"{NEWS.format(tries=NEWS_TRIES, centiseconds=NEWS_CENTISECONDS)}; {CRASH}"
-        )
-
-    def _save(self, name: str, reason: int, boot_id: str) -> str:
-        # Each line by itself: where the start was lost (a node that boots), the rest runs nowhere
-        # else.
-        inside = f"cd {FOLDER}/{name}.d"
-        collect = "\n".join(
-            (
-                PACK,
-                f"mkdir -p {FOLDER}/{name}.d",
-                *(f"{inside} && {{ {line}; }}" for line in EVIDENCE.splitlines()),
-                f"{inside} && ff_pack {name} save {reason} {boot_id}",
-            )
-        )
-        return f"(\n{collect}\n) 2>/dev/null; {_reply(name, 'ok')}"
-
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         named = re.search(rb'@f""f! ([0-9a-f]{32}) ', frame)
         if named is None:
@@ -227,7 +202,7 @@ class LinuxDrbd:
         mark = f"{MARK}! {named[1].decode()} "
         line = self._shell.await_line(lambda text: mark in text, deadline_ns)
         status = None if line is None else line.partition(mark)[2].strip()[:40]
-        if status in (None, "ok") and f"{NOTE} warmstart".encode() in frame:
+        if status in (None, "ok") and f"ff_a={CRASH};".encode() in frame:
             self._awaited, self._is_due = bytes.fromhex(named[1].decode()), True
         if status is None:
             return None
@@ -242,7 +217,7 @@ class LinuxDrbd:
     def print_line(self, text: str, deadline_ns: Ns) -> Reply:
         """At the level of an error, like the lines that a bench waits for."""
         quoted = "".join(one for one in text if one.isprintable() and one not in "'\\")
-        self._shell.ask(f"echo '<3>{quoted}' >{KERNEL_LOG}", deadline_ns)
+        self._shell.ask(f"echo '<3>{quoted}' >{linux_scripts.KERNEL_LOG}", deadline_ns)
         return Reply(ok=True, status="ok", t_received_ns=self._clock.now())
 
     def state(self, deadline_ns: Ns) -> dict[str, Any]:
@@ -268,7 +243,8 @@ class LinuxDrbd:
         return replace(entry, kind="warmstart" if entry.incident_id == self._awaited else "crash")
 
     def _listed(self, deadline_ns: Ns) -> list[list[str]]:
-        lines = self._shell.ask(LIST, deadline_ns)
+        self._install(deadline_ns)
+        lines = self._shell.ask(f". {linux_scripts.path()}\nff_list", deadline_ns)
         return [line.split() for line in lines if _ENTRY.fullmatch(line)][: control.MAX_SETS * 4]
 
     def pull(
@@ -280,7 +256,7 @@ class LinuxDrbd:
                 f"{self.side}: set {entry.set_id} of {entry.stored_bytes} bytes cannot be"
             )
         stored = bytearray(have)
-        path = f"{FOLDER}/{entry.incident_id.hex()}.set"
+        path = f"{linux_scripts.FOLDER}/{entry.incident_id.hex()}.set"
         failed = 0
         while len(stored) < entry.stored_bytes:
             wanted = min(PIECE_BYTES, entry.stored_bytes - len(stored))
@@ -338,23 +314,24 @@ def _header(serial_number: str, boot_epoch: int) -> dict[str, Any]:
 
 class LinuxDrbdBreak(LinuxDrbd):
     """The same node by its console alone: a root shell on that line, and SysRq by BREAK, which
-    needs no process of a node that may have none to spare. Plays roles.Preparable too."""
+    needs no process of a node that may have none to spare."""
 
     sends_break = True
 
     def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None:
         """What a BREAK cannot carry is noted before: whose the next crash is. RigError: it cannot
         be noted."""
+        super().prepare(identity, incident_id, deadline_ns)
         boot_id = self._boot_id(identity)
         # Level 7: for the log ring, not for the console.
-        note = f"<7>{NOTE} armed {incident_id.hex()} 0 {boot_id}"
+        note = f"<7>{linux_scripts.NOTE} armed {incident_id.hex()} 0 {boot_id}"
         lines = self._shell.ask(
-            f"echo 1 >/proc/sys/kernel/sysrq; echo '{note}' >{KERNEL_LOG} && echo noted",
+            f"echo 1 >/proc/sys/kernel/sysrq; echo '{note}' >{linux_scripts.KERNEL_LOG} && echo noted",
             deadline_ns,
         )
         if "noted" not in lines:
             raise RigError(
-                f"{self.side}: {self.link.name}: cannot write to {KERNEL_LOG}; is it a root shell?"
+                f"{self.side}: {self.link.name}: cannot write to {linux_scripts.KERNEL_LOG}; is it a root shell?"
             )
 
     def freeze_frame(
@@ -368,6 +345,20 @@ class LinuxDrbdBreak(LinuxDrbd):
         self._by_shell = by_shell
         self._shell.forget(len(self._shell.kept))
         return BREAK + b"c\n: " + incident_id.hex().encode() + b"\n"
+
+    def rehearse(self, frame: bytes, deadline_ns: Ns) -> Reply:
+        """A BREAK and its key cannot be sent without their effect. The line of shell that takes
+        their place when they are lost can."""
+        if not frame.startswith(BREAK):
+            return super().rehearse(frame, deadline_ns)
+        reply = super().rehearse(self._by_shell, deadline_ns)
+        if not reply.ok:
+            return reply
+        return replace(
+            reply,
+            status=UNREHEARSED,
+            text="BREAK and c; the shell's line in its place is rehearsed",
+        )
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         """The kernel's echo. A BREAK is often eaten without a word on its way: then the node's

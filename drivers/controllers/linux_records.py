@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from freezeframe.drivers.controllers.linux_scripts import NOTE
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.wire import control, drbd, drbdnames
 from freezeframe.harness.wire.control import PairState
 
-NOTE: Final = "freezeframe:"
-"""Begins the lines that a freeze leaves in the kernel log."""
 MAX_RAW_BYTES: Final = 64 << 20
 MAX_MEMBERS: Final = 64
 MAX_NAME_CHARS: Final = 200

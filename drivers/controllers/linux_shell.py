@@ -31,6 +31,8 @@ An interrupt ends it in an interactive shell; another dies of a wrong parenthesi
 starts a new one."""
 _ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
 """What a terminal's shell puts in front of a line."""
+_PROMPTS: Final = re.compile(r"(?:\S*[#$%] ?)?(?:> ?)*")
+"""Of lines that were typed ahead: a shell without a line editor prints them when it reads these."""
 RESET_NS: Final = 200 * NS_PER_MS
 
 
@@ -72,9 +74,9 @@ class Shell:
             lines = iter(self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns))
             for line in lines:
                 line = _ESCAPES.sub("", line)
-                if line == begin:
+                if line.endswith(begin) and _is_mark(begin, line):
                     answer, answer_bytes = [], 0
-                elif line == end and answer is not None:
+                elif answer is not None and line.endswith(end) and _is_mark(end, line):
                     self._is_astray = False
                     for after in lines:
                         self._keep(after)
@@ -132,3 +134,7 @@ class Shell:
             raise WireError(f"{self._link.name}: a line of more than {MAX_ANSWER_BYTES} bytes")
         self._held = bytearray(rest)
         return [bytes(line).strip(b"\r").decode("utf-8", "replace") for line in whole]
+
+
+def _is_mark(mark: str, line: str) -> bool:
+    return _PROMPTS.fullmatch(line.removesuffix(mark)) is not None

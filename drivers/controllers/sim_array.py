@@ -7,6 +7,7 @@ console also carries text, which is kept for ``take_text``.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import cbor2
@@ -17,7 +18,15 @@ from freezeframe.harness.core.frames import BadFrame, Frame, FrameReceiver, Text
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
-from freezeframe.harness.roles import ByteLink, Clock, Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.roles import (
+    REHEARSED,
+    ByteLink,
+    Clock,
+    Identity,
+    Reply,
+    RootCauseSet,
+    SetEntry,
+)
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.control import Op, Status
 
@@ -116,6 +125,23 @@ class SimArray:
             sent.type, sent.seq, deadline_ns, max(0, deadline_ns - self._clock.now())
         )
         return self._reply(*found) if found else None
+
+    # --- roles.Rehearsing ---
+    def rehearse(self, frame: bytes, deadline_ns: Ns) -> Reply:
+        """The same frame with a reason that there is not: the controller reads all of it, finds
+        itself and this boot named, and refuses it where it would act."""
+        sent = frames.decode(frame)
+        request = frames.unpack(frames.FreezePayload, sent.payload)
+        payload = frames.pack(replace(request, reason=control.REHEARSAL_REASON))
+        asked = frames.encode(Op(sent.type), self._next_seq(), payload)
+        assert len(asked) == len(frame)
+        self.link.write(asked)
+        reply = self.freeze_reply(asked, deadline_ns)
+        if reply is None:
+            return Reply(ok=False, status="no answer", t_received_ns=self._clock.now())
+        if reply.status != frames.status_name(Status.BAD_ARGUMENT):
+            return replace(reply, ok=False)
+        return replace(reply, ok=True, status=REHEARSED)
 
     def state(self, deadline_ns: Ns) -> dict[str, Any]:
         record = rootcause.decode_cbor(self._body(self._ask(Op.GET_STATE, b"", deadline_ns)))

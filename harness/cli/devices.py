@@ -37,7 +37,7 @@ def instruct(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> 
     with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
         controller, identity = opened.controllers[side], opened.identities[side]
         incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
-        if disruptive and isinstance(controller, Preparable):
+        if isinstance(controller, Preparable):
             controller.prepare(identity, incident_id, deadline_in(bench.policy.reply_timeout_s))
         frame = controller.freeze_frame(
             identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive

@@ -16,9 +16,11 @@ from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Preparable
 from freezeframe.harness.runs.observe import Observation
+from freezeframe.harness.runs.rehearsal import rehearse
 from freezeframe.harness.wire.control import Reason
 
-PREPARE_TIMEOUT_S: Final = 5.0
+PREPARE_TIMEOUT_S: Final = 15.0
+"""Some kilobytes to a node over a serial line, and a frame tried out."""
 REASONS: Final = {"console": Reason.CONSOLE_TRIGGER, "link": Reason.LINK_TRIGGER}
 
 
@@ -56,13 +58,17 @@ class Arming:
         """Frame -> whether it warmstarts."""
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
-        """Encode the frames for these boots, and hand them to the reflex."""
+        """Encode the frames for these boots, try them out, and hand them to the reflex."""
         self._identities, self.loaded_ns = identities, time.monotonic_ns()
         for side, controller in self._opened.controllers.items():
             if isinstance(controller, Preparable):
                 controller.prepare(
                     identities[side], self._incident.incident_id, deadline_in(PREPARE_TIMEOUT_S)
                 )
+        frames = self._frames(disruptive=not self._opened.bench.policy.redrive)["console"]
+        limit_ns = deadline_in(PREPARE_TIMEOUT_S)
+        for note in rehearse(self._opened.controllers, frames, limit_ns, self._incident.record):
+            self._incident.note(note)
         self.follow()
 
     def follow(self) -> None:

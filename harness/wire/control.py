@@ -82,6 +82,11 @@ class Reason(IntEnum):
     SELF = 6
 
 
+REHEARSAL_REASON: Final = 0xFFFF
+"""No reason: STATE_SAVE and WARMSTART are refused for it with BAD_ARGUMENT, after target and boot
+were checked and before anything is done. So a frame is tried out in its full length."""
+
+
 class SetKind(IntEnum):
     STATE_SAVE = 1
     WARMSTART = 2

@@ -12,7 +12,14 @@ from freezeframe.firmware_sim.control import Frozen, Operations
 from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.roles import (
+    REHEARSED,
+    Identity,
+    Rehearsing,
+    Reply,
+    RootCauseSet,
+    SetEntry,
+)
 from freezeframe.harness.wire.control import Reason, SetKind, Status
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
@@ -225,3 +232,22 @@ def test_a_driver_that_breaks_its_role_is_named(fault: str, words: str) -> None:
     driver.fault = fault
     with pytest.raises(testing.ConformanceError, match=words):
         testing.check_controller(driver, clock=line)
+
+
+@pytest.mark.parametrize("disruptive", [False, True])
+def test_a_rehearsed_frame_has_no_effect_but_is_as_long_and_checked(
+    rig: tuple[Firmware, SimArray, Line], disruptive: bool
+) -> None:
+    firmware, driver, line = rig
+    role: Rehearsing = driver
+    limit = 60 * NS_PER_S
+    before = driver.identify(limit)
+    frame = driver.freeze_frame(before, Reason.CONSOLE_TRIGGER, bytes(16), disruptive=disruptive)
+    reply = role.rehearse(frame, limit)
+    assert (reply.ok, reply.status) == (True, REHEARSED)
+    assert (firmware.boot_epoch, list(driver.sets(limit)), firmware.lines) == (4, [], [])
+    firmware.boot_epoch = 9
+    assert (role.rehearse(frame, limit).ok, firmware.refused) == (False, [Status.STALE_EPOCH])
+    firmware.boot_epoch = 4
+    line.write(frame)
+    assert len(driver.sets(limit)) == 1, "and the frame itself still has its effect"
