@@ -286,10 +286,10 @@ class Session:
         try:
             identities = self.opened.await_full_duplex(deadline_in(REARM_STEP_S))
             self._remember_healthy()
+            self.arming.load(identities)
         except (RigError, WireError) as error:
             self.view.phase(f"not armed yet: {error}")
             return
-        self.arming.load(identities)
         epoch = identities["primary" if self._rebooted == "primary" else "secondary"].boot_epoch
         self._say(f"armed again: the {self._rebooted} controller is in boot epoch {epoch}")
         self._rebooted = ""

@@ -1,0 +1,55 @@
+"""A Linux node, and its driver on each shell."""
+
+import os
+import pty
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from linux_node import SHELLS, NodeOnDisk, Socket
+
+from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
+from freezeframe.harness.edge.serial_link import SerialLink
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeOnDisk:
+    return NodeOnDisk(tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["bare", *SHELLS])
+def device(request: pytest.FixtureRequest, node: NodeOnDisk) -> Iterator[LinuxDrbd]:
+    """A bare sh on a socket; or one that echoes and prompts on a PTY."""
+    if request.param == "bare":
+        ours, theirs = socket.socketpair()
+        loop = ["sh", "-c", "while :; do sh 2>/dev/null; done"]
+        shell = subprocess.Popen(
+            loop,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=node.root,
+        )
+        theirs.close()
+        link = SerialLink("test", Socket(ours), [])  # type: ignore[arg-type]
+    else:
+        master, slave = pty.openpty()
+        shell = subprocess.Popen(
+            SHELLS[request.param],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            cwd=node.root,
+        )
+        os.close(slave)
+        link = SerialLink("test", os.fdopen(master, "r+b", buffering=0), [])  # type: ignore[arg-type]
+    try:
+        yield LinuxDrbd("primary", link, serial_number="FFTEST-1")
+    finally:
+        os.killpg(shell.pid, 9)
+        shell.wait()
+        link.close()
