@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side
 from freezeframe.harness.core.policy import Guard, Rung
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Preparable
 from freezeframe.harness.runs.observe import Observation
@@ -59,6 +59,14 @@ class Arming:
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
         """Encode the frames for these boots, try them out, and hand them to the reflex."""
+        try:
+            self._try_out(identities)
+        except HarnessError:
+            self._identities = {}  # ``follow`` must not load what was not tried out
+            raise
+        self.follow()
+
+    def _try_out(self, identities: Mapping[Side, Identity]) -> None:
         self._identities, self.loaded_ns = identities, time.monotonic_ns()
         for side, controller in self._opened.controllers.items():
             if isinstance(controller, Preparable):
@@ -69,7 +77,6 @@ class Arming:
         limit_ns = deadline_in(PREPARE_TIMEOUT_S)
         for note in rehearse(self._opened.controllers, frames, limit_ns, self._incident.record):
             self._incident.note(note)
-        self.follow()
 
     def follow(self) -> None:
         """Load what the storm guard allows by now."""
