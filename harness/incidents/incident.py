@@ -65,6 +65,8 @@ from freezeframe.harness.incidents.store import (
 )
 from freezeframe.harness.roles import Reply, RootCauseSet
 
+Json = dict[str, Any]
+"""An object of incident.json while it is being written."""
 M = TypeVar("M", bound=Callable[..., Any])
 INCIDENT_ID_BYTES: Final = 16
 MAX_LINE_BYTES: Final = 1024
@@ -90,9 +92,7 @@ def _serialised(method: M) -> M:
 class Incident:
     """An incident being written, by one process; its methods may be called from any thread."""
 
-    def __init__(
-        self, path: Path, incident_id: bytes, record: dict[str, Any], lock_fd: int
-    ) -> None:
+    def __init__(self, path: Path, incident_id: bytes, record: Json, lock_fd: int) -> None:
         self.path = path
         self.incident_id = incident_id
         self.record = record
@@ -131,7 +131,7 @@ class Incident:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for side in SIDES:
                 (path / side).mkdir()
-        record: dict[str, Any] = {
+        record: Json = {
             "id": path.name,
             "incident_id_hex": incident_id.hex(),
             "format": FORMAT,
@@ -243,7 +243,7 @@ class Incident:
     def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> None:
         """A control frame went out, or could not. The first that did completes the trigger's
         timing."""
-        action: dict[str, Any] = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
+        action: Json = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
         if isinstance(sent, FrameSent):
             action |= {
                 "seq": sent.seq,
@@ -264,7 +264,7 @@ class Incident:
     @_serialised
     def replied(self, side: Side, reply: Reply | None, now: Ns) -> None:
         """The answer of ``side`` to the newest frame to it; None when none came in time."""
-        told: dict[str, Any] = {"ok": False, "status": "no answer", "t_ack_ns": None}
+        told: Json = {"ok": False, "status": "no answer", "t_ack_ns": None}
         if reply is not None:
             told = {
                 "ok": reply.ok,
@@ -429,7 +429,7 @@ class Incident:
             self.record[name].append(value)
 
 
-def _trigger_record(trigger: Trigger) -> dict[str, Any]:
+def _trigger_record(trigger: Trigger) -> Json:
     return {
         "rule": trigger.rule,
         "source": trigger.source,

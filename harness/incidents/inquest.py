@@ -6,7 +6,7 @@ here: the same files give the same verdict, byte for byte.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ from freezeframe.harness.core.verdict.ringdepth import RingDepth, ring_depth
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import HarnessError, WireError
 from freezeframe.harness.incidents.dossier import NONSENSE, Dossier
-from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.incident import Incident, Json
 from freezeframe.harness.incidents.store import StoredIncident
 
 AROUND_NS: Final = 20 * NS_PER_MS
@@ -77,9 +77,9 @@ def conclude(incident: Incident) -> None:
         incident.note(f"no verdict: {error}")
 
 
-def plain(verdict: Verdict) -> dict[str, Any]:
+def plain(verdict: Verdict) -> Json:
     """The verdict as JSON has it."""
-    made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(verdict))
+    made: Json = msgspec.json.decode(msgspec.json.encode(verdict))
     return made
 
 

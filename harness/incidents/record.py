@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 import msgspec
 
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.record import FORMAT, Damage, IncidentRecord, Part, Raw
+from freezeframe.harness.core.verdict.record import FORMAT, Damage, IncidentRecord, Raw, RecordPart
 
 MAX_ITEMS: Final = 100_000
 """Of one list or map."""
@@ -20,7 +20,7 @@ MAX_SHOWN_CHARS: Final = 120
 MAX_SENTENCE_CHARS: Final = 400
 OLDEST: Final = "freezeframe-incident/1"
 _BAD: Final = object()
-S = TypeVar("S", bound=Part)
+S = TypeVar("S", bound=RecordPart)
 
 
 def read_record(raw: object) -> tuple[IncidentRecord, tuple[str, ...]]:
@@ -78,7 +78,7 @@ def _tell(damage: Damage, text: str) -> None:
 
 
 @cache
-def _fields(kind: type[Part]) -> tuple[tuple[str, Any, bool], ...]:
+def _fields(kind: type[RecordPart]) -> tuple[tuple[str, Any, bool], ...]:
     """(name, type, may be left out)"""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
@@ -116,7 +116,7 @@ def _value(hint: Any, raw: object, where: str, damage: Damage) -> object:
         if len(inner) == 1:
             return _value(inner[0], raw, where, damage)
         return _leaf(hint, raw, where, damage)
-    if isinstance(hint, type) and issubclass(hint, Part):
+    if isinstance(hint, type) and issubclass(hint, RecordPart):
         return _struct(hint, raw, where, damage)
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         return _listed(arguments[0], raw, where, damage)

@@ -37,12 +37,17 @@ from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.evidence import Evidence, link_ends
-from freezeframe.harness.core.verdict.record import IncidentRecord, Part, TriggerRecord, Verdict
+from freezeframe.harness.core.verdict.record import (
+    IncidentRecord,
+    RecordPart,
+    TriggerRecord,
+    Verdict,
+)
 from freezeframe.harness.edge.pcapng import CapturedFrame
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.incidents.dossier import ConsoleLine, Dossier, SentFrame
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=RecordPart)
 KEY_FILE: Final = ".redaction-key"
 KEY_BYTES: Final = 32
 MIN_SERIAL_CHARS: Final = 4

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.record import Verdict
 from freezeframe.harness.incidents.dossier import Dossier
-from freezeframe.harness.incidents.inquest import plain
+from freezeframe.harness.incidents.inquest import known_verdict, plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.html import page
 from freezeframe.harness.report.pcapng import frame_comments
@@ -46,11 +46,13 @@ def contradicted(dossier: Dossier, verdict: Verdict) -> str:
     for output, found in told.items():
         if found != wanted:
             return f"{output} says {found}, the verdict {wanted}"
-    recorded = msgspec.structs.replace(dossier.record, verdict=verdict)
-    for command, shown in (
-        ("show", summary(recorded, "fail")),
-        ("replay", verdict_report(verdict)),
-    ):
+    # As the two commands do it: what they print is not handed to them here.
+    recorded = msgspec.structs.replace(dossier.record, verdict=known_verdict(dossier))
+    printed = {
+        "show": summary(recorded, "fail"),
+        "replay": verdict_report(verdict_of(dossier)),
+    }
+    for command, shown in printed.items():
         if verdict.text not in _printed(shown):
             return f"{command} does not say: {verdict.text}"
     return ""

@@ -25,11 +25,11 @@ Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 Number = int | float
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class RecordPart(msgspec.Struct, frozen=True, kw_only=True):
     """A part of ``incident.json``."""
 
 
-class ClockReading(Part, frozen=True, kw_only=True):
+class ClockReading(RecordPart, frozen=True, kw_only=True):
     """CLOCK_MONOTONIC and CLOCK_REALTIME at one moment, known to be at most ``error_ns`` apart."""
 
     monotonic_ns: Time
@@ -37,7 +37,7 @@ class ClockReading(Part, frozen=True, kw_only=True):
     error_ns: Count = 0
 
 
-class TriggerRecord(Part, frozen=True, kw_only=True):
+class TriggerRecord(RecordPart, frozen=True, kw_only=True):
     """What started the incident, or a later hit of a rule."""
 
     rule: Text = ""
@@ -63,7 +63,7 @@ class TriggerRecord(Part, frozen=True, kw_only=True):
     reaction_us: Number | None = None
 
 
-class ReplyRecord(Part, frozen=True, kw_only=True):
+class ReplyRecord(RecordPart, frozen=True, kw_only=True):
     """A controller's answer to its control frame."""
 
     ok: bool = False
@@ -76,7 +76,7 @@ class ReplyRecord(Part, frozen=True, kw_only=True):
     t_ack_ns: Time | None = None
 
 
-class ActionRecord(Part, frozen=True, kw_only=True):
+class ActionRecord(RecordPart, frozen=True, kw_only=True):
     """A control frame, or why it could not go out."""
 
     side: Side
@@ -90,7 +90,7 @@ class ActionRecord(Part, frozen=True, kw_only=True):
     warmstart_us: Number | None = None
 
 
-class SetRecord(Part, frozen=True, kw_only=True):
+class SetRecord(RecordPart, frozen=True, kw_only=True):
     """A root cause data set as it was pulled."""
 
     bytes: Count = 0
@@ -101,7 +101,7 @@ class SetRecord(Part, frozen=True, kw_only=True):
     reason: Text = ""
 
 
-class RecoveryStep(Part, frozen=True, kw_only=True):
+class RecoveryStep(RecordPart, frozen=True, kw_only=True):
     """A step of the recovery."""
 
     t_ns: Time
@@ -110,7 +110,7 @@ class RecoveryStep(Part, frozen=True, kw_only=True):
     detail: Text = ""
 
 
-class ControllerRecord(Part, frozen=True, kw_only=True):
+class ControllerRecord(RecordPart, frozen=True, kw_only=True):
     """Who was there when the bench was armed, and what its clock showed between the question and the answer."""
 
     driver: Text = ""
@@ -124,7 +124,7 @@ class ControllerRecord(Part, frozen=True, kw_only=True):
     t_answered_ns: Time | None = None
 
 
-class LinkRecord(Part, frozen=True, kw_only=True):
+class LinkRecord(RecordPart, frozen=True, kw_only=True):
     """Which connections are the replication link."""
 
     primary_address: Text = ""
@@ -135,7 +135,7 @@ class LinkRecord(Part, frozen=True, kw_only=True):
     """Of the replication; "": the usual one."""
 
 
-class CanaryRecord(Part, frozen=True, kw_only=True):
+class CanaryRecord(RecordPart, frozen=True, kw_only=True):
     """Whether a line that a controller was asked to print came in on its console."""
 
     seen: bool | None = None
@@ -144,7 +144,7 @@ class CanaryRecord(Part, frozen=True, kw_only=True):
     arrival_to_match_us: Number | None = None
 
 
-class RecheckRecord(Part, frozen=True, kw_only=True):
+class RecheckRecord(RecordPart, frozen=True, kw_only=True):
     """What a second search of a recorded console came to."""
 
     agrees: bool | None = None
@@ -156,7 +156,7 @@ class RecheckRecord(Part, frozen=True, kw_only=True):
     not_checked: tuple[Text, ...] = ()
 
 
-class CaptureRecord(Part, frozen=True, kw_only=True):
+class CaptureRecord(RecordPart, frozen=True, kw_only=True):
     """What the link watch counted; None: it did not say."""
 
     packets: Count | None = None
@@ -172,7 +172,7 @@ class CaptureRecord(Part, frozen=True, kw_only=True):
     """What the capture could not see: kind -> a sentence (``core.link.blindness``)."""
 
 
-class WrongReadRecord(Part, frozen=True, kw_only=True, array_like=True):
+class WrongReadRecord(RecordPart, frozen=True, kw_only=True, array_like=True):
     """Bytes that the workload read back and that are not what it wrote."""
 
     offset_bytes: Count
@@ -180,7 +180,7 @@ class WrongReadRecord(Part, frozen=True, kw_only=True, array_like=True):
     text: Text = ""
 
 
-class WorkloadRecord(Part, frozen=True, kw_only=True):
+class WorkloadRecord(RecordPart, frozen=True, kw_only=True):
     """What the host wrote; None: not known."""
 
     driver: Text = ""
@@ -195,7 +195,7 @@ class WorkloadRecord(Part, frozen=True, kw_only=True):
     wrong_reads_total: Count = 0
 
 
-class DifferenceRecord(Part, frozen=True, kw_only=True):
+class DifferenceRecord(RecordPart, frozen=True, kw_only=True):
     """The first sector that the comparison found wrong."""
 
     side: Text
@@ -203,7 +203,7 @@ class DifferenceRecord(Part, frozen=True, kw_only=True):
     offset_bytes: Count
 
 
-class ComparisonRecord(Part, frozen=True, kw_only=True):
+class ComparisonRecord(RecordPart, frozen=True, kw_only=True):
     """Host, primary and secondary against each other, after the incident."""
 
     data_equal: bool
@@ -216,7 +216,7 @@ class ComparisonRecord(Part, frozen=True, kw_only=True):
     first_difference: DifferenceRecord | None = None
 
 
-class RedriveRecord(Part, frozen=True, kw_only=True):
+class RedriveRecord(RecordPart, frozen=True, kw_only=True):
     """What sending the failing write again came to."""
 
     outcome: Text = ""
@@ -224,7 +224,7 @@ class RedriveRecord(Part, frozen=True, kw_only=True):
     write_id: int | None = None
 
 
-class EventLogRecord(Part, frozen=True, kw_only=True):
+class EventLogRecord(RecordPart, frozen=True, kw_only=True):
     """How much of an event log was left when it was saved (``ringdepth.RingDepth``)."""
 
     held: Count = 0
@@ -234,7 +234,7 @@ class EventLogRecord(Part, frozen=True, kw_only=True):
 
 
 # --- the verdict --------------------------------------------------------------------------------------------
-class WriteKey(Part, frozen=True, kw_only=True):
+class WriteKey(RecordPart, frozen=True, kw_only=True):
     """Exactly one write, by every name that a source has for it. None: that source does not hold it."""
 
     write_id: int | None = None
@@ -250,7 +250,7 @@ class WriteKey(Part, frozen=True, kw_only=True):
     secondary_no: int | None = None
 
 
-class WayStep(Part, frozen=True, kw_only=True):
+class WayStep(RecordPart, frozen=True, kw_only=True):
     """One step of the failing write's way, as one source holds it."""
 
     at: str
@@ -269,7 +269,7 @@ class WayStep(Part, frozen=True, kw_only=True):
     digest_right: bool | None = None
 
 
-class AlsoFound(Part, frozen=True, kw_only=True):
+class AlsoFound(RecordPart, frozen=True, kw_only=True):
     """Something else that went wrong."""
 
     stage: str | None
@@ -281,7 +281,7 @@ class AlsoFound(Part, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class ClockFit(Part, frozen=True, kw_only=True):
+class ClockFit(RecordPart, frozen=True, kw_only=True):
     """A controller's uptime on the host's clock: add ``offset_ns``, give or take ``error_ns``."""
 
     offset_ns: int
@@ -289,7 +289,7 @@ class ClockFit(Part, frozen=True, kw_only=True):
     consistent: bool
 
 
-class StateDifference(Part, frozen=True, kw_only=True):
+class StateDifference(RecordPart, frozen=True, kw_only=True):
     """A field that both controllers' state records must agree on, and do not."""
 
     field: str
@@ -299,7 +299,7 @@ class StateDifference(Part, frozen=True, kw_only=True):
     healthy_secondary: Any = None
 
 
-class NotSeen(Part, frozen=True, kw_only=True):
+class NotSeen(RecordPart, frozen=True, kw_only=True):
     """What the evidence does not hold, although it happened or may have happened."""
 
     capture: bool = False
@@ -319,7 +319,7 @@ class NotSeen(Part, frozen=True, kw_only=True):
     journal: bool = False
 
 
-class NotChecked(Part, frozen=True, kw_only=True):
+class NotChecked(RecordPart, frozen=True, kw_only=True):
     """What the evidence holds and nobody could check."""
 
     writes: int = 0
@@ -331,7 +331,7 @@ class NotChecked(Part, frozen=True, kw_only=True):
     """False: the volumes of the two sides were not compared."""
 
 
-class Verdict(Part, frozen=True, kw_only=True):
+class Verdict(RecordPart, frozen=True, kw_only=True):
     """Where an incident's data first diverged, or why the evidence does not say."""
 
     format: str = VERDICT_FORMAT
@@ -391,7 +391,7 @@ class Verdict(Part, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
-class JudgedBy(Part, frozen=True, kw_only=True):
+class JudgedBy(RecordPart, frozen=True, kw_only=True):
     """The program and the rules that made the incident's evidence and its verdict."""
 
     version: Text = ""
@@ -406,7 +406,7 @@ class JudgedBy(Part, frozen=True, kw_only=True):
 Versions = Text | dict[Text, Text]
 
 
-class IncidentRecord(Part, frozen=True, kw_only=True):
+class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     """All of ``incident.json``."""
 
     format: Text = FORMAT
