@@ -12,6 +12,7 @@ import pytest
 from freezeframe.fixtures.pair import Incidents, Pair
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.text import recheck_in_words
 from freezeframe.harness.runs.session import MAX_HITS
@@ -79,6 +80,6 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
         for rule, side in (("noisy", "secondary"), ("steady", "primary"))
     ]
     assert pair.session.lost_evidence == []
-    primary, secondary = recheck_in_words(record).split("; ")
+    primary, secondary = recheck_in_words(read_record(record)[0]).split("; ")
     assert primary.startswith("primary agrees") and "not checked: steady, " in primary
     assert secondary.startswith("secondary agrees") and "not checked: noisy, " in secondary

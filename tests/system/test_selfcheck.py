@@ -13,6 +13,7 @@ import pytest
 from freezeframe.fixtures.pair import Incidents, Pair
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report.text import canaries_in_words, recheck_in_words
 from freezeframe.harness.roles import Controller, Reply
 from freezeframe.harness.runs.selfcheck import MAX_RECHECKED_BYTES
@@ -82,9 +83,9 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         assert {"digest-failed", "late-comer", "console-garbled"} <= set(found["not_checked"])
         assert "out-of-sync" not in found["not_checked"]
     heard = r"heard \S+ .s after it was asked for, \d+ us after it was read"
-    said = canaries_in_words(pair.incident.record)
+    said = canaries_in_words(read_record(pair.incident.record)[0])
     assert re.fullmatch(f"primary {heard}; secondary {heard}", said), said
-    assert "primary agrees (" in recheck_in_words(pair.incident.record)
+    assert "primary agrees (" in recheck_in_words(read_record(pair.incident.record)[0])
 
 
 def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None
     assert (
         len(notes) == 1 and "of the primary console" in notes[0] and "at most 256 MiB" in notes[0]
     )
-    said = recheck_in_words(pair.incident.record)
+    said = recheck_in_words(read_record(pair.incident.record)[0])
     assert said.startswith("primary NOT DONE: it has ") and "secondary agrees (" in said
 
 
@@ -116,7 +117,7 @@ def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
     notes = [one for one in pair.incident.record["notes"] if "no canary" in one]
     assert [one.split(":")[0] for one in notes] == ["primary", "secondary"]
     assert notes[1].endswith("would not print: bad\\x1b[31m operation")
-    assert canaries_in_words(pair.incident.record) == (
+    assert canaries_in_words(read_record(pair.incident.record)[0]) == (
         "primary NOT HEARD: its controller cannot be asked to print; "
         "secondary NOT HEARD: its controller would not print: bad\\x1b[31m operation"
     )
