@@ -393,8 +393,6 @@ UUID_NEW_BITMAP_OFFSET: Final = 1 << 48
 """A resync's UUID is the source's bitmap UUID plus this."""
 ID_SYNCER: Final = b"\xff" * 8
 """block_id of resync and verify requests and replies."""
-OV_IN_SYNC: Final = 4711
-OV_OUT_OF_SYNC: Final = 4712
 
 
 class Role(IntEnum):
@@ -488,12 +486,8 @@ VLI_LEVELS: Final = (
 drbd_vli.h."""
 BITMAP_CODE_RLE_VLI: Final = 2
 
-# --- default timers of a node (drbd_limits.h) ---------------------------------------------------------------------
-TIMEOUT_S: Final = 6.0
 PING_INTERVAL_S: Final = 10.0
-PING_TIMEOUT_S: Final = 0.5
-CONNECT_INTERVAL_S: Final = 10.0
-KO_COUNT: Final = 7
+"""Default of a node (drbd_limits.h)."""
 
 assert set(LAYOUTS) == set(Cmd) - {Cmd.BECOME_SYNC_TARGET, Cmd.BECOME_SYNC_SOURCE}
 assert (
