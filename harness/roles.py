@@ -185,7 +185,7 @@ class HostPort(Protocol):
 
 
 class HostWorkload(Protocol):
-    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is told
+    """Who plays the host: a process of its own. ``drivers/hosts/writer.py`` says what it is sent
     and what it tells."""
 
     @staticmethod

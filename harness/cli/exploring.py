@@ -103,9 +103,9 @@ def _catch_all(runner: Any, seed: int, workers: int, tests: Path | None, *, as_j
         if failure is not None and tests is not None:
             failure.write(tests)
         if not as_json:
-            told = failure.violation if failure else "NOT FOUND"
+            result = failure.violation if failure else "NOT FOUND"
             steps = f"{len(failure.history.steps)} steps" if failure else ""
-            say(f"{mutant:26} {one.runs:5} {steps:>9}  {told}")
+            say(f"{mutant:26} {one.runs:5} {steps:>9}  {result}")
     if as_json:
         print_json(rows)
     else:

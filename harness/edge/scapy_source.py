@@ -179,8 +179,8 @@ class ScapySource:
                 why = self._tap.error
                 if isinstance(why, InterfaceGone):
                     raise why
-                told = f": {why}" if why is not None and not isinstance(why, EOFError) else ""
-                raise InterfaceGone(f"scapy's capture on {self._name} has ended{told}")
+                reason = f": {why}" if why is not None and not isinstance(why, EOFError) else ""
+                raise InterfaceGone(f"scapy's capture on {self._name} has ended{reason}")
             if timeout_s > 0:
                 select.select([self._event_fd], [], [], timeout_s)
         self._measure_clock()

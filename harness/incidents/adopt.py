@@ -38,7 +38,7 @@ FAULT_OF: Final[Mapping[tuple[str, str | None], FaultKind]] = {
 """(stage, kind; None: any) of a verdict -> the fault that gives it. What the link did to the data a
 sender can do."""
 SAME_STAGE: Final[Mapping[str, str]] = {Stage.ON_THE_LINK: Stage.PRIMARY_AFTER_DIGEST}
-"""Stages whose scenario is told apart by the simulation: the link of the simulated bench does
+"""Stages whose scenario is distinguished by the simulation: the link of the simulated bench does
 nothing wrong."""
 DEFAULT_WRITE_KIB: Final = 64
 KIB: Final = 1024

@@ -33,14 +33,14 @@ def keep_basis(incident: Incident, bench: Bench) -> None:
 
 def keep_rules(incident: Incident, rule_files: Sequence[Path], *, bench_file: str = "") -> None:
     """The same of an incident without a bench."""
-    told: dict[str, object] = {"version": versions()["freezeframe"], "commit": commit()}
-    told["bench_file"] = bench_file
+    basis: dict[str, object] = {"version": versions()["freezeframe"], "commit": commit()}
+    basis["bench_file"] = bench_file
     kept = [
         _keep(incident, path, f"{RULES}/{number:02d}-{_plain_name(path)}")
         for number, path in enumerate(rule_files[:MAX_RULE_FILES], 1)
     ]
-    told["rule_files"] = [name for name in kept if name]
-    incident.update(judged_by=told)
+    basis["rule_files"] = [name for name in kept if name]
+    incident.update(judged_by=basis)
 
 
 def _plain_name(path: Path) -> str:

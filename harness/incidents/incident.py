@@ -7,7 +7,7 @@ one.
         link.pcapng                    written by linkwatch
         bench.toml  rules/             copies of the files that the run was made by, without secrets
         host.journal                   the host's writes: each intent and acknowledgement, written by the writer
-        host.results.json              instead of it, of a workload without a journal: what it told of itself
+        host.results.json              instead of it, of a workload without a journal: its own counters
         primary/  secondary/           console.log and console.times, written by the reflex;
                                        set.zst, the root cause data set as pulled, appended as it arrives;
                                        state.json and events.log, made from it;
@@ -60,8 +60,8 @@ from freezeframe.harness.incidents.store import (
     TIMES,
     Outcome,
     StoredIncident,
+    naming_errors,
     sha256_of,
-    told,
 )
 from freezeframe.harness.roles import Reply, RootCauseSet
 
@@ -73,7 +73,7 @@ MAX_LINE_BYTES: Final = 1024
 """Of a trigger's line before and behind the match."""
 MAX_LISTED: Final = 1000
 """As many triggers, actions, steps and notes are kept in incident.json; the timeline has all that
-were told."""
+were reported."""
 
 
 def _serialised(method: M) -> M:
@@ -101,7 +101,7 @@ class Incident:
         self._mutex = threading.RLock()
         self._is_closed = False
         self._timeline_bytes = 0
-        with told(path / TIMELINE):
+        with naming_errors(path / TIMELINE):
             self._timeline_fd = os.open(
                 path / TIMELINE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
             )
@@ -125,7 +125,7 @@ class Incident:
         clock = read_wall_clock()
         started = datetime.fromtimestamp(clock.wall_ns / 1e9, UTC)
         path = Path(out_dir) / f"{started:%Y%m%dT%H%M%SZ}-{incident_id.hex()[:8]}"
-        with told(path):
+        with naming_errors(path):
             path.mkdir(parents=True)
             lock_fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,7 +183,7 @@ class Incident:
     def append(self, row: Row) -> None:
         """One more row of the timeline; it is in the file when this returns."""
         line = json.dumps(row, separators=(",", ":"), default=_plain).encode() + b"\n"
-        with told(self.path / TIMELINE):
+        with naming_errors(self.path / TIMELINE):
             try:
                 _write_all(self._timeline_fd, line)
             except OSError:
@@ -220,22 +220,22 @@ class Incident:
         """The first trigger is the incident's, unless another is acted on; those after it are in
         the timeline at once, and listed in incident.json from the next milestone on: there may be
         many, and each milestone waits for the disk."""
-        told, is_first = _trigger_record(trigger), self.record["trigger"] is None
+        entry, is_first = _trigger_record(trigger), self.record["trigger"] is None
         if is_first:
-            self.record["trigger"] = told
+            self.record["trigger"] = entry
         else:
-            self._keep("more_triggers", told)
+            self._keep("more_triggers", entry)
         self.append_event(trigger, "reflex")
         if is_first:
             self.milestone()
 
     @_serialised
     def acts_on(self, trigger: Trigger) -> None:
-        """``trigger``, told before, is the one whose frames go out: the incident is its."""
-        told, first = _trigger_record(trigger), self.record["trigger"]
-        if told != first:
-            self.record["trigger"] = told
-            others = [first, *(one for one in self.record["more_triggers"] if one != told)]
+        """``trigger``, reported before, is the one whose frames go out: the incident is its."""
+        entry, first = _trigger_record(trigger), self.record["trigger"]
+        if entry != first:
+            self.record["trigger"] = entry
+            others = [first, *(one for one in self.record["more_triggers"] if one != entry)]
             self.record["more_triggers"] = others[:MAX_LISTED]
             self.milestone()
 
@@ -264,9 +264,9 @@ class Incident:
     @_serialised
     def replied(self, side: Side, reply: Reply | None, now: Ns) -> None:
         """The answer of ``side`` to the newest frame to it; None when none came in time."""
-        told: Json = {"ok": False, "status": "no answer", "t_ack_ns": None}
+        entry: Json = {"ok": False, "status": "no answer", "t_ack_ns": None}
         if reply is not None:
-            told = {
+            entry = {
                 "ok": reply.ok,
                 "status": escape(reply.status),
                 "text": escape(reply.text),
@@ -281,10 +281,10 @@ class Incident:
                 trigger.setdefault("t_ack_ns", reply.t_received_ns)
         for action in reversed(self.record["actions"]):
             if action["side"] == side:
-                action["reply"] = told
+                action["reply"] = entry
                 break
         self.append(
-            timeline.row(now, "recovery", "reply", side, status=told["status"], ok=told["ok"])
+            timeline.row(now, "recovery", "reply", side, status=entry["status"], ok=entry["ok"])
         )
         self.milestone()
 
@@ -292,14 +292,14 @@ class Incident:
     def received_set(self, side: Side) -> bytes:
         """What has arrived of the set so far: a pull goes on behind it."""
         path = self.set_path(side)
-        with told(path):
+        with naming_errors(path):
             return path.read_bytes() if path.exists() else b""
 
     @_serialised
     def append_set(self, side: Side, data: bytes) -> None:
         """More of the set as it comes; in the file when this returns."""
         path = self.set_path(side)
-        with told(path):
+        with naming_errors(path):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
                 _write_all(fd, data)
@@ -313,7 +313,7 @@ class Incident:
     def set_aside(self, side: Side) -> None:
         """What arrived is damaged: keep it beside, and start the set anew."""
         path = self.set_path(side)
-        with told(path):
+        with naming_errors(path):
             number = len(list(path.parent.glob("set.damaged-*.zst"))) + 1
             path.rename(path.with_name(f"set.damaged-{number}.zst"))
         self.record["sets"].pop(side, None)
@@ -346,7 +346,7 @@ class Incident:
     def store_copy(self, name: str, data: bytes) -> None:
         """A copy of a file that the run was made by; ``name``: below the folder."""
         path = self.path / name
-        with told(path):
+        with naming_errors(path):
             path.parent.mkdir(exist_ok=True)
         _replace(path, data)
 
@@ -357,7 +357,7 @@ class Incident:
 
     def _close_set(self, side: Side, *, complete: bool, **fields: Any) -> None:
         path = self.set_path(side)
-        with told(path):
+        with naming_errors(path):
             there = path.exists()
             self.record["sets"][side] = {
                 "bytes": path.stat().st_size if there else 0,
@@ -384,10 +384,10 @@ class Incident:
         self.record |= fields
         self.record["outcome"] = outcome
         self._complete_line()
-        with told(self.path / TIMELINE):
+        with naming_errors(self.path / TIMELINE):
             os.fsync(self._timeline_fd)
         self.milestone()
-        with told(self.path / SUMS):
+        with naming_errors(self.path / SUMS):
             files = sorted(
                 one
                 for one in self.path.rglob("*")
@@ -395,19 +395,19 @@ class Incident:
             )
             lines = [f"{sha256_of(one)}  {one.relative_to(self.path)}\n" for one in files]
         _replace(self.path / SUMS, "".join(lines).encode())
-        with told(self.path):
+        with naming_errors(self.path):
             (self.path / LOCK).unlink(missing_ok=True)
         self._release()
 
     @_serialised
     def discard(self) -> None:
         """Remove the folder: the run was clean, there is no incident."""
-        with told(self.path):
+        with naming_errors(self.path):
             shutil.rmtree(self.path)
         self._release()
 
     def _complete_line(self) -> None:
-        """A trigger on a console is told at its last byte; what the line said behind that is known
+        """A trigger on a console is reported at its last byte; the rest of its line is known
         only now."""
         trigger = self.record["trigger"]
         if trigger is None or trigger["source"] != "console":
@@ -450,7 +450,7 @@ def _replace(path: Path, data: bytes) -> None:
     """Write ``path`` whole or not at all, also over a power cut: temporary file, fsync, rename,
     fsync."""
     temporary = path.with_name(f".{path.name}.new")
-    with told(path):
+    with naming_errors(path):
         try:
             with temporary.open("wb") as file:
                 file.write(data)

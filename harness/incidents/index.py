@@ -104,8 +104,8 @@ class Index:
             for path in _folders(self.out_dir):
                 stamp = _stamp(path)
                 there.add(path.name)
-                told = known.get(path.name)
-                if told is not None and told.startswith(stamp) and not told.endswith(OPEN):
+                stamped = known.get(path.name)
+                if stamped is not None and stamped.startswith(stamp) and not stamped.endswith(OPEN):
                     continue
                 try:
                     one = StoredIncident.open(path)
@@ -176,7 +176,7 @@ def _folders(out_dir: Path) -> Iterator[Path]:
     """Folders that may be incidents, by name. A link is none: what it points to is elsewhere."""
     if not out_dir.is_dir():
         return
-    with store.told(out_dir):
+    with store.naming_errors(out_dir):
         paths = sorted(out_dir.iterdir())
     for path in paths:
         if not path.name.startswith(".") and path.is_dir() and not path.is_symlink():

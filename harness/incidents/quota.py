@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.incidents.index import Index, Indexed
-from freezeframe.harness.incidents.store import OPEN, told
+from freezeframe.harness.incidents.store import OPEN, naming_errors
 
 GIB: Final = 1 << 30
 _GOING: Final = ".deleting-"
@@ -64,14 +64,14 @@ def prune(out_dir: Path, keep_bytes: int, *, dry_run: bool) -> Plan:
                 _remove(left_over)
         for name, _ in made.remove:
             going = out_dir / (_GOING + name)
-            with told(out_dir / name):
+            with naming_errors(out_dir / name):
                 (out_dir / name).rename(going)  # from here on it is no incident, whatever happens
             _remove(going)
     return made
 
 
 def _remove(path: Path) -> None:
-    with told(path):
+    with naming_errors(path):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:

@@ -61,8 +61,8 @@ _NEXT: Final = {OLDEST: FORMAT}
 
 
 def _converted(raw: Raw, damage: Damage) -> Raw:
-    told = raw.get("format", OLDEST)
-    version = told if isinstance(told, str) else OLDEST
+    named = raw.get("format", OLDEST)
+    version = named if isinstance(named, str) else OLDEST
     if version not in (*CONVERTERS, FORMAT):
         _tell(damage, f"format {version!r} is not known: read as {FORMAT}")
         version = FORMAT

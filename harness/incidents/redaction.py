@@ -51,7 +51,7 @@ P = TypeVar("P", bound=RecordPart)
 KEY_FILE: Final = ".redaction-key"
 KEY_BYTES: Final = 32
 MIN_SERIAL_CHARS: Final = 4
-"""A shorter one would be found in too much that is none; it is told, not replaced."""
+"""A shorter one would be found in too much that is none; it is reported, not replaced."""
 MAX_SERIALS: Final = 16
 HEADERS_BYTES: Final = 54
 """Kept of a frame that is no TCP: Ethernet, IP and a little more; an ARP request whole."""

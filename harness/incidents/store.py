@@ -48,7 +48,7 @@ SAVE: Final = "save.zst"
 JOURNAL: Final = "host.journal"
 """Every host write's intent and acknowledgement, the host's side of the evidence."""
 RESULTS: Final = "host.results.json"
-"""What a workload that keeps no journal told of itself."""
+"""Counters of a workload without a journal."""
 HEALTHY: Final = "healthy.cbor"
 """A side's state record as it was when the bench was armed."""
 BENCH: Final = "bench.toml"
@@ -71,7 +71,7 @@ def _bounded(digits: str) -> int:
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
     """Errors of the file system name the path; what was written before stays valid."""
     try:
         yield
@@ -89,7 +89,7 @@ def link_runs(folder: Path) -> Iterator[Run]:
 
 def open_inside(folder: Path, name: str) -> BinaryIO:
     """Open ``name``, one of an incident's files, for reading. An incident may come from anywhere: a
-    link, a device or a pipe in the place of a file is not followed and not waited for, but told.
+    link, a device or a pipe in the place of a file is not followed or waited for, but reported.
     FileNotFoundError when there is nothing, RigError for everything else."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     fd = -1
@@ -166,7 +166,7 @@ class StoredIncident:
         """The first ``max_bytes`` of one of its files; b"" when there is none. RigError when it is
         no plain file."""
         try:
-            with open_inside(self.path, name) as file, told(self.path / name):
+            with open_inside(self.path, name) as file, naming_errors(self.path / name):
                 return file.read(max_bytes)
         except FileNotFoundError:
             return b""
@@ -252,7 +252,7 @@ def incidents(out_dir: Path) -> list[StoredIncident]:
     """All incidents under ``out_dir``, oldest first; other folders are passed over."""
     if not out_dir.is_dir():
         return []
-    with told(out_dir):
+    with naming_errors(out_dir):
         paths = sorted(path for path in out_dir.iterdir() if path.is_dir())
     found = []
     for path in paths:

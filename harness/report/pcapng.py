@@ -57,13 +57,13 @@ def write_pcapng(dossier: Dossier, path: Path) -> int:
             for side in SIDES
         }
         actions = out.interface("actions", "what the harness noticed and did", LINKTYPE_UPPER_PDU)
-        told = [
+        others = [
             *(packet for side in SIDES for packet in _console(dossier, side, consoles[side])),
             *(packet for side in SIDES for packet in _control(dossier, side, controls[side])),
             *_actions(dossier, actions),
         ]
-        told.sort(key=lambda packet: packet.t_ns)
-        for packet in heapq.merge(_link(dossier, link), told, key=lambda packet: packet.t_ns):
+        others.sort(key=lambda packet: packet.t_ns)
+        for packet in heapq.merge(_link(dossier, link), others, key=lambda packet: packet.t_ns):
             out.packet(
                 packet.interface,
                 packet.t_ns,

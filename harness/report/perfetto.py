@@ -81,13 +81,13 @@ class _Trace:
     def clock(self, t_ns: Ns) -> None:
         """Tie the trace's clock, CLOCK_MONOTONIC of the run, to wall time."""
         clocks = [(_BOOTTIME, t_ns), (_MONOTONIC, t_ns), (_REALTIME, t_ns + self._wall_ns)]
-        told = [
+        readings = [
             message(
                 _CLOCKS, integer(_CLOCK_ID, one), integer(_CLOCK_TIME, min(max(at, 0), MAX_TIME_NS))
             )
             for one, at in clocks
         ]
-        self._packet(message(_CLOCK_SNAPSHOT, *told, integer(_PRIMARY_CLOCK, _BOOTTIME)))
+        self._packet(message(_CLOCK_SNAPSHOT, *readings, integer(_PRIMARY_CLOCK, _BOOTTIME)))
 
     def _group(self, lane: Lane) -> int:
         uuid = self._uuid()

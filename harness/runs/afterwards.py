@@ -19,10 +19,10 @@ def recheck_consoles(
     ever: Sequence[ConsoleRule],
     triggers: Sequence[Trigger],
 ) -> list[str]:
-    """Search the recorded consoles once more, plainly: what the reflex told must be what is
+    """Search the recorded consoles once more, plainly: what the reflex reported must be what is
     there. Not for rules that a reload brought, changed or took (from which byte on it was in
     force is not recorded), nor for those whose hits were not all kept. Returns what differs."""
-    told: dict[str, Any] = {}
+    recheck: dict[str, Any] = {}
     differ: list[str] = []
     counted = incident.record["counted_hits"]
     rules = tuple(rule for rule in throughout if rule.name not in counted)
@@ -32,7 +32,7 @@ def recheck_consoles(
         try:
             found = recheck_console(rules, side, log, times, triggers)
         except RigError as error:
-            told[side] = {"agrees": None, "reason": str(error)}
+            recheck[side] = {"agrees": None, "reason": str(error)}
             incident.note(
                 f"the record of the {side} console was not searched again, nor for the begin of a warmstart: {error}"
             )
@@ -40,19 +40,19 @@ def recheck_consoles(
         found.not_checked.extend(
             dict.fromkeys(rule.name for rule in left_out if rule.side in (side, "any"))
         )
-        told[side] = asdict(found) | {"agrees": found.agrees}
+        recheck[side] = asdict(found) | {"agrees": found.agrees}
         judged = {rule.name for rule in rules if rule.side in (side, "any")} - set(
             found.not_checked
         )
         if found.agrees and not judged:
-            told[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
+            recheck[side] |= {"agrees": None, "reason": "it could judge none of the rules"}
         if not found.agrees:
             text = (
-                f"the record of the {side} console and what the reflex told differ: {len(found.missed)} missed "
-                f"{found.missed[:3]}, {len(found.unfounded)} told and not there {found.unfounded[:3]}"
+                f"the record of the {side} console and what the reflex reported differ: {len(found.missed)} missed "
+                f"{found.missed[:3]}, {len(found.unfounded)} reported and not there {found.unfounded[:3]}"
             )
             differ.append(text)
-    incident.record["recheck"] = told
+    incident.record["recheck"] = recheck
     return differ
 
 

@@ -55,7 +55,7 @@ class Result:
         """The one object that ``run --json`` prints."""
         record = self.record
         trigger = record.get("trigger")
-        told: dict[str, Any] = {
+        described: dict[str, Any] = {
             "outcome": self.outcome,
             "incident": str(self.incident) if self.incident else None,
             "bench": record.get("bench"),
@@ -81,7 +81,7 @@ class Result:
         }
         if trigger:
             times = {key: value for key, value in trigger.items() if key.startswith("t_")}
-            told["trigger"] = {
+            described["trigger"] = {
                 "rule": trigger["rule"],
                 "source": trigger["source"],
                 "side": trigger["side"],
@@ -92,8 +92,8 @@ class Result:
                 "excerpt": trigger["excerpt"],
             }
         if self.error is not None:
-            told["error"] = {"whose": "rig", "text": str(self.error)}
-        return told
+            described["error"] = {"whose": "rig", "text": str(self.error)}
+        return described
 
 
 @contextlib.contextmanager
@@ -230,12 +230,12 @@ class Run:
             return
         link = opened.virtual.status()["link"]
         if not link["fired"]:
-            told = (
+            described = (
                 f"the armed fault was not made: {link['writes']} replicated writes passed the link"
             )
             if session.workload_done is not None and session.workload_done.ok:
-                raise RigError(told)
-            self.reasons.append(told)
+                raise RigError(described)
+            self.reasons.append(described)
         for line in link["fired"]:
             self.incident.note(f"made in the link: {line}")
 
@@ -371,7 +371,7 @@ class Run:
 
     def _judge_data(self, session: Session) -> Iterator[str]:
         """What is wrong with the data. Writes that were only acknowledged and went with the power
-        that the harness itself cut from the primary are told, and no failure."""
+        that the harness itself cut from the primary are recorded, and are no failure."""
         record = self.incident.record
         lost = record["lost_acked_writes"] or 0
         unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
@@ -417,7 +417,7 @@ class Run:
             raise RigError(unseen)
         if self.journalled is not None and self.journalled != done.writes_acked:
             raise RigError(
-                f"the host's journal holds {self.journalled} acknowledged writes, the writer told of "
+                f"the host's journal holds {self.journalled} acknowledged writes, the writer reported "
                 f"{done.writes_acked}: what was compared was not what was promised"
             )
 

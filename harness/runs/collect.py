@@ -59,7 +59,7 @@ class Collector:
         )
 
     def redrive_first(self, cause: Trigger, triggers: Sequence[Trigger]) -> None:
-        """The frames that will be told of only save: the failing write is sent again, and the
+        """The frames that will be reported only save: the failing write is sent again, and the
         warmstart frames are written here. ``triggers`` goes on growing."""
         self._carrier.keeps_saves = True
         self._redrive = Redrive(
@@ -67,7 +67,7 @@ class Collector:
         )
 
     def feed(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes = b"") -> None:
-        """A frame went out or could not; the first action starts once all sides have been told
+        """A frame went out or could not; the first action starts once all sides have been reported
         of."""
         self._carrier.frames[event.side] = frame
         if self._redrive is not None:
@@ -120,7 +120,7 @@ class Collector:
                     self.finish = action
                     break
                 actions = self._on(self._carrier.carry_out(action))
-        except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it in its own thread
+        except Exception as error:  # noqa: BLE001 - passed to the supervisor, which raises it in its own thread
             self.failure = error
         self._changed()
 

@@ -176,11 +176,11 @@ class Observation:
 
     def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
         """``frames[reason][side]``; good for one action."""
-        told = {
+        by_reason = {
             reason: {str(side): frame for side, frame in sides.items()}
             for reason, sides in frames.items()
         }
-        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=told))
+        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=by_reason))
 
     def freeze(self, t_ns: Ns) -> None:
         """The trigger of that time is the incident's: keep the capture's window around it."""
@@ -239,13 +239,13 @@ class Observation:
         """End all children in order (the writer, the link, the reflex) and return what they still
         had to say.
 
-        A watcher that does not end by itself has not watched to the end: that is told as an error.
+        A watcher that does not end by itself has not watched to the end: that is reported as an error.
         """
         last, self._pending = self._pending, []
         for child in reversed(self._children):
             deadline_ns = time.monotonic_ns() + int(STOP_TIMEOUT_S * NS_PER_S)
             last += [(child.name, event) for event in child.stop(deadline_ns)]
-            # 1 is how the writer ends when the host port failed, which it has told of.
+            # 1 is how the writer ends when the host port failed, which it has reported.
             if child.exit_status not in ((0, 1) if child.name == "workload" else (0,)):
                 text = f"{child.name} process did not end in order (status {child.exit_status}): it was blind at the end"
                 last.append(

@@ -18,7 +18,7 @@ STOP_TIMEOUT_S: Final = 5.0
 
 class PowerLog:
     """A thread that measures both outputs again and again. A supply that no longer answers is a
-    ``failure``, which is how its loss is told within a second."""
+    ``failure``, which is how its loss is reported within a second."""
 
     def __init__(self, opened: OpenBench, incident: Incident) -> None:
         self.failure: HarnessError | None = None

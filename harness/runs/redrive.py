@@ -2,7 +2,7 @@
 deterministic one.
 
 The reflex's frames have saved both controllers' state without disturbing them. Whatever goes wrong
-here is told in the incident and keeps nobody from the warmstart. Each wait is bounded.
+here is recorded in the incident and does not prevent the warmstart. Each wait is bounded.
 """
 
 import time

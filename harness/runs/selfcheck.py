@@ -19,7 +19,7 @@ from freezeframe.harness.errors import RigError
 
 CANARY: Final = "freezeframe canary "
 CANARY_RULE: Final = ConsoleRule(name="freezeframe-canary", literal=CANARY, instruct=())
-"""In force beside the bench's rules; told, and nobody is instructed for it."""
+"""In force beside the bench's rules; recorded only, nobody is instructed."""
 BOOT_RULE_PREFIX: Final = "freezeframe-boot-"
 CANARY_TIMEOUT_S: Final = 3.0
 MAX_RECHECKED_BYTES: Final = 256 << 20
@@ -79,12 +79,14 @@ class Canaries:
 
 
 def recheck_console(
-    rules: Sequence[ConsoleRule], side: Side, log: Path, times: Path, told: Sequence[Trigger]
+    rules: Sequence[ConsoleRule], side: Side, log: Path, times: Path, triggers: Sequence[Trigger]
 ) -> Recheck:
     """The whole record of one console. RigError: it is too large or cannot be read."""
     recorded = read_console(log, times)
     seen = [
-        (one.rule, one.offset_bytes) for one in told if one.source == "console" and one.side == side
+        (one.rule, one.offset_bytes)
+        for one in triggers
+        if one.source == "console" and one.side == side
     ]
     return recheck(rules, side, *recorded, seen, Limit(REGEXES_S))
 

@@ -63,7 +63,7 @@ BLIND_STATS: Final = 8
 """Counters of the link in a row (2 s) that must name a blindness before it is reported: a
 connection that has just begun shows one direction first."""
 MAX_HITS: Final = 1000
-"""Of each rule on each side in one run, so many are told, kept and written; those behind them are
+"""Of each rule on each side in one run, this many are reported, kept and written; later ones are
 counted."""
 WORKLOAD_SILENT_S: Final = 10.0
 """The workload's process tells something each second; one that does not for so long is frozen, or
@@ -91,7 +91,7 @@ class Session:
         self._hits: Counter[tuple[str, Side]] = Counter()
         """All of them, a rule and side."""
         self._moment: list[Trigger] = []
-        """The newest hits, all of one time: the frames that are told next went out for one of
+        """The newest hits, all of one time: the frames reported next went out for one of
         them."""
         self.causes: list[Trigger] = []
         """What was seen before anything was done: the trigger that instructed first, then those of
@@ -102,7 +102,7 @@ class Session:
         """When the host's data last got further."""
         self._progress = (0, 0)
         self._workload_heard_ns = 0
-        """When the workload's process last told anything; 0: not yet."""
+        """When the workload's process last reported anything; 0: not yet."""
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
         self._blind: Counter[str] = Counter()
@@ -191,7 +191,7 @@ class Session:
         self.incident.note(f"{side}: no canary, so that its console is heard is not proved: {why}")
 
     def _reload_rules(self) -> None:
-        """A changed rule file is in force from the next byte on; a wrong one is told, and changes
+        """A changed rule file is in force from the next byte on; a wrong one is reported, and changes
         nothing."""
         try:
             fresh = self._rule_files.changed(time.monotonic_ns())
@@ -215,11 +215,11 @@ class Session:
     def _remember_healthy(self) -> None:
         """Who is there, how its clock runs against ours, and its state while all is well: what a
         verdict leans on."""
-        link, told = self.opened.bench.link, {}
+        link, known_controllers = self.opened.bench.link, {}
         for side, controller in self.opened.controllers.items():
             asked_ns = time.monotonic_ns()
             one = controller.identify(deadline_in(STATE_TIMEOUT_S))
-            told[side] = {
+            known_controllers[side] = {
                 "driver": self.opened.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
                 "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
                 "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
@@ -230,7 +230,7 @@ class Session:
             except (RigError, WireError) as error:
                 self.incident.note(f"{side}: no state record of its health: {error}")
         self.incident.record |= {
-            "controllers": told,
+            "controllers": known_controllers,
             "link": {
                 "primary_address": link.primary_address, "secondary_address": link.secondary_address,
                 "protocol": link.protocol, "ports": link.ports, "integrity_alg": link.integrity_alg,
@@ -410,7 +410,7 @@ class Session:
 
     def _triggered(self, source: str, trigger: Trigger) -> None:
         if source != "reflex":
-            # A link trigger is told twice, by the link's watch and by the reflex that decides: the
+            # A link trigger is reported twice, by the link's watch and by the reflex that decides: the
             # reflex's counts.
             return
         self._keep(trigger)
@@ -422,7 +422,7 @@ class Session:
             self.incident.note(text)
             return
         if self.is_autonomic and trigger.instruct:
-            # The pair acts by itself, and when is not told: all that is seen may be what it acted
+            # The pair acts by itself, and when is not known: all that is seen may be what it acted
             # on.
             self.causes.append(trigger)
             if self.collector is None:
@@ -465,7 +465,7 @@ class Session:
         )
         with contextlib.suppress(
             RigError
-        ):  # a watch that has died is told where its events are waited for
+        ):  # a watch that has died is reported where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
         if self.opened.bench.policy.redrive and warmstarts:
             self.collector.redrive_first(trigger, self.triggers)
@@ -510,7 +510,7 @@ class Session:
         counted: Counter[str] = Counter()
         for (rule, side), count in more.items():
             self.incident.note(
-                f"{rule}: {count} more hits on the {side} than are told here; they were only counted"
+                f"{rule}: {count} more hits on the {side} than are listed here; they were only counted"
             )
             counted[rule] += count
         self.incident.record["counted_hits"] = dict(counted)

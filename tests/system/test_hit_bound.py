@@ -76,7 +76,7 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
     assert record["counted_hits"] == {"noisy": flood - MAX_HITS, "steady": flood - MAX_HITS}
     notes = [one for one in record["notes"] if "more hits" in one]
     assert notes == [
-        f"{rule}: {flood - MAX_HITS} more hits on the {side} than are told here; they were only counted"
+        f"{rule}: {flood - MAX_HITS} more hits on the {side} than are listed here; they were only counted"
         for rule, side in (("noisy", "secondary"), ("steady", "primary"))
     ]
     assert pair.session.lost_evidence == []

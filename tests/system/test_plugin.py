@@ -102,7 +102,7 @@ def test_a_blind_watch_and_a_second_workload_prove_nothing(tmp_path: Path) -> No
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert (
-        "evidence was lost: the record of the secondary console and what the reflex told differ"
+        "evidence was lost: the record of the secondary console and what the reflex reported differ"
         in done.stdout
     )
     assert "2 passed, 1 error" in done.stdout

@@ -145,13 +145,13 @@ class _Trial:
 
     def whole(self, events: Sequence[StreamEvent]) -> None:
         hits, totals = self._judged(events)
-        told = {
+        counted = {
             "writes": totals.writes,
             "answers": totals.acks,
             "digests_checked": totals.digests_checked,
             "digests_wrong": totals.digests_wrong,
         }
-        for name, count in told.items():
+        for name, count in counted.items():
             wanted = getattr(self.expected, name)
             assert wanted in (None, count), f"the whole capture: {count} {name}, expected {wanted}"
         assert hits == self.expected.hits, (

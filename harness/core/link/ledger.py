@@ -73,7 +73,7 @@ from freezeframe.harness.core.link.stampwatch import StampWatch
 
 
 class Ledger:
-    """``on`` takes each message in order; ``frames_lost`` is told when the kernel has dropped
+    """``on`` takes each message in order; ``frames_lost`` is called when the kernel has dropped
     frames."""
 
     def __init__(self) -> None:
@@ -409,7 +409,7 @@ class Ledger:
         if barrier_id not in book.barriers:
             remember(book.early_barrier_acks, barrier_id, message)
             if book.complete and not message.tentative:
-                event = BarrierMismatch(message, f"{shown} is not open, {count} writes told")
+                event = BarrierMismatch(message, f"{shown} is not open, {count} writes reported")
                 self._doubt(event, session, message.t_ns, barrier_id)
             return []
         events: list[LedgerEvent] = []

@@ -22,7 +22,7 @@ MAX_DOUBTFUL: Final = 256
 MAX_EARLY: Final = 4096
 """Answers remembered that came before what they answer."""
 JUDGEMENT_NS: Final = 100 * NS_PER_MS
-"""A stray acknowledgement is told only after this: a write that the capture lacks shows as a hole
+"""A stray acknowledgement is reported only after this: a write that the capture lacks shows as a hole
 by then, since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole
 is certain."""
 SUSPECT_NS: Final = NS_PER_S

@@ -83,7 +83,7 @@ class WriteRow(msgspec.Struct, eq=False):
     closed_by: str = ""
     """... by this address; "" when that was not captured."""
     missing_told: bool = False
-    """A rule has told that its answer is missing."""
+    """A rule has reported that its answer is missing."""
 
     @property
     def write_id_text(self) -> str:

@@ -313,8 +313,8 @@ def stamped_id(data: bytes | memoryview) -> int:
         data[at : at + len(stamps.MAGIC)] == stamps.MAGIC for at in ends
     ):
         return NO_ID
-    told = [_told_id(data, at) for at in {0, len(data) // (2 * size) * size, len(data) - size}]
-    known = [one for one in told if one != NO_ID]
+    ids = [_told_id(data, at) for at in {0, len(data) // (2 * size) * size, len(data) - size}]
+    known = [one for one in ids if one != NO_ID]
     return max(set(known), key=known.count)
 
 

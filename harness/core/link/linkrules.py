@@ -68,16 +68,16 @@ class LinkRules:
             case ledgerevents.UnknownAck(answer=answer):
                 detail = f"{_answer_text(answer)} for no write that was sent"
                 return self._answer_hit("unknown-ack", answer, detail, now_ns)
-            case ledgerevents.BarrierMismatch(answer=told, detail=detail):
-                side = told.session.side_of(told.sender)
+            case ledgerevents.BarrierMismatch(answer=reply, detail=detail):
+                side = reply.session.side_of(reply.sender)
                 return self._hit(
                     "barrier-count",
                     side,
-                    told.packet_no,
+                    reply.packet_no,
                     detail,
-                    told.t_ns,
+                    reply.t_ns,
                     now_ns,
-                    excerpt=told.raw,
+                    excerpt=reply.raw,
                 )
             case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)
@@ -250,14 +250,14 @@ def _digest_detail(row: WriteRow) -> str:
     wire, computed = row.digest_wire, row.digest_computed
     if row.algorithm != "crc32c":
         return f"{_row_text(row)}, {row.algorithm} digest {wire.hex()} on the wire, {computed.hex()} computed"
-    told, found = int.from_bytes(wire, "little"), int.from_bytes(computed, "little")
-    text = f"{_row_text(row)}, digest {told:08x} on the wire, {found:08x} computed"
-    flipped = crcbits.flipped_bit(told ^ found, row.length_bytes)
+    sent, found = int.from_bytes(wire, "little"), int.from_bytes(computed, "little")
+    text = f"{_row_text(row)}, digest {sent:08x} on the wire, {found:08x} computed"
+    flipped = crcbits.flipped_bit(sent ^ found, row.length_bytes)
     if flipped is not None:
         return f"{text}; bit {flipped[1]} of byte {flipped[0]}"
     return (
         f"{text}; a bit of the digest itself"
-        if (told ^ found).bit_count() == 1
+        if (sent ^ found).bit_count() == 1
         else f"{text}; several bits"
     )
 

@@ -19,7 +19,7 @@ from freezeframe.harness.core.link.messages import LinkSession
 from freezeframe.harness.core.link.protocol import LinkOptions, Opening
 
 MAX_SESSIONS: Final = 64
-"""Pairs of addresses and port that are told apart at once; a bench has one or two."""
+"""Pairs of addresses and port that are distinguished at once; a bench has one or two."""
 TRUSTED: Final = 2
 """PDUs in succession after which what was found by looking is believed."""
 EXCERPT_BYTES: Final = 72

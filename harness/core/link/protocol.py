@@ -178,7 +178,7 @@ class ReplicationProtocol(Protocol):
         ...
 
     def number_of(self, write_id: bytes, side: Side) -> int | None:
-        """The number that the device log of ``side`` gives to the write; None: it cannot be told
+        """The number that the device log of ``side`` gives to the write; None: it is unknown
         from the id."""
         ...
 

@@ -56,7 +56,7 @@ class Complaint(NamedTuple):
 
 
 class OwnWrite(NamedTuple):
-    """The write that the trigger itself names; None: not told by that."""
+    """The write that the trigger itself names; None: it names none."""
 
     sector: int | None
     size_bytes: int | None

@@ -1,4 +1,4 @@
-"""How much of a controller's event log still told of the failing write when the log was saved: what
+"""How much of a controller's event log still held of the failing write when the log was saved: what
 the speed is for.
 
 The log is a ring. Each event that is logged between the trigger and the save is one that was known
@@ -24,7 +24,7 @@ class RingDepth:
     overwritten: int
     """Events that the ring had lost by then."""
     since_trigger: int | None
-    """Logged from the trigger's arrival to the save; None: the controller's clock could not be told
+    """Logged from the trigger's arrival to the save; None: the controller's clock could not be fitted
     from ours."""
     since_write: int | None
     """Logged behind the failing write's first event that is still there; None: it is gone, or was

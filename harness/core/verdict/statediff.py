@@ -22,11 +22,11 @@ def _current(state: StateRecord) -> object:
 
 
 def _name(names: Mapping[int, str], key: str) -> Callable[[StateRecord], object]:
-    def told(state: StateRecord) -> object:
+    def value_of(state: StateRecord) -> object:
         value = state.get(key)
         return names.get(value, value) if type(value) is int else value
 
-    return told
+    return value_of
 
 
 _PAIR_STATE: Final = _name(control.PAIR_STATE_NAMES, "pair_state")

@@ -294,7 +294,7 @@ def _from_checksums(
 
 
 def _by_checksums(e: Evidence, side: SideEvidence, records: Sequence[EventRecord]) -> list[Finding]:
-    """Damaged blocks whose content was not kept: one flipped bit can still be told from the two
+    """Damaged blocks whose content was not kept: one flipped bit can still be found from the two
     checksums."""
     if not records:
         return []

@@ -156,13 +156,13 @@ def _by_the_second_digest(
     if not primary.tells("REPL_BUFFER_CHANGED"):
         return None, "", "the primary's event log does not tell what its transmit buffer held"
     there = e.writes_to(write.sector, write.size_bytes)
-    told = _changed_buffers(e, write.sector, write.size_bytes)
-    if any(_is_of(e, one, write, there) for one in told):
+    changed_buffers = _changed_buffers(e, write.sector, write.size_bytes)
+    if any(_is_of(e, one, write, there) for one in changed_buffers):
         reasons.append(
             "the primary made the digest again when the data were in its socket, and logged that its buffer had changed"
         )
         return Stage.PRIMARY_AFTER_DIGEST, "primary", ""
-    if told:
+    if changed_buffers:
         return (
             None,
             "",

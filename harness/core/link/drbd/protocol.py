@@ -62,7 +62,7 @@ CONSOLE_TEXTS: Final = (
 )
 """As DRBD's module prints them, 8.4 and 9."""
 MAX_SESSIONS: Final = 64
-"""Pairs of addresses and port that are told apart at once; a rig has one or two."""
+"""Pairs of addresses and port that are distinguished at once; a rig has one or two."""
 _LEAVING: Final = frozenset({drbd.Conn.DISCONNECTING, drbd.Conn.TEAR_DOWN, drbd.Conn.STANDALONE})
 _HANDSHAKE: Final = frozenset({Cmd.INITIAL_DATA, Cmd.INITIAL_META})
 _CONN_SHIFT, _CONN_WIDTH = drbd.STATE_FIELDS["conn"]

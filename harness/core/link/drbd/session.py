@@ -28,7 +28,7 @@ class DrbdLinkSession(LinkSession):
     id_name: str = "block_id"
     show_id: Callable[[bytes], str] = shown_id
     version: int = 0
-    """Agreed protocol version; 0 until both ends have told what they offer."""
+    """Agreed protocol version; 0 until both ends have announced their features."""
     wire_protocol: int = 0
     """1 A, 2 B, 3 C; 0 until P_PROTOCOL."""
     offers: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class DrbdLinkSession(LinkSession):
     nodes: dict[str, int] = field(default_factory=dict)
     """Address -> node id, of DRBD 9."""
     confirmed: bool = False
-    """DRBD 9 told of a part of an epoch before its barrier's answer, which may then count the
+    """DRBD 9 reported a part of an epoch before its barrier's answer, which may then count the
     rest."""
     data: int = -1
     """Number of the TCP connection that is the data socket."""

@@ -3,7 +3,7 @@
 any other: its header says how long it is.
 
 Each packet says by its magic which header it has; once both ends have agreed on a version only that
-version's headers are believed. Bytes that cannot be a packet are told once as BadBytes; then, as
+version's headers are believed. Bytes that cannot be a packet are reported once as BadBytes; then, as
 after a hole in the capture or when the capture began mid-stream, the stream looks for the next
 header. A header found by looking is believed fully only when a second one stands right behind it:
 until then its packet is ``tentative``, and nobody judges a device by it.
