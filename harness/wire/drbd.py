@@ -17,7 +17,6 @@ SECTOR_BYTES: Final = 512
 PORT: Final = 7788
 """Conventional TCP port of the first resource."""
 
-PROTOCOL_MIN: Final = 86
 PROTOCOL_MAX: Final = 101
 
 # --- headers (section 1 of the fact sheet): which one is in force follows from the agreed version -----------------
