@@ -55,14 +55,14 @@ def _plain(found: Imported) -> dict[str, Any]:
 
 
 def _tap(one: TapReport) -> dict[str, Any]:
-    told: dict[str, Any] = {"file": str(one.path), "frames": one.frames}
+    fields: dict[str, Any] = {"file": str(one.path), "frames": one.frames}
     if one.skew is not None:
-        told |= {
+        fields |= {
             "skew_ns": one.skew.offset_ns,
             "skew_error_ns": one.skew.error_ns,
             "segments_in_common": one.skew.segments,
         }
-    return told
+    return fields
 
 
 def _tell(found: Imported) -> None:

@@ -368,11 +368,11 @@ class _Import:
     def _judge_consoles(self, link_hits: Sequence[Trigger]) -> list[Trigger]:
         reads: dict[Side, list[tuple[Ns, bytes]]] = {}
         for side, (data, problem) in self._logs.items():
-            times, told = importjudge.placed(
+            times, placing_note = importjudge.placed(
                 side, data, self._timed[side], link_hits, self._begin_ns
             )
-            if told:
-                self._notes.append(told)
+            if placing_note:
+                self._notes.append(placing_note)
             if problem:
                 self._blind.append(f"{self._given.consoles[side].name}: {problem}")
             if not data.strip():
@@ -402,10 +402,12 @@ class _Import:
             bytes_captured=self._incident.link_path.stat().st_size,
             kernel_drops=0,
         )
-        told = {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}
-        told |= {"frames_stored": self._sighting.frames, "first_packet_no": 1}
-        self._incident.record["capture"] = told
-        return told
+        counters = {
+            name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"
+        }
+        counters |= {"frames_stored": self._sighting.frames, "first_packet_no": 1}
+        self._incident.record["capture"] = counters
+        return counters
 
     def _hit(self, one: Trigger) -> importjudge.ImportHit:
         tap = None

@@ -62,11 +62,11 @@ class ImportHit:
         )
 
     def as_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"rule": self.rule, "source": self.source, "side": self.side}
-        told["packet" if self.source == "link" else "offset"] = self.place
+        fields: dict[str, Any] = {"rule": self.rule, "source": self.source, "side": self.side}
+        fields["packet" if self.source == "link" else "offset"] = self.place
         if self.tap is not None:
-            told |= {"tap": self.tap[0], "tap_packet": self.tap[1]}
-        return told | {"t_ns": self.t_ns, "sector": self.sector, "text": self.text}
+            fields |= {"tap": self.tap[0], "tap_packet": self.tap[1]}
+        return fields | {"t_ns": self.t_ns, "sector": self.sector, "text": self.text}
 
 
 def bounded(hits: Sequence[Trigger]) -> list[Trigger]:
@@ -124,19 +124,21 @@ def blindness(view: LinkView, tells: frozenset[Tell], frames: int) -> list[str]:
     if not tells:
         return ["the link is recorded and not understood: no protocol was named for it"]
     seen = view.blindness(frames)
-    told, kinds = [one.says for one in seen], {one.kind for one in seen}
+    lacks, kinds = [one.says for one in seen], {one.kind for one in seen}
     totals = view.ledger.totals
     if view.reassembler.gaps:
-        told.append(f"the capture has {view.reassembler.gaps} holes: what was in them is not known")
+        lacks.append(
+            f"the capture has {view.reassembler.gaps} holes: what was in them is not known"
+        )
     if not totals.writes:
-        return told or ["no replicated write was captured: nothing could be checked"]
+        return lacks or ["no replicated write was captured: nothing could be checked"]
     if Tell.ANSWER in tells and not totals.acks and BlindKind.ANSWERS_NOT_SHOWN not in kinds:
-        told.append(f"no answer to any of {totals.writes} replicated writes was captured")
+        lacks.append(f"no answer to any of {totals.writes} replicated writes was captured")
     if Tell.DIGEST in tells and not totals.digests_checked and BlindKind.NO_DIGEST not in kinds:
-        told.append(
+        lacks.append(
             f"no digest of {totals.writes} replicated writes was checked: the link carries none, or none that is known"
         )
-    return told
+    return lacks
 
 
 # --- the consoles -------------------------------------------------------------------------------------------

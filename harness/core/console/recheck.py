@@ -1,16 +1,16 @@
 """After a run: the recorded console bytes against the rules once more, with a plain matcher, and
-what the reflex told.
+what the reflex reported.
 
 Slow and obvious on purpose. It shares nothing with the Scanner but the rules, and the table of
 terminal sequences. A miss of either is evidence against the harness, never against a device.
 
-* Literals: ``bytes.find`` in the record, and in its text as a person reads it; each occurrence; what was told must be
+* Literals: ``bytes.find`` in the record, and in its text as a person reads it; each occurrence; what was reported must be
   exactly those. Torn ones: each rest of the literal, and whether what stands before it is its beginning and another
   writer's text; the first in a line.
 * Regexes: the standard library's ``re`` over the whole text. It tells one match a place, Hyperscan each end of each, so:
-  what was told must be an end of some match, and each match that ``re`` finds from left to right must have been told in the
-  line in which it ends, there or before. What was told may begin up to MAX_REGEX_BYTES before; one that might be longer
-  is not judged.
+  each reported hit must be an end of some match, and each match that ``re`` finds from left to right must have been
+  reported in the line in which it ends, there or before. A reported hit may begin up to MAX_REGEX_BYTES before; one
+  that might be longer is not judged.
 """
 
 import math
@@ -53,12 +53,12 @@ class Recheck:
     hits: int
     """That the plain matcher found."""
     missed: list[tuple[str, int]] = field(default_factory=list)
-    """(rule, offset) that the reflex should have told and did not."""
+    """(rule, offset) that the reflex should have reported and did not."""
     unfounded: list[tuple[str, int]] = field(default_factory=list)
     """Told by the reflex, and not there."""
     not_checked: list[str] = field(default_factory=list)
     """Rules that the plain matcher cannot judge, or not in full: silences, sequences and rates of
-    regexes and of torn literals, a regex whose syntax is another one in ``re``, or that told of a
+    regexes and of torn literals, a regex whose syntax is another one in ``re``, or that reported a
     match that may be too long."""
 
     @property
@@ -71,12 +71,12 @@ def recheck(
     side: Side,
     data: bytes,
     reads: Sequence[tuple[Ns, int]],
-    told: Iterable[tuple[str, int]],
+    reported: Iterable[tuple[str, int]],
     limit: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Recheck:
     """``data``: the whole record. ``reads``: (t_ns, offset of its first byte) of each read of the
     reflex, in order; what stands in front of the first one was read before there was a reflex, and
-    is not its to tell. ``told``: (rule, offset) of each hit that the reflex told of this console.
+    is not its to report. ``reported``: (rule, offset) of each hit that the reflex reported for this console.
     ``limit`` is entered for each regex and may raise TimeoutError inside: it is not judged then."""
     if not reads:
         return Recheck(0, 0)
@@ -87,13 +87,13 @@ def recheck(
                 side,
                 data[begin:],
                 [(t_ns, offset - begin) for t_ns, offset in reads],
-                [(name, end - begin) for name, end in told],
+                [(name, end - begin) for name, end in reported],
                 limit,
             ),
             begin,
         )
     told_of: dict[str, list[int]] = {}
-    for name, end in told:
+    for name, end in reported:
         told_of.setdefault(name, []).append(end)
     outcome = Recheck(len(data), 0)
     hits = 0
@@ -199,7 +199,7 @@ def _without(what: re.Pattern[bytes], data: bytes, instead: bytes) -> tuple[byte
 def _judged(
     rule: ConsoleRule,
     read: _Text,
-    told: list[int],
+    reported: list[int],
     limit: Callable[[], AbstractContextManager[object]],
 ) -> Recheck | None:
     """Of one regex; None: it cannot be judged."""
@@ -207,7 +207,7 @@ def _judged(
     if pattern is None:
         return None
     text = read.text
-    places = {end: read.end_of(end) for end in sorted(set(told))}
+    places = {end: read.end_of(end) for end in sorted(set(reported))}
     seen = [end for end in places.values() if end is not None]
     try:
         with limit():
@@ -219,7 +219,7 @@ def _judged(
     return Recheck(
         len(text),
         len(ends),
-        [(rule.name, read.raw_end(end)) for end in ends if not _told_in_line(text, seen, end)],
+        [(rule.name, read.raw_end(end)) for end in ends if not _reported_in_line(text, seen, end)],
         [(rule.name, end) for end in unfounded],
         [rule.name] if None in verdicts.values() else [],
     )
@@ -257,10 +257,10 @@ def _first_in_line(ends: Iterable[int], data: bytes) -> list[int]:
     return firsts
 
 
-def _told_in_line(data: bytes, told: list[int], end: int) -> bool:
-    """Whether one of ``told``, in order, is in the line of ``end``, there or before."""
-    at = bisect_right(told, end)
-    return at > 0 and told[at - 1] > 0 and _is_one_line(data, told[at - 1], end)
+def _reported_in_line(data: bytes, reported: list[int], end: int) -> bool:
+    """Whether one of ``reported``, in order, is in the line of ``end``, there or before."""
+    at = bisect_right(reported, end)
+    return at > 0 and reported[at - 1] > 0 and _is_one_line(data, reported[at - 1], end)
 
 
 def _with_torn(whole: list[int], torn: Iterable[int], text: bytes) -> list[int]:
