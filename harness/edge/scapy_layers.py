@@ -272,7 +272,7 @@ def _control_fields(layout_name: str) -> list[Any]:
     return fields
 
 
-class SetEntry(_Body):
+class SetEntryLayer(_Body):
     name = "Set"
     fields_desc = _control_fields("set entry")
 
@@ -289,7 +289,7 @@ def _reply_layer(op: control.Op, layout_name: str | None) -> type[_Body]:
     """Status first; its layout only when that is ok, else a text follows (Raw)."""
     fields: list[Any] = [ByteEnumField("status", 0, _STATUSES)]
     if op is control.Op.LIST_SETS:
-        fields.append(ConditionalField(PacketListField("sets", [], SetEntry), _is_ok))
+        fields.append(ConditionalField(PacketListField("sets", [], SetEntryLayer), _is_ok))
     elif layout_name is not None:
         fields += [ConditionalField(field, _is_ok) for field in _control_fields(layout_name)]
     name = f"{op.name.title().replace('_', '')}Reply"

@@ -106,7 +106,7 @@ def run_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-class Run:
+class ScenarioRun:
     """One scenario on one bench."""
 
     def __init__(
@@ -468,6 +468,6 @@ def run(
     keep: bool = False,
 ) -> Result:
     """Run ``scenario`` on ``bench``; the incident's folder goes under ``out_dir``. See Result."""
-    return Run(
+    return ScenarioRun(
         bench, scenario, seed=seed, out_dir=out_dir, view=view or Silent(), keep=keep
     ).execute()

@@ -24,7 +24,7 @@ MAX_DATA_BYTES: Final = (1 << 24) - 1
 """A data segment's length has 24 bits; nothing more is to be bounded, but a PDU is held in memory."""
 
 
-class Op(IntEnum):
+class IscsiOp(IntEnum):
     NOP_OUT = 0x00
     SCSI_COMMAND = 0x01
     TASK_MANAGEMENT = 0x02
@@ -45,10 +45,10 @@ class Op(IntEnum):
     REJECT = 0x3F
 
 
-FROM_INITIATOR: Final = frozenset(op for op in Op if op < 0x20)
+FROM_INITIATOR: Final = frozenset(op for op in IscsiOp if op < 0x20)
 IN_SEQUENCE: Final = frozenset(
     {
-        Op.LOGIN, Op.LOGIN_RESPONSE, Op.TEXT, Op.TEXT_RESPONSE, Op.SCSI_COMMAND, Op.DATA_OUT, Op.DATA_IN,
+        IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE, IscsiOp.TEXT, IscsiOp.TEXT_RESPONSE, IscsiOp.SCSI_COMMAND, IscsiOp.DATA_OUT, IscsiOp.DATA_IN,
     }
 )  # fmt: skip
 """May come without the final bit."""

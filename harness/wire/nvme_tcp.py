@@ -12,7 +12,7 @@ from typing import Final
 PORT: Final = 4420
 
 
-class Pdu(IntEnum):
+class PduType(IntEnum):
     """PDU type, byte 0 of the common header."""
 
     IC_REQ = 0
@@ -39,20 +39,28 @@ COMMON_HEADER: Final = struct.Struct("<BBBBI")
 """type, flags, hlen (header bytes), pdo (offset of the data in the PDU, 0: none), plen (bytes of the
 whole PDU)."""
 HEADER_BYTES: Final[dict[int, int]] = {
-    Pdu.IC_REQ: 128,
-    Pdu.IC_RESP: 128,
-    Pdu.H2C_TERM_REQ: 24,
-    Pdu.C2H_TERM_REQ: 24,
-    Pdu.CAPSULE_CMD: 72,
-    Pdu.CAPSULE_RESP: 24,
-    Pdu.H2C_DATA: 24,
-    Pdu.C2H_DATA: 24,
-    Pdu.R2T: 24,
+    PduType.IC_REQ: 128,
+    PduType.IC_RESP: 128,
+    PduType.H2C_TERM_REQ: 24,
+    PduType.C2H_TERM_REQ: 24,
+    PduType.CAPSULE_CMD: 72,
+    PduType.CAPSULE_RESP: 24,
+    PduType.H2C_DATA: 24,
+    PduType.C2H_DATA: 24,
+    PduType.R2T: 24,
 }
-FROM_HOST: Final = frozenset({Pdu.IC_REQ, Pdu.H2C_TERM_REQ, Pdu.CAPSULE_CMD, Pdu.H2C_DATA})
+FROM_HOST: Final = frozenset(
+    {PduType.IC_REQ, PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA}
+)
 """The others come from the controller."""
 WITH_DATA: Final = frozenset(
-    {Pdu.CAPSULE_CMD, Pdu.H2C_DATA, Pdu.C2H_DATA, Pdu.H2C_TERM_REQ, Pdu.C2H_TERM_REQ}
+    {
+        PduType.CAPSULE_CMD,
+        PduType.H2C_DATA,
+        PduType.C2H_DATA,
+        PduType.H2C_TERM_REQ,
+        PduType.C2H_TERM_REQ,
+    }
 )
 DIGEST: Final = struct.Struct("<I")
 MAX_PDU_BYTES: Final = 16 << 20
@@ -117,4 +125,4 @@ retry."""
 STATUS_CODE_MASK: Final = 0x7FF
 
 assert COMMON_HEADER.size == 8 and COMMAND.size == 64 and COMPLETION.size == 16
-assert DATA_HEADER.size == 12 and HEADER_BYTES.keys() == set(Pdu)
+assert DATA_HEADER.size == 12 and HEADER_BYTES.keys() == set(PduType)

@@ -6,7 +6,7 @@ from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import Rung
 from freezeframe.harness.core.policy.machine import Machine
-from freezeframe.harness.core.policy.messages import Part
+from freezeframe.harness.core.policy.messages import BenchPart
 from freezeframe.harness.core.policy.settings import Settings
 
 SERIALS: Final[dict[Side, str]] = {"primary": "P1", "secondary": "S1"}
@@ -25,7 +25,7 @@ class Play:
         self.saved = saved or m.Saved()
         self.epochs: dict[Side, int] = {"primary": 5, "secondary": 7}
         self.states = dict.fromkeys(SIDES, "full duplex")
-        self.is_gone: set[Part] = set()
+        self.is_gone: set[BenchPart] = set()
         """Parts that cannot be opened."""
         self.silent: set[Side] = set()
         self.mute: set[Side] = set()
@@ -83,7 +83,7 @@ class Play:
     def armed(self) -> "Play":
         """Everything is there, a person wants it armed."""
         self.settle()
-        self.settle(m.Armed(who="test"))
+        self.settle(m.BenchArmed(who="test"))
         return self
 
     def strike(self, rule: str = "digest", side: Side = "secondary", **changes: Any) -> m.Struck:
@@ -111,7 +111,7 @@ class Play:
         return [
             f"{one.about}: {one.text}"
             for one in self.log
-            if isinstance(one, m.Report) and kind in ("", one.kind)
+            if isinstance(one, m.Announcement) and kind in ("", one.kind)
         ]
 
 
@@ -121,5 +121,5 @@ def of(actions: list[m.Action], kind: type[A]) -> list[A]:
 
 def hit(
     now: Ns, rule: str = "digest", side: Side = "secondary", *, instructs: bool = True
-) -> m.Hit:
-    return m.Hit(rule=rule, side=side, instructs=instructs, t_ns=now)
+) -> m.TriggerSeen:
+    return m.TriggerSeen(rule=rule, side=side, instructs=instructs, t_ns=now)

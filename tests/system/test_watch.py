@@ -12,7 +12,7 @@ from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.roles import Printing
-from freezeframe.harness.runs.campaign import Run, run_directory
+from freezeframe.harness.runs.campaign import ScenarioRun, run_directory
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import watch_opened
@@ -86,7 +86,7 @@ def test_a_second_trigger_within_the_interval_only_saves(tmp_path: Path) -> None
     assert said in second.record["notes"] and said in view.told
 
 
-class Complaining(Run):
+class Complaining(ScenarioRun):
     """While its volumes are compared the secondary prints what is a trigger."""
 
     def _compare_at_the_end(self, session: Session, workload: Workload) -> None:

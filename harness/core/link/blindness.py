@@ -56,7 +56,7 @@ class Blindness(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Direction:
+class HeardDirection:
     """The frames from one address to another, over all connections on the link's ports."""
 
     is_heard: bool = False
@@ -81,7 +81,7 @@ class LinkState:
     """As the bench file names them."""
     frames: int = 0
     """Captured, of any kind."""
-    directions: Mapping[tuple[str, str], Direction] = field(default_factory=dict)
+    directions: Mapping[tuple[str, str], HeardDirection] = field(default_factory=dict)
     """(source, destination) -> what was captured."""
     foreign: Mapping[Foreign, int] = field(default_factory=dict)
     messages: int = 0
@@ -97,8 +97,8 @@ class LinkState:
     def writes(self) -> int:
         return sum(self.writers.values())
 
-    def between(self, source: str, destination: str) -> Direction:
-        return self.directions.get((source, destination), Direction())
+    def between(self, source: str, destination: str) -> HeardDirection:
+        return self.directions.get((source, destination), HeardDirection())
 
 
 def blindness(state: LinkState) -> list[Blindness]:
@@ -231,7 +231,7 @@ def state_of(
         secondary_address=canonical(named[1]),
         frames=frames,
         directions={
-            (canonical(source), canonical(destination)): Direction(
+            (canonical(source), canonical(destination)): HeardDirection(
                 pair.is_heard,
                 pair.has_spoken,
                 pair.connections,

@@ -35,7 +35,7 @@ from freezeframe.harness.core.link.messages import (
 from freezeframe.harness.core.link.pdus import EXCERPT_BYTES, Associations, NoPdu, Pdu, PduStream
 from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
 from freezeframe.harness.wire import iscsi as wire
-from freezeframe.harness.wire.iscsi import Op
+from freezeframe.harness.wire.iscsi import IscsiOp
 
 MAX_IN_FLIGHT: Final = 65_536
 _HEADER_DIGEST_KEY: Final = b"HeaderDigest="
@@ -43,7 +43,7 @@ _DATA_DIGEST_KEY: Final = b"DataDigest="
 _CRC32C: Final = b"CRC32C"
 _MAX_UNPROVEN_BYTES: Final = 1 << 18
 """Of data after something that may be a header: a longer wait would be for nothing."""
-_LOGIN: Final = frozenset({Op.LOGIN, Op.LOGIN_RESPONSE})
+_LOGIN: Final = frozenset({IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE})
 """Never digested."""
 
 
@@ -184,15 +184,15 @@ class IscsiDirection:
         if len(data) - at < wire.BHS_BYTES:
             return 0
         op = data[at] & wire.OPCODE_MASK
-        if op not in Op._value2member_map_:
+        if op not in IscsiOp._value2member_map_:
             return f"no PDU has the opcode {op:#04x}"
         if (
             self._from_initiator is not None
             and (op in wire.FROM_INITIATOR) is not self._from_initiator
         ):
-            return f"{Op(op).name} from the wrong end"
+            return f"{IscsiOp(op).name} from the wrong end"
         if self._stream.looking and not _is_plausible(data, at):
-            return f"{Op(op).name} without its final bit"
+            return f"{IscsiOp(op).name} without its final bit"
         if op not in _LOGIN:
             found = self._find_digests(data, at)
             if found is not True:
@@ -273,9 +273,15 @@ class IscsiDirection:
     def _pdu(self, pdu: Pdu, out: list[LinkMessage]) -> None:
         body, both = pdu.body, self._both
         parts = self._parts(body, 0)
-        name = Op(parts.op).name
+        name = IscsiOp(parts.op).name
         self._from_initiator = parts.op in wire.FROM_INITIATOR
-        carries = parts.op in (Op.SCSI_COMMAND, Op.DATA_OUT, Op.DATA_IN, Op.LOGIN, Op.TEXT)
+        carries = parts.op in (
+            IscsiOp.SCSI_COMMAND,
+            IscsiOp.DATA_OUT,
+            IscsiOp.DATA_IN,
+            IscsiOp.LOGIN,
+            IscsiOp.TEXT,
+        )
         clear_bytes = 0 if pdu.tentative else parts.data_at if carries else len(body)
         where = (
             both.session, self.sender, name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes, pdu.tentative
@@ -287,15 +293,15 @@ class IscsiDirection:
             out.append(self._malformed(what, body[:EXCERPT_BYTES], pdu))
             return
         match parts.op:
-            case Op.SCSI_COMMAND:
+            case IscsiOp.SCSI_COMMAND:
                 self._command(pdu, parts, where, out)
-            case Op.DATA_OUT:
+            case IscsiOp.DATA_OUT:
                 self._data_out(pdu, parts, where, out)
-            case Op.SCSI_RESPONSE:
+            case IscsiOp.SCSI_RESPONSE:
                 self._response(pdu, parts, where, out)
-            case Op.LOGIN_RESPONSE:
+            case IscsiOp.LOGIN_RESPONSE:
                 self._login(pdu, parts, where, out)
-            case Op.LOGOUT:
+            case IscsiOp.LOGOUT:
                 out.append(Leaving(*where))
             case _:
                 out.append(Other(*where))
@@ -398,7 +404,7 @@ def _is_plausible(data: bytearray, at: int) -> bool:
     the final bit, which tells them from zeroes."""
     op = data[at] & wire.OPCODE_MASK
     in_sequence = op in wire.IN_SEQUENCE
-    return op in Op._value2member_map_ and (in_sequence or bool(data[at + 1] & wire.FINAL))
+    return op in IscsiOp._value2member_map_ and (in_sequence or bool(data[at + 1] & wire.FINAL))
 
 
 def _written(body: bytes) -> tuple[WriteKind, int, int] | None:

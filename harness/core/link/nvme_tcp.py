@@ -123,15 +123,15 @@ def parse_header(
     if expected is None or header_bytes != expected:
         return f"no PDU begins with type {kind:#04x} and a header of {header_bytes} bytes"
     if from_host is not None and (kind in wire.FROM_HOST) is not from_host:
-        return f"a PDU of type {wire.Pdu(kind).name} from the wrong end"
+        return f"a PDU of type {wire.PduType(kind).name} from the wrong end"
     header = _Header(kind, flags, header_bytes, data_at, length_bytes)
     least = header_bytes + header.digest_bytes
     if data_at and (kind not in wire.WITH_DATA or data_at < least):
-        return f"{wire.Pdu(kind).name} with its data at byte {data_at}"
+        return f"{wire.PduType(kind).name} with its data at byte {data_at}"
     if not max(least, data_at) + header.data_digest_bytes <= length_bytes <= wire.MAX_PDU_BYTES:
-        return f"{wire.Pdu(kind).name} of {length_bytes} bytes"
+        return f"{wire.PduType(kind).name} of {length_bytes} bytes"
     if not data_at and length_bytes != least:
-        return f"{wire.Pdu(kind).name} of {length_bytes} bytes without data"
+        return f"{wire.PduType(kind).name} of {length_bytes} bytes without data"
     return header
 
 
@@ -258,20 +258,20 @@ class NvmeDirection:
         self._from_host = header.kind in wire.FROM_HOST
         clear_bytes = 0 if pdu.tentative else header.data_at or header.length_bytes
         where = (
-            session, self.sender, wire.Pdu(header.kind).name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes,
+            session, self.sender, wire.PduType(header.kind).name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes,
             pdu.tentative,
         )  # fmt: skip
         if header.digest_bytes and not _header_digest_is_right(body, header):
             received = wire.DIGEST.unpack_from(body, header.header_bytes)[0]
             computed = crc32c(body[: header.header_bytes])
-            name = wire.Pdu(header.kind).name
+            name = wire.PduType(header.kind).name
             what = f"{name}: header digest {received:#x}, computed {computed:#x}"
             out.append(self._malformed(what, body[:EXCERPT_BYTES], pdu))
             return
         match header.kind:
-            case wire.Pdu.CAPSULE_CMD:
+            case wire.PduType.CAPSULE_CMD:
                 self._command(header, pdu, where, out)
-            case wire.Pdu.H2C_DATA:
+            case wire.PduType.H2C_DATA:
                 cid, _, at_bytes, _ = wire.DATA_HEADER.unpack_from(body, _COMMON)
                 data, sent, computed = _checked_data(header, body, pdu.tentative)
                 key = (self._connection, cid)
@@ -280,11 +280,11 @@ class NvmeDirection:
                     out.append(part)
                 else:
                     out.append(Other(*where))
-            case wire.Pdu.CAPSULE_RESP:
+            case wire.PduType.CAPSULE_RESP:
                 self._completion(body, where, out)
-            case wire.Pdu.IC_RESP:
+            case wire.PduType.IC_RESP:
                 self._agreed(body, pdu.t_ns, where, out)
-            case wire.Pdu.H2C_TERM_REQ | wire.Pdu.C2H_TERM_REQ:
+            case wire.PduType.H2C_TERM_REQ | wire.PduType.C2H_TERM_REQ:
                 out.append(Leaving(*where))
             case _:
                 out.append(Other(*where))

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from freezeframe.harness.core.events import Ns, Side
-from freezeframe.harness.core.policy.messages import Part
+from freezeframe.harness.core.policy.messages import BenchPart
 
 FULL_DUPLEX: Final = "full duplex"
-CONSOLE: Final[dict[Side, Part]] = {
-    "primary": Part.PRIMARY_CONSOLE,
-    "secondary": Part.SECONDARY_CONSOLE,
+CONSOLE: Final[dict[Side, BenchPart]] = {
+    "primary": BenchPart.PRIMARY_CONSOLE,
+    "secondary": BenchPart.SECONDARY_CONSOLE,
 }
-CONTROL: Final[dict[Side, Part]] = {
-    "primary": Part.PRIMARY_CONTROL,
-    "secondary": Part.SECONDARY_CONTROL,
+CONTROL: Final[dict[Side, BenchPart]] = {
+    "primary": BenchPart.PRIMARY_CONTROL,
+    "secondary": BenchPart.SECONDARY_CONTROL,
 }
-SIDE_OF: Final[dict[Part, Side]] = {
+SIDE_OF: Final[dict[BenchPart, Side]] = {
     part: side for side, part in (*CONSOLE.items(), *CONTROL.items())
 }
 

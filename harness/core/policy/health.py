@@ -29,7 +29,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True)
-class Status:
+class HealthStatus:
     """Health and its reason; the reason of ``armed`` is empty, of all others it never is."""
 
     health: Health
@@ -43,7 +43,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class View:
+class HealthInputs:
     """What the health is judged by; each text is a reason, "" or () when it does not apply."""
 
     decided: str
@@ -60,7 +60,7 @@ class View:
     """Whose canary has not come yet."""
 
 
-def status(view: View) -> Status:
+def status(view: HealthInputs) -> HealthStatus:
     """The first row that applies."""
     rows: Iterable[tuple[Health, tuple[str, ...]]] = (
         (Health.DISARMED, (view.decided,)),
@@ -73,5 +73,5 @@ def status(view: View) -> Status:
     for health, reasons in rows:
         said = [reason for reason in reasons if reason]
         if said:
-            return Status(health, "; ".join(said))
-    return Status(Health.ARMED)
+            return HealthStatus(health, "; ".join(said))
+    return HealthStatus(Health.ARMED)

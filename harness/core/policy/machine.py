@@ -43,23 +43,23 @@ from typing import Final, assert_never
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 from freezeframe.harness.core.policy.facts import CONTROL
 from freezeframe.harness.core.policy.guard import Guard, Rung
-from freezeframe.harness.core.policy.health import Health, Status, View, status
+from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
 from freezeframe.harness.core.policy.messages import (
     Action,
-    Arm,
-    Armed,
+    Announcement,
+    ArmBench,
     Back,
+    BenchArmed,
+    BenchDisarmed,
     Collect,
     Collected,
-    Disarm,
-    Disarmed,
+    DisarmBench,
     Eased,
     Ended,
     Event,
     Expected,
     HealthIs,
     Heard,
-    Hit,
     Identified,
     Join,
     LookedUp,
@@ -71,12 +71,12 @@ from freezeframe.harness.core.policy.messages import (
     PairBroke,
     Persist,
     Rebooted,
-    Report,
     ReportKind,
     Save,
     Saved,
     Struck,
     Tick,
+    TriggerSeen,
     Trouble,
     Troubled,
     kind_of,
@@ -105,17 +105,17 @@ class Machine:
         self.guard = Guard(settings.limits, old.guard_log, old.broken)
         lost = None if saved is None else dict(old.down)
         self.presence = Presence(settings, now, self._out, lost)
-        self.status = Status(Health.DISARMED, "not started")
+        self.status = HealthStatus(Health.DISARMED, "not started")
         self._troubles: dict[Trouble, str] = {}
         self._expected: list[Expected] = []
         self._tally = Tally()
         self._wanted, self._why_not = old.wanted, old.why_not or "nobody has armed it"
         self._ended = old.ended
         self._arming = old.arming
-        self._loaded: Arm | None = None
-        self._before: Arm | None = None
+        self._loaded: ArmBench | None = None
+        self._before: ArmBench | None = None
         """The frames before those: the reflex may have written them when they were replaced."""
-        self._armings: dict[int, Arm] = {}
+        self._armings: dict[int, ArmBench] = {}
         self._seen = 0
         """The newest arming that has struck."""
         self._open: OpenIncident | None = None
@@ -167,7 +167,7 @@ class Machine:
         return min(dues, default=None)
 
     @property
-    def loaded(self) -> Arm | None:
+    def loaded(self) -> ArmBench | None:
         """The frames that the reflex has, or will have when ``Arm`` reaches it."""
         return self._loaded
 
@@ -184,7 +184,7 @@ class Machine:
                 | NotHeard()
             ):  # fmt: skip
                 self.presence.take(event, now, self._instructed)
-            case Hit():
+            case TriggerSeen():
                 self._take_hit(event, now)
             case Struck():
                 self._take_struck(event, now)
@@ -199,7 +199,7 @@ class Machine:
             case Eased():
                 if self._troubles.pop(event.trouble, None) is not None:
                     self._report("eased", event.trouble.value, "over")
-            case Armed() | Disarmed():
+            case BenchArmed() | BenchDisarmed():
                 self._take_person(event)
             case Expected():
                 self._expected.append(event)
@@ -216,7 +216,7 @@ class Machine:
         one = self._open
         return one.out if one is not None and one.rung is Rung.WARMSTART else ()
 
-    def _take_hit(self, hit: Hit, now: Ns) -> None:
+    def _take_hit(self, hit: TriggerSeen, now: Ns) -> None:
         if any(one.rule == hit.rule and hit.t_ns <= one.until_ns for one in self._expected):
             self._report("expected", hit.rule, f"on the {hit.side}, in its expected window")
         elif not hit.instructs:
@@ -239,12 +239,12 @@ class Machine:
             return "it came before its frames had reached the reflex, or its rule is not armed"
         return str(self._judge(now))
 
-    def _not_acted(self, hit: Hit, why: str, now: Ns) -> None:
+    def _not_acted(self, hit: TriggerSeen, why: str, now: Ns) -> None:
         text = f"{_kind(hit)}: nobody was instructed: {why}"
         if self._tally.is_new(hit.rule, text, now):
             self._report("not acted", hit.rule, text)
 
-    def _wait(self, hit: Hit, now: Ns) -> None:
+    def _wait(self, hit: TriggerSeen, now: Ns) -> None:
         """It becomes an incident of its own as soon as the bench could be armed."""
         if len(self._waiting) >= MAX_WAITING:
             self._not_acted(hit, f"{MAX_WAITING} triggers wait already", now)
@@ -267,7 +267,7 @@ class Machine:
             self._loaded = None
         if self._before is not None and self._before.arming <= event.arming:
             self._before = None
-        hit = Hit(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
+        hit = TriggerSeen(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
         for side, reason in event.failed.items():
             self._report("frame", side, f"rig trouble, the frame could not go out: {reason}")
             self.presence.sides[side].forget("its frame could not go out", now)
@@ -346,8 +346,8 @@ class Machine:
         )  # fmt: skip
         self._begin(incident, resumed=True)
 
-    def _take_person(self, event: Armed | Disarmed) -> None:
-        if isinstance(event, Armed):
+    def _take_person(self, event: BenchArmed | BenchDisarmed) -> None:
+        if isinstance(event, BenchArmed):
             self._wanted, self._why_not = True, ""
             if self.guard.broken:
                 self.guard.reset()
@@ -366,7 +366,7 @@ class Machine:
         self._waiting.clear()
 
     # --- what follows from the facts ------------------------------------------------------------------------
-    def _judge(self, now: Ns) -> Status:
+    def _judge(self, now: Ns) -> HealthStatus:
         decided = f"the end has begun: {self._ended}" if self._ended else ""
         allowed, presence = self.guard.allowed(now), self.presence
         if not decided and not self._wanted:
@@ -375,7 +375,7 @@ class Machine:
             decided = f"{allowed.why}; recording until a person arms again"
         troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
         return status(
-            View(
+            HealthInputs(
                 decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
                 missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
             )
@@ -415,8 +415,8 @@ class Machine:
                 if judged.health.has_frames
                 else judged.why
             )
-            return [Disarm(why=why)] if before is not None else []
-        desired = Arm(
+            return [DisarmBench(why=why)] if before is not None else []
+        desired = ArmBench(
             arming=before.arming if before else 0,
             incident=before.incident if before else "",
             epochs=self.presence.armable,
@@ -433,14 +433,14 @@ class Machine:
     def _save(self) -> None:
         hit = self._waiting.pop(0)
         arm = self._remember(
-            Arm(arming=0, incident="", epochs=self.presence.armable, rung=Rung.SAVE)
+            ArmBench(arming=0, incident="", epochs=self.presence.armable, rung=Rung.SAVE)
         )
         self._saving = arm.arming
         self._out.append(
             Save(arming=arm.arming, incident=arm.incident, cause=hit, epochs=arm.epochs)
         )
 
-    def _remember(self, arm: Arm) -> Arm:
+    def _remember(self, arm: ArmBench) -> ArmBench:
         """Number it. Each arming has an incident id of its own: two that cross are two incidents."""
         self._arming += 1
         numbered = replace(arm, arming=self._arming, incident=f"{self._arming:06d}")
@@ -491,8 +491,8 @@ class Machine:
         return [Persist(saved=fresh)]
 
     def _report(self, kind: ReportKind, about: str, text: str) -> None:
-        self._out.append(Report(kind=kind, about=about, text=text))
+        self._out.append(Announcement(kind=kind, about=about, text=text))
 
 
-def _kind(hit: Hit) -> str:
+def _kind(hit: TriggerSeen) -> str:
     return kind_of(hit.rule, hit.side)

@@ -12,10 +12,10 @@ from typing import Literal
 
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.policy.guard import Acted, Rung
-from freezeframe.harness.core.policy.health import Status
+from freezeframe.harness.core.policy.health import HealthStatus
 
 
-class Part(StrEnum):
+class BenchPart(StrEnum):
     """What the bench consists of, as far as it can be lost."""
 
     PRIMARY_CONSOLE = "primary console"
@@ -38,7 +38,7 @@ class Trouble(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hit:
+class TriggerSeen:
     """A rule's hit that nobody has been instructed for (see ``Struck``)."""
 
     rule: str
@@ -53,7 +53,7 @@ class Hit:
 class Lost:
     """A part is gone, or could not be opened again."""
 
-    part: Part
+    part: BenchPart
     reason: str
 
 
@@ -61,7 +61,7 @@ class Lost:
 class Back:
     """A part is there, at the start or again."""
 
-    part: Part
+    part: BenchPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +161,14 @@ class Eased:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Armed:
+class BenchArmed:
     """A person wants the bench armed: at the start, and after a breaker opened."""
 
     who: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disarmed:
+class BenchDisarmed:
     """A person wants nobody instructed."""
 
     who: str
@@ -197,8 +197,8 @@ class Tick:
 
 
 Event = (
-    Lost | Back | Identified | NotIdentified | Rebooted | PairBroke | Heard | NotHeard | Hit | Struck
-    | Collected | LookedUp | Troubled | Eased | Armed | Disarmed | Expected | Ended | Tick
+    Lost | Back | Identified | NotIdentified | Rebooted | PairBroke | Heard | NotHeard | TriggerSeen | Struck
+    | Collected | LookedUp | Troubled | Eased | BenchArmed | BenchDisarmed | Expected | Ended | Tick
 )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ ReportKind = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class ArmBench:
     """Hand these frames to the reflex in place of those it has. Good for one action."""
 
     arming: int
@@ -229,7 +229,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disarm:
+class DisarmBench:
     """The reflex has no frames from here on. ``Struck`` may still come: it crossed this."""
 
     why: str
@@ -251,14 +251,14 @@ class Canary:
 
 @dataclass(frozen=True, kw_only=True)
 class Reopen:
-    part: Part
+    part: BenchPart
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarkGap:
     """Nothing of this part was recorded in this time."""
 
-    part: Part
+    part: BenchPart
     from_ns: Ns | None
     """None: since the record's last byte; the process before was killed."""
     to_ns: Ns
@@ -283,7 +283,7 @@ class Save:
 
     arming: int
     incident: str
-    cause: Hit
+    cause: TriggerSeen
     epochs: Mapping[Side, int]
 
 
@@ -300,11 +300,11 @@ class Join:
     """The hit belongs to the incident that is being collected."""
 
     incident: str
-    hit: Hit
+    hit: TriggerSeen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Announcement:
     """One line for the screen, ``--json`` and the journal."""
 
     kind: ReportKind
@@ -317,7 +317,7 @@ class Report:
 class HealthIs:
     """The health has changed."""
 
-    status: Status
+    status: HealthStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,13 +346,13 @@ class Saved:
     broken: str = ""
     arming: int = 0
     """The last number given out."""
-    armed: tuple[Arm, ...] = ()
+    armed: tuple[ArmBench, ...] = ()
     """The frames that the reflex has, and those it had before: they may have crossed."""
     open: tuple[OpenIncident, ...] = ()
     """Incidents whose frames are out, the one that is being collected first."""
-    down: tuple[tuple[Part, Ns], ...] = ()
+    down: tuple[tuple[BenchPart, Ns], ...] = ()
     """Parts that were lost, and when."""
-    waiting: tuple[Hit, ...] = ()
+    waiting: tuple[TriggerSeen, ...] = ()
     """Triggers that become incidents of their own."""
 
 
@@ -364,7 +364,7 @@ class Persist:
 
 
 Action = (
-    Arm | Disarm | Identify | Canary | Reopen | MarkGap | Collect | Save | LookUp | Join | Report
+    ArmBench | DisarmBench | Identify | Canary | Reopen | MarkGap | Collect | Save | LookUp | Join | Announcement
     | HealthIs | Persist
 )  # fmt: skip
 

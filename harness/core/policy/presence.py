@@ -20,7 +20,9 @@ from freezeframe.harness.core.policy.facts import (
 )
 from freezeframe.harness.core.policy.messages import (
     Action,
+    Announcement,
     Back,
+    BenchPart,
     Canary,
     Heard,
     Identified,
@@ -30,10 +32,8 @@ from freezeframe.harness.core.policy.messages import (
     NotHeard,
     NotIdentified,
     PairBroke,
-    Part,
     Rebooted,
     Reopen,
-    Report,
     ReportKind,
 )
 from freezeframe.harness.core.policy.settings import Settings, ns
@@ -43,7 +43,7 @@ PresenceEvent = (
 )  # fmt: skip
 Due = tuple[Ns, Callable[[Ns], None]]
 """When something is to be asked for, and what asks for it."""
-EYES: Final = (*CONSOLE.values(), Part.LINK)
+EYES: Final = (*CONSOLE.values(), BenchPart.LINK)
 """One of them must be there, or nothing is seen."""
 
 
@@ -55,7 +55,7 @@ class Presence:
         settings: Settings,
         now: Ns,
         out: list[Action],
-        lost: Mapping[Part, Ns] | None = None,
+        lost: Mapping[BenchPart, Ns] | None = None,
     ) -> None:
         """``lost``: after a kill, the parts that were lost then, and when; None: no kill."""
         self._settings = settings
@@ -66,7 +66,7 @@ class Presence:
                 lost_ns=now if lost is None else lost.get(part),
                 reopen_ns=now,
             )
-            for part in Part
+            for part in BenchPart
         }
         self.sides: dict[Side, SideFacts] = {
             side: SideFacts(ask_ns=now, canary_ns=now) for side in SIDES
@@ -74,12 +74,12 @@ class Presence:
 
     # --- what follows ---------------------------------------------------------------------------------------
     @property
-    def down(self) -> dict[Part, str]:
+    def down(self) -> dict[BenchPart, str]:
         """Parts that are not there, and why."""
         return {part: facts.reason for part, facts in self.parts.items() if not facts.up}
 
     @property
-    def lost(self) -> tuple[tuple[Part, Ns], ...]:
+    def lost(self) -> tuple[tuple[BenchPart, Ns], ...]:
         """Parts that were there and are not, and since when."""
         return tuple(
             (part, facts.lost_ns)
@@ -91,8 +91,8 @@ class Presence:
     def unseen(self) -> str:
         """Why nothing can be seen; "" when something can."""
         down = self.down
-        if Part.REFLEX in down:
-            return f"the reflex is gone: {down[Part.REFLEX]}"
+        if BenchPart.REFLEX in down:
+            return f"the reflex is gone: {down[BenchPart.REFLEX]}"
         is_blind = all(part in down for part in EYES)
         return "neither a console nor the link can be seen" if is_blind else ""
 
@@ -161,7 +161,7 @@ class Presence:
                 continue
             if not facts.asking:
                 dues.append((facts.ask_ns, partial(self._identify, side)))
-            is_audible = self.parts[CONSOLE[side]].up and self.parts[Part.REFLEX].up
+            is_audible = self.parts[CONSOLE[side]].up and self.parts[BenchPart.REFLEX].up
             if facts.epoch is not None and is_audible and facts.can_print and not facts.listening:
                 dues.append((facts.canary_ns, partial(self._canary, side)))
         return dues
@@ -206,10 +206,10 @@ class Presence:
         facts.up, facts.opening, facts.reason = False, False, event.reason
         facts.reopen_ns = now + ns(facts.pause_s or settings.reopen_s)
         facts.pause_s = min(2 * (facts.pause_s or settings.reopen_s), settings.reopen_max_s)
-        if event.part is Part.REFLEX:
+        if event.part is BenchPart.REFLEX:
             for one in self.sides.values():
                 one.heard = False
-        elif event.part is not Part.LINK:
+        elif event.part is not BenchPart.LINK:
             side = SIDE_OF[event.part]
             if event.part is CONTROL[side]:
                 self.sides[side].forget("its control line is gone", now)
@@ -277,7 +277,7 @@ class Presence:
         facts.heard, facts.unheard, facts.can_print = False, event.reason, event.can_print
         facts.canary_ns = now + ns(min(self._settings.poll_s, self._settings.reopen_max_s))
 
-    def _reopen(self, part: Part, _now: Ns) -> None:
+    def _reopen(self, part: BenchPart, _now: Ns) -> None:
         self.parts[part].opening = True
         self._out.append(Reopen(part=part))
 
@@ -292,9 +292,9 @@ class Presence:
         self._out.append(Canary(side=side, deadline_ns=deadline_ns))
 
     def _report(self, kind: ReportKind, about: str, text: str) -> None:
-        self._out.append(Report(kind=kind, about=about, text=text))
+        self._out.append(Announcement(kind=kind, about=about, text=text))
 
 
-def _sides_of(part: Part) -> tuple[Side, ...]:
+def _sides_of(part: BenchPart) -> tuple[Side, ...]:
     """Whose line it is; of the reflex both."""
-    return SIDES if part is Part.REFLEX else (SIDE_OF[part],) if part in SIDE_OF else ()
+    return SIDES if part is BenchPart.REFLEX else (SIDE_OF[part],) if part in SIDE_OF else ()

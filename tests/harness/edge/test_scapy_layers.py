@@ -21,7 +21,7 @@ from freezeframe.harness.edge.scapy_layers import (
     DrbdH80,
     DrbdH95,
     DrbdH100,
-    SetEntry,
+    SetEntryLayer,
     SyncParam95,
     packets,
 )
@@ -151,7 +151,7 @@ def test_any_control_frame_is_built_as_it_was_dissected(
 
 def test_replies_with_entries_and_refusals() -> None:
     reply = control.Op.LIST_SETS | control.REPLY
-    sets = [SetEntry(set_id=1, raw_bytes=5), SetEntry(set_id=2)]
+    sets = [SetEntryLayer(set_id=1, raw_bytes=5), SetEntryLayer(set_id=2)]
     frame = ControlFrame(bytes(ControlFrame(type=reply) / REPLIES[control.Op.LIST_SETS](sets=sets)))
     assert [entry.set_id for entry in frame.sets] == [1, 2]
     refused = (

@@ -13,7 +13,7 @@ from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from freezeframe.harness.core.recovery import Compared, Finish, SideResult
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.runs.campaign import Run
+from freezeframe.harness.runs.campaign import ScenarioRun
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.workload import Workload
@@ -93,13 +93,13 @@ def judged(tmp_path: Path) -> "Judge":
 class Judge:
     def __init__(self, out_dir: Path) -> None:
         self._out_dir = out_dir
-        self.run: Run
+        self.run: ScenarioRun
 
     def __call__(
         self, scenario: str | Scenario, seen: Seen, bench: Bench | None = None, **record: object
     ) -> str:
         plan = load_scenario(scenario) if isinstance(scenario, str) else scenario
-        self.run = Run(
+        self.run = ScenarioRun(
             bench or load_bench("sim"), plan, seed=1, out_dir=self._out_dir, view=Silent(), keep=True
         )  # fmt: skip
         known: dict[str, object] = {
@@ -194,7 +194,7 @@ def test_silence_proves_nothing_where_the_capture_has_holes(judged: Judge, hole:
 
 def test_a_comparison_with_another_journal_is_none(judged: Judge) -> None:
     for journalled in (0, ACKED - 1):
-        run = Run(
+        run = ScenarioRun(
             load_bench("sim"),
             load_scenario("clean"),
             seed=1,
@@ -282,7 +282,7 @@ def test_a_link_fault_that_was_not_made_is_the_rigs_only_where_the_host_wrote_al
         assert "the armed fault was not made" in judged.why
 
 
-class Unwhole(Run):
+class Unwhole(ScenarioRun):
     """Of a pair that does not become whole again."""
 
     def _compare(self, session: Session, workload: Workload) -> Compared:

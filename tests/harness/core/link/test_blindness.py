@@ -12,7 +12,7 @@ from freezeframe.harness.core.events import NS_PER_MS, Trigger
 from freezeframe.harness.core.link.blindness import (
     ENOUGH_WRITES,
     BlindKind,
-    Direction,
+    HeardDirection,
     LinkState,
     blindness,
     unsafe_events,
@@ -141,7 +141,7 @@ def test_the_capture_of_one_direction_from_the_field() -> None:
 
 
 # --- the function itself --------------------------------------------------------------------------
-BACK = {(P, S): Direction(True, True, 1), (S, P): Direction(True, True, 1)}
+BACK = {(P, S): HeardDirection(True, True, 1), (S, P): HeardDirection(True, True, 1)}
 
 
 def state(**changes: object) -> LinkState:
@@ -180,7 +180,7 @@ def test_tunnels_are_named_with_their_count() -> None:
 
 
 def test_an_encrypted_link() -> None:
-    both = {ends: Direction(True, True, 1, is_encrypted=True) for ends in BACK}
+    both = {ends: HeardDirection(True, True, 1, is_encrypted=True) for ends in BACK}
     found = blindness(state(directions=both, messages=0, writers={}, answers=0))
     assert [one.kind for one in found] == [BlindKind.ENCRYPTED]
 
@@ -190,7 +190,7 @@ def test_a_protocol_that_shows_nothing_is_not_blamed() -> None:
 
 
 def test_refusals_and_digests_stay_what_they_are_without_the_other_direction() -> None:
-    half = {(P, S): Direction(True, True, 2), (S, P): Direction(False, False, 2)}
+    half = {(P, S): HeardDirection(True, True, 2), (S, P): HeardDirection(False, False, 2)}
     unsafe = unsafe_events(blindness(state(directions=half, answers=0, answerers=frozenset())))
     assert "missing-ack" in unsafe
     assert not unsafe & {"digest-mismatch", "neg-ack", "broken-stamp"}

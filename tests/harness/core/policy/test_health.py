@@ -2,14 +2,14 @@
 
 import pytest
 
-from freezeframe.harness.core.policy.health import Health, Status, View, status
+from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
 
 
-def view(**fields: object) -> View:
+def view(**fields: object) -> HealthInputs:
     quiet: dict[str, object] = {
         "decided": "", "unseen": "", "busy": "", "unready": (), "missing": (), "unheard": (),
     }  # fmt: skip
-    return View(**(quiet | fields))  # type: ignore[arg-type]
+    return HealthInputs(**(quiet | fields))  # type: ignore[arg-type]
 
 
 ROWS = [
@@ -23,7 +23,7 @@ ROWS = [
 
 
 def test_armed_has_no_reason() -> None:
-    assert status(view()) == Status(Health.ARMED)
+    assert status(view()) == HealthStatus(Health.ARMED)
     assert str(status(view())) == "armed"
 
 
@@ -44,9 +44,9 @@ def test_an_earlier_row_wins(first: int) -> None:
 
 def test_a_health_without_its_reason_cannot_be_made() -> None:
     with pytest.raises(AssertionError):
-        Status(Health.BLIND)
+        HealthStatus(Health.BLIND)
     with pytest.raises(AssertionError):
-        Status(Health.ARMED, "because")
+        HealthStatus(Health.ARMED, "because")
 
 
 def _texts(value: object) -> tuple[str, ...]:

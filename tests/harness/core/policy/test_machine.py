@@ -7,7 +7,7 @@ from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
 from freezeframe.harness.core.policy import Health, Limits, Rung
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONTROL
-from freezeframe.harness.core.policy.messages import Part, Trouble
+from freezeframe.harness.core.policy.messages import BenchPart, Trouble
 
 
 # --- arming -------------------------------------------------------------------------------------------------
@@ -16,8 +16,8 @@ def test_it_arms_both_once_all_is_there_and_a_person_wants_it() -> None:
     play.settle()
     assert play.machine.loaded is None
     assert "nobody has armed it" in play.machine.status.why
-    actions = play.settle(m.Armed(who="anna"))
-    (arm,) = of(actions, m.Arm)
+    actions = play.settle(m.BenchArmed(who="anna"))
+    (arm,) = of(actions, m.ArmBench)
     assert arm.epochs == {"primary": 5, "secondary": 7}
     assert arm.rung is Rung.WARMSTART
     assert play.machine.status.health is Health.ARMED
@@ -26,10 +26,10 @@ def test_it_arms_both_once_all_is_there_and_a_person_wants_it() -> None:
 def test_what_is_armed_is_written_down_first() -> None:
     play = Play()
     play.settle()
-    actions = play.step(m.Armed(who="anna"))
+    actions = play.step(m.BenchArmed(who="anna"))
     kinds = [type(one) for one in actions]
-    assert kinds.index(m.Persist) < kinds.index(m.Arm)
-    (arm,) = of(actions, m.Arm)
+    assert kinds.index(m.Persist) < kinds.index(m.ArmBench)
+    (arm,) = of(actions, m.ArmBench)
     assert arm in play.saved.armed
 
 
@@ -60,7 +60,7 @@ def test_another_device_on_the_line_is_reported_and_never_armed() -> None:
     play.serials["primary"] = "X9"
     play.armed()
     play.wait(10)
-    assert not of(play.log, m.Arm)
+    assert not of(play.log, m.ArmBench)
     assert "another device answers: X9" in play.machine.status.why
     assert play.reports("identity")[0] == "primary: another device answers: X9"
 
@@ -78,12 +78,12 @@ def test_a_silent_side_degrades_and_the_other_stays_armed() -> None:
 def test_no_canary_yet_is_unrehearsed() -> None:
     play = Play()
     play.settle()
-    play.step(m.Armed(who="test"))
+    play.step(m.BenchArmed(who="test"))
     fresh = Play()
     fresh.mute = set(SIDES)
-    for part in Part:
+    for part in BenchPart:
         fresh.step(m.Back(part=part))
-    fresh.step(m.Armed(who="test"))
+    fresh.step(m.BenchArmed(who="test"))
     for side in SIDES:
         fresh.step(
             m.Identified(
@@ -109,8 +109,10 @@ def test_a_device_that_cannot_print_stays_unrehearsed_and_is_not_asked_again() -
 
 
 # --- lines, boots, liveness ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("part", [Part.PRIMARY_CONSOLE, Part.SECONDARY_CONSOLE, Part.LINK])
-def test_a_lost_eye_degrades_is_reopened_and_its_gap_is_marked(part: Part) -> None:
+@pytest.mark.parametrize(
+    "part", [BenchPart.PRIMARY_CONSOLE, BenchPart.SECONDARY_CONSOLE, BenchPart.LINK]
+)
+def test_a_lost_eye_degrades_is_reopened_and_its_gap_is_marked(part: BenchPart) -> None:
     play = Play().armed()
     play.is_gone.add(part)
     lost_ns = play.now
@@ -129,8 +131,8 @@ def test_a_lost_eye_degrades_is_reopened_and_its_gap_is_marked(part: Part) -> No
 
 def test_a_line_is_reopened_with_back_off() -> None:
     play = Play().armed()
-    play.is_gone.add(Part.LINK)
-    play.settle(m.Lost(part=Part.LINK, reason="gone"))
+    play.is_gone.add(BenchPart.LINK)
+    play.settle(m.Lost(part=BenchPart.LINK, reason="gone"))
     assert 10 <= len(of(play.wait(60), m.Reopen)) <= 20
 
 
@@ -148,9 +150,9 @@ def test_a_lost_control_line_takes_its_side_out_of_the_arming(side: Side) -> Non
 
 def test_without_a_reflex_nothing_is_armed_and_the_bench_is_blind() -> None:
     play = Play().armed()
-    play.is_gone.add(Part.REFLEX)
-    actions = play.settle(m.Lost(part=Part.REFLEX, reason="killed"))
-    assert isinstance(actions[0], m.Disarm)
+    play.is_gone.add(BenchPart.REFLEX)
+    actions = play.settle(m.Lost(part=BenchPart.REFLEX, reason="killed"))
+    assert isinstance(actions[0], m.DisarmBench)
     assert play.machine.status.health is Health.BLIND
     play.is_gone.clear()
     play.wait(1)
@@ -159,7 +161,7 @@ def test_without_a_reflex_nothing_is_armed_and_the_bench_is_blind() -> None:
 
 def test_with_neither_console_nor_link_it_is_blind() -> None:
     play = Play().armed()
-    for part in (Part.PRIMARY_CONSOLE, Part.SECONDARY_CONSOLE, Part.LINK):
+    for part in (BenchPart.PRIMARY_CONSOLE, BenchPart.SECONDARY_CONSOLE, BenchPart.LINK):
         play.is_gone.add(part)
         play.settle(m.Lost(part=part, reason="gone"))
     assert play.machine.status.health is Health.BLIND
@@ -205,7 +207,7 @@ def test_it_polls_once_a_minute_while_all_is_well() -> None:
     play = Play().armed()
     done = play.wait(600)
     assert len(of(done, m.Identify)) == len(of(done, m.Canary)) == 20
-    assert not of(done, m.HealthIs) and not of(done, m.Arm)
+    assert not of(done, m.HealthIs) and not of(done, m.ArmBench)
 
 
 def test_a_full_disk_disarms_and_a_low_one_degrades() -> None:
@@ -276,7 +278,7 @@ def test_or_they_become_the_next_incident_which_only_saves() -> None:
 def test_a_strike_that_crosses_its_disarming_is_collected_all_the_same() -> None:
     play = Play().armed()
     struck = play.strike()
-    play.step(m.Disarmed(who="anna", why="lunch"))
+    play.step(m.BenchDisarmed(who="anna", why="lunch"))
     actions = play.settle(struck)
     assert len(of(actions, m.Collect)) == 1
     assert play.reports("crossed")
@@ -385,7 +387,7 @@ def test_a_storm_ends_with_an_open_breaker_that_a_person_closes() -> None:
     assert play.machine.loaded is None
     play.settle(hit(play.now))
     assert "storm guard" in play.reports("not acted")[-1]
-    play.settle(m.Armed(who="anna"))
+    play.settle(m.BenchArmed(who="anna"))
     assert play.machine.status.health is Health.ARMED
 
 
@@ -405,11 +407,11 @@ def test_a_known_kind_only_saves_while_others_warmstart() -> None:
 def test_the_end_disarms_before_anything_else_and_nothing_arms_again() -> None:
     play = Play().armed()
     actions = play.settle(m.Ended(why="the workload is done"))
-    assert isinstance(actions[0], m.Disarm)
+    assert isinstance(actions[0], m.DisarmBench)
     play.settle(hit(play.now))
     assert "the end has begun: the workload is done" in play.reports("not acted")[0]
     later = play.wait(3600)
-    assert not of(later, m.Arm) and not of(later, m.Identify) and not of(later, m.Reopen)
+    assert not of(later, m.ArmBench) and not of(later, m.Identify) and not of(later, m.Reopen)
 
 
 def test_a_strike_that_crosses_the_end_is_collected() -> None:
