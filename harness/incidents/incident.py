@@ -38,6 +38,7 @@ import cbor2
 
 from freezeframe.harness.core import timeline
 from freezeframe.harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
+from freezeframe.harness.core.rootcause import EventRecord, StateRecord
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.record import FORMAT
@@ -114,7 +115,7 @@ class Incident:
         bench: str,
         seed: int,
         scenario: str = "",
-        versions: Mapping[str, Any] | None = None,
+        versions: Mapping[str, object] | None = None,
         rules: Sequence[str] = (),
         incident_id: bytes | None = None,
         **fields: Any,
@@ -338,7 +339,7 @@ class Incident:
         _replace(self.path / side / SAVE, data)
 
     @_serialised
-    def store_healthy(self, side: Side, state: Mapping[str, Any]) -> None:
+    def store_healthy(self, side: Side, state: StateRecord) -> None:
         """The side's state record while all was well, to hold the one of its failure against."""
         _replace(self.path / side / HEALTHY, cbor2.dumps(dict(state)))
 
@@ -478,7 +479,7 @@ def _plain(value: object) -> str:
     return bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
 
 
-def _event_line(event: Mapping[str, Any]) -> bytes:
+def _event_line(event: EventRecord) -> bytes:
     """One record of a controller's event log as text: seq, uptime in seconds, level, name,
     arguments."""
     rest = {
