@@ -48,7 +48,8 @@ class IscsiOp(IntEnum):
 FROM_INITIATOR: Final = frozenset(op for op in IscsiOp if op < 0x20)
 IN_SEQUENCE: Final = frozenset(
     {
-        IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE, IscsiOp.TEXT, IscsiOp.TEXT_RESPONSE, IscsiOp.SCSI_COMMAND, IscsiOp.DATA_OUT, IscsiOp.DATA_IN,
+        IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE, IscsiOp.TEXT, IscsiOp.TEXT_RESPONSE,
+        IscsiOp.SCSI_COMMAND, IscsiOp.DATA_OUT, IscsiOp.DATA_IN,
     }
 )  # fmt: skip
 """May come without the final bit."""
