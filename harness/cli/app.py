@@ -13,6 +13,16 @@ from typing import Annotated
 import typer
 
 from freezeframe.harness.cli import complete, options
+from freezeframe.harness.cli.common import (
+    DEFAULT_OUT,
+    BenchOption,
+    IncidentArgument,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    SideArgument,
+    VerboseOption,
+)
 from freezeframe.harness.cli.formats import FORMATS, with_options
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
@@ -25,50 +35,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 pass, 1 a device failed, 2 usage, 3 rig trouble, 4 inconclusive, 130 interrupted.",
 )
-
-DEFAULT_OUT = Path("incidents")
-
-BenchOption = Annotated[
-    str,
-    typer.Option(
-        "--bench",
-        "-b",
-        envvar="FREEZEFRAME_BENCH",
-        help="Bench file, or the name of a built-in bench.",
-        metavar="FILE",
-        autocompletion=complete.benches,
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", envvar="FREEZEFRAME_OUT", help="Folder of the incidents.", metavar="DIR"
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print all details and proofs in the summary.")
-]
-SeedOption = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        help="Seed of the workload and the faults; the same seed repeats the run.",
-        min=0,
-        max=2**63 - 1,
-    ),
-]
-SideArgument = Annotated[
-    str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
-]
-IncidentArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Incident id or its first characters, its folder, or 'last'.",
-        metavar="INCIDENT",
-        autocompletion=complete.incidents,
-    ),
-]
 
 
 def _version(value: bool) -> None:

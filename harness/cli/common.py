@@ -1,0 +1,52 @@
+"""The options and arguments that several commands have, declared once for ``harness.cli.app``."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from freezeframe.harness.cli import complete
+
+DEFAULT_OUT: Final = Path("incidents")
+
+BenchOption = Annotated[
+    str,
+    typer.Option(
+        "--bench",
+        "-b",
+        envvar="FREEZEFRAME_BENCH",
+        help="Bench file, or the name of a built-in bench.",
+        metavar="FILE",
+        autocompletion=complete.benches,
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", envvar="FREEZEFRAME_OUT", help="Folder of the incidents.", metavar="DIR"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print all details and proofs in the summary.")
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        help="Seed of the workload and the faults; the same seed repeats the run.",
+        min=0,
+        max=2**63 - 1,
+    ),
+]
+SideArgument = Annotated[
+    str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
+]
+IncidentArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Incident id or its first characters, its folder, or 'last'.",
+        metavar="INCIDENT",
+        autocompletion=complete.incidents,
+    ),
+]
