@@ -1,6 +1,7 @@
 """What a run's capture of the replication link proved, by its counters: nothing seen, not checked, not
 understood. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -10,6 +11,9 @@ from freezeframe.harness.core.link.protocol import Tell
 
 QUIET: Final = frozenset({str(BlindKind.NOTHING_CAPTURED), str(BlindKind.NO_CONNECTION)})
 """Kinds of blindness that a link without writes shows too."""
+BLIND_STATS: Final = 8
+"""Counters of the link in a row (2 s) that must name a blindness before it is reported: a
+connection that has just begun shows one direction first."""
 _COUNTERS: Final = {"digest": "digests_checked", "answer": "acks"}
 """What must_check names -> its counter of the capture (core.events.LinkStats)."""
 
@@ -56,3 +60,22 @@ def not_understood(link: LinkTable) -> str:
         f'the link was recorded and not understood ([link] protocol = "{link.protocol}"): consoles, data sets '
         "and the comparison alone were judged"
     )
+
+
+class Blindness:
+    """What the capture cannot see while there is something to be seen, reported once."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        """Kind of blindness -> counters in a row that named it."""
+
+    def reported(self, blind: Mapping[str, str]) -> list[str]:
+        """Take the kinds that the link's newest counters name; give what is to be said of them."""
+        for kind in self._counts.keys() - blind.keys():
+            del self._counts[kind]
+        self._counts.update(blind.keys())
+        return [
+            says
+            for kind, says in blind.items()
+            if self._counts[kind] == BLIND_STATS and kind not in QUIET
+        ]

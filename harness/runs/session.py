@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.arming import Arming
 from freezeframe.harness.runs.collect import Collector
+from freezeframe.harness.runs.healthy import remember_healthy
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.rulefiles import RuleFiles
@@ -49,19 +50,12 @@ from freezeframe.harness.runs.selfcheck import (
 )
 from freezeframe.harness.runs.view import View
 
-STATE_TIMEOUT_S: Final = 5.0
-"""For one question to a controller that has just answered others."""
 DISARM_TIMEOUT_S: Final = 5.0
 """For the reflex to confirm that it has no frames; it takes a millisecond."""
 REARM_STEP_S: Final = 1.0
 """One try to identify both after a restart; meanwhile the watchers record."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
-
-
-BLIND_STATS: Final = 8
-"""Counters of the link in a row (2 s) that must name a blindness before it is reported: a
-connection that has just begun shows one direction first."""
 MAX_HITS: Final = 1000
 """Of each rule on each side in one run, this many are reported, kept and written; later ones are
 counted."""
@@ -105,8 +99,7 @@ class Session:
         """When the workload's process last reported anything; 0: not yet."""
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
-        self._blind: Counter[str] = Counter()
-        """Kind of blindness -> counters in a row that named it."""
+        self._blindness = linksight.Blindness()
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
@@ -140,7 +133,7 @@ class Session:
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         identities = self._await_pair(patiently=patiently)
-        self._remember_healthy()
+        remember_healthy(self.opened, self.incident)
         self._sing()
         for note in (*self.opened.notes, *self.observation.notes):
             self.incident.note(note)
@@ -212,32 +205,6 @@ class Session:
             self.observation.replace_rules(self._with_own(fresh))
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
-    def _remember_healthy(self) -> None:
-        """Who is there, how its clock runs against ours, and its state while all is well: what a
-        verdict leans on."""
-        link, known_controllers = self.opened.bench.link, {}
-        for side, controller in self.opened.controllers.items():
-            asked_ns = time.monotonic_ns()
-            one = controller.identify(deadline_in(STATE_TIMEOUT_S))
-            known_controllers[side] = {
-                "driver": self.opened.bench.controller(side).driver, "uptime_error_ns": one.uptime_error_ns,
-                "model": one.model, "serial_number": one.serial_number, "firmware_version": one.firmware_version,
-                "boot_epoch": one.boot_epoch, "uptime_ns": one.uptime_ns, "t_asked_ns": asked_ns,
-                "t_answered_ns": time.monotonic_ns(),
-            }  # fmt: skip
-            try:
-                self.incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
-            except (RigError, WireError) as error:
-                self.incident.note(f"{side}: no state record of its health: {error}")
-        self.incident.record |= {
-            "controllers": known_controllers,
-            "link": {
-                "primary_address": link.primary_address, "secondary_address": link.secondary_address,
-                "protocol": link.protocol, "ports": link.ports, "integrity_alg": link.integrity_alg,
-                "must_check": link.to_check,
-            },
-        }  # fmt: skip
-
     @property
     def recovering(self) -> bool:
         return self.collector is not None and self.collector.finish is None
@@ -285,7 +252,7 @@ class Session:
             return
         try:
             identities = self.opened.await_full_duplex(deadline_in(REARM_STEP_S))
-            self._remember_healthy()
+            remember_healthy(self.opened, self.incident)
             self.arming.load(identities)
         except (RigError, WireError) as error:
             self.view.phase(f"not armed yet: {error}")
@@ -369,21 +336,13 @@ class Session:
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
             case LinkStats(blind=blind):
-                self._note_blindness(blind)
+                for says in self._blindness.reported(blind):
+                    self.incident.note(f"blind on the link: {says}")
+                    self.view.phase(f"blind on the link: {says}")
             case Disarmed():
                 self.arming.confirmed()
             case _:
                 self.incident.append_event(event, source)
-
-    def _note_blindness(self, blind: Mapping[str, str]) -> None:
-        """Say once what the capture cannot see while there is something to be seen."""
-        for kind, says in blind.items():
-            self._blind[kind] += 1
-            if self._blind[kind] == BLIND_STATS and kind not in linksight.QUIET:
-                self.incident.note(f"blind on the link: {says}")
-                self.view.phase(f"blind on the link: {says}")
-        for kind in self._blind.keys() - blind.keys():
-            del self._blind[kind]
 
     def _is_counted_only(self, trigger: Trigger) -> bool:
         """A rule that hits each line must fill neither memory nor disk nor the terminal."""
