@@ -34,7 +34,7 @@ NAMED: Final = Path(__file__).with_name("mutants.toml")
 DRAWN_FROM: Final = (
     "harness/core/link",
     "harness/core/verdict",
-    "harness/core/recovery.py",
+    "harness/core/recovery",
     "harness/incidents/inquest.py",
 )
 LIMIT_S: Final = 240

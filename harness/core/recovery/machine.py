@@ -31,254 +31,40 @@ ends: each step is entered a bounded number of times, and each action ends by it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.recovery.messages import (
+    Action,
+    Answered,
+    AwaitBoot,
+    AwaitFullDuplex,
+    AwaitReply,
+    Compare,
+    Compared,
+    Finish,
+    FrameNotOut,
+    FrameOut,
+    Policy,
+    PowerCycle,
+    PowerCycled,
+    Pull,
+    PullBroke,
+    Pulled,
+    RecoveryEvent,
+    Rejoined,
+    Replied,
+    SideEvent,
+    SideResult,
+    TimedOut,
+    Transition,
+)
+from freezeframe.harness.core.recovery.table import TABLE, SideStep, Signal
 
 STALE_EPOCH: Final = "stale epoch"
 """The refusal of a frame that was armed for an earlier boot."""
 MAX_PULLS: Final = 5
 """Attempts per pull. A line that fails more often is treated as lost for this incident."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Timeouts of the recovery, and whether a hung warmstart leads to a power cycle."""
-
-    reply_timeout_s: float
-    boot_timeout_s: float
-    pull_timeout_s: float
-    """For the whole set of one side, including resumed pulls."""
-    rejoin_timeout_s: float
-    power_cycle: bool
-    """Whether to cycle the power of a controller that does not restart; at most once."""
-    repeats: int = 0
-    """How often an unanswered frame is written again. Only for device types that refuse the second
-    copy."""
-
-
-# --- what happened ------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class FrameOut:
-    side: Side
-    t_ns: Ns | None = None
-    """When the write() returned. None: unknown; use the time this event was processed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameNotOut:
-    side: Side
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replied:
-    side: Side
-    ok: bool
-    status: str = "ok"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """The controller answered an identify request."""
-
-    side: Side
-    boot_epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerCycled:
-    side: Side
-    error: str = ""
-    """Why the power could not be cycled; empty if it was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pulled:
-    side: Side
-
-
-@dataclass(frozen=True, kw_only=True)
-class PullBroke:
-    side: Side
-    reason: str
-    arrived_bytes: int
-    resumable: bool = True
-    """False: the controller has no such set, or reports that no more data will come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejoined:
-    """The pair has returned to full duplex."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    equal: bool
-    detail: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimedOut:
-    """The deadline of the current action has passed."""
-
-    detail: str = ""
-    line_gone: bool = False
-    """The control line is not there: the silence is the bench's, not the controller's."""
-
-
-SideEvent = FrameOut | FrameNotOut | Replied | Answered | PowerCycled | Pulled | PullBroke
-RecoveryEvent = SideEvent | Rejoined | Compared | TimedOut
-
-
-# --- what to do ---------------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class AwaitReply:
-    """``attempt`` above 1: write the frame again first."""
-
-    side: Side
-    deadline_ns: Ns
-    attempt: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class AwaitBoot:
-    """Ask for its identity until it answers with a boot epoch later than ``armed_epoch``."""
-
-    side: Side
-    armed_epoch: int
-    deadline_ns: Ns
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerCycle:
-    side: Side
-    deadline_ns: Ns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pull:
-    """Read the set of this incident, starting after the bytes that have arrived."""
-
-    side: Side
-    attempt: int
-    deadline_ns: Ns
-
-
-@dataclass(frozen=True, kw_only=True)
-class AwaitFullDuplex:
-    deadline_ns: Ns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Compare host journal, primary and secondary. No deadline: the time depends on the amount of
-    data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideResult:
-    side: Side
-    set: Literal["complete", "partial", "missing"]
-    reason: str = ""
-    """Why the set is not complete."""
-    reply: str = ""
-    """One of: "ok", the name of the refusal, "no answer"."""
-    boot_epoch: int = 0
-    """Boot epoch after the restart; 0: the controller was not seen up again."""
-    up: bool = False
-    power_cycled: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finish:
-    sides: tuple[SideResult, ...]
-    rejoined: bool | None
-    """None: not waited for, because a side is not up."""
-    data_equal: bool | None
-    """None: not compared."""
-    detail: str = ""
-
-
-Action = AwaitReply | AwaitBoot | PowerCycle | Pull | AwaitFullDuplex | Compare | Finish
-
-
-# --- the table ----------------------------------------------------------------------------------------------
-class SideStep(IntEnum):
-    """Progress of one side. The side with the lowest step is served first: both are asked for
-    their reply before either restart is waited for."""
-
-    INSTRUCTED = 0
-    RESTARTING = 1
-    POWER_CYCLING = 2
-    PULLING = 3
-    ARMED = 4
-    SETTLED = 5
-
-
-class Signal(StrEnum):
-    """Meaning of an event for a side in its present step."""
-
-    OUT = "frame out"
-    NOT_OUT = "frame not out"
-    ACKNOWLEDGED = "acknowledged"
-    SAVED = "saved"
-    REFUSED = "refused"
-    STALE = "restarted since it was armed"
-    AGAIN = "no answer, written again"
-    SILENT = "no answer"
-    UP = "up"
-    DID_NOT_RESTART = "did not restart"
-    HUNG = "hung, power can be cycled"
-    LOST = "hung, power cannot be cycled"
-    CYCLED = "power cycled"
-    NOT_CYCLED = "power not cycled"
-    PULLED = "set pulled"
-    BROKE_OFF = "pull broke off"
-    GAVE_UP = "pull given up"
-
-
-TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
-    SideStep.ARMED: {Signal.OUT: SideStep.INSTRUCTED, Signal.NOT_OUT: SideStep.SETTLED},
-    SideStep.INSTRUCTED: {
-        Signal.ACKNOWLEDGED: SideStep.RESTARTING,
-        Signal.SILENT: SideStep.RESTARTING,
-        Signal.REFUSED: SideStep.SETTLED,
-        Signal.STALE: SideStep.RESTARTING,
-        Signal.AGAIN: SideStep.INSTRUCTED,
-        Signal.SAVED: SideStep.PULLING,
-    },
-    SideStep.RESTARTING: {
-        Signal.UP: SideStep.PULLING,
-        Signal.DID_NOT_RESTART: SideStep.SETTLED,
-        Signal.HUNG: SideStep.POWER_CYCLING,
-        Signal.LOST: SideStep.SETTLED,
-    },
-    SideStep.POWER_CYCLING: {
-        Signal.CYCLED: SideStep.RESTARTING,
-        Signal.NOT_CYCLED: SideStep.SETTLED,
-    },
-    SideStep.PULLING: {
-        Signal.PULLED: SideStep.SETTLED,
-        Signal.BROKE_OFF: SideStep.PULLING,
-        Signal.AGAIN: SideStep.INSTRUCTED,
-        Signal.GAVE_UP: SideStep.SETTLED,
-    },
-    SideStep.SETTLED: {},
-}
-assert set(TABLE) == set(SideStep)
-assert {signal for row in TABLE.values() for signal in row} == set(Signal)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transition:
-    """One entry of the recovery history in the incident."""
-
-    t_ns: Ns
-    side: Side | Literal[""]
-    step: str
-    detail: str = ""
 
 
 @dataclass
