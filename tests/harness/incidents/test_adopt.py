@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from verdictrun import CLEAN, KINDS, Outcome, virtual_run
+from truths import CLEAN, KINDS
+from verdictrun import Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario

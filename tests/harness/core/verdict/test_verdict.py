@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from cuts import CUTS
-from verdictrun import CLEAN, KINDS, OUTSIDE, Outcome, lies, virtual_run
+from truths import CLEAN, KINDS, OUTSIDE, lies
+from verdictrun import Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench
