@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from crc32c import crc32c
 
@@ -474,7 +474,7 @@ class Controller:
         """Number of unanswered host requests."""
         return len(dict.fromkeys(self._jobs.values())) + len(self._held)
 
-    def diagnostics(self) -> dict[str, Any]:
+    def diagnostics(self) -> dict[str, object]:
         return {
             "self_test": "pass",
             "phase": self.phase.value,

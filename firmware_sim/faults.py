@@ -54,7 +54,7 @@ class Fault:
     delay_ms: int
     fired: int = 0
 
-    def as_map(self) -> dict[str, Any]:
+    def as_map(self) -> dict[str, object]:
         return {key: getattr(self, key) for key in (*FAULT_KEYS, "fired")} | {
             "kind": str(self.kind)
         }
@@ -123,7 +123,7 @@ class Faults:
         self._due.clear()
         self._garble_next = 0
 
-    def armed(self) -> list[dict[str, Any]]:
+    def armed(self) -> list[dict[str, object]]:
         """The plan with its firings, for the state record."""
         return [fault.as_map() for fault in self._plan]
 

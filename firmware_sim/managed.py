@@ -29,7 +29,7 @@ class Managed(Protocol):
         """Host requests under way."""
         ...
 
-    def diagnostics(self) -> dict[str, Any]:
+    def diagnostics(self) -> dict[str, object]:
         """What the firmware counts about itself, for the state record."""
         ...
 

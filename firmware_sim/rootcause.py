@@ -107,7 +107,9 @@ class Entry:
     sha256: bytes
 
 
-def build(header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) -> tuple[int, bytes]:
+def build(
+    header: Mapping[str, object], state: Mapping[str, object], events: bytes
+) -> tuple[int, bytes]:
     """A set's raw length and its stored (compressed) bytes."""
     assert tuple(header) == HEADER_KEYS and tuple(state) == STATE_KEYS
     raw = cbor2.dumps(dict(zip(SET_KEYS, (FORMAT, dict(header), dict(state), events), strict=True)))
@@ -156,7 +158,7 @@ class SetStore:
     def next_id(self) -> int:
         return self._next_id
 
-    def add(self, header: Mapping[str, Any], state: Mapping[str, Any], events: bytes) -> Entry:
+    def add(self, header: Mapping[str, Any], state: Mapping[str, object], events: bytes) -> Entry:
         """Store a set under ``header["set_id"]`` (= ``next_id``). Raises NoSpace for a state save
         when full."""
         if len(self._entries) >= KEPT_SETS:

@@ -15,11 +15,11 @@ _LISTS: Final = ("last_writes", "bitmap")
 """Lists of a record shortened first: the oldest writes, the highest runs."""
 
 
-def state_record(controller: Managed) -> dict[str, Any]:
+def state_record(controller: Managed) -> dict[str, object]:
     """The full record, for a root cause data set."""
     peer, store = controller.peer, controller.store
     bitmap = store.metadata.bitmap
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "role": int(peer.role),
         "pair_state": int(peer.pair_state),
         "conn": int(peer.conn),

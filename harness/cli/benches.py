@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import typer
 from rich.text import Text
@@ -39,7 +39,7 @@ def check(bench: str, *, as_json: bool) -> None:
 def _report(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:
     failed = any(one.status == "problem" for one in findings)
     if as_json:
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, object]] = [
             {"name": one.name, "status": one.status, "detail": one.detail, "remedy": one.remedy}
             for one in findings
         ]

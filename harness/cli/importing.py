@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import typer
 
@@ -39,7 +39,7 @@ def import_(given: Given, rules: Sequence[Path], out_dir: Path, *, as_json: bool
     raise typer.Exit(EXIT_OF_OUTCOME[found.outcome])
 
 
-def _plain(found: Imported) -> dict[str, Any]:
+def _plain(found: Imported) -> dict[str, object]:
     return {
         "incident": str(found.path.absolute()),
         "outcome": found.outcome,
@@ -54,8 +54,8 @@ def _plain(found: Imported) -> dict[str, Any]:
     }
 
 
-def _tap(one: TapReport) -> dict[str, Any]:
-    fields: dict[str, Any] = {"file": str(one.path), "frames": one.frames}
+def _tap(one: TapReport) -> dict[str, object]:
+    fields: dict[str, object] = {"file": str(one.path), "frames": one.frames}
     if one.skew is not None:
         fields |= {
             "skew_ns": one.skew.offset_ns,

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ UNFOLDED_COLUMNS: Final = 1000
 """Width of a table that is printed to a file or a pipe: each row stays on one line."""
 
 
-def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+def print_json(value: Mapping[str, object] | Sequence[object]) -> None:
     """Print ``value`` as the one JSON object of the command."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     sys.stdout.flush()

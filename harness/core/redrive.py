@@ -6,7 +6,7 @@ hold that content: never over a newer write, acknowledged or in flight.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
 from freezeframe.harness.core.console.places import ConsoleText, place_in, places
@@ -32,7 +32,7 @@ class RedriveResult:
             return "not possible"
         return "deterministic" if self.again else "transient"
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """Return the entry ``redrive`` of incident.json, without the saves."""
         write = self.write
         return {

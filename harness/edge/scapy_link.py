@@ -113,7 +113,7 @@ def _stacked(frame: Packet, found: DrbdPacket) -> Packet:
 
 
 def _layer(found: DrbdPacket) -> Packet:
-    fields: dict[str, Any] = {"cmd": found.command, "length": found.length}
+    fields: dict[str, object] = {"cmd": found.command, "length": found.length}
     if found.header == 100:
         fields["volume"] = found.volume
     header = bytes(_HEADERS[found.header](**fields))
@@ -179,6 +179,6 @@ def _opened(
     namespace: str | None = None,
     ports: Iterable[int] = (drbd.PORT,),
     **arguments: Any,
-) -> tuple[RingSocket, dict[str, Any]]:
+) -> tuple[RingSocket, dict[str, object]]:
     session = arguments.pop("session", None) or DrbdSession(ports)
     return RingSocket(interface, namespace=namespace), {"session": session, **arguments}

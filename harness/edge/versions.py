@@ -5,14 +5,14 @@ import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
 PACKAGES: Final = ("scapy", "pyserial", "pyvisa", "hyperscan", "crc32c", "msgspec", "pydantic")
 
 
 @cache
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, object]:
     """Return the versions of FreezeFrame, Python, the kernel, and the packages that can influence
     an incident."""
     return {

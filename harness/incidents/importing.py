@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.bench.benchfile import builtin_folder
 from freezeframe.harness.core.console.logtimes import LogTimes, read_times
@@ -143,7 +143,7 @@ class Imported:
     digests_checked: int
     blind: tuple[str, ...]
     notes: tuple[str, ...]
-    verdict: Mapping[str, Any]
+    verdict: Mapping[str, object]
     """As incident.json has it."""
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.core.console.logtimes import LogTimes
 from freezeframe.harness.core.console.rules import ConsoleRule
@@ -61,8 +61,8 @@ class ImportHit:
             sector=one.sector if one.sector >= 0 else None,
         )
 
-    def as_json(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"rule": self.rule, "source": self.source, "side": self.side}
+    def as_json(self) -> dict[str, object]:
+        fields: dict[str, object] = {"rule": self.rule, "source": self.source, "side": self.side}
         fields["packet" if self.source == "link" else "offset"] = self.place
         if self.tap is not None:
             fields |= {"tap": self.tap[0], "tap_packet": self.tap[1]}

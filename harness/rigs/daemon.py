@@ -172,14 +172,14 @@ class Daemon:
                 line += data
             asking.sendall(json.dumps(self._answer(line)).encode() + b"\n")
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes) -> dict[str, object]:
         try:
             command = json.loads(line)
             return {"ok": True, **self._do(command)}
         except (HarnessError, ValueError, KeyError, TypeError) as error:
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
-    def _do(self, command: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, command: dict[str, Any]) -> dict[str, object]:
         now = time.monotonic_ns()
         match command["do"]:
             case "status":
@@ -198,7 +198,7 @@ class Daemon:
             case unknown:
                 raise UsageError(f"unknown command {unknown!r}")
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, object]:
         return {
             "pid": os.getpid(),
             "image": self.description,

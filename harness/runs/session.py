@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core import recovery
@@ -482,5 +482,5 @@ class Session:
             self.incident.note(str(error))
 
 
-def _plain_stats(stats: LinkStats) -> dict[str, Any]:
+def _plain_stats(stats: LinkStats) -> dict[str, object]:
     return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}
