@@ -76,7 +76,6 @@ def mute(peer: Any) -> None:
     """From the parameters on: its victim is to say all that it has to say before anybody closes."""
     handshake = peer._handshake
     handshake.protocol = handshake.sizes = handshake.uuids = handshake.state = lambda *_: None
-    peer._handlers = peer._make_handlers()
 
 
 def _past_end(peer: Any) -> None:

@@ -107,7 +107,7 @@ class Ledger:
         self._doubtful.clear()
         for book in self._books.values():
             silence_unknown(book, t_ns)
-            forget_writes(book)
+            forget_writes(book, t_ns)
 
     def rows(self, session: LinkSession) -> list[WriteRow]:
         """The rows still held: finished ones first, then the unfinished."""
@@ -193,7 +193,7 @@ class Ledger:
             _, oldest = book.unfinished.popitem(last=False)
             oldest.unknown = True
             totals.rows_given_up += 1
-            forget_writes(book)
+            forget_writes(book, t_ns)
         return events
 
     def _check(
@@ -351,9 +351,12 @@ class Ledger:
         if row is None:
             self.totals.orphans += 1
         remember(book.early_acks, key, message)
-        if book.complete:
-            event = RepeatedAck(row, message) if row is not None else UnknownAck(message)
-            self._doubt(event, message.session, message.t_ns, key)
+        if row is not None and (book.complete or row.t_sent_ns > book.writes_missed_ns):
+            # Its write was seen, and none since that could have used its id again: also where the
+            # capture began in the middle of a session.
+            self._doubt(RepeatedAck(row, message), message.session, message.t_ns, key)
+        elif row is None and book.complete:
+            self._doubt(UnknownAck(message), message.session, message.t_ns, key)
         return []
 
     def _doubt(
@@ -381,7 +384,7 @@ class Ledger:
             self._count(early, expected, events)
         if len(book.barriers) > MAX_OPEN_BARRIERS:
             book.barriers.popitem(last=False)
-            forget_writes(book)
+            forget_writes(book, message.t_ns)
         book.epoch += 1
         book.epoch_writes, book.epoch_known, book.blind_since_barrier = 0, True, False
         return events
@@ -431,7 +434,7 @@ class Ledger:
         book = self._book(message.session)
         book.suspect_to_ns = message.t_ns + SUSPECT_NS
         if message.hides_writes:
-            self._writes_missed(book, message.session)
+            self._writes_missed(book, message.session, message.t_ns)
         if message.hides_answers:
             silence_unknown(book, message.t_ns)
         return []
@@ -439,12 +442,12 @@ class Ledger:
     def _malformed(self, message: Malformed) -> list[LedgerEvent]:
         if message.hides_writes:
             book = self._book(message.session)
-            self._writes_missed(book, message.session)
+            self._writes_missed(book, message.session, message.t_ns)
             silence_unknown(book, message.t_ns)
         return [MalformedSeen(message)]
 
-    def _writes_missed(self, book: Book, session: LinkSession) -> None:
-        forget_writes(book)
+    def _writes_missed(self, book: Book, session: LinkSession, t_ns: Ns) -> None:
+        forget_writes(book, t_ns)
         for key in list(book.assembling):
             self._forget_assembly(book, key)  # what is missing of it may be in the hole
         self._doubtful = deque(d for d in self._doubtful if d.session != session.number)

@@ -88,6 +88,8 @@ class Book:
     either."""
     complete: bool = False
     """Every write that an acknowledgement may still name was captured."""
+    writes_missed_ns: Ns = -1
+    """Until then a write may have gone unseen since the capture began; -1: none has."""
     blind_since_barrier: bool = True
     """No barrier was captured since writes may have been missed."""
     leaving: bool = False
@@ -125,9 +127,10 @@ def remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
         early.popitem(last=False)
 
 
-def forget_writes(book: Book) -> None:
-    """Writes may have gone unseen: judge no count and no stray acknowledgement until a barrier has
-    come round."""
+def forget_writes(book: Book, t_ns: Ns) -> None:
+    """Writes may have gone unseen until ``t_ns``: judge no count and no stray acknowledgement until a
+    barrier has come round."""
+    book.writes_missed_ns = max(book.writes_missed_ns, t_ns)
     book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
 
 
