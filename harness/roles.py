@@ -87,9 +87,9 @@ class Controller(Protocol):
     side: Side
     link: ByteLink
     warmstart_line: bytes
+    """Regex: what the console says first when a warmstart begins."""
     # Optional: ``boot_line``, a regex of what the console says first in a boot. With it a controller
     # that rebooted while it was armed is identified and armed again.
-    """Regex: what the console says first when a warmstart begins."""
 
     def identify(self, deadline_ns: Ns) -> Identity: ...
     def freeze_frame(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from outputs import contradicted
+from truths import ALSO, TRUTHS
 
 from freezeframe.fixtures.pair import Incidents
 from freezeframe.fixtures.pair import run_scenario as run_on
@@ -22,23 +23,7 @@ from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.campaign import Result
 
 FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
-CHECK, ANSWER = ("secondary before check", "data changed"), "response"
-VERDICTS: dict[str, tuple[tuple[str, str], list[str]]] = {
-    "bit_flip_sender": (("primary after digest", "data changed"), []),
-    "bit_flip_receiver": (CHECK, []),
-    "bit_flip_store": (("secondary store after ack", "stored bits changed"), []),
-    "neg_ack": ((ANSWER, "neg-ack"), []),
-    "lost_ack": ((ANSWER, "lost"), []),
-    "late_ack": ((ANSWER, "late"), []),
-    "repeated_ack": ((ANSWER, "repeated"), []),
-    "wrong_barrier_count": ((ANSWER, "wrong barrier"), []),
-    "lost_write": (("lost write", "not stored"), []),
-    "misdirected_write": (("misdirected write", "stored elsewhere"), []),
-    "stall": (("stall", "not reading"), []),
-    "console_garble": (CHECK, ["garbled console"]),
-    "hung_warmstart": (CHECK, ["hung warmstart"]),
-}
-"""Scenario -> (stage, kind) of the verdict, and what else it tells."""
+ANSWER = "response"
 LINK_VERDICTS: dict[str, set[tuple[str, str]]] = {
     "bit_flip_sender": {("on the link", "data changed")},
     "neg_ack": {(ANSWER, "neg-ack")},
@@ -98,8 +83,8 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
     verdict = told["verdict"]
     if ff_bench.rig is None:
         assert verdict["conclusive"], verdict["text"]
-        assert (verdict["stage"], verdict["kind"]) == VERDICTS[kind][0]
-        assert [one["kind"] for one in verdict["also"]] == VERDICTS[kind][1]
+        assert (verdict["stage"], verdict["kind"], verdict["side"]) == TRUTHS[kind]
+        assert [one["kind"] for one in verdict["also"]] == ([ALSO[kind]] if kind in ALSO else [])
     else:
         assert_is_of_the_nodes(kind, result.incident, told)
     stored = StoredIncident.open(result.incident)

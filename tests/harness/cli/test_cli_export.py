@@ -69,7 +69,7 @@ def test_a_format_is_one_row(out: Path, tmp_path: Path) -> None:
         path.write_text(source().trigger_text.decode())
         return {"words": 1}
 
-    row = Format(name="csv", help="All of it as a table.", write=write, redacts=False)
+    row = Format(name="sample", help="All of it as a table.", write=write, redacts=False)
     scratch = typer.Typer()
 
     @scratch.command()
@@ -81,11 +81,11 @@ def test_a_format_is_one_row(out: Path, tmp_path: Path) -> None:
             )
 
     shown = RUNNER.invoke(scratch, ["--help"]).stdout
-    assert "--csv" in shown and "All of it as a table." in shown and "--html" in shown
-    path = tmp_path / "a.csv"
-    done = RUNNER.invoke(scratch, ["--csv", str(path)])
+    assert "--sample" in shown and "All of it as a table." in shown and "--html" in shown
+    path = tmp_path / "a.sample"
+    done = RUNNER.invoke(scratch, ["--sample", str(path)])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["words"] == 1 and report["written"]["csv"]["bytes"] == path.stat().st_size > 0
-    refused = RUNNER.invoke(scratch, ["--csv", str(path), "--redact"])
-    assert refused.exit_code == 2 and "--csv does not support --redact" in refused.stderr
+    assert report["words"] == 1 and report["written"]["sample"]["bytes"] == path.stat().st_size > 0
+    refused = RUNNER.invoke(scratch, ["--sample", str(path), "--redact"])
+    assert refused.exit_code == 2 and "--sample does not support --redact" in refused.stderr

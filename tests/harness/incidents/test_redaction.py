@@ -10,6 +10,7 @@ from golden_incidents import RECEIVER, SENDER
 from typer.testing import CliRunner
 
 from freezeframe.harness.cli.app import app
+from freezeframe.harness.cli.formats import FORMATS
 from freezeframe.harness.core import frames
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.redaction import (
@@ -22,7 +23,7 @@ from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.wire import blockstamp as stamps
 
 SERIALS = ("FFSIM-P-0001", "FFSIM-S-0001")
-FORMS = ("pcapng", "perfetto", "html")
+FORMS = tuple(one.name for one in FORMATS if one.redacts)
 
 
 def decoded(path: Path) -> list[str]:
