@@ -32,7 +32,14 @@ from freezeframe.harness.core.link.messages import (
     WriteKind,
     WritePart,
 )
-from freezeframe.harness.core.link.pdus import EXCERPT_BYTES, Associations, NoPdu, Pdu, PduStream
+from freezeframe.harness.core.link.pdus import (
+    EXCERPT_BYTES,
+    Associations,
+    NoPdu,
+    Pdu,
+    PduStream,
+    Strays,
+)
 from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
 from freezeframe.harness.wire import iscsi as wire
 from freezeframe.harness.wire.iscsi import IscsiOp
@@ -71,6 +78,7 @@ class _Connection:
     asked_data: bool | None = None
     """What the target's login text says so far; in force once the login has ended."""
     block_bytes: int = 0
+    strays: Strays = field(default_factory=Strays)
     in_flight: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Task tag -> bytes that the command carries."""
 
@@ -167,6 +175,7 @@ class IscsiDirection:
             return []
         self._stream.gap(length_bytes)
         self._both.in_flight.clear()
+        self._both.strays.clear()
         initiator = self._from_initiator
         session = self._both.session
         return [Hole(session, self.sender, t_ns, initiator is not False, initiator is not True)]
@@ -343,6 +352,7 @@ class IscsiDirection:
         found = _written(body)
         if found is None:
             both.in_flight.pop(tag, None)
+            both.strays.asked(tag)
             out.append(Other(*where))
             return
         kind, lba, blocks = found
@@ -350,13 +360,15 @@ class IscsiDirection:
         if kind == "write" and blocks and expected % blocks == 0:
             both.block_bytes = expected // blocks
         length = expected if kind == "write" else blocks * both.block_bytes
-        both.in_flight[tag] = length
+        expects_answer = not both.strays.has_answered(tag, pdu)
+        if expects_answer:
+            both.in_flight[tag] = length
         while len(both.in_flight) > MAX_IN_FLIGHT:
             both.in_flight.popitem(last=False)
         out.append(
             ReplicatedWrite(
                 *where, (self._connection, tag), tag, kind, 0, lba * both.block_bytes, length, data, body,
-                pdu.t_first_ns, pdu.first_packet_no, True, "crc32c" if sent else "", sent, computed,
+                pdu.t_first_ns, pdu.first_packet_no, expects_answer, "crc32c" if sent else "", sent, computed,
             )
         )  # fmt: skip
 
@@ -376,6 +388,7 @@ class IscsiDirection:
         body = pdu.body
         tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
         if self._both.in_flight.pop(tag, None) is None:
+            self._both.strays.answered(tag, pdu)
             out.append(Other(*where))
             return
         response, status = body[wire.RESPONSE_AT], body[wire.STATUS_AT]

@@ -30,7 +30,7 @@ from freezeframe.harness.core.link.messages import (
     ReplicatedWrite,
     WriteKind,
 )
-from freezeframe.harness.core.link.pdus import Associations, NoPdu, Pdu, PduStream
+from freezeframe.harness.core.link.pdus import Associations, NoPdu, Pdu, PduStream, Strays
 from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
 from freezeframe.harness.wire import nbd as wire
 from freezeframe.harness.wire.nbd import Command
@@ -71,6 +71,7 @@ class _Connection:
     reads: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Cookie -> bytes that a good answer carries."""
     writes: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    strays: Strays = field(default_factory=Strays)
     export_name_asked: bool = False
     no_zeroes: bool = False
     agreed: bool = False
@@ -153,6 +154,7 @@ class NbdDirection:
         self._stream.gap(length_bytes)
         self._both.reads.clear()
         self._both.writes.clear()
+        self._both.strays.clear()
         client = self._from_client
         session = self._both.session
         return [Hole(session, self.sender, t_ns, client is not False, client is not True)]
@@ -229,14 +231,14 @@ class NbdDirection:
         body = pdu.body
         magic = _MAGIC.unpack_from(body)[0] if len(body) >= _MAGIC.size else 0
         if magic == wire.REQUEST_MAGIC:
-            self._from_client = True
+            self._from_client = True if not pdu.tentative else self._from_client
             self._request(pdu, out)
         elif magic == wire.SIMPLE_REPLY_MAGIC:
-            self._from_client = False
+            self._from_client = False if not pdu.tentative else self._from_client
             _, error, cookie = wire.SIMPLE_REPLY.unpack_from(body)
             self._answered(pdu, cookie.to_bytes(8, "big"), error, out)
         elif magic == _STRUCTURED_MAGIC:
-            self._from_client = False
+            self._from_client = False if not pdu.tentative else self._from_client
             self._structured(pdu, out)
         else:
             self._negotiated(pdu, out)
@@ -285,13 +287,15 @@ class NbdDirection:
             both.reads[key] = length_bytes if command == Command.READ else 0
             out.append(Other(*where))
         else:
-            both.writes[key] = None
+            expects_answer = not both.strays.has_answered(key, pdu)
+            if expects_answer:
+                both.writes[key] = None
             at, length = (0, 0) if kind == "flush" else (offset_bytes, length_bytes)
             data = body[wire.REQUEST.size :]
             out.append(
                 ReplicatedWrite(
                     *where, (self._connection, key), key, kind, 0, at, length, data, body, pdu.t_first_ns,
-                    pdu.first_packet_no, True,
+                    pdu.first_packet_no, expects_answer,
                 )
             )  # fmt: skip
         for table in (both.reads, both.writes):
@@ -311,7 +315,10 @@ class NbdDirection:
     def _answered(self, pdu: Pdu, key: bytes, error: int, out: list[LinkMessage]) -> None:
         both = self._both
         if key not in both.writes:
-            if both.reads.pop(key, None) is None and not error:
+            is_reads = both.reads.pop(key, None) is not None
+            if not is_reads:
+                both.strays.answered(key, pdu)
+            if not is_reads and not error:
                 self._stream.doubt()  # its request was not captured: data may follow, nobody knows how much
             out.append(Other(*self._where(pdu, "REPLY", wire.SIMPLE_REPLY.size)))
             return

@@ -34,7 +34,14 @@ from freezeframe.harness.core.link.messages import (
     WriteKind,
     WritePart,
 )
-from freezeframe.harness.core.link.pdus import EXCERPT_BYTES, Associations, NoPdu, Pdu, PduStream
+from freezeframe.harness.core.link.pdus import (
+    EXCERPT_BYTES,
+    Associations,
+    NoPdu,
+    Pdu,
+    PduStream,
+    Strays,
+)
 from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
 from freezeframe.harness.wire import nvme_tcp as wire
 from freezeframe.harness.wire.nvme_tcp import Opcode
@@ -90,6 +97,7 @@ class _Queue:
     number: int = -1
     """-1 until its Connect was seen."""
     in_flight: OrderedDict[int, _Command] = field(default_factory=OrderedDict)
+    strays: Strays = field(default_factory=Strays)
 
     def write_id(self, cid: int) -> bytes:
         return _WRITE_ID.pack(self.number if self.number >= 0 else _UNKNOWN_QUEUE, cid)
@@ -212,6 +220,7 @@ class NvmeDirection:
             return []
         self._stream.gap(length_bytes)
         self._queue.in_flight.clear()
+        self._queue.strays.clear()
         from_host = self._from_host
         session = self._queue.session
         return [Hole(session, self.sender, t_ns, from_host is not False, from_host is not True)]
@@ -255,7 +264,8 @@ class NvmeDirection:
         header = parse_header(body, 0, None)
         assert not isinstance(header, str)
         queue, session = self._queue, self._queue.session
-        self._from_host = header.kind in wire.FROM_HOST
+        if not pdu.tentative:  # what only looks like one must not turn the direction round
+            self._from_host = header.kind in wire.FROM_HOST
         clear_bytes = 0 if pdu.tentative else header.data_at or header.length_bytes
         where = (
             session, self.sender, wire.PduType(header.kind).name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes,
@@ -280,8 +290,12 @@ class NvmeDirection:
                     out.append(part)
                 else:
                     out.append(Other(*where))
+            case wire.PduType.C2H_DATA if header.flags & wire.PduFlag.SUCCESS:
+                # A read's last data, in place of a completion.
+                queue.strays.forget(wire.DATA_HEADER.unpack_from(body, _COMMON)[0])
+                out.append(Other(*where))
             case wire.PduType.CAPSULE_RESP:
-                self._completion(body, where, out)
+                self._completion(pdu, where, out)
             case wire.PduType.IC_RESP:
                 self._agreed(body, pdu.t_ns, where, out)
             case wire.PduType.H2C_TERM_REQ | wire.PduType.C2H_TERM_REQ:
@@ -313,11 +327,13 @@ class NvmeDirection:
             wire.COMMAND.unpack_from(body, wire.COMMAND_AT)
         )
         if opcode == wire.FABRICS_OPCODE:
+            queue.strays.asked(cid)
             self._fabrics(body, where, out)
             return
         kind = _KINDS.get(opcode)
         if kind is None or queue.number == 0:
             queue.in_flight.pop(cid, None)
+            queue.strays.asked(cid)
             out.append(Other(*where))
             return
         data, sent, computed = _checked_data(header, body, pdu.tentative)
@@ -330,15 +346,18 @@ class NvmeDirection:
         elif kind == "zero":
             length, at_bytes = blocks * session.block_bytes, slba * session.block_bytes
         if kind == "trim":
+            queue.strays.asked(cid)
             out.append(Other(*where))  # its ranges are data; the answer says nothing of a copy
             return
-        queue.in_flight[cid] = _Command(kind, length)
+        expects_answer = not queue.strays.has_answered(cid, pdu)
+        if expects_answer:
+            queue.in_flight[cid] = _Command(kind, length)
         while len(queue.in_flight) > MAX_IN_FLIGHT:
             queue.in_flight.popitem(last=False)
         out.append(
             ReplicatedWrite(
                 *where, (self._connection, cid), queue.write_id(cid), kind, 0, at_bytes, length, data, body,
-                pdu.t_first_ns, pdu.first_packet_no, True, _algorithm(sent), sent, computed,
+                pdu.t_first_ns, pdu.first_packet_no, expects_answer, _algorithm(sent), sent, computed,
             )
         )  # fmt: skip
 
@@ -371,12 +390,13 @@ class NvmeDirection:
             out.append(Opened(session, where[3], session.agreed))
         session.has_admin_queue = True
 
-    def _completion(self, body: bytes, where: _Where, out: list[LinkMessage]) -> None:
-        queue = self._queue
+    def _completion(self, pdu: Pdu, where: _Where, out: list[LinkMessage]) -> None:
+        queue, body = self._queue, pdu.body
         _, _, _, _, cid, status = wire.COMPLETION.unpack_from(body, wire.COMPLETION_AT)
         command = queue.in_flight.pop(cid, None)
         if command is None:
             # A read's, an admin command's, or of a command from before the capture began.
+            queue.strays.answered(cid, pdu)
             out.append(Other(*where))
             return
         code = status >> 1

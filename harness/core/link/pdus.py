@@ -10,16 +10,19 @@ own (``drbd.stream``), which passes bulk bodies unfed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.ledgerbook import REORDER_FRAMES, REORDER_NS
 from freezeframe.harness.core.link.messages import LinkSession
 from freezeframe.harness.core.link.protocol import LinkOptions, Opening
 
 MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are distinguished at once; a bench has one or two."""
+MAX_ASKED: Final = 65_536
+"""Commands under way of one connection that are no writes."""
 TRUSTED: Final = 2
 """PDUs in succession after which what was found by looking is believed."""
 EXCERPT_BYTES: Final = 72
@@ -158,6 +161,48 @@ class _Pdus:
         if found is None:
             raise StopIteration
         return found
+
+
+class Strays:
+    """Answers that no write under way waits for: one may have been captured a little before its
+    write, as ``ledgerbook.is_disorder`` has it. The write is then not waited for; whether the answer
+    was good is not known, since it may have been another command's."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[Hashable, None] = OrderedDict()
+        """Commands under way that are no writes: their answers are no strays."""
+        self._early: OrderedDict[Hashable, tuple[Ns, int]] = OrderedDict()
+
+    def asked(self, key: Hashable) -> None:
+        """A command that is no write."""
+        self._early.pop(key, None)
+        self._asked[key] = None
+        if len(self._asked) > MAX_ASKED:
+            self._asked.popitem(last=False)
+
+    def answered(self, key: Hashable, pdu: Pdu) -> None:
+        """An answer that no write waits for."""
+        if key in self._asked:
+            del self._asked[key]
+            return
+        self._early[key] = (pdu.t_ns, pdu.packet_no)
+        if len(self._early) > REORDER_FRAMES:
+            self._early.popitem(last=False)
+
+    def forget(self, key: Hashable) -> None:
+        """A command that is no write has been answered in another way."""
+        self._asked.pop(key, None)
+
+    def has_answered(self, key: Hashable, write: Pdu) -> bool:
+        """Whether the answer to this write has come."""
+        self._asked.pop(key, None)
+        t_ns, packet_no = self._early.pop(key, (-REORDER_NS, -REORDER_FRAMES))
+        is_near = write.packet_no - packet_no <= REORDER_FRAMES and write.t_ns - t_ns <= REORDER_NS
+        return packet_no >= 0 and (packet_no > write.packet_no or is_near)
+
+    def clear(self) -> None:
+        self._asked.clear()
+        self._early.clear()
 
 
 S = TypeVar("S", bound=LinkSession)

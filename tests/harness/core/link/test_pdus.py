@@ -5,6 +5,7 @@ import gzip
 import random
 import subprocess
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.check import plain
 from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.ledgerevents import WriteSent
 from freezeframe.harness.core.link.messages import (
     Answer,
     Closed,
@@ -28,7 +31,12 @@ from freezeframe.harness.core.link.messages import (
     WritePart,
 )
 from freezeframe.harness.core.link.protocol import LinkOptions, Opening
-from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData, StreamEvent
+from freezeframe.harness.core.link.tcpstream import (
+    Reassembler,
+    StreamClosed,
+    StreamData,
+    StreamEvent,
+)
 from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mirrors"
@@ -298,3 +306,70 @@ def test_any_bytes_are_survived(protocol: str, data: bytes, starts: bool, seed: 
     list(direction.gap(5, 1))
     list(direction.feed(data, 2, 2))
     assert all(isinstance(one, Closed) for one in direction.closed(3, 3, "fin"))
+
+
+# --- out of order ---------------------------------------------------------------------------------
+def waiting_writes(name: str, events: list[StreamEvent]) -> int:
+    """Writes that the ledger still waits for when the last stream closes."""
+    ledger, rows = Ledger(), []
+    follower = Follower(byname.find(protocol_of(name))(LinkOptions(must_match=True)))
+    for event in events:
+        for message in follower.on(event):
+            found = ledger.on(message)
+            rows += [one.row for one in found if isinstance(one, WriteSent)]
+    return sum(row.answer == "none" and row.expects_answer and not row.unknown for row in rows)
+
+
+@pytest.mark.parametrize("name", ["nvme-clean", "iscsi-clean", "nbd-clean"])
+def test_an_answer_that_is_captured_just_before_its_write_leaves_nobody_waiting(name: str) -> None:
+    """Two queues of an interface, or two captures put together, give the two directions apart."""
+    events = [one for one in stream_events(name) if not isinstance(one, StreamClosed)]
+    frames = {one.packet_no: at for at, one in enumerate(events) if isinstance(one, StreamData)}
+    assert waiting_writes(name, events) == 0
+    under_way: dict[Hashable, ReplicatedWrite] = {}
+    swapped = 0
+    for message in follow(name, events).messages:
+        if isinstance(message, ReplicatedWrite):
+            under_way[message.key] = message
+        if not isinstance(message, Answer):
+            continue
+        write = under_way.pop(message.key)
+        to, at = frames[write.packet_no], frames[message.packet_no]
+        if write.first_packet_no != write.packet_no or len(write.data) < write.length_bytes:
+            continue
+        lost = [one for one in events if one is not events[at]]
+        early = msgspec.structs.replace(events[at], t_ns=write.t_ns, packet_no=write.packet_no)
+        moved = [*lost[:to], early, *lost[to:]]
+        if waiting_writes(name, lost) == 1:  # the claim of speech
+            assert waiting_writes(name, moved) == 0
+            swapped += 1
+    assert swapped >= 5
+
+
+@pytest.mark.parametrize("name", ["nvme-nodigest", "nbd-clean"])
+def test_data_that_look_like_a_message_of_the_other_end_do_not_turn_a_direction_round(
+    name: str,
+) -> None:
+    """A capture that begins in the midst of what a target sends: a file of captured packets, say."""
+    events = list(stream_events(name))
+    messages = follow(name, events).messages
+    command = next(one for one in messages if isinstance(one, ReplicatedWrite))
+    answers = [one for one in messages if isinstance(one, Answer)]
+    sender = answers[0].sender
+    made = byname.find(protocol_of(name))(LinkOptions(must_match=True))
+    opening = Opening(
+        flow=1, connection=1, source=sender, source_port=PORTS[protocol_of(name)],
+        destination="10.99.0.1", destination_port=40000, from_start=False, opener=False, t_ns=0, packet_no=1,
+    )  # fmt: skip
+    direction = made.connection(opening)
+    assert direction is not None
+    looks_like = bytes(command.raw) + b"\xee" * 300
+    list(direction.feed(looks_like, 1, 1))
+    names = []
+    for number, answer in enumerate(answers[:8], 2):
+        names += [
+            one.name
+            for one in direction.feed(answer.raw, number, number)
+            if isinstance(one, Message)
+        ]
+    assert len(names) >= 6, "the answers behind it are read"
