@@ -36,14 +36,36 @@ def halves(literal: bytes) -> tuple[bytes, bytes]:
     return literal[: len(literal) // 2], literal[len(literal) // 2 :]
 
 
+_STAMP: Final = re.compile(STAMP)
+
+
 @lru_cache(maxsize=4096)
-def _torn_at(literal: bytes, cut: int) -> re.Pattern[bytes]:
-    tears = [rb"(?:[^\n]*\n){1,%d}%b" % (MAX_TORN_LINES, STAMP), FOREIGN + rb"[^\n]*"]
-    if is_in_word(literal, cut):
-        last = re.escape(literal[cut - 1 : cut])
-        tears.append(rb"[^\n]*[^\n%b%b]" % (last, last.swapcase()))
-    head, tail = re.escape(literal[:cut]), re.escape(literal[cut:])
-    return re.compile(b"%b(?:%b)%b\\Z" % (head, b"|".join(tears), tail))
+def _before_foreign(head: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(head) + FOREIGN)
+
+
+def _is_rest(literal: bytes, cut: int, whole: bytes, at: int, begin: int) -> bool:
+    """Whether the beginning, up to ``cut``, stands in ``whole[begin:at]`` so that what begins at
+    ``at`` is its rest. By searches for fixed texts, whose time is linear: a pattern of all of it
+    takes the third power on a console that repeats both parts."""
+    head = literal[:cut]
+    line = whole.rfind(b"\n", begin, at) + 1 or begin
+    same = max(begin, line - cut)
+    if whole.find(head, same, max(at - 1, 0)) >= 0:
+        last = literal[cut - 1 : cut]
+        is_other = whole[at - 1 : at] not in (last, last.swapcase(), b"\n")
+        if is_other and is_in_word(literal, cut):
+            return True
+        if _before_foreign(head).search(whole, same, at):
+            return True
+    if line == begin or not _STAMP.fullmatch(whole, line, at):
+        return False
+    first = line - 1
+    for _ in range(MAX_TORN_LINES):
+        first = whole.rfind(b"\n", begin, max(first, begin))
+        if first < 0:
+            break
+    return whole.find(head, max(begin, first + 1 - cut), line - 1) >= 0
 
 
 def ends(literal: bytes, before: bytes, text: bytes) -> list[int]:
@@ -56,7 +78,8 @@ def ends(literal: bytes, before: bytes, text: bytes) -> list[int]:
         at = whole.find(tail, max(0, len(before) - len(tail) + 1))
         while at >= 0:
             end = at + len(tail)
-            if _torn_at(literal, cut).search(whole[max(0, end - MAX_TORN_BYTES) : end]):
+            begin = max(0, end - MAX_TORN_BYTES)
+            if end - len(before) not in found and _is_rest(literal, cut, whole, at, begin):
                 found.add(end - len(before))
             at = whole.find(tail, at + 1)
     return sorted(found)
