@@ -318,7 +318,9 @@ def _rules() -> None:
     pass
 
 
-@rules_app.command("test")
+@rules_app.command(
+    "test", short_help="Apply rule files to recorded incidents; list new and lost hits."
+)
 def rules_test(
     files: Annotated[
         list[Path],
@@ -335,7 +337,10 @@ def rules_test(
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a rule file to all recorded consoles and captures; list new and lost hits."""
+    """Apply rule files to all recorded consoles and captures; list new and lost hits.
+
+    Give all rule files of a bench together: a hit of a rule in none of them counts as lost.
+    """
     with reported(as_json):
         from freezeframe.harness.cli import lab
 

@@ -79,8 +79,8 @@ def explore(
         for path in written:
             say(f"  written as a test: {path}")
         say(
-            f"{found.runs} histories, {found.incidents} incidents, {found.virtual_s / 3600:.0f} hours of"
-            f" virtual time in {took_s:.0f} s: {len(found.failures) or 'no'} violations"
+            f"{found.runs} histories, {found.incidents} incidents, {found.virtual_s / 3600:.1f} h of"
+            f" virtual time in {took_s:.0f} s; violations: {len(found.failures) or 'none'}"
         )
     raise typer.Exit(EXIT_DEVICE_FAILED if found.failures else EXIT_PASS)
 

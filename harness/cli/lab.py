@@ -49,7 +49,7 @@ def test(files: Sequence[Path], against: Sequence[Path], out_dir: Path, *, as_js
     for result in results:
         _print_result(result)
     same = sum(1 for one in results if one.is_same)
-    say(f"{len(results)} incidents, {same} of them unchanged")
+    say(f"incidents: {len(results)}, unchanged: {same}")
     for rule, counts in _totals(results).items():
         say(f"  {rule}: {counts['new']} new, {counts['lost']} lost")
 

@@ -212,6 +212,11 @@ def _memory_lock() -> Iterator[CheckResult]:
     )
 
 
+def _described(device: str, description: str) -> str:
+    """pyserial calls a port without a description "n/a"."""
+    return f"{device}: {description}" if description != "n/a" else f"{device}: a serial port"
+
+
 def _serial_devices() -> Iterator[CheckResult]:
     from serial.tools import list_ports
 
@@ -227,7 +232,7 @@ def _serial_devices() -> Iterator[CheckResult]:
         yield CheckResult(
             name=name,
             status="ok" if usable else "warning",
-            detail=escape(f"{port.device}: {port.description}")
+            detail=escape(_described(port.device, port.description))
             + latency(Path("/sys/class/tty") / Path(port.device).name)
             + ("" if usable else "; no permission"),
             remedy="" if usable else "sudo usermod -aG dialout $USER, then log in again",

@@ -108,9 +108,9 @@ def test_{name}(run_scenario: Callable[..., Any]) -> None:
     result = run_scenario(str(SCENARIO))
     assert result.outcome == "pass", result.reasons
     verdict = result.record["verdict"]
-    assert verdict.conclusive, verdict.text
-    assert (verdict.stage, verdict.kind) == ({stage!r}, {kind!r}), verdict.text
-    assert {also!r} == sorted(one.kind for one in verdict.also)
+    assert verdict["conclusive"], verdict["text"]
+    assert (verdict["stage"], verdict["kind"]) == ({stage!r}, {kind!r}), verdict["text"]
+    assert {also!r} == sorted(one["kind"] for one in verdict["also"])
 '''
 
 

@@ -224,9 +224,11 @@ class _Import:
         stats = self._tell_capture(view)
         verdict = plain(verdict_of(StoredIncident.open(self._incident.path)))
         outcome: Outcome = "fail" if hits else "inconclusive" if self._blind else "pass"
-        self._incident.finish(
-            outcome, verdict=verdict, reasons=[escape(one) for one in self._blind]
+        reasons = (
+            [f"found by the rules: {', '.join(sorted({one.rule for one in hits}))}"] if hits else []
         )
+        reasons += self._blind
+        self._incident.finish(outcome, verdict=verdict, reasons=[escape(one) for one in reasons])
         return Imported(
             path=self._incident.path,
             outcome=outcome,

@@ -5,6 +5,7 @@ import ast
 import random
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,9 +15,10 @@ from verdictrun import Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
-from freezeframe.harness.core.verdict.record import IncidentRecord
+from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.incidents.adopt import FAULT_OF, adopt
+from freezeframe.harness.incidents.adopt import FAULT_OF, SAME_STAGE, adopt
+from freezeframe.harness.incidents.inquest import plain
 from freezeframe.harness.incidents.record import read_record
 
 RECORD = IncidentRecord(incident_id_hex="0123456789abcdef" * 2)
@@ -44,10 +46,20 @@ def test_an_incident_becomes_a_scenario_with_its_fault_and_a_test_with_its_verdi
     )
     assert caused in faults
     assert scenario.expect.detected and scenario.expect.power_cycle == (kind == "hung_warmstart")
-    ast.parse(made.test)
-    assert repr(outcome.verdict.kind) in made.test
+    simulated = SAME_STAGE.get(outcome.verdict.stage or "", outcome.verdict.stage)
+    _run_adopted(made.test, msgspec.structs.replace(outcome.verdict, stage=simulated))
+    with pytest.raises(AssertionError):
+        _run_adopted(made.test, msgspec.structs.replace(outcome.verdict, kind="something else"))
     delays = [fault.delay_ms for fault in scenario.faults if fault.kind in ("late_ack", "stall")]
     assert all(delay >= 1500 for delay in delays)
+
+
+def _run_adopted(source: str, verdict: Verdict) -> None:
+    """The made test, with a run that gave this verdict; a run keeps it as incident.json does."""
+    names: dict[str, Any] = {"__file__": "test_incident_01234567.py"}
+    exec(compile(source, "adopted", "exec"), names)  # noqa: S102 - it is what adopt wrote
+    given = SimpleNamespace(outcome="pass", reasons=[], record={"verdict": plain(verdict)})
+    names["test_incident_01234567"](lambda _scenario: given)
 
 
 @pytest.mark.parametrize("kind", [*sorted(NOT_SIMULATED), CLEAN])

@@ -139,7 +139,7 @@ def test_the_command(out: Path, tmp_path: Path) -> None:
     told = json.loads(invoke(rules, "--out", out, "--json").stdout)
     assert told["rules"] == {"digest-failed": {"new": 0, "lost": 2}} and len(told["incidents"]) == 2
     assert invoke(rules, "--out", out, "--against", rules).stdout.startswith(
-        "2 incidents, 2 of them unchanged"
+        "incidents: 2, unchanged: 2"
     )
     rules.write_text(RULES + "[[rule]]\nname = 7\n")
     assert invoke(rules, "--out", out).exit_code == 2
