@@ -26,6 +26,7 @@ from freezeframe.harness.core.link.ledgerbook import (
     MAX_SESSIONS,
     MAX_UNFINISHED,
     NOT_KNOWN,
+    PROVING_ID_BYTES,
     SUSPECT_NS,
     Assembly,
     Book,
@@ -326,10 +327,12 @@ class Ledger:
         if key in book.assembling:
             self._forget_assembly(book, key)
             events.append(WriteSent(row, None))
-        if message.kind == "refused":
-            events.append(NegativeAck(message, row))
-        else:
+        if message.kind != "refused":
             events.append(Acknowledged(row))
+        elif message.tentative and len(message.write_id) < PROVING_ID_BYTES:
+            row.unknown = True  # data that look like an answer may hold a number under way
+        else:
+            events.append(NegativeAck(message, row))
         return events
 
     def _answer_again(self, message: Answer, book: Book) -> list[LedgerEvent]:

@@ -28,6 +28,9 @@ is certain."""
 SUSPECT_NS: Final = NS_PER_S
 """A capture that has just lost frames may have lost an answer together with every later sign of
 it."""
+PROVING_ID_BYTES: Final = 8
+"""An answer that was found by looking, and names a write under way by so long an id, is one; a tag
+of 16 or 32 bits may stand in anybody's data."""
 EXCERPT_BYTES: Final = 64
 CRC32C: Final = "crc32c"
 """The digest that the stamps of our own writer use too."""

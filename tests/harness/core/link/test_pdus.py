@@ -19,7 +19,7 @@ from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.check import plain
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
-from freezeframe.harness.core.link.ledgerevents import WriteSent
+from freezeframe.harness.core.link.ledgerevents import NegativeAck, WriteSent
 from freezeframe.harness.core.link.messages import (
     Answer,
     Closed,
@@ -373,3 +373,47 @@ def test_data_that_look_like_a_message_of_the_other_end_do_not_turn_a_direction_
             if isinstance(one, Message)
         ]
     assert len(names) >= 6, "the answers behind it are read"
+
+
+@pytest.mark.parametrize("in_data", [True, False])
+def test_a_refusal_in_the_data_behind_a_hole_accuses_nobody(in_data: bool) -> None:
+    """Read data that hold a captured completion, of a command number that is under way."""
+    made = byname.find("nvme_tcp")(LinkOptions(must_match=True))
+    ends = [("10.0.0.1", 40000, "10.0.0.2", 4420), ("10.0.0.2", 4420, "10.0.0.1", 40000)]
+    host, target = (
+        made.connection(
+            Opening(
+                flow=flow, connection=1, source=one[0], source_port=one[1], destination=one[2],
+                destination_port=one[3], from_start=False, opener=False, t_ns=0, packet_no=1,
+            )
+        )
+        for flow, one in enumerate(ends)
+    )  # fmt: skip
+    assert host is not None and target is not None
+
+    def command(cid: int) -> bytes:
+        entry = bytearray(64)
+        entry[0], entry[2], entry[32:36] = 1, cid, (512).to_bytes(4, "little")
+        return bytes([4, 0, 72, 72]) + (584).to_bytes(4, "little") + bytes(entry) + bytes(512)
+
+    def completion(cid: int, status: int) -> bytes:
+        return bytes([5, 0, 24, 0, 24]) + bytes(15) + bytes([cid, 0, status << 1, 0])
+
+    ledger, found = Ledger(), []
+    steps = [
+        (end, one)
+        for cid in range(4)
+        for end, one in ((host, command(cid)), (target, completion(cid, 0)))
+    ]
+    steps += [
+        (host, command(7)),
+        (target, b"\xee" * 100 + completion(7, 4) if in_data else completion(7, 4)),
+    ]
+    for number, (end, data) in enumerate(steps, 2):
+        if number == len(steps) and in_data:
+            for hole in target.gap(1000, number):
+                ledger.on(hole)
+        for message in end.feed(data, number, number):
+            found += ledger.on(message)
+    refused = [one for one in found if isinstance(one, NegativeAck)]
+    assert len(refused) == (0 if in_data else 1)
