@@ -121,7 +121,7 @@ else
 [ ${#ff_k} -gt 11 ] && ff_k=${ff_k%??????}
 ff_k=${1%/*}/$ff_k/${ff_h%% *}
 fi
-echo "$(echo "$ff_k" | cksum | cut -d ' ' -f 1) $ff_n $1"
+echo "$(echo "$ff_k" | sha256sum | cut -c1-16) $ff_n $1"
 }
 ff_parts() {
 for ff_f in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/dmesg-*; do ff_part "$ff_f"; done

@@ -310,7 +310,7 @@ def test_a_killed_run_leaves_a_readable_incident_and_a_rig_for_the_next(
         running.wait()
     whole_again(up)
     incident = StoredIncident.open(folder)
-    assert incident.record["trigger"]["rule"]
+    assert incident.record.trigger is not None and incident.record.trigger.rule
     assert (folder / "secondary" / "console.log").stat().st_size
     status, told = up.scenario(BENCH, tmp_path, "clean")
     assert status == 0, (told["reasons"], told)

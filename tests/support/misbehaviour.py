@@ -100,7 +100,7 @@ def _unexpected(peer: Any) -> None:
 
 
 def _deaf_to_pings(peer: Any) -> None:
-    peer._handlers[Cmd.PING] = peer._ignore
+    peer._handlers[Cmd.PING] = lambda packet: None
 
 
 def _unknown_ack(peer: Any) -> None:
