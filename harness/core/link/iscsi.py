@@ -168,6 +168,8 @@ class IscsiDirection:
                 break
             else:
                 out.append(self._malformed(found.what, found.excerpt, found))
+        if self._stream.looking and not self._foreign:
+            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
         return out
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
@@ -176,9 +178,12 @@ class IscsiDirection:
         self._stream.gap(length_bytes)
         self._both.in_flight.clear()
         self._both.strays.clear()
+        return [self._hole(t_ns)]
+
+    def _hole(self, t_ns: Ns) -> Hole:
         initiator = self._from_initiator
         session = self._both.session
-        return [Hole(session, self.sender, t_ns, initiator is not False, initiator is not True)]
+        return Hole(session, self.sender, t_ns, initiator is not False, initiator is not True)
 
     def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
         self._link.forget(self._connection)

@@ -146,6 +146,8 @@ class NbdDirection:
                 break
             else:
                 out.append(self._malformed(found))
+        if self._stream.looking and not self._foreign:
+            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
         return out
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
@@ -155,9 +157,12 @@ class NbdDirection:
         self._both.reads.clear()
         self._both.writes.clear()
         self._both.strays.clear()
+        return [self._hole(t_ns)]
+
+    def _hole(self, t_ns: Ns) -> Hole:
         client = self._from_client
         session = self._both.session
-        return [Hole(session, self.sender, t_ns, client is not False, client is not True)]
+        return Hole(session, self.sender, t_ns, client is not False, client is not True)
 
     def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
         self._link.forget(self._connection)

@@ -213,6 +213,8 @@ class NvmeDirection:
                 break
             else:
                 out.append(self._malformed(found.what, found.excerpt, found))
+        if self._stream.looking and not self._foreign:
+            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
         return out
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
@@ -221,9 +223,12 @@ class NvmeDirection:
         self._stream.gap(length_bytes)
         self._queue.in_flight.clear()
         self._queue.strays.clear()
+        return [self._hole(t_ns)]
+
+    def _hole(self, t_ns: Ns) -> Hole:
         from_host = self._from_host
         session = self._queue.session
-        return [Hole(session, self.sender, t_ns, from_host is not False, from_host is not True)]
+        return Hole(session, self.sender, t_ns, from_host is not False, from_host is not True)
 
     def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
         self._link.forget(self._connection)

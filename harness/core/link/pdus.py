@@ -26,6 +26,8 @@ MAX_ASKED: Final = 65_536
 TRUSTED: Final = 2
 """PDUs in succession after which what was found by looking is believed."""
 EXCERPT_BYTES: Final = 72
+MAX_UNPROVEN_BYTES: Final = 1 << 18
+"""A longer PDU that was found by looking is not waited for: the wait would swallow what follows."""
 
 Measure = Callable[[bytearray, int], "int | str"]
 """Bytes of the whole PDU at a place, 0 when its header is not complete there, or why no PDU begins
@@ -126,6 +128,9 @@ class PduStream:
                     break
                 continue
             if not length or len(self._held) - passed < length:
+                if self._looking and length > MAX_UNPROVEN_BYTES:
+                    passed += 1  # so much is not waited for on the word of what may be data
+                    continue
                 break
             body = bytes(memoryview(self._held)[passed : passed + length])
             if self._looking:

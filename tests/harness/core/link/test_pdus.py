@@ -23,6 +23,7 @@ from freezeframe.harness.core.link.ledgerevents import NegativeAck, WriteSent
 from freezeframe.harness.core.link.messages import (
     Answer,
     Closed,
+    Hole,
     LinkMessage,
     Malformed,
     Message,
@@ -417,3 +418,25 @@ def test_a_refusal_in_the_data_behind_a_hole_accuses_nobody(in_data: bool) -> No
             found += ledger.on(message)
     refused = [one for one in found if isinstance(one, NegativeAck)]
     assert len(refused) == (0 if in_data else 1)
+
+
+def test_while_the_answers_are_out_of_step_their_silence_accuses_nobody() -> None:
+    """After a hole, data that look like the header of a long PDU would be waited for, and every
+    answer inside be swallowed: until a PDU is found, each piece says that answers may be missing."""
+    made = byname.find("nvme_tcp")(LinkOptions(must_match=True))
+    opening = Opening(
+        flow=2, connection=1, source="10.0.0.2", source_port=4420, destination="10.0.0.1",
+        destination_port=40000, from_start=False, opener=False, t_ns=0, packet_no=1,
+    )  # fmt: skip
+    direction = made.connection(opening)
+    assert direction is not None
+    bogus = bytes.fromhex("07001818") + (8 << 20).to_bytes(4, "little")
+    answer = bytes.fromhex("0500180018000000") + bytes(12) + (7).to_bytes(2, "little") + bytes(2)
+    seen: list[LinkMessage] = list(direction.gap(1000, 10))
+    seen += direction.feed(bogus + bytes(64), 20, 2)
+    assert [type(one) for one in seen] == [Hole, Hole]
+    for number in range(3):
+        seen += direction.feed(answer, 30 + number, 3 + number)
+    found = [one.name for one in seen if isinstance(one, Message)]
+    assert found and set(found) == {"CAPSULE_RESP"}
+    assert not [one for one in direction.feed(answer, 40, 9) if isinstance(one, Hole)]
