@@ -62,7 +62,7 @@ def not_understood(link: LinkTable) -> str:
     )
 
 
-class Blindness:
+class BlindTally:
     """What the capture cannot see while there is something to be seen, reported once."""
 
     def __init__(self) -> None:

@@ -99,7 +99,7 @@ class Session:
         """When the workload's process last reported anything; 0: not yet."""
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
-        self._blindness = linksight.Blindness()
+        self._blindness = linksight.BlindTally()
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
