@@ -15,17 +15,13 @@ from typing import Final, Literal
 
 from crc32c import crc32c
 
-from freezeframe.harness.core.console.places import ConsoleText
-from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.messages import (
     Answer,
     AnswerKind,
-    Closed,
-    Hole,
     Leaving,
     LinkMessage,
     LinkSession,
-    Malformed,
     Opened,
     Other,
     ReplicatedWrite,
@@ -34,13 +30,13 @@ from freezeframe.harness.core.link.messages import (
 )
 from freezeframe.harness.core.link.pdus import (
     EXCERPT_BYTES,
-    Associations,
-    NoPdu,
     Pdu,
-    PduStream,
-    Strays,
+    PduConnection,
+    PduDirection,
+    PduLink,
+    Where,
 )
-from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
+from freezeframe.harness.core.link.protocol import Opening, Tell
 from freezeframe.harness.wire import iscsi as wire
 from freezeframe.harness.wire.iscsi import IscsiOp
 
@@ -67,10 +63,9 @@ class IscsiSession(LinkSession):
 
 
 @dataclass(eq=False)
-class _Connection:
+class _Connection(PduConnection[IscsiSession]):
     """Both directions of one connection: what its login agreed on, and the writes under way."""
 
-    session: IscsiSession
     header_digest: bool | None = None
     """None: not known, found by trying."""
     data_digest: bool | None = None
@@ -78,9 +73,12 @@ class _Connection:
     asked_data: bool | None = None
     """What the target's login text says so far; in force once the login has ended."""
     block_bytes: int = 0
-    strays: Strays = field(default_factory=Strays)
     in_flight: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Task tag -> bytes that the command carries."""
+
+    def lose_sight(self) -> None:
+        super().lose_sight()
+        self.in_flight.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,122 +95,49 @@ class _Parts:
     has_data_digest: bool
 
 
-class IscsiLink:
+class IscsiLink(PduLink[IscsiSession, _Connection]):
     """The protocol: see ``core.link.protocol.ReplicationProtocol``."""
 
     name: Final = "iscsi"
-    api_version: Final = API_VERSION
     ports: Final = (wire.PORT,)
     tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "closing"
-    host_addresses: Final = False
     wireshark: Final = "iscsi.initiatortasktag == {write_id}"
-    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
-    def __init__(self, options: LinkOptions) -> None:
-        self.options = options
-        self._connections: dict[int, _Connection] = {}
-        self._associations = Associations(options, self._session)
-
-    def connection(self, opening: Opening) -> IscsiDirection | None:
-        if not self._associations.is_pairs(opening):
-            return None
-        connection = self._connections.get(opening.connection)
-        if connection is None:
-            connection = _Connection(self._associations.new_session(opening))
-            if opening.from_start:
-                connection.asked_header = connection.asked_data = False  # unless the text says so
-            self._connections[opening.connection] = connection
-        return IscsiDirection(self, connection, opening)
-
-    def forget(self, connection: int) -> None:
-        """Drop a connection that is over."""
-        self._connections.pop(connection, None)
-
-    def number_of(self, write_id: bytes, side: Side) -> int | None:
-        return None
-
-    def _session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> IscsiSession:
+    def make_session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> IscsiSession:
         primary = self.options.primary_address
         return IscsiSession(number, ends, port, t_ns, primary_address=primary)
 
+    def make_connection(self, opening: Opening) -> _Connection:
+        both = _Connection(self.associations.new_session(opening))
+        if opening.from_start:
+            both.asked_header = both.asked_data = False  # unless the text says so
+        return both
 
-class IscsiDirection:
-    """One direction of one connection: see ``core.link.protocol.Direction``."""
+    def make_direction(self, both: _Connection, opening: Opening) -> IscsiDirection:
+        return IscsiDirection(self, both, opening)
 
-    def __init__(self, link: IscsiLink, connection: _Connection, opening: Opening) -> None:
-        self._link = link
-        self._both = connection
-        self._connection = opening.connection
-        self._fill = opening.fill
-        self.sender = opening.source
-        self._from_initiator: bool | None = None
-        self._stream = PduStream(
-            from_start=opening.from_start, measure=self._measure, confirm=self._proves_itself
-        )
-        self._foreign = False
 
-    def begin(self) -> list[LinkMessage]:
-        return []
-
-    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[LinkMessage]:
-        out: list[LinkMessage] = []
-        if self._foreign:
-            return out
-        for found in self._stream.pdus(data, t_ns, packet_no):
-            if isinstance(found, Pdu):
-                self._pdu(found, out)
-            elif found.offset == 0 and not self._link.options.must_match:
-                self._foreign = True
-                self._fill.discard()
-                break
-            else:
-                out.append(self._malformed(found.what, found.excerpt, found))
-        if self._stream.looking and not self._foreign:
-            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
-        return out
-
-    def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
-        if self._foreign:
-            return []
-        self._stream.gap(length_bytes)
-        self._both.in_flight.clear()
-        self._both.strays.clear()
-        return [self._hole(t_ns)]
-
-    def _hole(self, t_ns: Ns) -> Hole:
-        initiator = self._from_initiator
-        session = self._both.session
-        return Hole(session, self.sender, t_ns, initiator is not False, initiator is not True)
-
-    def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
-        self._link.forget(self._connection)
-        session = self._both.session
-        if session.closed or self._foreign or self._from_initiator is None:
-            return []
-        session.closed = True
-        return [Closed(session, t_ns, packet_no, self.sender, reason)]
+class IscsiDirection(PduDirection[_Connection]):
+    """One direction of one connection."""
 
     # --- PDUs ------------------------------------------------------------------------------------
-    def _measure(self, data: bytearray, at: int) -> int | str:
+    def measure(self, data: bytearray, at: int) -> int | str:
         if len(data) - at < wire.BHS_BYTES:
             return 0
         op = data[at] & wire.OPCODE_MASK
         if op not in IscsiOp._value2member_map_:
             return f"no PDU has the opcode {op:#04x}"
-        if (
-            self._from_initiator is not None
-            and (op in wire.FROM_INITIATOR) is not self._from_initiator
-        ):
+        if self.sends_writes is not None and (op in wire.FROM_INITIATOR) is not self.sends_writes:
             return f"{IscsiOp(op).name} from the wrong end"
-        if self._stream.looking and not _is_plausible(data, at):
+        if self.stream.looking and not _is_plausible(data, at):
             return f"{IscsiOp(op).name} without its final bit"
         if op not in _LOGIN:
             found = self._find_digests(data, at)
             if found is not True:
                 return found
         parts = self._parts(data, at)
-        if self._stream.looking and parts.has_header_digest:
+        if self.stream.looking and parts.has_header_digest:
             end = parts.headers_end
             if len(data) - at >= end + 4 and not _digest_is(data[at : at + end], data, at + end):
                 return "its header digest is wrong"
@@ -221,7 +146,7 @@ class IscsiDirection:
     def _find_digests(self, data: bytearray, at: int) -> Literal[True] | int | str:
         """In a capture that lacks the login: find whether digests follow the first header and the
         first data. 0: more bytes are needed; text: no PDU begins here."""
-        both = self._both
+        both = self.both
         if both.header_digest is None:
             end = at + wire.BHS_BYTES + data[at + 4] * 4
             if len(data) < end + 4:
@@ -261,34 +186,23 @@ class IscsiDirection:
         op = first & wire.OPCODE_MASK
         headers_end = wire.BHS_BYTES + words * 4
         is_login = op in _LOGIN
-        header_digest = bool(self._both.header_digest) and not is_login
+        header_digest = bool(self.both.header_digest) and not is_login
         data_at = headers_end + (4 if header_digest else 0)
         data_bytes = int.from_bytes(length, "big")
         data_end = data_at + (data_bytes + 3) // 4 * 4
-        data_digest = bool(self._both.data_digest) and not is_login and data_bytes > 0
+        data_digest = bool(self.both.data_digest) and not is_login and data_bytes > 0
         return _Parts(op, headers_end, data_at, data_bytes, data_end, header_digest, data_digest)
 
-    def _proves_itself(self, body: bytes) -> bool | None:
+    def confirm(self, body: bytes) -> bool | None:
         parts = self._parts(body, 0)
         end = parts.headers_end
         return _digest_is(body[:end], body, end) if parts.has_header_digest else None
 
-    def _malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed:
-        return Malformed(
-            self._both.session,
-            self.sender,
-            found.t_ns,
-            found.packet_no,
-            found.offset,
-            what,
-            excerpt,
-        )
-
-    def _pdu(self, pdu: Pdu, out: list[LinkMessage]) -> None:
-        body, both = pdu.body, self._both
+    def take(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+        body = pdu.body
         parts = self._parts(body, 0)
         name = IscsiOp(parts.op).name
-        self._from_initiator = parts.op in wire.FROM_INITIATOR
+        self.sends_writes = parts.op in wire.FROM_INITIATOR
         carries = parts.op in (
             IscsiOp.SCSI_COMMAND,
             IscsiOp.DATA_OUT,
@@ -296,15 +210,12 @@ class IscsiDirection:
             IscsiOp.LOGIN,
             IscsiOp.TEXT,
         )
-        clear_bytes = 0 if pdu.tentative else parts.data_at if carries else len(body)
-        where = (
-            both.session, self.sender, name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes, pdu.tentative
-        )  # fmt: skip
+        where = self.where(pdu, name, parts.data_at if carries else len(body))
         end = parts.headers_end
         if parts.has_header_digest and not _digest_is(body[:end], body, end):
             received = wire.DIGEST.unpack_from(body, end)[0]
             what = f"{name}: header digest {received:#x}, computed {crc32c(body[:end]):#x}"
-            out.append(self._malformed(what, body[:EXCERPT_BYTES], pdu))
+            out.append(self.malformed(what, body[:EXCERPT_BYTES], pdu))
             return
         match parts.op:
             case IscsiOp.SCSI_COMMAND:
@@ -320,8 +231,8 @@ class IscsiDirection:
             case _:
                 out.append(Other(*where))
 
-    def _login(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
-        both, body = self._both, pdu.body
+    def _login(self, pdu: Pdu, parts: _Parts, where: Where, out: list[LinkMessage]) -> None:
+        both, body = self.both, pdu.body
         for text in body[parts.data_at : parts.data_at + parts.data_bytes].split(b"\0"):
             if text.startswith(_HEADER_DIGEST_KEY):
                 both.asked_header = text.removeprefix(_HEADER_DIGEST_KEY) == _CRC32C
@@ -350,8 +261,8 @@ class IscsiDirection:
         padded = pdu.body[parts.data_at : parts.data_end]
         return data, pdu.body[parts.data_end : parts.data_end + 4], wire.DIGEST.pack(crc32c(padded))
 
-    def _command(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
-        body, both = pdu.body, self._both
+    def _command(self, pdu: Pdu, parts: _Parts, where: Where, out: list[LinkMessage]) -> None:
+        body, both = pdu.body, self.both
         tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
         expected = wire.EXPECTED_LENGTH.unpack_from(body, wire.EXPECTED_LENGTH_AT)[0]
         found = _written(body)
@@ -372,28 +283,28 @@ class IscsiDirection:
             both.in_flight.popitem(last=False)
         out.append(
             ReplicatedWrite(
-                *where, (self._connection, tag), tag, kind, 0, lba * both.block_bytes, length, data, body,
+                *where, (self.opening.connection, tag), tag, kind, 0, lba * both.block_bytes, length, data, body,
                 pdu.t_first_ns, pdu.first_packet_no, expects_answer, "crc32c" if sent else "", sent, computed,
             )
         )  # fmt: skip
 
-    def _data_out(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+    def _data_out(self, pdu: Pdu, parts: _Parts, where: Where, out: list[LinkMessage]) -> None:
         body = pdu.body
         tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
-        if tag not in self._both.in_flight:
+        if tag not in self.both.in_flight:
             out.append(Other(*where))
             return
         at = wire.BUFFER_OFFSET.unpack_from(body, wire.BUFFER_OFFSET_AT)[0]
         data, sent, computed = self._checked_data(pdu, parts)
         algorithm = "crc32c" if sent else ""
-        key = (self._connection, tag)
+        key = (self.opening.connection, tag)
         out.append(WritePart(*where, key, at, data, algorithm, sent, computed))
 
-    def _response(self, pdu: Pdu, parts: _Parts, where: _Where, out: list[LinkMessage]) -> None:
+    def _response(self, pdu: Pdu, parts: _Parts, where: Where, out: list[LinkMessage]) -> None:
         body = pdu.body
         tag = body[wire.TASK_TAG_AT : wire.TASK_TAG_AT + wire.TASK_TAG_BYTES]
-        if self._both.in_flight.pop(tag, None) is None:
-            self._both.strays.answered(tag, pdu)
+        if self.both.in_flight.pop(tag, None) is None:
+            self.both.strays.answered(tag, pdu)
             out.append(Other(*where))
             return
         response, status = body[wire.RESPONSE_AT], body[wire.STATUS_AT]
@@ -405,11 +316,7 @@ class IscsiDirection:
             text += f", {wire.SENSE_NAMES.get(key, f'sense key {key}')}"
         named = (*where[:2], f"SCSI_RESPONSE {text}", *where[3:])
         kind: AnswerKind = "refused" if code else "ok"
-        out.append(Answer(*named, (self._connection, tag), tag, kind, code, -1, 0, body))
-
-
-_Where = tuple[LinkSession, str, str, Ns, int, int, int, bool]
-"""The first fields of a Message."""
+        out.append(Answer(*named, (self.opening.connection, tag), tag, kind, code, -1, 0, body))
 
 
 def _digest_is(covered: bytes | bytearray, data: bytes | bytearray, at: int) -> bool:

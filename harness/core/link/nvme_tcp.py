@@ -18,16 +18,13 @@ from typing import Final
 
 from crc32c import crc32c
 
-from freezeframe.harness.core.console.places import ConsoleText
-from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.messages import (
     Answer,
     Closed,
-    Hole,
     Leaving,
     LinkMessage,
     LinkSession,
-    Malformed,
     Opened,
     Other,
     ReplicatedWrite,
@@ -36,13 +33,13 @@ from freezeframe.harness.core.link.messages import (
 )
 from freezeframe.harness.core.link.pdus import (
     EXCERPT_BYTES,
-    Associations,
-    NoPdu,
     Pdu,
-    PduStream,
-    Strays,
+    PduConnection,
+    PduDirection,
+    PduLink,
+    Where,
 )
-from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening, Tell
+from freezeframe.harness.core.link.protocol import Opening, Tell
 from freezeframe.harness.wire import nvme_tcp as wire
 from freezeframe.harness.wire.nvme_tcp import Opcode
 
@@ -90,14 +87,16 @@ class _Command:
 
 
 @dataclass(eq=False)
-class _Queue:
+class _Queue(PduConnection[NvmeSession]):
     """One connection: both of its directions."""
 
-    session: NvmeSession
     number: int = -1
     """-1 until its Connect was seen."""
     in_flight: OrderedDict[int, _Command] = field(default_factory=OrderedDict)
-    strays: Strays = field(default_factory=Strays)
+
+    def lose_sight(self) -> None:
+        super().lose_sight()
+        self.in_flight.clear()
 
     def write_id(self, cid: int) -> bytes:
         return _WRITE_ID.pack(self.number if self.number >= 0 else _UNKNOWN_QUEUE, cid)
@@ -143,145 +142,63 @@ def parse_header(
     return header
 
 
-class NvmeLink:
+class NvmeLink(PduLink[NvmeSession, _Queue]):
     """The protocol: see ``core.link.protocol.ReplicationProtocol``."""
 
     name: Final = "nvme_tcp"
-    api_version: Final = API_VERSION
     ports: Final = (wire.PORT,)
     tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "closing"
-    host_addresses: Final = False
     wireshark: Final = "nvme-tcp.cmd.cid == {write_id}"
-    console_texts: Final[tuple[ConsoleText, ...]] = ()
 
-    def __init__(self, options: LinkOptions) -> None:
-        self.options = options
-        self._queues: dict[int, _Queue] = {}
-        self.associations = Associations(options, self._session)
-
-    def connection(self, opening: Opening) -> NvmeDirection | None:
-        if not self.associations.is_pairs(opening):
-            return None
-        queue = self._queues.get(opening.connection)
-        if queue is None:
-            queue = _Queue(self.associations.session_for(opening))
-            self._queues[opening.connection] = queue
-        return NvmeDirection(self, queue, opening)
-
-    def forget(self, connection: int) -> None:
-        """Drop a connection that is over."""
-        self._queues.pop(connection, None)
-
-    def number_of(self, write_id: bytes, side: Side) -> int | None:
-        return None
-
-    def _session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> NvmeSession:
+    def make_session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> NvmeSession:
         primary = self.options.primary_address
         return NvmeSession(number, ends, port, t_ns, primary_address=primary)
 
+    def make_connection(self, opening: Opening) -> _Queue:
+        return _Queue(self.associations.session_for(opening))
 
-class NvmeDirection:
-    """One direction of one queue's connection: see ``core.link.protocol.Direction``."""
+    def make_direction(self, both: _Queue, opening: Opening) -> NvmeDirection:
+        return NvmeDirection(self, both, opening)
 
-    def __init__(self, link: NvmeLink, queue: _Queue, opening: Opening) -> None:
-        self._link = link
-        self._queue = queue
-        self._opening = opening
-        self._connection = opening.connection
-        self._fill = opening.fill
-        self.sender = opening.source
-        self._from_host: bool | None = None
-        self._stream = PduStream(
-            from_start=opening.from_start, measure=self._measure, confirm=_proves_itself
-        )
-        self._foreign = False
 
-    def begin(self) -> list[LinkMessage]:
-        return []
+class NvmeDirection(PduDirection[_Queue]):
+    """One direction of one queue's connection."""
 
-    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[LinkMessage]:
-        out: list[LinkMessage] = []
-        if self._foreign:
-            return out
-        for found in self._stream.pdus(data, t_ns, packet_no):
-            if isinstance(found, Pdu):
-                self._pdu(found, out)
-            elif found.offset == 0 and not self._link.options.must_match:
-                self._foreign = True
-                self._fill.discard()
-                break
-            else:
-                out.append(self._malformed(found.what, found.excerpt, found))
-        if self._stream.looking and not self._foreign:
-            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
-        return out
-
-    def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
-        if self._foreign:
-            return []
-        self._stream.gap(length_bytes)
-        self._queue.in_flight.clear()
-        self._queue.strays.clear()
-        return [self._hole(t_ns)]
-
-    def _hole(self, t_ns: Ns) -> Hole:
-        from_host = self._from_host
-        session = self._queue.session
-        return Hole(session, self.sender, t_ns, from_host is not False, from_host is not True)
-
-    def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
-        self._link.forget(self._connection)
-        session = self._queue.session
-        if session.closed or self._foreign or self._from_host is None:
-            return []
-        session.closed = True
-        return [Closed(session, t_ns, packet_no, self.sender, reason)]
-
-    def _measure(self, data: bytearray, at: int) -> int | str:
+    def measure(self, data: bytearray, at: int) -> int | str:
         if len(data) - at < _COMMON:
             return 0
-        header = parse_header(data, at, self._from_host)
+        header = parse_header(data, at, self.sends_writes)
         if isinstance(header, str):
             return header
         end = at + header.header_bytes
         digest_end = end + header.digest_bytes
         # Bytes that only look like a header are not waited for.
-        can_prove = self._stream.looking and header.digest_bytes and len(data) >= digest_end
+        can_prove = self.stream.looking and header.digest_bytes and len(data) >= digest_end
         if can_prove and not _header_digest_is_right(data[at:digest_end], header):
             return "its header digest is wrong"
         return header.length_bytes
 
-    def _malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed:
-        return Malformed(
-            self._queue.session,
-            self.sender,
-            found.t_ns,
-            found.packet_no,
-            found.offset,
-            what,
-            excerpt,
-        )
+    def confirm(self, body: bytes) -> bool | None:
+        """A PDU that was found by looking: its header digest, where it has one, is right."""
+        header = parse_header(body, 0, None)
+        assert not isinstance(header, str)
+        return _header_digest_is_right(body, header) if header.digest_bytes else None
 
     # --- PDUs as messages ------------------------------------------------------------------------
-    def _pdu(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+    def take(self, pdu: Pdu, out: list[LinkMessage]) -> None:
         body = pdu.body
         header = parse_header(body, 0, None)
         assert not isinstance(header, str)
-        queue, session = self._queue, self._queue.session
+        queue, name = self.both, wire.PduType(header.kind).name
         if not pdu.tentative:  # what only looks like one must not turn the direction round
-            self._from_host = header.kind in wire.FROM_HOST
-        clear_bytes = 0 if pdu.tentative else header.data_at or header.length_bytes
-        where = (
-            session, self.sender, wire.PduType(header.kind).name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes,
-            pdu.tentative,
-        )  # fmt: skip
+            self.sends_writes = header.kind in wire.FROM_HOST
+        where = self.where(pdu, name, header.data_at or header.length_bytes)
         if header.digest_bytes and not _header_digest_is_right(body, header):
             received = wire.DIGEST.unpack_from(body, header.header_bytes)[0]
             computed = crc32c(body[: header.header_bytes])
-            name = wire.PduType(header.kind).name
             what = f"{name}: header digest {received:#x}, computed {computed:#x}"
-            out.append(self._malformed(what, body[:EXCERPT_BYTES], pdu))
+            out.append(self.malformed(what, body[:EXCERPT_BYTES], pdu))
             return
         match header.kind:
             case wire.PduType.CAPSULE_CMD:
@@ -289,7 +206,7 @@ class NvmeDirection:
             case wire.PduType.H2C_DATA:
                 cid, _, at_bytes, _ = wire.DATA_HEADER.unpack_from(body, _COMMON)
                 data, sent, computed = _checked_data(header, body, pdu.tentative)
-                key = (self._connection, cid)
+                key = (self.opening.connection, cid)
                 if cid in queue.in_flight:
                     part = WritePart(*where, key, at_bytes, data, _algorithm(sent), sent, computed)
                     out.append(part)
@@ -308,8 +225,8 @@ class NvmeDirection:
             case _:
                 out.append(Other(*where))
 
-    def _agreed(self, body: bytes, t_ns: Ns, where: _Where, out: list[LinkMessage]) -> None:
-        session = self._queue.session
+    def _agreed(self, body: bytes, t_ns: Ns, where: Where, out: list[LinkMessage]) -> None:
+        session = self.both.session
         out.append(Other(*where))
         if session.agreed or where[-1]:
             return
@@ -323,11 +240,11 @@ class NvmeDirection:
         self,
         header: _Header,
         pdu: Pdu,
-        where: _Where,
+        where: Where,
         out: list[LinkMessage],
     ) -> None:
         body = pdu.body
-        queue, session = self._queue, self._queue.session
+        queue, session = self.both, self.both.session
         opcode, _, cid, _, _, sgl_bytes, _, slba, blocks_less_1, _control, _ = (
             wire.COMMAND.unpack_from(body, wire.COMMAND_AT)
         )
@@ -361,17 +278,17 @@ class NvmeDirection:
             queue.in_flight.popitem(last=False)
         out.append(
             ReplicatedWrite(
-                *where, (self._connection, cid), queue.write_id(cid), kind, 0, at_bytes, length, data, body,
+                *where, (self.opening.connection, cid), queue.write_id(cid), kind, 0, at_bytes, length, data, body,
                 pdu.t_first_ns, pdu.first_packet_no, expects_answer, _algorithm(sent), sent, computed,
             )
         )  # fmt: skip
 
-    def _fabrics(self, body: bytes, where: _Where, out: list[LinkMessage]) -> None:
+    def _fabrics(self, body: bytes, where: Where, out: list[LinkMessage]) -> None:
         kind = body[wire.COMMAND_AT + wire.FABRICS_TYPE_AT]
         if kind == wire.FABRICS_CONNECT:
             at = wire.COMMAND_AT + wire.CONNECT_QID_AT
-            self._queue.number = wire.CONNECT_QID.unpack_from(body, at)[0]
-            if self._queue.number == 0:
+            self.both.number = wire.CONNECT_QID.unpack_from(body, at)[0]
+            if self.both.number == 0:
                 self._begin_association(where, out)
         elif kind == wire.FABRICS_PROPERTY_SET:
             at = wire.COMMAND_AT + wire.PROPERTY_AT
@@ -381,22 +298,22 @@ class NvmeDirection:
                 return
         out.append(Other(*where))
 
-    def _begin_association(self, where: _Where, out: list[LinkMessage]) -> None:
+    def _begin_association(self, where: Where, out: list[LinkMessage]) -> None:
         """The host opens queue 0 once per association: what came before this one is over, also where
         its end was not captured (a link that was cut)."""
-        session = self._queue.session
+        session = self.both.session
         if session.has_admin_queue:
             if not session.closed:
                 session.closed = True
                 out.append(Closed(session, where[3], where[4], "", "reopened"))
             agreed = session.agreed
-            session = self._queue.session = self._link.associations.new_session(self._opening)
+            session = self.both.session = self.link.associations.new_session(self.opening)
             session.agreed = agreed
             out.append(Opened(session, where[3], session.agreed))
         session.has_admin_queue = True
 
-    def _completion(self, pdu: Pdu, where: _Where, out: list[LinkMessage]) -> None:
-        queue, body = self._queue, pdu.body
+    def _completion(self, pdu: Pdu, where: Where, out: list[LinkMessage]) -> None:
+        queue, body = self.both, pdu.body
         _, _, _, _, cid, status = wire.COMPLETION.unpack_from(body, wire.COMPLETION_AT)
         command = queue.in_flight.pop(cid, None)
         if command is None:
@@ -408,14 +325,10 @@ class NvmeDirection:
         name = wire.STATUS_NAMES.get(code & wire.STATUS_CODE_MASK, f"status {code:#x}")
         named = (*where[:2], f"CAPSULE_RESP {name}", *where[3:])
         answer = Answer(
-            *named, (self._connection, cid), queue.write_id(cid), "refused" if code else "ok", code,
+            *named, (self.opening.connection, cid), queue.write_id(cid), "refused" if code else "ok", code,
             -1, 0, body,
         )  # fmt: skip
         out.append(answer)
-
-
-_Where = tuple[LinkSession, str, str, Ns, int, int, int, bool]
-"""The first fields of a Message."""
 
 
 def _checked_data(header: _Header, body: bytes, tentative: bool) -> tuple[bytes, bytes, bytes]:
@@ -436,10 +349,3 @@ def _algorithm(sent: bytes) -> str:
 def _header_digest_is_right(body: bytes | bytearray, header: _Header) -> bool:
     end = header.header_bytes
     return bool(crc32c(bytes(body[:end])) == wire.DIGEST.unpack_from(body, end)[0])
-
-
-def _proves_itself(body: bytes) -> bool | None:
-    """A PDU that was found by looking: its header digest, where it has one, is right."""
-    header = parse_header(body, 0, None)
-    assert not isinstance(header, str)
-    return _header_digest_is_right(body, header) if header.digest_bytes else None

@@ -3,21 +3,30 @@ together.
 
 A protocol says how long the PDU at a place is (``Measure``); ``PduStream`` collects it, looks for
 the next one after a hole, and marks what was found by looking as tentative until it is confirmed.
-``Associations`` keeps one session per pair of addresses and service port. DRBD has a stream of its
-own (``drbd.stream``), which passes bulk bodies unfed.
+``Associations`` keeps one session per pair of addresses and service port. ``PduLink`` and
+``PduDirection`` are a protocol except for its format: what is left to write is how long a PDU is and
+what it says. DRBD has a stream of its own (``drbd.stream``), which passes bulk bodies unfed.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
 
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.console.places import ConsoleText
+from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.ledgerbook import REORDER_FRAMES, REORDER_NS
-from freezeframe.harness.core.link.messages import LinkSession
-from freezeframe.harness.core.link.protocol import LinkOptions, Opening
+from freezeframe.harness.core.link.messages import (
+    Closed,
+    Hole,
+    LinkMessage,
+    LinkSession,
+    Malformed,
+)
+from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening
 
 MAX_SESSIONS: Final = 64
 """Pairs of addresses and port that are distinguished at once; a bench has one or two."""
@@ -211,6 +220,8 @@ class Strays:
 
 
 S = TypeVar("S", bound=LinkSession)
+Where = tuple[LinkSession, str, str, Ns, int, int, int, bool]
+"""The first fields of a Message."""
 
 
 class Associations(Generic[S]):
@@ -250,3 +261,139 @@ def _ends(opening: Opening) -> tuple[str, str, int]:
     """Both addresses in order, and the service port."""
     a, b = sorted((opening.source, opening.destination))
     return a, b, opening.service_port
+
+
+@dataclass(eq=False)
+class PduConnection(Generic[S]):
+    """Both directions of one connection: its session, and what is under way on it."""
+
+    session: S
+    strays: Strays = field(default_factory=Strays)
+
+    def lose_sight(self) -> None:
+        """The capture lacks bytes: of what was under way nothing is known any more."""
+        self.strays.clear()
+
+
+C = TypeVar("C", bound=PduConnection[Any])
+
+
+class PduLink(ABC, Generic[S, C]):
+    """What a ``ReplicationProtocol`` of whole PDUs does whatever its format: its connections and its
+    sessions. A protocol adds what it shows (``name``, ``ports``, ``tells``, ``refuses_by``,
+    ``wireshark``) and the three methods that make its parts."""
+
+    api_version: Final = API_VERSION
+    host_addresses: bool = False
+    console_texts: tuple[ConsoleText, ...] = ()
+
+    def __init__(self, options: LinkOptions) -> None:
+        self.options = options
+        self.associations: Associations[S] = Associations(options, self.make_session)
+        self._connections: dict[int, C] = {}
+
+    @abstractmethod
+    def make_session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> S:
+        """A new session of these two addresses and this service port."""
+
+    @abstractmethod
+    def make_connection(self, opening: Opening) -> C:
+        """A new connection: of the open session of its ends (``associations.session_for``), or of a
+        session of its own (``associations.new_session``)."""
+
+    @abstractmethod
+    def make_direction(self, both: C, opening: Opening) -> PduDirection[C]: ...
+
+    def connection(self, opening: Opening) -> PduDirection[C] | None:
+        if not self.associations.is_pairs(opening):
+            return None
+        both = self._connections.get(opening.connection)
+        if both is None:
+            both = self._connections[opening.connection] = self.make_connection(opening)
+        return self.make_direction(both, opening)
+
+    def forget(self, connection: int) -> None:
+        """Drop a connection that is over."""
+        self._connections.pop(connection, None)
+
+    def number_of(self, write_id: bytes, side: Side) -> int | None:
+        return None
+
+
+class PduDirection(ABC, Generic[C]):
+    """One direction of one connection of a ``PduLink``: see ``core.link.protocol.Direction``."""
+
+    def __init__(self, link: PduLink[Any, C], both: C, opening: Opening) -> None:
+        self.link = link
+        self.both = both
+        self.opening = opening
+        self.sender = opening.source
+        self.sends_writes: bool | None = None
+        """Whether this end sends writes, or answers; None until a PDU has shown it."""
+        self.stream = PduStream(
+            from_start=opening.from_start, measure=self.measure, confirm=self.confirm
+        )
+        self._foreign = False
+
+    @abstractmethod
+    def measure(self, data: bytearray, at: int) -> int | str:
+        """See ``Measure``."""
+
+    @abstractmethod
+    def take(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+        """Append what the PDU says; set ``sends_writes`` when it shows that."""
+
+    def confirm(self, body: bytes) -> bool | None:
+        """See ``Confirm``."""
+        return None
+
+    def begin(self) -> list[LinkMessage]:
+        return []
+
+    def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[LinkMessage]:
+        out: list[LinkMessage] = []
+        if self._foreign:
+            return out
+        for found in self.stream.pdus(data, t_ns, packet_no):
+            if isinstance(found, Pdu):
+                self.take(found, out)
+            elif found.offset == 0 and not self.link.options.must_match:
+                self._foreign = True
+                self.opening.fill.discard()
+                break
+            else:
+                out.append(self.malformed(found.what, found.excerpt, found))
+        if self.stream.looking and not self._foreign:
+            out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
+        return out
+
+    def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
+        if self._foreign:
+            return []
+        self.stream.gap(length_bytes)
+        self.both.lose_sight()
+        return [self._hole(t_ns)]
+
+    def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
+        self.link.forget(self.opening.connection)
+        session = self.both.session
+        if session.closed or self._foreign or self.sends_writes is None:
+            return []
+        session.closed = True
+        return [Closed(session, t_ns, packet_no, self.sender, reason)]
+
+    def where(self, pdu: Pdu, name: str, clear_bytes: int) -> Where:
+        """The first fields of a message that this PDU is."""
+        clear_bytes = 0 if pdu.tentative else clear_bytes
+        return (
+            self.both.session, self.sender, name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes, pdu.tentative
+        )  # fmt: skip
+
+    def malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed:
+        return Malformed(
+            self.both.session, self.sender, found.t_ns, found.packet_no, found.offset, what, excerpt
+        )
+
+    def _hole(self, t_ns: Ns) -> Hole:
+        sends = self.sends_writes
+        return Hole(self.both.session, self.sender, t_ns, sends is not False, sends is not True)
