@@ -22,7 +22,7 @@ from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
 from freezeframe.harness.core.console import rules
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import SIDES, Side
-from freezeframe.harness.core.recovery import Policy as RecoveryPolicy
+from freezeframe.harness.core.recovery.messages import Policy as RecoveryPolicy
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.faults import FAULTS, MAX_FAULTS, FaultKind

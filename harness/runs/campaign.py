@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from freezeframe.harness.bench.benchfile import Bench, Scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
-from freezeframe.harness.core.recovery import (
+from freezeframe.harness.core.recovery.messages import (
     Action,
     Answered,
     AwaitBoot,

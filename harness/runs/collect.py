@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import FrameSent, Side, Trigger
-from freezeframe.harness.core.recovery import Action, Compared, Finish, Recovery, Transition
+from freezeframe.harness.core.recovery import messages as recovery
+from freezeframe.harness.core.recovery.machine import Recovery
+from freezeframe.harness.core.recovery.messages import Action, Compared, Finish, Transition
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.carry import Carrier

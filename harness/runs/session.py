@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core import recovery
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
@@ -29,6 +28,7 @@ from freezeframe.harness.core.events import (
 )
 from freezeframe.harness.core.policy import Guard
 from freezeframe.harness.core.policy.messages import kind_of
+from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident

@@ -10,9 +10,9 @@ from typing import Final
 
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core import recovery
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.policy import Guard, Limits
+from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.clock import WallReading, read_wall_clock
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError

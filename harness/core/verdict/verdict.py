@@ -35,7 +35,7 @@ GARBLED: Final = re.compile(rb"[\x80-\xff].{0,16}[\x80-\xff]")
 HUNG_STEPS: Final = frozenset(
     {"hung, power can be cycled", "hung, power cannot be cycled", "power cycled"}
 )
-"""Steps of the recovery (core.recovery.Signal) that say that a controller did not come back by
+"""Steps of the recovery (core.recovery.table.Signal) that say that a controller did not come back by
 itself."""
 UNANSWERED_STEPS: Final = frozenset({"no answer", "refused", "frame not out"})
 

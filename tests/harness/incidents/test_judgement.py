@@ -11,7 +11,7 @@ import pytest
 from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
-from freezeframe.harness.core.recovery import Compared, Finish, SideResult
+from freezeframe.harness.core.recovery.messages import Compared, Finish, SideResult
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.runs.campaign import ScenarioRun
 from freezeframe.harness.runs.session import Session

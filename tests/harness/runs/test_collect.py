@@ -12,7 +12,7 @@ import pytest
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import Ns, Side
-from freezeframe.harness.core.recovery import Compared, Finish, FrameOut, Policy
+from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOut, Policy
 from freezeframe.harness.errors import RigError, WireError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry

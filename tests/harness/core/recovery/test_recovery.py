@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezeframe.harness.core import recovery
-from freezeframe.harness.core.recovery import (
-    MAX_PULLS,
+from freezeframe.harness.core.recovery.machine import MAX_PULLS, Recovery
+from freezeframe.harness.core.recovery.messages import (
     Action,
     Answered,
     AwaitBoot,
@@ -26,12 +25,12 @@ from freezeframe.harness.core.recovery import (
     Pull,
     PullBroke,
     Pulled,
-    Recovery,
     RecoveryEvent,
     Rejoined,
     Replied,
     TimedOut,
 )
+from freezeframe.harness.core.recovery.table import TABLE, SideStep
 
 S = 1_000_000_000
 POLICY = Policy(
@@ -380,11 +379,9 @@ def test_whatever_happens_it_ends_by_its_deadlines(
 
 
 def test_the_table_leads_every_step_to_the_end() -> None:
-    reached = {recovery.SideStep.SETTLED}
+    reached = {SideStep.SETTLED}
     while more := {
-        step
-        for step, row in recovery.TABLE.items()
-        if step not in reached and reached & {*row.values()}
+        step for step, row in TABLE.items() if step not in reached and reached & {*row.values()}
     }:
         reached |= more
-    assert reached == set(recovery.SideStep)
+    assert reached == set(SideStep)
