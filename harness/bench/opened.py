@@ -68,6 +68,8 @@ class OpenBench:
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
         self.identities: dict[Side, Identity] = {}
+        self.identified_ns: Ns = 0
+        """When both were last asked before they answered that they are in full duplex."""
         self._lines: list[SerialLink] = []
         self._closing = contextlib.ExitStack()
         try:
@@ -229,9 +231,10 @@ class OpenBench:
     def await_full_duplex(self, deadline_ns: Ns) -> dict[Side, Identity]:
         """Wait until both controllers report full duplex. RigError names their last states."""
         while True:
+            asked_ns = time.monotonic_ns()
             seen = {side: self.identify(side, deadline_ns) for side in SIDES}
             if all(one.pair_state == "full duplex" for one in seen.values()):
-                self.identities = seen
+                self.identities, self.identified_ns = seen, asked_ns
                 return seen
             if time.monotonic_ns() >= deadline_ns:
                 states = ", ".join(f"{side}: {one.pair_state}" for side, one in seen.items())

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,16 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "inconclusive": EXIT_INCONCLUSIVE,
     "interrupted": EXIT_INTERRUPTED,
 }
+
+WORST_FIRST: Final = (EXIT_DEVICE_FAILED, EXIT_RIG, EXIT_INCONCLUSIVE)
+"""A command that judges several things ends with the first of these that one of them came to."""
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Return the exit status of a command that came to all these."""
+    found = set(statuses)
+    return next((one for one in WORST_FIRST if one in found), EXIT_PASS)
+
 
 CommandLineError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
 """click's UsageError: the command line itself is wrong. Its module depends on the version of

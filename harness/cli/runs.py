@@ -22,11 +22,11 @@ from freezeframe.harness.bench.benchfile import MIB, load_bench, load_scenario
 from freezeframe.harness.cli import output
 from freezeframe.harness.cli.output import (
     EXIT_OF_OUTCOME,
-    EXIT_PASS,
     complain,
     err,
     print_json,
     say,
+    worst,
 )
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
@@ -175,4 +175,4 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
             say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
     finally:
         view.close()
-    raise typer.Exit(EXIT_OF_OUTCOME[results[-1].outcome] if results else EXIT_PASS)
+    raise typer.Exit(worst(EXIT_OF_OUTCOME[one.outcome] for one in results))

@@ -67,11 +67,14 @@ class FrameSent(Event, tag="frame-sent", frozen=True, kw_only=True):
     t_done_ns: Ns
     """When the write returned."""
     frame: bytes
+    arming: int = 0
+    """``Arm.arming`` of the frame."""
 
 
 class FrameFailed(Event, tag="frame-failed", frozen=True, kw_only=True):
     side: Side
     error: str
+    arming: int = 0
 
 
 class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
@@ -194,6 +197,12 @@ class Arm(Event, tag="arm", frozen=True, kw_only=True):
     or "link"."""
 
     frames: dict[str, dict[str, bytes]]
+    arming: int = 0
+    """Counts up; returned with each frame that was written."""
+    seen: int = 0
+    """The newest arming of whose frames the supervisor knows. A reflex that has written those of a
+    later one ignores this message: it crossed the strike, and its frames may be for a boot that is
+    over."""
 
 
 class NewRules(Event, tag="new-rules", frozen=True, kw_only=True):

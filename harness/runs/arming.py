@@ -43,6 +43,9 @@ class Arming:
         """Why the end has begun; from then on nobody is instructed."""
         self.loaded_ns: Ns = 0
         """When the frames were last encoded; 0: nobody is armed."""
+        self._arming = 0
+        self._seen = 0
+        """See events.Arm."""
         self._unconfirmed = 0
         """``Disarm`` that the reflex has not confirmed yet."""
         self._opened = opened
@@ -88,7 +91,10 @@ class Arming:
         was, self._rung = self._rung, rung
         if rung is not Rung.NOTHING:
             warmstarts = rung is Rung.WARMSTART and not self._opened.bench.policy.redrive
-            self._observation.arm(self._frames(disruptive=warmstarts))
+            self._arming += 1
+            self._observation.arm(
+                self._frames(disruptive=warmstarts), arming=self._arming, seen=self._seen
+            )
         elif was is not None:
             self._disarm()
         if why or was is not None:
@@ -124,7 +130,7 @@ class Arming:
     def struck(self, kind: str, event: FrameSent | FrameFailed) -> bool:
         """The first frame of the incident: count it, and load nothing more. Whether the incident
         warmstarts, by the frame itself: its replacement may have crossed it."""
-        self._has_struck = True
+        self._has_struck, self._seen = True, event.arming
         self._disarm()  # what was sent while the frame went out
         warmstarts = self._rung is not Rung.SAVE
         if isinstance(event, FrameSent) and not self._opened.bench.policy.redrive:

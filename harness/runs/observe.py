@@ -174,13 +174,15 @@ class Observation:
 
         self._pending = others
 
-    def arm(self, frames: Mapping[str, Mapping[Side, bytes]]) -> None:
-        """``frames[reason][side]``; good for one action."""
+    def arm(
+        self, frames: Mapping[str, Mapping[Side, bytes]], *, arming: int = 0, seen: int = 0
+    ) -> None:
+        """``frames[reason][side]``; good for one action. ``arming``, ``seen``: see events.Arm."""
         by_reason = {
             reason: {str(side): frame for side, frame in sides.items()}
             for reason, sides in frames.items()
         }
-        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=by_reason))
+        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=by_reason, arming=arming, seen=seen))
 
     def freeze(self, t_ns: Ns) -> None:
         """The trigger of that time is the incident's: keep the capture's window around it."""

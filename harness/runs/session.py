@@ -121,7 +121,8 @@ class Session:
         }
         self._own_rules = own_rules(boot_lines)
         self._rebooted = ""
-        """Who restarted while it was armed, until the bench is armed again."""
+        """Who restarted since it was identified, until the bench is armed again."""
+        self._is_identified = self._was_armed = False
         self.observation = Observation(opened, incident, self._with_own(rules))
         self.arming = Arming(opened, incident, view, self.observation, guard)
         self._is_closing = False
@@ -132,15 +133,23 @@ class Session:
         self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
-        identities = self._await_pair(patiently=patiently)
-        remember_healthy(self.opened, self.incident)
-        self._sing()
+        while True:
+            self._rebooted = ""
+            identities = self._await_pair(patiently=patiently)
+            self._is_identified = True
+            remember_healthy(self.opened, self.incident)
+            self._sing()
+            self.pump(0)
+            if not self._rebooted:
+                break
+            self._say(f"the {self._rebooted} controller restarted before it was armed")
         for note in (*self.opened.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
             self.incident.milestone()
             return
         self.arming.load(identities)
+        self._was_armed = True
         self.incident.milestone()
 
     def _await_pair(self, *, patiently: bool) -> dict[Side, Identity]:
@@ -215,7 +224,7 @@ class Session:
         self.arming.follow()
         for source, event in self._wait(seconds):
             self.take(source, event)
-        if self._rebooted:
+        if self._rebooted and self._was_armed:
             self._rearm()
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
@@ -238,12 +247,13 @@ class Session:
 
     def _booted(self, banner: Trigger) -> None:
         """Frames of the boot before would be refused, and the first failure be lost."""
-        is_armed = 0 < self.arming.loaded_ns < banner.t_arrival_ns
-        if not is_armed or self.collector is not None or self.arming.ended:
+        is_stale = self._is_identified and self.opened.identified_ns < banner.t_arrival_ns
+        if not is_stale or self.collector is not None or self.arming.ended:
             return
-        self.arming.forget()
-        self._say(f"the {banner.side} controller restarted: disarmed until it is identified")
         self._rebooted = banner.side
+        if self.arming.loaded_ns:
+            self.arming.forget()
+            self._say(f"the {banner.side} controller restarted: disarmed until it is identified")
 
     def _rearm(self) -> None:
         """Once both answer and the pair is whole. Until then it is tried with each ``pump``."""

@@ -43,7 +43,7 @@ class Reflex:
                 self.handlers[fd](fd)
             for console in self.consoles.values() if silence_ms == 0 else ():
                 self.found(console, self.book.scanner.tick(console.name, t_ns), b"", t_ns)
-        self.armed.load(None)
+        self.armed.clear()
         reflex_io.last_words(list(self.consoles), self.read_console, self.out)
 
     def read_console(self, fd: int) -> bool:
@@ -69,7 +69,7 @@ class Reflex:
     def fire(self, volley: reflex_io.Volley) -> None:
         if volley:
             self.sent = reflex_io.write_frames(volley)
-            self.armed.load(None)
+            self.armed.spend()
 
     def found(
         self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int
@@ -81,14 +81,14 @@ class Reflex:
         )
 
     def tell(self, triggers: list[events.Event]) -> None:
-        self.out.tell([*triggers, *(one.event() for one in self.sent)])
+        self.out.tell([*triggers, *(one.event(self.armed.struck) for one in self.sent)])
         self.sent.clear()
 
     def read_events(self, fd: int) -> None:
         received = self.inboxes[fd].read()
         for event in received or []:
             if isinstance(event, events.Arm | events.Disarm):
-                self.armed.load(getattr(event, "frames", None))
+                self.armed.load(event)
                 if isinstance(event, events.Disarm):
                     self.tell([events.Disarmed(t_ns=monotonic_ns())])
             elif isinstance(event, events.NewRules):

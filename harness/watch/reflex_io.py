@@ -141,10 +141,25 @@ class Armed:
         self._frames: Mapping[str, Mapping[str, bytes]] | None = None
         self.by_rule: dict[int, Volley] = {}
         """Writes per console rule that instructs a side."""
+        self._arming = 0
+        self.struck = 0
+        """Arming of the newest frames that were written."""
 
-    def load(self, frames: Mapping[str, Mapping[str, bytes]] | None) -> None:
-        """Set the armed frames; None: none. Consoles trigger nothing before ``aim``."""
-        self._frames, self.by_rule = frames, {}
+    def load(self, event: events.Arm | events.Disarm) -> None:
+        """Replace the armed frames. Consoles trigger nothing before ``aim``. An ``Arm`` that was
+        sent without knowledge of the newest strike is ignored."""
+        if isinstance(event, events.Disarm):
+            self.clear()
+        elif event.seen >= self.struck:
+            self._frames, self.by_rule, self._arming = event.frames, {}, event.arming
+
+    def clear(self) -> None:
+        self._frames, self.by_rule = None, {}
+
+    def spend(self) -> None:
+        """The frames were written: an arming is good for one action."""
+        self.struck = self._arming
+        self.clear()
 
     def aim(self, book: RuleBook) -> None:
         if self._frames is not None:
@@ -177,15 +192,16 @@ class Attempt(msgspec.Struct, frozen=True):
     t_done_ns: Ns
     error: str
 
-    def event(self) -> Event:
+    def event(self, arming: int) -> Event:
         if self.error:
-            return FrameFailed(t_ns=self.t_ns, side=self.side, error=self.error)
+            return FrameFailed(t_ns=self.t_ns, side=self.side, error=self.error, arming=arming)
         return FrameSent(
             t_ns=self.t_ns,
             side=self.side,
             seq=sequence_number(self.frame),
             t_done_ns=self.t_done_ns,
             frame=self.frame,
+            arming=arming,
         )
 
 

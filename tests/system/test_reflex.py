@@ -169,6 +169,18 @@ def test_armed_again_acts_again(bench: Bench) -> None:
         bench.until(events.FrameSent, number)
 
 
+def test_an_arming_that_crossed_a_strike_is_ignored(bench: Bench) -> None:
+    """Two strikes in a row would be two warmstarts: the second frame was for a boot that is over."""
+    # The second was sent before anybody knew that 7 had struck.
+    for number, (arming, seen) in enumerate([(7, 0), (8, 6), (9, 7)], 1):
+        bench.reflex.send(events.Arm(t_ns=0, frames=FRAMES, arming=arming, seen=seen))
+        bench.console["secondary"].say(b"second is ill\r\n")
+        bench.until(events.Trigger, number)
+    struck = [one.arming for one in bench.until(events.FrameSent, 2)]
+    bench.stop()
+    assert struck == [7, 9] and bench.count(events.FrameSent) == 2
+
+
 def test_one_console_ends_the_other_goes_on(bench: Bench) -> None:
     bench.arm()
     bench.console["primary"].say(b"last words")

@@ -2,6 +2,7 @@
 not warmstart without end. A run that has come to its end instructs nobody."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from console_adapter import ConsoleAdapter
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.recovery import Compared
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.campaign import ScenarioRun, run_directory
 from freezeframe.harness.runs.session import Session
@@ -152,6 +155,38 @@ def test_a_controller_that_rebooted_is_armed_again_and_the_next_failure_is_caugh
         ("primary", "ok"), ("secondary", "ok"),
     ]  # fmt: skip
     assert all(record["sets"][side]["complete"] for side in SIDES)
+
+
+class Blinking(Session):
+    """While its canaries are asked for, after it was identified, the secondary's power blinks."""
+
+    blinked = False
+
+    def _sing(self) -> None:
+        super()._sing()
+        if not self.blinked:
+            self.blinked = True
+            self.opened.power_cycle("secondary")
+            deadline_ns = deadline_in(30.0)
+            while not self._rebooted and time.monotonic_ns() < deadline_ns:
+                self.pump(0.1)
+
+
+def test_a_restart_between_identity_and_arming_is_not_armed_for_the_boot_before(
+    tmp_path: Path,
+) -> None:
+    """Seen: its banner was ignored, and frames were armed that the controller would have refused."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        incident = Incident.create(tmp_path, bench="sim", seed=0)
+        session = Blinking(opened, incident, Silent(), lambda: Compared(equal=True))
+        try:
+            session.arm()
+        finally:
+            session.close()
+    said = "the secondary controller restarted before it was armed"
+    assert said in incident.record["notes"]
+    assert opened.identities["secondary"].boot_epoch == 2
+    assert incident.record["controllers"]["secondary"]["boot_epoch"] == 2
 
 
 class Unplugging(Silent):

@@ -9,7 +9,7 @@ import typer
 from golden_incidents import RECEIVER
 from typer.testing import CliRunner
 
-from freezeframe.harness.cli import exports
+from freezeframe.harness.cli import exports, output
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.cli.formats import FORMATS, Format, Source, with_options
 from freezeframe.harness.cli.output import reported
@@ -89,3 +89,9 @@ def test_a_format_is_one_row(out: Path, tmp_path: Path) -> None:
     assert report["words"] == 1 and report["written"]["sample"]["bytes"] == path.stat().st_size > 0
     refused = RUNNER.invoke(scratch, ["--sample", str(path), "--redact"])
     assert refused.exit_code == 2 and "--sample does not support --redact" in refused.stderr
+
+
+def test_a_watch_ends_with_the_status_of_its_worst_incident() -> None:
+    assert output.worst([]) == output.EXIT_PASS
+    assert output.worst([1, 3, 0]) == 1, "a device failed, whatever the bench did since"
+    assert output.worst([3, 0]) == 3 and output.worst([4, 3]) == 3 and output.worst([0, 4]) == 4
