@@ -162,7 +162,7 @@ typedef struct {
     long long offset, last_packet_no;
     long long acked, acked_seq, edge, max_window, ts_recent; /* as in skimpure.py */
     int scale;
-    char steady, verify, sums_known;
+    char steady, verify, sums_known, spoken;
     PyObject *fill, *other;
 } Half;
 
@@ -216,6 +216,7 @@ static PyMemberDef half_members[] = {
     {"steady", T_BOOL, offsetof(Half, steady), 0, NULL},
     {"verify", T_BOOL, offsetof(Half, verify), 0, NULL},
     {"sums_known", T_BOOL, offsetof(Half, sums_known), 0, NULL},
+    {"spoken", T_BOOL, offsetof(Half, spoken), 0, NULL},
     {"fill", T_OBJECT_EX, offsetof(Half, fill), 0, NULL},
     {"other", T_OBJECT_EX, offsetof(Half, other), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -371,8 +372,18 @@ static verdict_t locate(const uint8_t *frame, size_t size, located_t *found, int
     return TELLS;
 }
 
-/* TELLS: the Python code must see this frame, and nothing was changed; -1: an exception. */
-static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long long number)
+/* The next segment of a steady stream, by the rules at HalfState. */
+typedef struct {
+    Half *half, *other;
+    size_t data_at, length;
+    long long tsval, acked_at;
+    uint32_t ack;
+    uint16_t window;
+} next_t;
+
+/* TELLS_NOTHING: `found` is one, and nothing was changed yet; TELLS: the rules of TCP have to judge this frame;
+   -1: an exception. */
+static int find_next(Skimmer *self, const uint8_t *frame, size_t size, next_t *found)
 {
     located_t where;
     int odd;
@@ -411,7 +422,7 @@ static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long lon
     if (be32_at(tcp + 4) != (uint32_t)half->next_seq)
         return TELLS;
     size_t length = where.end - data_at;
-    if (half->offset + (long long)length > half->edge)
+    if (half->offset + (long long)length > half->edge || (length > 0 && !half->spoken))
         return TELLS;
     long long tsval = -1;
     size_t option_bytes = data_at - where.tcp_at - TCP_HEADER_BYTES;
@@ -421,9 +432,10 @@ static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long lon
         return TELLS;
     if (tsval >= 0 && half->ts_recent > 0 && (int32_t)((uint32_t)tsval - (uint32_t)half->ts_recent) < 0)
         return TELLS;
+    uint32_t ack = be32_at(tcp + 8);
     long long acked_at = 0;
     if (other->next_seq >= 0) {
-        int32_t ahead = (int32_t)(be32_at(tcp + 8) - (uint32_t)other->next_seq);
+        int32_t ahead = (int32_t)(ack - (uint32_t)other->next_seq);
         acked_at = other->offset + ahead;
         if (!other->steady || ahead > 0 || acked_at < other->acked)
             return TELLS; /* acknowledges what was not captured, or its sender's stream is not healthy */
@@ -433,31 +445,76 @@ static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long lon
         if (sum > SUM_UNFINISHED || (sum == SUM_GOOD && !half->sums_known))
             return TELLS;
     }
-    if (length > 0) {
-        if (half->fill == NULL || !PyObject_TypeCheck(half->fill, &Fill_Type))
-            return TELLS;
-        Fill *fill = (Fill *)half->fill;
-        if (!fill->discarding && fill_copy(fill, frame + data_at, (Py_ssize_t)length, 1) < 0)
-            return TELLS;
-    }
-    if (tsval >= 0 && half->ts_recent != TIMESTAMPS_OFF && half->offset <= half->acked)
-        half->ts_recent = tsval;
+    *found = (next_t){half, other, data_at, length, tsval, acked_at, ack, be16_at(tcp + 14)};
+    return TELLS_NOTHING;
+}
+
+/* What this segment says is believed, and its bytes have been taken. */
+static void move_on(const next_t *next, long long number)
+{
+    Half *half = next->half, *other = next->other;
+    if (next->tsval >= 0 && half->ts_recent != TIMESTAMPS_OFF && half->offset <= half->acked)
+        half->ts_recent = next->tsval;
     if (other->next_seq < 0) {
-        other->acked_seq = be32_at(tcp + 8);
+        other->acked_seq = next->ack;
     } else {
-        other->acked = acked_at;
+        other->acked = next->acked_at;
         if (other->scale >= 0) {
-            long long window = (long long)be16_at(tcp + 14) << other->scale;
+            long long window = (long long)next->window << other->scale;
             if (window > other->max_window)
                 other->max_window = window;
-            if (other->edge == -NEVER || acked_at + window > other->edge)
-                other->edge = acked_at + window;
+            if (other->edge == -NEVER || next->acked_at + window > other->edge)
+                other->edge = next->acked_at + window;
         }
     }
-    half->next_seq = (uint32_t)((uint32_t)half->next_seq + (uint32_t)length);
-    half->offset += (long long)length;
+    half->next_seq = (uint32_t)((uint32_t)half->next_seq + (uint32_t)next->length);
+    half->offset += (long long)next->length;
     half->last_packet_no = number;
+}
+
+/* TELLS: the Python code must see this frame, and nothing was changed; -1: an exception. */
+static int skim_frame(Skimmer *self, const uint8_t *frame, size_t size, long long number)
+{
+    next_t next;
+    int verdict = find_next(self, frame, size, &next);
+    if (verdict != TELLS_NOTHING)
+        return verdict;
+    if (next.length > 0) {
+        if (next.half->fill == NULL || !PyObject_TypeCheck(next.half->fill, &Fill_Type))
+            return TELLS;
+        Fill *fill = (Fill *)next.half->fill;
+        if (!fill->discarding && fill_copy(fill, frame + next.data_at, (Py_ssize_t)next.length, 1) < 0)
+            return TELLS;
+    }
+    move_on(&next, number);
     return TELLS_NOTHING;
+}
+
+/* next_data(frame, number) */
+static PyObject *skimmer_next_data(Skimmer *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "next_data takes a frame and its number");
+        return NULL;
+    }
+    long long number = PyLong_AsLongLong(args[1]);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(args[0], &buffer, PyBUF_SIMPLE) < 0)
+        return NULL;
+    next_t next;
+    int verdict = find_next(self, buffer.buf, (size_t)buffer.len, &next);
+    PyBuffer_Release(&buffer);
+    if (verdict < 0)
+        return NULL;
+    if (verdict != TELLS_NOTHING || next.length == 0 || next.other->next_seq < 0)
+        Py_RETURN_NONE;
+    PyObject *data = PySequence_GetSlice(args[0], (Py_ssize_t)next.data_at, (Py_ssize_t)(next.data_at + next.length));
+    if (data == NULL)
+        return NULL;
+    move_on(&next, number);
+    return Py_BuildValue("ON", (PyObject *)next.half, data);
 }
 
 /* --- the iterator over the frames that tell something ------------------------------------------------------------ */
@@ -536,6 +593,8 @@ static PyObject *skimmer_frames(Skimmer *self, PyObject *args)
 
 static PyMethodDef skimmer_methods[] = {
     {"frames", (PyCFunction)skimmer_frames, METH_VARARGS, "The frames of a run of blocks that tell something."},
+    {"next_data", (PyCFunction)(void (*)(void))skimmer_next_data, METH_FASTCALL,
+     "Direction and data of a frame that goes on with a steady stream."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef skimmer_members[] = {

@@ -34,8 +34,22 @@ class Followed(NamedTuple):
     refused: dict[str, int]
 
 
+class Judging(Reassembler):
+    """No segment goes the short way: each is judged by all rules."""
+
+    def next_data(self, frame: skim.Buffer, number: int) -> tuple[Any, memoryview] | None:
+        return None
+
+
+class ByPython(Reassembler):
+    """The short way in Python, also where the C module was built."""
+
+    def next_data(self, frame: skim.Buffer, number: int) -> tuple[Any, memoryview] | None:
+        return skimpure.Skimmer.next_data(self, frame, number)
+
+
 def follow(
-    frames: Sequence[bytes], *, skimmed: bool = False, kind: type[Reassembler] = Reassembler
+    frames: Sequence[bytes], *, skimmed: bool = False, kind: type[Reassembler] = Judging
 ) -> Followed:
     """What the peer's bytes became, and whether the connection lived."""
     reassembler = kind()
@@ -66,12 +80,12 @@ def follow(
     return Followed(bytes(fill.finish())[:taken], lived, gaps, closed, dict(reassembler.refused))
 
 
-class WithoutChecksum(Reassembler):
+class WithoutChecksum(Judging):
     def _segment(self, half: Half, seg: TcpSegment, events: list[StreamEvent]) -> Half:
         return super()._segment(half, seg._replace(verdict=skim.UNFINISHED), events)
 
 
-class AnyReset(Reassembler):
+class AnyReset(Judging):
     def _is_acceptable(self, half: Half, seg: TcpSegment) -> bool:
         if seg.flags & RST:
             self._drop(half, seg.t_ns, seg.packet_no, "rst", [])
@@ -79,7 +93,7 @@ class AnyReset(Reassembler):
         return super()._is_acceptable(half, seg)
 
 
-class ResetWithin(Reassembler):
+class ResetWithin(Judging):
     """RFC 793: any RST within the window."""
 
     def _is_acceptable(self, half: Half, seg: TcpSegment) -> bool:
@@ -90,13 +104,13 @@ class ResetWithin(Reassembler):
         return taken
 
 
-class AnySyn(Reassembler):
+class AnySyn(Judging):
     def _synchronise(self, half: Half, seg: TcpSegment, events: list[StreamEvent]) -> Half:
         half.other.heard = False
         return super()._synchronise(half, seg, events)
 
 
-class LastCopyWins(Reassembler):
+class LastCopyWins(Judging):
     """Of overlapping segments that wait, the newest stays."""
 
     def _queue(
@@ -108,7 +122,7 @@ class LastCopyWins(Reassembler):
         super()._queue(half, node, events, is_taken=is_taken)
 
 
-class RepeatedIsNew(Reassembler):
+class RepeatedIsNew(Judging):
     """Old duplicates are taken again."""
 
     def _deliver(self, half: Half, node: QueuedSegment, events: list[StreamEvent]) -> None:
@@ -123,19 +137,19 @@ class RepeatedIsNew(Reassembler):
         super()._queue(half, node, events, is_taken=is_taken)
 
 
-class WithoutWindow(Reassembler):
+class WithoutWindow(Judging):
     def _is_acceptable(self, half: Half, seg: TcpSegment) -> bool:
         half.edge = -skim.NEVER
         return super()._is_acceptable(half, seg)
 
 
-class WithoutPaws(Reassembler):
+class WithoutPaws(Judging):
     def _is_acceptable(self, half: Half, seg: TcpSegment) -> bool:
         half.ts_recent = -1
         return super()._is_acceptable(half, seg)
 
 
-class AnyAcknowledgement(Reassembler):
+class AnyAcknowledgement(Judging):
     def _acknowledge(self, half: Half, seg: TcpSegment, events: list[StreamEvent]) -> bool:
         super()._acknowledge(half, seg, events)
         return True

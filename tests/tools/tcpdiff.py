@@ -35,6 +35,7 @@ from kernel_tcp import KernelTcp, ScriptOutcome, run_script  # noqa: E402
 from tcp_follow import RULES, Followed, decided, follow  # noqa: E402
 
 from freezeframe.harness.core.link import skim  # noqa: E402
+from freezeframe.harness.core.link.tcpstream import Reassembler  # noqa: E402
 
 AT_LEAST: Final = 100
 """Scripts that each rule must decide, of 10,000."""
@@ -59,7 +60,7 @@ def problems(outcome: ScriptOutcome, fed: Followed, skimmed: Followed) -> list[s
     if fed.gaps:
         found.append(f"{fed.gaps} gaps in a complete record")
     if skimmed[:4] != fed[:4]:
-        found.append("skimmed and fed frame by frame differ")
+        found.append("skimmed and judged frame by frame differ")
     return found
 
 
@@ -67,7 +68,7 @@ def pure(records: str, results: str) -> None:
     """In a process without the C module: follow all records."""
     assert not skim.NATIVE
     scripts = msgspec.msgpack.decode(Path(records).read_bytes(), type=list[list[bytes]])
-    followed = [list(follow(frames)[:4]) for frames in scripts]
+    followed = [list(follow(frames, kind=Reassembler)[:4]) for frames in scripts]
     Path(results).write_bytes(msgspec.msgpack.encode(followed))
 
 
@@ -99,7 +100,8 @@ class Report:
         try:
             for seed in seeds:
                 outcome = run_script(kernel, seed)
-                fed, skimmed = follow(outcome.frames), follow(outcome.frames, skimmed=True)
+                fed = follow(outcome.frames)
+                skimmed = follow(outcome.frames, skimmed=True, kind=Reassembler)
                 if found := problems(outcome, fed, skimmed):
                     self.different[seed] = found
                 self.scripts += 1

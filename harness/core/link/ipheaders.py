@@ -36,6 +36,8 @@ _ERSPAN_2_BYTES: Final = 8
 _ERSPAN_3_BYTES: Final = 12
 _ERSPAN_3_SUBHEADER_BYTES: Final = 8
 _IPV6: Final = struct.Struct(">IHBB")
+_COMMON: Final = struct.Struct(">12xHBxHxxHxB")
+"""Ethernet and IPv4 at once: ethertype, version and IHL, total length, fragment field, protocol."""
 _U16: Final = struct.Struct(">H")
 
 Located = tuple[int, int, bytes]
@@ -90,6 +92,15 @@ def locate_tcp(view: memoryview) -> Located | None:
 def look(view: memoryview) -> Located | Foreign:
     """As ``locate_tcp``, with the name of what is not looked into."""
     try:
+        ethertype, version_ihl, total, fragment, protocol = _COMMON.unpack_from(view)
+        if (
+            ethertype == ETHERTYPE_IPV4
+            and version_ihl == 0x45
+            and protocol == IPPROTO_TCP
+            and total >= _IPV4_HEADER_BYTES
+            and not fragment & NOT_FRAGMENTED_MASK
+        ):  # nearly all
+            return 34, 14 + total, bytes(view[26:34])
         return _in_ethernet(view, 0, _MAX_TUNNELS)
     except (struct.error, IndexError):
         return Foreign.OTHER  # too short for what it says it is
@@ -119,6 +130,7 @@ def _in_ipv4(view: memoryview, at: int, tunnels: int) -> Located | Foreign:
     if at + _IPV4_HEADER_BYTES > len(view):
         return Foreign.OTHER
     header_bytes = (view[at] & 0x0F) * 4
+    # A total length of 0 is a frame above 64 KiB that segmentation offload has built.
     total = _U16.unpack_from(view, at + 2)[0] or len(view) - at
     if view[at] >> 4 != 4 or header_bytes < _IPV4_HEADER_BYTES or total < header_bytes:
         return HOSTILE

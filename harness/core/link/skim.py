@@ -7,6 +7,7 @@ from freezeframe.harness.core.link.skimpure import (
     BAD,
     GOOD,
     NEVER,
+    TIMESTAMPS_OFF,
     UNFINISHED,
     ZERO,
     Buffer,
@@ -14,6 +15,7 @@ from freezeframe.harness.core.link.skimpure import (
     blocks,
     encode,
     run_of,
+    signed,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ else:
             survey,
         )
 
+        if not hasattr(Skimmer, "next_data"):
+            raise ImportError("the C module was built from older sources: .ci/setup builds it again")
         NATIVE = True
     except ImportError:
         from freezeframe.harness.core.link.skimpure import (
@@ -52,6 +56,6 @@ else:
         NATIVE = False
 
 __all__ = [
-    "BAD", "GOOD", "NATIVE", "NEVER", "UNFINISHED", "ZERO", "Buffer", "Fill", "HalfState", "Run",
-    "Skimmer", "blocks", "encode", "judge_sum", "ring_block", "run_of", "survey",
+    "BAD", "GOOD", "NATIVE", "NEVER", "TIMESTAMPS_OFF", "UNFINISHED", "ZERO", "Buffer", "Fill", "HalfState",
+    "Run", "Skimmer", "blocks", "encode", "judge_sum", "ring_block", "run_of", "signed", "survey",
 ]  # fmt: skip

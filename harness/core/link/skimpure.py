@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from freezeframe.harness.core.link.ipheaders import HOSTILE, Foreign, look
+
 EPB: Final = 6
 EPB_LEAST_BYTES: Final = 32
 """An enhanced packet block without its data and padding."""
@@ -36,6 +38,15 @@ _TPID_802_1Q: Final = 0x8100
 _MAC_BYTES: Final = 12
 _TAG: Final = struct.Struct(">HH")
 _NS_PER_S: Final = 1_000_000_000
+_LEAST_FRAME_BYTES: Final = 54
+_TCP: Final = struct.Struct(">HHIIBBH")
+_TCP_HEADER_BYTES: Final = 20
+_ACK: Final = 0x10
+_FLAGS: Final = 0x17
+"""FIN, SYN, RST and ACK."""
+_ALIGNED_TIMESTAMP: Final = memoryview(b"\x01\x01\x08\x0a")
+_SEQ_MASK: Final = 0xFFFFFFFF
+_HALF_RANGE: Final = 1 << 31
 
 Buffer = bytes | bytearray | memoryview
 
@@ -222,6 +233,16 @@ ZERO: Final = 2
 BAD: Final = 3
 NEVER: Final = -(1 << 62)
 """A stream offset below all that occur; its negative is above all."""
+TIMESTAMPS_UNKNOWN: Final = -1
+TIMESTAMPS_OFF: Final = -2
+"""Values of ``HalfState.ts_recent``: none seen yet; the handshake did not agree on them."""
+
+
+def signed(difference: int) -> int:
+    """A difference of two sequence numbers as the nearest signed number: the sequence space wraps
+    at 2**32."""
+    difference &= _SEQ_MASK
+    return difference - (1 << 32) if difference >= _HALF_RANGE else difference
 
 
 def judge_sum(frame: Buffer, at: int, end: int, addresses: bytes) -> int:
@@ -247,7 +268,7 @@ class HalfState:
     """One direction of a TCP connection, as far as a frame in the middle of a bulk transfer touches
     it. Positions are stream offsets.
 
-    Such a frame may be passed over, its bytes copied to ``fill`` and the counters moved on, when
+    Such a frame is the next of a steady stream, and what it says is believed without a further look, when
 
     * this direction is ``steady`` and the other one steady or not begun;
     * its flags are ACK and no SYN, FIN, RST, and it has no options but an aligned timestamp;
@@ -255,12 +276,15 @@ class HalfState:
     * its checksum is right or unfinished, or ``verify`` is off;
     * what it acknowledges lies between the other's ``acked`` and ``offset``;
     * it ends within ``edge``, and its timestamp is not older than ``ts_recent``;
-    * it is empty, or leaves the body that has begun incomplete.
+    * it is empty, or its sender has ``spoken`` before.
+
+    It may be passed over, its bytes copied to ``fill`` and the counters moved on, when it is empty or
+    leaves the body that has begun incomplete.
     """
 
     __slots__ = (
         "acked", "acked_seq", "edge", "fill", "last_packet_no", "max_window", "next_seq", "offset",
-        "other", "scale", "steady", "sums_known", "ts_recent", "verify",
+        "other", "scale", "spoken", "steady", "sums_known", "ts_recent", "verify",
     )  # fmt: skip
 
     fill: Fill
@@ -279,6 +303,8 @@ class HalfState:
         """Checksums of this direction are checked."""
         self.sums_known = False
         """A right one was seen; the first right one is always given out."""
+        self.spoken = False
+        """Bytes from this sender's address were given out, so that its first ones are known."""
         self.acked = NEVER
         """What its receiver has acknowledged last."""
         self.acked_seq = -1
@@ -289,9 +315,8 @@ class HalfState:
         """Window scale of the receiver; -1: its SYN was not captured."""
         self.max_window = 0
         """The largest window that the receiver has offered; 0: not known."""
-        self.ts_recent = -1
-        """The receiver's copy of the sender's timestamp (RFC 7323 4.3); -1: none yet, -2: not
-        agreed on."""
+        self.ts_recent = TIMESTAMPS_UNKNOWN
+        """The receiver's copy of the sender's timestamp (RFC 7323 4.3)."""
 
 
 class Skimmer:
@@ -311,3 +336,55 @@ class Skimmer:
         view = memoryview(run)
         for number, (start, captured, _, t_ns) in enumerate(blocks(view), first_no):
             yield t_ns - offset_ns, view[start : start + captured], number
+
+    def next_data(self, frame: Buffer, number: int) -> tuple[Any, memoryview] | None:
+        """Direction and data of a frame that is the next of a steady stream, by the rules at
+        ``HalfState``, and has data; both directions are moved on. None: nothing was changed, and the
+        frame has to be judged. This is the way of nearly all data that are not passed over."""
+        view = memoryview(frame)
+        located = look(view) if len(view) >= _LEAST_FRAME_BYTES else HOSTILE
+        if isinstance(located, Foreign):
+            return None
+        at, end, addresses = located
+        if at < 0 or at + _TCP_HEADER_BYTES > len(view) or end > len(view):
+            return None
+        _, _, seq, ack, data_offset, flags, window = _TCP.unpack_from(view, at)
+        data_at = at + (data_offset >> 4) * 4
+        half = self.halves.get(addresses + bytes(view[at : at + 4]))
+        if (
+            half is None
+            or not half.steady
+            or not half.spoken
+            or seq != half.next_seq
+            or flags & _FLAGS != _ACK
+            or not at + _TCP_HEADER_BYTES <= data_at < end
+            or half.offset + end - data_at > half.edge
+        ):
+            return None
+        other, options, recent = half.other, data_at - at - _TCP_HEADER_BYTES, half.ts_recent
+        acked = other.offset + signed(ack - other.next_seq)
+        if not other.steady or not other.acked <= acked <= other.offset:
+            return None
+        tsval = -1
+        if options == 12 and view[at + 20 : at + 24] == _ALIGNED_TIMESTAMP:
+            tsval = int.from_bytes(view[at + 24 : at + 28], "big")
+        elif options:
+            return None
+        if tsval >= 0 and recent > 0 and signed(tsval - recent) < 0:
+            return None
+        if half.verify:
+            verdict = judge_sum(view, at, end, addresses)
+            if verdict > UNFINISHED or (verdict == GOOD and not half.sums_known):
+                return None
+        if tsval >= 0 and recent != TIMESTAMPS_OFF and half.offset <= half.acked:
+            half.ts_recent = tsval
+        other.acked = acked
+        if other.scale >= 0:
+            size = window << other.scale
+            other.max_window = max(other.max_window, size)
+            known = other.edge != -NEVER
+            other.edge = max(other.edge, acked + size) if known else acked + size
+        half.next_seq = (seq + end - data_at) & _SEQ_MASK
+        half.offset += end - data_at
+        half.last_packet_no = number
+        return half, view[data_at:end]

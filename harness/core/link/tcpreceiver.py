@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns
-from freezeframe.harness.core.link.skim import NEVER, HalfState
+from freezeframe.harness.core.link.skim import NEVER, TIMESTAMPS_OFF, HalfState, signed
 from freezeframe.harness.core.link.streams import Flow
 
 HOLE_PATIENCE_NS: Final = 50 * NS_PER_MS
@@ -25,13 +25,8 @@ ms and 400 ms. A refused segment is remembered as long."""
 MAX_DOUBTS: Final = 1024
 MAX_DOUBT_BYTES: Final = 1 << 20
 """Refused segments that are remembered a direction."""
-TIMESTAMPS_UNKNOWN: Final = -1
-TIMESTAMPS_OFF: Final = -2
-"""Values of ``HalfState.ts_recent``: none seen yet; the handshake did not agree on them."""
 _TCP_NUM_SACKS: Final = 4
 _MAX_SCALE: Final = 14
-_SEQ_MASK: Final = 0xFFFFFFFF
-_HALF_RANGE: Final = 1 << 31
 _ALIGNED_TIMESTAMP: Final = b"\x01\x01\x08\x0a"
 _LEARN_FIRST: Final = 3
 """A direction whose first frames all have wrong checksums was captured before they were filled
@@ -173,7 +168,9 @@ class Half(HalfState):
 
     def judge(self) -> None:
         """Say whether frames of this direction may be passed over; after whatever changes that."""
-        self.verify, self.sums_known = self.trust.is_verified, self.trust.is_meaningful
+        trust = self.trust
+        self.verify, self.sums_known = trust.is_verified, trust.is_meaningful
+        self.spoken = trust.has_spoken
         self.steady = (
             self.next_seq >= 0
             and not self.pending
@@ -213,6 +210,15 @@ class Half(HalfState):
         due = [self.pending[0].t_ns] if self.pending and not self.sender_waits else []
         due += [self.doubts[0].node.t_ns] if self.doubts else []
         return min(due) + HOLE_LIMIT_NS
+
+    def overlaps(self, node: QueuedSegment) -> bool:
+        """Bytes of ``node`` are queued already. As no queued node lies within another, their ends are
+        in order too: only its two neighbours can overlap it."""
+        pending = self.pending
+        at = bisect_left(pending, (node.at + 1,))
+        return (at > 0 and pending[at - 1].end > node.at) or (
+            at < len(pending) and pending[at].at < node.end
+        )
 
     def hold(self, node: QueuedSegment) -> bool:
         """Queue what came too early, as Linux's ``tcp_data_queue_ofo``: what lies within one that
@@ -276,19 +282,22 @@ class Half(HalfState):
             and one.node.end <= to
             and one.node.end > self.offset
             and not (one.rule == "checksum" and self.trust.is_verified and self.trust.is_meaningful)
-            and not self._holds(one.node)
+            and not self.holds(one.node)
         ]
         if found:
             taken = {id(one) for one in found}
             self._keep([one for one in self.doubts if id(one) not in taken])
         return found
 
-    def _holds(self, node: QueuedSegment) -> bool:
+    def holds(self, node: QueuedSegment) -> bool:
         """All positions of ``node`` are queued already, from other segments."""
-        at = max(node.at, self.offset)
-        for one in self.pending:
-            if one.at <= at < one.end:
-                at = one.end
+        at, pending = max(node.at, self.offset), self.pending
+        first = bisect_left(pending, (at + 1,)) - 1
+        for number in range(max(first, 0), len(pending)):
+            one = pending[number]
+            if one.at > at or at >= node.end:
+                break
+            at = max(at, one.end)
         return at >= node.end
 
     def settle_doubts(self, *, by_gap: bool) -> None:
@@ -368,13 +377,6 @@ def agree(opener: Half, answerer: Half) -> None:
         half.ts_recent = sender.tsval if both_stamp else TIMESTAMPS_OFF
 
 
-def signed(difference: int) -> int:
-    """A difference of two sequence numbers as the nearest signed number: the sequence space wraps
-    at 2**32."""
-    difference &= _SEQ_MASK
-    return difference - (1 << 32) if difference >= _HALF_RANGE else difference
-
-
 _NO_OPTIONS: Final = TcpOptions()
 
 
@@ -411,6 +413,6 @@ def parse_options(raw: memoryview) -> TcpOptions:
 
 
 __all__ = [
-    "HOLE_LIMIT_NS", "HOLE_PATIENCE_NS", "NEVER", "TIMESTAMPS_OFF", "TIMESTAMPS_UNKNOWN", "RefusedSegment",
+    "HOLE_LIMIT_NS", "HOLE_PATIENCE_NS", "NEVER", "TIMESTAMPS_OFF", "RefusedSegment",
     "Half", "QueuedSegment", "PendingSyn", "TcpOptions", "TcpSegment", "AddressPair", "agree", "parse_options", "signed",
 ]  # fmt: skip

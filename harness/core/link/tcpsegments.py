@@ -10,7 +10,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.ipheaders import Foreign
-from freezeframe.harness.core.link.skim import BAD, ZERO, Skimmer
+from freezeframe.harness.core.link.skim import BAD, NEVER, TIMESTAMPS_OFF, ZERO, Skimmer, signed
 from freezeframe.harness.core.link.streams import (
     Flow,
     StreamClosed,
@@ -21,15 +21,12 @@ from freezeframe.harness.core.link.streams import (
 )
 from freezeframe.harness.core.link.tcpreceiver import (
     HOLE_PATIENCE_NS,
-    NEVER,
-    TIMESTAMPS_OFF,
     AddressPair,
     Half,
     PendingSyn,
     QueuedSegment,
     TcpSegment,
     agree,
-    signed,
 )
 
 MAX_PENDING_BYTES: Final = 1 << 20
@@ -382,8 +379,7 @@ class SegmentJudge(Skimmer):
             half.doubt(node._replace(data=bytes(node.data)), "window", -1)
             return
         if node.at > half.offset:
-            overlaps = any(n.at < node.end and node.at < n.end for n in half.pending)
-            self.refused["overlap"] += overlaps
+            self.refused["overlap"] += half.overlaps(node)
             half.hold(node._replace(data=bytes(node.data)))
             too_much = half.pending_bytes > self._max_pending_bytes
             if too_much or len(half.pending) > MAX_PENDING_SEGMENTS:

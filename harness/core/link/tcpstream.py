@@ -26,10 +26,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.ipheaders import (
-    ETHERTYPE_IPV4,
     HOSTILE,
-    IPPROTO_TCP,
-    NOT_FRAGMENTED_MASK,
     Foreign,
     look,
 )
@@ -45,12 +42,9 @@ from freezeframe.harness.core.link.streams import (
 from freezeframe.harness.core.link.tcpreceiver import (
     HOLE_LIMIT_NS,
     HOLE_PATIENCE_NS,
-    NEVER,
-    TIMESTAMPS_OFF,
     Half,
     TcpSegment,
     parse_options,
-    signed,
 )
 from freezeframe.harness.core.link.tcpsegments import (
     MAX_CONNECTIONS,
@@ -59,14 +53,7 @@ from freezeframe.harness.core.link.tcpsegments import (
 )
 
 _TCP_HEADER_BYTES: Final = 20
-_RST, _ACK = 0x04, 0x10
-_FLAGS: Final = 0x17
-"""FIN, SYN, RST and ACK."""
-_ALIGNED_TIMESTAMP: Final = memoryview(b"\x01\x01\x08\x0a")
-
-_COMMON: Final = struct.Struct(">12xHBxHxxHxB")
-"""Ethernet and IPv4 in one go: ethertype, version and IHL, total length, fragment field,
-protocol."""
+_RST: Final = 0x04
 _TCP: Final = struct.Struct(">HHIIBBH")
 
 __all__ = [
@@ -87,23 +74,18 @@ class Reassembler(SegmentJudge):
         """Take one Ethernet frame (possibly cut short by the capture); return what became
         certain."""
         view = frame if type(frame) is memoryview else memoryview(frame)
+        found = self.next_data(view, packet_no)
+        if found is not None:
+            half, data = found
+            return [StreamData(half.flow, t_ns, packet_no, half.offset - len(data), data)]
         if len(view) < 54:
             return self._skip(Foreign.OTHER)
-        ethertype, version_ihl, total, fragment, protocol = _COMMON.unpack_from(view)
-        if ethertype == ETHERTYPE_IPV4 and version_ihl == 0x45 and protocol == IPPROTO_TCP:
-            if fragment & NOT_FRAGMENTED_MASK:
-                return self._skip(Foreign.FRAGMENT)
-            # A total length of 0 is a frame above 64 KiB that segmentation offload has built.
-            at, end, addresses = 34, 14 + total if total else len(view), bytes(view[26:34])
-        else:
-            located = look(view)
-            if isinstance(located, Foreign):
-                return self._skip(located)
-            if located is HOSTILE:
-                return self._hostile()
-            at, end, addresses = located
-            if at + _TCP_HEADER_BYTES > len(view):
-                return self._hostile()
+        located = look(view)
+        if isinstance(located, Foreign):
+            return self._skip(located)
+        at, end, addresses = located
+        if located is HOSTILE or at + _TCP_HEADER_BYTES > len(view):
+            return self._hostile()
         source_port, destination_port, seq, ack, data_offset, flags, window = _TCP.unpack_from(
             view, at
         )
@@ -121,13 +103,6 @@ class Reassembler(SegmentJudge):
                 return []
             half = self._connect(key, t_ns, packet_no, events)
         half.last_packet_no = packet_no
-        if half.steady and seq == half.next_seq and flags & _FLAGS == _ACK and end <= len(view):
-            length = end - data_at
-            if length and self._is_next(half, view, (at, data_at, end), ack, window, addresses):
-                data = StreamData(half.flow, t_ns, packet_no, half.offset, view[data_at:end])
-                half.next_seq = (seq + length) & 0xFFFFFFFF
-                half.offset += length
-                return [data]
         verdict = UNFINISHED  # of a frame that was cut short, it cannot be known
         if half.verify and end <= len(view):
             verdict = judge_sum(view, at, end, addresses)
@@ -141,43 +116,6 @@ class Reassembler(SegmentJudge):
             one.judge()
             self._watch(one)
         return events
-
-    def _is_next(
-        self, half: Half, view: memoryview, places: tuple[int, int, int], ack: int, window: int,
-        addresses: bytes,
-    ) -> bool:  # fmt: skip
-        """The way of nearly all data that were not skimmed: by the rules at ``HalfState``, the next
-        segment of a steady stream. True: all but its own position is moved on."""
-        at, data_at, end = places
-        other, options = half.other, data_at - at - _TCP_HEADER_BYTES
-        acked = other.offset + signed(ack - other.next_seq)
-        tsval = -1
-        if options == 12 and view[at + 20 : at + 24] == _ALIGNED_TIMESTAMP:
-            tsval = int.from_bytes(view[at + 24 : at + 28], "big")
-        elif options:
-            return False
-        recent = half.ts_recent
-        if (
-            half.offset + end - data_at > half.edge
-            or not half.trust.has_spoken
-            or not other.steady
-            or not other.acked <= acked <= other.offset
-            or (tsval >= 0 and recent > 0 and signed(tsval - recent) < 0)
-        ):
-            return False
-        if half.verify:
-            verdict = judge_sum(view, at, end, addresses)
-            if verdict > UNFINISHED or (verdict == GOOD and not half.sums_known):
-                return False
-        if tsval >= 0 and recent != TIMESTAMPS_OFF and half.offset <= half.acked:
-            half.ts_recent = tsval
-        other.acked = acked
-        if other.scale >= 0:
-            size = window << other.scale
-            other.max_window = max(other.max_window, size)
-            known = other.edge != -NEVER
-            other.edge = max(other.edge, acked + size) if known else acked + size
-        return True
 
     @property
     def certain(self) -> bool:

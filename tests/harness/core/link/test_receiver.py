@@ -14,7 +14,14 @@ from tcp_frames import A, B, feed, opening, segment, stream
 from freezeframe.harness.core.link import skim, skimpure
 from freezeframe.harness.core.link.linkrules import EVENTS, LinkRule
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
-from freezeframe.harness.core.link.tcpreceiver import HOLE_LIMIT_NS, HOLE_PATIENCE_NS
+from freezeframe.harness.core.link.streams import Flow
+from freezeframe.harness.core.link.tcpreceiver import (
+    HOLE_LIMIT_NS,
+    HOLE_PATIENCE_NS,
+    AddressPair,
+    Half,
+    QueuedSegment,
+)
 from freezeframe.harness.core.link.tcpstream import (
     Reassembler,
     StreamClosed,
@@ -304,3 +311,23 @@ def test_data_beyond_the_window_is_refused_until_the_receiver_says_otherwise() -
     assert stream(events) == b"within"
     taken = [*opened, opening()[2], beyond, segment(B, A, 901, 121, ACK)]
     assert stream(feed(Reassembler(), taken)) == bytes(20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=12), st.integers(0, 40), st.integers(1, 12)
+)  # fmt: skip
+def test_the_queue_knows_which_bytes_it_holds(
+    queued: list[tuple[int, int]], at: int, size: int
+) -> None:
+    half = Half(Flow(0, 0, A, 1, B, 2), AddressPair())
+    held: set[int] = set()
+    for start, length in queued:
+        node = QueuedSegment(start, start + length, 0, 0, bytes(length), False)
+        assert half.overlaps(node) == bool(held & set(range(start, start + length)))
+        half.hold(node)
+        held |= set(range(start, start + length))
+    assert [one.at for one in half.pending] == sorted({one.at for one in half.pending})
+    assert [one.end for one in half.pending] == sorted({one.end for one in half.pending})
+    asked = set(range(at, at + size))
+    assert half.holds(QueuedSegment(at, at + size, 0, 0, b"", False)) == (asked <= held)

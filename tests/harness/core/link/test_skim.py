@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_wire import healthy_exchange
+from tcp_follow import ByPython, Judging
 
 from freezeframe.harness.core.link import skim, skimpure
 from freezeframe.harness.core.link.check import plain
@@ -35,14 +36,16 @@ needs_native = pytest.mark.skipif(
 )
 FRAMES = healthy_exchange(12, (512, 8192, 65536))
 Told = list[tuple[Any, ...]]
+MOVED = ("offset", "next_seq", "acked", "edge", "max_window", "ts_recent", "steady")
+"""What a segment moves on in its two directions."""
 
 
 class Reader:
     """One way of reading a capture; ``told`` is all that comes out of it."""
 
-    def __init__(self, ports: frozenset[int]) -> None:
+    def __init__(self, ports: frozenset[int], kind: type[Reassembler]) -> None:
         self.told: Told = []
-        self.reassembler = Reassembler(ports=ports, max_connections=3)
+        self.reassembler = kind(ports=ports, max_connections=3)
         self.follower = Follower(DrbdLink(LinkOptions(must_match=bool(ports))))
 
     def take(self, events: Iterable[Any]) -> None:
@@ -56,7 +59,7 @@ class Reader:
 
     def end(self, t_ns: int) -> Told:
         self.told += [
-            (half.flow.number, half.offset, half.next_seq)
+            (half.flow.number, *(getattr(half, name) for name in MOVED))
             for half in self.reassembler.halves.values()
         ]
         self.take(self.reassembler.close(t_ns))
@@ -68,11 +71,12 @@ class Reader:
 def both_ways(
     frames: Sequence[bytes], cuts: Sequence[int], ports: frozenset[int], step_ns: int = STEPS_NS[0]
 ) -> tuple[Told, Told]:
-    """Everything fed, and skimmed in runs."""
+    """Each frame judged by all rules, and skimmed in runs; and in between, what goes on with a stream
+    taken the short way in Python."""
     outcome = []
-    for skimmed in (False, True):
+    for kind, skimmed in ((Judging, False), (ByPython, False), (Reassembler, True)):
         reader, edges = (
-            Reader(ports),
+            Reader(ports, kind),
             sorted({0, len(frames), *(cut % (len(frames) + 1) for cut in cuts)}),
         )
         for begin, end in itertools.pairwise(edges):
@@ -83,7 +87,8 @@ def both_ways(
             reader.run(data, end - begin, begin + 1, skimmed=skimmed)
             reader.take(reader.reassembler.tick(end * step_ns))
         outcome.append(reader.end(len(frames) * step_ns))
-    return outcome[0], outcome[1]
+    assert outcome[1] == outcome[0]
+    return outcome[0], outcome[2]
 
 
 def spoilt(frames: Sequence[bytes], rnd: random.Random, rate: float, kinds: str) -> list[bytes]:
