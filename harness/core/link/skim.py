@@ -41,7 +41,9 @@ else:
         )
 
         if not hasattr(Skimmer, "next_data"):
-            raise ImportError("the C module was built from older sources: .ci/setup builds it again")
+            raise ImportError(
+                "the C module was built from older sources: .ci/setup builds it again"
+            )
         NATIVE = True
     except ImportError:
         from freezeframe.harness.core.link.skimpure import (
