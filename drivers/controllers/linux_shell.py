@@ -31,8 +31,9 @@ An interrupt ends it in an interactive shell; another dies of a wrong parenthesi
 starts a new one."""
 _ESCAPES: Final = re.compile(r"^(?:\x1b\[[?0-9;]*[A-Za-z]|\r)+")
 """What a terminal's shell puts in front of a line."""
-_PROMPTS: Final = re.compile(r"(?:\S*[#$%] ?)?(?:> ?)*")
-"""Of lines that were typed ahead: a shell without a line editor prints them when it reads these."""
+_PROMPTS: Final = re.compile(r"(?:.*[#$%>] ?)?")
+"""Of lines that were typed ahead: a shell without a line editor prints them when it reads these, as
+many as there were lines, an empty one among them ("# # > > ")."""
 RESET_NS: Final = 200 * NS_PER_MS
 
 

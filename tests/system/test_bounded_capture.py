@@ -2,10 +2,10 @@
 stay right. And frames as long as the simulated link's bench file says."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from tshark import tshark
 
 from freezeframe.fixtures.pair import Incidents, run_scenario
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
@@ -59,14 +59,7 @@ def test_an_incident_keeps_the_window_around_its_trigger(
     ]
     if shutil.which("tshark"):
         wanted = f"frame.number=={trigger['offset_bytes']} && drbd.command==0x0019"
-        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap", "-Y", wanted]
-        shown = subprocess.run(
-            ["tshark", "-r", str(result.incident / "link.pcapng"), *options],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert len(shown.stdout.splitlines()) == 1
+        assert len(tshark(result.incident / "link.pcapng", "-Y", wanted)) == 1
 
 
 @pytest.mark.parametrize("mtu_bytes", [1500, 9000])
@@ -82,23 +75,14 @@ def test_the_simulated_link_has_frames_as_long_as_the_bench_file_says(
         bench.model_copy(update={"simulation": simulation}), "clean", seed=1, incidents=incidents
     )
     assert result.incident is not None and result.outcome == "pass", result.reasons
-    told = subprocess.run(
-        [
-            "tshark",
-            "--disable-protocol",
-            "tcpencap",
-            "-r",
-            "link.pcapng",
-            "-T",
-            "fields",
-            "-e",
-            "frame.len",
-        ],
-        cwd=result.incident,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    lengths = tshark(
+        result.incident / "link.pcapng",
+        "--disable-protocol",
+        "tcp",
+        "-T",
+        "fields",
+        "-e",
+        "frame.len",
     )
-    assert max(map(int, told.stdout.split())) == mtu_bytes + ETHERNET_HEADER_BYTES
+    assert max(map(int, lengths)) == mtu_bytes + ETHERNET_HEADER_BYTES
     assert result.record["capture"]["digests_checked"] == result.record["capture"]["writes"]

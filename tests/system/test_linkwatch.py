@@ -32,6 +32,7 @@ from link_script import (
     p_data,
     protocol,
 )
+from tshark import malformed, tshark
 
 from freezeframe.harness.core import events
 from freezeframe.harness.core.events import (
@@ -261,14 +262,8 @@ def test_a_clean_exchange_is_recorded_counted_and_gives_no_trigger(
     assert sum(len(frame.data) for frame in frames) == stats[-1].bytes_captured > 100 * 4096
     assert abs(frames[-1].t_ns - time.time_ns()) < 60e9
     if shutil.which("tshark"):
-        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
-        base = ["tshark", "-r", str(watch.path), *options]
-        malformed = subprocess.run(
-            [*base, "-Y", "_ws.malformed"], capture_output=True, text=True, check=True
-        )
-        assert malformed.stdout == ""
-        writes = [*base, "-Y", "drbd.command==0", "-T", "fields", "-e", "drbd.sector"]
-        listed = subprocess.run(writes, capture_output=True, text=True, check=True).stdout.split()
+        assert malformed(watch.path) == []
+        listed = tshark(watch.path, "-Y", "drbd.command==0", "-T", "fields", "-e", "drbd.sector")
         assert [int(sector) for sector in listed] == [8 * number for number in range(1, 101)]
 
 
@@ -438,13 +433,9 @@ def test_hours_of_link_stay_within_the_bound_and_a_trigger_keeps_its_window(
     assert first_no - 1 == stats.frames_stored
     assert [(one.sector, one.offset_bytes) for one in found] == [(89600, trigger.offset_bytes)]
     if shutil.which("tshark"):
-        options = ["--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
-        shown = subprocess.run(
-            ["tshark", "-r", str(watch.path), *options, "-Y", "drbd.sector==89600 && drbd.command==0", "-T", "fields",
-             "-e", "frame.number"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert shown.stdout.split() == [str(trigger.offset_bytes)]
+        wanted = "drbd.sector==89600 && drbd.command==0"
+        shown = tshark(watch.path, "-Y", wanted, "-T", "fields", "-e", "frame.number")
+        assert shown == [str(trigger.offset_bytes)]
 
 
 def test_a_killed_watch_leaves_its_segments(link: LinkPair, nodes: Nodes, tmp_path: Path) -> None:

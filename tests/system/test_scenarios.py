@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from outputs import contradicted
 from truths import ALSO, TRUTHS
+from tshark import malformed, tshark
 
 from freezeframe.fixtures.pair import Incidents
 from freezeframe.fixtures.pair import run_scenario as run_on
@@ -34,7 +35,6 @@ LINK_VERDICTS: dict[str, set[tuple[str, str]]] = {
 }
 """What a verdict on a fault made in the link may say when it says anything: no controller is to
 blame."""
-TSHARK = ["tshark", "--enable-heuristic", "drbd_tcp", "--disable-protocol", "tcpencap"]
 
 
 def assert_is_whole(path: Path) -> None:
@@ -44,15 +44,7 @@ def assert_is_whole(path: Path) -> None:
         ["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, timeout=60
     )
     assert summed.returncode == 0, summed.stdout + summed.stderr
-    malformed = subprocess.run(
-        [*TSHARK, "-r", "link.pcapng", "-Y", "_ws.malformed"],
-        cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert malformed.returncode == 0, malformed.stderr
-    assert malformed.stdout == ""
+    assert malformed(path / "link.pcapng") == []
     for side in ("primary", "secondary"):
         for name in ("console.log", "console.times", "state.json", "events.log", "set.zst"):
             assert (path / side / name).stat().st_size > 0, f"{side}/{name}"
@@ -149,24 +141,10 @@ def test_the_capture_holds_every_replicated_byte(
     ledger."""
     result = run_scenario("clean")
     assert result.incident is not None
-    told = subprocess.run(
-        [
-            *TSHARK,
-            "-r",
-            str(result.incident / "link.pcapng"),
-            "-Y",
-            "drbd",
-            "-T",
-            "fields",
-            "-e",
-            "drbd.command",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    shown = tshark(
+        result.incident / "link.pcapng", "-Y", "drbd", "-T", "fields", "-e", "drbd.command"
     )
-    commands = told.stdout.replace(",", "\n").split()
+    commands = [one for line in shown for one in line.split(",")]
     assert commands.count("0x0000") == result.record["capture"]["writes"]
     assert commands.count("0x0016") == result.record["capture"]["acks"]
     frames = sum(1 for _ in read_frames(result.incident / "link.pcapng"))

@@ -51,6 +51,18 @@ def test_a_line_behind_an_answer_in_the_same_read_is_kept() -> None:
     assert shell.await_line(lambda text: "sysrq" in text, SOON_NS) == "sysrq: Trigger a crash"
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    ["# ", "> > > ", "# # > > > ", "~ # > ", "[root@host ~]# > ", "$ > ", "root@a:~# # > "],
+)
+def test_the_prompts_of_lines_typed_ahead_stand_before_a_mark(prompts: str) -> None:
+    """A shell without a line editor prints one for each line when it reads it, also for an empty
+    one."""
+    line = Line(f"{prompts}@ff+N\nyes\n{prompts}@ff-N\n".encode())
+    assert Shell(line, line).ask("true", SOON_NS) == ["yes"]
+    assert line.now_ns < SOON_NS, "no second question"
+
+
 def test_empty_lines_take_their_place_in_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux_shell, "MAX_KEPT_BYTES", 1000)
     line = Line(b"\n" * 5000)
