@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from freezeframe.harness.core.configfile import Table
 from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.blindness import Demand
 from freezeframe.harness.core.link.linkrules import not_shown
 from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
 from freezeframe.harness.core.linkevents import LinkRule
@@ -91,6 +92,14 @@ class LinkTable(Table):
         if self.must_check is not None:
             return self.must_check
         return [one for one in CHECKABLE if one in self.tells]
+
+    @property
+    def demand(self) -> Demand:
+        """What the capture must show before its silence proves anything."""
+        return Demand(
+            protocol=self.protocol, tells=self.tells, ports=self.ports, interface=self.interface,
+            must_check=self.to_check, is_configured=True,
+        )  # fmt: skip
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """(key, what is wrong with it)"""

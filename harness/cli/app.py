@@ -92,7 +92,8 @@ def watch(
     """Watch a pair that other hosts write to, until Ctrl-C. Each trigger becomes an incident.
 
     After an incident the watch restarts, which takes some seconds. The next incident records the
-    gap.
+    gap. A watch without an incident ends with status 0 if its capture showed the link ([link]
+    must_check), else it says what was not seen, and the status is 4.
     """
     with reported(as_json):
         from freezeframe.harness.cli import runs

@@ -1,5 +1,6 @@
 """Implement the commands ``run`` and ``watch``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -160,7 +161,8 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
     described = load_bench(bench)
     prepare(described)
     view = WatchView(quiet=as_json)
-    results = []
+    results: list[campaign.Result] = []
+    unproved: Sequence[str] = ()
     try:
         for result in watching.watch(described, out_dir=out_dir, view=view):
             results.append(result)
@@ -169,10 +171,15 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
             else:
                 output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # The normal end of a watch.
+        unproved = stop.unproved if isinstance(stop, watching.Stopped) else unproved
         if not as_json:
             say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
+        for says in unproved:
+            err.print(f"  not seen: {escape(says)}", style="yellow", markup=False)
     finally:
         view.close()
+    if not results and unproved:
+        raise typer.Exit(EXIT_OF_OUTCOME["inconclusive"])
     raise typer.Exit(worst(EXIT_OF_OUTCOME[one.outcome] for one in results))

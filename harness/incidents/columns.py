@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from freezeframe.harness.core.verdict.assurance import data_equal
 from freezeframe.harness.core.verdict.record import IncidentRecord
 
 Value = str | int | bool | None
@@ -73,7 +74,7 @@ COLUMNS: Final = (
     Column(key="rule", title="trigger", read=_rule, shown=_or("-")),
     Column(key="kind", title="kind", value=lambda one: one.kind),
     Column(key="seen", title="seen", value=lambda one: one.seen),
-    Column(key="data_equal", title="data equal", read=lambda one: one.data_equal, shown=_EQUAL.__getitem__),
+    Column(key="data_equal", title="data equal", read=data_equal, shown=_EQUAL.__getitem__),
 )  # fmt: skip
 
 

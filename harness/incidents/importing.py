@@ -356,7 +356,7 @@ class _Import:
                     f"the capture does not show which digest was agreed on; it is {algorithm}: what was found fits no other"
                 )
         self._blind += self._sighting.sentences()
-        self._blind += importjudge.blindness(view, tells, self._sighting.frames)
+        self._blind += importjudge.blindness(view, ends, self._sighting.frames)
         for rule, count in view.withheld.items():
             self._notes.append(
                 f"{rule}: {count} hits are left out, because the capture cannot show what they rest on"

@@ -13,9 +13,8 @@ from freezeframe.harness.core.console.logtimes import LogTimes
 from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.console.triggers import Hit, Scanner
 from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
-from freezeframe.harness.core.link.blindness import BlindKind
+from freezeframe.harness.core.link.blindness import BlindKind, Demand, Sight, unproved
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
-from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.store import StoredIncident, link_runs
@@ -119,26 +118,21 @@ def with_algorithm(
     return ((view, hits), USUAL_ALGORITHM) if checked and is_proved else None
 
 
-def blindness(view: LinkView, tells: frozenset[Tell], frames: int) -> list[str]:
+def blindness(view: LinkView, ends: LinkEnds, frames: int) -> list[str]:
     """What this capture of so many frames did not show of the link, a sentence each."""
+    tells = ends.speak().tells
     if not tells:
         return ["the link is recorded and not understood: no protocol was named for it"]
-    seen = view.blindness(frames)
-    lacks, kinds = [one.says for one in seen], {one.kind for one in seen}
     totals = view.ledger.totals
-    if view.reassembler.gaps:
-        lacks.append(
-            f"the capture has {view.reassembler.gaps} holes: what was in them is not known"
-        )
-    if not totals.writes:
-        return lacks or ["no replicated write was captured: nothing could be checked"]
-    if Tell.ANSWER in tells and not totals.acks and BlindKind.ANSWERS_NOT_SHOWN not in kinds:
-        lacks.append(f"no answer to any of {totals.writes} replicated writes was captured")
-    if Tell.DIGEST in tells and not totals.digests_checked and BlindKind.NO_DIGEST not in kinds:
-        lacks.append(
-            f"no digest of {totals.writes} replicated writes was checked: the link carries none, or none that is known"
-        )
-    return lacks
+    sight = Sight(
+        writes=totals.writes, answers=totals.acks, digests_checked=totals.digests_checked,
+        gaps=view.reassembler.gaps, blind={one.kind: one.says for one in view.blindness(frames)},
+    )  # fmt: skip
+    demand = Demand(protocol=ends.protocol, tells=tells, ports=tuple(ends.ports))
+    lacks = unproved(demand, sight, wrote=None)
+    if sight.blind:
+        lacks.pop(BlindKind.NO_WRITE, None)  # the other sentences say why
+    return list(lacks.values())
 
 
 # --- the consoles -------------------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ import msgspec
 from freezeframe.harness.core.blocks.blockdiff import HexRow, hex_rows
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.assurance import data_equal, has_promises, lost_writes
 from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict, WriteKey
 from freezeframe.harness.core.verdict.statediff import field_rows
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report import pictures
 from freezeframe.harness.report.pictures import Lane, duration
-from freezeframe.harness.report.text import OUTCOME_MEANING, byte_count, watching_rows
+from freezeframe.harness.report.text import byte_count, meaning, watching_rows
 
 LINES_BEFORE: Final = 300
 LINES_AFTER: Final = 200
@@ -85,7 +86,7 @@ def page(dossier: Dossier) -> str:
         script_hash=f"sha256-{digest}",
         incident=dossier.stored.id,
         outcome=dossier.stored.outcome,
-        meaning=OUTCOME_MEANING.get(dossier.stored.outcome, ""),
+        meaning=meaning(record, dossier.stored.outcome),
         headline=headline(dossier),
         run=_run(record),
         cards=_cards(dossier),
@@ -196,17 +197,18 @@ def _set_cards(record: IncidentRecord) -> Iterator[Card]:
 
 
 def _data_cards(record: IncidentRecord) -> Iterator[Card]:
-    equal, lost, capture = record.data_equal, record.lost_acked_writes, record.capture
-    if equal is not None:
-        said, kind = ("yes", "good") if equal else ("NO", "bad")
-        yield Card("data equal", said, "host, primary, secondary", kind)
+    equal, lost, capture = data_equal(record), lost_writes(record), record.capture
+    between = "host, primary, secondary" if has_promises(record) else "primary, secondary"
+    said, kind = {True: ("yes", "good"), False: ("NO", "bad"), None: ("not compared", "")}[equal]
+    yield Card("data equal", said, "" if equal is None else between, kind)
     if lost is not None:
         unflushed = record.comparison.lost_unflushed_writes if record.comparison is not None else 0
         note = f"{unflushed} of them never flushed" if unflushed else ""
         yield Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good")
     if capture is not None:
         note = f"{capture.kernel_drops} dropped, {capture.digests_checked} digests checked"
-        kind = "bad" if capture.kernel_drops else ""
+        blind = [f"not seen: {one}" for one in capture.blind.values()]
+        note, kind = _short("; ".join([note, *blind])), "bad" if capture.kernel_drops else ""
         yield Card("frames captured", str(capture.packets or 0), note, kind)
 
 

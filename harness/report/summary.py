@@ -4,14 +4,16 @@ It leads with what happened, why, and what to do now; then at most MAX_FACTS fac
 all details and proofs. Everything in a record may come from a device, so all of it is escaped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.verdict.assurance import data_equal, has_promises, lost_writes
 from freezeframe.harness.core.verdict.evidence import link_ends
 from freezeframe.harness.core.verdict.record import (
     ActionRecord,
@@ -23,12 +25,12 @@ from freezeframe.harness.core.verdict.record import (
     WorkloadRecord,
 )
 from freezeframe.harness.report.text import (
-    OUTCOME_MEANING,
     OUTCOME_STYLE,
     TableRow,
     byte_count,
     canaries_in_words,
     duration,
+    meaning,
     recheck_in_words,
     table_of,
     text,
@@ -53,7 +55,7 @@ def summary(record: IncidentRecord, outcome: str, *, verbose: bool = False) -> R
 
 # --- what happened, why, what to do now ---------------------------------------------------------------------
 def _lead(record: IncidentRecord, outcome: str) -> list[TableRow]:
-    why = "; ".join(text(one) for one in record.reasons) or OUTCOME_MEANING.get(outcome, "")
+    why = "; ".join(text(one) for one in record.reasons) or meaning(record, outcome)
     seen = f" {_trigger_sentence(record.trigger, record)}" if record.trigger is not None else ""
     style = OUTCOME_STYLE.get(outcome, "")
     result = Text.assemble((outcome.upper(), style), f": {why}.{seen}")
@@ -203,18 +205,19 @@ def _data(record: IncidentRecord, workload: WorkloadRecord) -> TableRow:
         True: ("equal on both sides", "green"),
         False: ("NOT EQUAL on both sides", BAD),
         None: ("not compared", UNKNOWN),
-    }[record.data_equal]
+    }[data_equal(record)]
     return "data", Text.assemble(equal, "; ", _lost(record, workload))
 
 
 def _lost(record: IncidentRecord, workload: WorkloadRecord) -> tuple[str, str]:
-    lost = record.lost_acked_writes
+    lost = lost_writes(record)
     if lost is None:
-        no_journal = f" ({text(workload.driver)} keeps no journal)"
-        return (
-            f"lost acknowledged writes: not known{no_journal if workload.keeps_journal is False else ''}",
-            UNKNOWN,
-        )
+        why = ""
+        if workload.keeps_journal is False:
+            why = f" ({text(workload.driver)} keeps no journal)"
+        elif record.comparison is not None and not has_promises(record):
+            why = " (the journal compared with holds no acknowledged write)"
+        return f"lost acknowledged writes: not known{why}", UNKNOWN
     said = f"{lost or 'no'} acknowledged write{'s' if lost > 1 else ''} lost"
     unflushed = record.comparison.lost_unflushed_writes if record.comparison is not None else 0
     said += f", {unflushed} of them never flushed" if unflushed else ""
@@ -223,7 +226,7 @@ def _lost(record: IncidentRecord, workload: WorkloadRecord) -> tuple[str, str]:
 
 def _capture(capture: CaptureRecord | None) -> TableRow | None:
     if capture is None or capture == CaptureRecord():
-        return None
+        return "capture", Text("nothing is known of it", UNKNOWN)
     drops = capture.kernel_drops
     said = (
         f"{capture.packets or 0} frames, {capture.digests_checked} digests checked, {drops} dropped"
@@ -237,7 +240,11 @@ def _watched(record: IncidentRecord) -> TableRow | None:
     """Whether the consoles were proved to be watched: one fact; ``_details`` has the proofs."""
     silent = [side for side, one in record.canaries.items() if one.seen is not True]
     differing = [side for side, one in record.recheck.items() if one.agrees is False]
-    undone = [side for side, one in record.recheck.items() if one.agrees is None]
+    undone = [
+        side
+        for side, one in record.recheck.items()
+        if one.agrees is None or (one.agrees and not one.checked_bytes)
+    ]
     if not record.canaries and not record.recheck:
         return None
     problems = [
@@ -246,8 +253,16 @@ def _watched(record: IncidentRecord) -> TableRow | None:
         *(f"the recheck of the {side} was NOT DONE" for side in undone),
     ]
     if not problems:
-        return "consoles", Text("canaries heard, recheck agrees")
+        return "consoles", Text(", ".join(_heard_and_agrees(record)))
     return "consoles", Text("; ".join(problems), BAD if differing else UNKNOWN)
+
+
+def _heard_and_agrees(record: IncidentRecord) -> Iterator[str]:
+    """Which side was proved to be watched, and by what."""
+    for what, sides in (("canaries heard", record.canaries), ("recheck agrees", record.recheck)):
+        if sides:
+            only = "" if len(sides) == len(SIDES) else f" ({', '.join(sides)} only)"
+            yield f"{what}{only}"
 
 
 def _notes(record: IncidentRecord) -> TableRow | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.assurance import IMPORTED
 from freezeframe.harness.core.verdict.record import (
     CanaryRecord,
     IncidentRecord,
@@ -36,6 +37,14 @@ OUTCOME_MEANING: Final = {
     "interrupted": "the run was stopped before its end",
     "open": "the run is still going on",
 }
+
+
+def meaning(record: IncidentRecord, outcome: str) -> str:
+    """What an outcome means, where the record gives no reasons."""
+    if outcome == "pass" and record.scenario == IMPORTED:
+        return "nothing wrong was seen in what was imported"
+    return OUTCOME_MEANING.get(outcome, "")
+
 
 MAX_PLACES: Final = 5
 """Of what a recheck found wrong or did not judge, for each kind; incident.json has all."""
@@ -86,6 +95,8 @@ def recheck_in_words(record: IncidentRecord) -> str:
 def _recheck_in_words(found: RecheckRecord) -> str:
     if found.agrees is None:
         return f"NOT DONE: {text(found.reason or 'its record was too large or not there')}"
+    if found.agrees and not found.checked_bytes:
+        return "NOT DONE: nothing of it was recorded"
     size, hits = byte_count(found.checked_bytes), found.hits
     said = f"agrees ({size}, {hits} hit{'' if hits == 1 else 's'})"
     if not found.agrees:

@@ -14,6 +14,8 @@ from typing import Any, Final
 from freezeframe.harness.bench.benchfile import Bench, Scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.link.blindness import no_write_seen, not_understood, unproved
+from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
@@ -325,7 +327,8 @@ class ScenarioRun:
     # --- the outcome ------------------------------------------------------------------------------------------
     def _judge(self, session: Session) -> Outcome:
         outcome = self._judged(session)
-        self.reasons += filter(None, [linksight.not_understood(self.bench.link)])
+        link = self.bench.link
+        self.reasons += filter(None, [not_understood(link.protocol, link.tells)])
         return outcome
 
     def _judged(self, session: Session) -> Outcome:
@@ -359,14 +362,11 @@ class ScenarioRun:
             return "inconclusive" if is_unseen and any(missed.values()) else "fail"
         if record["data_equal"] is None:
             reasons.append("the data was not compared")
-        if not self.scenario.expect.detected and any(missed.values()):
-            reasons.append(
-                f"nothing triggered, but the capture missed {missed['kernel_drops']} frames and has {missed['gaps']} "
-                "gaps: what was in them nobody knows"
-            )
-        wrote = done is not None and done.writes_acked > 0
-        reasons += linksight.blind(self.bench.link, record["capture"], wrote=wrote)
-        reasons += linksight.unchecked(self.bench.link, record["capture"])
+        reasons += unproved(
+            self.bench.link.demand, linksight.sight_of(record["capture"]),
+            wrote=done is not None and done.writes_acked > 0,
+            by_silence=not self.scenario.expect.detected,
+        ).values()  # fmt: skip
         return "inconclusive" if reasons else "pass"
 
     def _judge_data(self, session: Session) -> Iterator[str]:
@@ -412,10 +412,12 @@ class ScenarioRun:
             raise (RigError if done.whose == "rig" else UsageError)(
                 f"the host's workload: {done.error}"
             )
-        unseen = linksight.no_write_seen(self.bench.link, record["capture"])
-        if done.writes_acked and unseen:
-            raise RigError(unseen)
+        demand = self.bench.link.demand
+        is_unseen = Tell.WRITE in demand.tells and not record["capture"].get("writes")
+        if done.writes_acked and is_unseen:
+            raise RigError(f"{no_write_seen(demand)} The host's writes were acknowledged")
         if self.journalled is not None and self.journalled != done.writes_acked:
+            record |= {"data_equal": None, "lost_acked_writes": None, "comparison": None}
             raise RigError(
                 f"the host's journal holds {self.journalled} acknowledged writes, the writer reported "
                 f"{done.writes_acked}: what was compared was not what was promised"

@@ -99,7 +99,7 @@ class Session:
         """When the workload's process last reported anything; 0: not yet."""
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
-        self._blindness = linksight.BlindTally()
+        self._blindness = linksight.BlindTally(opened.bench.link.demand)
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
@@ -345,8 +345,8 @@ class Session:
                 if event.level == "error":
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
-            case LinkStats(blind=blind):
-                for says in self._blindness.reported(blind):
+            case LinkStats():
+                for says in self._blindness.reported(event):
                     self.incident.note(f"blind on the link: {says}")
                     self.view.phase(f"blind on the link: {says}")
             case Disarmed():

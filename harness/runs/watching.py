@@ -4,13 +4,14 @@ them."""
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.link.blindness import not_understood, unproved
 from freezeframe.harness.core.policy import Guard, Limits
 from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.clock import WallReading, read_wall_clock
@@ -20,6 +21,7 @@ from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
+from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import TICK_S, Result, run_directory
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import View
@@ -36,6 +38,15 @@ def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Result]:
     Ends by exception."""
     with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
         yield from watch_opened(opened, out_dir=out_dir, view=view)
+
+
+class Stopped(KeyboardInterrupt):
+    """A watch without an incident was stopped, which is its regular end."""
+
+    def __init__(self, unproved: Sequence[str]) -> None:
+        super().__init__()
+        self.unproved = unproved
+        """What the capture of the link did not show, a sentence each."""
 
 
 class _BlindError(RigError):
@@ -113,6 +124,14 @@ def _blinded(
     return result, (lost_ns, time.monotonic_ns()), True
 
 
+def _unproved(session: Session) -> list[str]:
+    """What the capture did not show; whether anybody wrote, a watch does not know."""
+    link = session.opened.bench.link
+    missing = not_understood(link.protocol, link.tells)
+    lacks = unproved(link.demand, linksight.sight_now(session.observation.link), wrote=None)
+    return [*([missing] if missing else []), *lacks.values()]
+
+
 def _gap(disarmed_ns: Ns, stopped_ns: Ns, now: WallReading) -> str:
     """What is not seen between two incidents of a watch; an arming is good for one action."""
     seconds = (now.monotonic_ns - disarmed_ns) / 1e9
@@ -142,7 +161,7 @@ def _watch_once(
         opened,
         incident,
         view,
-        lambda: recovery.Compared(equal=True, detail="not compared in a watch"),
+        lambda: recovery.Compared(equal=None, detail="others go on writing"),
         guard=guard,
     )
     try:
@@ -168,9 +187,13 @@ def _watch_once(
         _close(
             session, incident, "rig-trouble" if isinstance(error, HarnessError) else "interrupted"
         )
+        if isinstance(error, KeyboardInterrupt) and before is None:
+            raise Stopped(_unproved(session)) from None
         raise
     stopped_ns = time.monotonic_ns()
     session.close()
+    for says in _unproved(session):
+        incident.note(f"not seen on the link: {says}")
     conclude(incident)
     cause = session.causes[0]
     incident.record["reasons"] = [

@@ -213,6 +213,24 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
     assert stored.altered() == []
 
 
+def test_a_watch_that_saw_no_write_proves_nothing(bench: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "watch", "--bench", str(bench)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output = Output(process)
+        output.until(b"watching")
+        process.send_signal(signal.SIGINT)
+        assert b"stopped; 0 incidents" in output.until(b"saw no replicated write")
+        assert process.wait(LIMIT_S) == 4
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _blob(tmp_path: Path) -> Path:
     """As many bytes as the volume holds."""
     blob = tmp_path / "blob"

@@ -136,5 +136,8 @@ def test_a_test_that_writes_fails_where_the_capture_sees_no_write(tmp_path: Path
         timeout=100,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "saw no replicated write" in done.stdout
+    assert "inconclusive: the capture saw no frame at all" in done.stdout
+    assert "saw no replicated write of protocol drbd on TCP port 7788" in done.stdout
     assert "2 passed, 1 error" in done.stdout
+    (incident,) = (tmp_path / "found").glob("2*")
+    assert StoredIncident.open(incident).outcome == "inconclusive"

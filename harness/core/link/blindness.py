@@ -1,16 +1,18 @@
 """What the capture of a replication link cannot see, and which conclusions that makes unsafe.
 
-One function decides it, from counters: the link watch asks it before a rule speaks, the run, the
-watch, the pytest plugin and the import when they judge. A conclusion that rests on what was *not*
-seen is withheld where it could not have been seen; a wrong digest and a refusal stay what they are,
-whatever else is hidden.
+``blindness`` decides it, from counters: the link watch asks it before a rule speaks. A conclusion
+that rests on what was *not* seen is withheld where it could not have been seen; a wrong digest and a
+refusal stay what they are, whatever else is hidden. ``unproved`` decides what a capture that has
+found nothing does not prove: the run, the watch, the pytest plugin and the import ask it when they
+judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from freezeframe.harness.core.link.addresses import canonical
@@ -42,7 +44,10 @@ class BlindKind(StrEnum):
     ANSWERS_NOT_SHOWN = "answers-not-shown"
     WRITES_NOT_SHOWN = "writes-not-shown"
     EXCHANGED = "exchanged"
+    NO_WRITE = "no-write"
     NO_DIGEST = "no-digest"
+    NO_ANSWER = "no-answer"
+    HOLES = "holes"
 
 
 class Blindness(NamedTuple):
@@ -123,6 +128,108 @@ def unsafe_events(found: list[Blindness]) -> frozenset[str]:
     return frozenset().union(*(one.unsafe for one in found))
 
 
+# --- what was not proved ------------------------------------------------------------------------------------
+QUIET: Final = frozenset({str(BlindKind.NOTHING_CAPTURED), str(BlindKind.NO_CONNECTION)})
+"""Kinds of blindness that a link on which nobody writes shows too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a capture must show before its silence proves anything."""
+
+    protocol: str
+    tells: frozenset[Tell]
+    ports: Sequence[int] = ()
+    """Empty: any."""
+    interface: str = ""
+    must_check: Sequence[str] = ("digest", "answer")
+    """Of "digest" and "answer": what must have been checked."""
+    is_configured: bool = False
+    """A bench file says so, in which it can be changed."""
+
+
+class Sight(NamedTuple):
+    """What a capture has shown."""
+
+    writes: int = 0
+    answers: int = 0
+    digests_checked: int = 0
+    frames_dropped: int = 0
+    gaps: int = 0
+    blind: Mapping[str, str] = MappingProxyType({})
+    """Kind of blindness -> sentence."""
+
+
+def unproved(
+    demand: Demand, sight: Sight, *, wrote: bool | None, by_silence: bool = True, enough: int = 1
+) -> dict[str, str]:
+    """Kind of blindness -> a sentence: what the capture did not show, so that nothing is proved by
+    its silence. Empty: all that was asked for was shown.
+
+    ``wrote``: whether the host wrote anything, so that there was something to be seen; None: not
+    known. ``by_silence`` False: what was expected was seen, and holes in the capture take nothing from
+    it. ``enough``: so many writes must have been seen before the lack of a digest or answer counts.
+    """
+    if Tell.WRITE not in demand.tells:
+        return {}
+    found: dict[str, str] = {}
+    for kind, says in sight.blind.items():
+        if kind != BlindKind.NO_DIGEST and (wrote is not False or kind not in QUIET):
+            found[kind] = says
+    if not sight.writes and wrote is not False:
+        found[BlindKind.NO_WRITE] = no_write_seen(demand)
+    if sight.writes >= enough:
+        found |= _not_checked(demand, sight, found.keys())
+    if by_silence and (sight.frames_dropped or sight.gaps):
+        holes = [
+            *([f"missed {sight.frames_dropped} frames"] if sight.frames_dropped else []),
+            *([f"has {sight.gaps} holes"] if sight.gaps else []),
+        ]
+        found[BlindKind.HOLES] = f"the capture {' and '.join(holes)}: what was in them is not known"
+    return found
+
+
+def no_write_seen(demand: Demand) -> str:
+    """A sentence for a capture without one replicated write."""
+    ports = " or ".join(map(str, sorted(demand.ports))) or "any"
+    where = f" on {demand.interface}" if demand.interface else ""
+    asks = "is it the replication link's interface, or its mirror port? " if where else ""
+    return (
+        f"the capture{where} saw no replicated write of protocol {demand.protocol} on TCP port {ports}: "
+        f"{asks}Is it that port?"
+    )
+
+
+def _not_checked(demand: Demand, sight: Sight, known: Collection[str]) -> dict[str, str]:
+    """What must be checked, and was not once."""
+    found: dict[str, str] = {}
+    for one, kind, count, is_said in (
+        ("digest", BlindKind.NO_DIGEST, sight.digests_checked, False),
+        ("answer", BlindKind.NO_ANSWER, sight.answers, BlindKind.ANSWERS_NOT_SHOWN in known),
+    ):
+        if count or is_said or one not in demand.must_check or Tell(one) not in demand.tells:
+            continue
+        says = f"no {one} was checked on the link, of {sight.writes} replicated writes"
+        if demand.is_configured:
+            others = ", ".join(f'"{other}"' for other in demand.must_check if other != one)
+            says += (
+                f"; if this link carries none: must_check = [{others}] in the bench file's [link]"
+            )
+        found[kind] = says
+    return found
+
+
+def not_understood(protocol: str, tells: frozenset[Tell]) -> str:
+    """Said once of a link whose protocol shows no write; "": it does."""
+    if Tell.WRITE in tells:
+        return ""
+    return (
+        f'the link was recorded and not understood ([link] protocol = "{protocol}"): consoles, data sets '
+        "and the comparison alone were judged"
+    )
+
+
+# --- one kind of blindness each -----------------------------------------------------------------------------
 def _hidden(state: LinkState) -> list[Blindness]:
     """Frames whose content a tunnel, a tag or a fragment hides."""
     total = sum(state.foreign.values())

@@ -225,9 +225,8 @@ class Recovery:
                 return self._pair_step("not in full duplex", event.detail, finish, now)
             case Compare(), Compared():
                 finish = self._finish(rejoined=True, data_equal=event.equal, detail=event.detail)
-                return self._pair_step(
-                    "data equal" if event.equal else "data differ", event.detail, finish, now
-                )
+                step = {True: "data equal", False: "data differ", None: "not compared"}[event.equal]
+                return self._pair_step(step, event.detail, finish, now)
             case Compare(), TimedOut():
                 finish = self._finish(rejoined=True, data_equal=None, detail=event.detail)
                 return self._pair_step("not compared", event.detail, finish, now)

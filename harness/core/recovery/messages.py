@@ -80,7 +80,8 @@ class Rejoined:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    equal: bool
+    equal: bool | None
+    """None: the data were not compared."""
     detail: str = ""
 
 

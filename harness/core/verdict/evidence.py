@@ -188,14 +188,18 @@ class Evidence:
         return self.trigger.t_match_ns if self.trigger is not None else None
 
     @property
-    def data_equal(self) -> bool:
-        """The volumes were compared, and hold what the host was promised."""
-        return self.comparison is not None and self.comparison.data_equal
+    def data_equal(self) -> bool | None:
+        """The volumes were compared, and hold what the host was promised; None: not compared."""
+        compared = self.comparison
+        if compared is None or (compared.data_equal and not compared.bytes_compared):
+            return None
+        return compared.data_equal
 
     @property
     def is_uneventful(self) -> bool:
-        """Nothing triggered, and the data of both sides are what the host was promised."""
-        return self.trigger is None and self.data_equal and not self.wrong_reads
+        """Nothing triggered, and no data were found wrong where they were compared. It does not say
+        that all of it was seen: ``assurance.not_judged``."""
+        return self.trigger is None and bool(self.data_equal) and not self.wrong_reads
 
     # --- what the capture is worth ----------------------------------------------------------------------------
     @property

@@ -31,7 +31,7 @@ def grade(e: Evidence) -> Grade:
 
 def _lacks(e: Evidence) -> Iterator[tuple[int, str]]:
     yield from _link(e)
-    for side in SIDES if not e.is_uneventful else ():
+    for side in SIDES:
         yield from _side(e, side)
     if e.journal is None:
         yield 1, e.journal_problem
@@ -57,8 +57,10 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
         yield 1, e.link_problem
     if e.capture_drops:
         yield 1, f"the capture dropped {e.capture_drops} frames"
-    for blind in e.link.blind if e.link.writes or not e.is_uneventful else ():
+    for blind in e.link.blind:
         yield 1, blind.says
+    if not e.link.writes and not e.link.blind and e.is_uneventful:
+        yield 2, "no replicated write was captured"
     if e.link.gaps:
         yield 1, f"the capture has {e.link.gaps} holes"
     if e.link.is_cut_short:
@@ -69,6 +71,10 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
 
 def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     own = e.sides[side]
+    if e.is_uneventful:  # nobody was asked for a set
+        if not own.console:
+            yield 1, f"there is no console log of the {side}"
+        return
     if own.set is None:
         yield (
             2,

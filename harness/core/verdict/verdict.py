@@ -14,6 +14,7 @@ from typing import Final
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.rootcause import StateRecord
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
+from freezeframe.harness.core.verdict.assurance import not_judged
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.core.verdict.findings import DATA_STAGES, Finding, Stage
 from freezeframe.harness.core.verdict.grade import Grade, grade
@@ -50,7 +51,7 @@ def judge(e: Evidence) -> Verdict:
     first = found[0] if found else None
     if first is None:
         return Verdict(
-            conclusive=e.is_uneventful, text=_text(e, None, (), quality), reason=_reason(e, None),
+            conclusive=e.is_uneventful and not not_judged(e), text=_text(e, None, (), quality), reason=_reason(e, None),
             t_detect_ns=e.t_detect_ns, evidence_grade=quality.letter, evidence_lacks=quality.lacks,
             not_seen=_not_seen(e), not_checked=_not_checked(e), clocks=_clocks(e),
             state_differences=state_differences,
@@ -214,7 +215,7 @@ def _reason(e: Evidence, first: Finding | None) -> str:
     """Why it is not conclusive; "" when it is."""
     if first is None:
         if e.is_uneventful:
-            return ""
+            return "; ".join(not_judged(e))
         if e.trigger is None:
             return "nothing triggered, and the data of the two sides were not compared"
         return f"nothing in the evidence explains the trigger {e.trigger.rule}"
@@ -273,7 +274,13 @@ def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality
     """One or two sentences for a person."""
     if first is None:
         if e.is_uneventful:
-            return "Nothing diverged."
+            unknown = not_judged(e)
+            if not unknown:
+                return "Nothing diverged."
+            return (
+                "No difference was found, but not all could be judged: "
+                f"{'; '.join(unknown)} (evidence grade {quality.letter})."
+            )
         return f"Inconclusive: {_reason(e, first)} (evidence grade {quality.letter})."
     if not first.conclusive:
         open_stages = " or ".join(str(one) for one in first.candidates)
@@ -321,5 +328,9 @@ def _sentence(e: Evidence, first: Finding) -> str:
             found = f": {first.found}" if first.found else ""
             return f"The {first.side}'s answer{_named(first)} was wrong, {first.kind}{found}"
         case _:
-            data = "The data agree" if e.data_equal else "The data were not compared"
+            data = {
+                True: "The data agree",
+                False: "The data differ",
+                None: "The data were not compared",
+            }[e.data_equal]
             return f"{data}; {first.kind} on the {first.side}"

@@ -2,19 +2,26 @@
 same."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from link_script import P, S
 from link_wire import healthy_exchange
 
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
 from freezeframe.harness.core.link.blindness import (
     ENOUGH_WRITES,
+    QUIET,
     BlindKind,
+    Demand,
     HeardDirection,
     LinkState,
+    Sight,
     blindness,
+    unproved,
     unsafe_events,
 )
 from freezeframe.harness.core.link.ipheaders import Foreign
@@ -195,3 +202,67 @@ def test_refusals_and_digests_stay_what_they_are_without_the_other_direction() -
     assert "missing-ack" in unsafe
     assert not unsafe & {"digest-mismatch", "neg-ack", "broken-stamp"}
     assert unsafe <= set(EVENTS)
+
+
+# --- what was not proved --------------------------------------------------------------------------
+SEEN = Sight(writes=40, answers=40, digests_checked=40)
+OF_THE_STATE = [
+    str(one)
+    for one in BlindKind
+    if one not in (BlindKind.NO_WRITE, BlindKind.NO_ANSWER, BlindKind.HOLES)
+]
+SIGHTS = st.builds(
+    Sight, writes=st.sampled_from([0, 1, 15, 40]), answers=st.sampled_from([0, 40]),
+    digests_checked=st.sampled_from([0, 40]), frames_dropped=st.sampled_from([0, 3]),
+    gaps=st.sampled_from([0, 2]),
+    blind=st.dictionaries(st.sampled_from(OF_THE_STATE), st.just("said"), max_size=2),
+)  # fmt: skip
+MUST = st.lists(st.sampled_from(["digest", "answer"]), unique=True)
+
+
+def demand(*must_check: str, tells: frozenset[Tell] = frozenset(Tell)) -> Demand:
+    return Demand(protocol="drbd", tells=tells, ports=(7788,), must_check=must_check)
+
+
+def test_a_sight_that_shows_all_proves_all() -> None:
+    """The speech to the silences below."""
+    for wrote in (True, False, None):
+        assert unproved(demand("digest", "answer"), SEEN, wrote=wrote) == {}
+
+
+@given(sight=SIGHTS, must=MUST, wrote=st.none() | st.booleans())
+def test_what_was_not_seen_is_a_sentence(sight: Sight, must: list[str], wrote: bool | None) -> None:
+    found = unproved(demand(*must), sight, wrote=wrote)
+    assert all(found.values())
+    assert (BlindKind.HOLES in found) == bool(sight.gaps or sight.frames_dropped)
+    assert (BlindKind.NO_WRITE in found) >= (not sight.writes and wrote is not False)
+    if sight.writes:
+        unchecked = "digest" in must and not sight.digests_checked
+        assert (BlindKind.NO_DIGEST in found) == unchecked
+        no_answer = "answer" in must and not sight.answers
+        assert bool({"no-answer", "answers-not-shown"} & found.keys()) >= no_answer
+    loud = sight.blind.keys() - {BlindKind.NO_DIGEST} - (QUIET if wrote is False else set())
+    assert loud <= found.keys()
+    if not found:
+        assert sight.writes or wrote is False
+        assert (sight.digests_checked or "digest" not in must) or not sight.writes
+
+
+def test_a_protocol_that_shows_no_write_is_asked_for_nothing() -> None:
+    assert unproved(demand("digest", tells=frozenset()), Sight(), wrote=True) == {}
+    shown = demand("digest", "answer", tells=frozenset({Tell.WRITE, Tell.ANSWER}))
+    assert unproved(shown, SEEN._replace(digests_checked=0), wrote=True) == {}
+
+
+def test_the_sentence_says_what_to_change_in_the_bench_file() -> None:
+    asked = replace(demand("digest", "answer"), is_configured=True)
+    (says,) = unproved(asked, SEEN._replace(digests_checked=0), wrote=True).values()
+    assert "no digest was checked on the link, of 40 replicated writes" in says
+    assert 'must_check = ["answer"]' in says
+
+
+def test_holes_take_nothing_from_what_was_seen() -> None:
+    holed = SEEN._replace(gaps=2, frames_dropped=3)
+    (says,) = unproved(demand(), holed, wrote=True).values()
+    assert says.startswith("the capture missed 3 frames and has 2 holes")
+    assert unproved(demand(), holed, wrote=True, by_silence=False) == {}
