@@ -11,7 +11,7 @@ from console_adapter import ConsoleAdapter
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
-from freezeframe.harness.core.recovery import Compared
+from freezeframe.harness.core.recovery.messages import Compared
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
