@@ -30,6 +30,17 @@ class WrongDeviceError(RigError):
     nothing is sent to it."""
 
 
+class DriverError(RigError):
+    """A driver does not do what its role promises: the text names the driver, the method and what is
+    expected. The driver's own RigError, WireError and UsageError are not this."""
+
+    def __init__(self, text: str, *, is_broken: bool = True) -> None:
+        """``is_broken``: asking again changes nothing. Not so for an error that the device's bytes may
+        have caused, such as a ValueError."""
+        super().__init__(text)
+        self.is_broken = is_broken
+
+
 class LineGoneError(RigError):
     """A serial line or a stream has ended, or its adapter is gone: nothing can be asked."""
 

@@ -14,6 +14,21 @@ from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.rootcause import RootCauseSet as RootCauseSet
 
 
+class Secret:
+    """A password or a key that a driver needs. It is shown nowhere: its text is ``reveal()``."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+
 @runtime_checkable
 class ByteLink(Protocol):
     """A serial line or a stream that behaves like one. Bytes arrive in order or not at all; never
@@ -82,7 +97,12 @@ class SetEntry:
 
 
 class Controller(Protocol):
-    """A storage controller's control link: identify, freeze, collect. One dialogue at a time."""
+    """A storage controller's control link: identify, freeze, collect. One dialogue at a time.
+
+    A driver is made by ``NAME(side, link, serial_number=...)``. When its class has an attribute
+    ``Options``, a dataclass whose fields are str, int, float, bool or Secret, it is made with
+    ``options=Options(...)`` too, from ``[SIDE.options]`` of the bench file.
+    """
 
     side: Side
     link: ByteLink
@@ -151,12 +171,33 @@ class Rehearsing(Protocol):
 
 
 @runtime_checkable
-class Serviceable(Printing, Protocol):
-    """What a controller offers beside Controller; absent on some devices."""
+class Acknowledging(Protocol):
+    """A controller that may free a root cause data set once it has been pulled."""
 
     def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply: ...
-    def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply: ...
+
+
+@runtime_checkable
+class FaultArming(Protocol):
+    """A controller that produces faults by itself, for a scenario."""
+
+    def set_faults(self, identity: Identity, plan: Mapping[str, Any], deadline_ns: Ns) -> Reply:
+        """Arm ``plan``: {"seed": int, "faults": [{"kind", "side", "at_write", "count", "delay_ms"}]}.
+        No faults: disarm."""
+        ...
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """A controller whose event log can be made more detailed, for a redrive."""
+
     def set_trace_level(self, identity: Identity, level: int, deadline_ns: Ns) -> Reply: ...
+
+
+@runtime_checkable
+class Serviceable(Printing, Acknowledging, FaultArming, Tracing, Protocol):
+    """All that a controller may offer beside Controller. No part needs the others: FreezeFrame asks
+    for the part that it uses."""
 
 
 @runtime_checkable

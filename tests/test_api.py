@@ -67,9 +67,17 @@ class Volume:
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         if offset_bytes + length_bytes > len(self.data) and self.fault != "end":
             raise UsageError("beyond the end")
+        if self.fault == "short":
+            length_bytes -= 1
+        if self.fault == "text":
+            return "text"  # type: ignore[return-value]
+        if self.fault == "raises":
+            return bytes(1 // 0)
         return bytes(self.data[offset_bytes : offset_bytes + length_bytes])
 
     def write(self, offset_bytes: int, data: bytes, *, fua: bool = False) -> None:
+        if offset_bytes + len(data) > len(self.data) and self.fault != "end of writes":
+            raise UsageError("beyond the end")
         if self.fault == "fua" and fua:
             return
         if self.fault == "wraps" and offset_bytes >= 1 << 20:
@@ -102,7 +110,11 @@ def test_a_volume_passes() -> None:
         ("fua", "with fua"),
         ("wraps", "leaves the others"),
         ("overwrite", "overwritten sector"),
-        ("end", "beyond the end"),
+        ("end", "read beyond the end"),
+        ("end of writes", "write beyond the end"),
+        ("short", r"511 bytes|read back"),
+        ("text", r"read\(\) returned str"),
+        ("raises", r"read\(\) raised ZeroDivisionError"),
     ],
 )
 def test_a_wrong_volume_is_named(fault: str, words: str) -> None:
@@ -128,11 +140,15 @@ class Supply:
             on = not self.on[side]
         if self.fault != "stuck":
             self.on[side] = on
+        if self.fault == "both":
+            self.on = {"primary": on, "secondary": on}
 
     def output(self, side: Side) -> bool:
-        return self.on[side]
+        return "on" if self.fault == "a word" else self.on[side]  # type: ignore[return-value]
 
     def measure(self, side: Side) -> tuple[float, float]:
+        if self.fault == "a number":
+            return 12.0  # type: ignore[return-value]
         return (12.0, 0.4) if self.on[side] or self.fault == "blind" else (0.01, 0.0)
 
     def close(self) -> None: ...
@@ -151,6 +167,9 @@ def test_a_supply_passes_and_is_left_on() -> None:
         ("stuck", r"output\(\) returns False"),
         ("toggles", r"output\(\) returns False"),
         ("blind", "measured: 12.0 V"),
+        ("both", "leaves the output of the secondary as it is"),
+        ("a number", r"measure\(\) returned float"),
+        ("a word", r"output\(\) returned str"),
     ],
 )
 def test_a_wrong_supply_is_named(fault: str, words: str) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr
 
 from freezeframe.harness.bench.linktable import LinkTable
+from freezeframe.harness.bench.options import OPTION_WORDS, is_source
 from freezeframe.harness.core import configfile
 from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
 from freezeframe.harness.core.console import rules
@@ -28,6 +29,8 @@ from freezeframe.harness.wire import control
 from freezeframe.harness.wire.faults import FAULTS, MAX_FAULTS, FaultKind
 
 PLACEHOLDERS: Final = ("{run}", "{supply_port}")
+MAX_SERIAL_CHARS: Final = 252
+"""The longest field of a standard: SCSI's unit serial number page."""
 KIB: Final = 1024
 MIB: Final = 1 << 20
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
@@ -68,9 +71,10 @@ class RigTable(Table):
 class ControllerTable(Table):
     driver: Name
     serial_number: Annotated[
-        str, Field(pattern=r"^[!-~]+$", max_length=control.SERIAL_NUMBER_BYTES)
+        str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=MAX_SERIAL_CHARS)
     ]
-    """Expected serial number. A controller with another one is never instructed."""
+    """Expected serial number. A controller with another one is never instructed. Its driver may
+    allow less."""
     console: Text
     """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
     control: Text
@@ -81,6 +85,8 @@ class ControllerTable(Table):
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
+    options: Annotated[dict[Name, object], Field(max_length=64)] = Field(default_factory=dict)
+    """What the driver's ``Options`` takes. A secret is ``{ env = NAME }`` or ``{ file = PATH }``."""
 
 
 class PowerTable(Table):
@@ -184,6 +190,17 @@ class Bench(Table):
                     ("secondary", key),
                     "is also a line of the primary; each controller needs its own",
                 )
+        for side in SIDES if self.simulation is not None else ():
+            if len(self.controller(side).serial_number) > control.SERIAL_NUMBER_BYTES:
+                most = control.SERIAL_NUMBER_BYTES
+                yield (
+                    (side, "serial_number"),
+                    f"a simulated controller's has at most {most} characters",
+                )
+        for side in SIDES:
+            for name, value in self.controller(side).options.items():
+                if not isinstance(value, str | int | float | bool) and not is_source(value):
+                    yield (side, "options", name), "is no option; allowed: " + OPTION_WORDS
         for key, wrong in self.link.faults():
             yield ("link", key), wrong
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
@@ -337,10 +354,16 @@ def attached(bench: Bench) -> str:
     lines = []
     for name, table in tables.items():
         lines.append(f"[{name}]")
-        # Strings, numbers, booleans and lists of strings have the same form in JSON and TOML.
-        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    """Strings, numbers, booleans and lists of strings have the same form in JSON and TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
 
 
 # --- finding and reading ------------------------------------------------------------------------------------

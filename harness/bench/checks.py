@@ -2,10 +2,12 @@
 ``freezeframe check``, and which scenarios a bench can run."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
+from freezeframe.harness.bench.boundary import constructor_problem
+from freezeframe.harness.bench.options import problems
 from freezeframe.harness.bench.registry import load as load_driver
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.system import CheckResult
@@ -63,6 +65,13 @@ def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
         programs: Sequence[str] = (
             getattr(loaded, "programs", tuple)() if role is HostWorkload else ()
         )
+        wrong = _wrong_with_controller(bench, name, loaded) if role is Controller else []
+        for problem in wrong:
+            yield CheckResult(
+                name=f"driver of {name}", status="problem", detail=f"driver {driver!r}: {problem}"
+            )
+        if wrong:
+            continue
         missing = [one for one in programs if shutil.which(one) is None]
         said = (
             f"{driver}: {', '.join(missing)} is not installed on this machine"
@@ -74,6 +83,13 @@ def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
         )
 
 
+def _wrong_with_controller(bench: Bench, side: str, maker: Callable[..., object]) -> list[str]:
+    """What keeps a controller's driver from being made, as far as that shows without its line."""
+    options = bench.controller("primary" if side == "primary" else "secondary").options
+    wrong = constructor_problem(maker)
+    return [*([wrong] if wrong else []), *problems(maker, options)]
+
+
 def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[CheckResult]:
     try:
         scenario = load_scenario(path)
@@ -82,17 +98,17 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
             yield CheckResult(name="scenario", status="problem", detail=line)
         return
     name = f"scenario {scenario.name}"
-    problems = []
+    wrong = []
     unknown = [rule for rule in scenario.expect.rules if rule not in rule_names]
     if rule_names and unknown and len(unknown) == len(scenario.expect.rules):
-        problems.append(
+        wrong.append(
             f"none of its expected rules is in the bench's rule files: {', '.join(unknown)}"
         )
     writes = bench.with_workload(scenario.workload).workload.writes
     for fault in scenario.faults:
         last = fault.at_write + fault.spread_writes
         if fault.kind is not FaultKind.HUNG_WARMSTART and last > writes:
-            problems.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
+            wrong.append(f"{fault.kind} strikes at write {last}, the workload has {writes}")
     why_not = unplayable(bench, scenario)
     if why_not:
         yield CheckResult(
@@ -100,12 +116,11 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         )
         return
     if scenario.name != path.stem:
-        problems.append(f"its file is called {path.name}")
+        wrong.append(f"its file is called {path.name}")
     yield from (
-        CheckResult(name=name, status="problem", detail=f"{path}: {problem}")
-        for problem in problems
+        CheckResult(name=name, status="problem", detail=f"{path}: {problem}") for problem in wrong
     )
-    if not problems:
+    if not wrong:
         yield CheckResult(name=name, status="ok", detail=scenario.title)
 
 

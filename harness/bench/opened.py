@@ -12,22 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from freezeframe.harness.bench import registry
+from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.bench.benchfile import Bench, RigTable
 from freezeframe.harness.bench.simulation import Simulation
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.edge.serial_link import SerialLink, open_serial
 from freezeframe.harness.edge.shared_line import SharedLine
-from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
+from freezeframe.harness.errors import DriverError, RigError, WireError, WrongDeviceError
 from freezeframe.harness.rigs.daemon import RigConfig
 from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 from freezeframe.harness.roles import (
     ByteLink,
     Controller,
+    FaultArming,
     HostPort,
     Identity,
     PowerRail,
-    Serviceable,
 )
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
@@ -100,8 +100,9 @@ class OpenBench:
             bench = bench.resolve(self.virtual.directory, 0)
         self.bench = bench
         if bench.power is not None and (only is None or self.simulation is not None):
-            make_power = registry.load(bench.power.driver, PowerRail)
-            power = self.power = make_power(
+            power = self.power = boundary.make_power(
+                registry.load(bench.power.driver, PowerRail),
+                bench.power.driver,
                 bench.power.resource,
                 volts=bench.power.volts,
                 limit_a=bench.power.limit_a,
@@ -141,7 +142,7 @@ class OpenBench:
             return
         for side, plan in plans.items():
             controller = self.controllers[side]
-            if not isinstance(controller, Serviceable):
+            if not isinstance(controller, FaultArming):
                 raise RigError(f"the {side} controller's driver cannot arm faults")
             reply = controller.set_faults(
                 self.identify(side, deadline_in(5.0)), dict(plan), deadline_in(5.0)
@@ -153,8 +154,8 @@ class OpenBench:
 
     def _open_lines(self, side: Side, *, with_console: bool) -> None:
         table = self.bench.controller(side)
-        make_controller = registry.load(table.driver, Controller)
-        breaks = bool(getattr(make_controller, "sends_break", False))
+        maker = registry.load(table.driver, Controller)
+        breaks = bool(getattr(maker, "sends_break", False))
         control: ByteLink
         if table.control == table.console:
             line = self._open_line(side, table.console, table.console_baud, breaks=breaks)
@@ -164,7 +165,15 @@ class OpenBench:
             control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
             if with_console:
                 self.consoles[side] = self._open_line(side, table.console, table.console_baud)
-        self.controllers[side] = make_controller(side, control, serial_number=table.serial_number)
+        self.controllers[side] = boundary.make_controller(
+            maker,
+            table.driver,
+            side,
+            control,
+            serial_number=table.serial_number,
+            options=table.options,
+            folder=self.bench.path.parent,
+        )
 
     def _open_line(self, side: Side, url: str, baud: int, *, breaks: bool = False) -> SerialLink:
         line = open_serial(url, baud=baud, breaks=breaks)
@@ -208,6 +217,8 @@ class OpenBench:
             except WrongDeviceError:
                 raise
             except (RigError, WireError) as error:
+                if isinstance(error, DriverError) and error.is_broken:
+                    raise
                 if time.monotonic_ns() >= deadline_ns:
                     raise RigError(f"{complaint} ({error})") from error
 
@@ -261,8 +272,8 @@ class OpenBench:
     def host(self, side: Side) -> HostPort:
         """Return the side's volume as its host sees it. A secondary's may be read-only."""
         table = self.bench.controller(side)
-        port: HostPort = registry.load(table.host_driver, HostPort)(table.host)
-        return port
+        maker = registry.load(table.host_driver, HostPort)
+        return boundary.make_host(maker, table.host_driver, side, table.host)
 
     def close(self) -> None:
         self._closing.close()

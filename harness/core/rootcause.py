@@ -16,6 +16,11 @@ from freezeframe.harness.errors import WireError
 from freezeframe.harness.wire import control, rootcause
 from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, EventCode
 
+ALL_EVENTS: Final = frozenset(code.name for code in EventCode)
+"""``RootCauseSet.tells`` of a log that lacks nothing."""
+KNOWN_EVENTS: Final = ALL_EVENTS | {"REPL_BUFFER_CHANGED"}
+"""All names that a verdict draws conclusions from. The last is no record of the simulator's: the
+sender found its buffer changed after it had made the digest."""
 EventRecord = Mapping[str, Any]
 """One record of an event log: seq, uptime_ns, name, level, and the code's own arguments by name."""
 StateRecord = Mapping[str, Any]
@@ -26,6 +31,16 @@ MAX_DEPTH: Final = 16
 """Maximum nesting of lists and maps. Known sets have 4 levels."""
 MAX_ITEMS: Final = 1 << 20
 """Maximum number of values in all lists and maps of a set."""
+MAX_EVENTS: Final = 1 << 20
+"""Maximum number of event records of a set that a driver decodes."""
+_EVENT_HEAD: Final = {"seq": int, "uptime_ns": int, "name": str, "level": str}
+"""What each event record holds."""
+_FEWER_ARGUMENTS: Final = {
+    "BOOT": (),
+    "REPL_DIGEST_FAILED": ("sector", "bytes"),
+    "REPL_BUFFER_CHANGED": ("sector", "bytes"),
+}
+"""Records of which a verdict reads less than ``wire.rootcause`` gives them."""
 LAST_INLINE_VALUE: Final = 23
 HEAD_BYTES: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 """Additional information of a CBOR head -> bytes of the value that follow it."""
@@ -44,9 +59,14 @@ class RootCauseSet:
     events: Sequence[EventRecord] = field(default_factory=list)
     """Event records, oldest first: seq, uptime_ns, name, level, and the code's own arguments by
     name."""
-    tells: frozenset[str] | None = None
-    """Names of the event records that this log always contains when such an event happens; None:
-    all names. The absence of any other record proves nothing."""
+    tells: frozenset[str] = frozenset()
+    """Names of the event records that this log always contains when such an event happens. The
+    absence of any other record proves nothing."""
+
+    @property
+    def tells_each_write(self) -> bool:
+        """Whether the log follows each write from the host to the peer's answer."""
+        return self.tells >= ALL_EVENTS
 
 
 def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
@@ -66,6 +86,7 @@ def decode(stored: bytes, sha256: bytes | str | None = None) -> RootCauseSet:
         header=_checked_map(content["header"], "header", rootcause.HEADER_KEYS),
         state=_checked_map(content["state"], "state", rootcause.STATE_KEYS),
         events=_decoded_events(content["events"]),
+        tells=ALL_EVENTS,
     )
 
 
@@ -92,6 +113,70 @@ def decode_cbor(data: bytes) -> Any:
         return cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError) as error:
         raise WireError(f"not CBOR: {error}"[:200], 0, data) from error
+
+
+# --- sets that a driver has decoded from a format of its own -------------------------------------
+def state_record(**known: object) -> dict[str, object]:
+    """A state record with all keys of STATE_KEYS: those given, and what says nothing for the rest.
+    Further keys are kept as they are, and shown."""
+    nothing: dict[str, object] = dict.fromkeys(rootcause.STATE_KEYS, 0)
+    nothing |= {"uuids": [], "last_writes": [], "bitmap": [], "faults": []}
+    nothing |= {"queues": {}, "cache": {}, "diagnostics": {}}
+    return nothing | known
+
+
+def set_header(**known: object) -> dict[str, object]:
+    """A set's header with all keys of HEADER_KEYS, in the same way."""
+    nothing: dict[str, object] = dict.fromkeys(rootcause.HEADER_KEYS, 0)
+    nothing |= {"kind": "", "incident_id": b"", "model": "", "serial_number": ""}
+    return nothing | {"firmware_version": ""} | known
+
+
+def required_arguments(name: str) -> tuple[str, ...]:
+    """The arguments that an event record of this name must have, whole numbers; () for a name of a
+    driver's own."""
+    if name in _FEWER_ARGUMENTS:
+        return _FEWER_ARGUMENTS[name]
+    return EVENT_ARGUMENTS[EventCode[name]] if name in EventCode.__members__ else ()
+
+
+def wrong_with(found: object) -> str:
+    """Why ``found`` is no RootCauseSet that can be judged; "": it is one."""
+    if not isinstance(found, RootCauseSet):
+        return f"{type(found).__name__} is not a RootCauseSet"
+    for name, part, keys in (
+        ("header", found.header, rootcause.HEADER_KEYS),
+        ("state", found.state, rootcause.STATE_KEYS),
+    ):
+        if not isinstance(part, Mapping):
+            return f"the set's {name} is {type(part).__name__}, not a map"
+        missing = [key for key in keys if key not in part]
+        if missing:
+            return f"the set's {name} lacks {', '.join(missing)}"
+    if not isinstance(found.tells, frozenset | set):
+        return f"the set's tells is {type(found.tells).__name__}, not a set of event names"
+    return _wrong_with_events(found.events)
+
+
+def _wrong_with_events(events: object) -> str:
+    if not isinstance(events, Sequence) or isinstance(events, str | bytes):
+        return f"the set's events are {type(events).__name__}, not a list"
+    if len(events) > MAX_EVENTS:
+        return f"the set has {len(events)} event records, the limit is {MAX_EVENTS}"
+    last = -1
+    for at, record in enumerate(events):
+        if not isinstance(record, Mapping):
+            return f"event {at} is {type(record).__name__}, not a map"
+        for key, kind in _EVENT_HEAD.items():
+            if not isinstance(record.get(key), kind):
+                return f"event {at} has no {key!r} of type {kind.__name__}"
+        if record["seq"] <= last:
+            return f"event {at} has seq {record['seq']} after {last}: seq must rise"
+        last = record["seq"]
+        for key in required_arguments(record["name"]):
+            if not isinstance(record.get(key), int):
+                return f"event {at} ({record['name']}) has no {key!r} that is a whole number"
+    return ""
 
 
 def event_lines(events: Sequence[EventRecord]) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
-from freezeframe.harness.bench import registry
+from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.core.blocks.blockdiff import BlockDiff
 from freezeframe.harness.core.blocks.blockstamp import Write, journal_span
@@ -366,7 +366,7 @@ def decode_set(record: IncidentRecord, side: Side, data: bytes) -> RootCauseSet:
     if who is None or not isinstance(reader, SetReader):
         return rootcause.decode(data, sha256)
     rootcause.check_sha256(data, sha256)
-    return reader.decode_set(data, who.serial_number)
+    return boundary.decoded(driver, side, reader.decode_set, data, who.serial_number)
 
 
 def _trigger_ends(triggers: Sequence[TriggerRecord], side: Side) -> list[tuple[int, str, bool]]:

@@ -28,13 +28,19 @@ from freezeframe.harness.core.recovery.messages import (
     Replied,
     TimedOut,
 )
-from freezeframe.harness.errors import LineGoneError, RigError, WireError
+from freezeframe.harness.errors import (
+    DriverError,
+    HarnessError,
+    LineGoneError,
+    RigError,
+    WireError,
+)
 from freezeframe.harness.roles import (
+    Acknowledging,
     Clock,
     Controller,
     Reply,
     RootCauseSet,
-    Serviceable,
     SetEntry,
 )
 
@@ -129,7 +135,7 @@ class Carrier:
                     raise AssertionError("Finish is not carried out")
                 case _ as never:
                     assert_never(never)
-        except (RigError, WireError) as error:
+        except HarnessError as error:
             return TimedOut(detail=str(error), line_gone=isinstance(error, LineGoneError))
 
     def _await_reply(self, action: AwaitReply) -> RecoveryEvent:
@@ -154,7 +160,7 @@ class Carrier:
                 seen = self._reach.controllers[action.side].identify(
                     min(now + IDENTIFY_STEP_NS, action.deadline_ns)
                 )
-            except (RigError, WireError) as error:
+            except HarnessError as error:
                 # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
                 last, is_gone = str(error), isinstance(error, LineGoneError)
                 self._pause(ASK_AGAIN_S)
@@ -200,9 +206,13 @@ class Carrier:
                 self._incident.set_aside(side)
             self._incident.missing_set(side, str(error))
             return PullBroke(side=side, reason=str(error), arrived_bytes=0)
-        except RigError as error:
+        except HarnessError as error:
+            # What has arrived stays: also a driver that cannot read it has passed it on.
             self._incident.missing_set(side, str(error))
-            return PullBroke(side=side, reason=str(error), arrived_bytes=arrived_bytes)
+            is_broken = isinstance(error, DriverError) and error.is_broken
+            return PullBroke(
+                side=side, reason=str(error), arrived_bytes=arrived_bytes, resumable=not is_broken
+            )
         self._incident.store_set(side, pulled)
         if not entry.complete:
             # All that there is: the controller was stopped before it had stored it whole.
@@ -225,7 +235,7 @@ class Carrier:
             arrived = bytearray()
             try:
                 self._reach.controllers[side].pull(entry, b"", deadline_ns, arrived.extend)
-            except (RigError, WireError) as error:
+            except HarnessError as error:
                 self._incident.note(
                     f"{side}: the set saved before the redrive was not pulled: {error}"
                 )
@@ -251,12 +261,12 @@ class Carrier:
         """The set is safe here: the controller may free it. One that does not understand keeps
         it."""
         controller = self._reach.controllers[side]
-        if not isinstance(controller, Serviceable):
+        if not isinstance(controller, Acknowledging):
             return
         try:
             entry = next(one for one in controller.sets(deadline_ns) if one.set_id == entry_id)
             reply = controller.acknowledge(entry, controller.identify(deadline_ns), deadline_ns)
             if not reply.ok:
                 self._incident.note(f"{side}: would not free its set: {reply.status}")
-        except (RigError, WireError, StopIteration) as error:
+        except (HarnessError, StopIteration) as error:
             self._incident.note(f"{side}: its set was not acknowledged: {error}")

@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 
 STATE_TIMEOUT_S: Final = 5.0
@@ -26,7 +26,7 @@ def remember_healthy(opened: OpenBench, incident: Incident) -> None:
         }  # fmt: skip
         try:
             incident.store_healthy(side, controller.state(deadline_in(STATE_TIMEOUT_S)))
-        except (RigError, WireError) as error:
+        except HarnessError as error:
             incident.note(f"{side}: no state record of its health: {error}")
     incident.record |= {
         "controllers": known_controllers,

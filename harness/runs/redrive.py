@@ -30,7 +30,7 @@ from freezeframe.harness.core.redrive import (
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.incident import MAX_LINE_BYTES, Incident
 from freezeframe.harness.incidents.store import JOURNAL
-from freezeframe.harness.roles import HostPort, Preparable, Serviceable
+from freezeframe.harness.roles import HostPort, Preparable, Tracing
 from freezeframe.harness.watch.reflex_io import sequence_number
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
@@ -143,7 +143,7 @@ class Redrive:
     def _trace(self, level: control.TraceLevel) -> None:
         for side in SIDES:
             controller = self._opened.controllers[side]
-            if not isinstance(controller, Serviceable):
+            if not isinstance(controller, Tracing):
                 self._incident.note(f"{side}: its driver has no trace level")
                 continue
             try:

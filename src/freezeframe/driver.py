@@ -6,8 +6,16 @@ file then names it. ``freezeframe.testing`` checks a driver against its role.
 """
 
 from freezeframe.harness.core.events import SIDES, Ns, Side
-from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.rootcause import (
+    ALL_EVENTS,
+    RootCauseSet,
+    required_arguments,
+    set_header,
+    state_record,
+)
+from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import (
+    DriverError,
     HarnessError,
     RigError,
     UsageError,
@@ -15,19 +23,24 @@ from freezeframe.harness.errors import (
     WrongDeviceError,
 )
 from freezeframe.harness.roles import (
+    Acknowledging,
     ByteLink,
     Clock,
     Controller,
+    FaultArming,
     HostPort,
     HostWorkload,
     Identity,
     PowerRail,
     Preparable,
     Printing,
+    Rehearsing,
     Reply,
+    Secret,
     Serviceable,
     SetEntry,
     SetReader,
+    Tracing,
 )
 from freezeframe.harness.wire.control import PAIR_STATE_NAMES, PairState
 from freezeframe.harness.wire.drbd import Role
@@ -40,34 +53,45 @@ from freezeframe.harness.wire.rootcause import (
 )
 
 __all__ = [
-    "EVENT_ARGUMENTS",
-    "HEADER_KEYS",
-    "PAIR_STATE_NAMES",
-    "SIDES",
-    "STATE_KEYS",
+    "ALL_EVENTS",
+    "Acknowledging",
     "ByteLink",
     "Clock",
     "Controller",
+    "DriverError",
+    "EVENT_ARGUMENTS",
     "EventCode",
+    "FaultArming",
+    "HEADER_KEYS",
     "HarnessError",
     "HostPort",
     "HostWorkload",
     "Identity",
+    "MonotonicClock",
     "Ns",
+    "PAIR_STATE_NAMES",
     "PairState",
     "PowerRail",
     "Preparable",
     "Printing",
+    "Rehearsing",
     "Reply",
     "RigError",
     "Role",
     "RootCauseSet",
+    "SIDES",
+    "STATE_KEYS",
+    "Secret",
     "Serviceable",
     "SetEntry",
     "SetReader",
     "Side",
+    "Tracing",
     "UsageError",
     "WireError",
     "WriteStage",
     "WrongDeviceError",
+    "required_arguments",
+    "set_header",
+    "state_record",
 ]

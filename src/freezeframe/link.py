@@ -10,6 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from freezeframe.harness.core.link.pdus import (
+        NoPdu,
+        Pdu,
+        PduConnection,
+        PduDirection,
+        PduLink,
+        PduStream,
+        Strays,
+    )
     from freezeframe.harness.core.link.protocol import (
         API_VERSION,
         Answer,
@@ -91,7 +100,12 @@ _SEAM: Final = (
 """What a replication protocol of your own is made of; entry points of the group freezeframe.links."""
 _HOMES.update((name, ("freezeframe.harness.core.link.protocol", name)) for name in _SEAM)
 
+_PARTS: Final = ("NoPdu", "Pdu", "PduConnection", "PduDirection", "PduLink", "PduStream", "Strays")
+"""A protocol of whole messages, except for its format."""
+_HOMES.update((name, ("freezeframe.harness.core.link.pdus", name)) for name in _PARTS)
+
 __all__ = [
+    "NoPdu", "Pdu", "PduConnection", "PduDirection", "PduLink", "PduStream", "Strays",
     "ControlFrame", "Drbd", "DrbdH80", "DrbdH95", "DrbdH100", "DrbdSession", "RingSocket",
     "bind_port", "dissect", "read_packets", "sniff", "started_sniffer", "API_VERSION", "Answer",
     "AnswerKind", "Barrier", "BarrierAnswer", "Closed", "Direction", "Hole", "Leaving",

@@ -25,7 +25,7 @@ from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
 SERIAL = "FFSIM-S-0001"
 RING = b"".join(
-    RECORD.pack(n, n, 0x22, 1, 0, n * 0x9E3779B97F4A7C15 % 2**64, n**7 % 2**64, n, 0)
+    RECORD.pack(n, n, 0x22 if n else 0x01, 1, 0, n * 0x9E3779B97F4A7C15 % 2**64, n**7 % 2**64, n, 0)
     for n in range(9000)
 )
 
@@ -50,6 +50,7 @@ class Firmware:
         header: dict[str, Any] = dict.fromkeys(HEADER_KEYS, 0)
         header |= {
             "set_id": self.sets.next_id,
+            "serial_number": SERIAL,
             "kind": int(kind),
             "reason": int(reason),
             "boot_epoch": self.boot_epoch,
@@ -221,7 +222,7 @@ class Wrong(SimArray):
         ("invented", "None at its deadline"),
         ("warmstart", "does not begin a new boot"),
         ("sets", "one new set"),
-        ("silent", "bytes to progress, not 0"),
+        ("silent", "it passed 0"),
         ("damaged", "SHA-256"),
         ("from-the-start", "passes on the second, no more"),
     ],

@@ -65,6 +65,7 @@ class VendorLink:
     ports = (PORT,)
     tells = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by = "status"
+    host_addresses = False
     wireshark = "vendor.id == {write_id}"
     console_texts = ()
 

@@ -110,7 +110,7 @@ class SideEvidence:
     def tells(self, *names: str) -> bool:
         """Whether the set's log would hold such records if anything of the kind had happened in its
         time."""
-        return self.set is not None and (self.set.tells is None or self.set.tells.issuperset(names))
+        return self.set is not None and self.set.tells.issuperset(names)
 
     def named(self, *names: str) -> list[EventRecord]:
         """Records of the incident's time."""

@@ -86,7 +86,7 @@ def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
         yield 1, f"there is no console log of the {side}"
     if own.set is None:
         return
-    if own.set.tells is not None:
+    if not own.set.tells_each_write:
         yield 1, f"the {side}'s event log tells what went wrong, not each write's way"
     if own.clock is None:
         yield 1, f"nothing ties the {side}'s clock to ours"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.rootcause import ALL_EVENTS, RootCauseSet
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
 from freezeframe.harness.core.verdict.evidence import gather
 from freezeframe.harness.core.verdict.record import IncidentRecord
@@ -40,7 +40,7 @@ def log(*told: Told) -> RootCauseSet:
         }
         for seq, (name, *values) in enumerate(told)
     ]
-    return RootCauseSet(header={}, state={}, events=events)
+    return RootCauseSet(header={}, state={}, events=events, tells=ALL_EVENTS)
 
 
 def kinds(primary: RootCauseSet, secondary: RootCauseSet) -> list[str]:

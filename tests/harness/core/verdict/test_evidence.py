@@ -41,7 +41,7 @@ def shifted(outcome: Outcome, by_ns: int) -> dict[str, Any]:
             event if event["name"] == "BOOT" else {**event, "uptime_ns": event["uptime_ns"] + by_ns}
             for event in one.events
         ]
-        sets[side] = RootCauseSet(header=one.header, state=one.state, events=events)
+        sets[side] = replace(one, events=events)
     parts["sets"] = sets
     parts["consoles"] = {
         side: (console, [(t_ns + by_ns, at) for t_ns, at in reads])
@@ -73,7 +73,7 @@ def foreign_event(parts: dict[str, Any], by_ns: int) -> dict[str, Any]:
         "bytes": SIZE, "digest": 1, "computed": 2,
     }  # fmt: skip
     events = [own.events[0], record, *own.events[1:]]
-    more = RootCauseSet(header=own.header, state=own.state, events=events)
+    more = replace(own, events=events)
     return parts | {"sets": parts["sets"] | {"secondary": more}}
 
 
@@ -84,7 +84,7 @@ def foreign_scrub(parts: dict[str, Any], by_ns: int) -> dict[str, Any]:
         "expected_crc32": 1, "found_crc32": 2,
     }  # fmt: skip
     events = [own.events[0], record, *own.events[1:]]
-    more = RootCauseSet(header=own.header, state=own.state, events=events)
+    more = replace(own, events=events)
     return parts | {"sets": parts["sets"] | {"secondary": more}}
 
 
@@ -162,7 +162,7 @@ def test_the_same_record_and_line_of_the_incidents_own_time_are_heard() -> None:
             *own.events[2:],
             {**own.events[1], "uptime_ns": own.events[-1]["uptime_ns"]},
         ]
-        more = RootCauseSet(header=own.header, state=own.state, events=events)
+        more = replace(own, events=events)
         e = evidence(later | {"sets": later["sets"] | {"secondary": more}})
         assert any(one.lba == SECTOR for one in findings(e)), foreign.__name__
     now = armed_ns(parts) + NS_PER_S
@@ -208,9 +208,7 @@ def test_the_triggers_own_write_comes_before_an_earlier_one() -> None:
         e,
         sides={
             **e.sides,
-            "secondary": replace(
-                e.secondary, set=RootCauseSet(header=own.header, state=own.state, events=events)
-            ),
+            "secondary": replace(e.secondary, set=replace(own, events=events)),
         },
     )
     verdict = judge(more)

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import struct
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def lying(found: RootCauseSet | None) -> RootCauseSet | None:
         "write_no": 3,
     }
     state = {**found.state, "faults": [{"kind": "lost_write", "at_write": 3, "fired": 1}]}
-    return RootCauseSet(header=found.header, state=state, events=[fired, *found.events])
+    return replace(found, state=state, events=[fired, *found.events])
 
 
 @pytest.mark.parametrize("kind", ["bit_flip_receiver", "stall", "wrong_barrier_count"])
