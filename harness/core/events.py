@@ -57,6 +57,9 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     """Sides to instruct, in this order."""
     console: str = ""
     """Name of the console where a side has several."""
+    struck: int = 0
+    """``Arm.arming`` of the frames that went out for the hits of this read; they are reported
+    next. 0: none did."""
 
 
 class FrameSent(Event, tag="frame-sent", frozen=True, kw_only=True):
@@ -203,6 +206,22 @@ class Arm(Event, tag="arm", frozen=True, kw_only=True):
     """The newest arming of whose frames the supervisor knows. A reflex that has written those of a
     later one ignores this message: it crossed the strike, and its frames may be for a boot that is
     over."""
+    gentle: list[str] = []
+    """Rules whose frames only save: those of ``frames["REASON save"]``."""
+    muted: list[str] = []
+    """Rules that send no frame now."""
+
+
+class Record(Event, tag="record", frozen=True, kw_only=True):
+    """Supervisor -> reflex and linkwatch: what comes from now on belongs to another incident."""
+
+    paths: dict[str, list[str]]
+    """Console -> its console.log and console.times; "link" -> its capture file."""
+
+
+class Recorded(Event, tag="recorded", frozen=True, kw_only=True):
+    """Reflex or linkwatch -> supervisor: ``Record`` is carried out. What was reported before is of
+    the incident before, offsets and packet numbers included."""
 
 
 class NewRules(Event, tag="new-rules", frozen=True, kw_only=True):
@@ -229,6 +248,8 @@ AnyEvent = (
     | Disarm
     | Disarmed
     | Arm
+    | Record
+    | Recorded
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -76,9 +76,14 @@ class CaptureRing:
     """
 
     def __init__(
-        self, path: Path, make: Callable[[Path, str], PcapngWriter], bounds: Bounds
+        self,
+        path: Path,
+        make: Callable[[Path, str], PcapngWriter],
+        bounds: Bounds,
+        first_no: int = 1,
     ) -> None:
-        """``make`` creates a file, with a comment or "". Raises RigError."""
+        """``make`` creates a file, with a comment or "". ``first_no``: number of the first frame
+        that will be written. Raises RigError."""
         self.path = path
         self.full = ""
         """Why no more frames are recorded although they should be; "": no problem."""
@@ -88,7 +93,7 @@ class CaptureRing:
         self._bounds = bounds
         self._segment_bytes = max(MIN_SEGMENT_BYTES, bounds.max_bytes // 2 // SEGMENTS)
         self._older: deque[_Segment] = deque()
-        self._first_no = 1
+        self._first_no = first_no
         """Of the current file."""
         self._t_began_ns: Ns | None = None
         self._t_last_ns: Ns = 0

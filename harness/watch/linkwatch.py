@@ -35,6 +35,8 @@ from freezeframe.harness.core.events import (
     Note,
     Ns,
     ProcessReady,
+    Record,
+    Recorded,
     Stop,
     StreamEnded,
     Trigger,
@@ -48,7 +50,7 @@ from freezeframe.harness.edge.capture_ring import Bounds, CaptureRing
 from freezeframe.harness.edge.frame_source import FrameSource, open_source
 from freezeframe.harness.edge.packet_ring import InterfaceGone
 from freezeframe.harness.edge.pcapng import PcapngWriter
-from freezeframe.harness.errors import HarnessError, UsageError
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.wire import drbd
 
 STATS_INTERVAL_NS: Final = NS_PER_S // 4
@@ -161,15 +163,7 @@ class Linkwatch:
             scapy_socket=config.scapy_socket,
         )
         try:
-            self._disk = CaptureRing(
-                Path(config.pcapng_path),
-                self._new_file,
-                Bounds(
-                    max_bytes=config.capture_mib << 20,
-                    before_ns=int(config.before_s * NS_PER_S),
-                    after_ns=int(config.after_s * NS_PER_S),
-                ),
-            )
+            self._disk = self._new_ring(Path(config.pcapng_path), 1)
         except BaseException:
             self._source.close()
             raise
@@ -181,6 +175,39 @@ class Linkwatch:
         self._disk_told = False
         self._stopping = False
         self._start_realtime_ns = time.time_ns()
+
+    def _new_ring(self, path: Path, first_no: int) -> CaptureRing:
+        config = self._config
+        bounds = Bounds(
+            max_bytes=config.capture_mib << 20,
+            before_ns=int(config.before_s * NS_PER_S),
+            after_ns=int(config.after_s * NS_PER_S),
+        )
+        return CaptureRing(path, self._new_file, bounds, first_no)
+
+    def _record_into(self, path: Path) -> None:
+        """What was captured until now stays where it is; the next frame is the first one of
+        ``path``. What is understood of the connections goes on."""
+        self._drain()
+        try:
+            fresh = self._new_ring(path, self._packets + 1)
+        except RigError as error:
+            self._note(f"the link is recorded where it was: {error}")
+        else:
+            self._close_disk()
+            self._disk, self._disk_told = fresh, False
+            self._start_realtime_ns = time.time_ns()
+        self._events.put(Recorded(t_ns=time.monotonic_ns()))
+
+    def _close_disk(self) -> None:
+        statistics = self._source.statistics()
+        self._disk.close(
+            start_ns=self._start_realtime_ns,
+            end_ns=time.time_ns(),
+            frames_received=statistics.received,
+            frames_dropped=statistics.dropped,
+        )
+        self._tell_stats(final=True)
 
     def _new_file(self, path: Path, comment: str) -> PcapngWriter:
         return PcapngWriter(
@@ -232,6 +259,8 @@ class Linkwatch:
                 self._stopping = True
             elif isinstance(event, KeepCapture):
                 self._disk.freeze(event.t_ns)
+            elif isinstance(event, Record):
+                self._record_into(Path(event.paths["link"][0]))
             elif isinstance(event, ExpectStamps) and self._view is not None:
                 writer = SoleWriter(event.volume, event.seed, event.first_lba, event.sectors)
                 self._view.expect_stamps(writer if event.sectors else None)
@@ -376,14 +405,7 @@ class Linkwatch:
         if self._view is not None:
             with contextlib.suppress(Exception):
                 self._trigger(self._view.close(time.monotonic_ns()))
-        statistics = self._source.statistics()
-        self._disk.close(
-            start_ns=self._start_realtime_ns,
-            end_ns=time.time_ns(),
-            frames_received=statistics.received,
-            frames_dropped=statistics.dropped,
-        )
-        self._tell_stats(final=True)
+        self._close_disk()
         deadline_ns = time.monotonic_ns() + NS_PER_S
         self._triggers.finish(deadline_ns)
         self._events.finish(deadline_ns)

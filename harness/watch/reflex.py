@@ -9,8 +9,11 @@ one action.
 """
 
 import os
+import select
 import sys
 from time import monotonic_ns
+
+import msgspec
 
 from freezeframe.harness.core import events
 from freezeframe.harness.core.console.triggers import Hit
@@ -20,6 +23,7 @@ from freezeframe.harness.watch import reflex_io, reflex_record
 class Reflex:
     def __init__(self, config: reflex_io.ReflexConfig) -> None:
         self.book, self.consoles = reflex_io.make_consoles(config, self.strike)
+        self.records = {console.name: console for console in self.consoles.values()}
         self.armed = reflex_io.Armed(config.control)
         self.sent: list[reflex_io.Attempt] = []
         self.is_stopping = False
@@ -30,6 +34,9 @@ class Reflex:
             config.event_fd: self.out.room,
             **dict.fromkeys(self.inboxes, self.read_events),
         }
+        if config.line_fd is not None:
+            self.handlers[config.line_fd] = self.read_line
+            self.poller.register(config.line_fd, select.EPOLLIN)
         self.out.tell([reflex_io.ready(config)])
 
     def run(self) -> None:
@@ -76,9 +83,10 @@ class Reflex:
     ) -> None:
         for hit in hits:
             self.strike(hit.rule)
-        self.tell(
-            console.triggers(hits, data, t_ns, self.sent[0].t_ns if self.sent else monotonic_ns())
+        t_match_ns, struck = (
+            (self.sent[0].t_ns, self.armed.struck) if self.sent else (monotonic_ns(), 0)
         )
+        self.tell(console.triggers(hits, data, t_ns, t_match_ns, struck))
 
     def tell(self, triggers: list[events.Event]) -> None:
         self.out.tell([*triggers, *(one.event(self.armed.struck) for one in self.sent)])
@@ -94,18 +102,35 @@ class Reflex:
             elif isinstance(event, events.NewRules):
                 self.tell(reflex_io.replace_rules(self.book, event, self.consoles.values()))
             elif isinstance(event, events.Trigger):
-                self.fire(self.armed.volley(event.source, event.instruct))
-                self.tell([event])
+                self.fire(self.armed.volley(event.source, event.instruct, event.rule))
+                self.tell(
+                    [msgspec.structs.replace(event, struck=self.armed.struck if self.sent else 0)]
+                )
+            elif isinstance(event, events.Record):
+                self.out.flush_all()
+                self.tell(reflex_io.record_elsewhere(event, self.records.values()))
             self.armed.aim(self.book)
             self.is_stopping |= isinstance(event, events.Stop)
         if received is None:
             self.is_stopping |= fd == reflex_io.STDIN_FD
             self.end(fd, self.inboxes[fd].name, "closed")
 
+    def read_line(self, fd: int) -> None:
+        """A line was opened again: use it from here on."""
+        if (line := reflex_io.receive_line(fd)) is None:
+            self.poller.unregister(fd)
+        else:
+            self.armed.use(self.book, line)
+            if line.console_fd >= 0:
+                self.consoles[line.console_fd] = self.records[line.console].again(line.copy_fd)
+                self.handlers[line.console_fd] = self.read_console
+                self.poller.register(line.console_fd, select.EPOLLIN)
+
     def end(self, fd: int, stream: str, error: str) -> bool:
         self.poller.unregister(fd)
-        self.consoles.pop(fd, None)
         self.book.forget(stream)
+        if self.consoles.pop(fd, None) is not None:
+            self.armed.lose(self.book, fd)
         self.out.tell([events.StreamEnded(t_ns=monotonic_ns(), stream=stream, error=error)])
         return False
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +52,7 @@ WRITE_LIMIT_NS: Final = 50 * NS_PER_MS
 """Write timeout of a control line, after which the frame is reported as failed. A frame is 50
 bytes, 5 ms at 115,200 baud."""
 MAX_CONFIG_BYTES: Final = 4 << 20
+MAX_LINE_BYTES: Final = 4096
 STDIN_FD: Final = 0
 READ_BYTES: Final = 64 << 10
 LAST_WORDS_NS: Final = NS_PER_S
@@ -74,6 +76,21 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     none."""
 
 
+class NewLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A message on ``ReflexConfig.line_fd``, as JSON with its descriptors beside it: a line was
+    opened again."""
+
+    side: Side
+    console: str = ""
+    """Name of the console in the reflex; "": it is no console."""
+    fds: list[str]
+    """What the descriptors beside the message are, in order: console, control, copy."""
+    console_fd: int = -1
+    control_fd: int = -1
+    copy_fd: int = -1
+    """Of the process that received it; -1: not sent."""
+
+
 class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The first line on the standard input of the reflex, as JSON."""
 
@@ -85,6 +102,8 @@ class ReflexConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sides to instruct for rules without ``instruct``: the policy of the bench."""
     trigger_fd: int | None = None
     """Pipe on which linkwatch sends events.Trigger."""
+    line_fd: int | None = None
+    """Unix socket on which lines that were opened again arrive."""
     event_fd: int = 1
     realtime: bool = True
 
@@ -142,6 +161,8 @@ class Armed:
         self.by_rule: dict[int, Volley] = {}
         """Writes per console rule that instructs a side."""
         self._arming = 0
+        self._gentle: frozenset[str] = frozenset()
+        self._muted: frozenset[str] = frozenset()
         self.struck = 0
         """Arming of the newest frames that were written."""
 
@@ -152,9 +173,26 @@ class Armed:
             self.clear()
         elif event.seen >= self.struck:
             self._frames, self.by_rule, self._arming = event.frames, {}, event.arming
+            self._gentle, self._muted = frozenset(event.gentle), frozenset(event.muted)
 
     def clear(self) -> None:
         self._frames, self.by_rule = None, {}
+
+    def use(self, book: RuleBook, line: "NewLine") -> None:
+        """A line was opened again."""
+        if line.control_fd >= 0:
+            old_fd = self._control.get(line.side)
+            self._control = {**self._control, line.side: line.control_fd}
+            if old_fd is not None and line.control_fd != line.console_fd:
+                os.close(old_fd)
+        self.aim(book)
+
+    def lose(self, book: RuleBook, fd: int) -> None:
+        """A console has ended; it may have been a control line, too. Its descriptor is closed, and
+        nothing is written to its number any more."""
+        self._control = {side: one for side, one in self._control.items() if one != fd}
+        os.close(fd)
+        self.aim(book)
 
     def spend(self) -> None:
         """The frames were written: an arming is good for one action."""
@@ -164,7 +202,8 @@ class Armed:
     def aim(self, book: RuleBook) -> None:
         if self._frames is not None:
             self.by_rule = {
-                rule: self.volley("console", who) for rule, who in enumerate(book.instructed)
+                rule: self.volley("console", who, book.rules[rule].name)
+                for rule, who in enumerate(book.instructed)
             }
 
     def rehearse(self, book: RuleBook, consoles: int, now_ns: Ns) -> None:
@@ -175,11 +214,11 @@ class Armed:
             book.scanner.rehearse(lambda _rule: write_frames(self._nowhere))
             self._rehearse_due_ns = now_ns + REHEARSED_NS * consoles
 
-    def volley(self, reason: str, who: Sequence[Side]) -> Volley:
+    def volley(self, reason: str, who: Sequence[Side], rule: str) -> Volley:
         """Return the writes for one trigger; empty when nothing is armed or no side is instructed."""
-        if self._frames is None:
+        if self._frames is None or rule in self._muted:
             return []
-        frames = self._frames.get(reason, {})
+        frames = self._frames.get(f"{reason} save" if rule in self._gentle else reason, {})
         return [(side, frames.get(side), self._control.get(side)) for side in who]
 
 
@@ -300,6 +339,31 @@ def make_inboxes(config: ReflexConfig) -> tuple[dict[int, Inbox], select.epoll]:
     except OSError as error:
         raise RigError(f"descriptor {fd} cannot be watched: {error.strerror}") from error
     return inboxes, poller
+
+
+def receive_line(fd: int) -> NewLine | None:
+    """Return a line that was opened again, with its descriptors; None: that was no such message."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as lines:
+            data, fds, _, _ = socket.recv_fds(lines, MAX_LINE_BYTES, len(NewLine.__struct_fields__))
+        for one in fds:
+            os.set_blocking(one, False)
+        line = msgspec.json.decode(data, type=NewLine)
+        named = dict(zip((f"{name}_fd" for name in line.fds), fds, strict=True))
+        return msgspec.structs.replace(line, **named)
+    except (OSError, ValueError, TypeError):  # msgspec.DecodeError is a ValueError
+        return None
+
+
+def record_elsewhere(event: events.Record, consoles: Iterable[Console]) -> list[Event]:
+    """Record what comes from now on into the files named; the caller has recorded the rest."""
+    reports: list[Event] = []
+    for console in consoles:
+        if console.name in event.paths and (
+            note := console.record_into(*event.paths[console.name])
+        ):
+            reports.append(note)
+    return [*reports, events.Recorded(t_ns=monotonic_ns())]
 
 
 def replace_rules(

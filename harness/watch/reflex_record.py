@@ -54,11 +54,10 @@ class Console:
         self.label = label
         self.name = label or f"{side} console"
         self._book = book
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._log_fd = os.open(log_path, flags, 0o644)
-        self._times_fd = os.open(times_path, flags, 0o644)
+        self._log_fd, self._times_fd = _open(log_path), _open(times_path)
         self._recorded_from = os.fstat(self._log_fd).st_size
-        """A restarted reflex continues at the end of the record."""
+        """Offset in the record of the first byte read. A restarted reflex continues at the end of
+        the record; negative: this record began later."""
         self._read_bytes = 0
         """Read since."""
         self._before = bytearray()
@@ -73,11 +72,41 @@ class Console:
         """Offset after the last byte read."""
         return Place(self._read_bytes, bytes(self._before[-REPLAY_BYTES:]))
 
+    def record_into(self, log_path: str, times_path: str) -> Note | None:
+        """Record into other files from the next byte on. If they cannot be opened, return a note
+        and keep the old ones."""
+        try:
+            fds = [_open(log_path)]
+            fds.append(_open(times_path))
+        except OSError as error:
+            text = f"{self.name}: {error.filename}: {error.strerror}: recorded as before"
+            return Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")
+        os.close(self._log_fd)
+        os.close(self._times_fd)
+        self._log_fd, self._times_fd = fds
+        self._recorded_from = os.fstat(self._log_fd).st_size - self._read_bytes
+        self._is_recording = True
+        return None
+
+    def again(self, copy_fd: int) -> "Console":
+        """Its line was opened again. No text is found across the gap."""
+        if self._copy_fd >= 0:
+            os.close(self._copy_fd)
+        self._copy_fd = copy_fd
+        self._before.clear()
+        self._book.remember(self.name, self.side, self.place)
+        return self
+
     def triggers(
-        self, hits: list[Hit], data: bytes, t_arrival_ns: Ns, t_match_ns: Ns
+        self,
+        hits: list[Hit],
+        data: bytes,
+        t_arrival_ns: Ns,
+        t_match_ns: Ns,
+        struck: int = 0,
     ) -> list[Event]:
         """Return the events for the hits completed by ``data``, which is not added to the record
-        yet."""
+        yet. ``struck``: see events.Trigger."""
         seen = bytes(self._before) + data
         first = self._read_bytes - len(self._before)
         return [
@@ -92,6 +121,7 @@ class Console:
                 t_match_ns=t_match_ns,
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
                 instruct=self._book.instructed[hit.rule],
+                struck=struck,
             )
             # Those for which the search itself strikes come first: what was written was written for
             # the first.
@@ -138,6 +168,10 @@ class Console:
         at = os.fstat(self._log_fd).st_size
         text = f"{self.name}: the record ends at byte {at}: {error.strerror}"
         return Note(t_ns=monotonic_ns(), source="reflex", text=text, level="error")
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def _write_all(fd: int, data: bytes | bytearray) -> None:
@@ -210,6 +244,11 @@ class EventOut:
         if self._backlog:
             self._flush_events()
 
+    def flush_all(self) -> None:
+        """Record all that was read, and its times."""
+        self.flush()
+        self._flush_times()
+
     def _flush_times(self) -> None:
         for console in self._untimed:
             if note := console.record_times():
@@ -245,8 +284,7 @@ class EventOut:
         deadline_ns = monotonic_ns() + limit_ns
         room = select.poll()
         room.register(self._fd, select.POLLOUT)
-        self.flush()
-        self._flush_times()
+        self.flush_all()
         while self._backlog:
             left_ms = (deadline_ns - monotonic_ns()) / NS_PER_MS
             if left_ms <= 0 or not room.poll(left_ms):

@@ -43,6 +43,11 @@ class RuleBook:
         self._consoles.pop(console, None)
         self.scanner.forget(console)
 
+    def remember(self, console: str, side: Side, place: Place) -> None:
+        """It is there again, and searched from that place on."""
+        self._consoles[console] = side
+        self.scanner.remember(console, side, place)
+
     def wait_ms(self, now_ns: Ns) -> int | None:
         """How long a silence may still last; None: for ever."""
         deadline_ns = self.scanner.next_deadline()

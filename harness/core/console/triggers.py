@@ -67,6 +67,7 @@ class Scanner:
         returns; it must not raise."""
         searches = {side: _Search(rules, side) for side in sorted(set(consoles.values()))}
         start = places or {}
+        self._rules, self._searches, self._strike = rules, searches, strike
         self._streams = {
             name: _Stream(searches[side], start.get(name, Place()), strike)
             for name, side in consoles.items()
@@ -105,6 +106,12 @@ class Scanner:
     def forget(self, console: str) -> None:
         """It has ended; what is no console's name is nothing here."""
         self._streams.pop(console, None)
+
+    def remember(self, console: str, side: Side, place: Place) -> None:
+        """It is read again, from that place on."""
+        if side not in self._searches:
+            self._searches[side] = _Search(self._rules, side)
+        self._streams[console] = _Stream(self._searches[side], place, self._strike)
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell although no byte comes."""
