@@ -63,6 +63,9 @@ class OpenBench:
         self.simulation: Simulation | None = None
         self.virtual: VirtualRig | None = None
         self.power: PowerRail | None = None
+        self.dialogue = threading.RLock()
+        """Whoever asks a controller something, while others may, holds it: one question at a
+        time."""
         self._power_lock = threading.Lock()
         """The power supply handles one command at a time."""
         self.consoles: dict[Side, SerialLink] = {}
@@ -165,8 +168,12 @@ class OpenBench:
             control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
             if with_console:
                 self.consoles[side] = self._open_line(side, table.console, table.console_baud)
-        self.controllers[side] = boundary.make_controller(
-            maker,
+        self.controllers[side] = self._make_controller(side, control)
+
+    def _make_controller(self, side: Side, control: ByteLink) -> Controller:
+        table = self.bench.controller(side)
+        return boundary.make_controller(
+            registry.load(table.driver, Controller),
             table.driver,
             side,
             control,
@@ -187,12 +194,27 @@ class OpenBench:
         while self._lines:
             self._lines.pop().close()
 
-    def reopen_lines(self) -> None:
-        """Close all lines and open them again, after one has vanished. RigError while one is not
-        there."""
-        self.release_lines()
-        for side in SIDES:
-            self._open_lines(side, with_console=True)
+    def reopen_line(self, side: Side, *, console: bool) -> bool:
+        """Open the side's console or control line again after it has vanished. Returns whether the
+        two are one line. RigError while it is not there."""
+        table, controller = self.bench.controller(side), self.controllers[side]
+        is_shared = isinstance(controller.link, SharedLine)
+        old = self.consoles[side] if console and not is_shared else controller.link
+        old.close()
+        self._lines = [line for line in self._lines if line is not old]
+        breaks = bool(getattr(controller, "sends_break", False)) and (is_shared or not console)
+        url, baud = (
+            (table.console, table.console_baud)
+            if console or is_shared
+            else (table.control, table.control_baud)
+        )
+        line = self._open_line(side, url, baud, breaks=breaks)
+        if console or is_shared:
+            self.consoles[side] = line
+        if is_shared or not console:
+            control: ByteLink = SharedLine(line) if is_shared else line
+            self.controllers[side] = self._make_controller(side, control)
+        return is_shared
 
     def identify(self, side: Side, deadline_ns: Ns) -> Identity:
         """Ask the controller for its identity until it answers: while it boots it is silent."""

@@ -91,9 +91,8 @@ def watch(
 ) -> None:
     """Watch a pair that other hosts write to, until Ctrl-C. Each trigger becomes an incident.
 
-    After an incident the watch restarts, which takes some seconds. The next incident records the
-    gap. A watch without an incident ends with status 0 if its capture showed the link ([link]
-    must_check), else it says what was not seen, and the status is 4.
+    It records without a gap and is armed again at once. --json prints one object per line: see
+    docs/watch.md.
     """
     with reported(as_json):
         from freezeframe.harness.cli import runs

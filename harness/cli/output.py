@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +68,13 @@ UNFOLDED_COLUMNS: Final = 1000
 def print_json(value: Mapping[str, object] | Sequence[object]) -> None:
     """Print ``value`` as the one JSON object of the command."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_line(**fields: object) -> None:
+    """Print one JSON object on one line, with the time of day, for a command that goes on."""
+    utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    sys.stdout.write(json.dumps({"utc": utc, **fields}, default=str) + "\n")
     sys.stdout.flush()
 
 

@@ -1,6 +1,6 @@
 """Implement the commands ``run`` and ``watch``."""
 
-from collections.abc import Sequence
+import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -26,15 +26,18 @@ from freezeframe.harness.cli.output import (
     complain,
     err,
     print_json,
+    print_line,
     say,
     worst,
 )
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
+from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report.summary import summary
 from freezeframe.harness.runs import campaign, watching
+from freezeframe.harness.runs.view import Silent
 
 REFRESHES_PER_SECOND: Final = 4
 """Progress display updates per second. More would take processor time from the run."""
@@ -77,6 +80,10 @@ class TerminalView:
                 "utf-8", "backslashreplace"
             )
             self.line(f"{event.rule} on the {event.side}'s {event.source}: {seen}", "yellow")
+
+    def health(self, status: HealthStatus) -> None:
+        styles = {Health.ARMED: "green", Health.UNREHEARSED: "green"}
+        self.line(str(status), styles.get(status.health, "yellow"))
 
     def line(self, text: str, style: str = "dim") -> None:
         if self._quiet:
@@ -157,29 +164,61 @@ def run(
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 
+class JsonWatchView(Silent):
+    """Prints one JSON object per line; docs/watch.md lists them."""
+
+    def phase(self, text: str) -> None:
+        print_line(event="report", text=text)
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        print_line(event="step", side=side, step=step, detail=detail)
+
+    def health(self, status: HealthStatus) -> None:
+        print_line(event="health", health=status.health.value, why=status.why)
+
+    def happened(self, source: str, event: AnyEvent) -> None:
+        if isinstance(event, Trigger) and source == "reflex":
+            print_line(
+                event="trigger", rule=event.rule, side=event.side, source=event.source,
+                text=escape(event.detail or event.excerpt), acted=bool(event.struck),
+            )  # fmt: skip
+
+
 def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
     described = load_bench(bench)
     prepare(described)
-    view = WatchView(quiet=as_json)
-    results: list[campaign.Result] = []
-    unproved: Sequence[str] = ()
-    try:
-        for result in watching.watch(described, out_dir=out_dir, view=view):
-            results.append(result)
+    view = JsonWatchView() if as_json else WatchView(quiet=False)
+    shown = 0
+
+    def show_new(watched: watching.Watch) -> None:
+        nonlocal shown
+        for result in watched.results[shown:]:
             if as_json:
-                print_json(result.as_json())
+                print_line(event="incident", **result.as_json())
             else:
                 output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
-    except KeyboardInterrupt as stop:
-        # The normal end of a watch.
-        unproved = stop.unproved if isinstance(stop, watching.Stopped) else unproved
-        if not as_json:
-            say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
-        for says in unproved:
-            err.print(f"  not seen: {escape(says)}", style="yellow", markup=False)
+        shown = len(watched.results)
+
+    results: list[campaign.Result] = []
+    try:
+        with watching.watch(described, out_dir=out_dir, view=view) as watched:
+            results = watched.results
+            with contextlib.suppress(KeyboardInterrupt):  # the normal end of a watch
+                for _ in watched:
+                    show_new(watched)
+        show_new(watched)
     finally:
-        view.close()
-    if not results and unproved:
-        raise typer.Exit(EXIT_OF_OUTCOME["inconclusive"])
-    raise typer.Exit(worst(EXIT_OF_OUTCOME[one.outcome] for one in results))
+        if isinstance(view, WatchView):
+            view.close()
+    status = worst(EXIT_OF_OUTCOME[one.outcome] for one in results if one.outcome != "interrupted")
+    if not results and watched.unproved:
+        status = EXIT_OF_OUTCOME["inconclusive"]
+    if as_json:
+        not_seen = [escape(says) for says in watched.unproved]
+        print_line(event="end", incidents=len(results), status=status, not_seen=not_seen)
+    else:
+        say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
+        for says in watched.unproved:
+            err.print(f"  not seen: {escape(says)}", style="yellow", markup=False)
+    raise typer.Exit(status)

@@ -1,18 +1,14 @@
-"""What the reflex of a session is armed with, from the first frame to the end.
-
-``guard``, where there is one, says how harsh the next action may be (``core/policy/guard.py``): the
-frames warmstart, or only save, or none is loaded. Without one the frames warmstart: a run arms once.
-"""
+"""What the reflex of a run is armed with, from the first frame to the end. A watch is armed by its
+station (``station.py``)."""
 
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side
-from freezeframe.harness.core.policy import Guard, Rung
-from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Preparable
 from freezeframe.harness.runs.observe import Observation
@@ -24,10 +20,6 @@ PREPARE_TIMEOUT_S: Final = 15.0
 REASONS: Final = {"console": Reason.CONSOLE_TRIGGER, "link": Reason.LINK_TRIGGER}
 
 
-class Says(Protocol):
-    def phase(self, text: str) -> None: ...
-
-
 class Arming:
     """One arming is good for one action; until it has struck, its frames may be replaced."""
 
@@ -35,9 +27,7 @@ class Arming:
         self,
         opened: OpenBench,
         incident: Incident,
-        view: Says,
         observation: Observation,
-        guard: Guard | None,
     ) -> None:
         self.ended = ""
         """Why the end has begun; from then on nobody is instructed."""
@@ -50,24 +40,19 @@ class Arming:
         """``Disarm`` that the reflex has not confirmed yet."""
         self._opened = opened
         self._incident = incident
-        self._view = view
         self._observation = observation
-        self._guard = guard
         self._identities: Mapping[Side, Identity] = {}
-        self._rung: Rung | None = None
-        """What is loaded; None: nothing was loaded yet."""
         self._has_struck = False
-        self._is_disruptive: dict[bytes, bool] = {}
-        """Frame -> whether it warmstarts."""
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
         """Encode the frames for these boots, try them out, and hand them to the reflex."""
-        try:
-            self._try_out(identities)
-        except HarnessError:
-            self._identities = {}  # ``follow`` must not load what was not tried out
-            raise
-        self.follow()
+        self._try_out(identities)
+        if not self._has_struck and not self.ended:
+            self._arming += 1
+            warmstarts = not self._opened.bench.policy.redrive
+            self._observation.arm(
+                self._frames(disruptive=warmstarts), arming=self._arming, seen=self._seen
+            )
 
     def _try_out(self, identities: Mapping[Side, Identity]) -> None:
         self._identities, self.loaded_ns = identities, time.monotonic_ns()
@@ -81,39 +66,6 @@ class Arming:
         for note in rehearse(self._opened.controllers, frames, limit_ns, self._incident.record):
             self._incident.note(note)
 
-    def follow(self) -> None:
-        """Load what the storm guard allows by now."""
-        if not self._identities or self._has_struck or self.ended:
-            return
-        rung, why = self._allowed()
-        if rung is self._rung:
-            return
-        was, self._rung = self._rung, rung
-        if rung is not Rung.NOTHING:
-            warmstarts = rung is Rung.WARMSTART and not self._opened.bench.policy.redrive
-            self._arming += 1
-            self._observation.arm(
-                self._frames(disruptive=warmstarts), arming=self._arming, seen=self._seen
-            )
-        elif was is not None:
-            self._disarm()
-        if why or was is not None:
-            text = why or "storm guard: the frames warmstart again"
-            self._incident.note(text)
-            self._incident.milestone()
-            self._view.phase(text)
-
-    def _allowed(self) -> tuple[Rung, str]:
-        if self._guard is None:
-            return Rung.WARMSTART, ""
-        allowed = self._guard.allowed(time.monotonic_ns())
-        if allowed.rung is Rung.NOTHING:
-            return (
-                allowed.rung,
-                f"{allowed.why}: recording, and disarmed until a person starts the watch again",
-            )
-        return allowed.rung, allowed.why
-
     def _frames(self, *, disruptive: bool) -> dict[str, dict[Side, bytes]]:
         first = self._opened.bench.policy.instruct[0]
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in REASONS}
@@ -124,21 +76,12 @@ class Arming:
                     self._identities[side], why, self._incident.incident_id, disruptive=disruptive
                 )
                 frames[source][side] = frame
-                self._is_disruptive[frame] = disruptive
         return frames
 
-    def struck(self, kind: str, event: FrameSent | FrameFailed) -> bool:
-        """The first frame of the incident: count it, and load nothing more. Whether the incident
-        warmstarts, by the frame itself: its replacement may have crossed it."""
+    def struck(self, event: FrameSent | FrameFailed) -> None:
+        """The first frame of the incident: load nothing more."""
         self._has_struck, self._seen = True, event.arming
         self._disarm()  # what was sent while the frame went out
-        warmstarts = self._rung is not Rung.SAVE
-        if isinstance(event, FrameSent) and not self._opened.bench.policy.redrive:
-            warmstarts = self._is_disruptive.get(event.frame, warmstarts)
-        if self._guard is not None and isinstance(event, FrameSent):
-            rung = Rung.WARMSTART if warmstarts else Rung.SAVE
-            self._guard.acted(time.monotonic_ns(), kind, rung)
-        return warmstarts
 
     def end(self, why: str) -> None:
         """Nobody is instructed from here on, once the reflex has confirmed it."""
@@ -148,7 +91,7 @@ class Arming:
 
     def forget(self) -> None:
         """The frames are for a boot that is over. ``load`` arms again."""
-        self._identities, self.loaded_ns, self._rung = {}, 0, None
+        self._identities, self.loaded_ns = {}, 0
         self._disarm()
 
     def confirmed(self) -> None:

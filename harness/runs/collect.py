@@ -88,6 +88,11 @@ class Collector:
         """What the recovery has come to so far; it only grows."""
         return self._recovery.history
 
+    def wait(self) -> None:
+        """Until its thread has ended."""
+        if self._thread is not None:
+            self._thread.join()
+
     def cancel(self, wait_s: float) -> None:
         """Give up: the action under way ends by its own bound, and nothing follows it."""
         self._cancelled.set()

@@ -8,8 +8,9 @@ person.
 import contextlib
 import os
 import select
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -32,14 +33,16 @@ from freezeframe.harness.core.events import (
     Note,
     Ns,
     ProcessReady,
+    Record,
     Side,
+    StreamEnded,
 )
 from freezeframe.harness.edge.processes import Child
 from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.watch.linkwatch import LinkwatchConfig
-from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_io import NewLine, ReflexConfig, StreamConfig
 
 READY_TIMEOUT_S: Final = 20.0
 """Two Python processes start in well under a second; a loaded machine may take several."""
@@ -47,30 +50,73 @@ STOP_TIMEOUT_S: Final = 10.0
 
 
 class Observation:
-    """Reflex and linkwatch of one incident, started; further children join with ``add``. Closed on
-    every exit."""
+    """Reflex and linkwatch, started; further children join with ``add``. Closed on every exit."""
 
-    def __init__(self, opened: OpenBench, incident: Incident, rules: RuleSet) -> None:
+    def __init__(
+        self, opened: OpenBench, incident: Incident, rules: RuleSet, *, is_standing: bool = False
+    ) -> None:
+        """``incident``: whose folder is recorded into, until ``record_into``. ``is_standing``: a
+        watcher that dies is reported as a stream that ended, and may be started again."""
         self._children: list[Child] = []
         self.link: LinkStats | None = None
         """The newest counters of the capture; None when nothing was captured."""
         self.notes: list[str] = []
+        self._opened, self._incident, self._rules = opened, incident, rules
+        self._is_standing = is_standing
         self._pending: list[tuple[str, AnyEvent]] = []
         self._shared: list[SharedLine] = []
-        trigger_read, trigger_write = os.pipe()
+        self._trigger_read, self._trigger_write = os.pipe()
+        self._lines, self._reflex_lines = socket.socketpair()
         try:
-            self._reflex = self._start_reflex(opened, incident, rules, trigger_read)
-            self._start_linkwatch(opened, incident, rules, trigger_write)
+            self.start_reflex()
+            self.start_linkwatch()
         except BaseException:
             self.kill()
             raise
-        finally:
-            os.close(trigger_read)
-            os.close(trigger_write)
 
-    def _start_reflex(
-        self, opened: OpenBench, incident: Incident, rules: RuleSet, trigger_fd: int
-    ) -> Child:
+    def start_reflex(self) -> None:
+        self._reflex = self._start_reflex(self._incident, self._rules, self._trigger_read)
+
+    def start_linkwatch(self) -> None:
+        self._start_linkwatch(self._incident, self._rules, self._trigger_write)
+
+    def record_into(self, incident: Incident) -> None:
+        """What comes from now on belongs to ``incident``. Each watcher answers with ``Recorded``."""
+        self._incident = incident
+        paths = {
+            f"{side} console": [
+                str(incident.console_path(side)),
+                str(incident.console_times_path(side)),
+            ]
+            for side in SIDES
+        }
+        paths["link"] = [str(incident.link_path)]
+        for child in self._children:
+            with contextlib.suppress(RigError):  # its death is reported, and it starts with these
+                child.send(Record(t_ns=time.monotonic_ns(), paths=paths))
+
+    def use_line(self, side: Side, *, console: bool, control: bool) -> None:
+        """A line of the opened bench was opened again: the reflex reads or writes the new one."""
+        link, fds = self._opened.controllers[side].link, {}
+        if console:
+            fds["console"] = self._opened.consoles[side].fileno()
+        copy_fd = link.share() if console and isinstance(link, SharedLine) else -1
+        if copy_fd >= 0:
+            fds["copy"] = copy_fd
+        if control:
+            fds["control"] = link.fileno()
+        name = f"{side} console" if console else ""
+        message = msgspec.json.encode(NewLine(side=side, console=name, fds=list(fds)))
+        try:
+            socket.send_fds(self._lines, [message], list(fds.values()))
+        except OSError as error:
+            raise RigError(f"the reflex takes no line: {error}") from error
+        finally:
+            if copy_fd >= 0:
+                os.close(copy_fd)
+
+    def _start_reflex(self, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
+        opened = self._opened
         links = {side: opened.controllers[side].link for side in SIDES}
         for side, link in links.items():
             if isinstance(link, SharedLine):
@@ -94,12 +140,14 @@ class Observation:
             rules=list(rules.console),
             default_instruct=list(opened.bench.policy.instruct),
             trigger_fd=trigger_fd,
+            line_fd=self._reflex_lines.fileno(),
         )
         fds = {
             *(stream.fd for stream in config.streams),
             *config.control.values(),
             *copies.values(),
             trigger_fd,
+            self._reflex_lines.fileno(),
         }
         stderr_path = opened.run_dir / "reflex.stderr"
         child = Child(
@@ -112,12 +160,11 @@ class Observation:
         for fd in copies.values():
             os.close(fd)
         self._shared = [link for link in links.values() if isinstance(link, SharedLine)]
-        self._children.append(child)
+        self._children.insert(0, child)
         return child
 
-    def _start_linkwatch(
-        self, opened: OpenBench, incident: Incident, rules: RuleSet, trigger_fd: int
-    ) -> None:
+    def _start_linkwatch(self, incident: Incident, rules: RuleSet, trigger_fd: int) -> None:
+        opened = self._opened
         link = opened.bench.link
         config = LinkwatchConfig(
             interface=link.interface,
@@ -151,6 +198,9 @@ class Observation:
         )
         self._children.append(self._linkwatch)
 
+    def is_running(self, name: str) -> bool:
+        return any(child.name == name and not child.ended for child in self._children)
+
     def add(self, child: Child) -> None:
         self._children.append(child)
 
@@ -175,14 +225,25 @@ class Observation:
         self._pending = others
 
     def arm(
-        self, frames: Mapping[str, Mapping[Side, bytes]], *, arming: int = 0, seen: int = 0
+        self,
+        frames: Mapping[str, Mapping[Side, bytes]],
+        *,
+        arming: int = 0,
+        seen: int = 0,
+        gentle: Collection[str] = (),
+        muted: Collection[str] = (),
     ) -> None:
-        """``frames[reason][side]``; good for one action. ``arming``, ``seen``: see events.Arm."""
+        """``frames[reason][side]``; good for one action. All others: see events.Arm."""
         by_reason = {
             reason: {str(side): frame for side, frame in sides.items()}
             for reason, sides in frames.items()
         }
-        self._reflex.send(Arm(t_ns=time.monotonic_ns(), frames=by_reason, arming=arming, seen=seen))
+        self._reflex.send(
+            Arm(
+                t_ns=time.monotonic_ns(), frames=by_reason, arming=arming, seen=seen,
+                gentle=sorted(gentle), muted=sorted(muted),
+            )
+        )  # fmt: skip
 
     def freeze(self, t_ns: Ns) -> None:
         """The trigger of that time is the incident's: keep the capture's window around it."""
@@ -200,6 +261,7 @@ class Observation:
 
     def replace_rules(self, rules: RuleSet) -> None:
         """Other console rules, in force from the next byte on; the link's stay."""
+        self._rules = rules
         encoded = msgspec.json.encode(list(rules.console))
         self._reflex.send(NewRules(t_ns=time.monotonic_ns(), rules=encoded))
 
@@ -225,7 +287,12 @@ class Observation:
             if child is None:
                 continue
             received += [(child.name, event) for event in child.receive()]
-            if child.ended and child.name != "workload":
+            if child.ended and self._is_standing:
+                text, now_ns = str(child.death()), time.monotonic_ns()
+                gone = StreamEnded(t_ns=now_ns, stream=f"{child.name} process", error=text)
+                received.append((child.name, gone))
+                self._children.remove(child)
+            elif child.ended and child.name != "workload":
                 self._note_link(received)
                 self._pending = received  # what was said before is taken by the next call
                 raise child.death()
@@ -257,7 +324,7 @@ class Observation:
                     )
                 )
         self._note_link(last)
-        self._children.clear()
+        self._end()
         for line in self._shared:
             line.unshare()
         return last
@@ -266,4 +333,13 @@ class Observation:
         for child in self._children:
             with contextlib.suppress(Exception):
                 child.kill_if_running()
+        self._end()
+
+    def _end(self) -> None:
         self._children.clear()
+        for one in (self._lines, self._reflex_lines):
+            one.close()
+        for fd in (self._trigger_read, self._trigger_write):
+            with contextlib.suppress(OSError):  # ended twice
+                os.close(fd)
+        self._trigger_read = self._trigger_write = -1

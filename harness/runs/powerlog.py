@@ -1,12 +1,13 @@
 """What the supply's outputs deliver, noted while a rig is watched: samples on the incident's
 timeline."""
 
+import math
 import threading
 import time
-from typing import Final
+from typing import Final, Protocol
 
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.events import SIDES, PowerSample
+from freezeframe.harness.core.events import SIDES, Event, PowerSample
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 
@@ -16,11 +17,17 @@ MAX_SAMPLES: Final = 200_000
 STOP_TIMEOUT_S: Final = 5.0
 
 
+class SampleSink(Protocol):
+    """Takes the samples, in the log's thread: an incident."""
+
+    def append_event(self, event: Event, source: str) -> None: ...
+
+
 class PowerLog:
     """A thread that measures both outputs again and again. A supply that no longer answers is a
     ``failure``, which is how its loss is reported within a second."""
 
-    def __init__(self, opened: OpenBench, incident: Incident) -> None:
+    def __init__(self, opened: OpenBench, incident: SampleSink) -> None:
         self.failure: HarnessError | None = None
         self._opened = opened
         self._incident = incident
@@ -37,9 +44,9 @@ class PowerLog:
             self._thread.join(STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        taken = 0
+        taken, limit = 0, MAX_SAMPLES if isinstance(self._incident, Incident) else math.inf
         try:
-            while not self._stop.wait(PERIOD_S) and taken < MAX_SAMPLES:
+            while not self._stop.wait(PERIOD_S) and taken < limit:
                 for side in SIDES:
                     asked_ns = time.monotonic_ns()
                     volts, amperes = self._opened.measure(side)

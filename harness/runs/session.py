@@ -5,7 +5,6 @@ import contextlib
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -26,20 +25,17 @@ from freezeframe.harness.core.events import (
     WorkloadDone,
     WorkloadProgress,
 )
-from freezeframe.harness.core.policy import Guard
-from freezeframe.harness.core.policy.messages import kind_of
 from freezeframe.harness.core.recovery import messages as recovery
-from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.roles import Identity, Printing
+from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs import linksight
-from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.arming import Arming
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.healthy import remember_healthy
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
+from freezeframe.harness.runs.recording import Recording
 from freezeframe.harness.runs.rulefiles import RuleFiles
 from freezeframe.harness.runs.selfcheck import (
     BOOT_RULE_PREFIX,
@@ -56,9 +52,6 @@ REARM_STEP_S: Final = 1.0
 """One try to identify both after a restart; meanwhile the watchers record."""
 READY_TIMEOUT_S: Final = 30.0
 """For the pair to reach full duplex before the run."""
-MAX_HITS: Final = 1000
-"""Of each rule on each side in one run, this many are reported, kept and written; later ones are
-counted."""
 WORKLOAD_SILENT_S: Final = 10.0
 """The workload's process tells something each second; one that does not for so long is frozen, or
 starved."""
@@ -73,23 +66,13 @@ class Session:
         incident: Incident,
         view: View,
         compare: Callable[[], recovery.Compared],
-        *,
-        guard: Guard | None = None,
     ) -> None:
-        """``guard``: of a watch, over all its incidents."""
         self.opened = opened
         self.incident = incident
         self.view = view
-        self.triggers: list[Trigger] = []
-        """Of each rule the first ones, and the one that is acted on."""
-        self._hits: Counter[tuple[str, Side]] = Counter()
-        """All of them, a rule and side."""
-        self._moment: list[Trigger] = []
-        """The newest hits, all of one time: the frames reported next went out for one of
-        them."""
-        self.causes: list[Trigger] = []
-        """What was seen before anything was done: the trigger that instructed first, then those of
-        the same moment."""
+        self.recording = Recording(incident, view)
+        self.triggers = self.recording.triggers
+        self.lost_evidence = self.recording.lost_evidence
         self.collector: Collector | None = None
         self.workload_done: WorkloadDone | None = None
         self.progressed_ns = time.monotonic_ns()
@@ -100,8 +83,6 @@ class Session:
         self._power_log = PowerLog(opened, incident)
         self._steps_told = 0
         self._blindness = linksight.BlindTally(opened.bench.link.demand)
-        self.lost_evidence: list[str] = []
-        """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self._compare = compare
         self._wake_read, self._wake_write = os.pipe()
@@ -124,18 +105,18 @@ class Session:
         """Who restarted since it was identified, until the bench is armed again."""
         self._is_identified = self._was_armed = False
         self.observation = Observation(opened, incident, self._with_own(rules))
-        self.arming = Arming(opened, incident, view, self.observation, guard)
+        self.arming = Arming(opened, incident, self.observation)
         self._is_closing = False
 
-    def arm(self, *, patiently: bool = False) -> None:
+    def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
-        reflex. ``patiently``: however long it takes; meanwhile the watchers record."""
+        reflex."""
         self._power_log.start()
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         while True:
             self._rebooted = ""
-            identities = self._await_pair(patiently=patiently)
+            identities = self.opened.await_full_duplex(deadline_in(READY_TIMEOUT_S))
             self._is_identified = True
             remember_healthy(self.opened, self.incident)
             self._sing()
@@ -151,22 +132,6 @@ class Session:
         self.arming.load(identities)
         self._was_armed = True
         self.incident.milestone()
-
-    def _await_pair(self, *, patiently: bool) -> dict[Side, Identity]:
-        said = ""
-        while True:
-            try:
-                timeout_s = REARM_STEP_S if patiently else READY_TIMEOUT_S
-                return self.opened.await_full_duplex(deadline_in(timeout_s))
-            except (RigError, WireError) as error:
-                if not patiently:
-                    raise
-                if str(error) != said:
-                    said = str(error)
-                    self._say(f"disarmed: {said}")
-            self.pump(REARM_STEP_S)
-            if self.lost_evidence:
-                raise RigError("; ".join(self.lost_evidence))
 
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
@@ -215,13 +180,17 @@ class Session:
             self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
 
     @property
+    def causes(self) -> list[Trigger]:
+        """What was seen before anything was done; the first is the incident's."""
+        return self.recording.causes
+
+    @property
     def recovering(self) -> bool:
         return self.collector is not None and self.collector.finish is None
 
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
         self._reload_rules()
-        self.arming.follow()
         for source, event in self._wait(seconds):
             self.take(source, event)
         if self._rebooted and self._was_armed:
@@ -242,7 +211,7 @@ class Session:
         except RigError as error:
             if not self.recovering:
                 raise
-            self._lose(str(error))
+            self.recording.lose(str(error))
             return []
 
     def _booted(self, banner: Trigger) -> None:
@@ -279,10 +248,6 @@ class Session:
     def _with_own(self, rules: RuleSet) -> RuleSet:
         return replace(rules, console=(*rules.console, *self._own_rules))
 
-    def _lose(self, text: str) -> None:
-        self.lost_evidence.append(text)
-        self.incident.note(text)
-
     def end(self, why: str) -> None:
         """The end has begun: nobody is instructed from here on. Returns when that is sure; what was
         instructed before has been collected by then."""
@@ -291,7 +256,7 @@ class Session:
         while not self.arming.is_disarmed and time.monotonic_ns() < deadline_ns:
             self.pump(0.1)
         if not self.arming.is_disarmed:
-            self._lose("the reflex did not confirm that it is disarmed")
+            self.recording.lose("the reflex did not confirm that it is disarmed")
         while self.recovering:
             self.pump(0.5)
 
@@ -337,7 +302,7 @@ class Session:
                 self.workload_done = event
                 self.incident.append_event(event, source)
             case StreamEnded():
-                self._lose(f"{event.stream} ended: {event.error}")
+                self.recording.lose(f"{event.stream} ended: {event.error}")
                 self.incident.append_event(event, source)
             case Note():
                 if event.level != "info":
@@ -355,34 +320,18 @@ class Session:
                 self.incident.append_event(event, source)
 
     def _is_counted_only(self, trigger: Trigger) -> bool:
-        """A rule that hits each line must fill neither memory nor disk nor the terminal."""
-        if self._moment and self._moment[0].t_match_ns != trigger.t_match_ns:
-            self._moment.clear()
-        self._moment.append(trigger)
-        key = (trigger.rule, trigger.side)
-        self._hits[key] += 1
-        if self._hits[key] <= MAX_HITS:
-            return False
-        if self._hits[key] == MAX_HITS + 1:
-            text = f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
-            self.view.phase(text)
-            self.incident.note(text)
-            self.incident.milestone()
         if self.collector is None:
-            return not (self.is_autonomic and trigger.instruct)  # which begins the recovery
-        # A redrive listens for what is said of its second try.
-        return not self.opened.bench.policy.redrive or "redrive" in self.incident.record
-
-    def _keep(self, trigger: Trigger) -> None:
-        self.triggers.append(trigger)
-        self.incident.triggered(trigger)
+            is_needed = self.is_autonomic and bool(trigger.instruct)  # which begins the recovery
+        else:  # a redrive listens for what is said of its second try
+            is_needed = self.opened.bench.policy.redrive and "redrive" not in self.incident.record
+        return self.recording.is_counted_only(trigger, is_needed=is_needed)
 
     def _triggered(self, source: str, trigger: Trigger) -> None:
         if source != "reflex":
             # A link trigger is reported twice, by the link's watch and by the reflex that decides: the
             # reflex's counts.
             return
-        self._keep(trigger)
+        self.recording.keep(trigger)
         if self.arming.ended and self.collector is None and trigger.instruct:
             text = (
                 f"{trigger.rule} on the {trigger.side}: nobody was instructed: {self.arming.ended}"
@@ -393,7 +342,7 @@ class Session:
         if self.is_autonomic and trigger.instruct:
             # The pair acts by itself, and when is not known: all that is seen may be what it acted
             # on.
-            self.causes.append(trigger)
+            self.recording.causes.append(trigger)
             if self.collector is None:
                 collector = self._collect(trigger)
                 for side in trigger.instruct:
@@ -403,15 +352,17 @@ class Session:
         # Not a trigger but its frames begin the recovery: one that came before the bench was armed
         # has none. The reflex tells them right behind the hits of one read, and acts on the first
         # of these that instructs anybody.
-        if self.collector is None and self._moment:
-            self.causes = sorted(self._moment, key=lambda one: not one.instruct)
-            cause = self.causes[0]
-            warmstarts = self.arming.struck(kind_of(cause.rule, cause.side), event)
+        if self.collector is None and self.recording.moment:
+            self.recording.causes = sorted(self.recording.moment, key=lambda one: not one.instruct)
+            cause = self.recording.causes[0]
+            self.arming.struck(event)
             if self._is_closing:
-                self._acts_on(cause)
-                self._lose(f"{event.side}: a frame went out at the end, its set is still there")
+                self.recording.acts_on(cause)
+                self.recording.lose(
+                    f"{event.side}: a frame went out at the end, its set is still there"
+                )
             else:
-                self._collect(cause, warmstarts=warmstarts)
+                self._collect(cause)
         self.incident.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
             self.collector.feed(
@@ -420,23 +371,15 @@ class Session:
         elif self.collector is not None and isinstance(event, FrameFailed):
             self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
 
-    def _acts_on(self, trigger: Trigger) -> None:
-        if not any(one is trigger for one in self.triggers):
-            self.view.happened("reflex", trigger)
-            self._keep(trigger)
-        self.incident.acts_on(trigger)
-
-    def _collect(self, trigger: Trigger, *, warmstarts: bool = True) -> Collector:
-        self._acts_on(trigger)
+    def _collect(self, trigger: Trigger) -> Collector:
+        self.recording.acts_on(trigger)
         armed = {side: self.opened.identities[side].boot_epoch for side in trigger.instruct}
-        self.collector = Collector(
-            self.opened, self.incident, armed, self._compare, self._wake, disruptive=warmstarts
-        )
+        self.collector = Collector(self.opened, self.incident, armed, self._compare, self._wake)
         with contextlib.suppress(
             RigError
         ):  # a watch that has died is reported where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
-        if self.opened.bench.policy.redrive and warmstarts:
+        if self.opened.bench.policy.redrive:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 
@@ -460,37 +403,10 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
-        self._tell_counted_hits()
-        self._join_capture()
-        for text in recheck_consoles(
-            self.incident, self._rules_throughout, self._rules_ever, self.triggers
-        ):
-            self._lose(text)
-        time_warmstarts(self.incident, self.opened)
-        if self.observation.link is not None:
-            self.incident.record["capture"] = _plain_stats(self.observation.link)
+        self.recording.close(
+            self.opened, self._rules_throughout, self._rules_ever, self.observation.link
+        )
         with self._wake_lock:
             self._is_closed = True
             os.close(self._wake_read)
             os.close(self._wake_write)
-
-    def _tell_counted_hits(self) -> None:
-        more = self._hits - Counter((one.rule, one.side) for one in self.triggers)
-        counted: Counter[str] = Counter()
-        for (rule, side), count in more.items():
-            self.incident.note(
-                f"{rule}: {count} more hits on the {side} than are listed here; they were only counted"
-            )
-            counted[rule] += count
-        self.incident.record["counted_hits"] = dict(counted)
-
-    def _join_capture(self) -> None:
-        try:
-            join(self.incident.link_path)
-        except RigError as error:
-            self.lost_evidence.append(str(error))
-            self.incident.note(str(error))
-
-
-def _plain_stats(stats: LinkStats) -> dict[str, object]:
-    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "t_ns"}

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from freezeframe.harness.core.events import AnyEvent
+from freezeframe.harness.core.policy import HealthStatus
 
 
 class View(Protocol):
@@ -12,6 +13,9 @@ class View(Protocol):
     def progress(self, done: int, total: int) -> None: ...
     def step(self, side: str, step: str, detail: str) -> None: ...
     def happened(self, source: str, event: AnyEvent) -> None: ...
+    def health(self, status: HealthStatus) -> None:
+        """The health of a bench under watch has changed."""
+        ...
 
 
 class Silent:
@@ -27,4 +31,7 @@ class Silent:
         pass
 
     def happened(self, source: str, event: AnyEvent) -> None:
+        pass
+
+    def health(self, status: HealthStatus) -> None:
         pass

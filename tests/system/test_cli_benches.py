@@ -197,7 +197,8 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
         output.until(b"watching")
         uri = load_bench(bench).primary.host
         subprocess.run(["nbdcopy", str(_blob(tmp_path)), uri], check=True, timeout=60)
-        seen = output.until(b"incident: ") + output.until(b"watching")
+        # Armed again first, judged then.
+        seen = output.until(b"watching") + output.until(b"incident: ")
         assert b"digest-failed" in seen
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 1

@@ -15,7 +15,7 @@ from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.report.text import recheck_in_words
-from freezeframe.harness.runs.session import MAX_HITS
+from freezeframe.harness.runs.recording import MAX_HITS
 
 pytestmark = [
     pytest.mark.system,

@@ -57,6 +57,8 @@ class SideFacts:
     unheard: str = ""
     """Why its canary did not come."""
     can_print: bool = True
+    unrehearsed: str = ""
+    """Why its frames could not be tried out; "": they were."""
     listening: bool = False
     """``Canary`` is out and not answered."""
     canary_ns: Ns = 0

@@ -104,6 +104,10 @@ class Guard:
         elif saves >= self._limits.max_saves:
             self.broken = f"{saves} saves in one hour: the triggers do not stop"
 
+    def recall(self, log: Sequence[Acted]) -> None:
+        """Actions of a process that ended in order count, too."""
+        self._log = [*log, *self._log][-MAX_LOG:]
+
     def reset(self) -> None:
         """A person arms again: the breaker closes and the past counts no more."""
         self._log.clear()

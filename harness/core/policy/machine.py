@@ -79,7 +79,6 @@ from freezeframe.harness.core.policy.messages import (
     TriggerSeen,
     Trouble,
     Troubled,
-    kind_of,
 )
 from freezeframe.harness.core.policy.presence import Due, Presence
 from freezeframe.harness.core.policy.settings import Settings, ns
@@ -176,6 +175,11 @@ class Machine:
         """The incident that is being collected; "" when there is none."""
         return self._open.incident if self._open is not None else ""
 
+    def incident_of(self, arming: int) -> str:
+        """The incident that the frames of that arming are for; "": it is not known."""
+        arm = self._armings.get(arming)
+        return arm.incident if arm is not None else ""
+
     # --- what happened --------------------------------------------------------------------------------------
     def _take(self, event: Event, now: Ns) -> None:
         match event:
@@ -227,10 +231,8 @@ class Machine:
             self._not_acted(hit, self._unarmed_reason(now), now)
         elif self.settings.during_recovery == "join":
             self._out.append(Join(incident=self._open.incident, hit=hit))
-            if self._tally.is_new(
-                hit.rule, f"{_kind(hit)}, in incident {self._open.incident}", now
-            ):
-                self._report("incident", self._open.incident, f"joined by {_kind(hit)}")
+            if self._tally.is_new(hit.rule, f"{hit.kind}, in incident {self._open.incident}", now):
+                self._report("incident", self._open.incident, f"joined by {hit.kind}")
         else:
             self._wait(hit, now)
 
@@ -240,7 +242,7 @@ class Machine:
         return str(self._judge(now))
 
     def _not_acted(self, hit: TriggerSeen, why: str, now: Ns) -> None:
-        text = f"{_kind(hit)}: nobody was instructed: {why}"
+        text = f"{hit.kind}: nobody was instructed: {why}"
         if self._tally.is_new(hit.rule, text, now):
             self._report("not acted", hit.rule, text)
 
@@ -250,7 +252,7 @@ class Machine:
             self._not_acted(hit, f"{MAX_WAITING} triggers wait already", now)
             return
         self._waiting.append(hit)
-        self._report("incident", hit.rule, f"{_kind(hit)} becomes the next incident")
+        self._report("incident", hit.rule, f"{hit.kind} becomes the next incident")
 
     def _take_struck(self, event: Struck, now: Ns) -> None:
         arm = self._armings.get(event.arming)
@@ -280,9 +282,9 @@ class Machine:
         if event.rung is Rung.WARMSTART:
             for side in event.out:
                 self.presence.sides[side].forget("it was instructed to restart", now)
-        self._guard_acted(now, _kind(hit), event.rung)
+        self._guard_acted(now, hit.kind, event.rung)
         incident = OpenIncident(
-            incident=arm.incident, cause=_kind(hit), epochs=arm.epochs, out=event.out,
+            incident=arm.incident, cause=hit.kind, epochs=arm.epochs, out=event.out,
             failed=event.failed, rung=event.rung,
         )  # fmt: skip
         if self._open is None:
@@ -399,8 +401,9 @@ class Machine:
             )
         if self._loaded is not None:
             return ()
-        if self._waiting and self.presence.pending:
-            return (f"a trigger waits for the answer of {' and '.join(self.presence.pending)}",)
+        if self.presence.pending:  # one of two armed alone would be half an incident
+            what = "a trigger" if self._waiting else "arming"
+            return (f"{what} waits for the answer of {' and '.join(self.presence.pending)}",)
         return self.presence.apart
 
     def _rearm(self, now: Ns) -> list[Action]:
@@ -492,7 +495,3 @@ class Machine:
 
     def _report(self, kind: ReportKind, about: str, text: str) -> None:
         self._out.append(Announcement(kind=kind, about=about, text=text))
-
-
-def _kind(hit: TriggerSeen) -> str:
-    return kind_of(hit.rule, hit.side)

@@ -35,6 +35,9 @@ class Trouble(StrEnum):
     DISK_LOW = "little disk space"
     DISK_FULL = "no disk space for two sets"
     CLOCK = "clock step"
+    UNSEEN = "the capture does not see all"
+    RECORD = "a recording has ended"
+    SUPPLY = "the supply does not answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class TriggerSeen:
     instructs: bool
     """Whether the rule would instruct anybody."""
     t_ns: Ns
+
+    @property
+    def kind(self) -> str:
+        """The kind of its incident."""
+        return kind_of(self.rule, self.side)
 
 
 # --- what happened ------------------------------------------------------------------------------------------
@@ -74,6 +82,8 @@ class Identified:
     pair_state: str
     t_asked_ns: Ns
     """When the question went out: a boot seen after that makes the answer worthless."""
+    unrehearsed: str = ""
+    """Why its frames could not be tried out; "": they were."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,12 +138,19 @@ class Presence:
 
     @property
     def unheard(self) -> tuple[str, ...]:
-        """Whose console has not been heard since it, its boot and the reflex are what they are."""
-        return tuple(
+        """Whose console has not been heard since it, its boot and the reflex are what they are, and
+        whose frames could not be tried out."""
+        silent = (
             f"{side} console: {facts.unheard or 'its canary has not come yet'}"
             for side, facts in self.sides.items()
             if not facts.heard
         )
+        untried = (
+            f"{side}: {facts.unrehearsed}"
+            for side, facts in self.sides.items()
+            if facts.unrehearsed and facts.epoch is not None
+        )
+        return (*silent, *untried)
 
     def openings(self) -> list[Due]:
         """Lost parts that are to be opened again."""
@@ -250,6 +257,7 @@ class Presence:
             text = f"boot epoch {event.boot_epoch}, the pair is {event.pair_state}"
             self._report("identity", event.side, text)
         facts.epoch, facts.pair_state, facts.why = event.boot_epoch, event.pair_state, ""
+        facts.unrehearsed = event.unrehearsed
         facts.is_pending = False
         if event.pair_state == FULL_DUPLEX:
             facts.pause_s, facts.ask_ns = 0.0, now + ns(settings.poll_s)

@@ -1,0 +1,71 @@
+"""The audit journal of a bench: who did what to it, why, and what came of it.
+
+It lies outside of any incident and is only appended to, one JSON object per line:
+
+    $XDG_STATE_HOME/freezeframe/BENCH.audit.jsonl     (without the variable: ~/.local/state)
+
+    utc      when, in milliseconds
+    who      the user, and the command with its process id
+    action   arm, disarm, strike, frame, rules, health, or a report of the policy (lost, back, guard ...)
+    about    the side, the part, the rule or the incident
+    why      the reason, if there is one
+    result   what came of it: "ok", or what went wrong
+
+All frames that instruct a controller are in it, those sent by hand included. Each line is synced to
+the disk before the next step.
+"""
+
+import getpass
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from freezeframe.harness.core.text import escape
+
+NAME: Final = "{bench}.audit.jsonl"
+
+
+def state_directory() -> Path:
+    """Return the folder of what outlives a command; it may not exist yet."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "freezeframe"
+
+
+def user() -> str:
+    """Return the name of who started this command."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry in the password file
+        return f"uid {os.getuid()}"
+
+
+class AuditJournal:
+    """One command's access to the journal. A journal that cannot be written stops nothing: the
+    reason is in ``problem``."""
+
+    def __init__(self, bench: str, command: str) -> None:
+        """``bench``: the bench file's name; ``command``: what acts, "watch"."""
+        self.path = state_directory() / NAME.format(bench=bench)
+        self.who = f"{user()}, {command} (pid {os.getpid()})"
+        self.problem = ""
+
+    def add(self, action: str, about: str = "", why: str = "", result: str = "ok") -> None:
+        """Append one line; it is on the disk when this returns."""
+        utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entry = {
+            "utc": utc, "who": self.who, "action": action, "about": escape(about),
+            "why": escape(why), "result": escape(result),
+        }  # fmt: skip
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.path, flags, 0o640)
+            try:
+                os.write(fd, json.dumps(entry).encode() + b"\n")  # one write: lines stay whole
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.problem = self.problem or f"{self.path}: {error.strerror}"

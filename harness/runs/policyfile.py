@@ -1,0 +1,96 @@
+"""What the policy of a watch persists, so that a killed watch is continued: the armed frames, the ids
+of their incidents, the storm guard's memory. Synced before the frames are armed."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.policy.messages import Saved
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.runs.audit import state_directory
+
+NAME: Final = "{bench}.policy.json"
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+MAX_BYTES: Final = 4 << 20
+
+
+class ArmedIncident(msgspec.Struct, frozen=True, kw_only=True):
+    """The incident that frames are armed for."""
+
+    incident_id_hex: str
+    folder: str
+    """Absolute path."""
+    frames_hex: dict[str, str] = {}
+    """Side -> the frame that a console's trigger sends."""
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    boot_id: str
+    """Of this machine: times of another boot are moved."""
+    t_ns: Ns
+    wall_ns: int
+    """When it was written, by both clocks."""
+    saved: Saved
+    incidents: dict[str, ArmedIncident]
+    """Name of the policy -> incident."""
+
+
+class PolicyFile:
+    """The file of one bench."""
+
+    def __init__(self, bench: str) -> None:
+        self.path = state_directory() / NAME.format(bench=bench)
+
+    def write(self, saved: Saved, incidents: Mapping[str, ArmedIncident]) -> None:
+        """Write it whole, synced. RigError when it cannot be."""
+        file = _File(
+            boot_id=_boot_id(), t_ns=time.monotonic_ns(), wall_ns=time.time_ns(), saved=saved,
+            incidents=dict(incidents),
+        )  # fmt: skip
+        fresh = self.path.with_name(f".{self.path.name}.new")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, msgspec.json.encode(file))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            fresh.replace(self.path)
+        except OSError as error:
+            raise RigError(
+                f"{self.path}: {error.strerror}: what is armed would not survive a kill"
+            ) from error
+
+    def read(self) -> tuple[Saved, dict[str, ArmedIncident]] | None:
+        """Return what a process that did not end in order had persisted; None: nothing."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(MAX_BYTES)
+            found = msgspec.json.decode(data, type=_File)
+        except (OSError, msgspec.DecodeError):
+            return None
+        if found.boot_id == _boot_id():
+            return found.saved, found.incidents
+        moved_ns = time.monotonic_ns() - found.t_ns - max(0, time.time_ns() - found.wall_ns)
+        log = tuple(replace(one, t_ns=one.t_ns + moved_ns) for one in found.saved.guard_log)
+        down = tuple((part, t_ns + moved_ns) for part, t_ns in found.saved.down)
+        return replace(found.saved, guard_log=log, down=down), found.incidents
+
+    def remove(self) -> None:
+        """The watch has ended in order."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return BOOT_ID.read_text().strip()
+    return ""

@@ -1,0 +1,101 @@
+"""One incident's part of what the watchers report: which hits are kept and which are counted, what was
+lost, and what is made of the folder once nobody writes into it any more."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from freezeframe.harness.bench.opened import OpenBench
+from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.events import LinkStats, Side, Trigger
+from freezeframe.harness.edge.capture_ring import join
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
+from freezeframe.harness.runs.view import View
+
+MAX_HITS: Final = 1000
+"""Of each rule on each side in one incident, this many are reported, kept and written; later ones are
+counted."""
+
+
+class Recording:
+    """An incident's folder while the watchers record into it."""
+
+    def __init__(self, incident: Incident, view: View) -> None:
+        self.incident = incident
+        self.triggers: list[Trigger] = []
+        """Of each rule the first ones, and the one that is acted on."""
+        self.moment: list[Trigger] = []
+        """The newest hits, all of one time: the frames reported next went out for one of them."""
+        self.causes: list[Trigger] = []
+        """What was seen before anything was done: the trigger that instructed first, then those of
+        the same moment."""
+        self.lost_evidence: list[str] = []
+        """What could no longer be recorded, and why: a full disk, a console whose line ended."""
+        self._hits: Counter[tuple[str, Side]] = Counter()
+        """All of them, a rule and side."""
+        self._view = view
+
+    def is_counted_only(self, trigger: Trigger, *, is_needed: bool) -> bool:
+        """A rule that hits each line must fill neither memory nor disk nor the terminal.
+        ``is_needed``: however many there were."""
+        if self.moment and self.moment[0].t_match_ns != trigger.t_match_ns:
+            self.moment.clear()
+        self.moment.append(trigger)
+        key = (trigger.rule, trigger.side)
+        self._hits[key] += 1
+        if self._hits[key] <= MAX_HITS:
+            return False
+        if self._hits[key] == MAX_HITS + 1:
+            text = f"{trigger.rule}: {MAX_HITS} hits on the {trigger.side}; those that follow are only counted"
+            self._view.phase(text)
+            self.incident.note(text)
+            self.incident.milestone()
+        return not is_needed
+
+    def keep(self, trigger: Trigger) -> None:
+        self.triggers.append(trigger)
+        self.incident.triggered(trigger)
+
+    def acts_on(self, trigger: Trigger) -> None:
+        """The frames went out for this one."""
+        if not any(one is trigger for one in self.triggers):
+            self._view.happened("reflex", trigger)
+            self.keep(trigger)
+        self.incident.acts_on(trigger)
+
+    def lose(self, text: str) -> None:
+        self.lost_evidence.append(text)
+        self.incident.note(text)
+
+    def close(
+        self,
+        opened: OpenBench,
+        throughout: Sequence[ConsoleRule],
+        ever: Sequence[ConsoleRule],
+        link: LinkStats | None,
+    ) -> None:
+        """Nobody writes into the folder any more: join the capture and search the consoles once
+        more. ``throughout``, ``ever``: see recheck_consoles; ``link``: the capture's counters."""
+        self._count_hits()
+        try:
+            join(self.incident.link_path)
+        except RigError as error:
+            self.lose(str(error))
+        for text in recheck_consoles(self.incident, throughout, ever, self.triggers):
+            self.lose(text)
+        time_warmstarts(self.incident, opened)
+        if link is not None:
+            names = (name for name in link.__struct_fields__ if name != "t_ns")
+            self.incident.record["capture"] = {name: getattr(link, name) for name in names}
+
+    def _count_hits(self) -> None:
+        more = self._hits - Counter((one.rule, one.side) for one in self.triggers)
+        counted: Counter[str] = Counter()
+        for (rule, side), count in more.items():
+            self.incident.note(
+                f"{rule}: {count} more hits on the {side} than are listed here; they were only counted"
+            )
+            counted[rule] += count
+        self.incident.record["counted_hits"] = dict(counted)

@@ -1,0 +1,483 @@
+"""The station of a watch: one owner of the lines, from the first byte to the last.
+
+It drives the policy (``core/policy``) with what the watchers report, and carries out what the policy
+asks for. The watchers record without interruption; an incident is cut from their record by telling
+them, between two reads, to go on in the folder of the next one:
+
+    console, link --> watchers --> incident 1 | incident 2 | incident 3 (waits for its trigger)
+                                              ^ both sides are collected: ``Record``
+
+Three threads: this one, which never waits for a device; ``dialogue``, which asks the controllers and
+collects; and ``opening``, which opens lines again. The caller's own thread takes what is to be
+judged from ``closed``.
+"""
+
+import contextlib
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.core.events import (
+    NS_PER_S,
+    SIDES,
+    FrameFailed,
+    FrameSent,
+    Ns,
+    Side,
+    Trigger,
+)
+from freezeframe.harness.core.policy import Health, HealthStatus, Machine, Rung, Settings
+from freezeframe.harness.core.policy import messages as m
+from freezeframe.harness.core.policy.facts import CONSOLE, SIDE_OF
+from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
+from freezeframe.harness.edge.clock import read_wall_clock
+from freezeframe.harness.edge.versions import versions
+from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.incidents.basis import keep_basis
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.runs.audit import AuditJournal
+from freezeframe.harness.runs.collect import Collector
+from freezeframe.harness.runs.dialogue import Dialogue, frames_of
+from freezeframe.harness.runs.intake import ClosedRecording, Intake
+from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile
+from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.strike import Strike, not_compared, seen_before, what_is_missing
+from freezeframe.harness.runs.view import View
+from freezeframe.harness.wire import control
+
+READY_TIMEOUT_S: Final = 20.0
+TICK_S: Final = 0.5
+"""At the latest so often the rule files and the end are looked at."""
+DISARM_TIMEOUT_S: Final = 5.0
+"""For the reflex to confirm that it has no frames; it takes a millisecond."""
+ARM_FIRST_S: Final = 2.0
+"""A finished incident is judged once the bench is armed again, at the latest after this time:
+judging takes processor time that arming needs."""
+STOP_S: Final = 10.0
+
+
+class Station(threading.Thread):
+    """One watch. ``stop`` ends it in order; ``closed`` then gives None after the last incident."""
+
+    def __init__(self, opened: OpenBench, *, out_dir: Path, view: View) -> None:
+        super().__init__(name="station", daemon=True)
+        self.opened = opened
+        self.closed: queue.SimpleQueue[ClosedRecording | None] = queue.SimpleQueue()
+        self.failure: Exception | None = None
+        """Why the station ended by itself."""
+        self._out_dir, self._view = out_dir, view
+        self.audit = AuditJournal(opened.bench.name, "watch")
+        self._policy_file = PolicyFile(opened.bench.name)
+        self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._is_autonomic = opened.bench.policy.instructed_by == "secondary"
+        self.dialogue = Dialogue(opened, self.post, self.step)
+        self._opening: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._machine: Machine
+        self._health = HealthStatus(Health.DISARMED, "not started")
+        self._has_begun = False
+        self._is_news = True
+        """Whether the next arming is reported as the beginning of a watch."""
+        self._armed_incidents: dict[str, ArmedIncident] = {}
+        self._arm: m.ArmBench | None = None
+        self._rungs: dict[bytes, Rung] = {}
+        """Armed frame -> what it does."""
+        self._strikes: dict[str, Strike] = {}
+        """The policy's name of an incident -> what went out for it."""
+        self._collector: Collector | None = None
+        self._steps_told = 0
+        self._ending = ""
+        self._has_ended = False
+        self._unconfirmed = 0
+        """``Disarm`` that the reflex has not confirmed yet."""
+        self._listening: dict[Side, tuple[Ns, str]] = {}
+        """Canaries on their way: until when, and what is said if it does not come."""
+        self.intake = Intake(self, view, self._new_recording())
+
+    # --- from other threads ---------------------------------------------------------------------------------
+    def post(self, work: Callable[[], None]) -> None:
+        """Have this done in the station's thread."""
+        self._posted.put(work)
+        self.wake()
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # full, or ended
+            os.write(self._wake_write, b"\0")
+
+    def stop(self, why: str) -> None:
+        """Begin the end: nobody is instructed from here on; what was instructed is collected."""
+        self._ending = self._ending or why
+        self.wake()
+
+    def expect(self, rule: str, within_s: float) -> None:
+        """Hits of that rule are wanted for that time: nobody is instructed for them."""
+        until_ns = deadline_in(within_s)
+        self.post(lambda: self.step(m.Expected(rule=rule, until_ns=until_ns)))
+
+    # --- the loop -------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        opening = threading.Thread(target=self._open_lines, name="opening", daemon=True)
+        opening.start()
+        try:
+            self.intake.start()
+            self._begin()
+            while not self._is_over():
+                self._turn()
+        except Exception as error:  # noqa: BLE001 - passed to the caller, who raises it in its own thread
+            self.failure = error
+        finally:
+            self._opening.put(None)
+            self._close()
+            self.closed.put(None)
+
+    def _begin(self) -> None:
+        settings = Settings(
+            serial_numbers={
+                side: self.opened.bench.controller(side).serial_number for side in SIDES
+            },
+            instruct=tuple(self.opened.bench.policy.instruct),
+        )
+        saved, now = None, time.monotonic_ns()
+        if (found := self._policy_file.read()) is not None:
+            saved, self._armed_incidents = found
+        is_killed = saved is not None and bool(saved.armed or saved.open or not saved.ended)
+        self._machine = Machine(settings, now, saved if is_killed else None)
+        if saved is not None and not is_killed:
+            self._machine.guard.recall(saved.guard_log)
+        for part in m.BenchPart:
+            self.step(m.Back(part=part))
+        self.step(m.BenchArmed(who=self.audit.who))
+        self._has_begun = True
+        self._say_health(self._machine.status)
+
+    def _turn(self) -> None:
+        """Wait for what comes next, and deal with it."""
+        now = time.monotonic_ns()
+        dues = [self._machine.next_deadline_ns(now), *(one[0] for one in self._listening.values())]
+        limit_ns = min([one for one in dues if one is not None], default=now + NS_PER_S)
+        limit_ns = max(now, min(limit_ns, deadline_in(TICK_S)))
+        self.intake.take_what_comes(limit_ns, self._wake_read)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._posted.get_nowait()()
+        now = time.monotonic_ns()
+        for side, (until_ns, reason) in list(self._listening.items()):
+            if now >= until_ns:
+                del self._listening[side]
+                self.step(m.NotHeard(side=side, reason=reason))
+        due_ns = self._machine.next_deadline_ns(now)
+        if due_ns is not None and due_ns <= now:
+            self.step(m.Tick())
+        self._tell_steps()
+        self.intake.look(now)
+        is_armed = self._health.health.has_frames
+        for one in self.intake.ready(now if is_armed else now - int(ARM_FIRST_S * NS_PER_S)):
+            self.closed.put(one)
+        if self._ending and not self._has_ended:
+            self._has_ended = True
+            self._end_ns = deadline_in(DISARM_TIMEOUT_S)
+            self.step(m.Ended(why=self._ending))
+
+    def _is_over(self) -> bool:
+        if not self._has_ended or self._machine.open_incident:
+            return False
+        return self._unconfirmed <= 0 or time.monotonic_ns() > self._end_ns
+
+    def _close(self) -> None:
+        if self._collector is not None:
+            self._collector.cancel(wait_s=5.0)
+        self.dialogue.stop(STOP_S)
+        for one in self.intake.close("rig-trouble" if self.failure else "interrupted"):
+            self.closed.put(one)
+        if self._has_ended:
+            with contextlib.suppress(RigError):
+                log = self._machine.guard.log
+                self._policy_file.write(m.Saved(ended=self._ending, guard_log=log), {})
+        self.audit.add("end", "watch", self._ending or str(self.failure))
+        os.close(self._wake_write)
+        self._wake_write = -1
+        os.close(self._wake_read)
+
+    # --- the policy -----------------------------------------------------------------------------------------
+    def step(self, event: m.Event) -> None:
+        """One event into the policy; do at once what is done at once."""
+        actions = self._machine.step(time.monotonic_ns(), event)
+        fresh = next((one for one in actions if isinstance(one, m.ArmBench)), None)
+        for action in actions:
+            self._do(action, fresh)
+
+    def _do(self, action: m.Action, fresh: m.ArmBench | None) -> None:
+        incident = self.intake.target.incident
+        match action:
+            case m.ArmBench():
+                self._load(action)
+            case m.DisarmBench():
+                self._arm = None
+                self._unconfirmed += self.intake.disarm()
+                self.audit.add("disarm", "bench", action.why)
+            case m.Persist():
+                self._persist(action.saved, fresh)
+            case m.Reopen():
+                self._reopen(action.part)
+            case m.Identify():
+                self.dialogue.put(lambda: self.dialogue.identify(action, incident))
+            case m.Canary():
+                self.dialogue.put(lambda: self.dialogue.canary(action, self._listen))
+            case m.LookUp():
+                known = self._armed_incidents.get(action.incident)
+                wanted = bytes.fromhex(known.incident_id_hex) if known is not None else b""
+                self.dialogue.put(lambda: self.dialogue.look_up(action, wanted))
+            case m.Save():
+                self._armed_incidents[action.incident] = self._armed_for(incident, {})
+                cause = seen_before(action.cause)
+                self.dialogue.put(
+                    lambda: self.dialogue.save(action, lambda sent: self.struck(cause, sent))
+                )
+            case m.Collect():
+                self._collect(action)
+            case m.Join():
+                self._say(f"{action.hit.rule} on the {action.hit.side} joins the open incident")
+            case m.MarkGap():
+                self._mark_gap(action)
+            case m.Announcement():
+                self.audit.add(action.kind, action.about, action.text)
+                self._say(f"{action.about}: {action.text}")
+            case m.HealthIs():
+                self._say_health(action.status)
+
+    def _persist(self, saved: m.Saved, arm: m.ArmBench | None) -> None:
+        """Before ``arm`` is armed, which follows."""
+        if arm is not None:
+            frames = {str(one): self._frame_hex(one, at) for one, at in arm.epochs.items()}
+            incident = self.intake.target.incident
+            self._armed_incidents[arm.incident] = self._armed_for(incident, frames)
+        names = {one.incident for one in saved.armed} | {one.incident for one in saved.open}
+        self._armed_incidents = {
+            name: one
+            for name, one in self._armed_incidents.items()
+            if name in names or name in self._strikes
+        }
+        try:
+            self._policy_file.write(saved, self._armed_incidents)
+        except RigError as error:
+            self._say(str(error))
+
+    @staticmethod
+    def _armed_for(incident: Incident, frames_hex: dict[str, str]) -> ArmedIncident:
+        return ArmedIncident(
+            incident_id_hex=incident.incident_id.hex(),
+            folder=str(incident.path.absolute()),
+            frames_hex=frames_hex,
+        )
+
+    def _frame_hex(self, side: Side, epoch: int) -> str:
+        ready = self.dialogue.frames.get((side, epoch))
+        disruptive = not self.opened.bench.policy.redrive
+        return "" if ready is None else ready.by_reason["console", disruptive].hex()
+
+    def _load(self, arm: m.ArmBench) -> None:
+        ready = {
+            side: one
+            for side, epoch in arm.epochs.items()
+            if (one := self.dialogue.frames.get((side, epoch))) is not None
+        }
+        frames = frames_of(ready, arm.rung, redrive=self.opened.bench.policy.redrive)
+        self._arm = arm
+        for reason in sorted(frames, key=len, reverse=True):
+            rung = Rung.SAVE if reason.endswith("save") else arm.rung
+            self._rungs |= dict.fromkeys(frames[reason].values(), rung)
+        if not self._is_autonomic:
+            gentle = {kind.rpartition(" on the ")[0] for kind in arm.gentle}
+            self.intake.arm(frames, arm, gentle)
+        what = "warmstart" if arm.rung is Rung.WARMSTART else "save"
+        epochs = ", ".join(f"{side} in boot epoch {epoch}" for side, epoch in arm.epochs.items())
+        self.audit.add("arm", epochs, what)
+
+    def _say_health(self, status: HealthStatus) -> None:
+        if not self._has_begun:
+            return
+        self._health = status
+        self.audit.add("health", "bench", str(status))
+        self._view.health(status)
+        if status.why:
+            with contextlib.suppress(HarnessError):
+                self.intake.target.incident.note(f"the bench is {status}")
+        if status.health.has_frames and self._is_news:
+            self._is_news = False
+            host = self.opened.bench.primary.host
+            self._view.phase(f"watching; the host's port is {host}; stop with Ctrl-C")
+
+    def _say(self, text: str) -> None:
+        self._view.phase(text)
+        with contextlib.suppress(HarnessError):
+            self.intake.target.incident.note(text)
+
+    def _mark_gap(self, gap: m.MarkGap) -> None:
+        clock = read_wall_clock()
+        since = "an unknown time" if gap.from_ns is None else f"{clock.utc(gap.from_ns)} UTC"
+        text = f"{gap.part.value}: nothing was recorded from {since} to {clock.utc(gap.to_ns)} UTC"
+        if gap.from_ns is not None:
+            text += f" ({(gap.to_ns - gap.from_ns) / 1e9:.3f} s)"
+        self.audit.add("gap", gap.part.value, text)
+        self.intake.current.lose(text)
+
+    def _listen(self, side: Side, until_ns: Ns, reason: str) -> None:
+        if self.intake.was_heard(side):
+            self.step(m.Heard(side=side))
+        else:
+            self._listening[side] = (until_ns, reason)
+
+    def heard(self, side: Side) -> None:
+        """A canary came in; the answer to the request for it may still be on its way."""
+        if self._listening.pop(side, None) is not None and self.intake.was_heard(side):
+            self.step(m.Heard(side=side))
+
+    # --- strikes and incidents ------------------------------------------------------------------------------
+    def struck(self, cause: Trigger, attempts: list[FrameSent | FrameFailed]) -> None:
+        """All frames of one trigger are out, or could not go out."""
+        recording = self.intake.current
+        arming = attempts[0].arming if attempts else (self._arm.arming if self._arm else 0)
+        recording.acts_on(cause)
+        for one in attempts:
+            recording.incident.acted(one)
+            failed = one.error if isinstance(one, FrameFailed) else "ok"
+            self.audit.add("strike", one.side, f"{cause.rule} on the {cause.side}", failed)
+        sent = {one.side: one.frame for one in attempts if isinstance(one, FrameSent)}
+        out = tuple(sent) if attempts else tuple(cause.instruct)
+        rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values()]
+        name = self._machine.incident_of(arming)
+        self._strikes[name] = Strike(recording, cause, attempts)
+        self.step(
+            m.Struck(
+                arming=arming, rule=cause.rule, side=cause.side, t_ns=cause.t_match_ns, out=out,
+                rung=max(rungs, default=Rung.WARMSTART if self._is_autonomic else Rung.SAVE),
+                failed={one.side: one.error for one in attempts if isinstance(one, FrameFailed)},
+            )
+        )  # fmt: skip
+
+    def instructs(self, trigger: Trigger) -> None:
+        """A rule that instructs somebody hit, and no frame went out for it."""
+        if self._is_autonomic and self._arm is not None:
+            # The pair acts by itself; when is not known.
+            self.intake.current.causes.append(trigger)
+            self.struck(trigger, [])
+        else:
+            self.step(
+                m.TriggerSeen(
+                    rule=trigger.rule, side=trigger.side, instructs=bool(trigger.instruct),
+                    t_ns=trigger.t_match_ns,
+                )
+            )  # fmt: skip
+
+    def _collect(self, action: m.Collect) -> None:
+        strike = self._strikes.get(action.incident) or self._resumed(action)
+        disruptive = action.rung is Rung.WARMSTART
+        sides: list[Side] = [*action.out, *action.failed]
+        epochs = {side: action.epochs.get(side, 0) for side in sides}
+        collector = self._collector = Collector(
+            self.opened, strike.recording.incident, epochs, not_compared, self.wake,
+            disruptive=disruptive,
+        )  # fmt: skip
+        self._steps_told = 0
+        if strike.recording is self.intake.current:
+            self.intake.freeze(strike.cause.t_arrival_ns)
+            self.intake.prepare_next(self._new_recording())
+        if self.opened.bench.policy.redrive and disruptive:
+            collector.redrive_first(strike.cause, strike.recording.triggers)
+        frames = {one.side: one.frame for one in strike.attempts if isinstance(one, FrameSent)}
+        done_ns = {one.side: one.t_done_ns for one in strike.attempts if isinstance(one, FrameSent)}
+
+        def work() -> None:
+            for side in sides:
+                reason = action.failed.get(side)
+                if reason is None:
+                    out = FrameOut(side=side, t_ns=done_ns.get(side))
+                    collector.feed(out, frames.get(side, b""))
+                else:
+                    collector.feed(FrameNotOut(side=side, reason=reason))
+            collector.wait()
+            self.post(lambda: self._collected(action, strike, collector))
+
+        self.dialogue.put(work)
+
+    def _collected(self, action: m.Collect, strike: Strike, collector: Collector) -> None:
+        self._tell_steps()
+        self._collector = None
+        recording, wrong = strike.recording, what_is_missing(collector.finish)
+        if collector.failure is not None:
+            recording.lose(f"the recovery broke off: {collector.failure}")
+        self._strikes.pop(action.incident, None)
+        self._is_news = True
+        self.intake.cut(recording)
+        self.step(m.Collected(incident=action.incident, well=not wrong, detail="; ".join(wrong)))
+
+    def _resumed(self, action: m.Collect) -> Strike:
+        """An incident of a station that was killed: its folder is there."""
+        raise RigError(f"incident {action.incident} of the killed watch is not known")
+
+    def _tell_steps(self) -> None:
+        steps = [] if self._collector is None else self._collector.steps[self._steps_told :]
+        self._steps_told += len(steps)
+        for one in steps:
+            self._view.step(one.side, one.step, one.detail)
+
+    def _new_recording(self) -> Recording:
+        bench = self.opened.bench
+        incident = Incident.create(
+            self._out_dir, bench=bench.name, seed=0, versions=versions(),
+            rules=[str(path) for path in bench.rule_paths()],
+            incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
+        )  # fmt: skip
+        keep_basis(incident, bench)
+        for note in self.opened.notes:
+            incident.note(note)
+        return Recording(incident, self._view)
+
+    # --- lines ----------------------------------------------------------------------------------------------
+    def lost(self, part: m.BenchPart, reason: str) -> None:
+        self.step(m.Lost(part=part, reason=reason))
+
+    def confirmed(self) -> None:
+        """The reflex has read a ``Disarm``."""
+        self._unconfirmed -= 1
+
+    def _reopen(self, part: m.BenchPart) -> None:
+        if part in (m.BenchPart.REFLEX, m.BenchPart.LINK):
+            self.intake.start_again(part)
+        else:
+            self._opening.put(lambda: self._open(part))
+
+    def _open(self, part: m.BenchPart) -> None:
+        """In the thread ``opening``."""
+        side = SIDE_OF[part]
+        is_console = part is CONSOLE[side]
+        try:
+            if not self.intake.is_as_opened(part):
+                self.opened.reopen_line(side, console=is_console)
+        except (RigError, OSError) as error:
+            text = str(error)
+            self.post(lambda: self.lost(part, text))
+            return
+        self.post(lambda: self._opened(part))
+
+    def _opened(self, part: m.BenchPart) -> None:
+        try:
+            self.intake.use(part)
+        except RigError as error:
+            self.lost(part, str(error))
+            return
+        self.step(m.Back(part=part))
+
+    def _open_lines(self) -> None:
+        while (work := self._opening.get()) is not None:
+            work()

@@ -1,0 +1,42 @@
+"""Frames that went out for a trigger of a watch, and what of their recovery belongs to no incident."""
+
+from dataclasses import dataclass
+
+from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Trigger
+from freezeframe.harness.core.policy import messages as m
+from freezeframe.harness.core.recovery.messages import Compared, Finish
+from freezeframe.harness.runs.recording import Recording
+
+
+@dataclass
+class Strike:
+    """Frames that went out, or could not."""
+
+    recording: Recording
+    cause: Trigger
+    attempts: list[FrameSent | FrameFailed]
+    resumed: bool = False
+
+
+def not_compared() -> Compared:
+    """Others go on writing while the volumes would be read."""
+    return Compared(equal=None, detail="others go on writing")
+
+
+def seen_before(hit: m.TriggerSeen) -> Trigger:
+    """The trigger of an incident that was seen while nobody could be instructed."""
+    return Trigger(
+        t_ns=hit.t_ns, t_match_ns=hit.t_ns, t_arrival_ns=hit.t_ns, rule=hit.rule, side=hit.side,
+        source="operator", offset_bytes=0, instruct=list(SIDES),
+        detail="seen before the bench was armed again; saved as soon as it could be",
+    )  # fmt: skip
+
+
+def what_is_missing(finish: Finish | None) -> list[str]:
+    """Why an incident was not collected whole; [] when it was."""
+    if finish is None:
+        return ["the recovery did not end"]
+    wrong = [f"{one.side}: {one.reason}" for one in finish.sides if one.set != "complete"]
+    if finish.rejoined is False:
+        wrong.append(f"the pair did not return to full duplex: {finish.detail}")
+    return wrong
