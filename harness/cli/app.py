@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from freezeframe.harness.cli import complete, options
+from freezeframe.harness.cli import complete, options, watches
 from freezeframe.harness.cli.common import (
     DEFAULT_OUT,
     BenchOption,
@@ -82,22 +82,7 @@ def run(
         )
 
 
-@app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")
-def watch(
-    bench: BenchOption = "sim",
-    out: OutOption = DEFAULT_OUT,
-    verbose: VerboseOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Watch a pair that other hosts write to, until Ctrl-C. Each trigger becomes an incident.
-
-    It records without a gap and is armed again at once. --json prints one object per line: see
-    docs/watch.md.
-    """
-    with reported(as_json):
-        from freezeframe.harness.cli import runs
-
-        runs.watch(bench, out_dir=out, verbose=verbose, as_json=as_json)
+watches.add_to(app)
 
 
 @app.command(short_help="Play random histories of the policy against the simulated firmware.")

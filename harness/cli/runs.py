@@ -1,4 +1,4 @@
-"""Implement the commands ``run`` and ``watch``."""
+"""Implement the commands ``run``, ``watch`` and ``resume``."""
 
 import contextlib
 from pathlib import Path
@@ -35,8 +35,9 @@ from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.record import read_record
+from freezeframe.harness.incidents.store import LAST, find, incidents
 from freezeframe.harness.report.summary import summary
-from freezeframe.harness.runs import campaign, watching
+from freezeframe.harness.runs import campaign, resuming, watching
 from freezeframe.harness.runs.view import Silent
 
 REFRESHES_PER_SECOND: Final = 4
@@ -182,6 +183,32 @@ class JsonWatchView(Silent):
                 event="trigger", rule=event.rule, side=event.side, source=event.source,
                 text=escape(event.detail or event.excerpt), acted=bool(event.struck),
             )  # fmt: skip
+
+
+def _killed(incident: str, out_dir: Path) -> Path:
+    """The incident to be resumed; "last": the newest of a killed process that has a trigger. A watch
+    has begun the folder of the next incident by then."""
+    if incident != LAST:
+        return find(incident, out_dir).path
+    killed = [one for one in incidents(out_dir) if one.outcome == "interrupted"]
+    with_trigger = [one for one in killed if one.record.trigger is not None]
+    return with_trigger[-1].path if with_trigger else find(incident, out_dir).path
+
+
+def resume(incident: str, bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
+    path, described = _killed(incident, out_dir), load_bench(bench)
+    prepare(described)
+    view = RunView(quiet=as_json)
+    try:
+        result = resuming.resume(described, path, view)
+    finally:
+        view.close()
+    if as_json:
+        print_json(result.as_json())
+    else:
+        output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
+        say(f"incident: {escape(str(result.incident))}")
+    raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 
 def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import cbor2
 import zstandard
 
+from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.wire import control, rootcause
 from freezeframe.harness.wire.rootcause import EVENT_ARGUMENTS, RECORD, EventCode
@@ -311,3 +312,27 @@ def _decoded_event(
     record: dict[str, Any] = {"seq": seq, "uptime_ns": uptime_ns, "name": name, "level": level_name}
     record.update(zip(argument_names, arguments, strict=False))
     return record
+
+
+def plain(value: object) -> str:
+    """What JSON does not have: bytes as hex, anything else in words."""
+    return bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
+
+
+def event_line(event: EventRecord) -> bytes:
+    """One record of a controller's event log as text: seq, uptime in seconds, level, name,
+    arguments."""
+    rest = {
+        key: value
+        for key, value in event.items()
+        if key not in ("seq", "uptime_ns", "level", "name")
+    }
+    uptime_ns = event.get("uptime_ns", 0)
+    words = [
+        f"{event.get('seq', 0):>10}",
+        f"{uptime_ns // 10**9:>8}.{uptime_ns % 10**9:09}",
+        f"{event.get('level', '')!s:<5}",
+        f"{event.get('name', '')!s}",
+        *(f"{key}={plain(value)}" for key, value in rest.items()),
+    ]
+    return escape(" ".join(words)).encode() + b"\n"

@@ -38,7 +38,7 @@ import cbor2
 
 from freezeframe.harness.core import timeline
 from freezeframe.harness.core.events import SIDES, Event, FrameFailed, FrameSent, Ns, Side, Trigger
-from freezeframe.harness.core.rootcause import EventRecord, StateRecord
+from freezeframe.harness.core.rootcause import StateRecord, event_line, plain
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.record import FORMAT
@@ -101,11 +101,11 @@ class Incident:
         self._lock_fd = lock_fd
         self._mutex = threading.RLock()
         self._is_closed = False
-        self._timeline_bytes = 0
         with naming_errors(path / TIMELINE):
             self._timeline_fd = os.open(
                 path / TIMELINE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
             )
+        self._timeline_bytes = os.fstat(self._timeline_fd).st_size
 
     @classmethod
     def create(
@@ -183,7 +183,7 @@ class Incident:
     @_serialised
     def append(self, row: Row) -> None:
         """One more row of the timeline; it is in the file when this returns."""
-        line = json.dumps(row, separators=(",", ":"), default=_plain).encode() + b"\n"
+        line = json.dumps(row, separators=(",", ":"), default=plain).encode() + b"\n"
         with naming_errors(self.path / TIMELINE):
             try:
                 _write_all(self._timeline_fd, line)
@@ -328,9 +328,9 @@ class Incident:
         document = {"header": dict(pulled.header), "state": dict(pulled.state)}
         _replace(
             self.path / side / STATE,
-            json.dumps(document, indent=1, default=_plain).encode() + b"\n",
+            json.dumps(document, indent=1, default=plain).encode() + b"\n",
         )
-        _replace(self.path / side / EVENTS, b"".join(_event_line(event) for event in pulled.events))
+        _replace(self.path / side / EVENTS, b"".join(event_line(event) for event in pulled.events))
         self._close_set(side, complete=True, events=len(pulled.events))
 
     @_serialised
@@ -374,7 +374,7 @@ class Incident:
     def milestone(self) -> None:
         """Replace incident.json: a reader, and a crash, see the old one or the new one."""
         _replace(
-            self.path / RECORD, json.dumps(self.record, indent=1, default=_plain).encode() + b"\n"
+            self.path / RECORD, json.dumps(self.record, indent=1, default=plain).encode() + b"\n"
         )
 
     @_serialised
@@ -405,6 +405,11 @@ class Incident:
         """Remove the folder: the run was clean, there is no incident."""
         with naming_errors(self.path):
             shutil.rmtree(self.path)
+        self._release()
+
+    @_serialised
+    def leave(self) -> None:
+        """Write no more, and leave it open."""
         self._release()
 
     def _complete_line(self) -> None:
@@ -472,27 +477,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _plain(value: object) -> str:
-    """What JSON does not have: bytes as hex, anything else in words."""
-    return bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
-
-
-def _event_line(event: EventRecord) -> bytes:
-    """One record of a controller's event log as text: seq, uptime in seconds, level, name,
-    arguments."""
-    rest = {
-        key: value
-        for key, value in event.items()
-        if key not in ("seq", "uptime_ns", "level", "name")
-    }
-    uptime_ns = event.get("uptime_ns", 0)
-    words = [
-        f"{event.get('seq', 0):>10}",
-        f"{uptime_ns // 10**9:>8}.{uptime_ns % 10**9:09}",
-        f"{event.get('level', '')!s:<5}",
-        f"{event.get('name', '')!s}",
-        *(f"{key}={_plain(value)}" for key, value in rest.items()),
-    ]
-    return escape(" ".join(words)).encode() + b"\n"

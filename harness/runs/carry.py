@@ -94,13 +94,15 @@ class Carrier:
         *,
         armed: Mapping[Side, int],
         is_autonomic: bool,
+        has_no_replies: bool = False,
         compare: Callable[[], Compared],
         heard: Callable[[Answered], object],
         pause: Callable[[float], object],
         is_cancelled: Callable[[], bool],
     ) -> None:
         """``armed``: see Recovery. ``heard`` takes answers that do not end the action under way;
-        ``pause`` takes seconds."""
+        ``pause`` takes seconds. ``has_no_replies``: the
+        answers to the frames cannot be had."""
         self.frames: dict[Side, bytes] = {}
         self.keeps_saves = False
         """A redrive has saved before it warmstarted: that set is pulled, too."""
@@ -109,6 +111,7 @@ class Carrier:
         self._clock = clock
         self._armed = dict(armed)
         self._is_autonomic = is_autonomic
+        self._has_no_replies = has_no_replies
         self._compare = compare
         self._heard = heard
         self._pause = pause
@@ -141,6 +144,8 @@ class Carrier:
     def _await_reply(self, action: AwaitReply) -> RecoveryEvent:
         if self._is_autonomic:
             return Replied(side=action.side, ok=True, status="instructed by the secondary")
+        if self._has_no_replies:
+            return TimedOut(detail="its answer was lost with the process that was killed")
         controller, frame = self._reach.controllers[action.side], self.frames[action.side]
         if action.attempt > 1:
             controller.link.write(frame)

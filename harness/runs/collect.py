@@ -29,12 +29,14 @@ class Collector:
         changed: Callable[[], None],
         *,
         disruptive: bool = True,
+        is_resumed: bool = False,
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames.
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
         collector's thread. In autonomic mode the sides instruct themselves: there is no frame of
         ours to be answered, and their newest sets are this incident's. Not ``disruptive``: the
-        frames only saved."""
+        frames only saved. ``is_resumed``: the answers to the frames were lost with
+        the process that wrote them, and are not waited for."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
@@ -53,6 +55,7 @@ class Collector:
             MonotonicClock(),
             armed=armed,
             is_autonomic=opened.bench.policy.instructed_by == "secondary",
+            has_no_replies=is_resumed,
             compare=compare,
             heard=self._on,
             pause=self._cancelled.wait,

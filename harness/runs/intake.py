@@ -179,11 +179,14 @@ class Intake:
         """What follows the incident under way is recorded there."""
         self._next = recording
 
-    def cut(self, recording: Recording) -> None:
-        """The incident is collected: what comes from now on belongs to the next one."""
+    def cut(self, recording: Recording, *, is_resumed: bool = False) -> None:
+        """The incident is collected: what comes from now on belongs to the next one.
+        ``is_resumed``: what was reported of it was lost with its station."""
         if recording is not self.current or self._next is None:
             if all(one.recording is not recording for one in self._cuts):
                 self._cuts.append(self._closed(recording, "fail"))
+                if is_resumed:
+                    self._cuts[-1].throughout = self._cuts[-1].ever = ()
             return
         cut = self._closed(recording, "fail")
         cut.awaited = {name for name in WATCHERS if self._watchers.is_running(name)}

@@ -1,18 +1,23 @@
 """One incident's part of what the watchers report: which hits are kept and which are counted, what was
 lost, and what is made of the folder once nobody writes into it any more."""
 
+import secrets
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.events import LinkStats, Side, Trigger
 from freezeframe.harness.edge.capture_ring import join
+from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError
+from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.view import View
+from freezeframe.harness.wire import control
 
 MAX_HITS: Final = 1000
 """Of each rule on each side in one incident, this many are reported, kept and written; later ones are
@@ -99,3 +104,20 @@ class Recording:
             )
             counted[rule] += count
         self.incident.record["counted_hits"] = dict(counted)
+
+
+def new_recording(
+    opened: OpenBench, out_dir: Path, view: View, incident_id: bytes = b""
+) -> Recording:
+    """Make the folder of the next incident of a watch. ``incident_id``: of one whose folder is
+    gone."""
+    bench = opened.bench
+    incident = Incident.create(
+        out_dir, bench=bench.name, seed=0, versions=versions(),
+        rules=[str(path) for path in bench.rule_paths()],
+        incident_id=incident_id or secrets.token_bytes(control.INCIDENT_ID_BYTES),
+    )  # fmt: skip
+    keep_basis(incident, bench)
+    for note in opened.notes:
+        incident.note(note)
+    return Recording(incident, view)

@@ -15,7 +15,6 @@ judged from ``closed``.
 import contextlib
 import os
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -37,19 +36,23 @@ from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONSOLE, SIDE_OF
 from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
 from freezeframe.harness.edge.clock import read_wall_clock
-from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError
-from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.reopening import reopen
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of
 from freezeframe.harness.runs.intake import ClosedRecording, Intake
 from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile
-from freezeframe.harness.runs.recording import Recording
-from freezeframe.harness.runs.strike import Strike, not_compared, seen_before, what_is_missing
+from freezeframe.harness.runs.recording import Recording, new_recording
+from freezeframe.harness.runs.strike import (
+    Strike,
+    not_compared,
+    seen_before,
+    seen_before_kill,
+    what_is_missing,
+)
 from freezeframe.harness.runs.view import View
-from freezeframe.harness.wire import control
 
 READY_TIMEOUT_S: Final = 20.0
 TICK_S: Final = 0.5
@@ -386,13 +389,13 @@ class Station(threading.Thread):
         epochs = {side: action.epochs.get(side, 0) for side in sides}
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self.wake,
-            disruptive=disruptive,
+            disruptive=disruptive, is_resumed=strike.resumed,
         )  # fmt: skip
         self._steps_told = 0
         if strike.recording is self.intake.current:
             self.intake.freeze(strike.cause.t_arrival_ns)
             self.intake.prepare_next(self._new_recording())
-        if self.opened.bench.policy.redrive and disruptive:
+        if self.opened.bench.policy.redrive and disruptive and not strike.resumed:
             collector.redrive_first(strike.cause, strike.recording.triggers)
         frames = {one.side: one.frame for one in strike.attempts if isinstance(one, FrameSent)}
         done_ns = {one.side: one.t_done_ns for one in strike.attempts if isinstance(one, FrameSent)}
@@ -418,12 +421,27 @@ class Station(threading.Thread):
             recording.lose(f"the recovery broke off: {collector.failure}")
         self._strikes.pop(action.incident, None)
         self._is_news = True
-        self.intake.cut(recording)
+        self.intake.cut(recording, is_resumed=strike.resumed)
         self.step(m.Collected(incident=action.incident, well=not wrong, detail="; ".join(wrong)))
 
     def _resumed(self, action: m.Collect) -> Strike:
-        """An incident of a station that was killed: its folder is there."""
-        raise RigError(f"incident {action.incident} of the killed watch is not known")
+        """An incident of a station that was killed; its folder may be gone."""
+        known = self._armed_incidents.get(action.incident)
+        try:
+            if known is None:
+                raise RigError("its id is not known")
+            incident = reopen(Path(known.folder))
+        except HarnessError as error:
+            self._say(f"incident {action.incident} of the watch that was killed: {error}")
+            recording = self._new_recording(
+                bytes.fromhex(known.incident_id_hex) if known is not None else b""
+            )
+        else:
+            recording = Recording(incident, self._view)
+        self._strikes[action.incident] = strike = Strike(
+            recording, seen_before_kill(action), [], resumed=True
+        )
+        return strike
 
     def _tell_steps(self) -> None:
         steps = [] if self._collector is None else self._collector.steps[self._steps_told :]
@@ -431,17 +449,8 @@ class Station(threading.Thread):
         for one in steps:
             self._view.step(one.side, one.step, one.detail)
 
-    def _new_recording(self) -> Recording:
-        bench = self.opened.bench
-        incident = Incident.create(
-            self._out_dir, bench=bench.name, seed=0, versions=versions(),
-            rules=[str(path) for path in bench.rule_paths()],
-            incident_id=secrets.token_bytes(control.INCIDENT_ID_BYTES),
-        )  # fmt: skip
-        keep_basis(incident, bench)
-        for note in self.opened.notes:
-            incident.note(note)
-        return Recording(incident, self._view)
+    def _new_recording(self, incident_id: bytes = b"") -> Recording:
+        return new_recording(self.opened, self._out_dir, self._view, incident_id)
 
     # --- lines ----------------------------------------------------------------------------------------------
     def lost(self, part: m.BenchPart, reason: str) -> None:

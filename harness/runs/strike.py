@@ -32,6 +32,16 @@ def seen_before(hit: m.TriggerSeen) -> Trigger:
     )  # fmt: skip
 
 
+def seen_before_kill(action: m.Collect) -> Trigger:
+    """The trigger of an incident whose station was killed, as far as it is known."""
+    rule, _, side = action.cause.rpartition(" on the ")
+    return Trigger(
+        t_ns=0, t_match_ns=0, t_arrival_ns=0, rule=rule or action.cause,
+        side="primary" if side == "primary" else "secondary", source="operator", offset_bytes=0,
+        instruct=list(action.out), detail="seen by a watch that was killed",
+    )  # fmt: skip
+
+
 def what_is_missing(finish: Finish | None) -> list[str]:
     """Why an incident was not collected whole; [] when it was."""
     if finish is None:
