@@ -202,7 +202,8 @@ class OpenBench:
         old = self.consoles[side] if console and not is_shared else controller.link
         old.close()
         self._lines = [line for line in self._lines if line is not old]
-        breaks = bool(getattr(controller, "sends_break", False)) and (is_shared or not console)
+        maker = registry.load(table.driver, Controller)
+        breaks = bool(getattr(maker, "sends_break", False)) and (is_shared or not console)
         url, baud = (
             (table.console, table.console_baud)
             if console or is_shared

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from freezeframe.harness.bench.benchfile import Bench
-from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.bench.linktable import LinkTable
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import LinkStats
 from freezeframe.harness.core.link.blindness import not_understood, unproved
 from freezeframe.harness.errors import HarnessError, RigError

@@ -88,7 +88,7 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     seen = [(one["action"], one["about"], one["result"]) for one in audited]
     assert ("strike", "primary", "ok") in seen and ("strike", "secondary", "ok") in seen
     armed = [one["why"] for one in audited if one["action"] == "arm"]
-    assert armed[:2] == ["warmstart", "save"]
+    assert list(dict.fromkeys(armed)) == ["warmstart", "save"]
     assert all(f"pid {os.getpid()}" in one["who"] for one in audited)
 
 
