@@ -4,7 +4,7 @@ followers that lack one rule each, which shows how often a rule decides."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kernel_tcp import PEER
@@ -42,7 +42,12 @@ class Judging(Reassembler):
 
 
 class ByPython(Reassembler):
-    """The short way in Python, also where the C module was built."""
+    """Passing over and the short way in Python, also where the C module was built."""
+
+    def frames(
+        self, run: skim.Buffer, first_no: int, offset_ns: int
+    ) -> Iterator[tuple[int, memoryview, int]]:
+        return skimpure.Skimmer.frames(self, run, first_no, offset_ns)
 
     def next_data(self, frame: skim.Buffer, number: int) -> tuple[Any, memoryview] | None:
         return skimpure.Skimmer.next_data(self, frame, number)

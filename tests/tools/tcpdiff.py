@@ -68,7 +68,7 @@ def pure(records: str, results: str) -> None:
     """In a process without the C module: follow all records."""
     assert not skim.NATIVE
     scripts = msgspec.msgpack.decode(Path(records).read_bytes(), type=list[list[bytes]])
-    followed = [list(follow(frames, kind=Reassembler)[:4]) for frames in scripts]
+    followed = [list(follow(frames, skimmed=True, kind=Reassembler)[:4]) for frames in scripts]
     Path(results).write_bytes(msgspec.msgpack.encode(followed))
 
 

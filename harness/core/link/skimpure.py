@@ -3,9 +3,9 @@
 
 Captured frames have one form: runs of pcapng's enhanced packet blocks in memory, interface 0,
 nanoseconds, little-endian. The ring's blocks are turned into it, a capture file is it.
-``Skimmer.frames`` gives out those frames of a run that may tell something; this one gives out all
-of them, the C one passes over the middle of a healthy bulk transfer, by the rules that stand at
-``HalfState``. Whoever feeds what comes out sees the same packets, times and frame numbers.
+``Skimmer.frames`` gives out those frames of a run that may tell something, and passes over the
+middle of a healthy bulk transfer, by the rules that stand at ``HalfState``. Whoever feeds what comes
+out sees the same packets, times and frame numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from freezeframe.harness.core.link.ipheaders import HOSTILE, Foreign, look
+from freezeframe.harness.core.link.ipheaders import (
+    ETHERTYPE_IPV4,
+    IPPROTO_TCP,
+    NOT_FRAGMENTED_MASK,
+    Foreign,
+    look,
+)
 
 EPB: Final = 6
 EPB_LEAST_BYTES: Final = 32
@@ -39,7 +45,10 @@ _MAC_BYTES: Final = 12
 _TAG: Final = struct.Struct(">HH")
 _NS_PER_S: Final = 1_000_000_000
 _LEAST_FRAME_BYTES: Final = 54
-_TCP: Final = struct.Struct(">HHIIBBH")
+_TCP: Final = struct.Struct(">4sIIBBH")
+_PLAIN: Final = struct.Struct(">12xHBxHxxHxBxx12sIIBBH")
+"""Ethernet, IPv4 and TCP at once: ethertype, version and IHL, total length, fragment field, protocol;
+addresses and ports; sequence number, acknowledgement, data offset, flags, window."""
 _TCP_HEADER_BYTES: Final = 20
 _ACK: Final = 0x10
 _FLAGS: Final = 0x17
@@ -319,6 +328,106 @@ class HalfState:
         """The receiver's copy of the sender's timestamp (RFC 7323 4.3)."""
 
 
+class _NextSegment(NamedTuple):
+    """The next segment of a steady stream."""
+
+    half: Any
+    data: memoryview
+    tsval: int
+    ack: int
+    acked: int
+    """The position of the other direction that it acknowledges."""
+    window: int
+
+
+def _find_next(halves: dict[bytes, Any], view: memoryview) -> _NextSegment | None:
+    """By the rules at ``HalfState``; nothing is changed."""
+    if len(view) < _LEAST_FRAME_BYTES:
+        return None
+    (
+        ethertype, version_ihl, total, fragment, protocol, key, seq, ack, data_offset, flags, window
+    ) = _PLAIN.unpack_from(view)  # fmt: skip
+    if (
+        ethertype == ETHERTYPE_IPV4
+        and version_ihl == 0x45
+        and protocol == IPPROTO_TCP
+        and not fragment & NOT_FRAGMENTED_MASK
+        and total
+    ):
+        at, end, addresses = 34, 14 + total, key[:8]
+    else:
+        located = look(view)
+        if isinstance(located, Foreign):
+            return None
+        at, end, addresses = located
+        if at < 0 or at + _TCP_HEADER_BYTES > len(view):
+            return None
+        ports, seq, ack, data_offset, flags, window = _TCP.unpack_from(view, at)
+        key = addresses + ports
+    if end > len(view):
+        return None
+    data_at = at + (data_offset >> 4) * 4
+    half = halves.get(key)
+    if (
+        half is None
+        or not half.steady
+        or seq != half.next_seq
+        or flags & _FLAGS != _ACK
+        or not at + _TCP_HEADER_BYTES <= data_at <= end
+        or half.offset + end - data_at > half.edge
+        or (data_at < end and not half.spoken)
+    ):
+        return None
+    other, recent, acked = half.other, half.ts_recent, 0
+    if other.next_seq >= 0:
+        acked = other.offset + signed(ack - other.next_seq)
+        if not other.steady or not other.acked <= acked <= other.offset:
+            return None
+    tsval, options = -1, data_at - at - _TCP_HEADER_BYTES
+    if options == 12 and view[at + 20 : at + 24] == _ALIGNED_TIMESTAMP:
+        tsval = int.from_bytes(view[at + 24 : at + 28], "big")
+        if recent > 0 and signed(tsval - recent) < 0:
+            return None
+    elif options:
+        return None
+    if half.verify:
+        verdict = judge_sum(view, at, end, addresses)
+        if verdict > UNFINISHED or (verdict == GOOD and not half.sums_known):
+            return None
+    return _NextSegment(half, view[data_at:end], tsval, ack, acked, window)
+
+
+def _move_on(found: _NextSegment, number: int) -> None:
+    """What this segment says is believed, and its bytes have been taken."""
+    half, data, tsval, ack, acked, window = found
+    other = half.other
+    if tsval >= 0 and half.ts_recent != TIMESTAMPS_OFF and half.offset <= half.acked:
+        half.ts_recent = tsval
+    if other.next_seq < 0:
+        other.acked_seq = ack
+    else:
+        other.acked = acked
+        if other.scale >= 0:
+            size = window << other.scale
+            other.max_window = max(other.max_window, size)
+            known = other.edge != -NEVER
+            other.edge = max(other.edge, acked + size) if known else acked + size
+    half.next_seq = (half.next_seq + len(data)) & _SEQ_MASK
+    half.offset += len(data)
+    half.last_packet_no = number
+
+
+def _passes_over(halves: dict[bytes, Any], frame: memoryview, number: int) -> bool:
+    found = _find_next(halves, frame)
+    if found is None:
+        return False
+    fill = found.half.fill
+    if found.data and not fill.discarding and not fill.swallow(found.data):
+        return False
+    _move_on(found, number)
+    return True
+
+
 class Skimmer:
     """All directions that are followed, by addresses and ports as they stand in the frames."""
 
@@ -333,58 +442,18 @@ class Skimmer:
     ) -> Iterator[tuple[int, memoryview, int]]:
         """(time less ``offset_ns``, frame, number) of those of ``run`` that have to be fed, in
         order."""
-        view = memoryview(run)
+        view, halves = memoryview(run), self.halves
         for number, (start, captured, _, t_ns) in enumerate(blocks(view), first_no):
-            yield t_ns - offset_ns, view[start : start + captured], number
+            frame = view[start : start + captured]
+            if not halves or not _passes_over(halves, frame, number):
+                yield t_ns - offset_ns, frame, number
 
     def next_data(self, frame: Buffer, number: int) -> tuple[Any, memoryview] | None:
-        """Direction and data of a frame that is the next of a steady stream, by the rules at
-        ``HalfState``, and has data; both directions are moved on. None: nothing was changed, and the
-        frame has to be judged. This is the way of nearly all data that are not passed over."""
-        view = memoryview(frame)
-        located = look(view) if len(view) >= _LEAST_FRAME_BYTES else HOSTILE
-        if isinstance(located, Foreign):
+        """Direction and data of a frame that is the next of a steady stream and has data; both
+        directions are moved on. None: nothing was changed, and the frame has to be judged. This is
+        the way of nearly all data that are not passed over."""
+        found = _find_next(self.halves, memoryview(frame))
+        if found is None or not found.data or found.half.other.next_seq < 0:
             return None
-        at, end, addresses = located
-        if at < 0 or at + _TCP_HEADER_BYTES > len(view) or end > len(view):
-            return None
-        _, _, seq, ack, data_offset, flags, window = _TCP.unpack_from(view, at)
-        data_at = at + (data_offset >> 4) * 4
-        half = self.halves.get(addresses + bytes(view[at : at + 4]))
-        if (
-            half is None
-            or not half.steady
-            or not half.spoken
-            or seq != half.next_seq
-            or flags & _FLAGS != _ACK
-            or not at + _TCP_HEADER_BYTES <= data_at < end
-            or half.offset + end - data_at > half.edge
-        ):
-            return None
-        other, options, recent = half.other, data_at - at - _TCP_HEADER_BYTES, half.ts_recent
-        acked = other.offset + signed(ack - other.next_seq)
-        if not other.steady or not other.acked <= acked <= other.offset:
-            return None
-        tsval = -1
-        if options == 12 and view[at + 20 : at + 24] == _ALIGNED_TIMESTAMP:
-            tsval = int.from_bytes(view[at + 24 : at + 28], "big")
-        elif options:
-            return None
-        if tsval >= 0 and recent > 0 and signed(tsval - recent) < 0:
-            return None
-        if half.verify:
-            verdict = judge_sum(view, at, end, addresses)
-            if verdict > UNFINISHED or (verdict == GOOD and not half.sums_known):
-                return None
-        if tsval >= 0 and recent != TIMESTAMPS_OFF and half.offset <= half.acked:
-            half.ts_recent = tsval
-        other.acked = acked
-        if other.scale >= 0:
-            size = window << other.scale
-            other.max_window = max(other.max_window, size)
-            known = other.edge != -NEVER
-            other.edge = max(other.edge, acked + size) if known else acked + size
-        half.next_seq = (seq + end - data_at) & _SEQ_MASK
-        half.offset += end - data_at
-        half.last_packet_no = number
-        return half, view[data_at:end]
+        _move_on(found, number)
+        return found.half, found.data

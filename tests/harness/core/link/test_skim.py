@@ -71,10 +71,9 @@ class Reader:
 def both_ways(
     frames: Sequence[bytes], cuts: Sequence[int], ports: frozenset[int], step_ns: int = STEPS_NS[0]
 ) -> tuple[Told, Told]:
-    """Each frame judged by all rules, and skimmed in runs; and in between, what goes on with a stream
-    taken the short way in Python."""
+    """Each frame judged by all rules, and skimmed in runs; before that, skimmed by the Python twin."""
     outcome = []
-    for kind, skimmed in ((Judging, False), (ByPython, False), (Reassembler, True)):
+    for kind, skimmed in ((Judging, False), (ByPython, True), (Reassembler, True)):
         reader, edges = (
             Reader(ports, kind),
             sorted({0, len(frames), *(cut % (len(frames) + 1) for cut in cuts)}),
