@@ -4,7 +4,9 @@ The peer sits on a TUN device: what it writes is received by the kernel before `
 checksums verified, and what the kernel answers can be read at once, so that the record of both
 directions has the order in which the kernel saw them.
 
-A packet socket on the device holds a reference to each segment. That keeps Linux from joining
+The record is a packet socket's on that device: what a timer of the kernel sends between two steps of a
+script stands where it belongs, however late the script reads it. The socket also holds a reference to
+each segment. That keeps Linux from joining
 segments in its out-of-order queue, which it does or does not by the memory that a driver gave them:
 the one rule of that queue that the wire does not show.
 """
@@ -15,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import random
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -33,6 +36,17 @@ _TUNSETIFF, _IFF_TUN_NO_PI = 0x400454CA, 0x1001
 _SO_RCVBUFFORCE, _TCP_WINDOW_CLAMP, _TCP_QUICKACK, _TCP_INFO = 33, 10, 12, 11
 _ENDS = socket.inet_aton(PEER) + socket.inet_aton(KERNEL)
 _ETHERNET = bytes(12) + b"\x08\x00"
+_MEMORY = (
+    "PruneCalled",
+    "RcvPruned",
+    "OfoPruned",
+    "TCPRcvCollapsed",
+    "TCPBacklogDrop",
+    "TCPOFODrop",
+    "TCPRcvQDrop",
+)
+"""Counters of /proc/net/netstat: for want of memory the kernel dropped what it had, or did not take a
+segment. The wire does not show that; how much memory there is, other processes decide too."""
 
 
 def ones_sum(data: bytes) -> int:
@@ -72,6 +86,8 @@ class ScriptOutcome:
     """That the application read."""
     lived: bool = True
     steps: list[str] = field(default_factory=list)
+    short_of_memory: bool = False
+    """The kernel dropped what the wire says that it has: nothing to hold a follower against."""
 
 
 class KernelTcp:
@@ -100,6 +116,7 @@ class KernelTcp:
         self._tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
         self._tap.bind(("oracle0", 3))
         self._tap.setblocking(False)
+        self._netstat = os.open("/proc/net/netstat", os.O_RDONLY | os.O_CLOEXEC)  # this namespace's
         self._listeners = {clamp: self._listen(clamp) for clamp in CLAMPS}
 
     def _listen(self, clamp: int) -> socket.socket:
@@ -114,7 +131,8 @@ class KernelTcp:
     def close(self) -> None:
         for one in (self._tap, *self._listeners.values()):
             one.close()
-        os.close(self.tun)
+        for descriptor in (self._netstat, self.tun):
+            os.close(descriptor)
         self._namespace.close()
 
     def accept(self, clamp: int) -> socket.socket:
@@ -128,12 +146,20 @@ class KernelTcp:
         self._next_port = 20000 + (self._next_port - 20000 + 1) % 40000
         return self._next_port
 
-    def drain_tap(self) -> None:
-        try:
-            while True:
-                self._tap.recv(1)
-        except BlockingIOError:
-            return
+    def short_of_memory(self) -> int:
+        """How often the kernel was, by its counters."""
+        names, values = os.pread(self._netstat, 1 << 16, 0).split(b"\n")[:2]
+        counters = dict(zip(names.decode().split()[1:], map(int, values.split()[1:]), strict=True))
+        return sum(counters.get(name, 0) for name in _MEMORY)
+
+    def recorded(self, port: int) -> list[bytes]:
+        """Ethernet frames of the connection from ``port``, in order; nothing is kept."""
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while raw := self._tap.recv(1 << 16):
+                if raw[0] >> 4 == 4 and raw[9] == 6 and port in struct.unpack_from(">HH", raw, 20):
+                    frames.append(_ETHERNET + raw)
+        return frames
 
 
 @dataclass
@@ -149,6 +175,8 @@ class Talk:
     sack_end: int = 0
     sent: int = 0
     """By the kernel: its next sequence number."""
+    answers: int = 0
+    """Frames of the kernel that were read."""
 
     def __post_init__(self) -> None:
         rnd = self.rnd
@@ -167,7 +195,6 @@ class Talk:
     # --- both ends ---
     def inject(self, raw: bytes) -> None:
         os.write(self.kernel.tun, raw)
-        self.out.frames.append(_ETHERNET + raw)
         if self.app is not None and self.is_quick:
             with contextlib.suppress(OSError):
                 self.app.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
@@ -181,7 +208,7 @@ class Talk:
                 return
             if raw[0] >> 4 != 4 or raw[9] != 6 or struct.unpack_from(">H", raw, 22)[0] != self.port:
                 continue
-            self.out.frames.append(_ETHERNET + raw)
+            self.answers += 1
             self._note(raw)
 
     def _note(self, raw: bytes) -> None:
@@ -261,13 +288,16 @@ class Talk:
         out.lived = self.is_alive
         self.read()
         if out.lived:
+            before = self.answers
             self.send(self.nxt - 1, stamp=self.clock)  # an old one: the kernel says where it is
-        frames = len(out.frames)
+            while self.answers == before:
+                assert select.select([self.kernel.tun], [], [], 20)[0], "the kernel did not answer"
+                self.collect()
+        out.frames = self.kernel.recorded(self.port)
         app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         app.close()
         self.collect()
-        del out.frames[frames:]  # the end of the test, not of the script
-        self.kernel.drain_tap()
+        self.kernel.recorded(self.port)  # the end of the test, not of the script
         return out
 
 
@@ -379,6 +409,23 @@ def fill_window(talk: Talk) -> None:
         talk.send(talk.nxt, _data(talk))
 
 
+def beyond_first(talk: Talk) -> None:
+    """Beyond a small window, then all that lies before; and once the application has read, other
+    bytes at that place."""
+    at, size = talk.edge, talk.rnd.randrange(1, 40)
+    if not 0 < (at - talk.nxt) % 2**32 < 8192:
+        return
+    talk.send(at, talk.rnd.randbytes(size))
+    while talk.nxt != at:
+        before = talk.nxt
+        talk.send(before, talk.rnd.randbytes(min((at - before) % 2**32, 700)))
+        if talk.nxt == before:
+            return  # its acknowledgement is delayed
+    talk.read()
+    talk.collect()
+    talk.send(at, talk.rnd.randbytes(size))
+
+
 def ack_ahead(talk: Talk) -> None:
     at = talk.rnd.choice([talk.nxt, _early(talk)])
     talk.send(at, _data(talk), ack=talk.sent + talk.rnd.choice([1, 2, 1000, 2**29]))
@@ -403,13 +450,14 @@ def pure_ack(talk: Talk) -> None:
 STEPS: dict[Step, int] = {
     in_order: 30, early: 22, repeated: 6, overlapping: 8, spoilt: 9, reset_exact: 1, reset_within: 5,
     reset_outside: 4, reset_at_sack: 1, syn_inside: 5, finishing: 2, old_stamp: 6, no_stamp: 2, beyond: 6,
-    fill_window: 3, ack_ahead: 3, ack_too_old: 2, no_ack: 2, keep_alive: 3, pure_ack: 4,
+    beyond_first: 4, fill_window: 3, ack_ahead: 3, ack_too_old: 2, no_ack: 2, keep_alive: 3, pure_ack: 4,
 }  # fmt: skip
 
 
 def run_script(kernel: KernelTcp, seed: int) -> ScriptOutcome:
     """Inject the script of this seed."""
     rnd = random.Random(seed)
+    before = kernel.short_of_memory()
     talk = Talk(kernel, rnd)
     talk.open(rnd.choice([b"", b"", rnd.randbytes(rnd.randrange(1, 100))]))
     steps = rnd.choices(list(STEPS), list(STEPS.values()), k=rnd.randrange(4, 26))
@@ -421,4 +469,6 @@ def run_script(kernel: KernelTcp, seed: int) -> ScriptOutcome:
         if talk.reads == "each" or (talk.reads == "some" and rnd.random() < 0.3):
             talk.read()
             talk.collect()
-    return talk.finish()
+    outcome = talk.finish()
+    outcome.short_of_memory = kernel.short_of_memory() != before
+    return outcome
