@@ -74,6 +74,12 @@ class QueuedSegment(NamedTuple):
     data: bytes | memoryview
     fin: bool
 
+    def kept(self) -> QueuedSegment:
+        """With bytes of its own: those of a frame live no longer than its memory."""
+        return QueuedSegment(
+            self.at, self.end, self.t_ns, self.packet_no, bytes(self.data), self.fin
+        )
+
 
 class RefusedSegment(NamedTuple):
     """A segment that the model refuses. The receiver's acknowledgement overrules the model."""

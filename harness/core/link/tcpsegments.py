@@ -351,8 +351,7 @@ class SegmentJudge(Skimmer):
     def _remember(self, half: Half, at: int, seg: TcpSegment, rule: str) -> None:
         node = self._node(half, seg, at)
         if node.end > node.at and not half.closed:
-            kept = node._replace(data=bytes(node.data))
-            half.doubt(kept, rule, seg.options.tsval)
+            half.doubt(node.kept(), rule, seg.options.tsval)
 
     def _accept(
         self, half: Half, node: QueuedSegment, tsval: int, events: list[StreamEvent]
@@ -376,11 +375,11 @@ class SegmentJudge(Skimmer):
         is_taken = is_taken or is_bare_fin or node.end <= half.received_to
         if closed_window and not is_taken:
             self.refused["window"] += 1
-            half.doubt(node._replace(data=bytes(node.data)), "window", -1)
+            half.doubt(node.kept(), "window", -1)
             return
         if node.at > half.offset:
             self.refused["overlap"] += half.overlaps(node)
-            half.hold(node._replace(data=bytes(node.data)))
+            half.hold(node.kept())
             too_much = half.pending_bytes > self._max_pending_bytes
             if too_much or len(half.pending) > MAX_PENDING_SEGMENTS:
                 self._give_up(half, half.pending[0].at, node.t_ns, node.packet_no, events)
