@@ -19,6 +19,7 @@ from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.report import text
 from freezeframe.harness.roles import Preparable, SetEntry
+from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.wire import control
 
@@ -45,6 +46,9 @@ def instruct(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> 
         sent_ns = time.monotonic_ns()
         controller.link.write(frame)
         reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
+        audit = AuditJournal(bench.name, verb)
+        came = "no answer" if reply is None else reply.status
+        audit.add("frame", side, f"{verb} by hand, boot epoch {identity.boot_epoch}", came)
         if reply is None:
             raise RigError(
                 f"the {side} controller did not answer {verb} within {bench.policy.reply_timeout_s:g} s"

@@ -28,6 +28,7 @@ EXIT_OF_OUTCOME: Final[dict[str, int]] = {
     "pass": EXIT_PASS,
     "fail": EXIT_DEVICE_FAILED,
     "rig-trouble": EXIT_RIG,
+    "drill": EXIT_PASS,
     "inconclusive": EXIT_INCONCLUSIVE,
     "interrupted": EXIT_INTERRUPTED,
 }

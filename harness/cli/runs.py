@@ -1,6 +1,7 @@
-"""Implement the commands ``run``, ``watch`` and ``resume``."""
+"""Implement the commands ``run``, ``watch``, ``resume`` and ``drill``."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from freezeframe.harness.bench.benchfile import MIB, load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import MIB, Bench, load_bench, load_scenario
 from freezeframe.harness.cli import output
 from freezeframe.harness.cli.output import (
     EXIT_OF_OUTCOME,
@@ -38,7 +39,8 @@ from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import LAST, find, incidents
 from freezeframe.harness.report.summary import summary
 from freezeframe.harness.runs import campaign, resuming, watching
-from freezeframe.harness.runs.view import Silent
+from freezeframe.harness.runs import drill as drilling
+from freezeframe.harness.runs.view import Silent, View
 
 REFRESHES_PER_SECOND: Final = 4
 """Progress display updates per second. More would take processor time from the run."""
@@ -196,11 +198,28 @@ def _killed(incident: str, out_dir: Path) -> Path:
 
 
 def resume(incident: str, bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
-    path, described = _killed(incident, out_dir), load_bench(bench)
+    path = _killed(incident, out_dir)
+    _one(bench, lambda one, view: resuming.resume(one, path, view), verbose, as_json)
+
+
+def drill(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
+    _one(
+        bench,
+        lambda one, view: drilling.drill(one, out_dir=out_dir, view=view),
+        verbose,
+        as_json,
+    )
+
+
+def _one(
+    bench: str, work: Callable[[Bench, View], campaign.Result], verbose: bool, as_json: bool
+) -> None:
+    """Do what comes to one incident, and print that."""
+    described = load_bench(bench)
     prepare(described)
     view = RunView(quiet=as_json)
     try:
-        result = resuming.resume(described, path, view)
+        result = work(described, view)
     finally:
         view.close()
     if as_json:

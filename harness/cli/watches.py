@@ -1,4 +1,4 @@
-"""Define the commands ``watch`` and ``resume``."""
+"""Define the commands ``watch``, ``resume`` and ``drill``."""
 
 from typing import Annotated
 
@@ -52,7 +52,25 @@ def resume(
         runs.resume(incident, bench, out_dir=out, verbose=verbose, as_json=as_json)
 
 
+def drill(
+    bench: BenchOption = "sim",
+    out: OutOption = DEFAULT_OUT,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove the whole chain without harm, for commissioning and for every night.
+
+    Both consoles are heard, the frames are tried out without their effect, a line that a controller
+    prints makes the reflex save both, and both sets are pulled and decoded. Nobody restarts.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import runs
+
+        runs.drill(bench, out_dir=out, verbose=verbose, as_json=as_json)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program's."""
     app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")(watch)
     app.command(short_help="Go on with an incident whose process was killed.")(resume)
+    app.command(short_help="Prove the whole chain of a bench without harm.")(drill)

@@ -26,7 +26,7 @@ from freezeframe.harness.edge.capture_ring import kept_runs
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents.record import parsed, read_record
 
-Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted"]
+Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted", "drill"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 OPEN: Final = "open"
 """Outcome of an incident whose run still lives; a dead run's is shown as "interrupted"."""

@@ -60,7 +60,7 @@ def _lead(record: IncidentRecord, outcome: str) -> list[TableRow]:
     style = OUTCOME_STYLE.get(outcome, "")
     result = Text.assemble((outcome.upper(), style), f": {why}.{seen}")
     rows: list[TableRow] = [("result", result)]
-    if record.verdict is not None:
+    if record.verdict is not None and outcome != "drill":
         rows.append(("cause", verdict_line(record.verdict)))
     rows.append(("next", Text(_next_step(record, outcome))))
     return rows
@@ -82,6 +82,8 @@ def _next_step(record: IncidentRecord, outcome: str) -> str:
         return "repair the bench and run again; freezeframe doctor and freezeframe check test its parts"
     if outcome == "open":
         return "wait until the run has ended"
+    if outcome == "drill":
+        return "nothing to do"
     if record.trigger is None:
         if outcome == "pass":
             return "nothing to do"

@@ -28,6 +28,8 @@ class Arming:
         opened: OpenBench,
         incident: Incident,
         observation: Observation,
+        *,
+        saves_only: bool = False,
     ) -> None:
         self.ended = ""
         """Why the end has begun; from then on nobody is instructed."""
@@ -43,13 +45,14 @@ class Arming:
         self._observation = observation
         self._identities: Mapping[Side, Identity] = {}
         self._has_struck = False
+        self._saves_only = saves_only
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
         """Encode the frames for these boots, try them out, and hand them to the reflex."""
         self._try_out(identities)
         if not self._has_struck and not self.ended:
             self._arming += 1
-            warmstarts = not self._opened.bench.policy.redrive
+            warmstarts = not (self._opened.bench.policy.redrive or self._saves_only)
             self._observation.arm(
                 self._frames(disruptive=warmstarts), arming=self._arming, seen=self._seen
             )

@@ -107,13 +107,13 @@ class Recording:
 
 
 def new_recording(
-    opened: OpenBench, out_dir: Path, view: View, incident_id: bytes = b""
+    opened: OpenBench, out_dir: Path, view: View, incident_id: bytes = b"", *, scenario: str = ""
 ) -> Recording:
     """Make the folder of the next incident of a watch. ``incident_id``: of one whose folder is
     gone."""
     bench = opened.bench
     incident = Incident.create(
-        out_dir, bench=bench.name, seed=0, versions=versions(),
+        out_dir, bench=bench.name, seed=0, scenario=scenario, versions=versions(),
         rules=[str(path) for path in bench.rule_paths()],
         incident_id=incident_id or secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )  # fmt: skip

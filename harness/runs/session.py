@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.console.rules import RuleSet
+from freezeframe.harness.core.console.rules import ConsoleRule, RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
     AnyEvent,
@@ -66,7 +66,10 @@ class Session:
         incident: Incident,
         view: View,
         compare: Callable[[], recovery.Compared],
+        *,
+        drill_rule: ConsoleRule | None = None,
     ) -> None:
+        """``drill_rule``: it is in force beside the bench's, and the frames only save."""
         self.opened = opened
         self.incident = incident
         self.view = view
@@ -100,12 +103,13 @@ class Session:
         boot_lines = {
             side: getattr(one, "boot_line", b"") for side, one in opened.controllers.items()
         }
-        self._own_rules = own_rules(boot_lines)
+        self._is_drill = drill_rule is not None
+        self._own_rules = (*own_rules(boot_lines), *([drill_rule] if drill_rule else ()))
         self._rebooted = ""
         """Who restarted since it was identified, until the bench is armed again."""
         self._is_identified = self._was_armed = False
         self.observation = Observation(opened, incident, self._with_own(rules))
-        self.arming = Arming(opened, incident, self.observation)
+        self.arming = Arming(opened, incident, self.observation, saves_only=drill_rule is not None)
         self._is_closing = False
 
     def arm(self) -> None:
@@ -374,12 +378,19 @@ class Session:
     def _collect(self, trigger: Trigger) -> Collector:
         self.recording.acts_on(trigger)
         armed = {side: self.opened.identities[side].boot_epoch for side in trigger.instruct}
-        self.collector = Collector(self.opened, self.incident, armed, self._compare, self._wake)
+        self.collector = Collector(
+            self.opened,
+            self.incident,
+            armed,
+            self._compare,
+            self._wake,
+            disruptive=not self._is_drill,
+        )
         with contextlib.suppress(
             RigError
         ):  # a watch that has died is reported where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
-        if self.opened.bench.policy.redrive:
+        if self.opened.bench.policy.redrive and not self._is_drill:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
 

@@ -16,6 +16,7 @@ from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import Serviceable
+from freezeframe.harness.runs.audit import AuditJournal
 
 
 @pytest.fixture
@@ -155,6 +156,11 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     warm = told(freezeframe("warmstart", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
     assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
     assert warm["set"] > saved["set"]
+    audited = [json.loads(one) for one in AuditJournal("sim", "").path.read_text().splitlines()]
+    assert [(one["action"], one["about"], one["why"], one["result"]) for one in audited] == [
+        ("frame", "primary", "save by hand, boot epoch 1", "ok"),
+        ("frame", "primary", "warmstart by hand, boot epoch 1", "ok"),
+    ]
     done = freezeframe("pull", "primary", "--bench", str(bench), "--json", cwd=tmp_path)
     pulled = told(done)
     assert (pulled["set"], pulled["complete"]) == (warm["set"], True)
