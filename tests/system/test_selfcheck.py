@@ -13,6 +13,7 @@ import pytest
 from freezeframe.fixtures.pair import Incidents, Pair
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.report.text import canaries_in_words, recheck_in_words
 from freezeframe.harness.roles import Controller, Reply
@@ -42,6 +43,13 @@ class Mute:
 class Refusing(Mute):
     def print_line(self, text: str, deadline_ns: int) -> Reply:
         return Reply(ok=False, status="bad\x1b[31m operation")
+
+
+class Silent(Mute):
+    """Says that it has printed, and nothing comes in: its console is another line."""
+
+    def print_line(self, text: str, deadline_ns: int) -> Reply:
+        return Reply(ok=True, status="ok")
 
 
 def open_pair(tmp_path: Path) -> Pair:
@@ -121,3 +129,30 @@ def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
         "primary NOT HEARD: its controller cannot be asked to print; "
         "secondary NOT HEARD: its controller would not print: bad\\x1b[31m operation"
     )
+
+
+def test_a_canary_that_does_not_come_in_is_the_rigs_trouble(tmp_path: Path) -> None:
+    pair = open_pair(tmp_path)
+    real = dict(pair.opened.controllers)
+    try:
+        pair.opened.controllers["secondary"] = cast(Controller, Silent(real["secondary"]))
+        with pytest.raises(RigError, match="the secondary controller printed a line that did not"):
+            pair.session._sing()
+    finally:
+        pair.opened.controllers.update(real)
+        pair.close(failed=False)
+
+
+def test_a_line_that_the_reflex_did_not_report_takes_the_proof_from_a_run(tmp_path: Path) -> None:
+    """The record holds more than the reflex has seen: whatever else the run says, its watching did
+    not work."""
+    pair = open_pair(tmp_path)
+    try:
+        with pair.incident.console_path("secondary").open("ab") as file:
+            file.write(b"block drbd0: Digest integrity check FAILED: 8s +4096\n")
+    finally:
+        pair.close(failed=False)
+    record = pair.incident.record
+    assert record["recheck"]["secondary"]["agrees"] is False
+    assert record["outcome"] == "rig-trouble", record["reasons"]
+    assert any("the record of the secondary console" in one for one in record["reasons"])
