@@ -426,9 +426,8 @@ class Controller:
         self._out.append(ConsoleSend(self.console.take_output()))
         for socket in sorted(self._sockets):
             self.peer.handle(self.now_ns, ReplicationClosed(socket, "warmstart"))
-        # The metadata record what the replication lost, and the cache is on the medium: a clean
-        # end. The answers wait for the next boot.
-        self.store.flush()
+        # The metadata record what the replication lost, and the cache went to the medium with the
+        # set: a clean end. The answers wait for the next boot.
         self.peer.stop(self.now_ns)
         self.peer.take_completions()
         self.console.take_output()

@@ -6,6 +6,7 @@ import random
 import cbor2
 import pytest
 
+from freezeframe.firmware_sim.controller import Phase
 from freezeframe.firmware_sim.faults import STORE_KINDS
 from freezeframe.firmware_sim.invariants import sets_of, violations
 from freezeframe.firmware_sim.mutants import MUTANTS
@@ -195,6 +196,35 @@ def test_a_power_cycle_keeps_sets_and_flushed_data(side: str) -> None:
     assert world.controller(side).boot_epoch == 2
     assert world.content("primary") == world.content("secondary")
     assert world.content("primary")[: 20 * 4096] == random.Random(7).randbytes(20 * 4096)
+
+
+@pytest.mark.parametrize("kind", ["write", "trim"])
+@pytest.mark.parametrize("fua", [False, True])
+def test_what_is_written_with_fua_is_on_the_medium_when_it_is_answered(
+    kind: str, fua: bool
+) -> None:
+    world = started()
+    write_some(world, 4)
+    world.flush()
+    settle(world)
+    data = b"\xa5" * 4096 if kind == "write" else b""
+    request = world.connect_host("primary").request(kind, 8192, 4096, data, fua=fua)
+    world.run_until(lambda: request.done)
+    dirty_bytes = world.controller("primary").store.dirty_bytes
+    assert dirty_bytes == (0 if fua else 4096)
+
+
+@pytest.mark.parametrize("side", ["primary", "secondary"])
+def test_a_warmstart_leaves_nothing_in_the_cache(side: str) -> None:
+    """The power may go before the next flush."""
+    world = started()
+    write_some(world, 20)
+    world.run_until(lambda: not any(world.drain()))
+    controller = world.controller(side)
+    assert controller.store.dirty_bytes == 20 * 4096
+    freeze(world, side)
+    world.run_until(lambda: controller.phase is not Phase.RUNNING)
+    assert controller.store.dirty_bytes == 0
 
 
 def test_a_secondary_that_loses_power_with_a_full_cache_is_repaired() -> None:

@@ -86,6 +86,24 @@ def test_many_frames_in_one_batch(tmp_path: Path) -> None:
     assert plain(list(read_frames(tmp_path / "x.pcapng"))) == frames
 
 
+def test_the_interface_statistics_say_what_was_received_and_dropped(tmp_path: Path) -> None:
+    """Read by the format's own description (section 4.6): a file that hides its losses is taken for
+    a whole one."""
+    one = writer(tmp_path / "x.pcapng")
+    close(one)
+    data = (tmp_path / "x.pcapng").read_bytes()
+    (size,) = struct.unpack("<I", data[-4:])
+    statistics = data[-size:-4]
+    assert struct.unpack_from("<III", statistics) == (5, size, 0)
+    counts, at = {}, 20  # type, length, interface, and the time in two halves
+    while at < len(statistics):
+        code, length = struct.unpack_from("<HH", statistics, at)
+        if length == 8 and code in (4, 7):  # isb_ifrecv, isb_osdrop
+            (counts[code],) = struct.unpack_from("<Q", statistics, at + 4)
+        at += 4 + -(-length // 4) * 4
+    assert counts == {4: 9, 7: 4}
+
+
 def in_growing(path: Path) -> list[tuple[int, bytes, int]]:
     with path.open("rb") as file:
         return plain(

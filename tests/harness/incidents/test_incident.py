@@ -15,7 +15,7 @@ import pytest
 from freezeframe.harness.core import timeline
 from freezeframe.harness.core.events import FrameFailed, FrameSent, Trigger
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.incident import MAX_LISTED, Incident
 from freezeframe.harness.incidents.store import StoredIncident, find, incidents
 from freezeframe.harness.roles import Reply, RootCauseSet
 
@@ -183,7 +183,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from freezeframe.harness.core.events import Trigger
-from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.incident import MAX_LISTED, Incident
 incident = Incident.create(Path(sys.argv[1]), bench="sim", seed=1)
 incident.triggered(Trigger(t_ns=5, rule="r", source="link", side="primary", offset_bytes=0,
                            t_arrival_ns=5, t_match_ns=5))
@@ -216,7 +216,7 @@ import sys
 from pathlib import Path
 from freezeframe.harness.core import timeline
 from freezeframe.harness.errors import RigError
-from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.incident import MAX_LISTED, Incident
 out = Path(sys.argv[1])
 incident = Incident.create(out, bench="sim", seed=1)
 for call in (
@@ -345,3 +345,43 @@ def test_nobody_writes_into_a_closed_incident(tmp_path: Path, end: str) -> None:
             write()
     if end == "finish":
         assert StoredIncident.open(incident.path).altered() == []
+
+
+def test_each_part_of_an_incident_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel was asked for, in order: after a power cut a part is whole or not there, and
+    a finished incident is whole."""
+    asked: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def seen_fsync(fd: int) -> None:
+        asked.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def seen_replace(path: Path, target: Path) -> Path:
+        asked.append(("rename", str(path)))
+        asked.append(("named", str(target)))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(Path, "replace", seen_replace)
+    incident = create(tmp_path)
+    incident.finish("pass")
+    for at, (what, path) in enumerate(asked):
+        if what == "rename":
+            assert asked[at - 1] == ("fsync", path)
+            named = asked[at + 1][1]
+            assert asked[at + 2] == ("fsync", str(Path(named).parent))
+    named_files = [Path(path).name for what, path in asked if what == "named"]
+    assert {"incident.json", "SHA256SUMS"} <= set(named_files)
+    timeline_at = asked.index(("fsync", str(incident.path / "timeline.jsonl")))
+    assert timeline_at < asked.index(("named", str(incident.path / "SHA256SUMS")))
+
+
+def test_what_an_incident_lists_is_bounded(tmp_path: Path) -> None:
+    incident = create(tmp_path)
+    for number in range(MAX_LISTED + 5):
+        incident.note(f"note {number}")
+    assert len(incident.record["notes"]) == MAX_LISTED
+    incident.finish("pass")

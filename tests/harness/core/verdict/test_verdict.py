@@ -66,6 +66,27 @@ def test_the_same_evidence_gives_the_same_verdict_with_and_without_what_only_a_s
     assert plain(again) == plain(outcome.verdict)
 
 
+@pytest.mark.parametrize("kernel_drops", [0, 1, 3])
+def test_a_capture_that_dropped_frames_is_not_whole_and_lowers_the_grade(kernel_drops: int) -> None:
+    parts = incident("bit_flip_receiver").parts
+    record = parts["record"] | {
+        "capture": parts["record"]["capture"] | {"kernel_drops": kernel_drops}
+    }
+    e = evidence({**parts, "record": record})
+    assert e.capture_is_whole is not bool(kernel_drops)
+    verdict = judge(e)
+    assert verdict.evidence_grade == ("B" if kernel_drops else "A")
+    assert any("dropped" in one for one in verdict.evidence_lacks) is bool(kernel_drops)
+
+
+def test_a_capture_with_a_hole_is_not_whole() -> None:
+    parts = incident("bit_flip_receiver").parts
+    middle = len(parts["frames"]) // 2
+    frames = parts["frames"][:middle] + parts["frames"][middle + 8 :]
+    assert not evidence({**parts, "frames": frames}).capture_is_whole
+    assert not evidence({**parts, "frames": None}).capture_is_whole
+
+
 def lying(found: RootCauseSet | None) -> RootCauseSet | None:
     """The set with a fault plan and firings that never were."""
     if found is None:
