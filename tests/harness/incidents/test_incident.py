@@ -356,7 +356,7 @@ def test_each_part_of_an_incident_is_on_the_disk_before_its_name_and_the_name_be
     fsync, replace = os.fsync, Path.replace
 
     def seen_fsync(fd: int) -> None:
-        asked.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        asked.append(("fsync", str(Path(f"/proc/self/fd/{fd}").readlink())))
         fsync(fd)
 
     def seen_replace(path: Path, target: Path) -> Path:
