@@ -25,6 +25,7 @@ from freezeframe.harness.core.link.tcpreceiver import (
     Half,
     PendingSyn,
     QueuedSegment,
+    RefusedSegment,
     TcpSegment,
     agree,
 )
@@ -301,9 +302,10 @@ class SegmentJudge(Skimmer):
         at = other.position(seg.ack)
         if at - other.offset > _MAX_WINDOW_BYTES:
             return False  # no receiver can have that; believing it would skip real data
-        if at < other.acked:
+        acked = other.acked
+        if at < acked:
             known = other.acked if other.isn is not None else _MAX_WINDOW_BYTES
-            return at >= other.acked - min(other.max_window or _MAX_WINDOW_BYTES, known)
+            return at >= acked - min(other.max_window or _MAX_WINDOW_BYTES, known)
         is_ahead = at > other.sent_to
         if not is_ahead:
             self._stamp(half, seg)
@@ -315,11 +317,11 @@ class SegmentJudge(Skimmer):
             other.max_window = max(other.max_window, size)
             other.edge = at + size if other.edge == -NEVER else max(other.edge, at + size)
         for doubt in other.confirmed(NEVER, at):
-            self._accept(other, doubt.node, doubt.tsval, events)
+            self._accept(other, doubt, acked, events)
         for left, right in seg.options.sacks:
             other.sack_ok = True
             for doubt in other.confirmed(other.position(left), other.position(right)):
-                self._accept(other, doubt.node, doubt.tsval, events)
+                self._accept(other, doubt, acked, events)
         self._miss(other, at, seg, events)
         return not is_ahead
 
@@ -354,12 +356,15 @@ class SegmentJudge(Skimmer):
             half.doubt(node.kept(), rule, seg.options.tsval)
 
     def _accept(
-        self, half: Half, node: QueuedSegment, tsval: int, events: list[StreamEvent]
+        self, half: Half, refused: RefusedSegment, acked: int, events: list[StreamEvent]
     ) -> None:
-        """The receiver says that it has taken what the rules refused."""
-        if tsval >= 0 and half.ts_recent > 0:
-            half.ts_recent = tsval
-        self._queue(half, node, events, is_taken=True)
+        """The receiver says that it has taken what the rules refused. ``acked``: what it had
+        acknowledged when it took that: as in ``_stamp``, the timestamp of a later segment is not
+        kept."""
+        is_kept = acked == NEVER or refused.node.at <= acked
+        if refused.tsval >= 0 and half.ts_recent > 0 and is_kept:
+            half.ts_recent = refused.tsval
+        self._queue(half, refused.node, events, is_taken=True)
 
     def _queue(
         self, half: Half, node: QueuedSegment, events: list[StreamEvent], *, is_taken: bool = False

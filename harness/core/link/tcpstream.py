@@ -133,7 +133,7 @@ class Reassembler(SegmentJudge):
         for half in list(self._uncertain.values()):
             while half.waits and half.deadline_ns() <= now_ns:
                 for refused in half.expire_doubts(now_ns):
-                    self._accept(half, refused.node, refused.tsval, events)
+                    self._accept(half, refused, half.acked, events)
                 if half.missed_since_ns is not None:
                     self._give_up(half, half.missed_to, now_ns, 0, events)
                 elif half.pending and half.pending[0].t_ns + HOLE_LIMIT_NS <= now_ns:

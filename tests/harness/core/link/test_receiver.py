@@ -291,6 +291,26 @@ def test_an_old_timestamp_is_refused_until_the_receiver_says_otherwise() -> None
     assert stream(feed(Reassembler(), [*opened, old, acknowledged])) == b"old"
 
 
+def test_the_timestamp_of_an_early_segment_is_not_kept_though_the_receiver_took_it() -> None:
+    """It crosses the window's edge, and the receiver's selective acknowledgement overrules the
+    model."""
+
+    def options(tsval: int, more: bytes = b"") -> bytes:
+        return b"\1\1\x08\x0a" + struct.pack(">II", tsval, 0) + more
+
+    opened = [
+        with_options(frame, options(1000 + n, (b"\1\3\3\0" if n < 2 else b"") + b"\4\2\1\1"))
+        for n, frame in enumerate(opening())
+    ]
+    opened[1] = windowed(opened[1], 40)
+    across = stamped(segment(A, B, 131, 901, ACK, b"x" * 20), 2000)
+    sack = options(1003, b"\1\1\x05\x0a" + struct.pack(">II", 131, 151))
+    says_so = with_options(windowed(segment(B, A, 901, 101, ACK), 40), sack)
+    before = stamped(segment(A, B, 101, 901, ACK, b"y" * 30), 1500)
+    events = feed(Reassembler(), [*opened, across, says_so, before])
+    assert stream(events) == b"y" * 30 + b"x" * 20
+
+
 def test_without_frames_of_the_receiver_its_window_is_not_known() -> None:
     opened = [with_options(frame, b"\1\3\3\0") for frame in opening()[:2]]
     reassembler = Reassembler()
