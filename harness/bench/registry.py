@@ -13,7 +13,9 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+from freezeframe.harness.core.link import byname
 from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.promises.cases import Case
 
 GROUP: Final = "freezeframe.drivers"
 BUILT_IN: Final = {
@@ -84,6 +86,34 @@ def load(name: str, role: type) -> Callable[..., Any]:
     elif not callable(loaded):
         raise UsageError(f"driver {name!r}: {point.value} is not a class")
     return loaded  # type: ignore[no-any-return]
+
+
+CASES: Final = "freezeframe.cases"
+"""Entry points: name of a driver or protocol -> a function that returns what ``driver check`` is given."""
+
+
+def cases(name: str) -> list[Case]:
+    """What the package of ``name`` gives to be checked. UsageError: it gives nothing; RigError: it
+    fails to."""
+    found = list(entry_points(group=CASES, name=name))
+    if not found:
+        if name not in names() and name not in byname.names():
+            find(name)  # says what is known
+        raise UsageError(
+            f"{name!r}: its package registers nothing in the entry-point group {CASES}: give --bench FILE to "
+            "check it on real devices, or register a function that returns cases (docs/drivers.md)"
+        )
+    try:
+        made = found[0].load()()
+    except Exception as error:  # a third-party module may raise anything
+        raise RigError(
+            f"{name!r}: {found[0].value} raised {type(error).__name__}: {error}; expected: a list of cases"
+        ) from error
+    if not isinstance(made, list) or not all(isinstance(one, Case) for one in made):
+        raise RigError(
+            f"{name!r}: {found[0].value} returned {made!r:.200}; expected: a list of cases"
+        )
+    return made
 
 
 def methods(role: type) -> list[str]:

@@ -23,6 +23,7 @@ from freezeframe.harness.cli.common import (
     SideArgument,
     VerboseOption,
 )
+from freezeframe.harness.cli.driverapp import driver_app
 from freezeframe.harness.cli.formats import FORMATS, with_options
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
@@ -416,6 +417,8 @@ def sim(
 
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
+
+app.add_typer(driver_app, name="driver")
 
 rig_app = typer.Typer(
     help="Start and stop a pair of virtual Linux nodes with DRBD.", no_args_is_help=True

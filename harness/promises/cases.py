@@ -50,7 +50,7 @@ class LinkCase:
     """Link events that the capture must show; a healthy one shows none."""
     ports: frozenset[int] = field(default_factory=frozenset)
     options: LinkOptions | None = None
-    trials: int = 20
+    trials: int = 8
 
 
 Case = ControllerCase | HostCase | PowerCase | LinkCase

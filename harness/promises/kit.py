@@ -45,6 +45,7 @@ class RoleTrial:
 
     def __init__(self, made: object, role: type, passed: Callable[[str], None]) -> None:
         self.made = made
+        self.who = type(getattr(made, "driven", made)).__name__
         self.passed = passed
         roles = [role]
         if role is Controller:
@@ -57,7 +58,7 @@ class RoleTrial:
         """``found``: what there is instead."""
         if not condition:
             said = f"{statement}; {found}" if found else statement
-            raise ConformanceError(f"{type(self.made).__name__}: does not hold: {said}")
+            raise ConformanceError(f"{self.who}: does not hold: {said}")
         self.passed(statement)
 
     def call(self, name: str, *args: object, **kwargs: object) -> object:
@@ -72,9 +73,7 @@ class RoleTrial:
             raise
         except Exception as error:  # noqa: BLE001 - a driver's own mistake is a finding
             problem = f"{name}() raised {type(error).__name__}: {error}"
-        raise ConformanceError(
-            f"{type(self.made).__name__}: {problem}; expected: {promise.expected}"
-        )
+        raise ConformanceError(f"{self.who}: {problem}; expected: {promise.expected}")
 
     def one(self, kind: type[T], name: str, *args: object, **kwargs: object) -> T:
         value = self.call(name, *args, **kwargs)
@@ -96,9 +95,9 @@ class RoleTrial:
             raise
         except Exception as error:
             raise ConformanceError(
-                f"{type(self.made).__name__}: {statement}; it raises {type(error).__name__}: {error}"
+                f"{self.who}: {statement}; it raises {type(error).__name__}: {error}"
             ) from error
-        raise ConformanceError(f"{type(self.made).__name__}: does not hold: {statement}")
+        raise ConformanceError(f"{self.who}: does not hold: {statement}")
 
 
 # --- hosts and supplies ---------------------------------------------------------------------------------------
