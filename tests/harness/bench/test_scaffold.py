@@ -12,7 +12,9 @@ from freezeframe.harness.errors import UsageError
 
 
 @pytest.mark.parametrize("name", ["acme", "two_words", "x9"])
-def test_the_package_is_whole_and_has_the_new_name_throughout(name: str, tmp_path: Path) -> None:
+def test_the_package_is_whole_and_has_the_new_name_throughout(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = write_scaffold(name, tmp_path)
     assert len(written) == len(scaffold(name)) == 10
     for path in written:
@@ -24,6 +26,7 @@ def test_the_package_is_whole_and_has_the_new_name_throughout(name: str, tmp_pat
     assert set(project["entry-points"]) == {
         "freezeframe.drivers", "freezeframe.links", "freezeframe.cases",
     }  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path / name)  # its metadata is found there
     bench = load_bench(tmp_path / name / "bench.toml")
     assert bench.primary.driver == name and bench.primary.options == {"read_bytes": 2048}
 
