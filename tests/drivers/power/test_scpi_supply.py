@@ -42,6 +42,9 @@ class Instrument:
             finally:
                 thread.join(30)
 
+    def heard(self, data: bytes) -> bytes:
+        return data
+
     def _serve(self, listener: socket.socket) -> None:
         scpi = Scpi({number: Rail(load) for number, load in self.loads.items()}, self.dialect)
         connection, _ = listener.accept()
@@ -49,7 +52,7 @@ class Instrument:
         with connection, contextlib.suppress(ConnectionError):
             while data := connection.recv(4096):
                 self.lines += data.decode().splitlines()
-                answer = scpi.feed(data)
+                answer = scpi.feed(self.heard(data))
                 for at in range(len(answer)):
                     connection.sendall(answer[at : at + 1])
 
@@ -75,6 +78,32 @@ def test_every_dialect_refuses(dialect: Dialect) -> None:
     instrument = Instrument(dialect)
     with instrument.served() as resource, ScpiSupply(resource, volts=24.0) as supply:
         with pytest.raises(RigError, match=r"refuses 'VOLT 24.000,\(@1\)': -222"):
+            supply.set_output("primary", True)
+        assert not supply.output("primary")
+    assert instrument.loads[1].changes == []
+
+
+@dataclass
+class Capped(Instrument):
+    """Takes less than it is asked for, and says nothing."""
+
+    asked: bytes = b""
+    taken: bytes = b""
+
+    def heard(self, data: bytes) -> bytes:
+        return data.replace(self.asked, self.taken)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "said"),
+    [(b"VOLT 12.000", b"VOLT 10.000", "took 10 for 'VOLT 12"), (b"CURR 2.000", b"CURR 0.500", "took 0.5 for 'CURR 2")],
+)  # fmt: skip
+def test_a_limit_that_the_instrument_did_not_take_switches_nothing_on(
+    asked: bytes, taken: bytes, said: str
+) -> None:
+    instrument = Capped(DIALECTS["SCPI-1999"], asked=asked, taken=taken)
+    with instrument.served() as resource, ScpiSupply(resource, limit_a=2.0) as supply:
+        with pytest.raises(RigError, match=said):
             supply.set_output("primary", True)
         assert not supply.output("primary")
     assert instrument.loads[1].changes == []

@@ -1,7 +1,7 @@
 """What a run makes of what it has seen: no outcome is better than its evidence."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -246,6 +246,18 @@ def test_a_device_that_failed_fails(
 ) -> None:
     assert judged(scenario, seen, **record) == "fail"
     assert why in judged.why
+
+
+@pytest.mark.parametrize("rejoined", [True, False, None])
+def test_a_pair_that_did_not_rejoin_fails(judged: Judge, rejoined: bool | None) -> None:
+    seen = recovered("digest-failed")
+    assert seen.collector is not None and seen.collector.finish is not None
+    seen.collector.finish = replace(
+        seen.collector.finish, rejoined=rejoined, detail="cs:WFConnection"
+    )
+    assert judged("bit_flip_receiver", seen) == ("pass" if rejoined else "fail")
+    why = "the pair did not return to full duplex: cs:WFConnection"
+    assert (why in judged.why) is not bool(rejoined)
 
 
 def test_an_incident_that_cannot_be_closed_is_not_a_pass(judged: Judge) -> None:

@@ -7,11 +7,18 @@ from pathlib import Path
 import golden_incidents
 import pytest
 from golden_incidents import RECEIVER, SENDER
+from link_script import P, features, h80
+from link_wire import Wire
 from typer.testing import CliRunner
 
 from freezeframe.harness.cli.app import app
 from freezeframe.harness.cli.formats import FORMATS
 from freezeframe.harness.core import frames
+from freezeframe.harness.core.link.drbd.protocol import DrbdLink
+from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.messages import Message
+from freezeframe.harness.core.link.protocol import LinkOptions
+from freezeframe.harness.core.link.tcpstream import Reassembler
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.redaction import (
     KEY_FILE,
@@ -21,6 +28,7 @@ from freezeframe.harness.incidents.redaction import (
 )
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.wire import blockstamp as stamps
+from freezeframe.harness.wire.drbd import Cmd
 
 SERIALS = ("FFSIM-P-0001", "FFSIM-S-0001")
 FORMS = tuple(one.name for one in FORMATS if one.redacts)
@@ -151,3 +159,22 @@ def test_pseudonyms_keep_lengths_and_tell_units_apart() -> None:
     assert names.data(b"x ABCD-12 y") == b"x " + other.encode() + b" y"
     assert Pseudonyms(["ABCD-1"], b"l").text("ABCD-1") != one
     assert Pseudonyms([], b"k").text("\ud800 ABCD") == "\ud800 ABCD"
+
+
+@pytest.mark.parametrize("command", [Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE])
+def test_of_a_proof_of_identity_only_the_header_is_clear(command: Cmd) -> None:
+    """Challenge and response let a reader try passwords at home; what stands beside them is clear whole."""
+    wire, proof = Wire(), b"\x5a" * 64
+    wire.send("data", P, features(), h80(command, proof), h80(Cmd.UNPLUG_REMOTE))
+    reassembler, follower = Reassembler(), Follower(DrbdLink(LinkOptions()))
+    found = [
+        message
+        for number, frame in enumerate(wire.frames, 1)
+        for event in reassembler.feed(number, frame, number)
+        for message in follower.on(event)
+        if isinstance(message, Message)
+    ]
+    starts = [one.stream_offset for one in found]
+    clear = [one.clear_bytes for one in found]
+    assert starts == [0, len(features()), len(features()) + 8 + len(proof)]
+    assert clear == [len(features()), 8, 8]

@@ -59,6 +59,15 @@ def test_agrees_with_the_scanner(parts: list[tuple[int, str]]) -> None:
     assert found.checked_bytes == len(data)
 
 
+def test_occurrences_that_overlap_are_all_looked_for() -> None:
+    rules = [ConsoleRule(name="a", literal="aba")]
+    right = [("a", 3), ("a", 5), ("a", 7)]
+    assert recheck(rules, "primary", b"abababa", [(0, 0)], right) == Recheck(7, 3)
+    for left_out in right:
+        told = [one for one in right if one != left_out]
+        assert recheck(rules, "primary", b"abababa", [(0, 0)], told).missed == [left_out]
+
+
 def test_a_miss_and_an_invention_are_found() -> None:
     rules = [ConsoleRule(name="a", literal="FAILED"), ConsoleRule(name="r", regex="bad+")]
     data = b"FAILED\nbaddd\nFAILED\n"
