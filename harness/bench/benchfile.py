@@ -114,6 +114,9 @@ class PolicyTable(Table):
     on_hung_warmstart: Literal["power-cycle", "give-up"] = "give-up"
     power_off_s: Seconds = 1.0
     """Off time of the output in a power cycle."""
+    poll_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """In a watch: pause between two questions to a controller, and two canaries, while all is
+    well."""
     redrive: bool = False
     """Before the warmstart, save without a restart and send the failing write again, to
     distinguish a transient fault from a deterministic one."""
@@ -279,8 +282,17 @@ class WorkloadOverrides(Table):
     queue_depth: Annotated[int, Field(ge=1, le=256)] | None = None
 
 
+class WindowTable(Table):
+    """``[[expect.window]]``: hits of ``rule`` in the first ``within_s`` of the host's writes are
+    wanted: they instruct nobody and fail nothing."""
+
+    rule: Name
+    within_s: Seconds
+
+
 class ExpectTable(Table):
     detected: bool
+    window: Annotated[list[WindowTable], Field(max_length=64)] = Field(default_factory=list)
     rules: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
     """At least one of these rules must trigger; empty: any rule."""
     power_cycle: bool = False

@@ -44,18 +44,32 @@ class Arming:
         self._incident = incident
         self._observation = observation
         self._identities: Mapping[Side, Identity] = {}
+        self._frames_loaded: dict[str, dict[Side, bytes]] = {}
+        self._muted: frozenset[str] = frozenset()
         self._has_struck = False
         self._saves_only = saves_only
 
     def load(self, identities: Mapping[Side, Identity]) -> None:
         """Encode the frames for these boots, try them out, and hand them to the reflex."""
         self._try_out(identities)
-        if not self._has_struck and not self.ended:
-            self._arming += 1
-            warmstarts = not (self._opened.bench.policy.redrive or self._saves_only)
-            self._observation.arm(
-                self._frames(disruptive=warmstarts), arming=self._arming, seen=self._seen
-            )
+        warmstarts = not (self._opened.bench.policy.redrive or self._saves_only)
+        self._frames_loaded = self._frames(disruptive=warmstarts)
+        self._send()
+
+    def mute(self, rules: frozenset[str]) -> None:
+        """Hits of these rules send no frame from here on."""
+        if rules != self._muted:
+            self._muted = rules
+            if self._identities:
+                self._send()
+
+    def _send(self) -> None:
+        if self._has_struck or self.ended:
+            return
+        self._arming += 1
+        self._observation.arm(
+            self._frames_loaded, arming=self._arming, seen=self._seen, muted=self._muted
+        )
 
     def _try_out(self, identities: Mapping[Side, Identity]) -> None:
         self._identities, self.loaded_ns = identities, time.monotonic_ns()

@@ -243,6 +243,8 @@ class ScenarioRun:
 
     def _writes(self, session: Session, workload: Workload, run_dir: Path) -> None:
         session.observation.expect_stamps(workload.stamps_seed)
+        for window in self.scenario.expect.window:
+            session.expect(window.rule, window.within_s)
         session.observation.add(workload.start(run_dir))
         self._await_writes(session, workload)
         session.observation.expect_stamps(None)
@@ -351,14 +353,14 @@ class ScenarioRun:
         if not self.scenario.expect.detected:
             reasons += [
                 f"unexpected trigger {one.rule} ({one.detail or one.side})"
-                for one in session.triggers[:5]
+                for one in session.unexcused[:5]
             ]
         else:
             self._judge_detection(session)
         if reasons:
             # What was not seen may have been in what the capture missed; what is wrong in itself is
             # wrong all the same.
-            is_unseen = self.scenario.expect.detected and not session.triggers and not has_failed
+            is_unseen = self.scenario.expect.detected and not session.unexcused and not has_failed
             return "inconclusive" if is_unseen and any(missed.values()) else "fail"
         if record["data_equal"] is None:
             reasons.append("the data was not compared")
@@ -425,11 +427,11 @@ class ScenarioRun:
 
     def _judge_detection(self, session: Session) -> None:
         expected = self.scenario.expect.rules
-        if not session.triggers:
+        if not session.unexcused:
             self.reasons.append("the armed fault was not detected")
             return
         if session.collector is None:
-            rules = ", ".join(sorted({one.rule for one in session.triggers}))
+            rules = ", ".join(sorted({one.rule for one in session.unexcused}))
             self.reasons.append(
                 f"triggers that instruct nobody, or that came before the bench was armed or after the end: {rules}"
             )

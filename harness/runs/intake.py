@@ -13,6 +13,7 @@ from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule, RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
+    SIDES,
     AnyEvent,
     Disarmed,
     Event,
@@ -29,7 +30,7 @@ from freezeframe.harness.core.events import (
     Trigger,
 )
 from freezeframe.harness.core.policy import messages as m
-from freezeframe.harness.core.policy.facts import CONSOLE, SIDE_OF
+from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.policy.messages import BenchPart, Trouble
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.edge.shared_line import SharedLine
@@ -38,6 +39,7 @@ from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.dialogue import Dialogue
+from freezeframe.harness.runs.liveness import Liveness
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.recording import Recording
@@ -120,6 +122,7 @@ class Intake:
         self._rules = self._with_own(rules)
         self._throughout = self._ever = rules.console
         self._power = PowerLog(self._opened, self)
+        self._liveness = Liveness(first.incident.path.parent, station.step)
         self._samples: dict[Side, PowerSample] = {}
 
     def _with_own(self, rules: RuleSet) -> RuleSet:
@@ -427,9 +430,20 @@ class Intake:
             self.current.incident.append_event(event, source)
 
     # --- now and then ---------------------------------------------------------------------------------------
-    def look(self, now_ns: Ns) -> None:
-        """Look at what nobody reports."""
+    def look(self, now_ns: Ns, there: Collection[BenchPart]) -> None:
+        """Look at what nobody reports. ``there``: parts that the policy believes to be there."""
         self._reload_rules(now_ns)
+        self._liveness.look(
+            now_ns,
+            time.time_ns(),
+            control_fds={
+                side: one.link.fileno()
+                for side, one in self._opened.controllers.items()
+                if CONTROL[side] in there and not isinstance(one.link, SharedLine)
+            },
+            consoles={side: self.current.incident.console_path(side) for side in SIDES},
+            link=self._link,
+        )
         if self._power.failure is not None:
             text = str(self._power.failure)
             self._station.step(m.Troubled(trouble=Trouble.SUPPLY, detail=text))

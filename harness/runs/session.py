@@ -45,6 +45,7 @@ from freezeframe.harness.runs.selfcheck import (
     own_rules,
 )
 from freezeframe.harness.runs.view import View
+from freezeframe.harness.runs.windows import ExpectedWindow, ExpectedWindows
 
 DISARM_TIMEOUT_S: Final = 5.0
 """For the reflex to confirm that it has no frames; it takes a millisecond."""
@@ -111,6 +112,24 @@ class Session:
         self.observation = Observation(opened, incident, self._with_own(rules))
         self.arming = Arming(opened, incident, self.observation, saves_only=drill_rule is not None)
         self._is_closing = False
+        self._windows = ExpectedWindows()
+
+    def expect(self, rule: str, within_s: float) -> ExpectedWindow:
+        """Hits of that rule are wanted from now on, for so long: they are recorded, instruct nobody
+        and are not among ``unexcused``. UsageError: the bench has no such rule."""
+        found = self.opened.bench.rules()
+        names = sorted({one.name for one in (*found.console, *found.link)})
+        if rule not in names:
+            raise UsageError(f"no rule {rule!r} can be expected; the bench has: {', '.join(names)}")
+        now = time.monotonic_ns()
+        window = self._windows.open(rule, now, int(within_s * NS_PER_S))
+        self.arming.mute(self._windows.muted(now))
+        return window
+
+    @property
+    def unexcused(self) -> list[Trigger]:
+        """Triggers that came outside of their rule's expected windows."""
+        return [one for one in self.triggers if not self._windows.is_excused(one)]
 
     def arm(self) -> None:
         """Identify both controllers, wait for full duplex, encode the frames, and hand them to the
@@ -195,6 +214,7 @@ class Session:
     def pump(self, seconds: float) -> None:
         """Take what the other processes tell, for at most so long, and act on it."""
         self._reload_rules()
+        self.arming.mute(self._windows.muted(time.monotonic_ns()))
         for source, event in self._wait(seconds):
             self.take(source, event)
         if self._rebooted and self._was_armed:
@@ -334,6 +354,11 @@ class Session:
         if source != "reflex":
             # A link trigger is reported twice, by the link's watch and by the reflex that decides: the
             # reflex's counts.
+            return
+        if self._windows.excuses(trigger):
+            self.triggers.append(trigger)  # for the second search; the incident is not its
+            self.incident.append_event(trigger, source)
+            self.incident.note(f"{trigger.rule} on the {trigger.side}: in its expected window")
             return
         self.recording.keep(trigger)
         if self.arming.ended and self.collector is None and trigger.instruct:

@@ -147,6 +147,7 @@ class Station(threading.Thread):
                 side: self.opened.bench.controller(side).serial_number for side in SIDES
             },
             instruct=tuple(self.opened.bench.policy.instruct),
+            poll_s=self.opened.bench.policy.poll_s,
         )
         saved, now = None, time.monotonic_ns()
         if (found := self._policy_file.read()) is not None:
@@ -182,7 +183,8 @@ class Station(threading.Thread):
         if due_ns is not None and due_ns <= now:
             self.step(m.Tick())
         self._tell_steps()
-        self.intake.look(now)
+        parts = self._machine.presence.parts.items()
+        self.intake.look(now, [part for part, facts in parts if facts.up])
         is_armed = self._health.health.has_frames
         for one in self.intake.ready(now if is_armed else now - int(ARM_FIRST_S * NS_PER_S)):
             self.closed.put(one)

@@ -141,3 +141,39 @@ def test_a_test_that_writes_fails_where_the_capture_sees_no_write(tmp_path: Path
     assert "2 passed, 1 error" in done.stdout
     (incident,) = (tmp_path / "found").glob("2*")
     assert StoredIncident.open(incident).outcome == "inconclusive"
+
+
+WANTED = """
+import pytest
+
+LINE = "block drbd0: Digest integrity check FAILED: 0s +4096"
+
+def test_wants_it(pair, secondary):
+    with pair.expects("digest-failed", within_s=60) as window:
+        secondary.print_line(LINE)
+    assert [one.side for one in window.triggers] == ["secondary"]
+    assert pair.session.collector is None
+
+def test_wants_it_once(pair, secondary):
+    with pair.expects("digest-failed", within_s=60) as window:
+        secondary.print_line(LINE)
+    assert window.triggers
+    secondary.print_line(LINE)
+    pair.await_recovery()
+"""
+
+
+def test_an_expected_window_excuses_what_it_names_while_it_lasts(tmp_path: Path) -> None:
+    mine, found = tmp_path / "mine", tmp_path / "found"
+    mine.mkdir()
+    found.mkdir()
+    (mine / "test_mine.py").write_text(WANTED)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--ff-out", str(found)],
+        cwd=mine, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    # Passed both; the trigger after the window fails the second at its end.
+    assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "unexpected trigger: digest-failed on the secondary" in done.stdout
+    (incident,) = (StoredIncident.open(path) for path in found.iterdir())
+    assert len(incident.record.actions) == 2, "both were instructed, for the second line"

@@ -36,6 +36,7 @@ class Trouble(StrEnum):
     DISK_FULL = "no disk space for two sets"
     CLOCK = "clock step"
     UNSEEN = "the capture does not see all"
+    SILENT = "the link is silent"
     RECORD = "a recording has ended"
     SUPPLY = "the supply does not answer"
 
