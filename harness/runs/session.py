@@ -118,7 +118,7 @@ class Session:
         """Hits of that rule are wanted from now on, for so long: they are recorded, instruct nobody
         and are not among ``unexcused``. UsageError: the bench has no such rule."""
         found = self.opened.bench.rules()
-        names = sorted({one.name for one in (*found.console, *found.link)})
+        names = sorted({one.name for one in found.console} | {one.name for one in found.link})
         if rule not in names:
             raise UsageError(f"no rule {rule!r} can be expected; the bench has: {', '.join(names)}")
         now = time.monotonic_ns()
