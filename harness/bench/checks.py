@@ -10,6 +10,7 @@ from freezeframe.harness.bench.boundary import constructor_problem
 from freezeframe.harness.bench.options import problems
 from freezeframe.harness.bench.registry import load as load_driver
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.edge import exec_line
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
@@ -42,6 +43,7 @@ def check(what: str | Path) -> list[CheckResult]:
             for line in str(error).splitlines()
         ]
     findings += _check_drivers(bench)
+    findings += _check_lines(bench)
     for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
         findings += _check_scenario(bench, path, names)
     return findings
@@ -81,6 +83,18 @@ def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
         yield CheckResult(
             name=f"driver of {name}", status="problem" if missing else "ok", detail=said
         )
+
+
+def _check_lines(bench: Bench) -> Iterator[CheckResult]:
+    """Programs that bring a line must be there."""
+    for side in SIDES:
+        table = bench.controller(side)
+        for key, url in (("console", table.console), ("control", table.control)):
+            if url.startswith(exec_line.PREFIX):
+                try:
+                    exec_line.command_of(url)
+                except RigError as error:
+                    yield CheckResult(name=f"{key} of {side}", status="problem", detail=str(error))
 
 
 def _wrong_with_controller(bench: Bench, side: str, maker: Callable[..., object]) -> list[str]:

@@ -68,6 +68,8 @@ class OpenBench:
         time."""
         self._power_lock = threading.Lock()
         """The power supply handles one command at a time."""
+        self._reopening = threading.RLock()
+        """A recovery and the watch may find the same line gone."""
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
         self.identities: dict[Side, Identity] = {}
@@ -194,9 +196,23 @@ class OpenBench:
         while self._lines:
             self._lines.pop().close()
 
+    def reopen_control(self, side: Side, gone: ByteLink) -> None:
+        """Open the side's control line again after ``gone`` has vanished, unless that has been done.
+        RigError: it is not there, or it is the console's own line, which its reader opens."""
+        with self._reopening:
+            if self.controllers[side].link is not gone:
+                return
+            if isinstance(gone, SharedLine):
+                raise RigError(f"{gone.name} is the console's line")
+            self.reopen_line(side, console=False)
+
     def reopen_line(self, side: Side, *, console: bool) -> bool:
         """Open the side's console or control line again after it has vanished. Returns whether the
         two are one line. RigError while it is not there."""
+        with self._reopening:
+            return self._reopen_line(side, console=console)
+
+    def _reopen_line(self, side: Side, *, console: bool) -> bool:
         table, controller = self.bench.controller(side), self.controllers[side]
         is_shared = isinstance(controller.link, SharedLine)
         old = self.consoles[side] if console and not is_shared else controller.link

@@ -1,7 +1,8 @@
 """Open a serial line by any pyserial URL, as a roles.ByteLink over a raw descriptor.
 
 Device paths (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``, a PTY or a link to one) and
-``socket://host:port`` are read and written through their own descriptor. ``rfc2217://`` and other
+``socket://host:port`` are read and written through their own descriptor, and so is ``exec:COMMAND``
+(``exec_line``), through the terminal of a program. ``rfc2217://`` and other
 URLs that pyserial interprets itself have no descriptor with plain bytes: two threads copy them
 through a socket pair. A descriptor may also be passed to another process (the reflex writes the
 first frame through it). pyserial only opens the line and configures it: raw, 8N1.
@@ -22,7 +23,8 @@ import serial
 from serial.tools import list_ports
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
-from freezeframe.harness.edge import locks
+from freezeframe.harness.edge import exec_line, locks
+from freezeframe.harness.edge.exec_line import ExecPort
 from freezeframe.harness.errors import LineGoneError, RigError
 
 DEFAULT_BAUD: Final = 115_200
@@ -49,7 +51,7 @@ class SerialLink:
     def __init__(
         self,
         name: str,
-        port: serial.SerialBase | socket.socket,
+        port: serial.SerialBase | socket.socket | ExecPort,
         notes: list[str],
         *,
         breaks: bool = False,
@@ -81,35 +83,45 @@ class SerialLink:
                     return b""
                 continue
             except OSError as error:
-                raise LineGoneError(f"{self.name} is gone: {error.strerror}") from error
+                raise LineGoneError(f"{self.name} is gone: {self._end(error)}") from error
             if not data:
                 raise LineGoneError(f"{self.name} is gone: {self._end()}")
             return data
 
     def write(self, data: bytes) -> None:
-        left = memoryview(data)
+        left, until_ns = memoryview(data), time.monotonic_ns() + WRITE_TIMEOUT_NS
         while left:
             try:
                 left = left[os.write(self._fd, left) :]
+                until_ns = time.monotonic_ns() + WRITE_TIMEOUT_NS
             except BlockingIOError as error:
-                if not self._wait(select.POLLOUT, time.monotonic_ns() + WRITE_TIMEOUT_NS):
+                ready = self._wait(select.POLLOUT, until_ns)
+                if ready and not ready & select.POLLOUT:  # the other end has hung up
+                    raise LineGoneError(f"{self.name} is gone: {self._end()}") from error
+                if not ready or time.monotonic_ns() >= until_ns:
                     raise RigError(
                         f"{self.name} accepts no bytes: flow control, or no device at the other end"
                     ) from error
             except OSError as error:
-                raise LineGoneError(f"{self.name} is gone: {error.strerror}") from error
+                raise LineGoneError(f"{self.name} is gone: {self._end(error)}") from error
 
     def close(self) -> None:
         if self._pump is not None:
             self._pump.close()
         self._port.close()
 
-    def _wait(self, events: int, deadline_ns: Ns) -> bool:
+    def _wait(self, events: int, deadline_ns: Ns) -> int:
+        """What the line is ready for; 0 at the deadline."""
         poller = select.poll()
         poller.register(self._fd, events)
-        return bool(poller.poll(max(0, (deadline_ns - time.monotonic_ns()) / 1_000_000)))
+        found = poller.poll(max(0, (deadline_ns - time.monotonic_ns()) / 1_000_000))
+        return found[0][1] if found else 0
 
-    def _end(self) -> str:
+    def _end(self, error: OSError | None = None) -> str:
+        if isinstance(self._port, ExecPort):
+            return self._port.reason()
+        if error is not None:
+            return error.strerror or str(error)
         return (self._pump and self._pump.error) or "closed by the other end"
 
 
@@ -179,6 +191,10 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> 
     """
     if url.startswith(UNIX_PREFIX):
         return SerialLink(url, _unix_socket(url.removeprefix(UNIX_PREFIX)), [])
+    if url.startswith(exec_line.PREFIX):
+        if breaks:
+            raise RigError(f"{url} cannot send a BREAK: use the terminal server's rfc2217:// port")
+        return SerialLink(url, ExecPort(url), [])
     if breaks and url.startswith("socket://"):
         raise RigError(f"{url} cannot send a BREAK: use the terminal server's rfc2217:// port")
     is_device = "://" not in url

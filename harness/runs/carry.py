@@ -5,6 +5,7 @@ The clock, the bench and the place where results are kept are given, so that the
 virtual time.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never
 
@@ -37,6 +38,7 @@ from freezeframe.harness.errors import (
 )
 from freezeframe.harness.roles import (
     Acknowledging,
+    ByteLink,
     Clock,
     Controller,
     Reply,
@@ -60,6 +62,10 @@ class Reach(Protocol):
         ...
 
     def power_cycle(self, side: Side) -> None: ...
+    def reopen_control(self, side: Side, gone: ByteLink) -> None:
+        """Open the side's control line again, unless it is another one than ``gone`` by now.
+        RigError: it is not there."""
+        ...
 
 
 class Keep(Protocol):
@@ -161,14 +167,16 @@ class Carrier:
             now = self._clock.now()
             if now >= action.deadline_ns:
                 break
+            controller = self._reach.controllers[action.side]
             try:
-                seen = self._reach.controllers[action.side].identify(
-                    min(now + IDENTIFY_STEP_NS, action.deadline_ns)
-                )
+                seen = controller.identify(min(now + IDENTIFY_STEP_NS, action.deadline_ns))
             except HarnessError as error:
                 # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
                 last, is_gone = str(error), isinstance(error, LineGoneError)
                 self._pause(ASK_AGAIN_S)
+                if is_gone:  # some control ports close with the restart
+                    with contextlib.suppress(RigError):
+                        self._reach.reopen_control(action.side, controller.link)
                 continue
             is_gone = False
             answered = Answered(side=action.side, boot_epoch=seen.boot_epoch)

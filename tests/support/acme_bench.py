@@ -83,6 +83,8 @@ class AcmeController:
                 with self.lock:
                     answers = self.device.ask(line.decode("ascii", "replace"))
                 client.sendall("".join(f"{one}\r\n" for one in answers).encode())
+                if line.split()[-1:] == [b"warmstart"] and answers[0].split()[1] == "ok":
+                    return  # the control port closes with the restart
 
     def _dump(self, client: socket.socket) -> None:
         with client.makefile("rb") as lines:

@@ -1,6 +1,6 @@
 """A pair of a vendor that FreezeFrame has never heard of, brought on the bench as a stranger would: a
 package outside the tree, made by `driver new`; its own replication protocol over TCP, a control line of
-ASCII, data sets over the network with a password."""
+ASCII that closes with a restart, data sets over the network with a password."""
 
 import json
 import os
@@ -116,6 +116,7 @@ def test_a_healthy_pair_passes(stranger: Stranger) -> None:
 
 
 def test_a_flipped_bit_is_located_to_the_byte(stranger: Stranger) -> None:
+    """Both are warmstarted; their control ports close with it, and are opened again."""
     told = stranger.runs("bit_flip_sender", 0)
     verdict = told["verdict"]
     assert (verdict["byte_offset"], verdict["bit_mask"]) == (1234, 0x20), verdict

@@ -203,7 +203,9 @@ class Recovery:
             case AwaitBoot():
                 if state.up:
                     return Signal.DID_NOT_RESTART
-                can_cycle = self._policy.power_cycle and not state.power_cycled and not line_gone
+                if line_gone:
+                    return Signal.UNREACHABLE
+                can_cycle = self._policy.power_cycle and not state.power_cycled
                 return Signal.HUNG if can_cycle else Signal.LOST
             case PowerCycle():
                 return Signal.NOT_CYCLED

@@ -32,6 +32,8 @@ class Signal(StrEnum):
     DID_NOT_RESTART = "did not restart"
     HUNG = "hung, power can be cycled"
     LOST = "hung, power cannot be cycled"
+    UNREACHABLE = "control line gone"
+    """Whether it came back is not known: nobody could ask."""
     CYCLED = "power cycled"
     NOT_CYCLED = "power not cycled"
     PULLED = "set pulled"
@@ -54,6 +56,7 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
         Signal.DID_NOT_RESTART: SideStep.SETTLED,
         Signal.HUNG: SideStep.POWER_CYCLING,
         Signal.LOST: SideStep.SETTLED,
+        Signal.UNREACHABLE: SideStep.SETTLED,
     },
     SideStep.POWER_CYCLING: {
         Signal.CYCLED: SideStep.RESTARTING,

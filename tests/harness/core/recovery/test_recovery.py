@@ -239,7 +239,7 @@ def test_a_line_that_is_gone_is_no_hung_controller() -> None:
 
     names, finish = walk(pair(), gone)
     assert "PowerCycle p" not in names
-    assert finish.sides[0].reason == "hung, power cannot be cycled: no such device"
+    assert finish.sides[0].reason == "control line gone: no such device"
 
 
 def test_silence_is_judged_by_the_boot_epoch() -> None:
