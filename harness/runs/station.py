@@ -33,7 +33,7 @@ from freezeframe.harness.core.events import (
 )
 from freezeframe.harness.core.policy import Health, HealthStatus, Machine, Rung, Settings
 from freezeframe.harness.core.policy import messages as m
-from freezeframe.harness.core.policy.facts import CONSOLE, SIDE_OF
+from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import HarnessError, RigError
@@ -330,11 +330,16 @@ class Station(threading.Thread):
     def _mark_gap(self, gap: m.MarkGap) -> None:
         clock = read_wall_clock()
         since = "an unknown time" if gap.from_ns is None else f"{clock.utc(gap.from_ns)} UTC"
-        text = f"{gap.part.value}: nothing was recorded from {since} to {clock.utc(gap.to_ns)} UTC"
+        is_control = gap.part in CONTROL.values()
+        what = "it was gone" if is_control else "nothing was recorded"
+        text = f"{gap.part.value}: {what} from {since} to {clock.utc(gap.to_ns)} UTC"
         if gap.from_ns is not None:
             text += f" ({(gap.to_ns - gap.from_ns) / 1e9:.3f} s)"
         self.audit.add("gap", gap.part.value, text)
-        self.intake.current.lose(text)
+        if is_control:
+            self._say(text)
+        else:
+            self.intake.current.lose(text)
 
     def _listen(self, side: Side, until_ns: Ns, reason: str) -> None:
         if self.intake.was_heard(side):

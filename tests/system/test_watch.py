@@ -4,6 +4,7 @@ not warmstart without end. A run that has come to its end instructs nobody."""
 import json
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -121,6 +122,60 @@ def test_a_trigger_while_the_data_are_compared_instructs_nobody_and_is_reported(
         assert b"warmstart: set" not in console.read_bytes()
 
 
+def kill_child(module: str) -> None:
+    """Kill our child process that runs ``module``."""
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for pid in listed.read_text().split():
+            if module in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                os.kill(int(pid), signal.SIGKILL)
+                return
+    raise AssertionError(f"no child runs {module}")
+
+
+class Killing(Silent):
+    """Once armed, each watcher is killed, one after the other; once they watch again, the secondary
+    complains."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
+        self.told: list[str] = []
+        self.health_seen: list[HealthStatus] = []
+        self._has_complained = False
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            kill_child("freezeframe.harness.watch.reflex")
+        elif text.startswith("reflex process: there again"):
+            kill_child("freezeframe.harness.watch.linkwatch")
+
+    def health(self, status: HealthStatus) -> None:
+        self.health_seen.append(status)
+        is_again = any(one.startswith("link capture: there again") for one in self.told)
+        if is_again and status.health.has_frames and not self._has_complained:
+            self._has_complained = True
+            complain(self._opened)
+
+
+def test_watchers_that_are_killed_are_started_again_and_the_next_failure_is_caught(
+    tmp_path: Path,
+) -> None:
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Killing(opened)
+        with Watch(opened, out_dir=tmp_path, view=view) as watched:
+            result = next(watched)
+    record, folder = result.record, result.incident or tmp_path
+    assert record["trigger"]["rule"] == "digest-failed"
+    assert all(record["sets"][side]["complete"] for side in SIDES)
+    assert Health.BLIND in [one.health for one in view.health_seen], "without the reflex"
+    gaps = [one for one in result.reasons if "nothing was recorded from" in one]
+    assert [one.partition(":")[0] for one in gaps] == ["reflex process", "link capture"]
+    # The record of the consoles goes on in the same file; what was captured before is kept beside.
+    assert all(record["recheck"][side]["agrees"] for side in SIDES)
+    assert (folder / "link.before-gap-1.pcapng").stat().st_size > 0
+    assert (folder / "link.pcapng").stat().st_size > 0
+
+
 class Rebooting(Silent):
     """Once armed, its secondary's power blinks; once armed again, it complains."""
 
@@ -199,11 +254,12 @@ def test_a_restart_between_identity_and_arming_is_not_armed_for_the_boot_before(
 
 
 class Unplugging(Silent):
-    """Once armed, the secondary's console adapter goes; once it is back, its device complains."""
+    """Once armed, an adapter of the secondary goes; once it is back, its device complains."""
 
-    def __init__(self, opened: OpenBench, adapter: ConsoleAdapter) -> None:
-        self._opened, self._adapter = opened, adapter
+    def __init__(self, opened: OpenBench, adapter: ConsoleAdapter, part: str) -> None:
+        self._opened, self._adapter, self._part = opened, adapter, part
         self.told: list[str] = []
+        self.health_seen: list[HealthStatus] = []
 
     def phase(self, text: str) -> None:
         self.told.append(text)
@@ -211,18 +267,26 @@ class Unplugging(Silent):
             self._adapter.unplug()
         elif "not opened: " in text:
             self._adapter.plug()  # it could not be opened; now it can
-        elif "secondary console: there again" in text:
+
+    def health(self, status: HealthStatus) -> None:
+        self.health_seen.append(status)
+        is_again = any(one.startswith(f"secondary {self._part}: there again") for one in self.told)
+        is_whole = status.health.has_frames and "secondary is not armed" not in status.why
+        if is_again and is_whole and "complained" not in self.told:
+            self.told.append("complained")
             complain(self._opened)
 
 
-def test_a_watch_outlives_a_console_that_goes_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["console", "control"])
+def test_a_watch_outlives_a_line_that_goes_away(line: str, tmp_path: Path) -> None:
     """Seen: "the watch has become blind", exit status 3, and the record deleted."""
+    part = "console" if line == "console" else "control line"
     with run_directory() as run_dir:
-        adapter = ConsoleAdapter(run_dir / "secondary.console")
+        adapter = ConsoleAdapter(run_dir / f"secondary.{line}")
         try:
-            bench = load_bench(write_bench(tmp_path, adapter.port))
+            bench = load_bench(write_bench(tmp_path, line, adapter.port))
             with OpenBench(bench, run_dir) as opened:
-                view = Unplugging(opened, adapter)
+                view = Unplugging(opened, adapter, part)
                 with Watch(opened, out_dir=tmp_path / "out", view=view) as watched:
                     caught = next(watched)
         finally:
@@ -230,19 +294,23 @@ def test_a_watch_outlives_a_console_that_goes_away(tmp_path: Path) -> None:
     # One incident, in one record of the console, which says what is missing in it.
     assert caught.record["trigger"]["rule"] == "digest-failed"
     assert all(caught.record["sets"][side]["complete"] for side in SIDES)
-    gaps = [one for one in caught.reasons if one.startswith("secondary console: nothing was")]
-    assert len(gaps) == 1 and re.search(r"from \S+ UTC to \S+ UTC \(\d+\.\d+ s\)$", gaps[0])
-    assert caught.record["recheck"]["secondary"]["agrees"]
-    assert any("secondary console: " in one and "degraded" in one for one in caught.record["notes"])
+    gaps = [one for one in caught.record["notes"] if re.search(r"from \S+ UTC to \S+ UTC \(", one)]
+    assert len(gaps) == 1 and gaps[0].startswith(f"secondary {part}: ")
+    assert ("nothing was recorded" in gaps[0]) == (gaps[0] in caught.reasons) == (line == "console")
+    assert all(caught.record["recheck"][side]["agrees"] for side in SIDES)
+    # The primary stayed armed.
+    lost = [one for one in view.health_seen if f"secondary {part}: " in one.why]
+    assert Health.DEGRADED in [one.health for one in lost]
+    assert all(one.health.has_frames for one in lost)
 
 
-def write_bench(tmp_path: Path, port: int) -> str:
-    """The simulated bench with the secondary's console behind a TCP port."""
+def write_bench(tmp_path: Path, line: str, port: int) -> str:
+    """The simulated bench with a line of the secondary behind a TCP port."""
     source = builtin_folder()
     text = (source / "sim.toml").read_text()
-    line = 'console = "{run}/secondary.console"'
-    assert line in text
-    text = text.replace(line, f'console = "socket://127.0.0.1:{port}"')
+    key = f'{line} = "{{run}}/secondary.{line}"'
+    assert key in text
+    text = text.replace(key, f'{line} = "socket://127.0.0.1:{port}"')
     text = text.replace('"rules/', f'"{source}/rules/')
     path = tmp_path / "unplugged.toml"
     path.write_text(text)
