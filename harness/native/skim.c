@@ -510,11 +510,17 @@ static PyObject *skimmer_next_data(Skimmer *self, PyObject *const *args, Py_ssiz
         return NULL;
     if (verdict != TELLS_NOTHING || next.length == 0 || next.other->next_seq < 0)
         Py_RETURN_NONE;
+    /* Making an object may collect garbage, and so run any code. */
+    Py_INCREF(next.half);
+    Py_INCREF(next.other);
     PyObject *data = PySequence_GetSlice(args[0], (Py_ssize_t)next.data_at, (Py_ssize_t)(next.data_at + next.length));
-    if (data == NULL)
-        return NULL;
-    move_on(&next, number);
-    return Py_BuildValue("ON", (PyObject *)next.half, data);
+    PyObject *found = data == NULL ? NULL : PyTuple_Pack(2, (PyObject *)next.half, data);
+    if (found != NULL)
+        move_on(&next, number);
+    Py_XDECREF(data);
+    Py_DECREF(next.half);
+    Py_DECREF(next.other);
+    return found;
 }
 
 /* --- the iterator over the frames that tell something ------------------------------------------------------------ */

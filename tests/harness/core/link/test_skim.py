@@ -343,6 +343,30 @@ def test_state_of_other_types_is_left_to_python(spoil: str) -> None:
     assert len(found) >= (40 if spoil != "fill" else 10)
     with pytest.raises(TypeError):
         one.frames("text", 1, 0)  # type: ignore[arg-type]
+    if spoil != "fill":
+        assert not any(one.next_data(frame, 1) for frame in FRAMES[:40])
+    for wrong in (("text", 1), (FRAMES[0], "text"), (FRAMES[0],)):
+        with pytest.raises(TypeError):
+            one.next_data(*wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("short_way", [ByPython, Reassembler])
+def test_the_next_data_of_a_steady_stream_are_given_out_once(short_way: type[Reassembler]) -> None:
+    one = short_way(ports=frozenset({7788}))
+    data = skim.encode((T_NS, frame, len(frame)) for frame in FRAMES)
+    given = repeated = 0
+    for t_ns, frame, number in one.frames(data, 1, T_NS):
+        found = one.next_data(frame, number)
+        if found is None:
+            one.feed(t_ns, frame, number)
+        else:
+            half, fresh = found
+            given += len(fresh)
+            assert half.last_packet_no == number
+            assert bytes(frame).endswith(bytes(fresh))
+            repeated += one.next_data(frame, number) is not None
+    assert given > 1000
+    assert repeated == 0
 
 
 def test_everything_goes_on_without_the_c_module() -> None:
