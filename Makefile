@@ -9,6 +9,8 @@ WORKERS ?= 2
 SEED ?= 7
 BENCHMARKS := reaction scan link consoles pair capture memory dump
 SCENARIO ?= bit_flip_receiver
+# Of make rig-demo.
+BENCH ?= drbd_qemu
 # Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
 VERDICT_RUNS ?= 500
 VERDICT_PROCESSES ?= 26
@@ -21,7 +23,7 @@ help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
 	@echo "make demo    set-up, then a simulated pair, one seeded fault, one incident"
 	@echo "make test    set-up, then every check and every test"
-	@echo "make rig-demo  the same on two real Linux nodes with DRBD, in QEMU; no KVM needed"
+	@echo "make rig-demo  the same on two real Linux nodes in QEMU; no KVM needed. BENCH=drbd_qemu, nvme_qemu or nbd_qemu"
 	@echo "make test-rig  the tests of that rig"
 	@echo "make wheels  dist/: the wheel for this machine, and the one for any processor"
 	@echo "make lint    the checks without the tests"
@@ -49,12 +51,13 @@ endef
 # The image of the nodes is built once, before the clock of the demo runs.
 rig-demo:
 	@.ci/setup rig
-	@$(BIN)/python -m freezeframe.harness.rigs.image
-	@$(BIN)/freezeframe run bit_flip_sender --bench drbd_qemu --seed $(SEED)
+	@$(BIN)/freezeframe rig image --bench $(BENCH)
+	@$(BIN)/freezeframe run bit_flip_sender --bench $(BENCH) --seed $(SEED)
 
 test-rig:
 	@.ci/setup rig
-	@$(BIN)/python -m freezeframe.harness.rigs.image
+	@$(BIN)/freezeframe rig image --bench drbd_qemu
+	@$(BIN)/freezeframe rig image --bench nvme_qemu
 	@$(BIN)/python -m pytest -q tests/rig tests/system/test_scenarios.py --run-rig --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
 
 lint: setup

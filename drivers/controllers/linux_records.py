@@ -1,5 +1,5 @@
-"""What a Linux DRBD node tells, understood: /proc/drbd, kernel log lines, the archive that its
-evidence comes in.
+"""What a Linux node tells, understood: kernel log lines, the archive that its evidence comes in;
+and what a kind of replication has to say to be one (``Replication``).
 
 Pure, and nothing in the bytes is believed: they come from a node that has just crashed.
 """
@@ -9,15 +9,14 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
-from freezeframe.drivers.controllers.linux_scripts import NOTE
+from freezeframe.drivers.controllers.linux_scripts import NOTE, Scripts
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.wire import control, drbd, drbdnames
 from freezeframe.harness.wire.control import PairState
 
 MAX_RAW_BYTES: Final = 64 << 20
@@ -26,108 +25,53 @@ MAX_NAME_CHARS: Final = 200
 MAX_LOG_LINES: Final = 200_000
 MAX_LINE_CHARS: Final = 4096
 
-CONN: Final[dict[str, int]] = {
-    **{name: int(conn) for conn, name in drbdnames.CONN_NAMES.items()},
-    # DRBD 9 (not run here): its names where they differ.
-    "Connecting": drbd.Conn.WF_CONNECTION,
-    "Established": drbd.Conn.CONNECTED,
-}
-DISK: Final[dict[str, int]] = {
-    **{name: int(disk) for disk, name in drbdnames.DISK_NAMES.items()},
-    "Detaching": drbd.Disk.FAILED,  # DRBD 9
-}
-ROLE: Final[dict[str, int]] = {"Unknown": 0, "Primary": 1, "Secondary": 2}
 LEVELS: Final = ("EMERG", "ALERT", "CRIT", "ERROR", "WARN", "NOTE", "INFO", "DEBUG")
 """Kernel log levels 0 to 7."""
-_STATE: Final = re.compile(r"^ *\d+: cs:(\w+) ro:(\w+)/(\w+) ds:(\w+)/(\w+)(?: |$)", re.M)
-_COUNTER: Final = re.compile(r"\b(ns|nr|dw|dr|al|bm|lo|pe|ua|ap|ep|oos):(\d+)")
 _KERNEL_LINE: Final = re.compile(r"^(?:<(\d+)>)?\[ *(\d+)\.(\d+)\](?:\[[^\]]*\])? ?(.*)$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrbdState:
-    """The first volume of /proc/drbd (8.4). Numbers as in wire.drbd."""
-
-    role: int = drbd.Role.UNKNOWN
-    peer_role: int = drbd.Role.UNKNOWN
-    conn: int = drbd.Conn.STANDALONE
-    disk: int = drbd.Disk.DISKLESS
-    peer_disk: int = drbd.Disk.UNKNOWN
-    counters: Mapping[str, int] = field(default_factory=dict)
-    """Documented in drbdsetup(8): oos is in KiB."""
+class Seen(Protocol):
+    """The state of the replication on one node. Numbers as in wire.drbd."""
 
     @property
-    def pair_state(self) -> PairState:
-        """Full duplex only when one of them is primary: before that the pair serves no host."""
-        if self.conn in (drbd.Conn.STANDALONE, drbd.Conn.DISCONNECTING):
-            return PairState.SIMPLEX
-        if self.conn < drbd.Conn.CONNECTED:
-            return PairState.SUSPENDED
-        in_sync = (
-            self.conn == drbd.Conn.CONNECTED and self.disk == self.peer_disk == drbd.Disk.UP_TO_DATE
-        )
-        has_primary = drbd.Role.PRIMARY in (self.role, self.peer_role)
-        return PairState.FULL_DUPLEX if in_sync and has_primary else PairState.COPY_PENDING
+    def role(self) -> int: ...
+    @property
+    def conn(self) -> int: ...
+    @property
+    def disk(self) -> int: ...
+    @property
+    def peer_disk(self) -> int: ...
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """By DRBD's names: oos (out of sync, KiB), ep, ap, pe. A missing one is 0."""
+        ...
+
+    @property
+    def pair_state(self) -> PairState: ...
 
 
-def parse_proc_drbd(text: str) -> DrbdState:
-    """An absent volume, or unknown words, read as a node that stands alone without a disk."""
-    found = _STATE.search(text)
-    if found is None:
-        return DrbdState()
-    conn, role, peer_role, disk, peer_disk = found.groups()
-    counters = {name: int(value[:18]) for name, value in _COUNTER.findall(text[found.end() :])}
-    return DrbdState(
-        role=ROLE.get(role, 0),
-        peer_role=ROLE.get(peer_role, 0),
-        conn=CONN.get(conn, drbd.Conn.STANDALONE),
-        disk=DISK.get(disk, drbd.Disk.DISKLESS),
-        peer_disk=DISK.get(peer_disk, drbd.Disk.UNKNOWN),
-        counters=counters,
-    )
+KnownLines = Sequence[tuple[str, re.Pattern[str]]]
+BOOT_LINE: Final = ("BOOT", re.compile(r"^Linux version \d()()"))
 
 
-_KNOWN: Final = (
-    ("BOOT", re.compile(r"^Linux version \d()()")),
-    ("REPL_DIGEST_FAILED", re.compile(r"Digest integrity check FAILED: (\d{1,18})s \+(\d{1,9})")),
-    (
-        "REPL_BUFFER_CHANGED",
-        re.compile(
-            r"Digest mismatch, buffer modified by upper layers during write: (\d{1,18})s \+(\d{1,9})"
-        ),
-    ),
-)
-"""Lines that prove something of one write. The last is the sender's second look: with an
-integrity-alg it makes the digest again when the data are in the socket (drbd_send_dblock, 8.4 and
-9), and tells when its buffer has changed meanwhile."""
-TELLS: Final = frozenset(name for name, _ in _KNOWN)
+@dataclass(frozen=True, kw_only=True)
+class Replication:
+    """One kind of replication, as a Linux node shows it."""
+
+    model: str
+    scripts: Scripts
+    parse: Callable[[str], Seen]
+    """What ``ff_state`` printed, without the prefixes. Of anything else: a node that stands alone."""
+    is_state: re.Pattern[str]
+    """Found in what ``ff_state`` printed."""
+    state_of_log: Callable[[str], str] = lambda log: ""
+    """The last state in a kernel log, in the words of ``ff_state``; "": it holds none."""
+    known: KnownLines = (BOOT_LINE,)
+    """Kernel lines that prove something of one write, or a boot: the name of the event record, and
+    groups for sector and bytes."""
 
 
-_CHANGE: Final = re.compile(r"\b(role|peer|conn|disk|pdsk)\( \w+ -> (\w+) \)")
-
-
-def state_of_log(log: str) -> str:
-    """The last state that DRBD told of itself, in the words of /proc/drbd; empty: it told of
-    none."""
-    seen = {
-        "conn": "StandAlone",
-        "role": "Secondary",
-        "peer": "Unknown",
-        "disk": "Diskless",
-        "pdsk": "DUnknown",
-    }
-    changes = [
-        found for line in log.splitlines() if "drbd" in line for found in _CHANGE.findall(line)
-    ]
-    if not changes:
-        return ""
-    seen |= dict(changes)
-    return (
-        f" 0: cs:{seen['conn']} ro:{seen['role']}/{seen['peer']} ds:{seen['disk']}/{seen['pdsk']}"
-    )
-
-
-def kernel_events(log: str) -> list[dict[str, Any]]:
+def kernel_events(log: str, known: KnownLines) -> list[dict[str, Any]]:
     """Kernel log lines as event records; lines without a time belong to the one before."""
     events: list[dict[str, Any]] = []
     uptime_ns, level = 0, "INFO"
@@ -139,14 +83,14 @@ def kernel_events(log: str) -> list[dict[str, Any]]:
             uptime_ns = int(found[2][-12:]) * NS_PER_S + int(found[3][:9].ljust(9, "0"))
             text = found[4]
         if text:
-            name, where = _meaning(text)
+            name, where = _meaning(text, known)
             head = {"seq": len(events), "uptime_ns": uptime_ns, "name": name, "level": level}
             events.append(head | where | {"text": text})
     return events
 
 
-def _meaning(text: str) -> tuple[str, dict[str, int]]:
-    for name, pattern in _KNOWN:
+def _meaning(text: str, known: KnownLines) -> tuple[str, dict[str, int]]:
+    for name, pattern in known:
         found = pattern.search(text)
         if found is not None:
             return name, {"sector": int(found[1]), "bytes": int(found[2])} if found[1] else {}
@@ -154,11 +98,10 @@ def _meaning(text: str) -> tuple[str, dict[str, int]]:
 
 
 def state_record(
-    drbd_text: str, sections: Mapping[str, str], boot_epoch: int, uptime_ns: int
+    seen: Seen, sections: Mapping[str, str], boot_epoch: int, uptime_ns: int
 ) -> dict[str, Any]:
     """Keys as in wire.rootcause.STATE_KEYS; what such a node cannot tell is empty. ``linux``: each
     file as it came."""
-    seen = parse_proc_drbd(drbd_text)
     counters = seen.counters
     return {
         "role": seen.role,
@@ -220,7 +163,7 @@ def unpack(stored: bytes) -> dict[str, str]:
     return files
 
 
-def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
+def to_set(stored: bytes, header: dict[str, Any], replication: Replication) -> RootCauseSet:
     """The root cause data set of a pulled archive.
 
     Record of a crash: the kernel's log ring as the crash left it, with the state that the freeze
@@ -230,21 +173,26 @@ def to_set(stored: bytes, header: dict[str, Any]) -> RootCauseSet:
     log = files.pop("record", "") or files.pop("dmesg", "")
     if not log:
         raise WireError("the set holds neither a record of the crash nor a kernel log")
-    events = kernel_events(log)
+    events = kernel_events(log, replication.known)
     noted = "\n".join(
         event["text"].partition(NOTE)[2].removeprefix(" ")
         for event in events
         if NOTE in event["text"]
     )
     uptime_ns = int(events[-1]["uptime_ns"]) if events else 0
-    told = files.get("drbd") or (noted if _STATE.search(noted) else state_of_log(log))
-    state = state_record(told, files, header["boot_epoch"], uptime_ns)
+    has_noted = replication.is_state.search(noted) is not None
+    # "drbd": its name in the sets of older versions.
+    told = files.get("state") or files.get("drbd")
+    told = told or (noted if has_noted else replication.state_of_log(log))
+    state = state_record(replication.parse(told), files, header["boot_epoch"], uptime_ns)
     header = header | {
         "uptime_ns": uptime_ns,
         "first_seq": 0,
         "next_seq": len(events),
     }
-    return RootCauseSet(header=header, state=state, events=events, tells=TELLS)
-
-
-PAIR_STATE_NAMES: Final = control.PAIR_STATE_NAMES
+    return RootCauseSet(
+        header=header,
+        state=state,
+        events=events,
+        tells=frozenset(name for name, _ in replication.known),
+    )

@@ -1,7 +1,7 @@
 """The shell scripts of a Linux node. They run in busybox ash, dash and bash, typed into an interactive
 shell or not.
 
-FUNCTIONS is put on the node as a file (``LinuxDrbd``): an interactive shell takes a line of some
+``functions`` is put on the node as a file (``LinuxNode``): an interactive shell takes a line of some
 1,000 bytes at most (busybox: 1,023) and cuts a longer one without a word. No line here, and none
 that is armed, is longer than MAX_LINE_BYTES. No ``!`` stands directly before a letter or a digit: an
 interactive bash would look for it in its history. Every path is absolute, so that nothing depends on a
@@ -11,6 +11,7 @@ removed.
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 PUT: Final = "put"
@@ -39,7 +40,8 @@ IDENTIFY: Final = """{who}
 read -r ff_v </proc/sys/kernel/osrelease; read -r ff_u ff_x </proc/uptime
 echo "who $ff_s $ff_b $ff_v $ff_u"
 while read -r ff_k ff_x; do [ "$ff_k" = btime ] && echo "btime $ff_x"; done </proc/stat
-while read -r ff_x; do echo "drbd $ff_x"; done </proc/drbd"""
+{state}
+ff_state state"""
 
 FREEZE: Final = """ff_say() { echo "@f""f! $ff_i $1"; }
 ff_go() {
@@ -53,7 +55,7 @@ ff_crash() {
 ff_say ok
 exec 9>{kernel_log}
 echo "{note} warmstart $ff_i $ff_r $ff_b" >&9
-while read -r ff_x; do echo "{note} $ff_x" >&9; done </proc/drbd
+ff_state "{note}" >&9
 ff_news
 {crash}
 }
@@ -74,19 +76,18 @@ trap '' INT
 read -r ff_t ff_x </proc/uptime
 ff_n=0
 while [ $ff_n -lt {tries} ]; do
-ff_n=$((ff_n+1)); ff_c=
-while read -r ff_x ff_y ff_z; do [ "$ff_x" = 0: ] && ff_c=$ff_y; done </proc/drbd
-[ "$ff_c" = cs:Connected ] || break
+ff_n=$((ff_n+1))
+ff_whole || break
 read -r ff_u ff_x </proc/uptime
 [ $((${ff_u%.*}${ff_u#*.}-${ff_t%.*}${ff_t#*.})) -ge {centiseconds} ] && break
 done
 }"""
-"""Waits until DRBD itself has noticed, for 0.3 s at most. The secondary's complaint is here some 20
-ms before its end of the connection reaches the primary's DRBD; a node that crashed at once would
-not have its own failure lines in its record. The state of this moment is in the kernel log by then,
+"""Waits until the replication itself has noticed, for 0.3 s at most. The secondary's complaint is
+here some 20 ms before its end of the connection reaches the primary; a node that crashed at once
+would not have its own failure lines in its record. The state of this moment is in the kernel log by then,
 and nothing is overwritten meanwhile: its log holds minutes."""
 EVIDENCE: Final = """ff_evidence() {
-cat /proc/drbd >"$ff_d/drbd"
+ff_state "" >"$ff_d/state"
 dmesg >"$ff_d/dmesg"
 cat /proc/meminfo >"$ff_d/meminfo"
 cat /proc/interrupts >"$ff_d/interrupts"
@@ -94,8 +95,7 @@ cat /proc/loadavg /proc/uptime >"$ff_d/load"
 cat /proc/net/dev /proc/net/tcp >"$ff_d/network"
 cat /proc/diskstats >"$ff_d/diskstats"
 grep . /proc/[0-9]*/stat /proc/[0-9]*/stack >"$ff_d/tasks"
-drbdsetup show >"$ff_d/config"
-drbdsetup status --verbose --statistics >"$ff_d/status" || drbdsetup events all --now >"$ff_d/status"
+{evidence}
 cat /sys/kernel/tracing/trace >"$ff_d/trace" || cat /sys/kernel/debug/tracing/trace >"$ff_d/trace"
 }"""
 """What a save collects; a node without one of these just has no such file."""
@@ -147,7 +147,7 @@ cmp -s {folder}/record "$ff_d/record" && [ -f "{folder}/$3.info" ] && return 0
 mkdir -p "$ff_d" || return
 cp {folder}/record "$ff_d/record" || return
 cut -d ' ' -f 3- <{folder}/group >"$ff_d/source"
-cat /proc/drbd >"$ff_d/drbd-after"; dmesg >"$ff_d/dmesg-after"
+ff_state "" >"$ff_d/state-after"; dmesg >"$ff_d/dmesg-after"
 rm -f "$ff_d/incomplete"
 grep -aq '{end}' "$ff_d/record" || echo "the record has no end" >"$ff_d/incomplete"
 [ -z "$ff_m" ] || echo "parts of the record are missing" >>"$ff_d/incomplete"
@@ -176,7 +176,21 @@ WHOLE: Final = "ff_z=whole"
 """The last line: nothing is done by a file of which a part is missing."""
 
 
-def _filled(script: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Scripts:
+    """What differs between kinds of replication: shell as above."""
+
+    state: str
+    """The function ``ff_state PREFIX``, of builtins only: prints the state of the replication, each
+    line after the prefix and a space."""
+    whole: str
+    """The function ``ff_whole``, of builtins only: true while the replication has noticed no
+    failure."""
+    evidence: str
+    """What a save collects besides, into files in "$ff_d"."""
+
+
+def filled(script: str) -> str:
     for name, value in {
         "{who}": WHO, "{folder}": FOLDER, "{note}": NOTE, "{kernel_log}": KERNEL_LOG, "{crash}": CRASH, "{able}": ABLE,
         "{tries}": str(NEWS_TRIES), "{centiseconds}": str(NEWS_CENTISECONDS), "{end}": END_OF_RECORD,
@@ -185,35 +199,36 @@ def _filled(script: str) -> str:
     return script
 
 
-def identify() -> str:
+def identify(scripts: Scripts) -> str:
     """The question who is there."""
-    return _filled(IDENTIFY)
+    return filled(IDENTIFY.replace("{state}", scripts.state))
 
 
-def functions() -> str:
+def functions(scripts: Scripts) -> str:
     """All that is put on the node."""
-    return _filled("\n".join((FREEZE, NEWS, EVIDENCE, PACK, LIST, WHOLE, "")))
+    own = scripts.state, scripts.whole, EVIDENCE.replace("{evidence}", scripts.evidence)
+    return filled("\n".join((*own, FREEZE, NEWS, PACK, LIST, WHOLE, "")))
 
 
 def path() -> str:
     return f"{FOLDER}/functions"
 
 
-def questions_to_put() -> list[str]:
+def questions_to_put(scripts: Scripts) -> list[str]:
     """What is typed to put the functions on the node, in pieces that a terminal holds. They travel
     as base64: a shell that has lost the start of a question finds no command of ours in the rest."""
     parts = f"{path()}.[0-9][0-9]"
     questions = [f"mkdir -p {FOLDER}\nrm -f {parts}"]
-    encoded = base64.encodebytes(functions().encode()).decode().splitlines(keepends=True)
+    encoded = base64.encodebytes(functions(scripts).encode()).decode().splitlines(keepends=True)
     for number, at in enumerate(range(0, len(encoded), LINES_OF_A_PIECE)):
         piece = "".join(encoded[at : at + LINES_OF_A_PIECE])
         questions.append(f"cat >{path()}.{number:02d} <<'@ff_end'\n{piece}@ff_end")
-    put = if_whole(f"{path()}.new", f"mv {path()}.new {path()} && echo {PUT}")
+    put = if_whole(scripts, f"{path()}.new", f"mv {path()}.new {path()} && echo {PUT}")
     questions.append(f"cat {parts} | base64 -d >{path()}.new\nrm -f {parts}\n{put}")
     return questions
 
 
-def if_whole(file: str, act: str) -> str:
+def if_whole(scripts: Scripts, file: str, act: str) -> str:
     """Shell that does ``act`` when that file is ``functions``, to the byte."""
-    sha256 = hashlib.sha256(functions().encode()).hexdigest()
+    sha256 = hashlib.sha256(functions(scripts).encode()).hexdigest()
     return f'[ "$(sha256sum <{file} | cut -c1-64)" = {sha256} ] && {act}'

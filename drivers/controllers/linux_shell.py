@@ -8,6 +8,7 @@ import itertools
 import re
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns
@@ -37,6 +38,20 @@ many as there were lines, an empty one among them ("# # > > ")."""
 RESET_NS: Final = 200 * NS_PER_MS
 
 
+@dataclass
+class _Question:
+    """What was asked and has no whole answer yet."""
+
+    script: str
+    number: int
+    ask_ns: Ns
+    """When it is put (again)."""
+    patience_ns: Ns = ASK_AGAIN_NS
+    answer: list[str] | None = None
+    """Lines of the answer; None: it has not begun."""
+    answer_bytes: int = 0
+
+
 class Shell:
     """One question at a time. ``kept`` holds the whole lines that came outside of answers."""
 
@@ -50,52 +65,60 @@ class Shell:
         self._is_astray = False
         """The last thing asked has no answer yet: a reset comes before the next, also before that
         of a later call."""
+        self._open: _Question | None = None
+        """Given up by its caller. The same question again goes on waiting for its answer: a busy
+        node, asked in short steps, would be interrupted before each answer otherwise."""
         self.kept: deque[str] = deque()
         self._kept_bytes = 0
 
     def ask(self, script: str, deadline_ns: Ns) -> list[str]:
         """Run ``script`` (sh, any number of lines) and return the lines that it printed. RigError:
         no answer in time."""
-        self._number += 1
-        begin, end = f"{MARK}+{self._number}", f"{MARK}-{self._number}"
+        open_question, self._open = self._open, None
+        if open_question is not None and open_question.script == script:
+            asked = open_question
+        else:
+            self._number += 1
+            asked = _Question(script, self._number, self._clock.now())
+        begin, end = f"{MARK}+{asked.number}", f"{MARK}-{asked.number}"
         # One compound command: a shell that echoes has done so before the first mark comes. The
         # quotes keep the marks themselves out of the echo.
         question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
-        answer: list[str] | None = None
-        answer_bytes = 0
-        ask_ns, patience_ns = self._clock.now(), ASK_AGAIN_NS
         while True:
-            if answer is None and self._clock.now() >= ask_ns:
+            if asked.answer is None and self._clock.now() >= asked.ask_ns:
                 is_reset = self._is_astray
                 self._link.write(next(self._resets) if is_reset else question)
-                ask_ns = self._clock.now() + (RESET_NS if is_reset else patience_ns)
+                asked.ask_ns = self._clock.now() + (RESET_NS if is_reset else asked.patience_ns)
                 if not is_reset:
-                    patience_ns = min(2 * patience_ns, MAX_ASK_AGAIN_NS)
+                    asked.patience_ns = min(2 * asked.patience_ns, MAX_ASK_AGAIN_NS)
                 self._is_astray = not is_reset
-            lines = iter(self._lines(min(ask_ns, deadline_ns) if answer is None else deadline_ns))
+            until_ns = min(asked.ask_ns, deadline_ns) if asked.answer is None else deadline_ns
+            lines = iter(self._lines(until_ns))
             for line in lines:
                 line = _ESCAPES.sub("", line)
                 if line.endswith(begin) and _is_mark(begin, line):
-                    answer, answer_bytes = [], 0
-                elif answer is not None and line.endswith(end) and _is_mark(end, line):
+                    asked.answer, asked.answer_bytes = [], 0
+                elif asked.answer is not None and line.endswith(end) and _is_mark(end, line):
                     self._is_astray = False
                     for after in lines:
                         self._keep(after)
-                    return answer
-                elif answer is None:
+                    return asked.answer
+                elif asked.answer is None:
                     self._keep(line)
                 else:
-                    answer.append(line)
-                    answer_bytes += len(line) + 1
-                    if answer_bytes > MAX_ANSWER_BYTES:
+                    asked.answer.append(line)
+                    asked.answer_bytes += len(line) + 1
+                    if asked.answer_bytes > MAX_ANSWER_BYTES:
                         raise WireError(
                             f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes"
                         )
             if self._clock.now() >= deadline_ns:
+                if asked.answer is None:
+                    self._open = asked
                 what = (
                     "no answer"
-                    if answer is None
-                    else f"the answer broke off after {answer_bytes} bytes"
+                    if asked.answer is None
+                    else f"the answer broke off after {asked.answer_bytes} bytes"
                 )
                 raise RigError(
                     f"{self._link.name}: {what} from the shell; is it a root shell on this line?"

@@ -13,7 +13,7 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge import exec_line
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
-from freezeframe.harness.rigs.injector import KINDS as LINK_FAULTS
+from freezeframe.harness.rigs.framing import kinds
 from freezeframe.harness.roles import Controller, FrameSocket, HostPort, HostWorkload, PowerRail
 from freezeframe.harness.wire.faults import FaultKind
 
@@ -142,7 +142,7 @@ def unplayable(bench: Bench, scenario: Scenario) -> str:
     """Return why a bench cannot run a scenario; "": it can."""
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
         return "needs on_hung_warmstart = 'power-cycle'"
-    inside = sorted({fault.kind for fault in scenario.faults} - set(LINK_FAULTS))
+    inside = sorted({fault.kind for fault in scenario.faults} - set(kinds(bench.link.protocol)))
     if bench.rig is not None and inside:
-        return f"{', '.join(inside)} happens inside a controller, not in the link"
+        return f"{', '.join(inside)} is not possible in a link of {bench.link.protocol}"
     return ""

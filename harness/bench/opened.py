@@ -16,9 +16,16 @@ from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.bench.benchfile import Bench, RigTable
 from freezeframe.harness.bench.simulation import Simulation
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
+from freezeframe.harness.core.nodepair import NodePair
 from freezeframe.harness.edge.serial_link import SerialLink, open_serial
 from freezeframe.harness.edge.shared_line import SharedLine
-from freezeframe.harness.errors import DriverError, RigError, WireError, WrongDeviceError
+from freezeframe.harness.errors import (
+    DriverError,
+    RigError,
+    UsageError,
+    WireError,
+    WrongDeviceError,
+)
 from freezeframe.harness.rigs.daemon import RigConfig
 from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 from freezeframe.harness.roles import (
@@ -130,6 +137,7 @@ class OpenBench:
         found = VirtualRig(default_directory())
         if found.is_up():
             found.check()
+            found.check_pair(node_pair(bench).name)
             self.notes.append(f"the rig in {found.directory} was up already")
         else:
             found = VirtualRig.start(virtual_config(bench, table, self.run_dir))
@@ -338,12 +346,26 @@ class OpenBench:
             raise RigError(f"{trouble} (seen as: {error})") from error
 
 
+def node_pair(bench: Bench) -> NodePair:
+    """Return the virtual nodes that the driver of the primary describes. UsageError: it describes
+    none."""
+    driver = bench.primary.driver
+    pair = getattr(registry.load(driver, Controller), "node_pair", None)
+    if not isinstance(pair, NodePair):
+        raise UsageError(
+            f"{bench.path}: [rig] starts the nodes that the primary's driver describes, and {driver!r} describes "
+            "none (node_pair)"
+        )
+    return pair
+
+
 def virtual_config(
     bench: Bench, table: RigTable, directory: Path, *, stays: bool = False
 ) -> RigConfig:
     """Return the configuration of the bench file's virtual rig, run in ``directory``."""
     return RigConfig(
         directory=str(directory.absolute()),
+        pair=node_pair(bench),
         serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
         size_mib=table.size_mib,
         memory_mib=table.memory_mib,

@@ -421,13 +421,22 @@ def sim(
 app.add_typer(driver_app, name="driver")
 
 rig_app = typer.Typer(
-    help="Start and stop a pair of virtual Linux nodes with DRBD.", no_args_is_help=True
+    help="Start and stop a pair of virtual Linux nodes that replicate.", no_args_is_help=True
 )
 app.add_typer(rig_app, name="rig")
 RigDirectory = Annotated[
     Path | None,
     typer.Option("--dir", help="Folder of the rig; runs find the default one by themselves."),
 ]
+
+
+@rig_app.command("image")
+def rig_image(bench: BenchOption = "drbd_qemu", as_json: JsonOption = False) -> None:
+    """Build the image of the nodes of a bench, unless it exists."""
+    with reported(as_json):
+        from freezeframe.harness.cli import rig
+
+        rig.build_image(bench, as_json=as_json)
 
 
 @rig_app.command("up")

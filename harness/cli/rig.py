@@ -1,4 +1,4 @@
-"""Implement ``rig up``, ``rig down`` and ``rig status``: a pair of virtual Linux nodes that stays
+"""Implement ``rig image``, ``rig up``, ``rig down`` and ``rig status``: a pair of virtual Linux nodes that stays
 up between runs."""
 
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from freezeframe.harness.bench.benchfile import load_bench
-from freezeframe.harness.bench.opened import virtual_config
+from freezeframe.harness.bench.benchfile import Bench, load_bench
+from freezeframe.harness.bench.opened import node_pair, virtual_config
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.text import escape
@@ -16,13 +16,31 @@ from freezeframe.harness.rigs import image
 from freezeframe.harness.rigs.rig import VirtualRig, default_directory
 
 
-def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:
+def build_image(bench_name: str, *, as_json: bool) -> None:
+    """Build the image of the nodes unless it exists."""
+    pair = node_pair(_with_rig(bench_name))
+    if not as_json and not image.is_built(pair):
+        say("building the image of the nodes (only the first time)")
+    built = image.ensure(pair)
+    if as_json:
+        print_json({"pair": pair.name, "image": built.description, "kernel": str(built.kernel)})
+    else:
+        say(f"image of the nodes: {built.description}")
+
+
+def _with_rig(bench_name: str) -> Bench:
     bench = load_bench(bench_name)
     if bench.rig is None:
         raise UsageError(f"{bench.path}: has no [rig] table, so there is nothing to start")
+    return bench
+
+
+def up(bench_name: str, directory: Path | None, *, as_json: bool) -> None:
+    bench = _with_rig(bench_name)
+    assert bench.rig is not None
     prepare(bench)
     where = directory or default_directory()
-    if not as_json and not image.is_built():
+    if not as_json and not image.is_built(node_pair(bench)):
         say("building the image of the nodes (only the first time)")
     rig = VirtualRig.start(virtual_config(bench, bench.rig, where, stays=True))
     rig.let_go()

@@ -21,6 +21,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
+from freezeframe.harness.core.nodepair import NodePair
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs import image, wiring
 from freezeframe.harness.rigs.injector import Injector, other
@@ -40,6 +41,7 @@ IDLE_NS: Final = NS_PER_S
 
 class RigConfig(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
+    pair: NodePair
     serial_numbers: dict[Side, str]
     size_mib: int = 64
     memory_mib: int = 256
@@ -58,7 +60,7 @@ class Daemon:
         self.config = config
         self.directory = Path(config.directory)
         self.is_ending = False
-        self.injector = Injector()
+        self.injector = Injector(config.pair.protocol, config.pair.host_offset_bytes)
         self._selector = selectors.DefaultSelector()
         self._closing = contextlib.ExitStack()
         self._lock = _locked(self.directory)
@@ -72,7 +74,7 @@ class Daemon:
             self._selector.register(
                 self._ends[side], selectors.EVENT_READ, lambda _, side=side: self._frames(side)
             )
-        built = image.ensure()
+        built = image.ensure(config.pair)
         self.description = built.description
         self.nodes: dict[Side, Node] = {}
         for side in (side for side in SIDES if side != config.outside):
@@ -80,6 +82,7 @@ class Daemon:
                 side=side,
                 directory=self.directory,
                 image=built,
+                pair=config.pair,
                 serial_number=config.serial_numbers[side],
                 size_mib=config.size_mib,
                 memory_mib=config.memory_mib,
@@ -201,6 +204,7 @@ class Daemon:
     def status(self) -> dict[str, object]:
         return {
             "pid": os.getpid(),
+            "pair": self.config.pair.name,
             "image": self.description,
             "nodes": {side: node.status() for side, node in self.nodes.items()},
             "link": {

@@ -13,38 +13,41 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import platformdirs
 
-from freezeframe.harness.errors import HarnessError, RigError
+from freezeframe.harness.core.nodepair import NodePair
+from freezeframe.harness.errors import RigError
 from freezeframe.harness.rigs.packages import Archive
 
-RECIPE: Final = "1"
+RECIPE: Final = "2"
 """Version of this recipe, so that older images are not used for its product."""
 KERNEL_META: Final = "linux-image-cloud-amd64"
-"""Kernel package. The cloud kernel is small and has DRBD, virtio, ramoops and SysRq on serial
-lines."""
+"""Kernel package. The cloud kernel is small and has DRBD, NVMe/TCP, NBD, md, virtio, ramoops and
+SysRq on serial lines."""
 PACKAGES: Final = (
-    "busybox-static", "drbd-utils", "nbdkit", "libc6", "libgnutls30", "libselinux1", "libp11-kit0", "libidn2-0",
+    "busybox-static", "nbdkit", "libc6", "libgnutls30", "libselinux1", "libp11-kit0", "libidn2-0",
     "libunistring2", "libtasn1-6", "libnettle8", "libhogweed6", "libgmp10", "libffi8", "libpcre2-8-0",
 )  # fmt: skip
-MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_net", "drbd", "ramoops")
+"""Of every node; a kind of replication adds its own (``NodePair``)."""
+MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_net", "ramoops")
+MODULE_OPTIONS: Final = {
+    "ramoops": "mem_address=0x8000000 mem_size=0x200000 record_size=0x40000 max_reason=2"
+}
 BINARIES: Final = {
     "bin/busybox": "bin/busybox",
-    "sbin/drbdmeta": "sbin/drbdmeta",
-    "lib/drbd/drbdsetup-84": "sbin/drbdsetup",
     "usr/bin/nbdkit": "bin/nbdkit",
     "usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-file-plugin.so": "lib/nbdkit/file.so",
     "usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-fua-filter.so": "lib/nbdkit/fua.so",
 }
-"""Path in the package -> path in the node. This drbdsetup controls the 8.4 module of the kernel."""
+"""Path in the package -> path in the node."""
 LIBRARY_FOLDERS: Final = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
@@ -60,29 +63,30 @@ class Image:
     takes 4 s."""
     initrd: Path
     description: str
-    """Versions of kernel and drbd-utils."""
+    """Versions of the kernel and of the package that replicates."""
 
 
-def ensure() -> Image:
-    """Return the image; build it if it does not exist. Raises RigError: a tool or package is
+def ensure(pair: NodePair) -> Image:
+    """Return the image of these nodes; build it if it does not exist. Raises RigError: a tool or package is
     missing, and how to get it."""
-    archive, versions = _archive()
-    target = _folder() / _key(versions)
+    archive, versions = _archive(pair)
+    target = _folder() / _key(pair, versions)
     kernel = next(name for name in versions if name.startswith("linux-image-"))
-    description = f"{kernel} {versions[kernel]}, drbd-utils {versions['drbd-utils']}"
+    shown = pair.shown_version_of
+    description = f"{kernel} {versions[kernel]}, {shown} {versions[shown]}"
     image = Image(kernel=target / "vmlinux", initrd=target / "initrd", description=description)
     if target.is_dir():
         return image
     with (_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            _build(target, archive, versions)
+            _build(pair, target, archive, versions)
     return image
 
 
-def is_built() -> bool:
+def is_built(pair: NodePair) -> bool:
     """Return whether the image exists. Raises RigError like ``ensure``."""
-    return (_folder() / _key(_archive()[1])).is_dir()
+    return (_folder() / _key(pair, _archive(pair)[1])).is_dir()
 
 
 def _folder() -> Path:
@@ -91,22 +95,22 @@ def _folder() -> Path:
     return folder
 
 
-def _archive() -> tuple[Archive, dict[str, str]]:
+def _archive(pair: NodePair) -> tuple[Archive, dict[str, str]]:
     if shutil.which("lz4") is None:
         raise RigError(
             "lz4 is missing; it is needed to build the image of the rig: apt install lz4"
         )
     archive = Archive(_folder() / "apt", KERNEL_META)
-    return archive, archive.versions(PACKAGES)
+    return archive, archive.versions((*PACKAGES, *pair.packages))
 
 
-def _key(versions: dict[str, str]) -> str:
-    digest = hashlib.sha256(RECIPE.encode())
+def _key(pair: NodePair, versions: dict[str, str]) -> str:
+    digest = hashlib.sha256(RECIPE.encode() + msgspec.json.encode(pair))
     for name in sorted(versions):
         digest.update(f"{name}={versions[name]}\n".encode())
     for name, data in _guest_files():
         digest.update(f"{name} {len(data)}\n".encode() + data)
-    return digest.hexdigest()[:16]
+    return f"{pair.name}-{digest.hexdigest()[:16]}"
 
 
 def _guest_files() -> list[tuple[str, bytes]]:
@@ -114,7 +118,7 @@ def _guest_files() -> list[tuple[str, bytes]]:
     return sorted((entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.is_file())
 
 
-def _build(target: Path, archive: Archive, versions: dict[str, str]) -> None:
+def _build(pair: NodePair, target: Path, archive: Archive, versions: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as scratch:
         work = Path(scratch)
         root, product = work / "root", work / "product"
@@ -130,7 +134,7 @@ def _build(target: Path, archive: Archive, versions: dict[str, str]) -> None:
             ) from error
         _extract_kernel(next(root.glob("boot/vmlinuz-*")), product / "vmlinux")
         with (product / "initrd").open("wb") as file:
-            for entry in _entries(root):
+            for entry in _entries(pair, root):
                 file.write(entry)
         product.rename(target)
 
@@ -153,23 +157,27 @@ def _extract_kernel(vmlinuz: Path, vmlinux: Path) -> None:
 
 
 # --- the initrd ---------------------------------------------------------------------------------------------
-def _entries(root: Path) -> Iterator[bytes]:
+def _entries(pair: NodePair, root: Path) -> Iterator[bytes]:
     """Return the entries of the archive: folders, programs, libraries, modules, files of the
     guest."""
     folders = ("bin", "sbin", "lib", "lib64", "lib/nbdkit", "lib/modules", "dev", "proc", "sys", "run", "tmp", "var",
                "var/lib", "var/lib/drbd", "var/run", "var/lock", "etc")  # fmt: skip
     for folder in folders:
         yield cpio_entry(folder, stat.S_IFDIR | 0o755, b"")
-    for source, name in BINARIES.items():
+    for source, name in (BINARIES | pair.binaries).items():
         yield cpio_entry(name, stat.S_IFREG | 0o755, (root / source).read_bytes())
     for name, data in _libraries(root).items():
         yield cpio_entry(f"lib/{name}", stat.S_IFREG | 0o755, data)
     yield cpio_entry(LOADER, stat.S_IFLNK | 0o777, b"/lib/ld-linux-x86-64.so.2")
-    modules = _modules(root)
+    modules = _modules(root, (*MODULES, *pair.modules))
     for module in modules:
         yield cpio_entry(f"lib/modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
-    order = "".join(f"{module.name}\n" for module in modules)
+    options = MODULE_OPTIONS | pair.module_options
+    order = "".join(
+        f"{module.name} {options.get(module.stem, '')}".rstrip() + "\n" for module in modules
+    )
     yield cpio_entry("etc/modules", stat.S_IFREG | 0o644, order.encode())
+    yield cpio_entry("setup", stat.S_IFREG | 0o644, pair.setup.encode())
     for name, data in _guest_files():
         yield cpio_entry(name, stat.S_IFREG | 0o755, data)
     # The kernel opens it for init before any file system is mounted.
@@ -187,7 +195,7 @@ def _libraries(root: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if data}
 
 
-def _modules(root: Path) -> list[Path]:
+def _modules(root: Path, names: Sequence[str]) -> list[Path]:
     """Return the kernel modules in an order in which they can be loaded."""
     by_name = {
         path.stem.replace("-", "_"): path for path in root.glob("lib/modules/*/kernel/**/*.ko")
@@ -205,7 +213,7 @@ def _modules(root: Path) -> list[Path]:
             add(one.replace("-", "_"))
         ordered.append(path)
 
-    for name in MODULES:
+    for name in names:
         add(name)
     return ordered
 
@@ -219,18 +227,3 @@ def cpio_entry(name: str, mode: int, data: bytes, *, device: tuple[int, int] = (
     fields = (next(_inode), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
-
-
-def main() -> int:
-    """Build the image if necessary and print its contents (``python -m
-    freezeframe.harness.rigs.image``)."""
-    try:
-        print(f"image of the nodes: {ensure().description}")
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

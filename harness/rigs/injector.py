@@ -14,17 +14,8 @@ from typing import Any, Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.wire import drbd
+from freezeframe.harness.rigs.framing import FRAMINGS, Framing, Piece, kinds
 
-KINDS: Final = (
-    "bit_flip_sender",
-    "neg_ack",
-    "lost_ack",
-    "late_ack",
-    "wrong_barrier_count",
-    "stall",
-)
-"""Fault kinds of wire.faults that a link can produce. The others happen inside a controller."""
 LOST_ACK_NS: Final = 6_000 * NS_PER_MS
 """Duration of a cut of the return direction. If only one acknowledgement were dropped, TCP would
 send it again."""
@@ -37,16 +28,9 @@ ETHERNET_BYTES: Final = 14
 ETHERTYPE_IPV4: Final = b"\x08\x00"
 IP_PROTOCOL_TCP: Final = 6
 TCP_FLAG_SYN: Final = 0x02
+TCP_FLAG_ACK: Final = 0x10
 SEQUENCE_SPACE: Final = 1 << 32
 MAX_AHEAD_BYTES: Final = 1 << 30
-
-HEADER: Final = drbd.HEADER_H100
-MAGIC: Final = drbd.MAGIC_H100
-DIGEST_BYTES: Final = 4
-DATA_HEAD_BYTES: Final = 24
-SET_SIZE_LOW_BYTE: Final = HEADER.size + 7
-COMMAND_LOW_BYTE: Final = 7
-BLOCK_ID: Final = slice(HEADER.size + 8, HEADER.size + 16)
 
 
 def other(side: Side) -> Side:
@@ -59,8 +43,10 @@ class _Fault:
     at_write: int
     count: int
     delay_ns: Ns
-    block_ids: set[bytes] = field(default_factory=set)
+    unanswered: set[bytes] = field(default_factory=set)
     """Writes whose acknowledgement has not passed yet."""
+    awaits_data: set[bytes] = field(default_factory=set)
+    """Writes that are to be changed and whose data follow."""
     fired: int = 0
 
     def strikes(self, write_no: int) -> bool:
@@ -72,10 +58,12 @@ class _Stream:
     """One direction of one TCP connection, followed from its SYN."""
 
     next_seq: int
-    header: bytearray = field(default_factory=bytearray)
-    """Received part of the header of the current DRBD packet."""
+    framing: Framing
+    from_opener: bool
+    head: bytearray = field(default_factory=bytearray)
+    """First bytes of the message that is passing."""
     skip_bytes: int = 0
-    is_drbd: bool = True
+    is_understood: bool = True
     patches: list[tuple[int, int]] = field(default_factory=list)
     """Sequence number of a byte -> bits to invert in it."""
 
@@ -83,7 +71,12 @@ class _Stream:
 class Injector:
     """Both directions of the link. A frame belongs to the side that sent it."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str, host_offset_bytes: int = 0) -> None:
+        """``protocol``: of the link, one of framing.FRAMINGS; ``host_offset_bytes``: writes before it are
+        the mirror's own and are not counted."""
+        self._protocol = protocol
+        self._make_framing = FRAMINGS[protocol]
+        self._host_offset_bytes = host_offset_bytes
         self.writes = 0
         """Replicated writes since the last ``arm``."""
         self.frames = 0
@@ -102,9 +95,11 @@ class Injector:
         one that a link cannot produce."""
         armed = []
         for fault in faults:
-            if fault.get("kind") not in KINDS:
+            possible = kinds(self._protocol)
+            if fault.get("kind") not in possible:
                 raise UsageError(
-                    f"{fault.get('kind')!r} cannot be produced in a link; possible are: {', '.join(KINDS)}"
+                    f"{fault.get('kind')!r} cannot be produced in a link of {self._protocol}; possible are: "
+                    f"{', '.join(possible)}"
                 )
             at_write, count = int(fault.get("at_write", 1)), int(fault.get("count", 1))
             armed.append(
@@ -162,17 +157,24 @@ class Injector:
         if frame[tcp_at + 13] & TCP_FLAG_SYN:
             while len(self._streams) >= MAX_STREAMS:
                 del self._streams[next(iter(self._streams))]
-            self._streams[key] = _Stream((seq + 1) % SEQUENCE_SPACE)
+            self._open(key, (seq + 1) % SEQUENCE_SPACE, frame[tcp_at + 13])
             return frame
         stream = self._streams.get(key)
         if stream is None or payload_at >= end or end > len(frame):
             return frame
         ahead = (stream.next_seq - seq) % SEQUENCE_SPACE
-        if stream.is_drbd and ahead < end - payload_at:
+        if stream.is_understood and ahead < end - payload_at:
             self._follow(sender, stream, memoryview(frame)[payload_at + ahead : end], now)
         return (
             self._patched(stream, frame, tcp_at, payload_at, end, seq) if stream.patches else frame
         )
+
+    def _open(self, key: bytes, next_seq: int, flags: int) -> None:
+        """A SYN. That of the listener finds the framing that the opener's made."""
+        back = key[4:8] + key[:4] + key[10:12] + key[8:10]
+        opener = self._streams.get(back) if flags & TCP_FLAG_ACK else None
+        framing = opener.framing if opener else self._make_framing(key, self._host_offset_bytes)
+        self._streams[key] = _Stream(next_seq, framing, from_opener=not flags & TCP_FLAG_ACK)
 
     def _follow(self, sender: Side, stream: _Stream, data: memoryview, now: Ns) -> None:
         at = 0
@@ -181,78 +183,51 @@ class Injector:
                 step = min(stream.skip_bytes, len(data) - at)
                 stream.skip_bytes -= step
             else:
-                # Before the handshake heads are shorter; those packets are over by their length
-                # alone.
-                step = min(self._wanted(stream) - len(stream.header), len(data) - at)
-                stream.header += data[at : at + step]
-                if len(stream.header) == self._wanted(stream):
-                    start = (stream.next_seq + at + step - len(stream.header)) % SEQUENCE_SPACE
-                    self._packet(sender, stream, bytes(stream.header), start, now)
-                    stream.header.clear()
-                    if not stream.is_drbd:
+                wanted = stream.framing.wanted(stream.from_opener, bytes(stream.head))
+                step = min(wanted - len(stream.head), len(data) - at)
+                stream.head += data[at : at + step]
+                head = bytes(stream.head)
+                if stream.framing.wanted(stream.from_opener, head) == len(head):
+                    start = (stream.next_seq + at + step - len(head)) % SEQUENCE_SPACE
+                    stream.head.clear()
+                    piece = stream.framing.message(stream.from_opener, head)
+                    if piece is None or piece.length_bytes < len(head):
+                        stream.is_understood = False
                         return
+                    stream.skip_bytes = piece.length_bytes - len(head)
+                    self._piece(sender, stream, piece, start, now)
             at += step
         stream.next_seq = (stream.next_seq + at) % SEQUENCE_SPACE
 
-    def _wanted(self, stream: _Stream) -> int:
-        """Return how many bytes of a packet are inspected: the header, and for some the first
-        fields."""
-        header = stream.header
-        if len(header) < 4:
-            return 4
-        if int.from_bytes(header[:4], "big") != MAGIC:
-            return drbd.HEADER_H80.size
-        if len(header) < HEADER.size:
-            return HEADER.size
-        command, length = HEADER.unpack_from(header)[2:4]
-        looked_at = command in (drbd.Cmd.DATA, drbd.Cmd.WRITE_ACK, drbd.Cmd.BARRIER_ACK)
-        return HEADER.size + (min(length, DATA_HEAD_BYTES) if looked_at else 0)
-
-    def _packet(self, sender: Side, stream: _Stream, head: bytes, start: int, now: Ns) -> None:
-        """Handle the start of a packet. ``head``: its first bytes; ``start``: the sequence number
+    def _piece(self, sender: Side, stream: _Stream, piece: Piece, start: int, now: Ns) -> None:
+        """Handle a message of which only the first bytes have passed; ``start``: the sequence number
         of the first."""
-        if len(head) < HEADER.size:
-            magic, _, length = drbd.HEADER_H80.unpack(head)
-            stream.is_drbd = magic == drbd.MAGIC_H80
-            stream.skip_bytes = length
-            return
-        _, _, command, length, _ = HEADER.unpack_from(head)
-        stream.skip_bytes = HEADER.size + length - len(head)
-        if len(head) < HEADER.size + 8 or not self._faults:
-            if command == drbd.Cmd.DATA:
-                self.writes += 1
-            return
-        if command == drbd.Cmd.DATA:
+        if piece.kind == "write":
             self.writes += 1
-            for fault in self._faults:
-                if fault.strikes(self.writes):
-                    self._strike_write(sender, fault, stream, head, start, length, now)
-        elif command == drbd.Cmd.WRITE_ACK:
-            for fault in self._faults:
-                if head[BLOCK_ID] in fault.block_ids:
-                    self._strike_ack(sender, fault, stream, head, start, now)
-        elif command == drbd.Cmd.BARRIER_ACK:
-            for fault in self._faults:
-                if fault.kind == "wrong_barrier_count" and fault.block_ids:
-                    fault.block_ids.clear()
-                    self._patch(stream, start + SET_SIZE_LOW_BYTE, 0x01)
+        for fault in self._faults:
+            match piece.kind:
+                case "write" if fault.strikes(self.writes):
+                    self._strike_write(sender, fault, stream, piece, start, now)
+                case "data" if piece.key in fault.awaits_data:
+                    fault.awaits_data.discard(piece.key)
+                    self._flip(fault, stream, piece, start)
+                case "answer" if piece.key in fault.unanswered:
+                    self._strike_answer(sender, fault, stream, piece, start, now)
+                case "barrier-answer" if fault.kind == "wrong_barrier_count" and fault.unanswered:
+                    fault.unanswered.clear()
+                    self._change(stream, piece, start)
                     self._told(fault, "a barrier's count changed")
+                case _:
+                    pass
 
     def _strike_write(
-        self,
-        sender: Side,
-        fault: _Fault,
-        stream: _Stream,
-        head: bytes,
-        start: int,
-        length: int,
-        now: Ns,
+        self, sender: Side, fault: _Fault, stream: _Stream, piece: Piece, start: int, now: Ns
     ) -> None:
         if fault.kind == "bit_flip_sender":
-            before_data = HEADER.size + DATA_HEAD_BYTES + DIGEST_BYTES
-            data_bytes = HEADER.size + length - before_data
-            self._patch(stream, start + before_data + data_bytes // 2, 0x10)
-            self._told(fault, "a bit turned in the middle of it")
+            if piece.data_bytes:
+                self._flip(fault, stream, piece, start)
+            else:
+                fault.awaits_data.add(piece.key)
         elif fault.kind == "stall":
             for side in (sender, other(sender)):
                 self.hold(side, now + fault.delay_ns)
@@ -261,19 +236,27 @@ class Injector:
             self.cut(other(sender), now + LOST_ACK_NS)
             self._told(fault, "its way back is cut")
         else:
-            fault.block_ids.add(head[BLOCK_ID])
+            fault.unanswered.add(piece.key)
 
-    def _strike_ack(
-        self, sender: Side, fault: _Fault, stream: _Stream, head: bytes, start: int, now: Ns
+    def _flip(self, fault: _Fault, stream: _Stream, piece: Piece, start: int) -> None:
+        self._patch(stream, start + piece.data_at + piece.data_bytes // 2, 0x10)
+        self._told(fault, "a bit turned in the middle of it")
+
+    def _strike_answer(
+        self, sender: Side, fault: _Fault, stream: _Stream, piece: Piece, start: int, now: Ns
     ) -> None:
         if fault.kind == "neg_ack":
-            self._patch(stream, start + COMMAND_LOW_BYTE, drbd.Cmd.WRITE_ACK ^ drbd.Cmd.NEG_ACK)
+            self._change(stream, piece, start)
             self._told(fault, "its acknowledgement became a refusal")
         elif fault.kind == "late_ack":
             self.hold(sender, now + fault.delay_ns)
             self._told(fault, f"its acknowledgement is held for {fault.delay_ns // NS_PER_MS} ms")
         if fault.kind != "wrong_barrier_count":
-            fault.block_ids.discard(head[BLOCK_ID])
+            fault.unanswered.discard(piece.key)
+
+    def _change(self, stream: _Stream, piece: Piece, start: int) -> None:
+        for at, bits in piece.changes:
+            self._patch(stream, start + at, bits)
 
     def _told(self, fault: _Fault, what: str) -> None:
         fault.fired += 1

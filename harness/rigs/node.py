@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.core.events import Side
+from freezeframe.harness.core.nodepair import CONFIGURED, NodePair
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.rigs.image import Image
 from freezeframe.harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
@@ -24,20 +25,20 @@ from freezeframe.harness.rigs.wiring import HOST_NETWORKS, REPLICATION_ADDRESSES
 QEMU: Final = "qemu-system-x86_64"
 MIB: Final = 1 << 20
 METADATA_BYTES: Final = 4 * MIB
-"""Size of DRBD's external metadata; it needs some kilobytes for these volumes."""
+"""Size of a disk for metadata; DRBD needs some kilobytes for these volumes."""
 RECORD_ADDRESS: Final = 0x8000000
 """Address of the ramoops record: 4 MiB reserved from the kernel. Not at the top of memory, where
 QEMU puts the initrd again at a reset."""
 TRACE_ARGUMENTS: Final = "trace_event=block:block_bio_queue,block:block_bio_complete trace_buf_size=32k ftrace_dump_on_oops"
 """The last disk requests are dumped into the kernel log with a crash, after its own lines. DRBD
-8.4 has no trace events."""
+8.4 has no trace events, md has few."""
 KERNEL_ARGUMENTS: Final = (
     f"{TRACE_ARGUMENTS} console=ttyS0,115200 panic=-1 sysrq_always_enabled printk.devkmsg=on memmap=4M${RECORD_ADDRESS:#x} "
     "mitigations=off nowatchdog quiet loglevel=7"
 )
 PR_SET_PDEATHSIG: Final = 1
-BANNER: Final = b"node: replication configured"
-"""Line printed by the init of the guest once DRBD runs."""
+BANNER: Final = f"node: {CONFIGURED}".encode()
+"""Line printed by the init of the guest once its replication runs."""
 MAC_PREFIX: Final = "52:54:00:ff"
 OFFLOADS_OFF: Final = ",".join(
     f"{name}=off"
@@ -55,6 +56,7 @@ class Node:
     side: Side
     directory: Path
     image: Image
+    pair: NodePair
     serial_number: str
     size_mib: int
     memory_mib: int
@@ -70,6 +72,10 @@ class Node:
         return self.directory / f"{self.side}.console.log"
 
     @property
+    def _disks(self) -> tuple[str, ...]:
+        return ("img", "md") if self.pair.has_metadata_disk else ("img",)
+
+    @property
     def pid(self) -> int:
         """Process id of QEMU; 0: powered off."""
         return (
@@ -78,7 +84,8 @@ class Node:
 
     def prepare(self) -> None:
         """Create new disks with all zeros."""
-        for name, size_bytes in (("img", self.size_mib * MIB), ("md", METADATA_BYTES)):
+        sizes = {"img": self.size_mib * MIB, "md": METADATA_BYTES}
+        for name, size_bytes in ((name, sizes[name]) for name in self._disks):
             with (self.directory / f"{self.side}.{name}").open("wb") as disk:
                 disk.truncate(size_bytes)
 
@@ -129,6 +136,7 @@ class Node:
             "peer": REPLICATION_ADDRESSES["secondary" if self.side == "primary" else "primary"],
             "host_address": f"{HOST_NETWORKS[self.side]}.2",
             "mtu": str(self.mtu_bytes),
+            "device": self.pair.host_device,
             **self.boot_options,
         }
         append = " ".join(
@@ -142,7 +150,7 @@ class Node:
             "-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", append,
             "-smbios", f"type=1,manufacturer=QEMU,product=FreezeFrame-node,serial={_value(self.serial_number)}",
         ]  # fmt: skip
-        for index, name in enumerate(("img", "md")):
+        for index, name in enumerate(self._disks):
             argv += [
                 "-drive", f"file={folder}/{self.side}.{name},format=raw,if=none,id=disk{index},cache=unsafe",
                 "-device", f"virtio-blk-pci,drive=disk{index}",

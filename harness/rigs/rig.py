@@ -181,6 +181,15 @@ class VirtualRig:
                     "Restart it: freezeframe rig down; freezeframe rig up"
                 )
 
+    def check_pair(self, name: str) -> None:
+        """Raise RigError if the nodes are of another kind than ``name``."""
+        found = self.status().get("pair")
+        if found != name:
+            raise RigError(
+                f"the rig that is up in {self.directory} is a pair of {found!r} nodes, the bench needs {name!r}: "
+                "freezeframe rig down"
+            )
+
     def trouble(self) -> str:
         """Return what is wrong with the rig; "": nothing."""
         if self._process is not None and self._process.poll() is not None:

@@ -61,6 +61,7 @@ class Node:
         self.side, self.directory = side, directory
         serials = {one: f"FFALIKE-{one[0].upper()}" for one in SIDES}
         config = RigConfig(
+            pair=LinuxDrbd.node_pair,
             directory=str(directory),
             serial_numbers=serials,
             size_mib=SIZE_BYTES >> 20,

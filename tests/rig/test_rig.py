@@ -174,9 +174,10 @@ def test_a_node_that_never_boots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rigs, "BOOT_TIMEOUT_S", 15.0)
     with tempfile.TemporaryDirectory(prefix="ff-") as directory:
         config = RigConfig(
+            pair=LinuxDrbd.node_pair,
             directory=directory,
             serial_numbers=SERIALS,
-            boot_options={"primary": {"stop": "before-drbd"}},
+            boot_options={"primary": {"stop": "before-replication"}},
         )
         began = time.monotonic()
         with pytest.raises(
@@ -189,7 +190,9 @@ def test_a_node_that_never_boots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_killed_daemon_takes_everything_with_it_and_a_silent_line_is_told() -> None:
     with tempfile.TemporaryDirectory(prefix="ff-") as directory:
-        with VirtualRig.start(RigConfig(directory=directory, serial_numbers=SERIALS)) as rig:
+        with VirtualRig.start(
+            RigConfig(directory=directory, pair=LinuxDrbd.node_pair, serial_numbers=SERIALS)
+        ) as rig:
             status = rig.status()
             line = open_serial(f"unix:{directory}/primary.control")
             node = LinuxDrbd("primary", line, serial_number=SERIALS["primary"])

@@ -39,6 +39,7 @@ class Pairing:
         serials = {side: f"FFNODE-{side[0].upper()}" for side in SIDES}
         self.rig = VirtualRig.start(
             RigConfig(
+                pair=LinuxDrbd.node_pair,
                 directory=str(directory),
                 serial_numbers=serials,
                 size_mib=SIZE_MIB,

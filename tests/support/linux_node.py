@@ -3,14 +3,19 @@
 import re
 import socket
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from freezeframe.drivers.controllers import linux_scripts
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd, LinuxDrbdBreak
+from freezeframe.drivers.controllers.linux_nbd import LinuxNbd
+from freezeframe.drivers.controllers.linux_nvme import LinuxNvme
+from freezeframe.drivers.controllers.linux_scripts import Scripts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "drbd"
+DRIVERS = (LinuxDrbd, LinuxDrbdBreak, LinuxNvme, LinuxNbd)
 BOOT_ID = "7ade8d4b-b793-4f3b-97f0-8b6ff9ce9183"
 INCIDENT = bytes(range(16))
 PROC_DRBD = """version: 8.4.11 (api:1/proto:86-101)
@@ -57,6 +62,11 @@ class NodeOnDisk:
         monkeypatch.setattr(linux_scripts, "NEWS_TRIES", 50)
         for name in ("WHO", "IDENTIFY", "FREEZE", "LIST", "EVIDENCE", "FOLDER", "NEWS"):
             monkeypatch.setattr(linux_scripts, name, self.moved(getattr(linux_scripts, name)))
+        for driver in DRIVERS:
+            scripts = driver.replication.scripts
+            texts = {name: self.moved(text) for name, text in asdict(scripts).items()}
+            moved = replace(driver.replication, scripts=Scripts(**texts))
+            monkeypatch.setattr(driver, "replication", moved)
 
     def moved(self, script: str) -> str:
         return re.sub(r"(?<![\w.])/(?=(proc|sys|run|var|etc)\b)", f"{self.root}/", script)

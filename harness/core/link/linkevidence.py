@@ -5,14 +5,14 @@ Frames in, once more and at leisure: the ledger's rows, the checksum of each wri
 id that the data themselves tell, and the data of those few writes that somebody may ask about.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from crc32c import crc32c
 
-from freezeframe.harness.core.blocks.blockstamp import stamped_crc
+from freezeframe.harness.core.blocks.blockstamp import decode, stamped_crc
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link import ledgerevents
 from freezeframe.harness.core.link.blindness import Blindness, blindness, state_of
@@ -32,6 +32,31 @@ MAX_ASKED: Final = 64
 MAX_ANSWERS: Final = 1000
 MAX_MARKS: Final = 4096
 NO_ID: Final = -1
+CRC_BYTES: Final = 4
+MAX_VOTES: Final = 64
+"""Stamped writes that say how far the link's addresses are from the host's."""
+
+
+@dataclass(eq=False)
+class HostAddresses:
+    """How far the link's addresses lie behind the host's: a mirror's metadata come first. Learnt from
+    the stamps of the host's writer."""
+
+    same: bool
+    """The protocol's addresses are the host's."""
+    votes: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def distance_sectors(self) -> int:
+        """0 as long as nothing says otherwise."""
+        return 0 if self.same or not self.votes else self.votes.most_common(1)[0][0]
+
+    def learn(self, sector: int, data: bytes | memoryview) -> None:
+        if self.same or self.votes.total() >= MAX_VOTES:
+            return
+        stamp = decode(bytes(data[: stamps.SECTOR_BYTES]))
+        if stamp is not None and sector >= stamp.lba:
+            self.votes[sector - stamp.lba] += 1
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +64,7 @@ class LinkWrite:
     """One replicated write as the capture shows it."""
 
     row: WriteRow
+    addresses: HostAddresses
     crc32c: int
     """Of its data as captured; -1: it carries none (TRIM)."""
     write_id: int
@@ -48,10 +74,20 @@ class LinkWrite:
     asked."""
     is_judged: bool = True
     """False: its digest was checked by an algorithm that was not the link's."""
+    resent_as: "LinkWrite | None" = None
+    """The same data sent to the same place again over a later session, because this one was refused
+    or never answered."""
 
     @property
     def sector(self) -> int:
-        return self.row.sector
+        """As the host counts them; of a mirror's own write, before the host's first, the link's."""
+        here = self.row.sector - self.addresses.distance_sectors
+        return here if here >= 0 else self.row.sector
+
+    @property
+    def is_mirrors_own(self) -> bool:
+        """Written into the mirror's metadata, not for the host."""
+        return self.row.sector < self.addresses.distance_sectors
 
     @property
     def sectors(self) -> int:
@@ -117,7 +153,7 @@ class LinkWrite:
         return self.row.digest_wire == self.row.digest_computed if checked else None
 
     def covers(self, sector: int) -> bool:
-        return self.row.sector <= sector < self.row.sector + max(self.sectors, 1)
+        return self.sector <= sector < self.sector + max(self.sectors, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +189,7 @@ class LinkEvidence:
 
     def __post_init__(self) -> None:
         self.protocol = self.ends.speak()
+        self.addresses = HostAddresses(self.protocol.host_addresses)
         self._reassembler = Reassembler(ports=self.ends.ports)
         self._follower = Follower(self.protocol, self.ends.ports)
         self._ledger = Ledger()
@@ -202,6 +239,20 @@ class LinkEvidence:
         self._understand(self._reassembler.close(self.t_last_ns))
         self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
         self._judge_digests()
+        self._find_resent()
+
+    def _find_resent(self) -> None:
+        """Pair each write that was refused or not answered with the one that brought its data over a
+        later session. A digest error that healed itself so is no lost write."""
+        open_writes: dict[tuple[str, int, int], list[LinkWrite]] = {}
+        for write in self.writes:
+            row = write.row
+            where = (row.sender, row.sector, row.length_bytes)
+            for before in open_writes.get(where, ()):
+                if before.resent_as is None and _is_resent(before, write):
+                    before.resent_as = write
+            if write.digest_is_right is False or not write.is_acked:
+                open_writes.setdefault(where, []).append(write)
 
     def _judge_digests(self) -> None:
         """Where the algorithm was only inferred and most digests come out wrong, it was another."""
@@ -258,9 +309,11 @@ class LinkEvidence:
         if self.is_cut_short:
             return
         if data is None:
-            write = LinkWrite(row, -1, NO_ID)
+            write = LinkWrite(row, self.addresses, -1, NO_ID)
         else:
-            write = LinkWrite(row, crc32c(data), stamped_id(data))
+            write = LinkWrite(row, self.addresses, crc32c(data), stamped_id(data))
+            if write.write_id != NO_ID:
+                self.addresses.learn(row.sector, data)
             self._keep(write, data)
         self.writes.append(write)
         self._by_row[id(row)] = write
@@ -302,6 +355,17 @@ class LinkEvidence:
                     expected=expected, found=found,
                 )
             )  # fmt: skip
+
+
+def _is_resent(before: LinkWrite, later: LinkWrite) -> bool:
+    """The later one brings what the earlier was to bring: its data, or those that its digest fits."""
+    if before.row.session is later.row.session or later.crc32c < 0:
+        return False
+    row = before.row
+    meant = {before.crc32c}
+    if row.algorithm == "crc32c" and len(row.digest_wire) == CRC_BYTES:
+        meant.add(int.from_bytes(row.digest_wire, "little"))
+    return later.crc32c in meant
 
 
 def stamped_id(data: bytes | memoryview) -> int:

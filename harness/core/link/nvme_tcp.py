@@ -10,6 +10,7 @@ Connect command only. There are no barriers: the host waits for completions inst
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Final
 
 from crc32c import crc32c
 
+from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.messages import (
     Answer,
@@ -55,6 +57,22 @@ _KINDS: Final[dict[int, WriteKind]] = {
     Opcode.DATASET_MANAGEMENT: "trim",
     Opcode.FLUSH: "flush",
 }
+CONSOLE_TEXTS: Final = (
+    # Linux nvmet-tcp names the command by its queue and its id, and prints both digests as numbers.
+    ConsoleText(
+        "digest",
+        re.compile(
+            rb"nvmet_tcp: queue (?P<queue>\d{1,5}): cmd (?P<cid>\d{1,5}) pdu \(\d{1,3}\) data digest error: "
+            rb"recv (?P<recv>0x[0-9a-f]{1,8}) expected (?P<computed>0x[0-9a-f]{1,8})"
+        ),
+        write_id_text="queue {queue} cmd {cid}",
+    ),
+    # On the primary: the block layer's place on the far leg.
+    ConsoleText(
+        "refused",
+        re.compile(rb"I/O error, dev nvme\w{1,16}, sector (?P<sector>\d{1,18}) op 0x1:\(WRITE\)"),
+    ),
+)
 
 
 def shown_id(write_id: bytes) -> str:
@@ -150,6 +168,7 @@ class NvmeLink(PduLink[NvmeSession, _Queue]):
     tells: Final = frozenset({Tell.WRITE, Tell.DIGEST, Tell.ANSWER, Tell.STATUS})
     refuses_by: Final = "closing"
     wireshark: Final = "nvme-tcp.cmd.cid == {write_id}"
+    console_texts: tuple[ConsoleText, ...] = CONSOLE_TEXTS
 
     def make_session(self, number: int, ends: tuple[str, str], port: int, t_ns: Ns) -> NvmeSession:
         primary = self.options.primary_address

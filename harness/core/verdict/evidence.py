@@ -7,14 +7,13 @@ A log and a console reach further back than the incident. What was logged, print
 armed belongs to something else, and never speaks for this incident: ``named`` and the complaints leave it out.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
 from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
-from freezeframe.harness.core.console.places import ConsoleText, place_in, places
+from freezeframe.harness.core.console.places import ConsoleText, NamedPlace, place_in
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.blindness import unsafe_events
@@ -22,8 +21,8 @@ from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, Link
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateRecord, this_boot
-from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.armedclock import armed_uptime_ns, device_clock
+from freezeframe.harness.core.verdict.complaints import line_at, printed_digests
 from freezeframe.harness.core.verdict.deviceclock import DeviceClock
 from freezeframe.harness.core.verdict.record import (
     ComparisonRecord,
@@ -38,22 +37,9 @@ from freezeframe.harness.wire.drbd import SECTOR_BYTES
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
 MAX_PORTS: Final = 64
-MAX_LINE_BYTES: Final = 4096
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall
 clock."""
-
-
-class Complaint(NamedTuple):
-    """What a side says of a place on the volume."""
-
-    sector: int
-    size: int
-    """Bytes of data with a wrong digest, sectors out of sync."""
-    record: EventRecord | None = None
-    """Of its event log; None: its console says it."""
-    offset_bytes: int = -1
-    """Of the words in the console's record."""
 
 
 class OwnWrite(NamedTuple):
@@ -85,6 +71,8 @@ class SideEvidence:
     """When the bench was armed."""
     trigger_ns: Ns | None = None
     """When the trigger was found; None: there was none."""
+    link_writes: Sequence[LinkWrite] = ()
+    """The capture's: a line that names no place names one of these."""
     armed_uptime_ns: int = 0
     """The controller's uptime then, in the boot that the set tells of; 0: that boot began later, or it is not known."""
 
@@ -139,6 +127,17 @@ class SideEvidence:
             and isinstance(row[4], bytes)
             and isinstance(row[0], int)
         }
+
+    def named_write(self, place: NamedPlace) -> LinkWrite | None:
+        """The captured write that a line names by its id and digests: by both digests, which tell it
+        from all others; else by its id, the newest. None: it names none, or none that was captured."""
+        if not place.write_id_text:
+            return None
+        if place.digests is not None:
+            named = [one for one in self.link_writes if _digests(one) == place.digests]
+        else:
+            named = [one for one in self.link_writes if one.block_id == place.write_id_text]
+        return named[-1] if named else None
 
     def at(self, record: EventRecord | None) -> tuple[Ns, Ns] | None:
         """(host time, error) of an event record."""
@@ -260,14 +259,27 @@ class Evidence:
         if trigger is None:
             return None
         if trigger.source == "link":
-            sector = trigger.sector if trigger.sector is not None and trigger.sector >= 0 else None
+            named = trigger.sector is not None and trigger.sector >= 0
+            sector = self.of_host(trigger.sector or 0) if named else None
             found = OwnWrite(sector, None, trigger.block_id, trigger.offset_bytes)
             return found if any(found) else None
         if trigger.side not in SIDES or trigger.offset_bytes is None:
             return None
         line = line_at(self.sides[trigger.side].console, trigger.offset_bytes)
-        place = place_in(line, self.sides[trigger.side].console_texts)
-        return None if place is None else OwnWrite(place.sector, place.length_bytes, "", None)
+        side = self.sides[trigger.side]
+        place = place_in(line, side.console_texts)
+        if place is None:
+            return None
+        write = side.named_write(place)
+        if write is not None:
+            return OwnWrite(write.sector, write.size_bytes, write.block_id, write.packet_no)
+        sector = self.of_host(place.sector)
+        return OwnWrite(sector, place.length_bytes, "", None) if place.sector >= 0 else None
+
+    def of_host(self, sector: int) -> int:
+        """A sector of the link or of the leg of a mirror, as the host counts it."""
+        here = sector - (self.link.addresses.distance_sectors if self.link is not None else 0)
+        return here if here >= 0 else sector
 
     # --- following one write -----------------------------------------------------------------------------------
     def writes_to(self, sector: int, size_bytes: int | None = None) -> list[LinkWrite]:
@@ -310,6 +322,14 @@ class Evidence:
         return self.journal.content(written, sector, sectors)
 
 
+def _digests(write: LinkWrite) -> tuple[int, int] | None:
+    """As numbers, as a kernel prints them; None: they were not checked."""
+    row = write.row
+    if not row.digest_computed:
+        return None
+    return int.from_bytes(row.digest_wire, "little"), int.from_bytes(row.digest_computed, "little")
+
+
 def broken_stamps(write: LinkWrite) -> bool:
     """Stamped data that are not what the writer stamped. Right data pass always, wrong ones in 1 of
     2**32."""
@@ -346,50 +366,6 @@ def link_ends(record: IncidentRecord) -> LinkEnds:
         ports=frozenset(ports[:MAX_PORTS] or (drbd.PORT,)),
         integrity_alg=link.integrity_alg if link is not None else "",
     )
-
-
-# --- what the consoles say of places --------------------------------------------------------------------------
-def line_at(console: bytes, end: int) -> bytes:
-    """The line in which a match ended just before ``end``."""
-    start = console.rfind(b"\n", max(0, end - MAX_LINE_BYTES), max(end - 1, 0)) + 1
-    stop = console.find(b"\n", max(end - 1, 0), end + MAX_LINE_BYTES)
-    return console[max(start, end - MAX_LINE_BYTES) : stop if stop >= 0 else end + MAX_LINE_BYTES]
-
-
-def _complaints(side: SideEvidence, about: str) -> list[Complaint]:
-    """What such lines say that the side printed since the bench was armed."""
-    found = [
-        Complaint(one.sector, one.length_bytes or one.sectors or 0, offset_bytes=one.offset_bytes)
-        for one in places(side.console, side.console_texts, about)
-    ]
-    if not found:
-        return []
-    starts = [offset for _, offset in side.console_times]
-    stamped = {one.offset_bytes: one for one in deviceclock.lines(side.console, side.console_times)}
-    own = []
-    for one in found:
-        read = bisect_right(starts, one.offset_bytes) - 1
-        line = stamped.get(side.console.rfind(b"\n", 0, one.offset_bytes) + 1)
-        is_early = read >= 0 and 0 < side.console_times[read][0] < side.armed_ns
-        if not is_early and not (line is not None and _was_printed_before(side, line)):
-            own.append(one)
-    return own
-
-
-def _was_printed_before(side: SideEvidence, line: deviceclock.StampedLine) -> bool:
-    """A line that was read after the arming and printed before it, as when somebody lists a log there: by its own
-    stamp. After the trigger small stamps are those of the next boot."""
-    until_ns = side.trigger_ns
-    is_same_boot = until_ns is None or line.t_read_ns <= until_ns
-    return is_same_boot and line.uptime_ns < side.armed_uptime_ns
-
-
-def printed_digests(side: SideEvidence) -> list[Complaint]:
-    return _complaints(side, "digest")
-
-
-def printed_out_of_sync(side: SideEvidence) -> list[Complaint]:
-    return _complaints(side, "out-of-sync")
 
 
 def suspects(sides: Iterable[SideEvidence]) -> Callable[[LinkWrite], bool]:
@@ -454,6 +430,7 @@ def gather(
             link.feed(run, frames_offset_ns)
         link.close()
         link_problem = frames_problem()
+        sides = {side: replace(one, link_writes=link.writes) for side, one in sides.items()}
     has_frames = link is not None and link.frames > 0
     return Evidence(
         record=record,

@@ -14,10 +14,10 @@ from freezeframe.harness.core.blocks import crcbits
 from freezeframe.harness.core.blocks.blockstamp import Kind, check, decode
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
 from freezeframe.harness.core.rootcause import EventRecord
+from freezeframe.harness.core.verdict.complaints import printed_out_of_sync
 from freezeframe.harness.core.verdict.evidence import (
     Evidence,
     SideEvidence,
-    printed_out_of_sync,
 )
 from freezeframe.harness.core.verdict.findings import (
     BytePlace,

@@ -15,12 +15,11 @@ from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.events import NS_PER_MS
 from freezeframe.harness.core.link.linkevidence import LinkWrite
 from freezeframe.harness.core.rootcause import EventRecord
+from freezeframe.harness.core.verdict.complaints import Complaint, printed_digests
 from freezeframe.harness.core.verdict.evidence import (
-    Complaint,
     Evidence,
     SideEvidence,
     broken_stamps,
-    printed_digests,
 )
 from freezeframe.harness.core.verdict.findings import (
     BytePlace,

@@ -26,6 +26,7 @@ from freezeframe.drivers.controllers import (
     linux_scripts,
     linux_shell,
 )
+from freezeframe.drivers.controllers import linux_node as node_driver
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.harness.edge.serial_link import BREAK, SerialLink
 from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
@@ -238,10 +239,10 @@ def test_a_canary_goes_into_the_kernel_log_as_an_error(device: LinuxDrbd, node: 
 
 def test_the_state_is_read_from_the_log_where_nothing_else_tells_it() -> None:
     lines = (GOLDEN / "integrity-mtu1500-a.tail.raw.log").read_text(errors="replace")
-    state = linux_records.parse_proc_drbd(linux_records.state_of_log(lines))
+    state = linux_drbd.parse_proc_drbd(linux_drbd.state_of_log(lines))
     assert (state.role, state.conn) == (drbd.Role.PRIMARY, drbd.Conn.CONNECTED)
     assert (state.disk, state.peer_disk) == (drbd.Disk.UP_TO_DATE, drbd.Disk.UP_TO_DATE)
-    assert linux_records.state_of_log("nothing of it") == ""
+    assert linux_drbd.state_of_log("nothing of it") == ""
 
 
 def test_the_record_of_a_crash_becomes_a_set(device: LinuxDrbd, node: NodeOnDisk) -> None:
@@ -273,7 +274,7 @@ def test_a_record_that_comes_late_is_waited_for(
 ) -> None:
     """A node answers before its boot is over: its shell may be up before its record is. Here the
     record is there after the first answer, and before the second."""
-    monkeypatch.setattr(linux_drbd, "RECORD_TIMEOUT_NS", WAITED_NS)
+    monkeypatch.setattr(node_driver, "RECORD_TIMEOUT_NS", WAITED_NS)
     frame = armed(device, 1)
     device.link.write(frame)
     assert device.freeze_reply(frame, soon()) is not None
@@ -289,14 +290,14 @@ def test_a_record_that_comes_late_is_waited_for(
 def test_a_record_that_never_comes_is_not_waited_for_without_end(
     device: LinuxDrbd, node: NodeOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linux_drbd, "RECORD_TIMEOUT_NS", 1_000_000_000)
+    monkeypatch.setattr(node_driver, "RECORD_TIMEOUT_NS", 1_000_000_000)
     frame = armed(device, 1)
     device.link.write(frame)
     assert device.freeze_reply(frame, soon()) is not None
     deadline_ns = soon()
     assert device.sets(deadline_ns) == []
     assert time.monotonic_ns() < deadline_ns
-    monkeypatch.setattr(linux_drbd, "RECORD_TIMEOUT_NS", WAITED_NS)
+    monkeypatch.setattr(node_driver, "RECORD_TIMEOUT_NS", WAITED_NS)
     after_listing(node, monkeypatch)
     assert device.sets(soon()) == []
     assert listings(node) == 1, "given up once, it is not waited for again"
@@ -345,7 +346,7 @@ def test_a_serial_number_that_could_be_a_command_is_refused() -> None:
     ],
 )
 def test_pair_states(line: str, state: PairState) -> None:
-    assert linux_records.parse_proc_drbd(f"version: 8.4.11\n 0: {line}\n").pair_state == state
+    assert linux_drbd.parse_proc_drbd(f"version: 8.4.11\n 0: {line}\n").pair_state == state
 
 
 @pytest.mark.parametrize("stored", [b"", b"not gzip", b"\x1f\x8b\x08\x00" + bytes(20)])

@@ -18,7 +18,7 @@ from linux_node import (
     soon,
 )
 
-from freezeframe.drivers.controllers import linux_records, linux_scripts
+from freezeframe.drivers.controllers import linux_drbd, linux_records, linux_scripts
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.roles import REHEARSED, UNREHEARSED, Rehearsing
@@ -76,7 +76,7 @@ def test_functions_that_were_damaged_on_the_node_are_put_again(
     path.write_text(whole[: len(whole) // 2])
     assert not device.rehearse(frame, soon(1.0)).ok
     armed(device, 1)
-    assert path.read_text() == whole == linux_scripts.functions()
+    assert path.read_text() == whole == linux_scripts.functions(LinuxDrbd.replication.scripts)
     assert device.rehearse(frame, soon()).ok
     assert {one.name for one in path.parent.iterdir()} == {"functions"}
 
@@ -90,8 +90,11 @@ def test_functions_that_do_not_arrive_are_not_used(
 
 
 def test_no_line_is_long_and_none_asks_for_the_history() -> None:
-    asked = [linux_scripts.identify(), *linux_scripts.questions_to_put()]
-    lines = "\n".join((linux_scripts.functions(), *asked)).splitlines()
+    asked = [
+        linux_scripts.identify(LinuxDrbd.replication.scripts),
+        *linux_scripts.questions_to_put(LinuxDrbd.replication.scripts),
+    ]
+    lines = "\n".join((linux_scripts.functions(LinuxDrbd.replication.scripts), *asked)).splitlines()
     assert max(map(len, lines)) <= linux_scripts.MAX_LINE_BYTES < 500
     assert not [line for line in lines if re.search(r"![^ =]|\t|\bcd [^\"]|rm -r", line)]
     assert all(shutil.which(shell[0]) for shell in SHELLS.values())
@@ -149,7 +152,8 @@ def test_a_record_wherever_and_in_how_many_parts_it_is_kept(
     pulled = device.pull(entry, b"", soon(), lambda _: None)
     texts = [event["text"] for event in pulled.events]
     assert texts == [
-        event["text"] for event in linux_records.kernel_events(record.partition("\n")[2])
+        event["text"]
+        for event in linux_records.kernel_events(record.partition("\n")[2], linux_drbd.KNOWN)
     ]
     # Listed again nothing changes, also when systemd has moved it meanwhile.
     assert device.sets(soon()) == [entry]
@@ -196,7 +200,7 @@ def test_a_question_without_its_start_writes_and_deletes_nothing_elsewhere(
     node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record())
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "empty").touch()
-    for question in linux_scripts.questions_to_put():
+    for question in linux_scripts.questions_to_put(LinuxDrbd.replication.scripts):
         rest = "\n".join(question.splitlines()[lost:])
         subprocess.run(["sh"], input=rest.encode(), cwd=elsewhere, capture_output=True, timeout=60)
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
@@ -205,7 +209,7 @@ def test_a_question_without_its_start_writes_and_deletes_nothing_elsewhere(
 
 def test_functions_of_which_a_part_is_lost_do_nothing(node: NodeOnDisk, tmp_path: Path) -> None:
     """Whatever lines a shell loses of the file itself, it neither crashes nor saves."""
-    lines = linux_scripts.functions().splitlines(keepends=True)
+    lines = linux_scripts.functions(LinuxDrbd.replication.scripts).splitlines(keepends=True)
     who = f"FFTEST-1/{BOOT_ID}"
     for kept in range(0, len(lines), 3):
         (tmp_path / "half").write_text("".join(lines[:kept]))

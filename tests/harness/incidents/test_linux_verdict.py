@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from golden_incidents import LINUX, unpack
 
-from freezeframe.drivers.controllers import linux_records
+from freezeframe.drivers.controllers import linux_drbd, linux_records
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.record import Verdict
@@ -34,7 +34,7 @@ def logged(e: Evidence, *lines: str, uptime_ns: int = PRINTED_NS) -> Evidence:
     assert primary.set is not None
     seconds, fraction = divmod(uptime_ns, 1_000_000_000)
     log = "".join(f"[{seconds:5}.{fraction // 1000:06}] {line}\n" for line in lines)
-    events = [*primary.set.events, *linux_records.kernel_events(log)]
+    events = [*primary.set.events, *linux_records.kernel_events(log, linux_drbd.KNOWN)]
     more = RootCauseSet(
         header=primary.set.header, state=primary.set.state, events=events, tells=primary.set.tells
     )

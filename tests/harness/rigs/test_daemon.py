@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from waiting import await_true
 
+from freezeframe.drivers.controllers.linux_drbd import NODE_PAIR
 from freezeframe.harness.core.events import Side
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.errors import RigError
@@ -51,7 +52,7 @@ class Making:
             },
         )
         assert self.process.stdin is not None
-        config = RigConfig(directory=str(self.place), serial_numbers=SERIALS)
+        config = RigConfig(directory=str(self.place), pair=NODE_PAIR, serial_numbers=SERIALS)
         self.process.stdin.write(msgspec.json.encode(config) + b"\n")
         self.process.stdin.flush()
         await_true(
@@ -89,7 +90,7 @@ def test_told_to_end_while_it_makes_the_image_it_ends_with_what_it_started(makin
 
 def test_a_place_is_one_rigs_also_while_that_does_not_answer(making: Making) -> None:
     making.process.send_signal(signal.SIGSTOP)
-    config = RigConfig(directory=str(making.place), serial_numbers=SERIALS)
+    config = RigConfig(directory=str(making.place), pair=NODE_PAIR, serial_numbers=SERIALS)
     with pytest.raises(RigError, match=r"lives in .* and does not answer: freezeframe rig down"):
         VirtualRig.start(config)
     making.process.send_signal(signal.SIGCONT)

@@ -9,7 +9,8 @@ import pytest
 
 from freezeframe.harness.core.events import NS_PER_MS, Side
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.rigs.injector import ETHERNET_BYTES, KINDS, Injector
+from freezeframe.harness.rigs.framing import kinds
+from freezeframe.harness.rigs.injector import ETHERNET_BYTES, Injector
 
 CAPTURE = Path(__file__).parents[2] / "golden" / "drbd" / "small-handshake.pcap"
 PCAP_HEADER_BYTES, RECORD_HEADER_BYTES = 24, 16
@@ -89,7 +90,7 @@ def tcp_sum(frame: bytes) -> int:
 
 
 def test_without_a_fault_every_frame_passes_unchanged() -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     for sender, frame in captured():
         assert injector.feed(sender, frame, 0) == [frame]
     assert injector.writes > 0
@@ -97,7 +98,7 @@ def test_without_a_fault_every_frame_passes_unchanged() -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 64, MSS_BYTES])
 def test_writes_are_counted_however_the_stream_is_cut(step: int) -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     injector.arm([{"kind": "stall", "at_write": 99, "delay_ms": 1}])
     for sender, frame in frames(step):
         assert injector.feed(sender, frame, 0) == [frame]
@@ -106,7 +107,7 @@ def test_writes_are_counted_however_the_stream_is_cut(step: int) -> None:
 
 @pytest.mark.parametrize("kind", ["bit_flip_sender", "neg_ack", "wrong_barrier_count"])
 def test_one_byte_is_changed_and_the_checksum_stays_right(kind: str) -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     injector.arm([{"kind": kind, "at_write": 1}])
     changed = []
     for sender, frame in frames():
@@ -125,7 +126,7 @@ def test_one_byte_is_changed_and_the_checksum_stays_right(kind: str) -> None:
 
 
 def test_a_retransmitted_segment_is_changed_in_the_same_way() -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     injector.arm([{"kind": "bit_flip_sender", "at_write": 1}])
     for sender, frame in frames():
         (out,) = injector.feed(sender, frame, 0)
@@ -137,7 +138,7 @@ def test_a_retransmitted_segment_is_changed_in_the_same_way() -> None:
 
 
 def test_a_held_link_loses_nothing_and_keeps_the_order() -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     injector.hold("primary", 5 * NS_PER_MS)
     sent = [frame for sender, frame in frames() if sender == "primary"]
     for frame in sent:
@@ -149,7 +150,7 @@ def test_a_held_link_loses_nothing_and_keeps_the_order() -> None:
 
 
 def test_a_cut_is_one_way_and_ends() -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     injector.cut("secondary", 10)
     (frame, *_) = [frame for _, frame in frames()]
     assert injector.feed("secondary", frame, 9) == []
@@ -158,12 +159,12 @@ def test_a_cut_is_one_way_and_ends() -> None:
 
 
 def test_a_fault_of_a_controllers_inside_is_refused_with_what_can_be_made() -> None:
-    with pytest.raises(UsageError, match=f"bit_flip_store.*{KINDS[0]}"):
-        Injector().arm([{"kind": "bit_flip_store"}])
+    with pytest.raises(UsageError, match=f"bit_flip_store.*{kinds('drbd')[0]}"):
+        Injector("drbd").arm([{"kind": "bit_flip_store"}])
 
 
 @pytest.mark.parametrize("cut", range(0, 70, 3))
 def test_frames_cut_anywhere_pass(cut: int) -> None:
-    injector = Injector()
+    injector = Injector("drbd")
     for sender, frame in frames():
         assert injector.feed(sender, frame[:cut], 0) == [frame[:cut]]

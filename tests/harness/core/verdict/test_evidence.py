@@ -17,7 +17,8 @@ from virtualbench import evidence
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.core.rootcause import RootCauseSet
-from freezeframe.harness.core.verdict.evidence import Evidence, line_at, printed_digests
+from freezeframe.harness.core.verdict.complaints import line_at, printed_digests
+from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.verdict import findings, judge
 
 SECTOR, SIZE = 3072, 4096
