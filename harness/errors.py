@@ -41,6 +41,11 @@ class DriverError(RigError):
         self.is_broken = is_broken
 
 
+class NotWholeError(RigError):
+    """Both controllers answer, and their pair is not in full duplex. Before a run that is the bench's
+    trouble; after it, the pair's own failure."""
+
+
 class LineGoneError(RigError):
     """A serial line or a stream has ended, or its adapter is gone: nothing can be asked."""
 

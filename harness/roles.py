@@ -64,6 +64,8 @@ class Identity:
     uptime_error_ns: int = 0
     """How far ``uptime_ns`` may be from the clock of its console lines and its event log, where
     these are two."""
+    pair_detail: str = ""
+    """Why the pair is in that state, for a person; "": the controller does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

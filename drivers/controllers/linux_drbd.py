@@ -90,6 +90,10 @@ class DrbdState:
     """Documented in drbdsetup(8): oos is in KiB."""
 
     @property
+    def pair_detail(self) -> str:
+        return ""
+
+    @property
     def pair_state(self) -> PairState:
         """Full duplex only when one of them is primary: before that the pair serves no host."""
         if self.conn in (drbd.Conn.STANDALONE, drbd.Conn.DISCONNECTING):

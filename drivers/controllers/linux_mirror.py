@@ -100,6 +100,16 @@ class MirrorState:
         return {"oos": -(-self.bad_sectors // SECTORS_PER_KIB)}
 
     @property
+    def pair_detail(self) -> str:
+        if self.bad_sectors:
+            return f"{self.bad_sectors} sectors of acknowledged writes were refused by a leg: md's bad_blocks"
+        if self.has_array and self.peer != "live":
+            return "the far leg is not connected"
+        if self.degraded:
+            return f"{self.degraded} leg is missing, md: {self.sync_action}"
+        return f"md: {self.sync_action}" if self.sync_action not in ("", "idle") else ""
+
+    @property
     def pair_state(self) -> PairState:
         if not self.has_array:
             return PairState.FULL_DUPLEX if self.peer == "served" else PairState.SIMPLEX

@@ -132,6 +132,7 @@ class LinuxNode:
             boot_epoch=self._epoch(boot_id, int(btime)),
             role=seen.role,
             pair_state=control.PAIR_STATE_NAMES[seen.pair_state],
+            pair_detail=escape(seen.pair_detail),
             uptime_ns=int(float(uptime_s) * NS_PER_S),
             uptime_error_ns=UPTIME_ERROR_NS,
             events_logged=0,

@@ -48,6 +48,10 @@ class Seen(Protocol):
 
     @property
     def pair_state(self) -> PairState: ...
+    @property
+    def pair_detail(self) -> str:
+        """Why, for a person; "": it needs no words."""
+        ...
 
 
 KnownLines = Sequence[tuple[str, re.Pattern[str]]]

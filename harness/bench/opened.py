@@ -21,6 +21,7 @@ from freezeframe.harness.edge.serial_link import SerialLink, open_serial
 from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import (
     DriverError,
+    NotWholeError,
     RigError,
     UsageError,
     WireError,
@@ -295,8 +296,8 @@ class OpenBench:
                 self.identities, self.identified_ns = seen, asked_ns
                 return seen
             if time.monotonic_ns() >= deadline_ns:
-                states = ", ".join(f"{side}: {one.pair_state}" for side, one in seen.items())
-                raise RigError(f"the pair did not reach full duplex in time; {states}")
+                states = ", ".join(f"{side}: {_state_of(one)}" for side, one in seen.items())
+                raise NotWholeError(f"the pair did not reach full duplex in time; {states}")
             time.sleep(POLL_S)
 
     def power_cycle(self, side: Side) -> None:
@@ -344,6 +345,10 @@ class OpenBench:
         self.close()
         if trouble and trouble not in str(error):
             raise RigError(f"{trouble} (seen as: {error})") from error
+
+
+def _state_of(identity: Identity) -> str:
+    return identity.pair_state + (f" ({identity.pair_detail})" if identity.pair_detail else "")
 
 
 def node_pair(bench: Bench) -> NodePair:

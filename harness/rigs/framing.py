@@ -201,7 +201,9 @@ class NbdFraming:
         return self._request(head) if from_opener else self._reply(head)
 
     def _request(self, head: bytes) -> Piece | None:
-        if head[:8] == nbd.OPTION_MAGIC:
+        if len(head) == nbd.OPTION.size:
+            if head[:8] != nbd.OPTION_MAGIC:
+                return None
             _, option, length = nbd.OPTION.unpack(head)
             self._awaits_export = option == nbd.Option.EXPORT_NAME
             return Piece(length_bytes=len(head) + length)

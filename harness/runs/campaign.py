@@ -18,7 +18,7 @@ from freezeframe.harness.core.link.blindness import no_write_seen, not_understoo
 from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.edge.versions import versions
-from freezeframe.harness.errors import HarnessError, RigError, UsageError
+from freezeframe.harness.errors import HarnessError, NotWholeError, RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
@@ -303,6 +303,9 @@ class ScenarioRun:
             # meanwhile.
             time.sleep(0.02)
         session.opened.await_full_duplex(deadline_in(self.bench.policy.rejoin_timeout_s))
+        return self._hold_together(session, workload)
+
+    def _hold_together(self, session: Session, workload: Workload) -> recovery.Compared:
         comparison = compare_volumes(session.opened, workload.journal_path)
         self.incident.update(
             data_equal=comparison.data_equal,
@@ -319,6 +322,10 @@ class ScenarioRun:
         of the bench."""
         try:
             self._compare(session, workload)
+        except NotWholeError as error:
+            # It was whole when the bench was armed, and nobody instructed it.
+            self.reasons.append(str(error))
+            self._hold_together(session, workload)
         except RigError as error:
             done = session.workload_done
             # Without an end of the writes there is a reason only where they had stalled.

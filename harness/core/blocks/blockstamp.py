@@ -112,6 +112,18 @@ def decode(sector: bytes) -> Stamp | None:
     return Stamp(volume, seed, lba, write_id, write_lba, time_ns)
 
 
+def is_unbroken(data: bytes | memoryview, data_crc32c: int) -> bool:
+    """Return whether each sector is as its writer stamped it, whoever that was, or all zeroes. A
+    mirror copies what was never written, and several writes as one."""
+    if data_crc32c == stamped_crc(len(data) // wire.SECTOR_BYTES):
+        return True
+    for at in range(0, len(data), wire.SECTOR_BYTES):
+        sector = bytes(data[at : at + wire.SECTOR_BYTES])
+        if sector != _ZERO_SECTOR and decode(sector) is None:
+            return False
+    return True
+
+
 def check(sector: bytes, lba: int, allowed: Collection[int] | None = None) -> Kind:
     """Check a sector found at ``lba``. ``allowed``: write ids that may be there; other ids are
     stale."""

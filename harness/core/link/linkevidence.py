@@ -12,7 +12,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from freezeframe.harness.core.blocks.blockstamp import decode, stamped_crc
+from freezeframe.harness.core.blocks.blockstamp import decode, is_unbroken, stamped_crc
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link import ledgerevents
 from freezeframe.harness.core.link.blindness import Blindness, blindness, state_of
@@ -74,6 +74,9 @@ class LinkWrite:
     asked."""
     is_judged: bool = True
     """False: its digest was checked by an algorithm that was not the link's."""
+    has_broken_stamps: bool = False
+    """Its data are stamped, and not as the host's writer stamped them. Right data pass always, wrong
+    ones in 1 of 2**32."""
     resent_as: "LinkWrite | None" = None
     """The same data sent to the same place again over a later session, because this one was refused
     or never answered."""
@@ -321,11 +324,16 @@ class LinkEvidence:
     def _keep(self, write: LinkWrite, data: bytes | memoryview) -> None:
         """Data that are wrong in themselves, the first of them; and the last of those that were
         asked for."""
-        breaks_stamps = write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
-        if breaks_stamps and write.digest_is_right:
+        if write.write_id != NO_ID:
+            is_whole = write.crc32c == stamped_crc(write.sectors)
+            is_copied = not is_whole and not self.addresses.same
+            write.has_broken_stamps = not (
+                is_whole or (is_copied and is_unbroken(data, write.crc32c))
+            )
+        if write.has_broken_stamps and write.digest_is_right:
             words = "digest right, but not what the host's writer stamped"
             self._mark(write.packet_no, words)
-        is_wrong = write.digest_is_right is False or breaks_stamps
+        is_wrong = write.digest_is_right is False or write.has_broken_stamps
         if not is_wrong and not self.is_suspect(write):
             return
         if self._kept_bytes + len(data) > MAX_KEPT_BYTES:

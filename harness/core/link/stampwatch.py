@@ -54,11 +54,12 @@ class StampWatch:
         """``same_addresses``: the link's sectors are the host's, as DRBD's are; else their distance
         (a mirror's metadata) is learnt from the first writes."""
         self.writer = writer
+        self._same_addresses = same_addresses
         self._distance: int | None = 0 if same_addresses else None
         self._candidate: tuple[int, int] = (0, 0)
         """A distance that is being learnt, and how many writes in succession have shown it."""
         self._newest: OrderedDict[int, int] = OrderedDict()
-        """First sector of a write -> the newest write id seen there."""
+        """First sector of a write, on a mirror each sector -> the newest write id seen there."""
 
     def judge(
         self, lba: int, data: bytes | memoryview, data_crc32c: int | None = None
@@ -77,6 +78,8 @@ class StampWatch:
             return None
         if not self._is_inside(lba - self._distance, sectors):
             return None
+        if not self._same_addresses:
+            return self._sectors(lba, data)
         crc = crc32c(bytes(data)) if data_crc32c is None else data_crc32c
         if crc != stamped_crc(sectors) or first is None:
             return StampFault("broken", "the stamps of its sectors are broken")
@@ -105,6 +108,36 @@ class StampWatch:
         self._newest[lba] = first.write_id
         self._newest.move_to_end(lba)
         if len(self._newest) > MAX_PLACES:
+            self._newest.popitem(last=False)
+        return None
+
+    def _sectors(self, lba: int, data: bytes | memoryview) -> StampFault | None:
+        """A mirror's write, sector by sector: it may hold several writes of the host, a part of one,
+        and sectors that this host has not written, where the mirror copies what was there."""
+        assert self._distance is not None
+        for number in range(len(data) // SECTOR_BYTES):
+            here = lba + number
+            sector = bytes(data[number * SECTOR_BYTES : (number + 1) * SECTOR_BYTES])
+            found, newest = decode(sector), self._newest.get(here, -1)
+            if found is None:
+                if newest < 0 and not any(sector):
+                    continue
+                what = "is broken" if any(sector) else f"is lost: write {newest} was here already"
+                kind: StampFaultKind = "broken" if any(sector) else "stale"
+                return StampFault(kind, f"the stamp of its sector {number} {what}")
+            if (found.volume, found.seed) != (self.writer.volume, self.writer.seed):
+                if newest < 0:
+                    continue
+                who = f"volume {found.volume}, seed {found.seed}"
+                return StampFault("stale", f"its sector {number} is another writer's: {who}")
+            if found.lba != here - self._distance:
+                detail = f"its sector {number} is write {found.write_id}'s, of sector {found.lba}"
+                return StampFault("misplaced", detail)
+            if found.write_id < newest:
+                detail = f"its sector {number} is write {found.write_id}'s, and write {newest} was here already"
+                return StampFault("stale", detail)
+            self._newest[here] = found.write_id
+        while len(self._newest) > MAX_PLACES:
             self._newest.popitem(last=False)
         return None
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from freezeframe.harness.core.blocks.blockstamp import Journal, stamped_crc
+from freezeframe.harness.core.blocks.blockstamp import Journal
 from freezeframe.harness.core.console.places import ConsoleText, NamedPlace, place_in
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.blindness import unsafe_events
-from freezeframe.harness.core.link.linkevidence import NO_ID, LinkEvidence, LinkWrite
+from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateRecord, this_boot
@@ -328,12 +328,6 @@ def _digests(write: LinkWrite) -> tuple[int, int] | None:
     if not row.digest_computed:
         return None
     return int.from_bytes(row.digest_wire, "little"), int.from_bytes(row.digest_computed, "little")
-
-
-def broken_stamps(write: LinkWrite) -> bool:
-    """Stamped data that are not what the writer stamped. Right data pass always, wrong ones in 1 of
-    2**32."""
-    return write.write_id != NO_ID and write.crc32c != stamped_crc(write.sectors)
 
 
 # --- gathering ----------------------------------------------------------------------------------------------

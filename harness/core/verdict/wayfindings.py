@@ -19,7 +19,6 @@ from freezeframe.harness.core.verdict.complaints import Complaint, printed_diges
 from freezeframe.harness.core.verdict.evidence import (
     Evidence,
     SideEvidence,
-    broken_stamps,
 )
 from freezeframe.harness.core.verdict.findings import (
     BytePlace,
@@ -95,6 +94,12 @@ def _wrong_on_the_wire(e: Evidence, write: LinkWrite) -> Finding:
         ):
             place = _undone(write.data, flipped)
     reasons = [f"the capture shows {write.size_bytes} bytes of data that do not fit their digest"]
+    if write.resent_as is not None:
+        again, answer = write.resent_as, write.resent_as.ack
+        reasons.append(
+            f"the same data were sent again as {again.row.session.id_name} {again.block_id}"
+            + (f" and answered {answer}: the write is not lost" if again.row.answer == "ok" else "")
+        )
     stage, side, missing = _sender_or_link(e, write, reasons)
     return Finding(
         stage=stage, kind="data changed", side=side, candidates=() if stage else ON_THE_WAY,
@@ -282,7 +287,7 @@ def unchecked_findings(e: Evidence) -> list[Finding]:
     was made."""
     found = []
     for write in e.own_writes:
-        if write.data and write.digest_is_right is not False and broken_stamps(write):
+        if write.data and write.digest_is_right is not False and write.has_broken_stamps:
             found.append(_wrong_before_the_digest(e, write, _content_of(e, write)))
     return found
 
@@ -290,10 +295,14 @@ def unchecked_findings(e: Evidence) -> list[Finding]:
 def _wrong_before_the_digest(
     e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None
 ) -> Finding:
+    has_digest = bool(write.row.digest_wire)
+    fits = "fit their digest and not" if has_digest else "have no digest and do not fit"
     reasons = [
-        "the capture shows data that fit their digest and not the checksums that their writer stamped into them"
+        f"the capture shows data that {fits} the checksums that their writer stamped into them"
     ]
-    candidates = (Stage.HOST_BUFFER, Stage.PRIMARY_BEFORE_DIGEST)
+    candidates: tuple[Stage, ...] = (Stage.HOST_BUFFER, Stage.PRIMARY_BEFORE_DIGEST)
+    if not has_digest:
+        candidates += ON_THE_WAY
     arrived = e.primary.of_write("HOST_WRITE", e.primary_number(write))
     stage: Stage | None = None
     side = missing = ""
@@ -302,6 +311,8 @@ def _wrong_before_the_digest(
             e.primary.set_problem
             or "the primary's event log does not tell how the write arrived there"
         )
+        if not has_digest:
+            missing += "; without a digest nothing on the link tells who changed them"
     elif arrived["crc32c"] == write.crc32c:
         stage, side = Stage.HOST_BUFFER, "host"
         reasons.append(f"they arrived so at the primary (CRC-32C {arrived['crc32c']:08x})")

@@ -57,3 +57,21 @@ def test_a_link_that_is_not_understood_leaves_the_usual_texts() -> None:
 def test_a_text_without_a_place_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="names no group sector"):
         ConsoleText("digest", re.compile(rb"FAILED (\d+)"))
+
+
+def test_a_line_that_names_a_write_by_queue_command_and_both_digests() -> None:
+    texts = byname.console_texts("nvme_tcp")
+    line = (
+        b"[   66.375753] nvmet_tcp: queue 1: cmd 14 pdu (6) data digest error: recv 0xe8c72c "
+        b"expected 0x449641b0"
+    )
+    (found,) = places(line, texts, "digest")
+    assert (found.sector, found.write_id_text) == (-1, "queue 1 cmd 14")
+    assert found.digests == (0xE8C72C, 0x449641B0)
+    refused = place_in(b"I/O error, dev nvme0n1, sector 5888 op 0x1:(WRITE) flags 0x4000800", texts)
+    assert refused is not None and (refused.about, refused.sector) == ("refused", 5888)
+
+
+def test_a_text_names_a_sector_or_a_write() -> None:
+    with pytest.raises(ValueError, match="names no group sector, and no write"):
+        ConsoleText("digest", re.compile(rb"CRC error"))

@@ -93,3 +93,48 @@ def test_a_mirrors_distance_is_learnt_before_a_place_is_judged() -> None:
     assert one.judge(1000 + distance, data_of(50, 1000, 8)) is None
     fault = one.judge(1000 + distance, data_of(51, 1008, 8))
     assert fault is not None and fault.kind == "misplaced"
+
+
+def mirror() -> StampWatch:
+    """A mirror whose data lie 2048 sectors behind the host's, learnt from other places."""
+    made = StampWatch(WRITER, same_addresses=False)
+    for number in range(AGREED):
+        lba = 64 + 8 * number + 2048
+        assert made.judge(lba + 2048, data_of(number, lba, 8)) is None
+    return made
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=6),
+    at=st.integers(0, 200),
+    flip=st.integers(0, 511),
+)
+@settings(max_examples=60)
+def test_a_mirror_may_send_several_writes_and_unwritten_sectors_as_one(
+    runs: list[tuple[int, bool]], at: int, flip: int
+) -> None:
+    lba, data, stamped = 64 + at, b"", []
+    for number, (sectors, is_written) in enumerate(runs):
+        here = lba + len(data) // 512
+        if is_written:
+            stamped += range(len(data) // 512, len(data) // 512 + sectors)
+        data += data_of(100 + number, here, sectors) if is_written else bytes(512 * sectors)
+    assert mirror().judge(lba + 2048, data) is None
+    if stamped:
+        bad = bytearray(data)
+        bad[stamped[len(stamped) // 2] * 512 + flip] ^= 0x10
+        fault = mirror().judge(lba + 2048, bytes(bad))
+        assert fault is not None and fault.kind == "broken"
+
+
+def test_a_mirrors_old_copy_lost_sector_and_wrong_place_are_found() -> None:
+    watch_of_mirror = mirror()
+    assert watch_of_mirror.judge(2112, data_of(200, 64, 8)) is None
+    assert watch_of_mirror.judge(2112, data_of(200, 64, 8)) is None, "the mirror's own retry"
+    old = watch_of_mirror.judge(2112, data_of(150, 64, 8))
+    assert old is not None and (old.kind, "write 200 was here" in old.detail) == ("stale", True)
+    lost = watch_of_mirror.judge(2112, bytes(4096))
+    assert lost is not None and (lost.kind, "is lost" in lost.detail) == ("stale", True)
+    moved = watch_of_mirror.judge(2120, data_of(201, 64, 8))
+    assert moved is not None and moved.kind == "misplaced"
+    assert watch_of_mirror.judge(2200, data_of(1, 152, 8, seed=9)) is None, "an older run's"
