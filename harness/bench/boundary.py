@@ -10,7 +10,6 @@ import inspect
 import re
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, Final, TypeVar
 from freezeframe.harness.bench.options import make_options, secrets_of
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import escape, where_raised
 from freezeframe.harness.errors import DriverError, HarnessError, UsageError
 from freezeframe.harness.promises.values import (
     OPTIONAL,
@@ -63,7 +62,7 @@ class DriverGuard:
     def raised(self, method: str, error: BaseException, expected: str) -> DriverError:
         """What a driver raised that no role knows, as its own error."""
         said = escape(str(error))[:MAX_SAID_CHARS]
-        where = _place(error)
+        where = where_raised(error)
         what = f"{method} raised {type(error).__name__}" + (f": {said}" if said else "") + where
         return self.error(what, expected, is_broken=not isinstance(error, _BY_BYTES))
 
@@ -113,14 +112,6 @@ class DriverGuard:
             return value
         assert isinstance(value, BaseException)
         raise value
-
-
-def _place(error: BaseException) -> str:
-    """Where in the driver's file it happened: the innermost line that is not of FreezeFrame's."""
-    ours = str(Path(__file__).resolve().parents[1])
-    trace = traceback.extract_tb(error.__traceback__)
-    found = [one for one in trace if not str(Path(one.filename).resolve()).startswith(ours)]
-    return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
 
 
 def guarded(

@@ -1,4 +1,9 @@
-"""Escape text from a device so that a terminal or a report can show it safely."""
+"""Escape text from a device so that a terminal or a report can show it safely; where in somebody's
+code an exception was raised."""
+
+import traceback
+from pathlib import Path
+from typing import Final
 
 
 def escape(text: str | bytes) -> str:
@@ -27,3 +32,14 @@ def _escaped(code_point: int) -> str:
     if code_point <= 0xFF:
         return f"\\x{code_point:02x}"
     return f"\\u{code_point:04x}" if code_point <= 0xFFFF else f"\\U{code_point:08x}"
+
+
+_OURS: Final = str(Path(__file__).resolve().parents[1])
+
+
+def where_raised(error: BaseException) -> str:
+    """ " (driver.py, line 71)": the innermost line of ``error`` that is not of the harness; "" when all
+    are."""
+    trace = traceback.extract_tb(error.__traceback__)
+    found = [one for one in trace if not str(Path(one.filename).resolve()).startswith(_OURS)]
+    return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""

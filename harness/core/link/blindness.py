@@ -46,6 +46,7 @@ class BlindKind(StrEnum):
     EXCHANGED = "exchanged"
     NO_WRITE = "no-write"
     NO_DIGEST = "no-digest"
+    PROTOCOL_BROKE = "protocol-broke"
     NO_ANSWER = "no-answer"
     HOLES = "holes"
 
@@ -84,6 +85,8 @@ class LinkState:
     primary_address: str = ""
     secondary_address: str = ""
     """As the bench file names them."""
+    broken: str = ""
+    """Why the protocol understands nothing more: an error of its own code."""
     frames: int = 0
     """Captured, of any kind."""
     directions: Mapping[tuple[str, str], HeardDirection] = field(default_factory=dict)
@@ -117,6 +120,9 @@ def blindness(state: LinkState) -> list[Blindness]:
                 _ALL,
             )
         ]
+    if state.broken:
+        says = f"{state.broken}; nothing of the link is understood since"
+        return [Blindness(BlindKind.PROTOCOL_BROKE, says, _ALL)]
     found = [*_hidden(state), *_not_understood(state)]
     if state.writes or state.answers:
         found += [*_half(state), *_exchanged(state), *_unchecked(state)]
@@ -334,6 +340,7 @@ def state_of(
         tells=protocol.tells,
         answers_elsewhere=getattr(protocol, "answers_elsewhere", False),
         ports=ports,
+        broken=getattr(protocol, "broken", ""),
         primary_address=canonical(named[0]),
         secondary_address=canonical(named[1]),
         frames=frames,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.link.protocol import (
@@ -20,6 +20,8 @@ from freezeframe.harness.core.link.protocol import (
     ProtocolMaker,
     ReplicationProtocol,
 )
+from freezeframe.harness.core.link.protocolguard import GuardedProtocol
+from freezeframe.harness.core.text import where_raised
 from freezeframe.harness.errors import RigError, UsageError
 
 GROUP: Final = "freezeframe.links"
@@ -84,7 +86,13 @@ def _checked(name: str, point: EntryPoint) -> ProtocolMaker:
         loaded = getattr(loaded, attribute)
     if not callable(loaded):
         raise UsageError(f"protocol {name!r}: {point.value} is not a class")
-    made: ReplicationProtocol = loaded(LinkOptions())
+    try:
+        made: ReplicationProtocol = loaded(LinkOptions())
+    except Exception as error:
+        raise RigError(
+            f"protocol {name!r}: its constructor raised {type(error).__name__}: {error}{where_raised(error)}; "
+            "expected: a constructor (options: LinkOptions)"
+        ) from error
     members = (one for one in vars(ReplicationProtocol) if not one.startswith("_"))
     missing = [one for one in members if not hasattr(made, one)]
     if missing:
@@ -94,4 +102,6 @@ def _checked(name: str, point: EntryPoint) -> ProtocolMaker:
             f"protocol {name!r} was made for version {made.api_version} of the seam, this is "
             f"{API_VERSION}: install a version of its package that fits"
         )
-    return loaded  # type: ignore[no-any-return]
+    if name in BUILT_IN and point.value == BUILT_IN[name]:
+        return loaded  # type: ignore[no-any-return]
+    return lambda options: cast(ReplicationProtocol, GuardedProtocol(loaded(options), name))

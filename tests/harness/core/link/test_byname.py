@@ -20,6 +20,8 @@ class Old(DrbdLink):
 class Half:
     def __init__(self, options): ...
     name = "half"
+class Raises(DrbdLink):
+    def __init__(self, options): raise OSError("no table")
 VALUE = 3
 """
 
@@ -55,9 +57,13 @@ def register(folder: Path, distribution: str, **links: str) -> None:
 def test_a_third_partys_protocol_is_found_and_checked(third_party: Path) -> None:
     register(
         third_party, "lab", vendor="ff_links:Vendor", old="ff_links:Old", half="ff_links:Half",
-        value="ff_links:VALUE", gone="ff_links:Gone", dead="ff_dead:Vendor",
+        value="ff_links:VALUE", gone="ff_links:Gone", raises="ff_links:Raises", dead="ff_dead:Vendor",
     )  # fmt: skip
     assert byname.find("vendor")(LinkOptions()).name == "vendor"
+    with pytest.raises(
+        RigError, match=r"'raises': its constructor raised OSError: no table \(ff_links"
+    ):
+        byname.find("raises")
     assert {"vendor", "drbd", "none"} <= set(byname.names())
     for name, error, words in (
         ("old", UsageError, "was made for version 0 of the seam"),
