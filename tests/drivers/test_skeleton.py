@@ -127,8 +127,8 @@ def _entry(found: list[SetEntry]) -> SetEntry:
 
 
 SETS: Mapping[str, Callable[[RootCauseSet], RootCauseSet]] = {
-    "events without a BOOT": lambda one: replace(
-        one, events=[{**event, "name": "STARTED"} for event in one.events]
+    "events of two boots without a BOOT": lambda one: replace(
+        one, events=[EARLIER, *({**event, "name": "STARTED", "seq": 9} for event in one.events)]
     ),
     "events without a sector": lambda one: replace(one, events=[*one.events, STORED]),
     "a word of its own in tells": lambda one: replace(one, tells=frozenset({"EVERYTHING"})),
@@ -138,6 +138,7 @@ SETS: Mapping[str, Callable[[RootCauseSet], RootCauseSet]] = {
         one, events=[*one.events, {**one.events[0], "seq": 99, "name": "X", "uptime_ns": 0}]
     ),
 }
+EARLIER = {"seq": 0, "uptime_ns": 10**15, "name": "BEFORE", "level": "INFO"}
 STORED = {"seq": 98, "uptime_ns": 10**12, "name": "REPL_STORE", "level": "INFO", "bytes": 512}
 
 
@@ -190,7 +191,7 @@ WORDS = {
     "any set": "pull() of a set that there is not",
     "a map for a set": "pull() returned what cannot be judged: dict is not a RootCauseSet",
     "does not print": "print_line() is answered with ok",
-    "events without a BOOT": "a BOOT record for each boot",
+    "events of two boots without a BOOT": "a BOOT record for each boot",
     "events without a sector": "(REPL_STORE) has no 'write_no'",
     "a word of its own in tells": "not known: EVERYTHING",
     "an incident of its own": "the right incident_id",

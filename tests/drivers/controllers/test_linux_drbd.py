@@ -20,6 +20,7 @@ from linux_node import (
     soon,
 )
 
+from freezeframe import testing
 from freezeframe.drivers.controllers import (
     linux_drbd,
     linux_records,
@@ -38,6 +39,10 @@ from freezeframe.harness.wire.control import PairState
 def test_it_plays_the_role(device: LinuxDrbd) -> None:
     role: Controller = device
     assert role.side == "primary"
+
+
+def test_it_keeps_the_promises_of_its_role(device: LinuxDrbd) -> None:
+    testing.check_controller(device)
 
 
 def test_identify(device: LinuxDrbd, node: NodeOnDisk) -> None:

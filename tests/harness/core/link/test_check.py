@@ -21,6 +21,7 @@ from vendor_link import (
     write,
 )
 
+from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.check import ExpectedOnLink, check_protocol
 from freezeframe.harness.core.link.drbd.protocol import DrbdLink
 from freezeframe.harness.core.link.messages import LinkMessage
@@ -60,6 +61,14 @@ def test_drbd_keeps_the_guarantees(name: str, expected: ExpectedOnLink, tmp_path
     check_protocol(
         DrbdLink, frames_of(GOLDEN / name, tmp_path / "x.pcap"), expected, ports=ports, trials=20,
         options=LinkOptions(must_match=True, integrity_alg="crc32c"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nvme_tcp", "iscsi", "nbd"])
+def test_the_mirrors_protocols_keep_the_guarantees(name: str, tmp_path: Path) -> None:
+    capture = GOLDEN / "mirrors" / f"{name.removesuffix('_tcp')}-clean.pcap.gz"
+    check_protocol(
+        byname.find(name), frames_of(capture, tmp_path / "x.pcap"), ExpectedOnLink(digests_wrong=0), trials=1
     )  # fmt: skip
 
 
