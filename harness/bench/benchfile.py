@@ -117,6 +117,9 @@ class PolicyTable(Table):
     poll_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
     """In a watch: pause between two questions to a controller, and two canaries, while all is
     well."""
+    during_recovery: Literal["join", "next"] = "join"
+    """In a watch: a trigger while an incident is being collected is part of it, or becomes an
+    incident of its own, for which both sides are saved once they answer again."""
     redrive: bool = False
     """Before the warmstart, save without a restart and send the failing write again, to
     distinguish a transient fault from a deterministic one."""

@@ -214,9 +214,10 @@ def open_serial(url: str, *, baud: int = DEFAULT_BAUD, breaks: bool = False) -> 
 
 
 def _tell_empty_from_ended(fd: int) -> None:
-    """Set VMIN to 1. pyserial leaves it at 0, where a read from an idle line returns nothing, like
+    """Set VMIN to 1, and HUPCL off. pyserial leaves it at 0, where a read from an idle line returns nothing, like
     a read from a dead one. With 1 a non-blocking read from an idle line raises EAGAIN."""
     attributes = termios.tcgetattr(fd)
+    attributes[2] &= ~termios.HUPCL  # closing the port must not drop DTR: that resets some boards
     attributes[6][termios.VMIN] = 1
     attributes[6][termios.VTIME] = 0
     termios.tcsetattr(fd, termios.TCSANOW, attributes)

@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.core.events import SIDES, Ns
+from freezeframe.harness.core.policy import Settings
 from freezeframe.harness.core.policy.messages import Saved
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory
@@ -19,6 +21,17 @@ from freezeframe.harness.runs.audit import state_directory
 NAME: Final = "{bench}.policy.json"
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 MAX_BYTES: Final = 4 << 20
+
+
+def settings_of(bench: Bench) -> Settings:
+    """Return what the bench file says to the policy of a watch."""
+    policy = bench.policy
+    return Settings(
+        serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
+        instruct=tuple(policy.instruct),
+        poll_s=policy.poll_s,
+        during_recovery=policy.during_recovery,
+    )
 
 
 class ArmedIncident(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,14 +24,13 @@ from typing import Final
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import (
     NS_PER_S,
-    SIDES,
     FrameFailed,
     FrameSent,
     Ns,
     Side,
     Trigger,
 )
-from freezeframe.harness.core.policy import Health, HealthStatus, Machine, Rung, Settings
+from freezeframe.harness.core.policy import Health, HealthStatus, Machine, Rung
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
@@ -43,7 +42,7 @@ from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of
 from freezeframe.harness.runs.intake import ClosedRecording, Intake
-from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile
+from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, settings_of
 from freezeframe.harness.runs.recording import Recording, new_recording
 from freezeframe.harness.runs.strike import (
     Strike,
@@ -142,18 +141,11 @@ class Station(threading.Thread):
             self.closed.put(None)
 
     def _begin(self) -> None:
-        settings = Settings(
-            serial_numbers={
-                side: self.opened.bench.controller(side).serial_number for side in SIDES
-            },
-            instruct=tuple(self.opened.bench.policy.instruct),
-            poll_s=self.opened.bench.policy.poll_s,
-        )
         saved, now = None, time.monotonic_ns()
         if (found := self._policy_file.read()) is not None:
             saved, self._armed_incidents = found
         is_killed = saved is not None and bool(saved.armed or saved.open or not saved.ended)
-        self._machine = Machine(settings, now, saved if is_killed else None)
+        self._machine = Machine(settings_of(self.opened.bench), now, saved if is_killed else None)
         if saved is not None and not is_killed:
             self._machine.guard.recall(saved.guard_log)
         for part in m.BenchPart:
@@ -246,7 +238,9 @@ class Station(threading.Thread):
                 self._armed_incidents[action.incident] = self._armed_for(incident, {})
                 cause = seen_before(action.cause)
                 self.dialogue.put(
-                    lambda: self.dialogue.save(action, lambda sent: self.struck(cause, sent))
+                    lambda: self.dialogue.save(
+                        action, lambda sent: self.struck(cause, sent, saves_only=True)
+                    )
                 )
             case m.Collect():
                 self._collect(action)
@@ -353,7 +347,13 @@ class Station(threading.Thread):
             self.step(m.Heard(side=side))
 
     # --- strikes and incidents ------------------------------------------------------------------------------
-    def struck(self, cause: Trigger, attempts: list[FrameSent | FrameFailed]) -> None:
+    def struck(
+        self,
+        cause: Trigger,
+        attempts: list[FrameSent | FrameFailed],
+        *,
+        saves_only: bool = False,
+    ) -> None:
         """All frames of one trigger are out, or could not go out."""
         recording = self.intake.current
         arming = attempts[0].arming if attempts else (self._arm.arming if self._arm else 0)
@@ -364,7 +364,7 @@ class Station(threading.Thread):
             self.audit.add("strike", one.side, f"{cause.rule} on the {cause.side}", failed)
         sent = {one.side: one.frame for one in attempts if isinstance(one, FrameSent)}
         out = tuple(sent) if attempts else tuple(cause.instruct)
-        rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values()]
+        rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values() if not saves_only]
         name = self._machine.incident_of(arming)
         self._strikes[name] = Strike(recording, cause, attempts)
         self.step(

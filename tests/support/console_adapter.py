@@ -19,6 +19,7 @@ class ConsoleAdapter:
     def __init__(self, device: Path) -> None:
         self._device = device
         self._fd = -1
+        self._client: socket.socket | None = None
         self._is_plugged = threading.Event()
         self._is_plugged.set()
         self._is_ending = False
@@ -26,6 +27,11 @@ class ConsoleAdapter:
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def say(self, data: bytes) -> None:
+        """As if the device had printed it."""
+        assert self._client is not None
+        self._client.sendall(data)
 
     def unplug(self) -> None:
         """The connection ends, nothing listens, and what the console says meanwhile is lost."""
@@ -63,6 +69,7 @@ class ConsoleAdapter:
                     self._carry(client)
 
     def _carry(self, client: socket.socket) -> None:
+        self._client = client
         while self._is_plugged.is_set() and not self._is_ending:
             for ready in select.select([client, self._fd], [], [], POLL_S)[0]:
                 if ready is client:

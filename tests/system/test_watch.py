@@ -304,6 +304,57 @@ def test_a_watch_outlives_a_line_that_goes_away(line: str, tmp_path: Path) -> No
     assert all(one.health.has_frames for one in lost)
 
 
+class Interrupting(Silent):
+    """While the first incident is being collected, the secondary's console has another trigger."""
+
+    def __init__(self, opened: OpenBench, adapter: ConsoleAdapter) -> None:
+        self._opened, self._adapter = opened, adapter
+        self.told: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;") and "complained" not in self.told:
+            self.told.append("complained")
+            complain(self._opened)
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        if step == "set pulled" and "interrupted" not in self.told:
+            self.told.append("interrupted")
+            self._adapter.say(b"\r\nblock drbd0: Digest integrity check FAILED: 64s +4096\r\n")
+
+
+@pytest.mark.parametrize("policy", ["join", "next"])
+def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
+    policy: str, tmp_path: Path
+) -> None:
+    with run_directory() as run_dir:
+        adapter = ConsoleAdapter(run_dir / "secondary.console")
+        try:
+            path = Path(write_bench(tmp_path, "console", adapter.port))
+            text = path.read_text()
+            path.write_text(text.replace("[policy]\n", f'[policy]\nduring_recovery = "{policy}"\n'))
+            with OpenBench(load_bench(str(path)), run_dir) as opened:
+                view = Interrupting(opened, adapter)
+                with Watch(opened, out_dir=tmp_path / "out", view=view) as watched:
+                    results = [next(watched) for _ in range(1 if policy == "join" else 2)]
+        finally:
+            adapter.close()
+    first = results[0].record
+    assert [one["rule"] for one in first["more_triggers"]] == ["digest-failed"], "it is recorded"
+    assert len(first["actions"]) == 2, "and nobody was instructed a second time"
+    assert first["recheck"]["secondary"]["agrees"]
+    assert any("join" in one for one in view.told) == (policy == "join")
+    if policy == "next":
+        second = results[1].record
+        assert second["trigger"]["rule"] == "digest-failed"
+        assert [(one["side"], one["reply"]["status"]) for one in second["actions"]] == [
+            ("primary", "ok"), ("secondary", "ok"),
+        ]  # fmt: skip
+        steps = {(one["side"], one["step"]) for one in second["recovery"]}
+        assert {(side, "saved") for side in SIDES} <= steps
+        assert all(second["sets"][side]["complete"] for side in SIDES)
+
+
 def write_bench(tmp_path: Path, line: str, port: int) -> str:
     """The simulated bench with a line of the secondary behind a TCP port."""
     source = builtin_folder()
