@@ -39,6 +39,9 @@ EVENTS: Final[dict[str, LinkEventKind]] = {
         LinkEventKind("unknown-ack", "answer", "an answer to no write that was sent"),
         LinkEventKind("barrier-count", "barrier", "a barrier was answered with a wrong count"),
         LinkEventKind("unacked-close", "answer", "closed with writes that were not answered"),
+        LinkEventKind(
+            "ghost-write", "answer", "an old copy of a write came after its retry and a newer write"
+        ),
         LinkEventKind("malformed", "write", "bytes that are not the protocol's"),
     )
 }

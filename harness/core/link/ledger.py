@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final, get_args
 
 from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
     EXCERPT_BYTES,
@@ -84,13 +85,16 @@ class Ledger:
         self._books: dict[int, Book] = {}
         self._doubtful: deque[Doubtful] = deque()
         self._assembled_bytes = 0
+        self._ghosts = GhostWatch()
 
     def on(self, message: LinkMessage) -> list[LedgerEvent]:
-        """Take one message. What is found at once comes out at once; doubtful findings come by
-        ``tick``."""
+        """Take one message. Doubtful findings come out by ``tick``, all others at once."""
         if message.session.closed and type(message) is not Closed:
-            return []  # still under way when the session closed: nobody will answer
-        return _HANDLERS[type(message)](self, message)
+            return self._ghosts.late(message)  # under way when the session closed: never answered
+        events = _HANDLERS[type(message)](self, message)
+        if events and message.session.resends:
+            self._ghosts.sent(events)
+        return events
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell."""

@@ -166,6 +166,15 @@ class UnackedClose(msgspec.Struct, frozen=True, eq=False):
     rows: list[WriteRow]
 
 
+class GhostWrite(msgspec.Struct, frozen=True, eq=False):
+    """An old copy of a write came over a session that its sender has given up, after its ``retry`` was
+    answered and after the ``newer`` write to the same place. Its digest, where it has one, is right."""
+
+    row: WriteRow
+    retry: WriteRow
+    newer: WriteRow
+
+
 class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
     malformed: Malformed
 
@@ -180,6 +189,7 @@ LedgerEvent = (
     | UnknownAck
     | BarrierMismatch
     | UnackedClose
+    | GhostWrite
     | MalformedSeen
 )
 

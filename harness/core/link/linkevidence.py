@@ -189,6 +189,8 @@ class LinkEvidence:
     t_first_ns: Ns = 0
     t_last_ns: Ns = 0
     malformed: list[str] = field(default_factory=list)
+    ghosts: list[ledgerevents.GhostWrite] = field(default_factory=list)
+    """Old copies of writes that landed after newer ones."""
 
     def __post_init__(self) -> None:
         self.protocol = self.ends.speak()
@@ -297,6 +299,11 @@ class LinkEvidence:
                     self._answer("wrong barrier", barrier, None, "", detail)
                 case ledgerevents.UnackedClose(closed=closed, rows=rows):
                     self._mark(closed.packet_no, f"closed with {len(rows)} unacknowledged writes")
+                case ledgerevents.GhostWrite(row=row, retry=retry, newer=newer):
+                    words = f"old copy of {retry.write_id_text}, after {newer.write_id_text} wrote there"
+                    self._mark(row.packet_no, words)
+                    if len(self.ghosts) < MAX_ANSWERS:
+                        self.ghosts.append(event)
                 case ledgerevents.MalformedSeen(malformed=wrong):
                     self._mark(wrong.packet_no, wrong.what)
                     if len(self.malformed) < MAX_ANSWERS:

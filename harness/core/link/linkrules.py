@@ -81,6 +81,12 @@ class LinkRules:
                 )
             case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)
+            case ledgerevents.GhostWrite(row=row, retry=retry, newer=newer):
+                detail = (
+                    f"{_row_text(row)}: an old copy, after its retry {retry.write_id_text} was answered and after "
+                    f"{newer.write_id_text} wrote to that place"
+                )
+                return self._row_hit("ghost-write", row, detail, now_ns, b"")
             case ledgerevents.MalformedSeen(malformed=found):
                 text = (
                     f"{found.what}, at byte {found.stream_offset} of the stream from {found.sender}"

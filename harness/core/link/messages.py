@@ -39,6 +39,9 @@ class LinkSession:
     """Whose side is "primary"; "" until the first write tells, when the bench did not say."""
     closed: bool = False
     """Nothing that still comes on it is judged."""
+    resends: bool = False
+    """What is not answered when it closes is sent again over the next session, and old copies may
+    still be under way then."""
     id_name: str = "id"
     """The protocol's own word for a write's id."""
     show_id: Callable[[bytes], str] = _hex_id

@@ -87,6 +87,7 @@ class NvmeSession(LinkSession):
     """One controller association."""
 
     protocol: str = "nvme_tcp"
+    resends: bool = True
     id_name: str = "command"
     show_id: Callable[[bytes], str] = shown_id
     block_bytes: int = 0
