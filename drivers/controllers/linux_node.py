@@ -119,7 +119,8 @@ class LinuxNode:
         serial_number, boot_id, version, uptime_s = who.groups()
         if serial_number != self.serial_number:
             raise WrongDeviceError(
-                f"{self.side}: {self.link.name} leads to {escape(serial_number[:80])}, "
+                f"{self.side}: {self.link.name} leads to "
+                f"{escape(serial_number.strip()[:80]) or 'a node without a serial number'}, "
                 f"the bench file says {self.serial_number}"
             )
         seen = self.replication.parse(

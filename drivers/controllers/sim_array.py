@@ -88,7 +88,8 @@ class SimArray:
         reply = frames.unpack(frames.IdentityPayload, body)
         if not reply.model.startswith(MODEL_FAMILY) or reply.serial_number != self.serial_number:
             raise WrongDeviceError(
-                f"{self.side}: {self.link.name} leads to {reply.model} {reply.serial_number}, "
+                f"{self.side}: {self.link.name} leads to {reply.model} "
+                f"{reply.serial_number or 'without a serial number'}, "
                 f"the bench file says {MODEL_FAMILY}with serial number {self.serial_number}"
             )
         return Identity(

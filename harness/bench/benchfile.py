@@ -24,6 +24,7 @@ from freezeframe.harness.core.console import rules
 from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.recovery.messages import Policy as RecoveryPolicy
+from freezeframe.harness.core.text import did_you_mean
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.faults import FAULTS, MAX_FAULTS, FaultKind
@@ -415,9 +416,10 @@ def _load(what: str | Path, model: type[F], folder: Path, kind: str) -> F:
         bare = str(what).removesuffix(".toml")
         path = folder / f"{bare}.toml"
         if not re.fullmatch(r"[A-Za-z0-9._-]+", bare) or not path.is_file():
-            known = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
+            known = sorted(one.stem for one in folder.glob("*.toml"))
             raise UsageError(
-                f"{what}: no such {kind} file, nor a built-in {kind}; built in: {known}"
+                f"{what}: no such {kind} file, nor a built-in {kind}{did_you_mean(bare, known)}; built in: "
+                f"{', '.join(known)}"
             )
     loaded = configfile.load(_text(path), str(path), model)
     loaded._path = path.absolute()

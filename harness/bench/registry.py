@@ -7,13 +7,13 @@ a class, or a callable that returns an object, that implements one role of
 ``freezeframe.harness.roles``.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.text import did_you_mean
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.promises.cases import Case
 
@@ -55,8 +55,7 @@ def find(name: str) -> EntryPoint:
         return next(iter(installed.values()))
     if name in BUILT_IN:
         return EntryPoint(name, BUILT_IN[name], GROUP)
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name, names())
     raise UsageError(f"driver {name!r} not found{hint}; known drivers: {', '.join(names())}")
 
 

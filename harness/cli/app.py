@@ -25,6 +25,8 @@ from freezeframe.harness.cli.common import (
 )
 from freezeframe.harness.cli.driverapp import driver_app
 from freezeframe.harness.cli.formats import FORMATS, with_options
+from freezeframe.harness.cli.groups import rig_app, rules_app
+from freezeframe.harness.cli.interrupt import EXIT_INTERRUPTED
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
 
 app = typer.Typer(
@@ -36,6 +38,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 pass, 1 a device failed, 2 usage, 3 rig trouble, 4 inconclusive, 130 interrupted.",
 )
+
+
+app.add_typer(rules_app, name="rules")
+app.add_typer(rig_app, name="rig")
+app.add_typer(driver_app, name="driver")
 
 
 def _version(value: bool) -> None:
@@ -99,13 +106,18 @@ def explore(
         str, typer.Option("--shard", help="Only the K-th of N parts.", metavar="K/N")
     ] = "1/1",
     mutant: Annotated[
-        str, typer.Option("--mutant", help="With this deliberate bug; 'all': find every one.")
+        str,
+        typer.Option(
+            "--mutant",
+            help="Play with this deliberate bug, which must be found; 'all': each of them, one after the "
+            "other. An unknown name lists them.",
+            metavar="NAME",
+        ),
     ] = "",
     tests: Annotated[
         Path | None,
         typer.Option("--tests", help="Write each failing history as a test there.", metavar="DIR"),
     ] = None,
-    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Play random histories of the harness against the simulated firmware, in virtual time.
@@ -151,7 +163,7 @@ def search(
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the consoles, triggers and notes of all incidents."""
+    """Search the consoles, triggers and notes of all incidents. Exit status 2 without a hit."""
     with reported(as_json):
         from freezeframe.harness.cli import incidents
 
@@ -250,6 +262,10 @@ def export(
             "--redact", help="Omit the data of the host; replace serial numbers by hashes."
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="With --redact: list what would be masked; write nothing."),
+    ] = False,
     as_json: JsonOption = False,
     **targets: Path | None,
 ) -> None:
@@ -257,7 +273,7 @@ def export(
     with reported(as_json):
         from freezeframe.harness.cli import exports
 
-        exports.export(incident, out, targets, redact=redact, as_json=as_json)
+        exports.export(incident, out, targets, redact=redact, preview=preview, as_json=as_json)
 
 
 @app.command("import", short_help="Judge captures and logs that you have.")
@@ -293,44 +309,6 @@ def import_(
             protocol=protocol,
         )
         importing.import_(given, rules or [], out, as_json=as_json)
-
-
-rules_app = typer.Typer(help="Test rule files before use.", no_args_is_help=True)
-app.add_typer(rules_app, name="rules")
-
-
-@rules_app.callback()
-def _rules() -> None:
-    pass
-
-
-@rules_app.command(
-    "test", short_help="Apply rule files to recorded incidents; list new and lost hits."
-)
-def rules_test(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Rule file to test; several are combined.", metavar="FILE..."),
-    ],
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--against",
-            help="Compare with this rule file instead of the recorded triggers.",
-            metavar="FILE",
-        ),
-    ] = None,
-    out: OutOption = DEFAULT_OUT,
-    as_json: JsonOption = False,
-) -> None:
-    """Apply rule files to all recorded consoles and captures; list new and lost hits.
-
-    Give all rule files of a bench together: a hit of a rule in none of them counts as lost.
-    """
-    with reported(as_json):
-        from freezeframe.harness.cli import lab
-
-        lab.test(files, against or [], out, as_json=as_json)
 
 
 @app.command(short_help="Make one controller store a set and warmstart.")
@@ -418,56 +396,6 @@ def sim(
         benches.simulate(bench, directory, seed=seed, as_json=as_json)
 
 
-app.add_typer(driver_app, name="driver")
-
-rig_app = typer.Typer(
-    help="Start and stop a pair of virtual Linux nodes that replicate.", no_args_is_help=True
-)
-app.add_typer(rig_app, name="rig")
-RigDirectory = Annotated[
-    Path | None,
-    typer.Option("--dir", help="Folder of the rig; runs find the default one by themselves."),
-]
-
-
-@rig_app.command("image")
-def rig_image(bench: BenchOption = "drbd_qemu", as_json: JsonOption = False) -> None:
-    """Build the image of the nodes of a bench, unless it exists."""
-    with reported(as_json):
-        from freezeframe.harness.cli import rig
-
-        rig.build_image(bench, as_json=as_json)
-
-
-@rig_app.command("up")
-def rig_up(
-    bench: BenchOption = "drbd_qemu", directory: RigDirectory = None, as_json: JsonOption = False
-) -> None:
-    """Boot both nodes and keep them running after this command."""
-    with reported(as_json):
-        from freezeframe.harness.cli import rig
-
-        rig.up(bench, directory, as_json=as_json)
-
-
-@rig_app.command("down")
-def rig_down(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
-    """Stop the rig. Its logs and disks stay in its folder."""
-    with reported(as_json):
-        from freezeframe.harness.cli import rig
-
-        rig.down(directory, as_json=as_json)
-
-
-@rig_app.command("status")
-def rig_status(directory: RigDirectory = None, as_json: JsonOption = False) -> None:
-    """Report which parts of the rig are running."""
-    with reported(as_json):
-        from freezeframe.harness.cli import rig
-
-        rig.status(directory, as_json=as_json)
-
-
 def main() -> None:
     """Run the command and exit with its status."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -479,4 +407,10 @@ def main() -> None:
         status = app(standalone_mode=False)
     except CommandLineError as error:
         status = refuse(error, as_json="--json" in sys.argv)
+    except (KeyboardInterrupt, typer.Abort):
+        # Outside of a command's body, where ``reported`` handles it: between two of its lines.
+        status = EXIT_INTERRUPTED
+    # The result stands: what is left is the end of the interpreter, which a signal would turn into
+    # another exit status.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

@@ -18,6 +18,7 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge import system
 from freezeframe.harness.edge.system import CheckResult
+from freezeframe.harness.edge.wholefile import make_folder
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.runs.campaign import run_directory
 
@@ -67,8 +68,7 @@ def simulate(name: str, directory: Path | None, *, seed: int, as_json: bool) -> 
         with run_directory() as run_dir:
             _simulate(bench, run_dir, seed=seed, as_json=as_json)
     else:
-        directory.mkdir(parents=True, exist_ok=True)
-        _simulate(bench, directory.absolute(), seed=seed, as_json=as_json)
+        _simulate(bench, make_folder(directory).absolute(), seed=seed, as_json=as_json)
 
 
 def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
                     ("host", table.host),
                 ):
                     say(f"  {side:<9} {port:<7} {escape(url)}")
-            say("use it from another terminal, for example:")
+            say("use it from another terminal, one command at a time, for example:")
             for line in ("watch", "run neg_ack", "save secondary"):
                 say(f"  freezeframe {line} --bench {escape(str(attach))}")
         while not stop:

@@ -15,6 +15,8 @@ from freezeframe.harness.cli.output import (
     print_json,
     say,
 )
+from freezeframe.harness.core.text import did_you_mean
+from freezeframe.harness.edge.wholefile import make_folder
 from freezeframe.harness.errors import UsageError
 
 RUNNER: Final = "freezeframe.fixtures.explore.runner"
@@ -47,7 +49,13 @@ def explore(
     if mutant == "all":
         _catch_all(runner, seed, workers, tests, as_json=as_json)
     if mutant and mutant not in runner.MUTANTS:
-        raise UsageError(f"no deliberate bug {mutant!r}; there are: {', '.join(runner.MUTANTS)}")
+        near = did_you_mean(mutant, runner.MUTANTS)
+        known = ", ".join(runner.MUTANTS)
+        raise UsageError(
+            f"--mutant {mutant}: no such deliberate bug{near}; there are: all, {known}"
+        )
+    if tests is not None:
+        make_folder(tests)
     numbers = runner.seeds(runs, seed, parse_shard(shard))
     began_s = time.monotonic()
 

@@ -1,6 +1,7 @@
 """Implement ``export``: write an incident in the formats of other tools."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from freezeframe.harness.cli.formats import FORMATS, Format
@@ -20,10 +21,14 @@ def export(
     *,
     redact: bool,
     as_json: bool,
+    preview: bool = False,
     formats: Sequence[Format] = FORMATS,
 ) -> None:
     """Write the formats whose entry in ``targets`` is a file. UsageError: none is, or a format
-    does not support ``redact``."""
+    does not support ``redact``. ``preview``: list what ``redact`` would mask, and write nothing."""
+    if preview:
+        _preview(what, out_dir, targets, redact=redact, as_json=as_json)
+        return
     asked = [(one, path) for one in formats if (path := targets.get(one.name)) is not None]
     _check(asked, formats, redact=redact)
     report: dict[str, object] = {}
@@ -51,6 +56,36 @@ def export(
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     for name, (at, size) in written.items():
         say(f"{name}: {escape(at)}, {text.byte_count(size)}")
+
+
+def _preview(
+    what: str, out_dir: Path, targets: Mapping[str, Path | None], *, redact: bool, as_json: bool
+) -> None:
+    if not redact:
+        raise UsageError("export: --preview lists what --redact would mask; give both")
+    if any(path is not None for path in targets.values()):
+        raise UsageError("export: --preview writes no file; leave the formats out")
+    stored = store.find(what, out_dir)
+    dossier = RedactedDossier(stored, key=folder_key(stored.path.absolute().parent))
+    found = dossier.preview()
+    if as_json:
+        print_json({"incident": str(stored.path.absolute()), **asdict(found)})
+        return
+    for serial, name in found.serial_numbers.items():
+        places = ", ".join(f"{where} {count}" for where, count in found.occurrences[serial].items())
+        say(f"serial number {escape(serial)} -> {escape(name)}; found in: {places or 'no text'}")
+    if not found.serial_numbers:
+        say("no serial number was found")
+    say(
+        f"captured frames: {text.byte_count(found.masked_bytes)} of {text.byte_count(found.captured_bytes)} "
+        f"become zero, in {found.masked_frames} of {found.frames} frames"
+    )
+    for one in found.removed:
+        say(f"removed: {escape(one)}")
+    for one in found.stays:
+        say(f"stays:   {escape(one)}")
+    for problem in dict.fromkeys(dossier.problems):
+        err.print(f"  {escape(problem)}", style="yellow", markup=False)
 
 
 def _check(

@@ -66,6 +66,13 @@ def _html(source: Source, path: Path) -> Fields:
     return {}
 
 
+def _markdown(source: Source, path: Path) -> Fields:
+    from freezeframe.harness.report.markdown import ticket
+
+    write_whole(path, ticket(source()).encode(errors="replace"))
+    return {}
+
+
 FORMATS: Final = (
     Format(
         name="pcapng",
@@ -81,6 +88,7 @@ FORMATS: Final = (
     ),
     Format(name="perfetto", help="A trace for ui.perfetto.dev.", write=_perfetto, redacts=True),
     Format(name="html", help="One page for a browser, with everything.", write=_html, redacts=True),
+    Format(name="markdown", help="A text for a ticket.", write=_markdown, redacts=True),
 )
 
 F = TypeVar("F", bound=Callable[..., None])

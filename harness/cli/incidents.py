@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import typer
 from rich.table import Table
 from rich.text import Text
 
 from freezeframe.harness.cli import output
-from freezeframe.harness.cli.output import err, print_json, say
+from freezeframe.harness.cli.output import EXIT_USAGE, err, print_json, say
 from freezeframe.harness.cli.verdicts import say_timeline
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
@@ -45,16 +46,45 @@ def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
     if kinds:
         _list_kinds(found, {name: one.text for name, one in recurrences.items()})
         return
-    titled = [one for one in columns.COLUMNS if one.title]
+    cells = [
+        (column, [_cell(column, column.of(_entry(one, out_dir, recurrences))) for one in found])
+        for column in columns.COLUMNS
+        if column.title
+    ]
+    fitting = _fitting(cells)
     table = _table()
-    for column in titled:
+    for column, _ in fitting:
         table.add_column(
             column.title, overflow="fold", no_wrap=column.is_whole, max_width=column.max_width
         )
-    for one in found:
-        entry = _entry(one, out_dir, recurrences)
-        table.add_row(*(_cell(column, column.of(entry)) for column in titled))
+    for row in zip(*(texts for _, texts in fitting), strict=True):
+        table.add_row(*row)
     output.show(table)
+    left_out = [column.title for column, _ in cells if column not in dict(fitting)]
+    if left_out:
+        err.print(f"  not shown, the terminal is too narrow: {', '.join(left_out)}", style="dim")
+
+
+_Cells = tuple[columns.Column, list[Text]]
+
+
+def _fitting(cells: list[_Cells]) -> list[_Cells]:
+    """Return the columns that fit side by side into the terminal; elsewhere there is room for
+    all."""
+    kept = list(cells)
+    while output.out.is_terminal and sum(map(_width, kept)) > output.out.width:
+        least = max(kept, key=lambda one: one[0].leaves)
+        if not least[0].leaves:
+            break
+        kept.remove(least)
+    return kept
+
+
+def _width(one: _Cells) -> int:
+    """Width of a column with the two blanks after it."""
+    column, texts = one
+    widest = max(len(column.title), *(text.cell_len for text in texts))
+    return min(widest, column.max_width or widest) + 2
 
 
 def _cell(column: columns.Column, value: columns.Value) -> Text:
@@ -112,9 +142,12 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
                 ]
             }
         )
+        if not hits:
+            raise typer.Exit(EXIT_USAGE)
         return
     if not hits:
         say(f"no incident in {escape(str(out_dir))} contains all of: {escape(what)}")
+        raise typer.Exit(EXIT_USAGE)
     for one, excerpt in hits:
         output.out.print(
             Text.assemble(

@@ -64,6 +64,8 @@ class TerminalView:
             transient=True,
             refresh_per_second=REFRESHES_PER_SECOND,
             disable=quiet or not err.is_terminal,
+            # Results are printed while it is stopped, so that they go where stdout goes.
+            redirect_stdout=False,
         )
         self._task: TaskID | None = None
         self._quiet = quiet
@@ -79,10 +81,7 @@ class TerminalView:
 
     def happened(self, source: str, event: AnyEvent) -> None:
         if isinstance(event, Trigger) and source == "reflex":
-            seen = event.detail or event.excerpt.rpartition(b"\n")[2].decode(
-                "utf-8", "backslashreplace"
-            )
-            self.line(f"{event.rule} on the {event.side}'s {event.source}: {seen}", "yellow")
+            self.line(f"{event.rule} on the {event.side}'s {event.source}: {event.words}", "yellow")
 
     def health(self, status: HealthStatus) -> None:
         styles = {Health.ARMED: "green", Health.UNREHEARSED: "green"}
@@ -105,7 +104,12 @@ class TerminalView:
         self._bar.update(self._task, description=escape(text), completed=done, total=total)
 
     def close(self) -> None:
+        """Remove the progress display; the next ``move`` shows it again. Call it before a result
+        is printed, whose lines would be mixed with it."""
         self._bar.stop()
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
 
 
 class RunView(TerminalView):
@@ -242,6 +246,7 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
             if as_json:
                 print_line(event="incident", **result.as_json())
             else:
+                view.close()
                 output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
         shown = len(watched.results)

@@ -18,7 +18,8 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.edge.wholefile import make_folder, path_error
+from freezeframe.harness.errors import UsageError
 from freezeframe.harness.incidents import store
 from freezeframe.harness.incidents.adopt import adopt as adopted
 from freezeframe.harness.incidents.dossier import Dossier
@@ -59,6 +60,12 @@ def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
 
 
 def say_timeline(rows: Sequence[Row], origin_ns: Ns | None) -> None:
+    """Print rows by the time at which they happened, and what their zero is."""
+    if not rows:
+        say("timeline: nothing around the failure has a known time")
+        return
+    zero = "the detection of the trigger" if origin_ns is not None else "the start of the clock"
+    say(f"by the time at which it happened; zero: {zero}")
     say(text.CLOCK_HEAD)
     for row in rows:
         say(text.clock_row(row, origin_ns))
@@ -70,8 +77,8 @@ def adopt(what: str, out_dir: Path, to: Path, *, as_json: bool) -> None:
     dossier = Dossier(one)
     made = adopted(one.record, verdict_of(dossier), dossier.evidence)
     files = {to / f"{made.name}.toml": made.scenario, to / f"test_{made.name}.py": made.test}
+    make_folder(to)
     try:
-        to.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
             with path.open("x") as file:
                 file.write(content)
@@ -80,7 +87,7 @@ def adopt(what: str, out_dir: Path, to: Path, *, as_json: bool) -> None:
             f"{error.filename} exists: adopted before? Remove it, or choose another --to"
         ) from error
     except OSError as error:
-        raise RigError(f"{to}: {error.strerror}") from error
+        raise path_error(to, error) from error
     scenario, test = map(str, files)
     if as_json:
         print_json({"incident": str(one.path.absolute()), "scenario": scenario, "test": test})

@@ -5,7 +5,6 @@ the allowed values.
 find the line of every key.
 """
 
-import difflib
 import re
 import tomllib
 import types
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from freezeframe.harness.core.text import did_you_mean
 from freezeframe.harness.errors import UsageError
 
 MAX_CONFIG_CHARS: Final = 1 << 20
@@ -284,17 +284,16 @@ def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[st
     given = _excerpt(detail["input"])
     match kind:
         case "extra_forbidden":
-            near = difflib.get_close_matches(key, fields, n=3)
-            what = "unknown key" + (f", did you mean {' or '.join(near)}?" if near else "")
-            return what, ", ".join(sorted(fields))
+            return f"unknown key{did_you_mean(key, fields)}", ", ".join(sorted(fields))
         case "missing":
             return "is missing", _allowed(fields.get(key, []))
         case "union_tag_not_found":
             return "is missing", _allowed(fields.get(context["discriminator"].strip("'"), []))
         case "union_tag_invalid":
-            return f"{context['tag']!r} is not known", str(context["expected_tags"])
+            return _unknown(context["tag"], repr(context["tag"]), str(context["expected_tags"]))
         case "literal_error" | "enum":
-            return f"{given} is not known", str(context["expected"]).replace(" or ", ", ")
+            expected = str(context["expected"]).replace(" or ", ", ")
+            return _unknown(detail["input"], given, expected)
         case _ if kind in _PHRASES:
             return _PHRASES[kind]
         case _ if context.keys() & _LIMITS.keys():
@@ -303,6 +302,12 @@ def _words(detail: ErrorDetails, fields: dict[str, list[FieldInfo]]) -> tuple[st
             )
             return f"{given} does not fit", _limits(fields.get(key, [])) or ", ".join(limits)
     return detail["msg"].removeprefix("Value error, "), ""
+
+
+def _unknown(value: object, shown: str, allowed: str) -> tuple[str, str]:
+    """Return what is wrong with ``value``, which is none of the ``allowed`` ones, and those."""
+    near = did_you_mean(value, re.findall(r"'([^']+)'", allowed)) if isinstance(value, str) else ""
+    return f"{shown} is not known{near}", allowed
 
 
 def _excerpt(value: object) -> str:

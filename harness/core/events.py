@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from freezeframe.harness.core.text import escape
+
 Ns = int
 """Nanoseconds of CLOCK_MONOTONIC."""
 Side = Literal["primary", "secondary"]
@@ -60,6 +62,12 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     struck: int = 0
     """``Arm.arming`` of the frames that went out for the hits of this read; they are reported
     next. 0: none did."""
+
+    @property
+    def words(self) -> str:
+        """What was found, escaped: on the link its detail, on a console the line up to the end of
+        the match."""
+        return escape(self.detail or self.excerpt.rpartition(b"\n")[2])
 
 
 class FrameSent(Event, tag="frame-sent", frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
+from freezeframe.harness.core.text import did_you_mean
 from freezeframe.harness.errors import UsageError
 
 DEFAULT_DEADLINE_MS: Final = 1000
@@ -64,7 +65,8 @@ class LinkRule:
         kind = EVENTS.get(self.event)
         if kind is None:
             raise UsageError(
-                f"{where}: event {self.event!r} is unknown; allowed: {', '.join(EVENTS)}"
+                f"{where}: event {self.event!r} is not known{did_you_mean(self.event, EVENTS)}; "
+                f"allowed: {', '.join(EVENTS)}"
             )
         if self.deadline_ms and not kind.is_timed:
             timed = " and ".join(one.name for one in EVENTS.values() if one.is_timed)

@@ -1,7 +1,9 @@
 """Escape text from a device so that a terminal or a report can show it safely; where in somebody's
-code an exception was raised."""
+code an exception was raised; the name that a caller may have meant."""
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -43,3 +45,9 @@ def where_raised(error: BaseException) -> str:
     trace = traceback.extract_tb(error.__traceback__)
     found = [one for one in trace if not str(Path(one.filename).resolve()).startswith(_OURS)]
     return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``, did you mean X?`` with the known names nearest to ``name``; "": none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f", did you mean {' or '.join(near)}?" if near else ""

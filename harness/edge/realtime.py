@@ -8,6 +8,8 @@ from typing import Final
 
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
+MEMORY_NOT_LOCKED: Final = "memory not locked"
+"""How the note begins. ``doctor`` reports it with its remedy; an incident does not repeat it."""
 FIFO_PRIORITY: Final = 20
 """Priority above ordinary processes and kernel threads at 1, below interrupt threads at 50."""
 
@@ -31,10 +33,10 @@ def _lock_memory() -> str:
         )
     except (OSError, ValueError):
         if limit_bytes != resource.RLIM_INFINITY:
-            return f"memory not locked: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; it must be unlimited (ulimit -l)"
+            return f"{MEMORY_NOT_LOCKED}: RLIMIT_MEMLOCK is {limit_bytes >> 10} KiB; it must be unlimited (ulimit -l)"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
-        return f"memory not locked: {os.strerror(ctypes.get_errno())}"
+        return f"{MEMORY_NOT_LOCKED}: {os.strerror(ctypes.get_errno())}"
     return ""
 
 

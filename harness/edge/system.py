@@ -212,9 +212,11 @@ def _memory_lock() -> Iterator[CheckResult]:
     )
 
 
-def _described(device: str, description: str) -> str:
-    """pyserial calls a port without a description "n/a"."""
-    return f"{device}: {description}" if description != "n/a" else f"{device}: a serial port"
+def _described(name: str, device: str, description: str) -> str:
+    """Return what a port is, and its device unless ``name`` is that. pyserial calls a port without
+    a description "n/a"."""
+    what = description if description != "n/a" else "a serial port"
+    return what if name == device else f"{device}: {what}"
 
 
 def _serial_devices() -> Iterator[CheckResult]:
@@ -232,7 +234,9 @@ def _serial_devices() -> Iterator[CheckResult]:
         yield CheckResult(
             name=name,
             status="ok" if usable else "warning",
-            detail=escape(_described(port.device, port.description))
+            detail=escape(
+                _described(by_id.get(port.device, port.device), port.device, port.description)
+            )
             + latency(Path("/sys/class/tty") / Path(port.device).name)
             + ("" if usable else "; no permission"),
             remedy="" if usable else "sudo usermod -aG dialout $USER, then log in again",

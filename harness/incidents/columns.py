@@ -49,6 +49,9 @@ class Column:
     """Longer texts continue on the next line; None: as wide as the terminal allows."""
     is_whole: bool = False
     """Never divided, however narrow the terminal, so that it can be copied."""
+    leaves: int = 0
+    """Where the terminal is too narrow for all columns: the one with the highest number is left out
+    first. 0: never."""
 
     def of(self, entry: Entry) -> Value:
         """Return the value of this column."""
@@ -67,14 +70,16 @@ _EQUAL: Final[Mapping[Value, str]] = {True: "yes", False: "NO", None: "-"}
 COLUMNS: Final = (
     Column(key="id", title="incident", value=lambda one: one.name, is_whole=True),
     Column(key="incident", value=lambda one: str((one.folder / one.name).absolute())),
-    Column(key="outcome", title="outcome", value=lambda one: one.outcome),
-    Column(key="scenario", title="scenario", read=lambda one: one.scenario, shown=_or("watch")),
+    Column(key="outcome", title="outcome", value=lambda one: one.outcome, is_whole=True),
+    Column(key="scenario", title="scenario", read=lambda one: one.scenario, shown=_or("watch"), leaves=1),
     Column(key="bench", read=lambda one: one.bench),
     Column(key="seed", read=lambda one: one.seed),
     Column(key="rule", title="trigger", read=_rule, shown=_or("-")),
-    Column(key="kind", title="kind", value=lambda one: one.kind),
-    Column(key="seen", title="seen", value=lambda one: one.seen),
-    Column(key="data_equal", title="data equal", read=data_equal, shown=_EQUAL.__getitem__),
+    Column(key="kind", title="kind", value=lambda one: one.kind, is_whole=True, leaves=2),
+    Column(key="seen", title="seen", value=lambda one: one.seen, leaves=3),
+    Column(
+        key="data_equal", title="data equal", read=data_equal, shown=_EQUAL.__getitem__, leaves=4
+    ),
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from freezeframe.harness.core.link.protocol import LinkOptions, Tell
 from freezeframe.harness.core.link.sighting import Sighting
 from freezeframe.harness.core.link.skim import Run, blocks, encode
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.record import IMPORT_BENCH
 from freezeframe.harness.edge.evidencefile import CaptureInput, read_log
 from freezeframe.harness.edge.pcapng import PcapngWriter, run_frames
 from freezeframe.harness.edge.versions import versions
@@ -164,7 +165,7 @@ def import_evidence(
     begin_ns = min([*walls, *([first_ns] if captures else [])], default=0)
     clock = {"wall_ns": begin_ns, "monotonic_ns": begin_ns, "error_ns": 0}
     incident = Incident.create(
-        out_dir, bench="import", seed=0, scenario="import", versions=versions(),
+        out_dir, bench=IMPORT_BENCH, seed=0, scenario="import", versions=versions(),
         rules=[*(one.name for one in rules.console), *(one.name for one in rules.link)],
         clock=clock, clock_end=clock,
         link={

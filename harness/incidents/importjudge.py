@@ -16,7 +16,6 @@ from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
 from freezeframe.harness.core.link.blindness import BlindKind, Demand, Sight, unproved
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
-from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.store import StoredIncident, link_runs
 
 MAX_HITS: Final = 100
@@ -56,7 +55,7 @@ class ImportHit:
             place=one.offset_bytes,
             tap=tap,
             t_ns=one.t_match_ns,
-            text=escape(one.detail or one.excerpt.rpartition(b"\n")[2]),
+            text=one.words,
             sector=one.sector if one.sector >= 0 else None,
         )
 

@@ -43,6 +43,7 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.record import FORMAT
 from freezeframe.harness.edge.clock import read_wall_clock
+from freezeframe.harness.edge.wholefile import make_folder
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.store import (
     CONSOLE,
@@ -126,8 +127,9 @@ class Incident:
         clock = read_wall_clock()
         started = datetime.fromtimestamp(clock.wall_ns / 1e9, UTC)
         path = Path(out_dir) / f"{started:%Y%m%dT%H%M%SZ}-{incident_id.hex()[:8]}"
+        make_folder(Path(out_dir))
         with naming_errors(path):
-            path.mkdir(parents=True)
+            path.mkdir()
             lock_fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for side in SIDES:

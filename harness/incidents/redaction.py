@@ -89,8 +89,10 @@ class Pseudonyms:
 
     def __init__(self, serials: Iterable[str], key: bytes) -> None:
         self._names: dict[bytes, bytes] = {}
+        self._given: list[bytes] = []
         for serial in serials:
             raw = serial.encode()
+            self._given.append(raw)
             digest = hmac.new(key, raw, hashlib.sha256).hexdigest().upper().encode()
             self._names[raw.lower()] = (b"S" + digest)[: len(raw)].ljust(len(raw), b"0")
         longest_first = sorted(self._names, key=len, reverse=True)
@@ -99,6 +101,11 @@ class Pseudonyms:
             if self._names
             else None
         )
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Serial number -> what stands for it, in the order of the serial numbers."""
+        return {serial.decode(): self.text(serial.decode()) for serial in sorted(self._given)}
 
     def data(self, value: bytes) -> bytes:
         if self._pattern is None:
@@ -124,6 +131,31 @@ class Pseudonyms:
             case list() | tuple():
                 return [self.anything(one) for one in value]
         return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedactionPreview:
+    """What a redacted export masks, and what it leaves."""
+
+    serial_numbers: Mapping[str, str]
+    """Serial number -> what stands for it."""
+    occurrences: Mapping[str, Mapping[str, int]]
+    """Serial number -> where it stands (consoles, timeline, record, frames) -> how often."""
+    frames: int
+    masked_frames: int
+    captured_bytes: int
+    masked_bytes: int
+    """Bytes of captured frames that are not zero and become zero."""
+    removed: Sequence[str]
+    stays: Sequence[str]
+
+
+STAYS: Final = (
+    "addresses and host names",
+    "sector numbers and checksums of blocks",
+    "console text other than serial numbers",
+)
+"""What ``--redact`` does not remove; docs/incidents.md says the same."""
 
 
 @dataclass
@@ -236,6 +268,40 @@ class RedactedDossier(Dossier):
                 frame.original_length,
                 frame.interface,
             )
+
+    def preview(self) -> RedactionPreview:
+        """Count what this redaction masks. Reads the whole capture."""
+        names, whole = self.names.shown, self.whole
+        texts = {f"{side}'s console": [one.data for one in whole.consoles[side]] for side in SIDES}
+        texts["timeline"] = [msgspec.json.encode(row) for row in whole.rows]
+        texts["record"] = [msgspec.json.encode(whole.record)]
+        counts = {
+            serial: {
+                where: count
+                for where, lines in texts.items()
+                if (count := sum(line.lower().count(serial.lower().encode()) for line in lines))
+            }
+            for serial in names
+        }
+        kept, number, frames, captured, masked = _Kept(whole), 0, 0, 0, 0
+        for number, frame in enumerate(whole.frames(), 1):
+            lost = frame.data.count(0) - kept.masked(number, frame.data).count(0)
+            captured += len(frame.data)
+            masked -= lost
+            frames += lost < 0
+        trigger, verdict = whole.record.trigger, whole.verdict
+        removed = ["excerpts of triggers on the link, and bytes in hexadecimal"] if trigger else []
+        removed += ["the expected and the found bytes"] if verdict.byte_offset is not None else []
+        return RedactionPreview(
+            serial_numbers=names,
+            occurrences=counts,
+            frames=number,
+            masked_frames=frames,
+            captured_bytes=captured,
+            masked_bytes=masked,
+            removed=removed,
+            stays=STAYS,
+        )
 
     def _frame(self, frame: bytes) -> bytes:
         """The control frame with another serial number and a right CRC; nothing of one that cannot

@@ -25,17 +25,27 @@ from freezeframe.harness.core.verdict.statediff import field_rows
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report import pictures
 from freezeframe.harness.report.pictures import Lane, duration
-from freezeframe.harness.report.text import byte_count, meaning, watching_rows
+from freezeframe.harness.report.summary import answer
+from freezeframe.harness.report.text import byte_count, watching_rows
 
 LINES_BEFORE: Final = 300
 LINES_AFTER: Final = 200
 """Of each console, around the trigger's time; the pcapng export has all."""
+OPEN_BEFORE: Final = 30
+OPEN_AFTER: Final = 15
+"""Of these lines, shown without unfolding."""
+MIN_FOLDED: Final = 10
+"""Fewer lines than this are not worth a fold."""
+ZOOMS_NS: Final = (NS_PER_S, 100 * NS_PER_MS, 10 * NS_PER_MS)
+"""Widths of the timeline's close views around the trigger."""
 MAX_ROWS: Final = 1000
 MAX_TEXT_CHARS: Final = 600
-VERDICT_KEYS: Final = (
-    "stage", "kind", "side", "write_id", "lba", "byte_offset", "bit_mask", "expected", "found", "confidence",
-    "evidence_grade",
+VERDICT_ROWS: Final = (
+    ("stage", "stage"), ("kind", "kind"), ("side", "side"), ("write", "write_id"), ("sector", "lba"),
+    ("byte of the write", "byte_offset"), ("bits", "bit_mask"), ("expected", "expected"), ("found", "found"),
+    ("confidence", "confidence"), ("evidence grade", "evidence_grade"),
 )  # fmt: skip
+"""Name on the page, field of the verdict."""
 _DIFFERENCE_KEYS: Final = ("field", "primary", "secondary", "healthy_primary", "healthy_secondary")
 MARGIN_NS: Final = 30 * NS_PER_MS
 """Shown before and behind the failing write's way in the close view."""
@@ -70,7 +80,10 @@ class ShownLine:
 class ShownConsole:
     """The lines of a console that the page has, and how many it leaves out."""
 
+    earlier: Sequence[ShownLine]
+    """Folded, as ``later``."""
     lines: Sequence[ShownLine]
+    later: Sequence[ShownLine]
     before: int
     after: int
 
@@ -85,9 +98,10 @@ def page(dossier: Dossier) -> str:
         script=script,
         script_hash=f"sha256-{digest}",
         incident=dossier.stored.id,
-        outcome=dossier.stored.outcome,
-        meaning=meaning(record, dossier.stored.outcome),
-        headline=headline(dossier),
+        answer=answer(
+            msgspec.structs.replace(record, verdict=verdict, id=dossier.stored.id),
+            dossier.stored.outcome,
+        ),
         run=_run(record),
         cards=_cards(dossier),
         verdict=_verdict(verdict),
@@ -108,18 +122,6 @@ def page(dossier: Dossier) -> str:
         problems=[*map(escape, dossier.stored.problems), *dict.fromkeys(dossier.problems)],
         versions=_versions(record),
     )
-
-
-def headline(dossier: Dossier) -> str:
-    """One sentence: the verdict where there is one, else what triggered."""
-    verdict, trigger = dossier.verdict, dossier.record.trigger
-    if verdict.conclusive and trigger is not None:
-        return _short(verdict.text)
-    if trigger is None:
-        return "Nothing triggered."
-    if trigger.source == "link":
-        return _short(f"On the link: {trigger.detail or trigger.rule}")
-    return _short(f"On the {trigger.side}'s console: {escape(dossier.trigger_text)}")
 
 
 def _write(write: WriteKey | None, dossier: Dossier) -> str:
@@ -157,6 +159,8 @@ def _short(value: object) -> str:
 
 def _run(record: IncidentRecord) -> str:
     said = f"{record.scenario or 'watch'} on bench {record.bench}, seed {record.seed}"
+    if record.is_import:
+        said = "imported evidence, without a bench"
     return _short(f"{said}, {record.created}" if record.created else said)
 
 
@@ -216,8 +220,6 @@ def _data_cards(record: IncidentRecord) -> Iterator[Card]:
 class ShownVerdict:
     """What the page says of the verdict."""
 
-    text: str
-    is_sure: bool
     rows: Sequence[tuple[str, str]]
     reasons: Sequence[str]
     also: Sequence[str]
@@ -226,13 +228,11 @@ class ShownVerdict:
 
 
 def _verdict(verdict: Verdict) -> ShownVerdict:
-    values = [(name, getattr(verdict, name)) for name in VERDICT_KEYS]
+    values = [(name, key, getattr(verdict, key)) for name, key in VERDICT_ROWS]
     return ShownVerdict(
-        text=_short(verdict.text or verdict.reason),
-        is_sure=verdict.conclusive,
         rows=[
-            (name.replace("_", " "), _short(_value(name, value)))
-            for name, value in values
+            (name, _short(_value(key, value)))
+            for name, key, value in values
             if value not in (None, "")
         ],
         reasons=[_short(one) for one in verdict.reasons],
@@ -253,7 +253,8 @@ def _value(name: str, value: object) -> str:
 
 
 def _timelines(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, str, pictures.Timeline]]:
-    """(id, name, picture): the whole run, and the time around the failing write's way."""
+    """(id, name, picture): the time around the failing write's way, the whole run, and ever closer
+    views around the trigger."""
     known: list[Ns] = [row["t_ns"] for row in dossier.rows]
     if dossier.link.frames:
         known += [dossier.link.t_first_ns, dossier.link.t_last_ns]
@@ -261,6 +262,15 @@ def _timelines(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, str, pic
         return []
     lanes = _lanes(dossier)
     made = [("whole", "the whole run", pictures.timeline(lanes, min(known), max(known), zero_ns))]
+    whole_ns = max(known) - min(known)
+    for span_ns in ZOOMS_NS:
+        if zero_ns is not None and span_ns < whole_ns:
+            edges = zero_ns - span_ns // 2, zero_ns + span_ns // 2
+            name = f"{span_ns // NS_PER_MS}ms"
+            label = pictures.tick_label(span_ns)
+            made.append(
+                (name, f"{label} around the trigger", pictures.timeline(lanes, *edges, zero_ns))
+            )
     steps = [step.t_ns for step in dossier.path.steps]
     if steps:
         start_ns, end_ns = (
@@ -268,7 +278,7 @@ def _timelines(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, str, pic
             min(max(steps), min(steps) + NS_PER_S) + MARGIN_NS,
         )
         made.insert(
-            0, ("close", "around the trigger", pictures.timeline(lanes, start_ns, end_ns, zero_ns))
+            0, ("close", "the write's way", pictures.timeline(lanes, start_ns, end_ns, zero_ns))
         )
     return made
 
@@ -342,7 +352,18 @@ def _console(dossier: Dossier, side: Side, zero_ns: Ns | None) -> ShownConsole:
         )
         for at, line in enumerate(lines[first:last])
     ]
-    return ShownConsole(shown, first, len(lines) - last)
+    start, end = max(centre - first - OPEN_BEFORE, 0), min(centre - first + OPEN_AFTER, len(shown))
+    if start < MIN_FOLDED:
+        start = 0
+    if len(shown) - end < MIN_FOLDED:
+        end = len(shown)
+    return ShownConsole(
+        earlier=shown[:start],
+        lines=shown[start:end],
+        later=shown[end:],
+        before=first,
+        after=len(lines) - last,
+    )
 
 
 def _rows(dossier: Dossier, zero_ns: Ns | None) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ all details and proofs. Everything in a record may come from a device, so all of
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rich.console import RenderableType
@@ -54,16 +55,63 @@ def summary(record: IncidentRecord, outcome: str, *, verbose: bool = False) -> R
 
 
 # --- what happened, why, what to do now ---------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a reader wants to know first. Texts are escaped; the terminal, the page, the ticket and
+    the report of a test show the same."""
+
+    outcome: str
+    happened: str
+    """A sentence: the reasons of the outcome."""
+    trigger: str
+    """What triggered, and where; "": nothing did."""
+    why: str
+    """The verdict; "": there is none."""
+    is_sure: bool
+    """The verdict is conclusive."""
+    now: str
+    """What to do next."""
+
+
+def answer(record: IncidentRecord, outcome: str) -> Answer:
+    """What happened, why, and what to do now."""
+    reasons = "; ".join(text(one).rstrip(".") for one in record.reasons)
+    happened = reasons or meaning(record, outcome)
+    trigger, verdict = record.trigger, record.verdict
+    if outcome == "drill":
+        verdict = None
+    why = text(verdict.text or verdict.reason) if verdict is not None else ""
+    return Answer(
+        outcome=outcome,
+        happened=f"{happened}{'' if happened.endswith(('?', '!')) else '.'}",
+        trigger=_trigger_sentence(trigger, record) if trigger is not None else "",
+        why=why.removeprefix("Inconclusive: ") if outcome == "inconclusive" else why,
+        is_sure=verdict is not None and verdict.conclusive,
+        now=_next_step(record, outcome),
+    )
+
+
 def _lead(record: IncidentRecord, outcome: str) -> list[TableRow]:
-    why = "; ".join(text(one) for one in record.reasons) or meaning(record, outcome)
-    seen = f" {_trigger_sentence(record.trigger, record)}" if record.trigger is not None else ""
+    said = answer(record, outcome)
     style = OUTCOME_STYLE.get(outcome, "")
-    result = Text.assemble((outcome.upper(), style), f": {why}.{seen}")
-    rows: list[TableRow] = [("result", result)]
+    rows: list[TableRow] = [
+        (
+            "result",
+            Text.assemble(
+                (outcome.upper(), style),
+                f": {' '.join(filter(None, (said.happened, said.trigger)))}",
+            ),
+        )
+    ]
     if record.verdict is not None and outcome != "drill":
         rows.append(("cause", verdict_line(record.verdict)))
-    rows.append(("next", Text(_next_step(record, outcome))))
+    rows.append(("next", Text(said.now)))
     return rows
+
+
+def facts(record: IncidentRecord) -> list[tuple[str, str]]:
+    """The facts after the lead, as (name, text)."""
+    return [(name, value.plain) for name, value in _facts(record) if isinstance(value, Text)]
 
 
 def _trigger_sentence(trigger: TriggerRecord, record: IncidentRecord) -> str:
@@ -87,9 +135,16 @@ def _next_step(record: IncidentRecord, outcome: str) -> str:
     if record.trigger is None:
         if outcome == "pass":
             return "nothing to do"
+        if outcome == "inconclusive" and record.is_import:
+            return "capture and log what was not seen, and import all of it again (docs/import.md)"
         if outcome == "interrupted":
             return "run it again"
         return f"look for the reason with freezeframe show {incident} --timeline"
+    if outcome == "pass":
+        return (
+            f"nothing to do; to look at what was detected, read {_place(record.trigger, link_ends(record))}, "
+            f"or freezeframe show {incident} --timeline (--verbose: all details)"
+        )
     missing = "replay lists the missing evidence; " if outcome == "inconclusive" else ""
     return (
         f"{missing}read {_place(record.trigger, link_ends(record))}; "
@@ -125,6 +180,8 @@ def _line_at(trigger: TriggerRecord) -> int | None:
 def _facts(record: IncidentRecord) -> list[TableRow]:
     scenario = text(record.scenario or "watch")
     run = f"{scenario} on {text(record.bench)}, seed {text(record.seed)}"
+    if record.is_import:
+        run = "imported evidence, without a bench"
     workload = record.workload or WorkloadRecord()
     found: list[TableRow | None] = [
         ("run", Text(run)),
@@ -280,13 +337,9 @@ def _details(record: IncidentRecord) -> list[TableRow]:
     rows: list[TableRow] = [("began", Text(text(record.created)))] if record.created else []
     trigger = record.trigger
     if trigger is not None:
-        unit = "packet" if trigger.source == "link" else "offset"
-        rows.append(
-            (
-                "trigger at",
-                Text(f"{_place(trigger, link_ends(record))}; {unit} {trigger.offset_bytes}"),
-            )
-        )
+        end = f", its match ends at byte {trigger.offset_bytes}"
+        place = _place(trigger, link_ends(record))
+        rows.append(("trigger at", Text(place + (end if trigger.source == "console" else ""))))
         if trigger.t_ack_ns and trigger.t_arrival_ns:
             answered = duration(trigger.t_ack_ns - trigger.t_arrival_ns)
             rows.append(

@@ -11,7 +11,6 @@ from rich.text import Text
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.core.verdict.assurance import IMPORTED
 from freezeframe.harness.core.verdict.record import (
     CanaryRecord,
     IncidentRecord,
@@ -43,7 +42,9 @@ OUTCOME_MEANING: Final = {
 
 def meaning(record: IncidentRecord, outcome: str) -> str:
     """What an outcome means, where the record gives no reasons."""
-    if outcome == "pass" and record.scenario == IMPORTED:
+    if outcome == "pass" and record.trigger is not None and record.has_deliberate_fault:
+        return "the deliberate fault was detected, and all else that was expected happened"
+    if outcome == "pass" and record.is_import:
         return "nothing wrong was seen in what was imported"
     return OUTCOME_MEANING.get(outcome, "")
 
@@ -164,7 +165,7 @@ def verdict_report(verdict: Verdict) -> RenderableType:
     rows: list[TableRow] = [("verdict", verdict_line(verdict))]
     rows += [("because", Text(text(reason))) for reason in verdict.reasons]
     rows += [("also", Text(text(f"{one.kind}: {one.reason}"))) for one in verdict.also]
-    rows += [("way", Text(text(_step_line(step, verdict.route)))) for step in verdict.route]
+    rows += [("way", Text(text(line))) for line in _way_lines(verdict.route)]
     for row in verdict.state_differences:
         healthy = f"healthy {row.healthy_primary} / {row.healthy_secondary}"
         rows.append(
@@ -186,9 +187,20 @@ def unseen_in_words(verdict: Verdict) -> list[str]:
     return said
 
 
-def _step_line(step: WayStep, steps: Sequence[WayStep]) -> str:
+def _way_lines(steps: Sequence[WayStep]) -> list[str]:
+    """The steps of a write in the order of their times, from the earliest one; those without a time
+    at the end."""
+    times = [one.t_ns for one in steps if one.t_ns is not None]
+    if not steps:
+        return []
+    start_ns = min(times, default=None)
+    ordered = sorted(steps, key=lambda one: (one.t_ns is None, one.t_ns or 0))
+    zero = "in the order of their times, zero: the first step"
+    return [zero, *(_step_line(step, start_ns) for step in ordered)]
+
+
+def _step_line(step: WayStep, start_ns: Ns | None) -> str:
     """Time since the first step, with its error, and the checksum."""
-    start_ns = next((one.t_ns for one in steps if one.t_ns is not None), None)
     when = "at an unknown time"
     if step.t_ns is not None and start_ns is not None:
         when = f"{(step.t_ns - start_ns) / 1e6:+12.3f} ms (+-{(step.error_ns or 0) / 1e6:.3f})"

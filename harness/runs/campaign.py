@@ -17,6 +17,7 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link.blindness import no_write_seen, not_understood, unproved
 from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.recovery import messages as recovery
+from freezeframe.harness.core.verdict.record import FAULTS_ARMED
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, NotWholeError, RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis
@@ -223,7 +224,7 @@ class ScenarioRun:
             return
         opened.arm_faults(plans)
         for side, plan in plans.items():
-            self.incident.step(time.monotonic_ns(), side, "faults armed", str(plan["faults"]))
+            self.incident.step(time.monotonic_ns(), side, FAULTS_ARMED, str(plan["faults"]))
 
     def _note_link_faults(self, opened: OpenBench, session: Session) -> None:
         """What the injector of a virtual rig did. RigError: nothing, though something was armed and
@@ -359,7 +360,7 @@ class ScenarioRun:
         missed = {key: record["capture"].get(key, 0) for key in ("kernel_drops", "gaps")}
         if not self.scenario.expect.detected:
             reasons += [
-                f"unexpected trigger {one.rule} ({one.detail or one.side})"
+                f"unexpected trigger {one.rule} on the {one.side}'s {one.source}: {one.words}"
                 for one in session.unexcused[:5]
             ]
         else:
@@ -424,7 +425,9 @@ class ScenarioRun:
         demand = self.bench.link.demand
         is_unseen = Tell.WRITE in demand.tells and not record["capture"].get("writes")
         if done.writes_acked and is_unseen:
-            raise RigError(f"{no_write_seen(demand)} The host's writes were acknowledged")
+            raise RigError(
+                f"{no_write_seen(demand, record['capture'].get('blind') or {})} The host's writes were acknowledged"
+            )
         if self.journalled is not None and self.journalled != done.writes_acked:
             record |= {"data_equal": None, "lost_acked_writes": None, "comparison": None}
             raise RigError(

@@ -38,6 +38,7 @@ from freezeframe.harness.core.events import (
     StreamEnded,
 )
 from freezeframe.harness.edge.processes import Child
+from freezeframe.harness.edge.realtime import MEMORY_NOT_LOCKED
 from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
@@ -214,7 +215,11 @@ class Observation:
             for name, event in self.wait(deadline_ns):
                 if isinstance(event, ProcessReady):
                     missing.discard(event.process)
-                    self.notes += [f"{event.process}: {note}" for note in event.notes]
+                    self.notes += [
+                        f"{event.process}: {note}"
+                        for note in event.notes
+                        if not note.startswith(MEMORY_NOT_LOCKED)
+                    ]
                 else:
                     others.append((name, event))
             if time.monotonic_ns() >= deadline_ns:

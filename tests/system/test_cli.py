@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,3 +283,20 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     assert "No space left on device" in done.stdout
     assert '"outcome": "' in done.stderr
+
+
+@pytest.mark.parametrize("moment", ["command", "exit"])
+def test_ctrl_c_outside_of_a_commands_body_has_its_exit_status(moment: str) -> None:
+    """Between the lines of two commands, and while the interpreter ends with the result printed."""
+    code = (
+        "import atexit, os, signal\n"
+        "from freezeframe.harness.cli import app\n"
+        "interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "app.app.command('interrupted')(interrupt)\n"
+        f"{'atexit.register(interrupt)' if moment == 'exit' else ''}\n"
+        "app.main()\n"
+    )
+    name = "interrupted" if moment == "command" else "doctor"
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, timeout=LIMIT_S)
+    assert done.returncode == (130 if moment == "command" else 0), done.stderr
+    assert b"Traceback" not in done.stderr

@@ -183,7 +183,7 @@ def unproved(
         if kind != BlindKind.NO_DIGEST and (wrote is not False or kind not in QUIET):
             found[kind] = says
     if not sight.writes and wrote is not False:
-        found[BlindKind.NO_WRITE] = no_write_seen(demand)
+        found[BlindKind.NO_WRITE] = no_write_seen(demand, sight.blind)
     if sight.writes >= enough:
         found |= _not_checked(demand, sight, found.keys())
     if by_silence and (sight.frames_dropped or sight.gaps):
@@ -195,8 +195,12 @@ def unproved(
     return found
 
 
-def no_write_seen(demand: Demand) -> str:
-    """A sentence for a capture without one replicated write."""
+def no_write_seen(demand: Demand, blind: Mapping[str, str]) -> str:
+    """A sentence for a capture without one replicated write. ``blind``: what is known of it, by kind;
+    what was captured says more than what was not."""
+    seen = [says for kind, says in blind.items() if kind not in QUIET]
+    if seen:
+        return f"the capture saw no replicated write of the pair: {'; '.join(seen)}."
     ports = " or ".join(map(str, sorted(demand.ports))) or "any"
     where = f" on {demand.interface}" if demand.interface else ""
     asks = "is it the replication link's interface, or its mirror port? " if where else ""

@@ -7,7 +7,6 @@ core that asks what is installed.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
@@ -21,7 +20,7 @@ from freezeframe.harness.core.link.protocol import (
     ReplicationProtocol,
 )
 from freezeframe.harness.core.link.protocolguard import GuardedProtocol
-from freezeframe.harness.core.text import where_raised
+from freezeframe.harness.core.text import did_you_mean, where_raised
 from freezeframe.harness.errors import RigError, UsageError
 
 GROUP: Final = "freezeframe.links"
@@ -61,8 +60,7 @@ def find(name: str) -> ProtocolMaker:
     elif name in BUILT_IN:
         point = EntryPoint(name, BUILT_IN[name], GROUP)
     else:
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, names())
         raise UsageError(f"protocol {name!r} not found{hint}; known: {', '.join(names())}")
     return _checked(name, point)
 

@@ -6,16 +6,12 @@ write was lost, that consoles were watched, or that nothing diverged.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link.blindness import Demand, Sight, unproved
 from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.record import IncidentRecord
-
-IMPORTED: Final = "import"
-"""Scenario of an incident that was made of somebody's captures and logs: nothing was expected of it."""
 
 
 # --- of a record ----------------------------------------------------------------------------------------------

@@ -406,6 +406,12 @@ class JudgedBy(RecordPart, frozen=True, kw_only=True):
 Versions = Text | dict[Text, Text]
 
 
+FAULTS_ARMED: Final = "faults armed"
+"""Step of the incident's history when deliberate faults were armed."""
+IMPORT_BENCH: Final = "import"
+"""Name of the bench in an imported incident, which has none."""
+
+
 class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     """All of ``incident.json``."""
 
@@ -443,6 +449,16 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     redrive: RedriveRecord | None = None
     event_logs: dict[Side, EventLogRecord] = {}
     verdict: Verdict | None = None
+
+    @property
+    def has_deliberate_fault(self) -> bool:
+        """A scenario or a test armed a fault: what triggered was asked for."""
+        return any(one.step == FAULTS_ARMED for one in self.recovery)
+
+    @property
+    def is_import(self) -> bool:
+        """Made by ``import`` of captures and logs: nothing was armed, instructed or compared."""
+        return self.bench == IMPORT_BENCH
 
     @property
     def triggers(self) -> tuple[TriggerRecord, ...]:

@@ -6,7 +6,8 @@ for (const box of document.querySelectorAll("input[data-filters]")) {
   box.addEventListener("input", () => {
     const wanted = box.value.toLowerCase();
     let shown = 0;
-    for (const line of list.children) {
+    for (const fold of list.querySelectorAll("details")) fold.open = wanted !== "";
+    for (const line of list.querySelectorAll(":scope > :not(details), details > :not(summary)")) {
       const fits = line.textContent.toLowerCase().includes(wanted);
       line.hidden = !fits;
       if (fits) shown += 1;
@@ -21,6 +22,8 @@ for (const button of document.querySelectorAll("button[data-jump]")) {
     const tab = document.getElementById(line.dataset.tab);
     if (tab) tab.checked = true;
     line.hidden = false;
+    const fold = line.closest("details");
+    if (fold) fold.open = true;
     line.scrollIntoView({ block: "center" });
     line.classList.add("flash");
   });
@@ -31,5 +34,8 @@ for (const step of document.querySelectorAll("[data-step]")) {
   step.addEventListener("mouseleave", () => twins.forEach((one) => one.classList.remove("lit")));
 }
 const trigger = document.getElementById("trigger-line");
-if (trigger) trigger.parentElement.scrollTop = trigger.offsetTop - 180;
+if (trigger) {
+  const box = trigger.closest(".console");
+  box.scrollTop = trigger.offsetTop - 180;
+}
 document.documentElement.dataset.ready = "yes";

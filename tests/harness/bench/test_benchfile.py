@@ -117,7 +117,7 @@ def test_policy_becomes_the_recoverys() -> None:
         ('serial_number = "FFSIM-S-0001"', 'serial_number = "a much too long serial"',
          "b.toml:17: secondary.serial_number: a simulated controller's has at most 16 characters"),
         ('safe_state = "off"', 'safe_state = "of"',
-         "b.toml:29: power.safe_state: 'of' is not known; allowed: 'off', 'leave'"),
+         "b.toml:29: power.safe_state: 'of' is not known, did you mean off?; allowed: 'off', 'leave'"),
         ('instruct = ["primary", "secondary"]', 'instruct = ["primary", "third"]',
          "b.toml:33: policy.instruct[1]: 'third' is not known; allowed: 'primary', 'secondary'"),
         ('instruct = ["primary", "secondary"]', 'instruct = ["primary", "primary"]',

@@ -1,11 +1,15 @@
 """``list``, ``search``, ``show`` and ``prune`` as a person types them, on incidents of ours and of
 an attacker."""
 
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +56,9 @@ def test_list_counts_kinds(out: Path) -> None:
 def test_search_and_show_tell_of_the_kind(out: Path) -> None:
     found = told("search", "link-digest", "--out", out)["incidents"]
     assert [one["scenario"] for one in found] == [SENDER]
-    assert told("search", "nonesuch", "--out", out) == {"incidents": []}
+    missed = invoke("search", "nonesuch", "--out", out, "--json")
+    assert missed.exit_code == 2 and json.loads(missed.stdout) == {"incidents": []}
+    assert invoke("search", "nonesuch", "--out", out).exit_code == 2
     assert told("show", found[0]["id"], "--out", out)["recurrence"].startswith("seen 2 times")
     done = invoke("show", "last", "--out", out)
     assert "this kind: seen 2 times" in done.stdout
@@ -62,7 +68,7 @@ def test_search_and_show_tell_of_the_kind(out: Path) -> None:
         "search", "digest integ", "--out", out
     )
     assert len(told("search", "digest", "integ", "--out", out)["incidents"]) == 2
-    assert told("search", "digest", "nonesuch", "--out", out) == {"incidents": []}
+    assert invoke("search", "digest", "nonesuch", "--out", out).exit_code == 2
 
 
 def test_prune_tells_before_it_acts(out: Path) -> None:
@@ -189,7 +195,27 @@ def test_where_to_look_first_is_the_line_of_the_trigger(out: Path) -> None:
     (row,) = (one for one in told("list", "--out", out)["incidents"] if one["scenario"] == RECEIVER)
     folder = out / row["id"]
     said = invoke("show", str(folder), "--out", out).stdout
-    at = re.search(r"(primary|secondary)/console.log at byte (\d+);", said)
+    at = re.search(r"(primary|secondary)/console.log at byte (\d+)[;,]", said)
     assert at is not None, said
     line = (folder / at[1] / "console.log").read_bytes()[int(at[2]) :].splitlines()[0].decode()
     assert "Digest integrity check FAILED" in line and line.startswith("[")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_word(out: Path, columns: int) -> None:
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "freezeframe.harness.cli", "list", "--out", str(out)],
+        stdout=other, stderr=subprocess.PIPE, timeout=60, env=environment | {"NO_COLOR": "1", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(other)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", os.read(main, 65536).decode()).splitlines()
+    os.close(main)
+    assert done.returncode == 0 and len(lines) == 3, lines
+    assert max(map(len, lines)) <= columns
+    rows = told("list", "--out", out)["incidents"]
+    assert [line.split()[0] for line in lines[1:]] == [row["id"] for row in rows]
+    assert all(row["rule"] in line for row, line in zip(rows, lines[1:], strict=True))
+    assert ("kind" in lines[0]) == (b"kind" not in done.stderr) == (columns >= 100)

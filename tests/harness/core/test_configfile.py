@@ -81,7 +81,7 @@ def test_a_good_file_is_a_model() -> None:
         ("driver = 'd'", "drivr = 'd'", "b.toml:5: primary.driver: is missing; allowed: text in quotes\n"
          "b.toml:6: primary.drivr: unknown key, did you mean driver?; allowed: console, driver"),
         ('"neg_ack"', '"neg_akc"',
-         "b.toml:10: faults[1].kind: 'neg_akc' is not known; allowed: 'neg_ack', 'stall'"),
+         "b.toml:10: faults[1].kind: 'neg_akc' is not known, did you mean neg_ack?; allowed: 'neg_ack', 'stall'"),
         ("at_write = 3", "at_write = 0",
          "b.toml:11: faults[1].at_write: 0 does not fit; allowed: at least 1"),
         ("at_write = 3", "at_write = '3'",

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import did_you_mean, escape
 
 
 def test_what_is_escaped() -> None:
@@ -28,3 +28,12 @@ def test_only_printable_characters_remain(text: str | bytes) -> None:
         unicodedata.category(character)[0] not in "CZ" or character == " " for character in shown
     )
     shown.encode()  # no lone surrogate is left
+
+
+@given(st.lists(st.text("abcdefgh_", min_size=3), min_size=1, unique=True), st.data())
+def test_a_mistyped_name_suggests_the_one_that_was_meant(
+    known: list[str], data: st.DataObject
+) -> None:
+    meant = data.draw(st.sampled_from(known))
+    assert meant in did_you_mean(meant + meant[-1], known)
+    assert did_you_mean("XYZ", known) == ""

@@ -78,9 +78,10 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     evidence = Dossier(golden_incidents.unpack(name, tmp_path))
     path = write(tmp_path, evidence)
     show(browser, path)
-    headline = browser.find_element(By.ID, "headline").text
-    said = evidence.verdict.text if evidence.verdict.conclusive else "Digest integrity check FAILED"
-    assert said in headline
+    said = [browser.find_element(By.ID, one).text for one in ("headline", "seen", "why", "now")]
+    assert said[0].startswith("the deliberate fault was detected")
+    assert "Digest integrity check FAILED" in said[1] and evidence.verdict.text in said[2]
+    assert "console.log at byte" in said[3]
     cards = browser.find_element(By.ID, "summary").text
     assert "digest-failed" in cards and "complete" in cards
 
@@ -120,7 +121,7 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     box.send_keys("pair state")
     lines = [
         one
-        for one in browser.find_elements(By.CSS_SELECTOR, "#lines-primary > div")
+        for one in browser.find_elements(By.CSS_SELECTOR, "#lines-primary div")
         if one.is_displayed()
     ]
     assert lines and all("pair state" in one.text for one in lines)
@@ -138,6 +139,64 @@ def test_a_person_clicks_through_it(browser: webdriver.Chrome, tmp_path: Path, n
     )
     assert len(browser.find_elements(By.CSS_SELECTOR, "#latencies circle.failing")) == 1
     assert_silent(browser, path)
+
+
+LUMA = "return (c => c.match(/[\\d.]+/g).slice(0, 3).map(Number))(getComputedStyle(arguments[0])[arguments[1]])"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1000, 1600])
+def test_the_answer_is_above_the_fold_and_nothing_sticks_out(
+    browser: webdriver.Chrome, tmp_path: Path, width: int, scheme: str
+) -> None:
+    path = write(tmp_path, Dossier(golden_incidents.unpack(RECEIVER, tmp_path)))
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        show(browser, path)
+        tops = [browser.find_element(By.ID, one).rect for one in ("headline", "seen", "why", "now")]
+        assert sorted(tops, key=lambda one: one["y"]) == tops
+        assert tops[-1]["y"] + tops[-1]["height"] < 900
+        sizes = "return [document.documentElement.scrollWidth, window.innerWidth]"
+        needed, there = browser.execute_script(sizes)
+        assert needed <= there
+        ink, paper = (
+            sum(browser.execute_script(LUMA, browser.find_element(By.TAG_NAME, "body"), one))
+            for one in ("color", "backgroundColor")
+        )
+        assert (ink > paper) == (scheme == "dark") and abs(ink - paper) > 400
+        # Narrow views of the timeline: each is drawn anew, with its own axis.
+        views = browser.find_elements(By.CSS_SELECTOR, "#timeline .panel")
+        axes = {tuple(one.get_attribute("textContent").split()) for one in views}
+        assert len(views) == len(axes) >= 4
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_only_what_failed_looks_like_a_failure(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """The same evidence as a pass and as a failure: the badge, the edge and the marks differ."""
+    stored = golden_incidents.unpack(RECEIVER, tmp_path)
+    looks = {}
+    for outcome in ("pass", "fail", "inconclusive", "rig-trouble"):
+        changed = json.loads((stored.path / "incident.json").read_text()) | {"outcome": outcome}
+        (stored.path / "incident.json").write_text(json.dumps(changed))
+        show(browser, write(tmp_path, Dossier(type(stored).open(stored.path))))
+        badge = browser.find_element(By.CSS_SELECTOR, ".badge")
+        assert badge.text == outcome.upper()
+        marks = (
+            (badge, "backgroundColor"),
+            (browser.find_element(By.TAG_NAME, "header"), "borderLeftColor"),
+            (browser.find_element(By.CSS_SELECTOR, "#summary .bad b"), "color"),
+            (browser.find_element(By.ID, "trigger-line"), "backgroundColor"),
+        )
+        looks[outcome] = [tuple(browser.execute_script(LUMA, *one)) for one in marks]
+    for at in (0, 1):
+        assert len({look[at] for look in looks.values()}) == len(looks)
+    is_red = {name: look[2][0] > look[2][2] for name, look in looks.items()}
+    assert not is_red["pass"] and is_red["fail"] and looks["pass"][3] != looks["fail"][3]
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover=alert(3) '\x1b[2J{{7*7}}</style>\u202e"
@@ -188,7 +247,7 @@ def test_the_verdict_comes_first(browser: webdriver.Chrome, tmp_path: Path) -> N
     evidence = Dossier(golden_incidents.unpack(RECEIVER, tmp_path))
     path = write(tmp_path, evidence)
     show(browser, path)
-    assert browser.find_element(By.ID, "headline").text == evidence.verdict.text
+    assert browser.find_element(By.ID, "why").text == evidence.verdict.text
     said = browser.find_element(By.ID, "verdict").text
     assert (
         "secondary before check" in said and "0x20" in said and evidence.verdict.reasons[0] in said
@@ -205,6 +264,6 @@ def test_an_empty_incident_is_a_page_too(browser: webdriver.Chrome, tmp_path: Pa
     (stored.path / "incident.json").write_text("{}")
     path = write(tmp_path, Dossier(type(stored).open(stored.path)))
     show(browser, path)
-    assert browser.find_element(By.ID, "headline").text == "Nothing triggered."
+    assert browser.find_element(By.ID, "headline").text == "the run was stopped before its end."
     assert "there is no capture of the link" in browser.find_element(By.ID, "about").text
     assert_silent(browser, path)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from link_script import P, S
 from link_wire import healthy_exchange
 
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
 from freezeframe.harness.core.link.blindness import (
     ENOUGH_WRITES,
@@ -21,6 +22,7 @@ from freezeframe.harness.core.link.blindness import (
     LinkState,
     Sight,
     blindness,
+    no_write_seen,
     unproved,
     unsafe_events,
 )
@@ -266,3 +268,12 @@ def test_holes_take_nothing_from_what_was_seen() -> None:
     (says,) = unproved(demand(), holed, wrote=True).values()
     assert says.startswith("the capture missed 3 frames and has 2 holes")
     assert unproved(demand(), holed, wrote=True, by_silence=False) == {}
+
+
+def test_a_wrong_address_is_not_blamed_on_the_interface() -> None:
+    demand = load_bench("sim").link.demand
+    exchanged = "all 4 writes come from 10.9.9.9, which is not named in the bench file"
+    said = no_write_seen(demand, {"exchanged": exchanged})
+    assert exchanged in said and "mirror port" not in said
+    for blind in ({}, {str(BlindKind.NOTHING_CAPTURED): "the capture saw no frame at all"}):
+        assert "mirror port" in no_write_seen(demand, blind)

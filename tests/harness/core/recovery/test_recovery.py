@@ -325,13 +325,16 @@ def test_data_that_differ_and_data_that_could_not_be_compared() -> None:
     for event, equal in (
         (Compared(equal=False, detail="sector 8"), False),
         (TimedOut(detail="host gone"), None),
+        (Compared(equal=None, detail="host gone"), None),
     ):
 
         def answer(action: Action, event: RecoveryEvent = event) -> RecoveryEvent:
             return event if isinstance(action, Compare) else obedient(action)
 
-        _, finish = walk(pair(), answer)
+        machine = pair()
+        _, finish = walk(machine, answer)
         assert finish.data_equal is equal and finish.detail in ("sector 8", "host gone")
+        assert machine.history[-1].step == ("data differ" if equal is False else "not compared")
 
 
 SIDES = st.sampled_from(["primary", "secondary"])
