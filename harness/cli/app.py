@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from freezeframe.harness.cli import complete, options, watches
+from freezeframe.harness.cli import complete, watches
+from freezeframe.harness.cli.app_incidents import incidents_app
 from freezeframe.harness.cli.common import (
     DEFAULT_OUT,
     BenchOption,
-    IncidentArgument,
     JsonOption,
     OutOption,
     SeedOption,
@@ -24,7 +24,6 @@ from freezeframe.harness.cli.common import (
     VerboseOption,
 )
 from freezeframe.harness.cli.driverapp import driver_app
-from freezeframe.harness.cli.formats import FORMATS, with_options
 from freezeframe.harness.cli.groups import rig_app, rules_app
 from freezeframe.harness.cli.interrupt import EXIT_INTERRUPTED
 from freezeframe.harness.cli.output import CommandLineError, refuse, reported, say
@@ -40,6 +39,7 @@ app = typer.Typer(
 )
 
 
+app.add_typer(incidents_app)
 app.add_typer(rules_app, name="rules")
 app.add_typer(rig_app, name="rig")
 app.add_typer(driver_app, name="driver")
@@ -78,13 +78,27 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the incident folder even if nothing went wrong.")
     ] = False,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            "--repeat",
+            help="Run it N times, each with the next seed; count each kind of incident.",
+            metavar="N",
+            min=1,
+            max=10**6,
+        ),
+    ] = 1,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one scenario: write data, inject faults, react to triggers, collect, compare."""
     with reported(as_json):
-        from freezeframe.harness.cli import runs
+        from freezeframe.harness.cli import history, runs
 
+        if repeat > 1:
+            history.run_repeatedly(
+                scenario, bench, repeat, seed=seed, out_dir=out, keep=keep, as_json=as_json
+            )
         runs.run(
             scenario, bench, seed=seed, out_dir=out, keep=keep, verbose=verbose, as_json=as_json
         )
@@ -132,183 +146,6 @@ def explore(
             runs=runs, seed=seed, workers=workers, shard=shard, mutant=mutant, tests=tests,
             as_json=as_json,
         )  # fmt: skip
-
-
-@app.command("list")
-def list_(
-    out: OutOption = DEFAULT_OUT,
-    kinds: Annotated[
-        bool,
-        typer.Option(
-            "--kinds", help="One row per kind of incident, with its number of occurrences."
-        ),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """List the incidents, oldest first."""
-    with reported(as_json):
-        from freezeframe.harness.cli import incidents
-
-        incidents.list_incidents(out, kinds=kinds, as_json=as_json)
-
-
-@app.command(short_help="Search incidents for words.")
-def search(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            help="Words or word beginnings; an incident must contain all of them.", metavar="WORDS"
-        ),
-    ],
-    out: OutOption = DEFAULT_OUT,
-    as_json: JsonOption = False,
-) -> None:
-    """Search the consoles, triggers and notes of all incidents. Exit status 2 without a hit."""
-    with reported(as_json):
-        from freezeframe.harness.cli import incidents
-
-        incidents.search(" ".join(words), out, as_json=as_json)
-
-
-@app.command(short_help="Remove old incidents; keep first and newest of each kind.")
-def prune(
-    keep_gib: Annotated[
-        float,
-        typer.Option(
-            "--keep-gib", help="Remove incidents until the folder is at most N GiB.", metavar="N"
-        ),
-    ],
-    out: OutOption = DEFAULT_OUT,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be removed; remove nothing.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove old incidents. The first and the newest of each kind are kept."""
-    with reported(as_json):
-        from freezeframe.harness.cli import incidents
-
-        incidents.prune_incidents(out, keep_gib, dry_run=dry_run, as_json=as_json)
-
-
-@app.command()
-def show(
-    incident: IncidentArgument = "last",
-    out: OutOption = DEFAULT_OUT,
-    timeline: Annotated[
-        bool,
-        typer.Option(
-            "--timeline",
-            help="Also print the events of all sources around the failure, on one clock.",
-        ),
-    ] = False,
-    verbose: VerboseOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show one incident."""
-    with reported(as_json):
-        from freezeframe.harness.cli import incidents
-
-        incidents.show(incident, out, timeline=timeline, verbose=verbose, as_json=as_json)
-
-
-@app.command(short_help="Compute the verdict again from an incident's files.")
-def replay(
-    incident: IncidentArgument = "last",
-    out: OutOption = DEFAULT_OUT,
-    timeline: Annotated[
-        bool,
-        typer.Option(
-            "--timeline",
-            help="Also print the events of all sources from cause to detection, on one clock.",
-        ),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Compute the verdict again from an incident's files, without a bench.
-
-    Exit status 0 if it is the recorded verdict, 1 if it differs, 4 if it is inconclusive.
-    """
-    with reported(as_json):
-        from freezeframe.harness.cli import verdicts
-
-        verdicts.replay(incident, out, timeline=timeline, as_json=as_json)
-
-
-@app.command(short_help="Turn an incident into a scenario and a pytest.")
-def adopt(
-    incident: IncidentArgument = "last",
-    out: OutOption = DEFAULT_OUT,
-    to: Annotated[
-        Path, typer.Option("--to", help="Folder for the two files.", metavar="DIR")
-    ] = Path("adopted"),
-    as_json: JsonOption = False,
-) -> None:
-    """Write a scenario and a pytest that reproduce an incident on the simulated pair."""
-    with reported(as_json):
-        from freezeframe.harness.cli import verdicts
-
-        verdicts.adopt(incident, out, to, as_json=as_json)
-
-
-@app.command()
-@with_options(FORMATS)
-def export(
-    incident: IncidentArgument = "last",
-    out: OutOption = DEFAULT_OUT,
-    redact: Annotated[
-        bool,
-        typer.Option(
-            "--redact", help="Omit the data of the host; replace serial numbers by hashes."
-        ),
-    ] = False,
-    preview: Annotated[
-        bool,
-        typer.Option("--preview", help="With --redact: list what would be masked; write nothing."),
-    ] = False,
-    as_json: JsonOption = False,
-    **targets: Path | None,
-) -> None:
-    """Write an incident as one file per format."""
-    with reported(as_json):
-        from freezeframe.harness.cli import exports
-
-        exports.export(incident, out, targets, redact=redact, preview=preview, as_json=as_json)
-
-
-@app.command("import", short_help="Judge captures and logs that you have.")
-def import_(
-    more: options.MoreLinks = None,
-    link: options.Links = None,
-    primary_console: options.PrimaryConsole = None,
-    secondary_console: options.SecondaryConsole = None,
-    port: options.Ports = None,
-    primary_address: options.PrimaryAddress = "",
-    secondary_address: options.SecondaryAddress = "",
-    protocol: options.Protocol = "drbd",
-    rules: options.Rules = None,
-    out: OutOption = DEFAULT_OUT,
-    as_json: JsonOption = False,
-) -> None:
-    """Make an incident of captures and logs that you have, without a bench, and judge it.
-
-    Exit status: 0 nothing wrong was seen, 1 a device failed, 4 not enough could be seen, 2 a file
-    cannot be read.
-    """
-    with reported(as_json):
-        from freezeframe.harness.cli import importing
-        from freezeframe.harness.incidents.importing import Given
-
-        given = Given(
-            links=(*(link or []), *(more or [])),
-            primary_console=primary_console,
-            secondary_console=secondary_console,
-            ports=tuple(port or ()),
-            primary_address=primary_address,
-            secondary_address=secondary_address,
-            protocol=protocol,
-        )
-        importing.import_(given, rules or [], out, as_json=as_json)
 
 
 @app.command(short_help="Make one controller store a set and warmstart.")

@@ -42,6 +42,32 @@ SeedOption = Annotated[
 SideArgument = Annotated[
     str, typer.Argument(help="primary or secondary.", metavar="SIDE", autocompletion=complete.sides)
 ]
+WantedBench = Annotated[
+    str, typer.Option("--bench", "-b", help="Only of this bench.", metavar="NAME")
+]
+WantedSide = Annotated[
+    str,
+    typer.Option(
+        "--side", help="Only triggers of this side.", metavar="SIDE", autocompletion=complete.sides
+    ),
+]
+WantedOutcome = Annotated[
+    str,
+    typer.Option(
+        "--outcome", help="Only with this outcome: pass, fail, inconclusive ...", metavar="OUTCOME"
+    ),
+]
+WantedKind = Annotated[
+    str,
+    typer.Option("--kind", help="Only of this kind, or with this trigger rule.", metavar="KIND"),
+]
+Since = Annotated[
+    str, typer.Option("--since", help="Only from this day or time (UTC) on.", metavar="DATE")
+]
+Until = Annotated[
+    str,
+    typer.Option("--until", help="Only up to this day or time (UTC), included.", metavar="DATE"),
+]
 IncidentArgument = Annotated[
     str,
     typer.Argument(

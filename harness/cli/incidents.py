@@ -1,11 +1,13 @@
 """Implement ``list``, ``show``, ``search`` and ``prune`` for the incidents of a folder."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -18,10 +20,12 @@ from freezeframe.harness.core.verdict.record import Verdict
 from freezeframe.harness.core.verdict.signature import Recurrence
 from freezeframe.harness.errors import HarnessError, UsageError
 from freezeframe.harness.incidents import columns, store
+from freezeframe.harness.incidents.benchhistory import Wanted
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.index import Index, Indexed
 from freezeframe.harness.incidents.inquest import known_verdict, plain, timeline_of
 from freezeframe.harness.incidents.quota import GIB, prune
+from freezeframe.harness.incidents.remarks import remarks_of
 from freezeframe.harness.report import text
 from freezeframe.harness.report.summary import summary
 
@@ -29,66 +33,92 @@ _STYLE: Final = {"outcome": text.OUTCOME_STYLE}
 """Column key -> style by value."""
 
 
-def list_incidents(out_dir: Path, *, kinds: bool, as_json: bool) -> None:
+def list_incidents(out_dir: Path, wanted: Wanted, *, kinds: bool, as_json: bool) -> None:
     with Index(out_dir) as index:
-        found, recurrences = index.incidents(), index.recurrences()
+        everything = index.incidents()
+        found, recurrences = wanted.select(everything), index.recurrences(everything)
     if as_json:
         rows = [_row(one, out_dir, recurrences) for one in found]
         shown: dict[str, object] = {"incidents": rows}
         if kinds:
-            shown["kinds"] = {name: one.text for name, one in recurrences.items()}
+            wanted_kinds = {one.signature for one in found}
+            shown["kinds"] = {
+                name: one.text for name, one in recurrences.items() if name in wanted_kinds
+            }
         print_json(shown)
         return
     if not found:
         there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
-        say(f"no incidents in {escape(str(out_dir))}{there}")
+        which = "" if wanted == Wanted() else " that fit"
+        say(f"no incidents{which} in {escape(str(out_dir))}{there}")
         return
     if kinds:
         _list_kinds(found, {name: one.text for name, one in recurrences.items()})
         return
+    entries = [_entry(one, out_dir, recurrences) for one in found]
     cells = [
-        (column, [_cell(column, column.of(_entry(one, out_dir, recurrences))) for one in found])
+        _ShownColumn(column, [_cell(column, column.of(one)) for one in entries])
         for column in columns.COLUMNS
         if column.title
     ]
     fitting = _fitting(cells)
-    table = _table()
-    for column, _ in fitting:
-        table.add_column(
-            column.title, overflow="fold", no_wrap=column.is_whole, max_width=column.max_width
-        )
-    for row in zip(*(texts for _, texts in fitting), strict=True):
-        table.add_row(*row)
-    output.show(table)
-    left_out = [column.title for column, _ in cells if column not in dict(fitting)]
+    if output.out.is_terminal and sum(one.width for one in fitting) > output.out.width:
+        output.show(_folded(fitting))
+    else:
+        output.show_lines(_lines(fitting))
+    left_out = [one.column.title for one in cells if one not in fitting]
     if left_out:
         err.print(f"  not shown, the terminal is too narrow: {', '.join(left_out)}", style="dim")
 
 
-_Cells = tuple[columns.Column, list[Text]]
+class _ShownColumn:
+    def __init__(self, column: columns.Column, cells: list[tuple[str, str]]) -> None:
+        self.column = column
+        self.cells = cells
+        """(text, style), a row each."""
+        self.width = 2 + max(len(column.title), *(cell_len(text) for text, _ in cells))
+        """With the two blanks after it."""
 
 
-def _fitting(cells: list[_Cells]) -> list[_Cells]:
+def _fitting(cells: list[_ShownColumn]) -> list[_ShownColumn]:
     """Return the columns that fit side by side into the terminal; elsewhere there is room for
     all."""
     kept = list(cells)
-    while output.out.is_terminal and sum(map(_width, kept)) > output.out.width:
-        least = max(kept, key=lambda one: one[0].leaves)
-        if not least[0].leaves:
+    while output.out.is_terminal and sum(one.width for one in kept) > output.out.width:
+        least = max(kept, key=lambda one: one.column.leaves)
+        if not least.column.leaves:
             break
         kept.remove(least)
     return kept
 
 
-def _width(one: _Cells) -> int:
-    """Width of a column with the two blanks after it."""
-    column, texts = one
-    widest = max(len(column.title), *(text.cell_len for text in texts))
-    return min(widest, column.max_width or widest) + 2
+def _lines(shown: list[_ShownColumn]) -> Text:
+    """All rows as one text: of thousands of rows a table would take seconds."""
+    last = len(shown) - 1
+    made = Text()
+    for at, one in enumerate(shown):
+        made.append(one.column.title.ljust(one.width) if at < last else one.column.title, "bold")
+    for row in zip(*(one.cells for one in shown), strict=True):
+        made.append("\n")
+        for at, (said, style) in enumerate(row):
+            made.append(said, style or None)
+            if at < last:
+                made.append(" " * (shown[at].width - cell_len(said)))
+    return made
 
 
-def _cell(column: columns.Column, value: columns.Value) -> Text:
-    return Text(text.text(column.shown(value)), _STYLE.get(column.key, {}).get(str(value), ""))
+def _folded(shown: list[_ShownColumn]) -> Table:
+    """For a terminal that is too narrow for what must be shown."""
+    table = _table()
+    for one in shown:
+        table.add_column(one.column.title, overflow="fold", no_wrap=one.column.is_whole)
+    for row in zip(*(one.cells for one in shown), strict=True):
+        table.add_row(*(Text(said, style) for said, style in row))
+    return table
+
+
+def _cell(column: columns.Column, value: columns.Value) -> tuple[str, str]:
+    return text.text(column.shown(value)), _STYLE.get(column.key, {}).get(str(value), "")
 
 
 def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
@@ -173,6 +203,8 @@ def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bo
         }
         if recurrence:
             shown["recurrence"] = recurrence
+        if said := remarks_of(one):
+            shown["remarks"] = [asdict(remark) for remark in said]
         if one.problems:
             shown["problems"] = list(one.problems)
         if timeline:
@@ -183,6 +215,8 @@ def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bo
     output.show(summary(record, one.outcome, verbose=verbose))
     if recurrence:
         say(f"this kind: {recurrence}")
+    for remark in remarks_of(one):
+        say(f"remark, {remark.written}: {remark.text}")
     for problem in (*one.problems, *altered):
         err.print(f"  {escape(problem)}", style="yellow", markup=False)
     if timeline:
@@ -196,15 +230,9 @@ def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bo
 def _recurrence(one: store.StoredIncident) -> str:
     """How often its kind was seen among the incidents beside it."""
     with Index(one.path.absolute().parent) as index:
-        kind = next(
-            (
-                known.signature
-                for known in index.incidents()
-                if known.name == one.path.absolute().name
-            ),
-            "",
-        )
-        found = index.recurrences().get(kind)
+        everything, name = index.incidents(), one.path.absolute().name
+        kind = next((known.signature for known in everything if known.name == name), "")
+        found = index.recurrences(everything).get(kind)
     return found.text if found is not None else ""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from freezeframe.harness.cli.interrupt import EXIT_INTERRUPTED
 from freezeframe.harness.core.text import escape
@@ -90,6 +91,14 @@ def show(table: RenderableType) -> None:
         plain.print(table)
     for line in captured.get().splitlines():
         say(line.rstrip())
+
+
+def show_lines(text: Text) -> None:
+    """Print lines that fit: with their styles on a terminal, plain elsewhere."""
+    if out.is_terminal:
+        out.print(text)
+    else:
+        sys.stdout.write(text.plain + "\n")
 
 
 def say(text: str, *, style: str = "") -> None:

@@ -246,7 +246,8 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
             if as_json:
                 print_line(event="incident", **result.as_json())
             else:
-                view.close()
+                if isinstance(view, WatchView):
+                    view.close()
                 output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
         shown = len(watched.results)

@@ -1,9 +1,10 @@
 """The columns of ``freezeframe list``: one row of ``COLUMNS`` per column.
 
-A row gives the heading, the key in ``--json``, where the value comes from, and how wide it may be.
+A row gives the heading, the key in ``--json``, where the value comes from, and when it is left out.
 The index stores what ``read`` returns, and is built again when the rows change.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,8 +46,6 @@ class Column:
     """Value that is known only when the list is made."""
     shown: Callable[[Value], str] = str
     """Text of a value in the table."""
-    max_width: int | None = None
-    """Longer texts continue on the next line; None: as wide as the terminal allows."""
     is_whole: bool = False
     """Never divided, however narrow the terminal, so that it can be copied."""
     leaves: int = 0
@@ -66,6 +65,19 @@ def _or(absent: str) -> Callable[[Value], str]:
     return lambda value: absent if value in (None, "") else str(value)
 
 
+def _reaction_ns(record: IncidentRecord) -> Value:
+    trigger = record.trigger
+    if trigger is None or not trigger.t_frame_done_ns or not trigger.t_arrival_ns:
+        return None
+    return trigger.t_frame_done_ns - trigger.t_arrival_ns
+
+
+def _rearm_ms(record: IncidentRecord) -> Value:
+    """How long a watch was not armed before this incident: its note says so."""
+    found = (re.match(r"not armed from .{1,80} \((\d{1,9}\.\d) s\)", one) for one in record.notes)
+    return next((round(float(one[1]) * 1000) for one in found if one is not None), None)
+
+
 _EQUAL: Final[Mapping[Value, str]] = {True: "yes", False: "NO", None: "-"}
 COLUMNS: Final = (
     Column(key="id", title="incident", value=lambda one: one.name, is_whole=True),
@@ -74,6 +86,9 @@ COLUMNS: Final = (
     Column(key="scenario", title="scenario", read=lambda one: one.scenario, shown=_or("watch"), leaves=1),
     Column(key="bench", read=lambda one: one.bench),
     Column(key="seed", read=lambda one: one.seed),
+    Column(key="side", read=lambda one: one.trigger.side if one.trigger is not None else None),
+    Column(key="reaction_ns", read=_reaction_ns),
+    Column(key="rearm_ms", read=_rearm_ms),
     Column(key="rule", title="trigger", read=_rule, shown=_or("-")),
     Column(key="kind", title="kind", value=lambda one: one.kind, is_whole=True, leaves=2),
     Column(key="seen", title="seen", value=lambda one: one.seen, leaves=3),

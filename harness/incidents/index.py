@@ -7,12 +7,16 @@ can be written it is kept in memory. Text of consoles, triggers and notes is sea
 
 import contextlib
 import json
+import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+import msgspec
 
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
@@ -22,7 +26,8 @@ from freezeframe.harness.core.verdict.signature import Member, Recurrence
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents import columns, store
 from freezeframe.harness.incidents.dossier import Dossier
-from freezeframe.harness.incidents.store import OPEN, RECORD, StoredIncident
+from freezeframe.harness.incidents.remarks import remarks_of
+from freezeframe.harness.incidents.store import OPEN, RECORD, REMARKS, StoredIncident
 
 FILE: Final = "index.sqlite"
 SCHEMA_VERSION: Final = 2
@@ -46,6 +51,7 @@ _COLUMNS: Final = (
     "name", "stamp", "started_ns", "started", "outcome", "scenario", "rule", "side", "stage", "line", "signature",
     "firmware", "contexts", "listed",
 )  # fmt: skip
+_PLAIN_COLUMNS: Final = [one for one in _COLUMNS if one not in ("stamp", "contexts", "listed")]
 _MAX_INTEGER: Final = (1 << 63) - 1
 
 
@@ -101,16 +107,16 @@ class Index:
             self._db.execute("BEGIN IMMEDIATE")
             known = dict(self._db.execute("SELECT name, stamp || outcome FROM incident").fetchall())
             there = set()
-            for path in _folders(self.out_dir):
-                stamp = _stamp(path)
-                there.add(path.name)
-                stamped = known.get(path.name)
+            for name in _folder_names(self.out_dir):
+                stamp = _stamp(f"{self.out_dir}/{name}")
+                there.add(name)
+                stamped = known.get(name)
                 if stamped is not None and stamped.startswith(stamp) and not stamped.endswith(OPEN):
                     continue
                 try:
-                    one = StoredIncident.open(path)
+                    one = StoredIncident.open(self.out_dir / name)
                 except UsageError:
-                    there.discard(path.name)
+                    there.discard(name)
                     continue
                 self._put(one, stamp)
             for name in set(known) - there:
@@ -141,19 +147,26 @@ class Index:
             raise UsageError(f"search: {error}") from error
         return [(_indexed(row), escape(" ".join(row["excerpt"].split()))) for row in rows]
 
-    def recurrences(self) -> dict[str, Recurrence]:
-        """Signature -> what is known of that kind."""
+    def recurrences(self, everything: Sequence[Indexed] | None = None) -> dict[str, Recurrence]:
+        """Signature -> what is known of that kind. ``everything``: what ``incidents`` gave, if it was
+        asked for already."""
         members: dict[str, list[Member]] = {}
-        everything = self.incidents()
+        everything = self.incidents() if everything is None else everything
         for one in everything:
             member = Member(
                 name=one.name, started=one.started, firmware=one.firmware, contexts=one.contexts
             )
             members.setdefault(one.signature, []).append(member)
+        total = Counter(name for one in everything for name in one.contexts)
+        own = {
+            kind: Counter(name for one in same for name in one.contexts)
+            for kind, same in members.items()
+        }
         return {
             kind: Recurrence(
                 members=same,
-                elsewhere=[one.contexts for one in everything if one.signature != kind],
+                others=len(everything) - len(same),
+                others_after={name: count - own[kind][name] for name, count in total.items()},
             )
             for kind, same in members.items()
         }
@@ -172,24 +185,29 @@ class Index:
         self._db.execute("DELETE FROM words WHERE name = ?", (name,))
 
 
-def _folders(out_dir: Path) -> Iterator[Path]:
-    """Folders that may be incidents, by name. A link is none: what it points to is elsewhere."""
+def _folder_names(out_dir: Path) -> list[str]:
+    """Names of folders that may be incidents, by name. A link is none: what it points to is elsewhere."""
     if not out_dir.is_dir():
-        return
-    with store.naming_errors(out_dir):
-        paths = sorted(out_dir.iterdir())
-    for path in paths:
-        if not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
-            yield path
+        return []
+    with store.naming_errors(out_dir), os.scandir(out_dir) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        )
 
 
-def _stamp(path: Path) -> str:
-    """Changes with incident.json, which is replaced at each milestone."""
-    try:
-        found = (path / RECORD).lstat()
-    except OSError:
-        return "none/"
-    return f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}/"
+def _stamp(path: str) -> str:
+    """Changes with incident.json, which is replaced at each milestone, and with the remarks."""
+    stamp = ""
+    for name in (RECORD, REMARKS):
+        try:
+            found = os.lstat(f"{path}/{name}")
+        except OSError:
+            stamp += "none/"
+        else:
+            stamp += f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}/"
+    return stamp
 
 
 def _opened(out_dir: Path) -> sqlite3.Connection:
@@ -241,11 +259,11 @@ def _fresh(name: str) -> sqlite3.Connection:
 
 
 def _indexed(row: sqlite3.Row) -> Indexed:
-    fields = {name: row[name] for name in _COLUMNS if name not in ("stamp", "contexts", "listed")}
+    fields = {name: row[name] for name in _PLAIN_COLUMNS}
     return Indexed(
         **fields,
-        contexts=frozenset(json.loads(row["contexts"])),
-        listed=json.loads(row["listed"]),
+        contexts=frozenset(msgspec.json.decode(row["contexts"])),
+        listed=msgspec.json.decode(row["listed"]),
     )
 
 
@@ -287,7 +305,7 @@ def _read(
         "\n".join(
             _text(said) for one in dossier.triggers[:1000] for said in (one.rule, one.detail)
         ),
-        "\n".join(_notes(record)),
+        "\n".join((*_notes(record), *_remarks(one))),
     )
     return values, words
 
@@ -330,6 +348,13 @@ def _firmware(record: IncidentRecord) -> str:
         side = "secondary"
     who = record.controllers.get(side)
     return _text(who.firmware_version if who is not None else "", 40)
+
+
+def _remarks(one: StoredIncident) -> list[str]:
+    try:
+        return [remark.text for remark in remarks_of(one)]
+    except RigError:
+        return []
 
 
 def _notes(record: IncidentRecord) -> Iterator[str]:

@@ -11,8 +11,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, get_args
@@ -49,6 +50,8 @@ JOURNAL: Final = "host.journal"
 """Every host write's intent and acknowledgement, the host's side of the evidence."""
 RESULTS: Final = "host.results.json"
 """Counters of a workload without a journal."""
+REMARKS: Final = "remarks.jsonl"
+"""What people wrote on the incident, after it was closed too: its checksums do not cover it."""
 HEALTHY: Final = "healthy.cbor"
 """A side's state record as it was when the bench was armed."""
 BENCH: Final = "bench.toml"
@@ -58,6 +61,8 @@ MAX_RECORD_BYTES: Final = 16 << 20
 MAX_TIMELINE_BYTES: Final = 256 << 20
 """No reader believes files longer than these; the writer stays far below."""
 LAST: Final = "last"
+_OUR_NAME: Final = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{8})")
+"""The second of its begin, and the first 8 digits of its id."""
 MAX_INTEGER: Final = (1 << 63) - 1
 """Larger numbers of a file, which we never write, are read as this one."""
 MAX_SUMS_BYTES: Final = 1 << 20
@@ -194,7 +199,7 @@ class StoredIncident:
             if (why := self._changed(name, digest)) is not None:
                 found.append(f"{escape(name)} {why}")
         there = {str(one.relative_to(self.path)) for one in self.path.rglob("*") if one.is_file()}
-        added = sorted(there - known - {SUMS, LOCK})
+        added = sorted(there - known - {SUMS, LOCK, REMARKS})
         return [
             *found,
             *(f"{escape(name)} was added since the incident was closed" for name in added),
@@ -250,15 +255,41 @@ def sha256_of(path: Path) -> str:
 # --- the incidents of one folder ----------------------------------------------------------------------------
 def incidents(out_dir: Path) -> list[StoredIncident]:
     """All incidents under ``out_dir``, oldest first; other folders are passed over."""
+    return _opened(_folder_names(out_dir), out_dir)
+
+
+def _folder_names(out_dir: Path) -> list[str]:
     if not out_dir.is_dir():
         return []
-    with naming_errors(out_dir):
-        paths = sorted(path for path in out_dir.iterdir() if path.is_dir())
+    with naming_errors(out_dir), os.scandir(out_dir) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _opened(names: Iterable[str], out_dir: Path) -> list[StoredIncident]:
     found = []
-    for path in paths:
+    for name in names:
         with contextlib.suppress(UsageError):
-            found.append(StoredIncident.open(path))
+            found.append(StoredIncident.open(out_dir / name))
     return sorted(found, key=lambda one: (one.started_ns, one.id))
+
+
+def _candidates(what: str, names: Sequence[str]) -> list[str]:
+    """Return the folders that ``what`` may name, told by their names alone: of thousands of
+    incidents only these are read. A folder of another name than ours may always be meant."""
+    ours = {name: match for name in names if (match := _OUR_NAME.fullmatch(name)) is not None}
+    if what == LAST:
+        # The name has the second of the begin; copies of older incidents keep theirs.
+        newest = max((match[1] for match in ours.values()), default="")
+        return [name for name in names if name not in ours or ours[name][1] == newest]
+    low = what.lower()
+    return [
+        name
+        for name in names
+        if name not in ours
+        or name.startswith(what)
+        or ours[name][2].startswith(low)
+        or low.startswith(ours[name][2])
+    ]
 
 
 def find(what: str, out_dir: Path) -> StoredIncident:
@@ -269,17 +300,18 @@ def find(what: str, out_dir: Path) -> StoredIncident:
     """
     if what != LAST and (os.sep in what or Path(what).is_dir()):
         return StoredIncident.open(Path(what))
-    known = incidents(out_dir)
-    if not known:
-        raise UsageError(f"{out_dir}: no incidents here")
-    if what == LAST:
-        return known[-1]
+    near = _opened(_candidates(what, _folder_names(out_dir)), out_dir)
+    if what == LAST and near:
+        return near[-1]
     fitting = [
-        one for one in known if one.id.startswith(what) or one.id_hex.startswith(what.lower())
+        one for one in near if one.id.startswith(what) or one.id_hex.startswith(what.lower())
     ]
     if len(fitting) == 1:
         return fitting[0]
-    named = ", ".join(one.id for one in (fitting or known)[-MAX_NAMED:])
+    known = fitting or incidents(out_dir)
+    if not known:
+        raise UsageError(f"{out_dir}: no incidents here")
+    named = ", ".join(one.id for one in known[-MAX_NAMED:])
     if fitting:
         raise UsageError(f"{what}: fits {len(fitting)} incidents, among them {named}")
     raise UsageError(f"{what}: no such incident in {out_dir}; the newest there: {named}")

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from freezeframe.harness.core.console import stamps
@@ -91,8 +91,10 @@ class Recurrence:
     at least one."""
 
     members: Sequence[Member]
-    elsewhere: Sequence[frozenset[str]]
-    """Contexts of the incidents of other kinds: what all incidents share says nothing of this
+    others: int = 0
+    """Incidents of other kinds."""
+    others_after: Mapping[str, int] = field(default_factory=dict)
+    """Context -> how many of the others have it: what all incidents share says nothing of this
     kind."""
 
     @property
@@ -103,7 +105,7 @@ class Recurrence:
         return [name for name in _CONTEXTS if name in shared and not self._is_everywhere(name)]
 
     def _is_everywhere(self, name: str) -> bool:
-        return bool(self.elsewhere) and all(name in one for one in self.elsewhere)
+        return 0 < self.others == self.others_after.get(name, 0)
 
     @property
     def text(self) -> str:

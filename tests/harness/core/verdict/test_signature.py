@@ -108,12 +108,12 @@ def test_recurrence_says_how_often_since_when_and_behind_what() -> None:
         member(2, "resync", "a warmstart"),
         member(3, "resync"),
     ]
-    assert Recurrence(members=members[:1], elsewhere=[]).text == "seen once on firmware 1.8.2"
-    assert ALWAYS_FROM == 3 and Recurrence(members=members[:2], elsewhere=[]).always == []
+    assert Recurrence(members=members[:1]).text == "seen once on firmware 1.8.2"
+    assert ALWAYS_FROM == 3 and Recurrence(members=members[:2]).always == []
     said = "seen 3 times, first 2026-01-01 on firmware 1.8.2, last 2026-01-03 on firmware 1.0.0, always after resync"
-    assert Recurrence(members=members, elsewhere=[frozenset()]).text == said
+    assert Recurrence(members=members, others=1).text == said
     # What comes before every incident says nothing of this kind.
-    assert Recurrence(members=members, elsewhere=[frozenset({"resync"})]).always == []
+    assert Recurrence(members=members, others=1, others_after={"resync": 1}).always == []
 
 
 def test_contexts_are_read_from_the_consoles() -> None:
