@@ -25,7 +25,7 @@ from freezeframe.harness.cli.output import reported
 incidents_app = typer.Typer()
 
 
-@incidents_app.command("list")
+@incidents_app.command("list", short_help="List the incidents, oldest first.")
 def list_(
     out: OutOption = DEFAULT_OUT,
     kinds: Annotated[
