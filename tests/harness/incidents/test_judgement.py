@@ -62,6 +62,10 @@ class Seen:
     causes: list[Trigger] = field(default_factory=list)
     collector: Collected | None = None
 
+    @property
+    def unexcused(self) -> list[Trigger]:
+        return self.triggers
+
 
 def side(name: Side, **changes: object) -> SideResult:
     known: dict[str, object] = {
