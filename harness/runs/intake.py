@@ -42,7 +42,7 @@ from freezeframe.harness.runs.dialogue import Dialogue
 from freezeframe.harness.runs.liveness import Liveness
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
-from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.recording import MAX_CONSOLE_BYTES, Recording
 from freezeframe.harness.runs.rulefiles import RuleFiles
 from freezeframe.harness.runs.selfcheck import BOOT_RULE_PREFIX, CANARY_RULE, own_rules
 from freezeframe.harness.runs.view import View
@@ -100,6 +100,8 @@ class Intake:
         self._followed_by = first
         """What the watchers that have not answered ``Record`` yet will record into."""
         self._cuts: list[ClosedRecording] = []
+        self._rotations = 0
+        """Requests to set console records aside that the reflex has not answered."""
         self._fresh = set(BenchPart)
         """Parts that are as they were opened with the bench."""
         self._observation: Observation | None = None
@@ -359,6 +361,9 @@ class Intake:
             self._station.struck(cause, attempts)
 
     def _answered(self, source: str) -> None:
+        if source == "reflex" and self._rotations:
+            self._rotations -= 1  # answers come in order; this one is of an earlier request
+            return
         for cut in self._cuts:
             if source in cut.awaited:
                 cut.awaited.discard(source)
@@ -433,6 +438,9 @@ class Intake:
     def look(self, now_ns: Ns, there: Collection[BenchPart]) -> None:
         """Look at what nobody reports. ``there``: parts that the policy believes to be there."""
         self._reload_rules(now_ns)
+        if not self._cuts and self._next is None and self.current.rotate(MAX_CONSOLE_BYTES):
+            self._watchers.record_into(self.current.incident, consoles_only=True)
+            self._rotations += 1
         self._liveness.look(
             now_ns,
             time.time_ns(),

@@ -81,8 +81,9 @@ class Observation:
     def start_linkwatch(self) -> None:
         self._start_linkwatch(self._incident, self._rules, self._trigger_write)
 
-    def record_into(self, incident: Incident) -> None:
-        """What comes from now on belongs to ``incident``. Each watcher answers with ``Recorded``."""
+    def record_into(self, incident: Incident, *, consoles_only: bool = False) -> None:
+        """What comes from now on belongs to ``incident``. Each watcher answers with ``Recorded``.
+        ``consoles_only``: the capture stays where it is."""
         self._incident = incident
         paths = {
             f"{side} console": [
@@ -92,7 +93,7 @@ class Observation:
             for side in SIDES
         }
         paths["link"] = [str(incident.link_path)]
-        for child in self._children:
+        for child in [self._reflex] if consoles_only else self._children:
             with contextlib.suppress(RigError):  # its death is reported, and it starts with these
                 child.send(Record(t_ns=time.monotonic_ns(), paths=paths))
 

@@ -1,6 +1,7 @@
 """One incident's part of what the watchers report: which hits are kept and which are counted, what was
 lost, and what is made of the folder once nobody writes into it any more."""
 
+import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule
-from freezeframe.harness.core.events import LinkStats, Side, Trigger
+from freezeframe.harness.core.events import SIDES, LinkStats, Side, Trigger
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError
@@ -22,6 +23,11 @@ from freezeframe.harness.wire import control
 MAX_HITS: Final = 1000
 """Of each rule on each side in one incident, this many are reported, kept and written; later ones are
 counted."""
+
+
+MAX_CONSOLE_BYTES: Final = 64 << 20
+"""Of one console that waits for its trigger; twice that is kept. 1.5 hours at 115,200 baud without a
+pause."""
 
 
 class Recording:
@@ -38,6 +44,8 @@ class Recording:
         the same moment."""
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
+        self.is_rotated = False
+        """Part of the console records was set aside, so they are not searched a second time."""
         self._hits: Counter[tuple[str, Side]] = Counter()
         """All of them, a rule and side."""
         self._view = view
@@ -74,6 +82,26 @@ class Recording:
         self.lost_evidence.append(text)
         self.incident.note(text)
 
+    def rotate(self, limit_bytes: int) -> list[Side]:
+        """Set console records aside that have grown to the limit; the older ones of these sides are
+        removed. Their writer goes on in the renamed files until it is asked for new ones. Returns
+        whose were."""
+        rotated: list[Side] = []
+        for side in SIDES:
+            log, times = self.incident.console_path(side), self.incident.console_times_path(side)
+            with contextlib.suppress(OSError):
+                if log.stat().st_size >= limit_bytes:
+                    log.replace(log.with_name(f"{log.stem}.old{log.suffix}"))
+                    times.replace(times.with_name(f"{times.stem}.old{times.suffix}"))
+                    rotated.append(side)
+        if rotated:
+            self.is_rotated = True
+            self.incident.note(
+                f"{' and '.join(rotated)}: what the console said before is in console.old.log, at most "
+                f"{limit_bytes >> 20} MiB; hits until then count from its begin"
+            )
+        return rotated
+
     def close(
         self,
         opened: OpenBench,
@@ -88,6 +116,8 @@ class Recording:
             join(self.incident.link_path)
         except RigError as error:
             self.lose(str(error))
+        if self.is_rotated:
+            throughout = ()
         for text in recheck_consoles(self.incident, throughout, ever, self.triggers):
             self.lose(text)
         time_warmstarts(self.incident, opened)

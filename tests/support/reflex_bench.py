@@ -4,6 +4,7 @@ sends and sees."""
 import os
 import pty
 import select
+import socket
 import struct
 import time
 import tty
@@ -72,6 +73,7 @@ class Bench:
         self.console = {side: Line() for side in events.SIDES}
         self.control = {side: Line() for side in events.SIDES}
         self.trigger_read, self.trigger_write = os.pipe()
+        self.lines, self.reflex_lines = socket.socketpair()
         self.seen: list[AnyEvent] = []
         self.reflex = Child(
             "reflex",
@@ -97,12 +99,14 @@ class Bench:
             rules=rules,
             default_instruct=["primary", "secondary"],
             trigger_fd=self.trigger_read,
+            line_fd=self.reflex_lines.fileno(),
             realtime=False,
         )
 
     def fds(self) -> list[int]:
         return [line.rig for line in (*self.console.values(), *self.control.values())] + [
-            self.trigger_read
+            self.trigger_read,
+            self.reflex_lines.fileno(),
         ]
 
     def arm(self) -> None:

@@ -4,6 +4,8 @@ import os
 import resource
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from freezeframe.harness.core import events
 from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.events import NS_PER_S, Side
 from freezeframe.harness.edge.processes import Child
-from freezeframe.harness.watch.reflex_io import ReflexConfig, StreamConfig
+from freezeframe.harness.watch.reflex_io import NewLine, ReflexConfig, StreamConfig
 from freezeframe.harness.watch.reflex_record import UNRECORDED
 
 pytestmark = pytest.mark.system
@@ -179,6 +181,61 @@ def test_an_arming_that_crossed_a_strike_is_ignored(bench: Bench) -> None:
     struck = [one.arming for one in bench.until(events.FrameSent, 2)]
     bench.stop()
     assert struck == [7, 9] and bench.count(events.FrameSent) == 2
+
+
+def test_a_record_is_cut_between_two_reads_and_offsets_count_from_the_cut(bench: Bench) -> None:
+    said, whole = b"", b""
+    for number in range(20):
+        text = b"line %d, second is ill\r\n" % number
+        bench.console["secondary"].say(text)
+        said += text
+        if number % 4 == 3:  # whatever has been read by then
+            paths = [str(bench.directory / f"{kind}-{number}") for kind in ("log", "times")]
+            record = events.Record(t_ns=0, paths={"secondary console": paths, "link": ["-"]})
+            bench.reflex.send(record)
+            bench.until(events.Recorded, number // 4 + 1)
+    bench.stop()
+    files, cuts = [bench.log("secondary")], iter(range(3, 20, 4))
+    files += [(bench.directory / f"log-{number}").read_bytes() for number in cuts]
+    assert b"".join(files) == said
+    at = 0
+    for event in bench.seen:
+        if isinstance(event, events.Recorded):
+            at += 1
+        elif isinstance(event, events.Trigger):
+            assert files[at][: event.offset_bytes].endswith(b"second is ill")
+            whole += event.excerpt[-1:]
+    assert len(whole) == 20
+    for number in range(3, 20, 4):
+        times = (bench.directory / f"times-{number}").read_bytes()
+        offsets = [offset for _, offset in struct.iter_unpack("<QQ", times)]
+        assert offsets == sorted(offsets) and offsets[:1] in ([], [0])
+
+
+def test_a_line_that_was_opened_again_is_read_on_and_written_to(bench: Bench) -> None:
+    """The record goes on behind what was read before; the other lines are not touched."""
+    before, text = bench.console["secondary"], b"second is ill\r\n"
+    before.say(b"a line\r\n")
+    bench.recorded("secondary", 8)
+    os.close(before.device)
+    before.device = -1
+    (ended,) = bench.until(events.StreamEnded)
+    assert ended.stream == "secondary console"
+    again, control = Line(), Line()
+    message = msgspec.json.encode(
+        NewLine(side="secondary", console="secondary console", fds=["console", "control"])
+    )
+    socket.send_fds(bench.lines, [message], [again.rig, control.rig])
+    bench.arm()
+    again.say(text)
+    assert bench.recorded("secondary", 8 + len(text)) == b"a line\r\n" + text
+    (trigger,) = bench.until(events.Trigger)
+    assert trigger.offset_bytes == 8 + len(b"second is ill")
+    frame = FRAMES["console"]["secondary"]
+    assert control.hear(len(frame)) == frame
+    bench.stop()
+    again.close()
+    control.close()
 
 
 def test_one_console_ends_the_other_goes_on(bench: Bench) -> None:
