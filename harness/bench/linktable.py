@@ -125,8 +125,7 @@ class LinkTable(Table):
         for."""
         problems = not_shown(rules, self.tells)
         if problems:
-            said = "\n".join(problems)
             raise UsageError(
-                f'{said}\n[link] protocol = "{self.protocol}": leave these rules out of the files in '
-                "[policy] rules"
+                f'[link] protocol = "{self.protocol}" does not show what these link rules wait for: '
+                f"{', '.join(problems)}: leave them out of the files in [policy] rules"
             )

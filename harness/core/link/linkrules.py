@@ -272,9 +272,10 @@ assert {kind.needs for kind in EVENTS.values()} <= set(Tell)
 
 
 def not_shown(rules: Iterable[LinkRule], tells: frozenset[Tell]) -> list[str]:
-    """Why these rules can never hit on a link whose protocol shows only ``tells``, a sentence each."""
+    """The rules that can never hit on a link whose protocol shows only ``tells``, each with what it
+    waits for."""
     return [
-        f"link rule {rule.name!r} waits for {rule.event}, which the link's protocol does not show"
+        f"{rule.name} ({rule.event})"
         for rule in rules
         if EVENTS[rule.event].needs not in tells
     ]
