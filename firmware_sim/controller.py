@@ -41,7 +41,7 @@ from freezeframe.firmware_sim.ports import (
     ReplicationOpened,
 )
 from freezeframe.firmware_sim.rootcause import Nvram, SetStore
-from freezeframe.firmware_sim.scrub import AFTER_NS, PAUSE_NS, Scrub
+from freezeframe.firmware_sim.scrub import AFTER_NS, PAUSE_NS, VERIFY_PASSES, Scrub
 from freezeframe.firmware_sim.store import Store
 from freezeframe.firmware_sim.tracebuffer import TraceBuffer
 from freezeframe.harness.wire.control import PAIR_STATE_NAMES, PairState, Reason, SetKind
@@ -267,6 +267,7 @@ class Controller:
     def _write(self, job: Job) -> None:
         request = job.request
         data = request.data
+        self.faults.before_write(request.offset_bytes, len(data), self.store.read)
         self.store.write(request.offset_bytes, data)
         if request.fua:
             self.store.flush()
@@ -356,6 +357,14 @@ class Controller:
     def _plan_scrub(self) -> None:
         if self._scrub_ns is None and self.store.needs_scrub:
             self._scrub_ns = self.now_ns + AFTER_NS
+
+    def verify(self) -> None:
+        """Read back at once what the scrub has not reached, as far as that is a matter of
+        milliseconds."""
+        for _ in range(VERIFY_PASSES):
+            if not self.store.needs_scrub:
+                break
+            self._scrub()
 
     def _scrub(self) -> None:
         """Verify some of the recently written blocks; adjacent mismatches are reported in one

@@ -74,6 +74,10 @@ class AckPlan(NamedTuple):
 class FaultHooks(Protocol):
     """Places where a fault can act; ``write_no`` as in the event log of that side."""
 
+    def copied(self, write_no: int, offset_bytes: int, data: bytes) -> tuple[int, bytes]:
+        """Primary: where the copy goes and what it holds, before its digest is computed."""
+        ...
+
     def sent_data(self, write_no: int, data: bytes) -> bytes:
         """Primary: the data as they leave, after their digest was computed."""
         ...
@@ -88,6 +92,11 @@ class FaultHooks(Protocol):
 
     def ack(self, write_no: int) -> AckPlan: ...
     def barrier_count(self, count: int) -> int: ...
+    def resync(self, moment: str, bitmap: Any) -> bool:
+        """Whether a resync goes wrong at this moment: "handshake", "bitmap" or "begin". May take
+        bits out of ``bitmap``."""
+        ...
+
     def stall_ns(self, write_no: int) -> int:
         """> 0: neither read nor answer the data socket for so long."""
         ...

@@ -195,6 +195,10 @@ class Handshake:
             0,
             body=limits,
         )
+        metadata = link.backend.metadata
+        if metadata.uuids[BITMAP] and link.faults.resync("handshake", metadata.bitmap):
+            metadata.uuids[CURRENT], metadata.uuids[BITMAP] = metadata.uuids[BITMAP], 0
+            link.crashed = False
         self.send_uuids()
         if (
             link.backend.metadata.damaged

@@ -126,6 +126,7 @@ class Primary:
         self, block_no: int, write_no: int, offset_bytes: int, data: bytes, flags: int
     ) -> None:
         link = self._link
+        offset_bytes, data = link.faults.copied(write_no, offset_bytes, data)
         sector, block_id, checksum = (
             offset_bytes // SECTOR_BYTES,
             BLOCK_ID.pack(block_no),

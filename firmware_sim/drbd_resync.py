@@ -65,6 +65,7 @@ class Resync:
 
     def begin_source(self) -> None:
         """The state is WFBitMapS and has been sent: send the bitmap, wait for that of the target."""
+        self._link.faults.resync("bitmap", self._link.backend.metadata.bitmap)
         self._expect_bitmap()
         self._send_bitmap()
 
@@ -200,6 +201,7 @@ class Resync:
         link.log_device(f"updated sync uuid {metadata}")
         link.change(conn=Conn.SYNC_TARGET)
         link.backend.save_metadata()
+        link.faults.resync("begin", metadata.bitmap)
         self._begin("SyncTarget", False)
         link.send(Cmd.STATE, link.state_word())
         self._next_block = 0

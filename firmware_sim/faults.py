@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from freezeframe.firmware_sim.bitmap import Bitmap
 from freezeframe.firmware_sim.drbd_contract import AckPlan
 from freezeframe.firmware_sim.store import FaultMode, Store
 from freezeframe.harness.wire.faults import FAULT_KEYS, FAULTS, MAX_FAULTS, FaultKind
@@ -24,6 +25,13 @@ KINDS: Final = tuple(FaultKind)
 """FAULT_FIRED's first argument is an index into this."""
 GARBLE_SHARE: Final = 0.3
 """Part of a garbled line's bytes that become noise."""
+RESYNC_KINDS: Final = {
+    FaultKind.RESYNC_DENIED: "handshake",
+    FaultKind.RESYNC_BITS_DROPPED: "bitmap",
+    FaultKind.RESYNC_EMPTY: "begin",
+}
+MAX_REMEMBERED: Final = 64
+"""Places whose old content is kept for STALE_COPY."""
 ON_WRITE: Final = frozenset(kind for kind in KINDS if FAULTS[kind].on_write)
 _NO_ACK_FAULT: Final = AckPlan("ack", 0)
 ACK_KINDS: Final = {
@@ -103,6 +111,9 @@ class Faults:
         self._last_write_no = -1
         self._due: dict[int, list[Fault]] = {}
         self._garble_next = 0
+        self._before: dict[tuple[int, int], bytes] = {}
+        """(offset, length) -> what stood there before the newest write to it; only while a
+        STALE_COPY waits."""
 
     def arm(self, plan: object) -> None:
         """Replace the plan. Raises PlanError and keeps the old one when anything in it is wrong."""
@@ -122,12 +133,31 @@ class Faults:
         self._last_write_no = -1
         self._due.clear()
         self._garble_next = 0
+        self._before.clear()
 
     def armed(self) -> list[dict[str, object]]:
         """The plan with its firings, for the state record."""
         return [fault.as_map() for fault in self._plan]
 
     # --- hooks of the replication peer ----------------------------------------------------------------------
+    def copied(self, write_no: int, offset_bytes: int, data: bytes) -> tuple[int, bytes]:
+        """Primary: where the copy goes and what it holds, before its digest is computed."""
+        if not self._plan:
+            return offset_bytes, data
+        self._see(write_no)
+        if self._take(write_no, (FaultKind.MISPLACED_COPY,)):
+            length = len(data)
+            return (
+                offset_bytes - length if offset_bytes >= length else offset_bytes + length
+            ), data
+        old = self._before.pop((offset_bytes, len(data)), b"")
+        for fault in self._plan:
+            due = fault.kind is FaultKind.STALE_COPY and fault.fired < fault.count
+            if due and self._seen >= fault.at_write and any(old) and old != data:
+                self._fire(fault, write_no)
+                return offset_bytes, old
+        return offset_bytes, data
+
     def sent_data(self, write_no: int, data: bytes) -> bytes:
         """Primary: what really leaves, after the digest was computed."""
         if not self._plan:
@@ -172,6 +202,28 @@ class Faults:
                 return count + 1
         return count
 
+    def resync(self, moment: str, bitmap: Bitmap) -> bool:
+        """Primary at "handshake" and "bitmap", secondary at "begin": whether the resync that is due
+        goes wrong; its bits are gone then, or some of them."""
+        for fault in self._plan:
+            if (
+                RESYNC_KINDS.get(fault.kind) == moment
+                and fault.fired < fault.count
+                and bitmap.count
+            ):
+                self._fire(fault, 0)
+                if moment == "bitmap":
+                    self._drop_bits(bitmap)
+                else:
+                    bitmap.clear_all()
+                return True
+        return False
+
+    def _drop_bits(self, bitmap: Bitmap) -> None:
+        blocks = [block for first, count in bitmap.runs() for block in range(first, first + count)]
+        for block in self._random.sample(blocks, self._random.randint(1, len(blocks))):
+            bitmap.clear_blocks(block, 1)
+
     def stall_ns(self, write_no: int) -> int:
         """Secondary: how long the data socket is left alone from this write on; 0 = not at all."""
         if not self._plan:
@@ -181,6 +233,17 @@ class Faults:
         return due.delay_ms * NS_PER_MS if due else 0
 
     # --- hooks of the controller ----------------------------------------------------------------------------
+    def before_write(
+        self, offset_bytes: int, length_bytes: int, read: Callable[[int, int], bytes]
+    ) -> None:
+        """Primary: the host is about to write there."""
+        if self._plan and any(
+            one.kind is FaultKind.STALE_COPY and not one.fired for one in self._plan
+        ):
+            self._before[offset_bytes, length_bytes] = read(offset_bytes, length_bytes)
+            while len(self._before) > MAX_REMEMBERED:
+                del self._before[next(iter(self._before))]
+
     def garble(self, line: bytes) -> bytes:
         """A console line as it leaves."""
         if not self._garble_next:

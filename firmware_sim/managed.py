@@ -33,6 +33,10 @@ class Managed(Protocol):
         """What the firmware counts about itself, for the state record."""
         ...
 
+    def verify(self) -> None:
+        """Read back what was written and not yet verified."""
+        ...
+
     def restart_soon(self) -> None:
         """Warmstart once the answer to the present request has left."""
         ...

@@ -61,7 +61,8 @@ class Management:
         """Store state record and event log as a set. A warmstart also destages the cache, then
         restarts.
 
-        The state is recorded first: it is the state at the moment of the instruction.
+        The state is recorded first: it is the state at the moment of the instruction. What was written
+        and not yet read back is verified before: the next resync may copy over it.
         """
         own = self.controller
         set_id = own.sets.next_id
@@ -71,6 +72,7 @@ class Management:
         why = reason.name.lower().replace("_", " ")
         own.console.line(f"{word}: set {set_id}, reason {why}, incident {incident_id.hex()}")
         own.peer.audit()
+        own.verify()
         state = state_record(own)
         if warm:
             dirty_bytes = own.store.dirty_bytes

@@ -19,6 +19,8 @@ AFTER_NS: Final = 50 * NS_PER_MS
 PAUSE_NS: Final = 5 * NS_PER_MS
 PASS_BLOCKS: Final = 256
 """... blocks per pass, half a millisecond of work, then a pause."""
+VERIFY_PASSES: Final = 32
+"""At a freeze: 32 MiB, more than a host writes before the scrub follows."""
 MAX_PASSES: Final = 16
 """Maximum number of extra passes: after damage the next pass follows at once, to find the other
 end of it."""

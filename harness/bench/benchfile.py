@@ -301,6 +301,8 @@ class ExpectTable(Table):
     """At least one of these rules must trigger; empty: any rule."""
     power_cycle: bool = False
     """A controller returns only after a power cycle."""
+    data_equal: bool = True
+    """False: the fault may leave the two sides different in the end."""
 
 
 class Scenario(Table):

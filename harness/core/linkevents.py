@@ -43,6 +43,7 @@ EVENTS: Final[dict[str, LinkEventKind]] = {
         LinkEventKind(
             "ghost-write", "answer", "an old copy of a write came after its retry and a newer write"
         ),
+        LinkEventKind("resync-omitted", "resync", "a resync left out what differs"),
         LinkEventKind("malformed", "write", "bytes that are not the protocol's"),
     )
 }

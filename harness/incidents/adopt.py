@@ -16,6 +16,7 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import Stage
 from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict
+from freezeframe.harness.core.verdict.resyncfindings import OMITTED, REPAIRED
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 from freezeframe.harness.wire.faults import FaultKind
@@ -33,6 +34,8 @@ FAULT_OF: Final[Mapping[tuple[str, str | None], FaultKind]] = {
     (Stage.RESPONSE, "late"): FaultKind.LATE_ACK,
     (Stage.RESPONSE, "repeated"): FaultKind.REPEATED_ACK,
     (Stage.RESPONSE, "wrong barrier"): FaultKind.WRONG_BARRIER_COUNT,
+    (Stage.PRIMARY_BEFORE_DIGEST, "misplaced copy"): FaultKind.MISPLACED_COPY,
+    (Stage.PRIMARY_BEFORE_DIGEST, "stale copy"): FaultKind.STALE_COPY,
     (Stage.CONSOLE, None): FaultKind.CONSOLE_GARBLE,
 }
 """(stage, kind; None: any) of a verdict -> the fault that gives it. What the link did to the data a
@@ -40,6 +43,8 @@ sender can do."""
 SAME_STAGE: Final[Mapping[str, str]] = {Stage.ON_THE_LINK: Stage.PRIMARY_AFTER_DIGEST}
 """Stages whose scenario is distinguished by the simulation: the link of the simulated bench does
 nothing wrong."""
+LEAVES_DIFFERENT: Final = frozenset({FaultKind.MISPLACED_COPY, FaultKind.STALE_COPY})
+"""No resync mends what they did: the copy was acknowledged."""
 DEFAULT_WRITE_KIB: Final = 64
 KIB: Final = 1024
 MAX_WRITE_KIB: Final = 1024
@@ -68,11 +73,13 @@ def adopt(record: IncidentRecord, verdict: Verdict, evidence: Evidence) -> Adopt
     faults: list[dict[str, str | int]] = [
         {"kind": str(kind), "at_write": at_write, **_delay(kind, verdict)}
     ]
-    also = {one.kind for one in verdict.also}
+    also = {one.kind for one in verdict.also} - {REPAIRED}
     if "garbled console" in also:
         faults.append({"kind": str(FaultKind.CONSOLE_GARBLE), "at_write": at_write})
     hung = [one.side or "" for one in verdict.also if one.kind == "hung warmstart"]
     faults += [{"kind": str(FaultKind.HUNG_WARMSTART), "side": side} for side in hung]
+    if OMITTED in also:
+        faults.append({"kind": str(_omission(verdict))})
     lines = [
         "# Adopted from a recorded incident; what it is to reproduce stands in the description.",
         f"name = {_toml(name)}",
@@ -83,6 +90,8 @@ def adopt(record: IncidentRecord, verdict: Verdict, evidence: Evidence) -> Adopt
         lines += ["", "[[faults]]", *(f"{key} = {_toml(value)}" for key, value in fault.items())]
     lines += ["", "[workload]", f"bytes_mib = {bytes_mib}", f"write_kib = {write_kib}"]
     lines += ["", "[expect]", "detected = true", *(["power_cycle = true"] if hung else [])]
+    if OMITTED in also or kind in LEAVES_DIFFERENT:
+        lines.append("data_equal = false")
     stage = SAME_STAGE.get(verdict.stage or "", verdict.stage or "")
     test = _TEST.format(
         name=name, text=escape(verdict.text).replace("\\", "\\\\").replace('"', "'"), stage=str(stage),
@@ -131,6 +140,15 @@ def _fault(verdict: Verdict) -> FaultKind:
     if kind is None:
         raise UsageError(f"the simulated controllers have no fault for {stage}: {verdict.kind}")
     return kind
+
+
+def _omission(verdict: Verdict) -> FaultKind:
+    """How the resync left something out: without bitmaps, without a copy, or in part."""
+    one = next(one for one in verdict.resyncs if one.bytes_omitted or one.blocks_lost)
+    if not one.bitmap_packets + one.compressed_bitmap_packets:
+        return FaultKind.RESYNC_DENIED
+    is_part = one.blocks_lost or one.bytes_copied
+    return FaultKind.RESYNC_BITS_DROPPED if is_part else FaultKind.RESYNC_EMPTY
 
 
 def _delay(kind: FaultKind, verdict: Verdict) -> dict[str, int]:

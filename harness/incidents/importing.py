@@ -37,7 +37,7 @@ from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents import importjudge
 from freezeframe.harness.incidents.basis import keep_rules
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.inquest import plain, verdict_of
+from freezeframe.harness.incidents.inquest import omissions, plain, verdict_of
 from freezeframe.harness.incidents.store import Outcome, StoredIncident
 
 USUAL_RULES: Final = ("drbd.toml", "drbd_link.toml", "node-died.toml")
@@ -228,6 +228,9 @@ class _Import:
         reasons = (
             [f"found by the rules: {', '.join(sorted({one.rule for one in hits}))}"] if hits else []
         )
+        left_out = omissions({"verdict": verdict})
+        if left_out:
+            outcome, reasons = "fail", [*reasons, *left_out]
         reasons += self._blind
         self._incident.finish(outcome, verdict=verdict, reasons=[escape(one) for one in reasons])
         return Imported(

@@ -22,7 +22,7 @@ from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, NotWholeError, RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.inquest import conclude
+from freezeframe.harness.incidents.inquest import conclude, omissions
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session
@@ -178,6 +178,10 @@ class ScenarioRun:
         if kept:
             try:
                 conclude(self.incident)
+                left_out = omissions(record)
+                if left_out and self.scenario.expect.data_equal:
+                    self.reasons += left_out
+                    outcome = "fail" if outcome in ("pass", "inconclusive") else outcome
                 self.incident.finish(outcome)
             except RigError as failure:
                 # An incident that could not be closed has no sums: whatever was seen, it cannot be
@@ -383,6 +387,8 @@ class ScenarioRun:
         """What is wrong with the data. Writes that were only acknowledged and went with the power
         that the harness itself cut from the primary are recorded, and are no failure."""
         record = self.incident.record
+        if not self.scenario.expect.data_equal:
+            return  # what the fault left different is the verdict's to say
         lost = record["lost_acked_writes"] or 0
         unflushed = (record.get("comparison") or {}).get("lost_unflushed_writes", 0)
         finish = session.collector.finish if session.collector is not None else None

@@ -29,6 +29,11 @@ class FaultKind(StrEnum):
     STALL = "stall"
     CONSOLE_GARBLE = "console_garble"
     HUNG_WARMSTART = "hung_warmstart"
+    MISPLACED_COPY = "misplaced_copy"
+    STALE_COPY = "stale_copy"
+    RESYNC_BITS_DROPPED = "resync_bits_dropped"
+    RESYNC_DENIED = "resync_denied"
+    RESYNC_EMPTY = "resync_empty"
 
 
 class FaultTraits(NamedTuple):
@@ -54,6 +59,13 @@ _MISDIRECTED: Final = "acknowledges, and stores at another sector"
 _STALL: Final = "neither reads nor answers the data socket for `delay_ms`"
 _GARBLE: Final = "bytes of its next console output are overwritten with noise"
 _HUNG: Final = "stores its set, then does not come back from a warmstart until its power is cycled"
+_MISPLACED: Final = "sends the copy, with its right digest, to the place of its neighbour"
+_STALE: Final = (
+    "sends what the place held before, with its right digest, when it is next written over"
+)
+_DROPPED: Final = "loses some bits of its bitmap before it sends it at the next resync"
+_DENIED: Final = "claims at the next handshake that no resync is needed, and forgets its bitmap"
+_EMPTY: Final = "begins the next resync as its target with 0 KB to copy, whatever bits are set"
 FAULTS: Final[dict[FaultKind, FaultTraits]] = {
     FaultKind.BIT_FLIP_SENDER: FaultTraits("primary", _SENDER),
     FaultKind.BIT_FLIP_RECEIVER: FaultTraits("secondary", _RECEIVER),
@@ -68,6 +80,11 @@ FAULTS: Final[dict[FaultKind, FaultTraits]] = {
     FaultKind.STALL: FaultTraits("secondary", _STALL, has_delay=True),
     FaultKind.CONSOLE_GARBLE: FaultTraits("secondary", _GARBLE),
     FaultKind.HUNG_WARMSTART: FaultTraits("primary", _HUNG, on_write=False, either_side=True),
+    FaultKind.MISPLACED_COPY: FaultTraits("primary", _MISPLACED),
+    FaultKind.STALE_COPY: FaultTraits("primary", _STALE, on_write=False),
+    FaultKind.RESYNC_BITS_DROPPED: FaultTraits("primary", _DROPPED, on_write=False),
+    FaultKind.RESYNC_DENIED: FaultTraits("primary", _DENIED, on_write=False),
+    FaultKind.RESYNC_EMPTY: FaultTraits("secondary", _EMPTY, on_write=False),
 }
 assert FAULTS.keys() == set(FaultKind)
 FAULT_KEYS: Final = ("kind", "side", "at_write", "count", "delay_ms")

@@ -70,6 +70,12 @@ class MemoryBackend:
 class Hooks:
     """No faults, unless an attribute is replaced."""
 
+    def copied(self, write_no: int, offset_bytes: int, data: bytes) -> tuple[int, bytes]:
+        return offset_bytes, data
+
+    def resync(self, moment: str, bitmap: Any) -> bool:
+        return False
+
     def sent_data(self, write_no: int, data: bytes) -> bytes:
         return data
 

@@ -23,7 +23,13 @@ from freezeframe.harness.incidents.inquest import plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.campaign import Result
 
-FAULTS = [name for name in builtin_scenarios() if load_scenario(name).faults]
+FAULTS = [
+    name
+    for name in builtin_scenarios()
+    if load_scenario(name).faults and load_scenario(name).expect.data_equal
+]
+LEFT_DIFFERENT = ("misplaced_copy", "resync_denied")
+"""Of the faults that leave the two sides different, those that are played here; `make nightly` plays all."""
 ANSWER = "response"
 LINK_VERDICTS: dict[str, set[tuple[str, str]]] = {
     "bit_flip_sender": {("on the link", "data changed")},
@@ -92,6 +98,26 @@ def test_a_fault_is_seen_frozen_collected_and_no_acknowledged_write_is_lost(
         pulled = (result.incident / side / "set.zst").read_bytes()
         assert hashlib.sha256(pulled).hexdigest() == one["sha256"]
         assert len(pulled) == one["bytes"]
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.scenario(kind)) for kind in LEFT_DIFFERENT]
+)
+def test_what_no_resync_mends_is_named_and_the_data_differ(
+    kind: str, run_scenario: Callable[..., Result]
+) -> None:
+    result = run_scenario(kind)
+    told = result.as_json()
+    assert told["outcome"] == "pass", told["reasons"]
+    assert told["trigger"]["rule"] in load_scenario(kind).expect.rules
+    assert told["data_equal"] is False
+    verdict = told["verdict"]
+    assert (verdict["stage"], verdict["kind"], verdict["side"]) == TRUTHS[kind], verdict["text"]
+    assert [one["kind"] for one in verdict["also"]] == ([ALSO[kind]] if kind in ALSO else [])
+    assert result.incident is not None
+    dossier = Dossier(StoredIncident.open(result.incident))
+    assert json.dumps(plain(verdict_of(dossier))) == json.dumps(verdict)
+    assert contradicted(dossier, verdict_of(dossier)) == ""
 
 
 def assert_is_of_the_nodes(kind: str, incident: Path, told: dict[str, Any]) -> None:

@@ -29,6 +29,11 @@ TRUTHS: Final[dict[str, tuple[str | None, str | None, str | None]]] = {
     "stall": ("stall", "not reading", "secondary"),
     "console_garble": CHECK,
     "hung_warmstart": CHECK,
+    "misplaced_copy": ("primary before digest", "misplaced copy", "primary"),
+    "stale_copy": ("primary before digest", "stale copy", "primary"),
+    "resync_bits_dropped": CHECK,
+    "resync_denied": CHECK,
+    "resync_empty": CHECK,
     "host_buffer": ("host buffer", "data changed", "host"),
     "primary_before_digest": ("primary before digest", "data changed", "primary"),
     "on_the_link": ("on the link", "data changed", "link"),
@@ -36,7 +41,11 @@ TRUTHS: Final[dict[str, tuple[str | None, str | None, str | None]]] = {
     CLEAN: (None, None, None),
 }
 """Kind -> (stage, kind, side) that the verdict must name."""
-ALSO: Final = {"console_garble": "garbled console", "hung_warmstart": "hung warmstart"}
+OMISSIONS: Final = ("resync_bits_dropped", "resync_denied", "resync_empty")
+ALSO: Final = {
+    "console_garble": "garbled console", "hung_warmstart": "hung warmstart",
+    **dict.fromkeys(OMISSIONS, "omitted"),
+}  # fmt: skip
 FLIPS: Final = frozenset({"bit_flip_sender", "bit_flip_receiver", "bit_flip_store", *ALSO})
 NO_WRITE: Final = frozenset({"wrong_barrier_count", ALONE, CLEAN})
 """Kinds that are about no single write."""
@@ -87,7 +96,7 @@ def lies(kind: str, truth: Truth, verdict: Verdict, writes: list[Write]) -> str:
             if said and expected[0] not in said
             else ""
         )
-    if kind in ALSO and verdict.stage in ("console", "control"):
+    if kind in ALSO and verdict.stage in ("console", "control", "resync"):
         return ""  # the data's divergence is not to be seen any more, the other trouble is
     if (verdict.stage, verdict.kind, verdict.side) != expected:
         return f"said {verdict.stage}, {verdict.kind}, {verdict.side}; it was {expected}"

@@ -28,8 +28,12 @@ FOREIGN_SHARE: Final = 0.1
 """Of all frames: so many with hidden content are worth a word beside a link that is understood."""
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 
-_ABOUT_ANSWERS_MISSING: Final = frozenset({"missing-ack", "late-ack", "unacked-close"})
-_ABOUT_WRITES_MISSING: Final = frozenset({"unknown-ack", "repeated-ack", "barrier-count"})
+_ABOUT_ANSWERS_MISSING: Final = frozenset(
+    {"missing-ack", "late-ack", "unacked-close", "resync-omitted"}
+)
+_ABOUT_WRITES_MISSING: Final = frozenset(
+    {"unknown-ack", "repeated-ack", "barrier-count", "resync-omitted"}
+)
 _ALL: Final = frozenset(EVENTS)
 
 

@@ -17,7 +17,6 @@ from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
-    EXCERPT_BYTES,
     JUDGEMENT_NS,
     MATCHES_TO_BELIEVE,
     MAX_ASSEMBLED_BYTES,
@@ -26,17 +25,22 @@ from freezeframe.harness.core.link.ledgerbook import (
     MAX_OPEN_BARRIERS,
     MAX_SESSIONS,
     MAX_UNFINISHED,
+    NO_CLOSE,
     NOT_KNOWN,
     PROVING_ID_BYTES,
+    RESYNC_TRAFFIC,
     SUSPECT_NS,
     Assembly,
     Book,
     Doubtful,
+    excerpt,
     forget_writes,
     is_disorder,
     keep,
+    note_answer,
     remember,
     silence_unknown,
+    unconfirmed,
 )
 from freezeframe.harness.core.link.ledgerevents import (
     MAX_PIECES,
@@ -48,6 +52,7 @@ from freezeframe.harness.core.link.ledgerevents import (
     NegativeAck,
     Piece,
     RepeatedAck,
+    ResyncOmitted,
     StampsContradict,
     Totals,
     UnackedClose,
@@ -71,6 +76,7 @@ from freezeframe.harness.core.link.messages import (
     Resync,
     WritePart,
 )
+from freezeframe.harness.core.link.resync import ResyncAccount
 from freezeframe.harness.core.link.stampwatch import StampWatch
 
 
@@ -82,6 +88,7 @@ class Ledger:
         self.totals = Totals()
         self.stamps: StampWatch | None = None
         """Set while our own writer is the volume's sole writer."""
+        self.resync = ResyncAccount()
         self._books: dict[int, Book] = {}
         self._doubtful: deque[Doubtful] = deque()
         self._assembled_bytes = 0
@@ -98,18 +105,25 @@ class Ledger:
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell."""
-        return self._doubtful[0].due_ns if self._doubtful else None
+        due_ns = self.resync.next_deadline()
+        if not self._doubtful:
+            return due_ns
+        return min(self._doubtful[0].due_ns, due_ns) if due_ns else self._doubtful[0].due_ns
 
     def tick(self, now_ns: Ns) -> list[LedgerEvent]:
         """Tell the findings that no hole in the capture has explained in the meantime."""
         events: list[LedgerEvent] = []
         while self._doubtful and self._doubtful[0].due_ns <= now_ns:
             events.append(self._doubtful.popleft().event)
+        for one, session in self.resync.tick(now_ns):
+            told = (one.equal_sender, one.t_equal_ns, one.equal_packet_no)
+            events.append(ResyncOmitted(session, *told, one.omitted(), one.blocks_lost))
         return events
 
     def frames_lost(self, t_ns: Ns) -> None:
         """The capture lost frames until ``t_ns``, nobody knows which."""
         self._doubtful.clear()
+        self.resync.missed_any()
         for book in self._books.values():
             silence_unknown(book, t_ns)
             forget_writes(book, t_ns)
@@ -138,7 +152,8 @@ class Ledger:
         return []
 
     def _resync(self, message: Resync) -> list[LedgerEvent]:
-        self.totals.resync_messages += 1
+        self.totals.resync_messages += message.what in RESYNC_TRAFFIC
+        self.resync.on(message)
         return []
 
     def _other(self, message: Other) -> list[LedgerEvent]:
@@ -151,24 +166,11 @@ class Ledger:
             session.primary_address = message.sender
         t_ns, data = message.t_ns, message.data
         row = WriteRow(
-            session,
-            message.sender,
-            message.name,
-            message.kind,
-            message.volume,
-            message.offset_bytes,
-            message.length_bytes,
-            message.write_id,
-            message.t_first_ns,
-            t_ns,
-            message.first_packet_no,
-            message.packet_no,
-            book.epoch,
-            message.expects_answer,
-            message.algorithm,
-            unknown=message.tentative
-            or t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
-        )
+            session, message.sender, message.name, message.kind, message.volume, message.offset_bytes,
+            message.length_bytes, message.write_id, message.t_first_ns, t_ns, message.first_packet_no,
+            message.packet_no, book.epoch, message.expects_answer, message.algorithm,
+            unknown=message.tentative or t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
+        )  # fmt: skip
         book.epoch_writes += 1
         totals = self.totals
         totals.writes += 1
@@ -187,9 +189,11 @@ class Ledger:
         early = book.early_acks.pop(key, None) if book.early_acks else None
         if early is not None and is_disorder(early, row.t_sent_ns, row.packet_no):
             self._explained(session, key)
-            _answered(row, early)
+            note_answer(row, early)
             row.unknown = True
             totals.acks += 1
+        if self.resync.is_open and (row.is_answered or not row.expects_answer):
+            self.resync.acknowledged(row)
         if not row.expects_answer or row.answer != "none":
             keep(book, key, row)
             return events
@@ -226,7 +230,7 @@ class Ledger:
         if wire != computed:
             self.totals.digests_wrong += 1
             if not was_wrong:
-                events.append(DigestMismatch(row, _excerpt(message)))
+                events.append(DigestMismatch(row, excerpt(message)))
             return True
         return False
 
@@ -242,9 +246,9 @@ class Ledger:
             return
         is_digest_of_all = row.pieces is None and row.algorithm == CRC32C and row.digest_computed
         crc = int.from_bytes(row.digest_computed, "little") if is_digest_of_all else None
-        fault = self.stamps.judge(row.sector, data, crc)
+        fault = self.stamps.judge(row.sector, data, crc, row)
         if fault is not None:
-            events.append(StampsContradict(row, fault, _excerpt(message)))
+            events.append(StampsContradict(row, fault, excerpt(message)))
 
     def _is_believed(self, row: WriteRow, is_right: bool) -> bool:
         """Whether a digest of an inferred algorithm proves anything: a match does, and a mismatch
@@ -321,12 +325,16 @@ class Ledger:
         row = book.unfinished.pop(key, None)
         if row is None:
             return [] if message.tentative else self._answer_again(message, book)
-        _answered(row, message)
+        note_answer(row, message)
         totals, latency_ns = self.totals, message.t_ns - row.t_sent_ns
         totals.acks += 1
         totals.latency_sum_ns += latency_ns
         totals.latency_max_ns = max(totals.latency_max_ns, latency_ns)
         keep(book, key, row)
+        if message.kind == "refused":
+            self.resync.refused(row)
+        elif self.resync.is_open:
+            self.resync.acknowledged(row)
         events: list[LedgerEvent] = []
         if key in book.assembling:
             self._forget_assembly(book, key)
@@ -423,6 +431,7 @@ class Ledger:
                 self._doubt(event, session, message.t_ns, barrier_id)
             return []
         events: list[LedgerEvent] = []
+        oldest = book.epoch - len(book.barriers)
         while True:  # barriers are answered in their order
             opened, expected = book.barriers.popitem(last=False)
             if opened == barrier_id:
@@ -435,11 +444,13 @@ class Ledger:
                 book.complete = True  # whatever was missed is answered by now
         else:
             self._count(message, expected, events)
+        book.disputed = min(book.disputed, oldest) if events else book.disputed
         return events
 
     def _hole(self, message: Hole) -> list[LedgerEvent]:
         book = self._book(message.session)
         book.suspect_to_ns = message.t_ns + SUSPECT_NS
+        self.resync.missed(message.session)
         if message.hides_writes:
             self._writes_missed(book, message.session, message.t_ns)
         if message.hides_answers:
@@ -451,6 +462,7 @@ class Ledger:
             book = self._book(message.session)
             self._writes_missed(book, message.session, message.t_ns)
             silence_unknown(book, message.t_ns)
+            self.resync.missed(message.session)
         return [MalformedSeen(message)]
 
     def _writes_missed(self, book: Book, session: LinkSession, t_ns: Ns) -> None:
@@ -466,21 +478,13 @@ class Ledger:
         for key in list(book.assembling):
             self._forget_assembly(book, key)
         rows = [row for row in book.unfinished.values() if row.waiting]
+        if message.reason not in NO_CLOSE:
+            self.resync.parted(message.session, message.t_ns, rows, unconfirmed(book))
         for row in rows:
             row.closed, row.t_closed_ns, row.closed_by = True, message.t_ns, message.closer
-        if not rows or book.leaving or message.reason in ("end of capture", "evicted"):
+        if not rows or book.leaving or message.reason in NO_CLOSE:
             return []
         return [UnackedClose(message, rows)]
-
-
-def _answered(row: WriteRow, message: Answer) -> None:
-    row.answer, row.answer_code, row.answer_name = message.kind, message.code, message.name
-    row.t_answer_ns, row.answer_packet_no = message.t_ns, message.packet_no
-
-
-def _excerpt(message: ReplicatedWrite | WritePart) -> bytes:
-    raw = message.raw if type(message) is ReplicatedWrite else message.data
-    return bytes(raw[:EXCERPT_BYTES])
 
 
 _HANDLERS: Final[dict[type, Callable[[Ledger, Any], list[LedgerEvent]]]] = {

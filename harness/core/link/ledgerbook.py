@@ -9,7 +9,12 @@ from typing import Final, TypeVar
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
-from freezeframe.harness.core.link.messages import Answer, BarrierAnswer
+from freezeframe.harness.core.link.messages import (
+    Answer,
+    BarrierAnswer,
+    ReplicatedWrite,
+    WritePart,
+)
 
 MAX_SESSIONS: Final = 64
 """Kept at once; a rig has one or two."""
@@ -46,6 +51,10 @@ MAX_ASSEMBLING: Final = 1024
 MAX_ASSEMBLED_BYTES: Final = 64 << 20
 """... and what is held of the data of all of them."""
 
+NO_CLOSE: Final = ("end of capture", "evicted")
+"""Reasons of a Closed that say nothing about the session itself."""
+RESYNC_TRAFFIC: Final = frozenset({"data", "answer", "request", "bitmap"})
+"""What Totals.resync_messages counts."""
 NOT_KNOWN: Final = -1
 """In place of an epoch's number of writes: some may not have been captured."""
 _T = TypeVar("_T")
@@ -93,6 +102,8 @@ class Book:
     """Every write that an acknowledgement may still name was captured."""
     writes_missed_ns: Ns = -1
     """Until then a write may have gone unseen since the capture began; -1: none has."""
+    disputed: int = 1 << 62
+    """The first epoch whose barrier was answered wrongly."""
     blind_since_barrier: bool = True
     """No barrier was captured since writes may have been missed."""
     leaving: bool = False
@@ -143,3 +154,19 @@ def silence_unknown(book: Book, t_ns: Ns) -> None:
         book.barriers[cookie] = NOT_KNOWN
     for row in book.unfinished.values():
         row.unknown = True
+
+
+def note_answer(row: WriteRow, message: Answer) -> None:
+    row.answer, row.answer_code, row.answer_name = message.kind, message.code, message.name
+    row.t_answer_ns, row.answer_packet_no = message.t_ns, message.packet_no
+
+
+def excerpt(message: ReplicatedWrite | WritePart) -> bytes:
+    raw = message.raw if type(message) is ReplicatedWrite else message.data
+    return bytes(raw[:EXCERPT_BYTES])
+
+
+def unconfirmed(book: Book) -> list[WriteRow]:
+    """Writes that were answered, and whose epoch's barrier was not, or wrongly: the newest ones."""
+    first = min(book.epoch - len(book.barriers), book.disputed)
+    return [row for row in book.finished.values() if row.epoch >= first]

@@ -17,6 +17,7 @@ from freezeframe.harness.core.link.messages import (
     Malformed,
     WriteKind,
 )
+from freezeframe.harness.core.link.ranges import Ranges
 from freezeframe.harness.core.link.stampwatch import StampFault
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
@@ -175,6 +176,20 @@ class GhostWrite(msgspec.Struct, frozen=True, eq=False):
     newer: WriteRow
 
 
+class ResyncOmitted(msgspec.Struct, frozen=True, eq=False):
+    """An end calls both sides up to date, and what had been written or marked was not copied."""
+
+    session: LinkSession
+    sender: str
+    """The end that says so."""
+    t_ns: Ns
+    packet_no: int
+    left: Ranges
+    """What was left out, in bytes of the volume ..."""
+    blocks_lost: int
+    """... and how many blocks, of which nobody knows which, were lost from a bitmap."""
+
+
 class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
     malformed: Malformed
 
@@ -190,6 +205,7 @@ LedgerEvent = (
     | BarrierMismatch
     | UnackedClose
     | GhostWrite
+    | ResyncOmitted
     | MalformedSeen
 )
 

@@ -21,6 +21,7 @@ from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.messages import Answer, BarrierAnswer
+from freezeframe.harness.core.link.resync import Rejoin, left_out
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamEvent
 from freezeframe.harness.wire import blockstamp as stamps
@@ -72,6 +73,8 @@ class LinkWrite:
     data: bytes = b""
     """Kept only when the data do not fit their digest or their stamps, or lie where somebody
     asked."""
+    stamped_lba: int = -1
+    """Where its first sector belongs, as its stamp says; -1: it is not stamped."""
     is_judged: bool = True
     """False: its digest was checked by an algorithm that was not the link's."""
     has_broken_stamps: bool = False
@@ -217,6 +220,11 @@ class LinkEvidence:
         return blindness(state)
 
     @property
+    def rejoins(self) -> list[Rejoin]:
+        """What made the two sides equal again after they had been apart, oldest first."""
+        return list(self._ledger.resync.rejoins)
+
+    @property
     def is_cut_short(self) -> bool:
         """Too many writes: the evidence ends before the capture does."""
         return len(self.writes) >= MAX_WRITES
@@ -304,6 +312,9 @@ class LinkEvidence:
                     self._mark(row.packet_no, words)
                     if len(self.ghosts) < MAX_ANSWERS:
                         self.ghosts.append(event)
+                case ledgerevents.ResyncOmitted(packet_no=packet_no, left=left):
+                    words = left_out(left, event.blocks_lost, stamps.SECTOR_BYTES)
+                    self._mark(packet_no, f"calls both sides up to date, and {words}")
                 case ledgerevents.MalformedSeen(malformed=wrong):
                     self._mark(wrong.packet_no, wrong.what)
                     if len(self.malformed) < MAX_ANSWERS:
@@ -321,7 +332,8 @@ class LinkEvidence:
         if data is None:
             write = LinkWrite(row, self.addresses, -1, NO_ID)
         else:
-            write = LinkWrite(row, self.addresses, crc32c(data), stamped_id(data))
+            found = stamped_id(data)
+            write = LinkWrite(row, self.addresses, crc32c(data), found, stamped_lba=_stamped_lba(data))
             if write.write_id != NO_ID:
                 self.addresses.learn(row.sector, data)
             self._keep(write, data)
@@ -395,6 +407,12 @@ def stamped_id(data: bytes | memoryview) -> int:
     ids = [_told_id(data, at) for at in {0, len(data) // (2 * size) * size, len(data) - size}]
     known = [one for one in ids if one != NO_ID]
     return max(set(known), key=known.count)
+
+
+def _stamped_lba(data: bytes | memoryview) -> int:
+    if data[: len(stamps.MAGIC)] != stamps.MAGIC or len(data) < stamps.SECTOR_BYTES:
+        return -1
+    return int(stamps.HEADER.unpack_from(data, 0)[3])
 
 
 def _told_id(data: bytes | memoryview, at: int) -> int:

@@ -17,6 +17,7 @@ from freezeframe.harness.core.link import ledgerevents
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
 from freezeframe.harness.core.link.messages import Answer
 from freezeframe.harness.core.link.protocol import Tell
+from freezeframe.harness.core.link.resync import left_out
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
@@ -78,6 +79,14 @@ class LinkRules:
                     reply.t_ns,
                     now_ns,
                     excerpt=reply.raw,
+                )
+            case ledgerevents.ResyncOmitted(session=session, left=left):
+                first = next(iter(left), (-SECTOR_BYTES, 0))[0] // SECTOR_BYTES
+                detail = f"{event.sender} calls both sides up to date, and "
+                detail += left_out(left, event.blocks_lost, SECTOR_BYTES)
+                side = session.side_of(event.sender)
+                return self._hit(
+                    "resync-omitted", side, event.packet_no, detail, event.t_ns, now_ns, first
                 )
             case ledgerevents.UnackedClose():
                 return self._unacked_close(event, now_ns)

@@ -19,6 +19,8 @@ WriteKind = Literal["write", "zero", "trim", "same", "flush"]
 AnswerKind = Literal["none", "received", "ok", "refused", "retry"]
 """none: not answered yet; received: taken, not stored; retry: the sender is asked to send again."""
 
+ResyncWord = Literal["told", "bitmap", "marked", "request", "data", "same", "answer", "equal"]
+
 
 def _hex_id(write_id: bytes) -> str:
     return f"0x{write_id.hex()}"
@@ -147,9 +149,26 @@ class BarrierAnswer(Message, frozen=True, eq=False):
 class Resync(Message, frozen=True, eq=False):
     """Traffic that makes the two sides equal again after they had been apart."""
 
-    what: Literal["data", "answer", "request", "bitmap"]
+    what: ResyncWord
+    """told: what the sender says of itself before it; bitmap: ``ranges`` that it has marked as out of
+    sync; marked: it marks one more; request, data, answer: a copy is asked for, sent, stored; same: it
+    was found equal, and is not copied; equal: the sender calls both sides up to date, and the resync,
+    if there was one, over."""
     offset_bytes: int = -1
     length_bytes: int = 0
+    volume: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
+    """(first byte, byte behind the last one)."""
+    size_bytes: int = 0
+    """told: of the volume; 0: not said."""
+    bits: int = -1
+    """told: how many blocks it has marked; -1: not said."""
+    crashed: bool = False
+    """told: it ended uncleanly while it was the primary."""
+    initial: bool = False
+    """told: it has never been paired."""
+    broken: bool = False
+    """bitmap: the packet cannot be read."""
 
 
 class Leaving(Message, frozen=True, eq=False):

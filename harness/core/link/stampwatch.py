@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from crc32c import crc32c
 
@@ -21,6 +21,8 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 MAX_PLACES: Final = 1 << 18
 """Places whose newest write is remembered; the oldest make room."""
+MAX_SENT: Final = 8192
+"""Writes whose copies are remembered with their answers: more than a writer has under way."""
 AGREED: Final = 16
 """Writes in succession that must show the same distance between the host's addresses and the link's
 before one that shows another is out of place."""
@@ -37,6 +39,19 @@ class SoleWriter:
     """Its low 32 bits."""
     first_lba: int
     sectors: int
+
+
+class SentSession(Protocol):
+    number: int
+
+
+class SentCopy(Protocol):
+    """A copy on the link, whose answer comes later."""
+
+    @property
+    def answer(self) -> str: ...
+    @property
+    def session(self) -> SentSession: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +75,19 @@ class StampWatch:
         """A distance that is being learnt, and how many writes in succession have shown it."""
         self._newest: OrderedDict[int, int] = OrderedDict()
         """First sector of a write, on a mirror each sector -> the newest write id seen there."""
+        self._sent: OrderedDict[int, list[tuple[int, int, SentCopy]]] = OrderedDict()
+        """Write id -> first sector, end and copy of each of its parts."""
+        self._highest = -1
 
     def judge(
-        self, lba: int, data: bytes | memoryview, data_crc32c: int | None = None
+        self,
+        lba: int,
+        data: bytes | memoryview,
+        data_crc32c: int | None = None,
+        copy: SentCopy | None = None,
     ) -> StampFault | None:
-        """One write at sector ``lba`` of the link; ``data_crc32c`` where it is known already."""
+        """One write at sector ``lba`` of the link; ``data_crc32c`` where it is known already. With
+        ``copy`` a write that was acknowledged, and is sent again in the same session, is stale."""
         sectors = len(data) // SECTOR_BYTES
         if not 0 < sectors <= MAX_WRITE_SECTORS or len(data) % SECTOR_BYTES:
             return None
@@ -86,7 +109,7 @@ class StampWatch:
         if not ours:
             who = f"volume {first.volume}, seed {first.seed}"
             return StampFault("stale", f"its data are another writer's: {who}")
-        return self._place(lba, sectors, first, data)
+        return self._place(lba, sectors, first, data) or self._again(lba, sectors, first, copy)
 
     def _place(
         self, lba: int, sectors: int, first: Stamp, data: bytes | memoryview
@@ -139,6 +162,29 @@ class StampWatch:
             self._newest[here] = found.write_id
         while len(self._newest) > MAX_PLACES:
             self._newest.popitem(last=False)
+        return None
+
+    def _again(
+        self, lba: int, sectors: int, first: Stamp, copy: SentCopy | None
+    ) -> StampFault | None:
+        """Whether the host's write of that number was through already: an old copy in place of a new
+        write. What was not acknowledged may come again."""
+        if copy is None:
+            return None
+        write_id, end = first.write_id, lba + sectors
+        parts = self._sent.get(write_id, [])
+        if not parts and write_id < self._highest - MAX_SENT:
+            detail = f"its data are write {write_id}'s, and write {self._highest} was sent already"
+            return StampFault("stale", detail)
+        for start, stop, sent in parts:
+            is_same = sent.session.number == copy.session.number
+            if start < end and lba < stop and is_same and sent.answer == "ok":
+                detail = f"its data are write {write_id}'s, whose copy was acknowledged already"
+                return StampFault("stale", detail)
+        self._highest = max(self._highest, write_id)
+        self._sent[write_id] = [*parts, (lba, end, copy)]
+        if len(self._sent) > MAX_SENT:
+            self._sent.popitem(last=False)
         return None
 
     def _is_inside(self, lba: int, sectors: int) -> bool:

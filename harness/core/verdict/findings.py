@@ -32,6 +32,8 @@ class Stage(StrEnum):
     STORE_AFTER_ACK = "secondary store after ack"
     PRIMARY_STORE = "primary store"
     RESPONSE = "response"
+    RESYNC = "resync"
+    """What makes the two sides equal again left something out."""
     CONSOLE = "console"
     CONTROL = "control"
 

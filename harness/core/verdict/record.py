@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.verdict.resyncrecord import ResyncRecord
 
 FORMAT: Final = "freezeframe-incident/2"
 VERDICT_FORMAT: Final = "freezeframe-verdict/2"
@@ -367,6 +368,7 @@ class Verdict(RecordPart, frozen=True, kw_only=True):
     not_seen: NotSeen = NotSeen()
     not_checked: NotChecked = NotChecked()
     also: tuple[AlsoFound, ...] = ()
+    resyncs: tuple[ResyncRecord, ...] = ()
     route: tuple[WayStep, ...] = ()
     clocks: dict[Side, ClockFit | None] = {}
     state_differences: tuple[StateDifference, ...] = ()

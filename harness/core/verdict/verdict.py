@@ -15,6 +15,7 @@ from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.rootcause import StateRecord
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
 from freezeframe.harness.core.verdict.assurance import not_judged
+from freezeframe.harness.core.verdict.copyfindings import MISPLACED, STALE, copy_findings
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 from freezeframe.harness.core.verdict.findings import DATA_STAGES, Finding, Stage
 from freezeframe.harness.core.verdict.grade import Grade, grade
@@ -24,6 +25,15 @@ from freezeframe.harness.core.verdict.record import (
     NotChecked,
     NotSeen,
     Verdict,
+)
+from freezeframe.harness.core.verdict.resyncfindings import (
+    REPAIRED,
+    Audited,
+    audit,
+    hidden,
+    omitted_findings,
+    records,
+    repaired_findings,
 )
 from freezeframe.harness.core.verdict.route import numbers, route
 from freezeframe.harness.core.verdict.statediff import differences
@@ -43,7 +53,8 @@ UNANSWERED_STEPS: Final = frozenset({"no answer", "refused", "frame not out"})
 
 def judge(e: Evidence) -> Verdict:
     """The verdict, as incident.json, ``run --json`` and ``replay --json`` carry it."""
-    found = findings(e)
+    audited = audit(e)
+    found = findings(e, audited)
     quality = grade(e)
     state_differences = differences(
         _state(e.primary), _state(e.secondary), {side: own.healthy for side, own in e.sides.items()}
@@ -54,13 +65,13 @@ def judge(e: Evidence) -> Verdict:
             conclusive=e.is_uneventful and not not_judged(e), text=_text(e, None, (), quality), reason=_reason(e, None),
             t_detect_ns=e.t_detect_ns, evidence_grade=quality.letter, evidence_lacks=quality.lacks,
             not_seen=_not_seen(e), not_checked=_not_checked(e), clocks=_clocks(e),
-            state_differences=state_differences,
+            resyncs=records(e, audited), state_differences=state_differences,
         )  # fmt: skip
     place, write = first.place, first.write
     primary_no, secondary_no = numbers(e, first)
     return Verdict(
         conclusive=first.conclusive,
-        text=_text(e, first, found[1:], quality),
+        text=_text(e, first, found[1:], quality, hidden(e, audited)),
         stage=str(first.stage) if first.stage is not None else None,
         candidates=tuple(str(one) for one in first.candidates),
         kind=first.kind,
@@ -80,7 +91,7 @@ def judge(e: Evidence) -> Verdict:
         found=(place.found if place is not None else first.found) or None,
         reason=_reason(e, first),
         reasons=first.reasons,
-        confidence=_confidence(first, quality),
+        confidence=_confidence(found, quality, hidden(e, audited)),
         t_detect_ns=e.t_detect_ns,
         t_cause_ns=first.t_cause_ns,
         t_cause_error_ns=first.t_cause_error_ns,
@@ -89,16 +100,19 @@ def judge(e: Evidence) -> Verdict:
         not_seen=_not_seen(e),
         not_checked=_not_checked(e),
         also=tuple(_also(one) for one in found[1 : 1 + MAX_ALSO]),
+        resyncs=records(e, audited),
         route=route(e, first),
         clocks=_clocks(e),
         state_differences=state_differences,
     )
 
 
-def findings(e: Evidence) -> list[Finding]:
-    """All findings: of the trigger's own write first, then the first divergence first; console and control trouble
-    after the data's."""
+def findings(e: Evidence, audited: Sequence[Audited] | None = None) -> list[Finding]:
+    """All findings: of the trigger's own write first, then the first divergence first; what a resync repaired for no
+    reason that is known, and console and control trouble, after the data's."""
+    audited = audit(e) if audited is None else audited
     data = [*digest_findings(e), *unchecked_findings(e), *store_findings(e), *answer_findings(e)]
+    data += [*copy_findings(e), *omitted_findings(e, audited)]
     if not data:
         data = compared_findings(e)
     # What nobody can time comes last; of two at one time the one that is earlier on the way.
@@ -107,7 +121,10 @@ def findings(e: Evidence) -> list[Finding]:
             not _is_the_triggers(e, one), one.t_cause_ns is None, one.t_cause_ns or 0, _order(one),
         )
     )  # fmt: skip
-    return [*data, *_console_findings(e), *_control_findings(e)]
+    repaired = repaired_findings(e, audited)
+    if repaired and not data and e.is_uneventful:
+        repaired = []  # nothing went wrong that it could hide: the record of the resync has it
+    return [*data, *repaired, *_console_findings(e), *_control_findings(e)]
 
 
 def _is_the_triggers(e: Evidence, one: Finding) -> bool:
@@ -222,11 +239,14 @@ def _reason(e: Evidence, first: Finding | None) -> str:
     return "" if first.conclusive else first.missing
 
 
-def _confidence(first: Finding | None, quality: Grade) -> str:
-    """certain: two sources or more say so and the evidence is good; likely: one does, or some is
-    missing."""
-    if first is None or not first.conclusive:
+def _confidence(found: Sequence[Finding], quality: Grade, hides: str) -> str:
+    """certain: two sources or more say so, the evidence is good, and no resync has hidden what may have been older;
+    likely: one does, or some is missing."""
+    first = found[0]
+    if not first.conclusive:
         return "open"
+    if hides or any(one.kind == REPAIRED for one in found):
+        return "likely"
     return "certain" if len(first.reasons) > 1 and quality.letter in "AB" else "likely"
 
 
@@ -270,7 +290,9 @@ _WHERE: Final[Mapping[Stage, str]] = {
 }
 
 
-def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality: Grade) -> str:
+def _text(
+    e: Evidence, first: Finding | None, others: Sequence[Finding], quality: Grade, hides: str = ""
+) -> str:
     """One or two sentences for a person."""
     if first is None:
         if e.is_uneventful:
@@ -291,6 +313,10 @@ def _text(e: Evidence, first: Finding | None, others: Sequence[Finding], quality
         )
         return f"Inconclusive between {what}; missing: {first.missing} (evidence grade {quality.letter})."
     said = f"{_sentence(e, first)}; evidence grade {quality.letter}."
+    repaired = [one for one in others if one.kind == REPAIRED]
+    why = repaired[0].reasons[0] if repaired else hides
+    if why:
+        said += f" It may not be the first: {why}."
     extra = [one for one in others if one.stage not in DATA_STAGES and one.stage is not None]
     if extra:
         said += " Also: " + ", ".join(f"{one.kind} on the {one.side}" for one in extra) + "."
@@ -315,6 +341,9 @@ def _byte(first: Finding) -> str:
 def _sentence(e: Evidence, first: Finding) -> str:
     assert first.stage is not None
     where = _WHERE.get(first.stage)
+    if first.kind in (MISPLACED, STALE):
+        said = f"The {first.side} sent, in place of the copy{_named(first)}, {first.found}"
+        return f"{said}: a {first.kind} with a right digest; it belongs to {first.expected}"
     if where is not None:
         return f"The data{_named(first)} first diverged {where}{_byte(first)}"
     match first.stage:
@@ -322,6 +351,9 @@ def _sentence(e: Evidence, first: Finding) -> str:
             return f"The {first.side} acknowledged the data{_named(first)} and did not store them; it holds {first.found}"
         case Stage.MISDIRECTED_WRITE:
             return f"The {first.side} stored the data{_named(first)} in the wrong place: {first.expected} at {first.found}"
+        case Stage.RESYNC:
+            due = f"{first.expected}{_named(first)} was due"
+            return f"The resync left something out: {due}, and a side calls both up to date"
         case Stage.STALL:
             return f"The {first.side} left the link alone: it read the data{_named(first)} too late, {first.found}"
         case Stage.RESPONSE:

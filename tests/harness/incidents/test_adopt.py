@@ -99,6 +99,6 @@ def test_hostile_words_stay_words() -> None:
 
 
 def test_every_fault_has_its_verdict() -> None:
-    assert len(set(FAULT_OF.values())) == 12, (
-        "hung_warmstart comes with what else the verdict tells"
+    assert len(set(FAULT_OF.values())) == 14, (
+        "hung_warmstart and the resync's faults come with what else the verdict tells"
     )

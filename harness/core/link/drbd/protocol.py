@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.link.drbd import rejoin
 from freezeframe.harness.core.link.drbd.session import DrbdLinkSession
 from freezeframe.harness.core.link.drbd.stream import (
     ANY_HEADER,
@@ -389,7 +390,7 @@ class DrbdDirection:
         clear_bytes = 0 if packet.tentative else _HEADER_BYTES[packet.header] + len(body)
         if block_id == _ID_SYNCER:
             where = self._where(packet, clear_bytes)
-            out.append(Resync(*where, "answer", offset_bytes, length_bytes))
+            out.append(Resync(*where, "answer", offset_bytes, length_bytes, packet.volume))
             return
         out.append(
             Answer(
@@ -404,6 +405,13 @@ class DrbdDirection:
         cookie, _ = drbd.P_BARRIER.unpack_from(packet.body)
         out.append(Barrier(*self._where(packet, _clear_bytes(packet)), cookie))
 
+    def _rejoins(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
+        said = rejoin.said(self.session, self.sender, packet)
+        if said is None:
+            out.append(Other(*self._where(packet, _clear_bytes(packet))))
+        else:
+            out.append(Resync(*self._where(packet, _clear_bytes(packet)), **said))
+
     def _confirm_stable(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         self.session.confirmed = True
         out.append(Other(*self._where(packet, _clear_bytes(packet))))
@@ -414,25 +422,6 @@ class DrbdDirection:
         if self.session.confirmed:
             self.session.confirmed, count = False, None
         out.append(BarrierAnswer(*self._where(packet, _clear_bytes(packet)), cookie, count, raw))
-
-    def _resync_data(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
-        sector, _, _, _ = drbd.P_DATA.unpack_from(packet.body)
-        length_bytes = (packet.length - _DATA_BYTES) // _SECTOR_BYTES * _SECTOR_BYTES
-        where = self._where(packet, _clear_bytes(packet))
-        out.append(Resync(*where, "data", sector * _SECTOR_BYTES, length_bytes))
-
-    def _resync_answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
-        sector, _, length_bytes, _ = drbd.P_BLOCK_ACK.unpack_from(packet.body)
-        where = self._where(packet, _clear_bytes(packet))
-        out.append(Resync(*where, "answer", sector * _SECTOR_BYTES, length_bytes))
-
-    def _resync_request(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
-        sector, _, length_bytes, *_ = drbd.P_RS_REQ.unpack_from(packet.body)
-        where = self._where(packet, _clear_bytes(packet))
-        out.append(Resync(*where, "request", sector * _SECTOR_BYTES, length_bytes))
-
-    def _resync_bitmap(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
-        out.append(Resync(*self._where(packet, _clear_bytes(packet)), "bitmap"))
 
 
 _KINDS: Final[dict[int, WriteKind]] = {Cmd.TRIM: "trim", Cmd.ZEROES: "zero", Cmd.WSAME: "same"}
@@ -455,14 +444,7 @@ _MESSAGES: Final[dict[int, _Translate]] = {
     Cmd.BARRIER: DrbdDirection._barrier,
     Cmd.BARRIER_ACK: DrbdDirection._barrier_answer,
     Cmd.CONFIRM_STABLE: DrbdDirection._confirm_stable,
-    Cmd.RS_DATA_REPLY: DrbdDirection._resync_data,
-    Cmd.RS_DAGTAG_REQ: DrbdDirection._resync_request,
-    Cmd.RS_CSUM_DAGTAG_REQ: DrbdDirection._resync_request,
-    Cmd.RS_THIN_DAGTAG_REQ: DrbdDirection._resync_request,
-    Cmd.RS_NEG_ACK: DrbdDirection._resync_answer,
-    Cmd.RS_DEALLOCATED_ID: DrbdDirection._resync_answer,
-    Cmd.BITMAP: DrbdDirection._resync_bitmap,
-    Cmd.COMPRESSED_BITMAP: DrbdDirection._resync_bitmap,
+    **dict.fromkeys(rejoin.COMMANDS, DrbdDirection._rejoins),
 }
 _TELLING: Final = frozenset(
     {

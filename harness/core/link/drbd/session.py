@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from freezeframe.harness.core.link.drbd.bitmaps import BitmapTransfer
 from freezeframe.harness.core.link.drbd.digests import BY_SIZE, INTEGRITY, Integrity
 from freezeframe.harness.core.link.messages import LinkSession
 from freezeframe.harness.wire import drbd
@@ -44,6 +45,10 @@ class DrbdLinkSession(LinkSession):
     confirmed: bool = False
     """DRBD 9 reported a part of an epoch before its barrier's answer, which may then count the
     rest."""
+    bitmaps: dict[tuple[str, int], BitmapTransfer] = field(default_factory=dict)
+    """(address, volume) -> the bitmap that it is sending."""
+    volume_bytes: dict[int, int] = field(default_factory=dict)
+    """Volume -> its size, as the ends announced it last."""
     data: int = -1
     """Number of the TCP connection that is the data socket."""
     meta: int = -1
