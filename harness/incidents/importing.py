@@ -29,6 +29,7 @@ from freezeframe.harness.core.link.protocol import LinkOptions, Tell
 from freezeframe.harness.core.link.sighting import Sighting
 from freezeframe.harness.core.link.skim import Run, blocks, encode
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.verdict.assurance import left_out
 from freezeframe.harness.core.verdict.record import IMPORT_BENCH
 from freezeframe.harness.edge.evidencefile import CaptureInput, read_log
 from freezeframe.harness.edge.pcapng import PcapngWriter, run_frames
@@ -37,7 +38,8 @@ from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents import importjudge
 from freezeframe.harness.incidents.basis import keep_rules
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.inquest import omissions, plain, verdict_of
+from freezeframe.harness.incidents.inquest import plain, verdict_of
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import Outcome, StoredIncident
 
 USUAL_RULES: Final = ("drbd.toml", "drbd_link.toml", "node-died.toml")
@@ -228,9 +230,9 @@ class _Import:
         reasons = (
             [f"found by the rules: {', '.join(sorted({one.rule for one in hits}))}"] if hits else []
         )
-        left_out = omissions({"verdict": verdict})
-        if left_out:
-            outcome, reasons = "fail", [*reasons, *left_out]
+        omitted = left_out(read_record({"verdict": verdict})[0])
+        if omitted:
+            outcome, reasons = "fail", [*reasons, *omitted]
         reasons += self._blind
         self._incident.finish(outcome, verdict=verdict, reasons=[escape(one) for one in reasons])
         return Imported(

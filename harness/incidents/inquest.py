@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Side
-from freezeframe.harness.core.link.resync import BLOCK_BYTES
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict import oneclock
 from freezeframe.harness.core.verdict.record import VERDICT_FORMAT, Verdict
@@ -76,18 +75,6 @@ def conclude(incident: Incident) -> None:
         )
     except HarnessError as error:
         incident.note(f"no verdict: {error}")
-
-
-def omissions(record: Json) -> list[str]:
-    """What the verdict of ``incident.json`` says of a resync that left something out: the two sides
-    are not equal, whatever they say of themselves."""
-    resyncs = (record.get("verdict") or {}).get("resyncs") or ()
-    return [
-        f"a resync left out {max(one['bytes_omitted'], one['blocks_lost'] * BLOCK_BYTES)} bytes that differ, and a side "
-        "calls both up to date"
-        for one in resyncs
-        if one["bytes_omitted"] or one["blocks_lost"]
-    ]
 
 
 def plain(verdict: Verdict) -> Json:

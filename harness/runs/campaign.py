@@ -17,12 +17,14 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link.blindness import no_write_seen, not_understood, unproved
 from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.recovery import messages as recovery
+from freezeframe.harness.core.verdict.assurance import left_out
 from freezeframe.harness.core.verdict.record import FAULTS_ARMED
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, NotWholeError, RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.inquest import conclude, omissions
+from freezeframe.harness.incidents.inquest import conclude
+from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session
@@ -178,9 +180,9 @@ class ScenarioRun:
         if kept:
             try:
                 conclude(self.incident)
-                left_out = omissions(record)
-                if left_out and self.scenario.expect.data_equal:
-                    self.reasons += left_out
+                omitted = left_out(read_record({"verdict": record.get("verdict")})[0])
+                if omitted and self.scenario.expect.data_equal:
+                    self.reasons += omitted
                     outcome = "fail" if outcome in ("pass", "inconclusive") else outcome
                 self.incident.finish(outcome)
             except RigError as failure:

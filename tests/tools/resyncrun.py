@@ -112,6 +112,8 @@ def rejoin_run(fault: str, stale: str, seed: int, rules: RuleSet) -> Rejoined:
     bench.hits = []
     for number in range(SIZE_BYTES // 512 // 64):
         host.write(number * 64, 64)
+    host.drain()
+    bench.run_for(1.5)
     _write(host, dice, dice.randrange(20))
     if stale != "none":
         host.drain()

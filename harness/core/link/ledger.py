@@ -33,6 +33,7 @@ from freezeframe.harness.core.link.ledgerbook import (
     Assembly,
     Book,
     Doubtful,
+    confirm,
     excerpt,
     forget_writes,
     is_disorder,
@@ -116,8 +117,7 @@ class Ledger:
         while self._doubtful and self._doubtful[0].due_ns <= now_ns:
             events.append(self._doubtful.popleft().event)
         for one, session in self.resync.tick(now_ns):
-            told = (one.equal_sender, one.t_equal_ns, one.equal_packet_no)
-            events.append(ResyncOmitted(session, *told, one.omitted(), one.blocks_lost))
+            events.append(ResyncOmitted(session, *one.claim, one.omitted(), one.blocks_lost))
         return events
 
     def frames_lost(self, t_ns: Ns) -> None:
@@ -444,7 +444,7 @@ class Ledger:
                 book.complete = True  # whatever was missed is answered by now
         else:
             self._count(message, expected, events)
-        book.disputed = min(book.disputed, oldest) if events else book.disputed
+        confirm(book, message.t_ns, oldest, not events)
         return events
 
     def _hole(self, message: Hole) -> list[LedgerEvent]:
@@ -479,7 +479,7 @@ class Ledger:
             self._forget_assembly(book, key)
         rows = [row for row in book.unfinished.values() if row.waiting]
         if message.reason not in NO_CLOSE:
-            self.resync.parted(message.session, message.t_ns, rows, unconfirmed(book))
+            self.resync.parted(message.session, message.t_ns, rows, unconfirmed(book, message.t_ns))
         for row in rows:
             row.closed, row.t_closed_ns, row.closed_by = True, message.t_ns, message.closer
         if not rows or book.leaving or message.reason in NO_CLOSE:

@@ -46,6 +46,8 @@ REORDER_NS: Final = 5 * NS_PER_MS
 REORDER_FRAMES: Final = 64
 """Two sockets, queues, taps or merged files: an answer may be captured so much before what it
 answers, at most."""
+PARTING_NS: Final = NS_PER_S
+"""What was answered less than this before a session's end may not have reached the writer."""
 MAX_ASSEMBLING: Final = 1024
 """Writes of a session whose data are still coming ..."""
 MAX_ASSEMBLED_BYTES: Final = 64 << 20
@@ -102,6 +104,11 @@ class Book:
     """Every write that an acknowledgement may still name was captured."""
     writes_missed_ns: Ns = -1
     """Until then a write may have gone unseen since the capture began; -1: none has."""
+    marks: tuple[tuple[Ns, int], tuple[Ns, int]] = ((-1, 0), (-1, 0))
+    """(time, first epoch that was not confirmed then), twice, PARTING_NS apart: what was confirmed on
+    the link since may not have reached the writer when it stopped."""
+    t_confirmed_ns: Ns = -1
+    """When a barrier was answered last."""
     disputed: int = 1 << 62
     """The first epoch whose barrier was answered wrongly."""
     blind_since_barrier: bool = True
@@ -166,7 +173,21 @@ def excerpt(message: ReplicatedWrite | WritePart) -> bytes:
     return bytes(raw[:EXCERPT_BYTES])
 
 
-def unconfirmed(book: Book) -> list[WriteRow]:
-    """Writes that were answered, and whose epoch's barrier was not, or wrongly: the newest ones."""
+def confirm(book: Book, t_ns: Ns, oldest: int, is_right: bool) -> None:
+    """The barrier of epoch ``oldest`` was answered."""
+    if not is_right:
+        book.disputed = min(book.disputed, oldest)
+    if t_ns - book.t_confirmed_ns > PARTING_NS:
+        book.marks = ((t_ns, oldest), (t_ns, oldest))
+    elif t_ns - book.marks[1][0] > PARTING_NS:
+        book.marks = (book.marks[1], (t_ns, oldest))
+    book.t_confirmed_ns = t_ns
+
+
+def unconfirmed(book: Book, t_ns: Ns) -> list[WriteRow]:
+    """Writes that were answered, and whose epoch's barrier was not, or wrongly, or so late that the
+    writer may not know: the newest ones."""
     first = min(book.epoch - len(book.barriers), book.disputed)
+    if t_ns - book.t_confirmed_ns <= PARTING_NS:
+        first = min(first, book.marks[0][1])
     return [row for row in book.finished.values() if row.epoch >= first]

@@ -91,6 +91,11 @@ class Rejoin:
     """Something of it is not captured, or cannot be read."""
 
     @property
+    def claim(self) -> tuple[str, Ns, int]:
+        """Who called both up to date, when, in which frame."""
+        return self.equal_sender, self.t_equal_ns, self.equal_packet_no
+
+    @property
     def is_judged(self) -> bool:
         """What it shows is whole."""
         sets = (

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link.blindness import Demand, Sight, unproved
 from freezeframe.harness.core.link.protocol import Tell
+from freezeframe.harness.core.link.resync import BLOCK_BYTES
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.record import IncidentRecord
 
@@ -17,13 +18,28 @@ from freezeframe.harness.core.verdict.record import IncidentRecord
 # --- of a record ----------------------------------------------------------------------------------------------
 def data_equal(record: IncidentRecord) -> bool | None:
     """Whether primary and secondary hold the same, and what the host was promised as far as that
-    is known. None: not one byte was compared, or the record does not say."""
+    is known. None: not one byte was compared, the record does not say, or a resync left something out
+    that differed, so that what was equal when it was compared was so by chance."""
     compared = record.comparison
     if record.data_equal is False or (compared is not None and not compared.data_equal):
         return False
+    if left_out(record):
+        return None
     if compared is not None:
         return True if compared.bytes_compared else None
     return record.data_equal
+
+
+def left_out(record: IncidentRecord) -> tuple[str, ...]:
+    """What resyncs left out although a side calls both up to date, as the verdict found; a sentence
+    each."""
+    resyncs = record.verdict.resyncs if record.verdict is not None else ()
+    return tuple(
+        f"a resync left out {max(one.bytes_omitted, one.blocks_lost * BLOCK_BYTES)} bytes that differ, and a side calls "
+        "both up to date"
+        for one in resyncs
+        if one.bytes_omitted or one.blocks_lost
+    )
 
 
 def has_promises(record: IncidentRecord) -> bool:
