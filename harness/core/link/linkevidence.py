@@ -333,7 +333,9 @@ class LinkEvidence:
             write = LinkWrite(row, self.addresses, -1, NO_ID)
         else:
             found = stamped_id(data)
-            write = LinkWrite(row, self.addresses, crc32c(data), found, stamped_lba=_stamped_lba(data))
+            write = LinkWrite(
+                row, self.addresses, crc32c(data), found, stamped_lba=_stamped_lba(data)
+            )
             if write.write_id != NO_ID:
                 self.addresses.learn(row.sector, data)
             self._keep(write, data)

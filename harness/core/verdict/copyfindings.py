@@ -10,7 +10,7 @@ from typing import Final
 
 from freezeframe.harness.core.blocks.blockstamp import Write
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
-from freezeframe.harness.core.verdict.evidence import Evidence, broken_stamps
+from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import Finding, Stage
 
 MISPLACED: Final = "misplaced copy"
@@ -42,7 +42,9 @@ def copy_findings(e: Evidence) -> list[Finding]:
 
 def _is_whole(write: LinkWrite) -> bool:
     return (
-        write.digest_is_right is not False and not broken_stamps(write) and write.stamped_lba >= 0
+        write.digest_is_right is not False
+        and not write.has_broken_stamps
+        and write.stamped_lba >= 0
     )
 
 
