@@ -107,9 +107,8 @@ class Ledger:
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell."""
         due_ns = self.resync.next_deadline()
-        if not self._doubtful:
-            return due_ns
-        return min(self._doubtful[0].due_ns, due_ns) if due_ns else self._doubtful[0].due_ns
+        doubt_ns = self._doubtful[0].due_ns if self._doubtful else due_ns
+        return doubt_ns if due_ns is None or doubt_ns is None else min(doubt_ns, due_ns)
 
     def tick(self, now_ns: Ns) -> list[LedgerEvent]:
         """Tell the findings that no hole in the capture has explained in the meantime."""
@@ -154,9 +153,6 @@ class Ledger:
     def _resync(self, message: Resync) -> list[LedgerEvent]:
         self.totals.resync_messages += message.what in RESYNC_TRAFFIC
         self.resync.on(message)
-        return []
-
-    def _other(self, message: Other) -> list[LedgerEvent]:
         return []
 
     def _write(self, message: ReplicatedWrite) -> list[LedgerEvent]:
@@ -495,7 +491,7 @@ _HANDLERS: Final[dict[type, Callable[[Ledger, Any], list[LedgerEvent]]]] = {
     BarrierAnswer: Ledger._barrier_answer,
     Resync: Ledger._resync,
     Leaving: Ledger._leaving,
-    Other: Ledger._other,
+    Other: lambda ledger, message: [],
     Opened: Ledger._opened,
     Closed: Ledger._closed,
     Hole: Ledger._hole,
