@@ -58,6 +58,7 @@ test-rig:
 	@.ci/setup rig
 	@$(BIN)/freezeframe rig image --bench drbd_qemu
 	@$(BIN)/freezeframe rig image --bench nvme_qemu
+	@$(BIN)/freezeframe rig image --bench nbd_qemu
 	@$(BIN)/python -m pytest -q tests/rig tests/system/test_scenarios.py --run-rig --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
 
 lint: setup

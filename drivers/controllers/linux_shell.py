@@ -50,6 +50,8 @@ class _Question:
     answer: list[str] | None = None
     """Lines of the answer; None: it has not begun."""
     answer_bytes: int = 0
+    breaks_off_ns: Ns = 0
+    """When an answer of which no more comes is given up; 0: at its caller's deadline only."""
 
 
 class Shell:
@@ -77,6 +79,8 @@ class Shell:
         open_question, self._open = self._open, None
         if open_question is not None and open_question.script == script:
             asked = open_question
+            # An answer that broke off for good is asked for again.
+            asked.breaks_off_ns = asked.breaks_off_ns or self._clock.now() + asked.patience_ns
         else:
             self._number += 1
             asked = _Question(script, self._number, self._clock.now())
@@ -85,15 +89,18 @@ class Shell:
         # quotes keep the marks themselves out of the echo.
         question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
         while True:
-            if asked.answer is None and self._clock.now() >= asked.ask_ns:
+            now_ns = self._clock.now()
+            if asked.answer is not None and 0 < asked.breaks_off_ns <= now_ns:
+                asked.answer, asked.ask_ns, asked.breaks_off_ns = None, now_ns, 0
+            if asked.answer is None and now_ns >= asked.ask_ns:
                 is_reset = self._is_astray
                 self._link.write(next(self._resets) if is_reset else question)
                 asked.ask_ns = self._clock.now() + (RESET_NS if is_reset else asked.patience_ns)
                 if not is_reset:
                     asked.patience_ns = min(2 * asked.patience_ns, MAX_ASK_AGAIN_NS)
                 self._is_astray = not is_reset
-            until_ns = min(asked.ask_ns, deadline_ns) if asked.answer is None else deadline_ns
-            lines = iter(self._lines(until_ns))
+            next_ns = asked.ask_ns if asked.answer is None else asked.breaks_off_ns or deadline_ns
+            lines = iter(self._lines(min(next_ns, deadline_ns)))
             for line in lines:
                 line = _ESCAPES.sub("", line)
                 if line.endswith(begin) and _is_mark(begin, line):
@@ -106,6 +113,8 @@ class Shell:
                 elif asked.answer is None:
                     self._keep(line)
                 else:
+                    if asked.breaks_off_ns:
+                        asked.breaks_off_ns = self._clock.now() + asked.patience_ns
                     asked.answer.append(line)
                     asked.answer_bytes += len(line) + 1
                     if asked.answer_bytes > MAX_ANSWER_BYTES:
@@ -113,8 +122,7 @@ class Shell:
                             f"{self._link.name}: an answer of more than {MAX_ANSWER_BYTES} bytes"
                         )
             if self._clock.now() >= deadline_ns:
-                if asked.answer is None:
-                    self._open = asked
+                self._open = asked
                 what = (
                     "no answer"
                     if asked.answer is None

@@ -39,6 +39,8 @@ from freezeframe.harness.roles import (
 )
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
+ANSWERED_LATELY_NS: Final = 5 * NS_PER_S
+"""A controller that answered so short a time ago is there, though its next answer came too late."""
 """Time for a controller that was just powered to answer. A simulated one boots in less than a
 second, a board in some seconds."""
 POLL_S: Final = 0.05
@@ -288,17 +290,33 @@ class OpenBench:
             time.sleep(POLL_S)
 
     def await_full_duplex(self, deadline_ns: Ns) -> dict[Side, Identity]:
-        """Wait until both controllers report full duplex. RigError names their last states."""
+        """Wait until both controllers report full duplex. NotWholeError names their last states;
+        RigError: one of them does not answer."""
+        seen: dict[Side, Identity] = {}
+        seen_ns = 0
         while True:
             asked_ns = time.monotonic_ns()
-            seen = {side: self.identify(side, deadline_ns) for side in SIDES}
+            try:
+                seen = {side: self.identify(side, deadline_ns) for side in SIDES}
+            except WrongDeviceError:
+                raise
+            except RigError as error:
+                # The time is up in the middle of a question to two that have just answered.
+                if not seen or time.monotonic_ns() - seen_ns > ANSWERED_LATELY_NS:
+                    raise
+                raise self._not_whole(seen) from error
+            seen_ns = time.monotonic_ns()
             if all(one.pair_state == "full duplex" for one in seen.values()):
                 self.identities, self.identified_ns = seen, asked_ns
                 return seen
-            if time.monotonic_ns() >= deadline_ns:
-                states = ", ".join(f"{side}: {_state_of(one)}" for side, one in seen.items())
-                raise NotWholeError(f"the pair did not reach full duplex in time; {states}")
+            if seen_ns >= deadline_ns:
+                raise self._not_whole(seen)
             time.sleep(POLL_S)
+
+    @staticmethod
+    def _not_whole(seen: Mapping[Side, Identity]) -> NotWholeError:
+        states = ", ".join(f"{side}: {_state_of(one)}" for side, one in seen.items())
+        return NotWholeError(f"the pair did not reach full duplex in time; {states}")
 
     def power_cycle(self, side: Side) -> None:
         if self.power is None:

@@ -6,7 +6,7 @@ import pytest
 from freezeframe.drivers.controllers import linux_shell
 from freezeframe.drivers.controllers.linux_shell import MAX_ANSWER_BYTES, Shell
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.errors import WireError
+from freezeframe.harness.errors import RigError, WireError
 
 
 class Line:
@@ -104,3 +104,51 @@ def test_a_shell_that_is_slower_than_the_first_wait_is_heard() -> None:
     line = SlowShell()
     assert Shell(line, line).ask("true", 20_000_000_000) == ["yes"]
     assert line.interrupts == 3
+
+
+def asked_in_steps(shell: Shell, line: Line, script: str, step_ns: int) -> tuple[list[str], int]:
+    """The answer, and how many questions with a deadline of ``step_ns`` it took."""
+    for number in range(1, 200):
+        try:
+            return shell.ask(script, line.now() + step_ns), number
+        except RigError:
+            continue
+    pytest.fail("it is interrupted before each answer")
+
+
+@pytest.mark.parametrize("step_ns", [100_000_000, 500_000_000, 1_000_000_000, 3_000_000_000])
+def test_a_busy_node_that_is_asked_in_short_steps_is_heard(step_ns: int) -> None:
+    """Its answer takes longer than each step."""
+    line = SlowShell()
+    answer, questions = asked_in_steps(Shell(line, line), line, "true", step_ns)
+    assert (answer, questions > 1) == (["yes"], True)
+    assert line.interrupts <= 4
+
+
+def test_another_question_does_not_get_the_answer_of_the_one_given_up() -> None:
+    line = SlowShell()
+    shell = Shell(line, line)
+    with pytest.raises(RigError, match="no answer"):
+        shell.ask("one", 500_000_000)
+    answer, _ = asked_in_steps(shell, line, "other", 30_000_000_000)
+    assert answer == ["yes"] and line.interrupts >= 1
+
+
+class BrokenOff(SlowShell):
+    """Its first answer never ends."""
+
+    def write(self, data: bytes) -> None:
+        is_first = self.due_ns < 0 and not self.interrupts
+        super().write(data)
+        if is_first:
+            self.due_ns = 0
+            self.pieces = [self.pieces[0].split(b"@ff-")[0]] + [b""] * 1000
+
+
+def test_an_answer_that_broke_off_is_asked_for_again() -> None:
+    line = BrokenOff()
+    shell = Shell(line, line)
+    with pytest.raises(RigError, match="the answer broke off after 4 bytes"):
+        shell.ask("true", 1_000_000_000)
+    answer, _ = asked_in_steps(shell, line, "true", 1_000_000_000)
+    assert (answer, line.interrupts >= 1) == (["yes"], True)

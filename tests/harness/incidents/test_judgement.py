@@ -1,6 +1,7 @@
 """What a run makes of what it has seen: no outcome is better than its evidence."""
 
 import shutil
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, loa
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from freezeframe.harness.core.recovery.messages import Compared, Finish, SideResult
-from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.errors import NotWholeError, RigError, UsageError
+from freezeframe.harness.roles import Identity
 from freezeframe.harness.runs.campaign import ScenarioRun
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
@@ -322,3 +324,76 @@ def test_a_pair_that_cannot_be_compared_is_the_rigs_trouble_only_where_the_host_
     run.reasons.append("host writes made no progress for 60 s")
     run._compare_at_the_end(cast(Session, Seen(workload_done=None)), nobody)
     assert run.reasons[1] == "the data was not compared: the pair did not reach full duplex in time"
+
+
+class LeftByItself(Unwhole):
+    """Of a pair that is no longer whole, though both controllers answer."""
+
+    def _compare(self, session: Session, workload: Workload) -> Compared:
+        raise NotWholeError("the pair did not reach full duplex in time; primary: copy pending")
+
+    def _hold_together(self, session: Session, workload: Workload) -> Compared:
+        self.compared = Compared(equal=True, detail="")
+        return self.compared
+
+
+def test_a_pair_that_left_full_duplex_by_itself_has_failed_and_is_compared(tmp_path: Path) -> None:
+    """A mirror that lacks acknowledged writes says so only here; its volumes may be equal by luck."""
+    run = LeftByItself(
+        load_bench("sim"),
+        load_scenario("clean"),
+        seed=1,
+        out_dir=tmp_path,
+        view=Silent(),
+        keep=True,
+    )
+    run._compare_at_the_end(cast(Session, Seen()), cast(Workload, None))
+    assert run.reasons == ["the pair did not reach full duplex in time; primary: copy pending"]
+    assert run.compared is not None
+
+
+class Asked:
+    """Answers in turn what it was given; an error is raised."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def identify(self, side: str, deadline_ns: int) -> Identity:
+        found = self.answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, Identity)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "text"),
+    [
+        (
+            ["ok", "pending", "ok", "no answer"],
+            NotWholeError,
+            "copy pending .8 sectors, bad_blocks.",
+        ),
+        (["no answer"], RigError, "no answer"),
+    ],
+)
+def test_two_that_have_just_answered_are_there_when_the_time_is_up(
+    answers: list[str], kind: type[Exception], text: str
+) -> None:
+    def identity(state: str, detail: str = "") -> Identity:
+        return Identity(
+            model="M", serial_number="S", firmware_version="1", boot_epoch=1, role=1, pair_state=state,
+            uptime_ns=1, events_logged=0, pair_detail=detail,
+        )  # fmt: skip
+
+    known = {
+        "ok": identity("full duplex"),
+        "pending": identity("copy pending", "8 sectors, bad_blocks"),
+        "no answer": RigError("no answer"),
+    }
+    bench = OpenBench.__new__(OpenBench)
+    asked = Asked(*(known[one] for one in answers))
+    bench.identify = asked.identify  # type: ignore[method-assign]
+    with pytest.raises(kind, match=text) as caught:
+        bench.await_full_duplex(time.monotonic_ns() + 10**12)
+    assert type(caught.value) is kind
