@@ -68,6 +68,8 @@ lint: setup
 	$(call check,import-linter,$(BIN)/lint-imports)
 	$(call check,docs/control-frames.md,$(BIN)/python tests/tools/framesdoc.py --check)
 	$(call check,docs/bench-files.md,$(BIN)/python tests/tools/lists.py --check)
+	$(call check,docs/incident-format.md,$(BIN)/python tests/tools/formatdoc.py --check)
+	$(call check,docs/freezeframe.1,$(BIN)/python tests/tools/manpage.py --check)
 	$(call check,docs/claims.md,$(BIN)/python tests/tools/claims.py --check)
 
 # With lint and pytest named in this order, a failed check stops before the tests.
@@ -106,6 +108,8 @@ tcp-diff: setup
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py
 	@$(BIN)/python tests/tools/lists.py
+	@$(BIN)/python tests/tools/formatdoc.py
+	@$(BIN)/python tests/tools/manpage.py
 
 bench-setup: setup
 	@.ci/setup bench

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import claims
+import formatdoc
 import framesdoc
 import lists
+import manpage
 import pytest
 import whereis
 
@@ -143,6 +145,8 @@ def test_the_old_import_names_load_nothing(folder: str) -> None:
 # --- generated documents ------------------------------------------------------------------------------------
 def test_the_generated_documents_are_up_to_date() -> None:
     assert (ROOT / framesdoc.FILE).read_text(encoding="utf-8") == framesdoc.document()
+    assert formatdoc.FILE.read_text(encoding="utf-8") == formatdoc.document(), "run `make docs`"
+    assert manpage.FILE.read_text(encoding="utf-8") == manpage.page(), "run `make docs`"
     written = lists.FILE.read_text(encoding="utf-8")
     assert lists.document(written) == written and set(lists.LISTS) == set(
         re.findall(r"<!-- list: ([a-z ]+);", written)

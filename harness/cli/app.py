@@ -192,7 +192,41 @@ def doctor(out: OutOption = DEFAULT_OUT, as_json: JsonOption = False) -> None:
         benches.doctor(out, as_json=as_json)
 
 
-@app.command(short_help="Check a bench file without opening the bench.")
+@app.command(short_help="List serial ports, and listen to them.")
+def ports(
+    named: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these ports.", metavar="[PORT]...", show_default=False),
+    ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--probe", help="Press Enter on this port, at each rate; several times.", metavar="PORT"
+        ),
+    ] = None,
+    listen: Annotated[
+        float,
+        typer.Option(
+            "--listen",
+            help="How long to listen at each rate, in seconds; 0: open no port.",
+            metavar="S",
+            min=0.0,
+            max=60.0,
+        ),
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """List the serial ports of this machine by stable names, who uses them, and what comes out of them.
+
+    Nothing is written, except to a port named with --probe. To open a port raises DTR and RTS.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import contact
+
+        contact.ports(named or [], probe or [], listen, as_json=as_json)
+
+
+@app.command(short_help="Check a bench file; --touch: and the bench.")
 def check(
     bench: Annotated[
         str,
@@ -202,13 +236,24 @@ def check(
             autocompletion=complete.benches,
         ),
     ],
+    touch: Annotated[
+        bool,
+        typer.Option(
+            "--touch",
+            help="Also open every line, identify both controllers, listen for canaries, look at the link.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bench file, its rules, drivers and scenarios, without opening the bench."""
+    """Check a bench file, its rules, drivers and scenarios, without opening the bench.
+
+    With --touch the bench is opened too, if its file is right: all that is wrong with it is reported at
+    once. Nothing is instructed.
+    """
     with reported(as_json):
         from freezeframe.harness.cli import benches
 
-        benches.check(bench, as_json=as_json)
+        benches.check(bench, with_touch=touch, as_json=as_json)
 
 
 @app.command(short_help="Start a simulated pair and keep it running.")

@@ -105,6 +105,15 @@ class SerialLink:
             except OSError as error:
                 raise LineGoneError(f"{self.name} is gone: {self._end(error)}") from error
 
+    def set_baud(self, baud: int) -> None:
+        """Change the rate of a device's port. Lines of other kinds have none. RigError: refused."""
+        if self._pump is None and isinstance(self._port, serial.Serial):
+            try:
+                self._port.baudrate = baud
+                _tell_empty_from_ended(self._fd)
+            except (serial.SerialException, OSError, ValueError, termios.error) as error:
+                raise RigError(f"{self.name}: {baud} baud: {error}") from error
+
     def close(self) -> None:
         if self._pump is not None:
             self._pump.close()

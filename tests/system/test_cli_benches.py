@@ -14,6 +14,7 @@ from command import COMMAND, LIMIT_S, Output, changed, freezeframe, simulated_be
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import Serviceable
 from freezeframe.harness.runs.audit import AuditJournal
@@ -243,3 +244,69 @@ def _blob(tmp_path: Path) -> Path:
     blob = tmp_path / "blob"
     blob.write_bytes(os.urandom(1 << 20) * 128)
     return blob
+
+
+def touched(bench: Path) -> dict[str, dict[str, str]]:
+    done = freezeframe("check", str(bench), "--touch", "--json", cwd=bench.parent)
+    found = json.loads(done.stdout)
+    assert done.returncode == (0 if found["ok"] else 3), done.stderr
+    return {one["name"]: one for one in found["findings"]}
+
+
+def exchanged(bench: Path, tmp_path: Path, key: str) -> Path:
+    """The bench file with both sides' ``key`` exchanged."""
+    described = load_bench(bench)
+    first, second = (getattr(described.controller(side), key) for side in ("primary", "secondary"))
+    text = (
+        bench.read_text()
+        .replace(first, "<first>")
+        .replace(second, first)
+        .replace("<first>", second)
+    )
+    path = tmp_path / f"{key}.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_touched_bench_reports_all_that_is_wrong_at_once(bench: Path, tmp_path: Path) -> None:
+    good = touched(bench)
+    for side in ("primary", "secondary"):
+        assert good[f"{side} controller"]["status"] == "ok"
+        assert good[f"{side} console heard"]["detail"] == "the canary came"
+    assert "frames received and sent" in good["link"]["detail"]
+    assert good["setting pair_state"]["status"] == "ok"
+
+    consoles = touched(exchanged(bench, tmp_path, "console"))
+    controls = touched(exchanged(bench, tmp_path, "control"))
+    for side in ("primary", "secondary"):
+        assert (
+            "console lines of primary and secondary are exchanged"
+            in consoles[f"{side} console heard"]["remedy"]
+        )
+        assert (
+            "control lines of primary and secondary are exchanged"
+            in controls[f"{side} controller"]["remedy"]
+        )
+
+    # A busy port and a line to nowhere, in one report; the other side is looked at all the same.
+    described = load_bench(bench)
+    with contextlib.closing(open_serial(described.primary.console)):
+        lost = tmp_path / "lost.toml"
+        lost.write_text(
+            bench.read_text().replace(described.secondary.control, "/dev/there-is-none")
+        )
+        found = touched(lost)
+    assert "in use" in found["primary console"]["detail"]
+    assert "/dev/there-is-none" in found["secondary control"]["detail"]
+    assert found["primary controller"]["status"] == "ok" and found["link"]["detail"]
+
+
+def test_ports_lists_what_is_asked_for_and_listens(bench: Path) -> None:
+    console = load_bench(bench).primary.console
+    done = freezeframe("ports", console, "--listen", "0.1", "--json", cwd=bench.parent)
+    (port,) = json.loads(done.stdout)["ports"]
+    assert port["name"] == console and port["heard"]["kind"] in ("silent", "text")
+    with contextlib.closing(open_serial(console)):
+        said = freezeframe("ports", console, "--listen", "0.1", cwd=bench.parent).stdout
+    assert "in use" in said
+    assert freezeframe("ports", "socket://there:1", cwd=bench.parent).returncode == 2

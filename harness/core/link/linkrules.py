@@ -284,7 +284,5 @@ def not_shown(rules: Iterable[LinkRule], tells: frozenset[Tell]) -> list[str]:
     """The rules that can never hit on a link whose protocol shows only ``tells``, each with what it
     waits for."""
     return [
-        f"{rule.name} ({rule.event})"
-        for rule in rules
-        if EVENTS[rule.event].needs not in tells
+        f"{rule.name} ({rule.event})" for rule in rules if EVENTS[rule.event].needs not in tells
     ]
