@@ -91,6 +91,8 @@ class Report:
     def __init__(self) -> None:
         self.scripts = self.frames = self.reset = self.bytes_read = self.left_out = 0
         self.different: dict[int, list[str]] = {}
+        self.records: dict[int, list[str]] = {}
+        """The frames of those: a timer of the kernel may not fire again at the same place."""
         self.decided: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
         self.without_c: list[int] = []
@@ -108,6 +110,7 @@ class Report:
                 skimmed = follow(outcome.frames, skimmed=True, kind=Reassembler)
                 if found := problems(outcome, fed, skimmed):
                     self.different[seed] = found
+                    self.records[seed] = listing(outcome)
                 self.scripts += 1
                 self.frames += len(outcome.frames)
                 self.reset += not outcome.lived
@@ -134,7 +137,7 @@ class Report:
             *(f"  {self.decided[rule]:6} {rule}" for rule in RULES),
         ]
         for seed, found in list(self.different.items())[:20]:
-            out += [f"seed {seed}: {'; '.join(found)}", f"  {command(seed)}"]
+            out += [f"seed {seed}: {'; '.join(found)}", f"  {command(seed)}", *self.records[seed]]
         out += [f"seed {seed}: without the C module\n  {command(seed)}" for seed in self.without_c]
         return out
 
@@ -143,22 +146,29 @@ def command(seed: int) -> str:
     return f"repeat: .venv/bin/python tests/tools/tcpdiff.py --seed {seed} --runs 1 --show"
 
 
-def show(seed: int) -> None:
-    """Each frame of a script, as tshark would list it."""
-    kernel = KernelTcp()
-    outcome = run_script(kernel, seed)
-    kernel.close()
+def listing(outcome: ScriptOutcome) -> list[str]:
+    """Each frame of a script, as tshark would list it, and what became of them."""
+    out = []
     for number, frame in enumerate(outcome.frames, 1):
         ip, offset = frame[14:], frame[46] >> 4
         seq, ack = (int.from_bytes(ip[at : at + 4], "big") for at in (24, 28))
         data = ip[20 + 4 * offset :]
-        print(
+        out.append(
             f"{number:4} {'peer  ' if ip[15] == 1 else 'kernel'} seq {seq} ack {ack} flags {ip[33]:02x} "
             f"window {int.from_bytes(ip[34:36], 'big')} options {ip[40 : 20 + 4 * offset].hex()} "
             f"data {len(data)} {data[:16].hex()}"
         )
-    print(f"steps: {' '.join(outcome.steps)}\nread: {outcome.data.hex()}")
-    print(f"followed: {follow(outcome.frames).data.hex()}")
+    out.append(f"steps: {' '.join(outcome.steps)}")
+    out.append(f"read: {outcome.data.hex()}")
+    out.append(f"followed: {follow(outcome.frames).data.hex()}")
+    return out
+
+
+def show(seed: int) -> None:
+    kernel = KernelTcp()
+    outcome = run_script(kernel, seed)
+    kernel.close()
+    print("\n".join(listing(outcome)))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_tcp import ones_sum
+from kernel_tcp import ones_sum, packet
 from tcp_frames import A, B, feed, opening, segment, stream
 
 from freezeframe.harness.core.link import skim, skimpure
@@ -111,6 +111,18 @@ def test_a_checksum_is_judged_alike_and_as_the_slow_way_does(
     assert (told[0] == skim.GOOD) == is_right
     if not is_right and field in ("zero", "unfinished") and value:
         assert told[0] == skim.UNFINISHED
+
+
+@pytest.mark.parametrize("seq", range(50))
+def test_a_checksum_that_a_script_spoils_is_neither_right_nor_unfinished(seq: int) -> None:
+    right = packet((1, 2), seq, 7, 16, b"data")
+    addresses, size = right[12:20], len(right) - 20
+    unfinished = ones_sum(addresses + struct.pack(">HH", 6, size))
+    value = int.from_bytes(right[36:38], "big")
+    for spoil in ((unfinished - value) % 65536, 0xFFFF, 1, 300):
+        spoilt = packet((1, 2), seq, 7, 16, b"data", spoil=spoil)
+        assert skim.judge_sum(spoilt, 20, len(spoilt), addresses) in (skim.BAD, skim.ZERO)
+    assert skim.judge_sum(right, 20, len(right), addresses) == skim.GOOD
 
 
 @pytest.mark.parametrize("twin", TWINS)
