@@ -219,6 +219,8 @@ class HostPort(Protocol):
     512."""
 
     size_bytes: int
+    # Optional: ``read_only = True`` in the class of a driver that never writes. A run's workload is
+    # not started on such a volume.
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes: ...
     def write(self, offset_bytes: int, data: bytes, *, fua: bool = False) -> None: ...

@@ -11,6 +11,8 @@ class ImageHost:
     ``PATH?offset=BYTES``: the volume begins there; a mirror's metadata lie before it.
     """
 
+    read_only = True
+
     def __init__(self, path: str) -> None:
         path, _, query = path.partition("?offset=")
         if query and not (query.isascii() and query.isdecimal() and len(query) < 16):

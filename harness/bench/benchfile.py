@@ -80,9 +80,9 @@ class ControllerTable(Table):
     """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
     control: Text
     """Same forms as ``console``. It may be the console's own line, which then carries both."""
-    host: Text
+    host: Text | None = None
     """URL of the controller's volume for the host driver: nbd://HOST:PORT,
-    nbd+unix:///?socket=PATH, blockdev:///dev/..."""
+    nbd+unix:///?socket=PATH, blockdev:///dev/... None: nobody can read it here."""
     host_driver: Name = "nbd"
     console_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200

@@ -4,8 +4,15 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import (
+    Bench,
+    Scenario,
+    builtin_folder,
+    load_bench,
+    load_scenario,
+)
 from freezeframe.harness.bench.boundary import constructor_problem
 from freezeframe.harness.bench.options import problems
 from freezeframe.harness.bench.registry import load as load_driver
@@ -14,7 +21,14 @@ from freezeframe.harness.edge import exec_line
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.framing import kinds
-from freezeframe.harness.roles import Controller, FrameSocket, HostPort, HostWorkload, PowerRail
+from freezeframe.harness.roles import (
+    Controller,
+    FaultArming,
+    FrameSocket,
+    HostPort,
+    HostWorkload,
+    PowerRail,
+)
 from freezeframe.harness.wire.faults import FaultKind
 
 
@@ -44,9 +58,29 @@ def check(what: str | Path) -> list[CheckResult]:
         ]
     findings += _check_drivers(bench)
     findings += _check_lines(bench)
+    why_not = unwritable(bench)
+    if why_not:
+        # A bench that is only watched needs no workload; one that names a workload means to run it.
+        is_meant = "workload" in bench.model_fields_set
+        status: Literal["problem", "warning"] = "problem" if is_meant else "warning"
+        findings.append(CheckResult(name="workload", status=status, detail=why_not))
     for path in sorted((bench.path.parent / "scenarios").glob("*.toml")):
         findings += _check_scenario(bench, path, names)
+    if not why_not and bench.path.parent != builtin_folder():
+        findings += _check_built_in(bench)
     return findings
+
+
+def _check_built_in(bench: Bench) -> Iterator[CheckResult]:
+    """Which of the scenarios that come with FreezeFrame this bench can play."""
+    grouped: dict[str, list[str]] = {}
+    for path in sorted((builtin_folder() / "scenarios").glob("*.toml")):
+        scenario = load_scenario(path)
+        grouped.setdefault(unplayable(bench, scenario), []).append(scenario.name)
+    for why_not, scenarios in sorted(grouped.items()):
+        said = ", ".join(scenarios) + (f" cannot run: {why_not}" if why_not else "")
+        status: Literal["ok", "warning"] = "warning" if why_not else "ok"
+        yield CheckResult(name="built-in scenarios", status=status, detail=said)
 
 
 def _check_drivers(bench: Bench) -> Iterator[CheckResult]:
@@ -138,11 +172,39 @@ def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[
         yield CheckResult(name=name, status="ok", detail=scenario.title)
 
 
+def unwritable(bench: Bench) -> str:
+    """Return why no run can write to the primary's volume; "": as far as the file shows, it can."""
+    table = bench.primary
+    if table.host is None:
+        return "a run writes through the primary's host, and [primary] names none: it can be watched only"
+    try:
+        is_read_only = bool(getattr(load_driver(table.host_driver, HostPort), "read_only", False))
+    except HarnessError:
+        return ""  # reported by itself
+    if is_read_only:
+        return (
+            f"a run writes through the primary's host, and its driver {table.host_driver} only reads: "
+            "it can be watched only"
+        )
+    return ""
+
+
 def unplayable(bench: Bench, scenario: Scenario) -> str:
     """Return why a bench cannot run a scenario; "": it can."""
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
         return "needs on_hung_warmstart = 'power-cycle'"
-    inside = sorted({fault.kind for fault in scenario.faults} - set(kinds(bench.link.protocol)))
-    if bench.rig is not None and inside:
-        return f"{', '.join(inside)} is not possible in a link of {bench.link.protocol}"
+    if bench.rig is not None:
+        inside = sorted({fault.kind for fault in scenario.faults} - set(kinds(bench.link.protocol)))
+        said = ", ".join(inside)
+        return f"{said} is not possible in a link of {bench.link.protocol}" if inside else ""
+    for side in SIDES:
+        if not any(fault.on_side == side for fault in scenario.faults):
+            continue
+        driver = bench.controller(side).driver
+        try:
+            maker = load_driver(driver, Controller)
+        except HarnessError:
+            continue  # reported by itself
+        if isinstance(maker, type) and not issubclass(maker, FaultArming):
+            return f"the {side}'s driver {driver} cannot arm faults"
     return ""

@@ -336,8 +336,11 @@ class OpenBench:
             return self.power.measure(side)
 
     def host(self, side: Side) -> HostPort:
-        """Return the side's volume as its host sees it. A secondary's may be read-only."""
+        """Return the side's volume as its host sees it. A secondary's may be read-only. RigError:
+        the bench names none."""
         table = self.bench.controller(side)
+        if table.host is None:
+            raise RigError(f"[{side}] of the bench file names no host: its volume cannot be read")
         maker = registry.load(table.host_driver, HostPort)
         return boundary.make_host(maker, table.host_driver, side, table.host)
 

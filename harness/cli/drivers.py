@@ -101,7 +101,11 @@ def _on_bench(
 ) -> Iterator[tuple[str, Case]]:
     """Real devices: what of the bench this driver drives."""
     controllers = [side for side in SIDES if bench.controller(side).driver == name]
-    hosts = [side for side in SIDES if bench.controller(side).host_driver == name]
+    hosts = [
+        side
+        for side in SIDES
+        if bench.controller(side).host_driver == name and bench.controller(side).host is not None
+    ]
     is_power = bench.power is not None and bench.power.driver == name
     if not controllers and not hosts and not is_power:
         raise UsageError(f"driver {name!r} drives nothing of {bench.path}")
@@ -132,6 +136,7 @@ def _destructive(
 ) -> Iterator[tuple[str, Case]]:
     for side in hosts:
         table = bench.controller(side)
+        assert table.host is not None
         maker = registry.load(table.host_driver, HostPort)
         port = boundary.make_host(maker, table.host_driver, side, table.host)
         closing.callback(port.close)

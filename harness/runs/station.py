@@ -314,7 +314,8 @@ class Station(threading.Thread):
         if status.health.has_frames and self._is_news:
             self._is_news = False
             host = self.opened.bench.primary.host
-            self._view.phase(f"watching; the host's port is {host}; stop with Ctrl-C")
+            port = f"the host's port is {host}; " if host is not None else ""
+            self._view.phase(f"watching; {port}stop with Ctrl-C")
 
     def _say(self, text: str) -> None:
         self._view.phase(text)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.benchfile import KIB, MIB
+from freezeframe.harness.bench.checks import unwritable
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.bench.registry import load
 from freezeframe.harness.core.blocks.blockstamp import Journal
 from freezeframe.harness.core.blocks.compare import Comparison, compare
 from freezeframe.harness.edge.processes import Child
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import JOURNAL, RESULTS
 from freezeframe.harness.roles import HostPort, HostWorkload
@@ -25,6 +26,8 @@ class Workload:
     def __init__(self, opened: OpenBench, incident: Incident, *, seed: int) -> None:
         self.journal_path = incident.path / JOURNAL
         table, policy = opened.bench.workload, opened.bench.policy
+        if why_not := unwritable(opened.bench):
+            raise UsageError(why_not)
         driver = load(table.driver, HostWorkload)
         self._module: str = driver.workload_module()  # type: ignore[attr-defined]
         self.keeps_journal: bool = driver.keeps_journal()  # type: ignore[attr-defined]

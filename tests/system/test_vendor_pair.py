@@ -130,3 +130,17 @@ def test_a_flipped_bit_is_located_to_the_byte(stranger: Stranger) -> None:
 def test_a_lost_write_fails(stranger: Stranger) -> None:
     told = stranger.runs("lost_write", 1)
     assert told["outcome"] == "fail", told
+
+
+def test_a_side_without_a_host_is_not_compared_and_proves_nothing(stranger: Stranger) -> None:
+    """Without a secondary's host the pair runs, and what was not compared is said; without a
+    primary's nobody can write."""
+    whole = (stranger.folder / "acme.toml").read_text()
+    for side, status, words in (
+        ("secondary", 4, "the data was not compared"),
+        ("primary", 2, "[primary] names none: it can be watched only"),
+    ):
+        lines = [line for line in whole.splitlines() if not line.endswith(f'/{side}.nbd"')]
+        (stranger.folder / "half.toml").write_text("\n".join(lines))
+        told = stranger.types("run", "clean", "--bench", "half.toml", "--json", status=status)
+        assert words in told
