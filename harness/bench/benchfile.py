@@ -76,8 +76,9 @@ class ControllerTable(Table):
     ]
     """Expected serial number. A controller with another one is never instructed. Its driver may
     allow less."""
-    console: Text
-    """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT."""
+    console: Text | None = None
+    """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT; or
+    exec:COMMAND. None: there is no tap on it, and nothing is heard of it."""
     control: Text
     """Same forms as ``console``. It may be the console's own line, which then carries both."""
     host: Text | None = None
@@ -190,13 +191,17 @@ class Bench(Table):
                 ("secondary", "serial_number"),
                 "is also the primary's; each controller needs its own",
             )
-        lines = {self.primary.console, self.primary.control}
+        lines = {self.primary.console, self.primary.control} - {None}
         for key in ("console", "control"):
             if getattr(self.secondary, key) in lines:
                 yield (
                     ("secondary", key),
                     "is also a line of the primary; each controller needs its own",
                 )
+        for side in SIDES if self.simulation is not None or self.rig is not None else ():
+            for key in ("console", "host"):
+                if getattr(self.controller(side), key) is None:
+                    yield (side, key), "is missing; a bench on this machine has it"
         for side in SIDES if self.simulation is not None else ():
             if len(self.controller(side).serial_number) > control.SERIAL_NUMBER_BYTES:
                 most = control.SERIAL_NUMBER_BYTES

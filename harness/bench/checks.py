@@ -124,7 +124,10 @@ def _check_lines(bench: Bench) -> Iterator[CheckResult]:
     for side in SIDES:
         table = bench.controller(side)
         for key, url in (("console", table.console), ("control", table.control)):
-            if url.startswith(exec_line.PREFIX):
+            if url is None:
+                said = "none is named: nothing is heard of this side, and no canary proves a tap"
+                yield CheckResult(name=f"{key} of {side}", status="warning", detail=said)
+            elif url.startswith(exec_line.PREFIX):
                 try:
                     exec_line.command_of(url)
                 except RigError as error:

@@ -17,7 +17,7 @@ from freezeframe.harness.bench.benchfile import Bench, RigTable
 from freezeframe.harness.bench.simulation import Simulation
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.core.nodepair import NodePair
-from freezeframe.harness.edge.serial_link import SerialLink, open_serial
+from freezeframe.harness.edge.serial_link import SerialLink, open_serial, silent_line
 from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import (
     DriverError,
@@ -36,6 +36,7 @@ from freezeframe.harness.roles import (
     HostPort,
     Identity,
     PowerRail,
+    Printing,
 )
 
 IDENTIFY_TIMEOUT_S: Final = 15.0
@@ -174,13 +175,18 @@ class OpenBench:
         breaks = bool(getattr(maker, "sends_break", False))
         control: ByteLink
         if table.control == table.console:
-            line = self._open_line(side, table.console, table.console_baud, breaks=breaks)
+            line = self._open_line(side, table.control, table.console_baud, breaks=breaks)
             self.consoles[side] = line
             control = SharedLine(line)
         else:
             control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
-            if with_console:
+            if with_console and table.console is not None:
                 self.consoles[side] = self._open_line(side, table.console, table.console_baud)
+            elif with_console:
+                self.consoles[side] = silent_line(f"{side}: no console")
+                self._closing.callback(self.consoles[side].close)
+                self._lines.append(self.consoles[side])
+                self.notes.append(f"{side}: the bench names no console, nothing is heard of it")
         self.controllers[side] = self._make_controller(side, control)
 
     def _make_controller(self, side: Side, control: ByteLink) -> Controller:
@@ -201,6 +207,14 @@ class OpenBench:
         self._lines.append(line)
         self.notes += [f"{side}: {note}" for note in line.notes]
         return line
+
+    def unheard(self, side: Side) -> str:
+        """Why no line that its controller prints can be waited for; "": it can."""
+        if self.bench.controller(side).console is None:
+            return "the bench names no console of it"
+        if not isinstance(self.controllers[side], Printing):
+            return "its controller cannot be asked to print"
+        return ""
 
     def release_lines(self) -> None:
         """Close all lines so that another process can open them. The power stays on."""
@@ -233,7 +247,7 @@ class OpenBench:
         breaks = bool(getattr(maker, "sends_break", False)) and (is_shared or not console)
         url, baud = (
             (table.console, table.console_baud)
-            if console or is_shared
+            if (console or is_shared) and table.console is not None
             else (table.control, table.control_baud)
         )
         line = self._open_line(side, url, baud, breaks=breaks)

@@ -51,7 +51,7 @@ class SerialLink:
     def __init__(
         self,
         name: str,
-        port: serial.SerialBase | socket.socket | ExecPort,
+        port: "serial.SerialBase | socket.socket | ExecPort | _Silent",
         notes: list[str],
         *,
         breaks: bool = False,
@@ -132,6 +132,25 @@ class SerialLink:
         if error is not None:
             return error.strerror or str(error)
         return (self._pump and self._pump.error) or "closed by the other end"
+
+
+class _Silent:
+    """A line on which nothing ever comes."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
+def silent_line(name: str) -> SerialLink:
+    """In the place of a line that a bench does not have."""
+    return SerialLink(name, _Silent(), [])
 
 
 class _Pump:

@@ -137,8 +137,8 @@ class Dialogue:
         wait for it until then, else give the reason."""
         side = action.side
         controller = self._opened.controllers[side]
-        if not isinstance(controller, Printing):
-            reason = "its controller cannot be asked to print"
+        reason = self._opened.unheard(side)
+        if reason or not isinstance(controller, Printing):
             self.canaries.impossible(side, reason)
             self._answer(m.NotHeard(side=side, reason=reason, can_print=False))
             return

@@ -87,7 +87,7 @@ def _print(opened: OpenBench, line: str) -> Side:
     """Have the line printed by the side that would notice a failure first, else by the other."""
     for side in reversed(SIDES):
         controller = opened.controllers[side]
-        if isinstance(controller, Printing):
+        if isinstance(controller, Printing) and not opened.unheard(side):
             reply = controller.print_line(line, deadline_in(TRIGGER_TIMEOUT_S))
             if not reply.ok:
                 raise RigError(f"the {side} controller would not print a line: {reply.status}")

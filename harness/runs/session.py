@@ -160,8 +160,9 @@ class Session:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         self.incident.record["canaries"] = self._canaries.record
         for side, controller in self.opened.controllers.items():
-            if not isinstance(controller, Printing):
-                self._no_canary(side, "its controller cannot be asked to print")
+            unheard = self.opened.unheard(side)
+            if unheard or not isinstance(controller, Printing):
+                self._no_canary(side, unheard)
                 continue
             reply = controller.print_line(self._canaries.text(side), deadline_in(CANARY_TIMEOUT_S))
             if not reply.ok:

@@ -144,3 +144,16 @@ def test_a_side_without_a_host_is_not_compared_and_proves_nothing(stranger: Stra
         (stranger.folder / "half.toml").write_text("\n".join(lines))
         told = stranger.types("run", "clean", "--bench", "half.toml", "--json", status=status)
         assert words in told
+
+
+def test_a_pair_of_which_only_one_console_is_tapped_is_run_by_that_one(stranger: Stranger) -> None:
+    whole = (stranger.folder / "acme.toml").read_text()
+    lines = whole.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("console = "))
+    (stranger.folder / "deaf.toml").write_text("\n".join(lines[:first] + lines[first + 1 :]))
+    told = stranger.types("run", "bit_flip_sender", "--bench", "deaf.toml", "--json")
+    found = json.loads(told)
+    assert found["trigger"]["side"] == "secondary" and found["outcome"] == "pass"
+    assert found["canaries"]["secondary"]["seen"] and not found["canaries"]["primary"].get("seen")
+    notes = (Path(found["incident"]) / "incident.json").read_text()
+    assert "the bench names no console of it" in notes
