@@ -192,6 +192,19 @@ def unwritable(bench: Bench) -> str:
     return ""
 
 
+def unread(bench: Bench) -> str:
+    """Return why the volumes cannot be compared; "": as far as the file shows, they can."""
+    sides = [side for side in SIDES if bench.controller(side).host is None]
+    return f"the bench names no host of the {' and the '.join(sides)}" if sides else ""
+
+
+def refuse_unplayable(bench: Bench, scenario: Scenario) -> None:
+    """Raise UsageError when the scenario cannot run on the bench, before it is opened."""
+    why_not = unwritable(bench) or unplayable(bench, scenario)
+    if why_not:
+        raise UsageError(f"{scenario.name} cannot run on the bench {bench.name}: {why_not}")
+
+
 def unplayable(bench: Bench, scenario: Scenario) -> str:
     """Return why a bench cannot run a scenario; "": it can."""
     if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":

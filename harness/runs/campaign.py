@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from freezeframe.harness.bench.benchfile import Bench, Scenario
-from freezeframe.harness.bench.checks import unplayable, unwritable
+from freezeframe.harness.bench.checks import refuse_unplayable, unread
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link.blindness import no_write_seen, not_understood, unproved
@@ -143,13 +143,8 @@ class ScenarioRun:
 
     def execute(self) -> Result:
         """Run it to its end. UsageError is raised; all else becomes the result's outcome."""
-        why_not = unwritable(self.bench) or unplayable(self.bench, self.scenario)
-        if why_not:
-            self.incident.discard()
-            raise UsageError(
-                f"{self.scenario.name} cannot run on the bench {self.bench.name}: {why_not}"
-            )
         try:
+            refuse_unplayable(self.bench, self.scenario)
             with run_directory() as run_dir:
                 try:
                     outcome = self._on_rig(run_dir)
@@ -320,12 +315,9 @@ class ScenarioRun:
         return self._hold_together(session, workload)
 
     def _hold_together(self, session: Session, workload: Workload) -> recovery.Compared:
-        unread = [side for side in SIDES if self.bench.controller(side).host is None]
-        if unread:
-            why = f"the bench names no host of the {' and the '.join(unread)}"
+        if why := unread(self.bench):
             self.incident.note(f"the data was not compared: {why}")
-            self.compared = recovery.Compared(equal=None, detail=why)
-            return self.compared
+            return recovery.Compared(equal=None, detail=why)
         comparison = compare_volumes(session.opened, workload.journal_path)
         self.incident.update(
             data_equal=comparison.data_equal,
