@@ -76,7 +76,9 @@ def _open(
     bench: Bench, side: Side, touched: _Touched, closing: contextlib.ExitStack
 ) -> Iterator[CheckResult]:
     table = bench.controller(side)
-    wanted = {"console": (table.console, table.console_baud)}
+    wanted = {}
+    if table.console is not None:
+        wanted["console"] = (table.console, table.console_baud)
     if table.control != table.console:
         wanted["control"] = (table.control, table.control_baud)
     for what, (url, baud) in wanted.items():
