@@ -226,6 +226,20 @@ def ports(
         contact.ports(named or [], probe or [], listen, as_json=as_json)
 
 
+@app.command(short_help="Write a bench file from the answers to a few questions.")
+def init(
+    file: Annotated[Path, typer.Argument(help="Bench file to write.", metavar="FILE")] = Path(
+        "bench.toml"
+    ),
+) -> None:
+    """Ask a few questions, and write a bench file with its rules beside it. Nothing is opened or
+    overwritten."""
+    with reported(False):
+        from freezeframe.harness.cli import contact
+
+        contact.init(file)
+
+
 @app.command(short_help="Check a bench file; --touch: and the bench.")
 def check(
     bench: Annotated[

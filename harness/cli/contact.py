@@ -1,10 +1,16 @@
-"""Implement ``ports``: what is plugged into this machine, and what it says."""
+"""Implement ``ports`` and ``init``: what is plugged into this machine, and a bench file for it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
+import typer
+
+from freezeframe.harness.bench.newbench import BenchAnswers, SideAnswers, write_bench
+from freezeframe.harness.bench.registry import find
 from freezeframe.harness.cli.output import out, print_json, say
+from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.portscan import Heard, SerialPort, hear, serial_ports
 from freezeframe.harness.errors import UsageError
@@ -44,6 +50,45 @@ def ports(named: Sequence[str], probe: Sequence[str], listen_s: float, *, as_jso
         print_json({"ports": shown})
     elif not rows:
         say("no serial ports on this machine; a simulated bench needs none")
+
+
+def init(path: Path) -> None:
+    """Ask, write the bench file and its rules, and say what to do next. Nothing is opened."""
+    if path.exists():
+        raise UsageError(f"{path}: exists; nothing is overwritten")
+    found = serial_ports()
+    if found:
+        say("serial ports of this machine (freezeframe ports listens to them):")
+    for one in found:
+        say(f"  {one.name}: {one.what}")
+    try:
+        answers = _asked(path)
+    except typer.Abort:
+        raise UsageError("init: the questions were not answered; no file was written") from None
+    for written in write_bench(path, answers):
+        say(f"written: {escape(str(written))}")
+    say(f"next: freezeframe check {escape(str(path))} --touch")
+
+
+def _asked(path: Path) -> BenchAnswers:
+    name = typer.prompt("name of the bench", default=path.stem)
+    driver = typer.prompt("driver of the controllers", default="linux_drbd")
+    find(driver)  # UsageError: there is none
+    sides: dict[Side, SideAnswers] = {}
+    for side in SIDES:
+        console = typer.prompt(f"{side}: console, a port or URL")
+        baud = typer.prompt(f"{side}: baud rate", default=115200, type=int)
+        control = typer.prompt(
+            f"{side}: control line; the same if one line carries both", default=console
+        )
+        serial_number = typer.prompt(f"{side}: serial number that its controller answers with")
+        host = typer.prompt(f"{side}: volume, such as nbd://HOST:10809")
+        sides[side] = SideAnswers(
+            serial_number=serial_number, console=console, control=control, host=host, baud=baud
+        )
+    interface = typer.prompt("replication link: interface of this machine", default="eth1")
+    port = typer.prompt("replication link: TCP port", default=7788, type=int)
+    return BenchAnswers(name=name, driver=driver, interface=interface, port=port, sides=sides)
 
 
 def _say(port: SerialPort, heard: Heard | None) -> None:
