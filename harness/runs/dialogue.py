@@ -101,6 +101,9 @@ class Dialogue:
             self.put(lambda: self._remember(side, incident))
 
     def _make_ready(self, side: Side, seen: Identity, incident: Incident) -> SideFrames:
+        if self._opened.bench.policy.instructed_by != "harness":
+            self.frames[side, seen.boot_epoch] = SideFrames(incident, "")
+            return self.frames[side, seen.boot_epoch]  # the pair acts by itself: no frame of ours
         controller, deadline_ns = self._opened.controllers[side], deadline_in(PREPARE_TIMEOUT_S)
         if isinstance(controller, Preparable):
             controller.prepare(seen, incident.incident_id, deadline_ns)

@@ -89,7 +89,7 @@ class Station(threading.Thread):
         self._is_news = True
         """Whether the next arming is reported as the beginning of a watch."""
         self._armed_incidents: dict[str, ArmedIncident] = {}
-        self._arm: m.ArmBench | None = None
+        self._arm: m.ArmBench | None = None  # the newest; it may be disarmed by now
         self._rungs: dict[bytes, Rung] = {}
         """Armed frame -> what it does."""
         self._strikes: dict[str, Strike] = {}
@@ -219,7 +219,6 @@ class Station(threading.Thread):
             case m.ArmBench():
                 self._load(action)
             case m.DisarmBench():
-                self._arm = None
                 self._unconfirmed += self.intake.disarm()
                 self.audit.add("disarm", "bench", action.why)
             case m.Persist():
@@ -282,25 +281,26 @@ class Station(threading.Thread):
     def _frame_hex(self, side: Side, epoch: int) -> str:
         ready = self.dialogue.frames.get((side, epoch))
         disruptive = not self.opened.bench.policy.redrive
-        return "" if ready is None else ready.by_reason["console", disruptive].hex()
+        return ready.by_reason.get(("console", disruptive), b"").hex() if ready is not None else ""
 
     def _load(self, arm: m.ArmBench) -> None:
-        ready = {
-            side: one
-            for side, epoch in arm.epochs.items()
-            if (one := self.dialogue.frames.get((side, epoch))) is not None
-        }
-        frames = frames_of(ready, arm.rung, redrive=self.opened.bench.policy.redrive)
         self._arm = arm
-        for reason in sorted(frames, key=len, reverse=True):
-            rung = Rung.SAVE if reason.endswith("save") else arm.rung
-            self._rungs |= dict.fromkeys(frames[reason].values(), rung)
         if not self._is_autonomic:
-            gentle = {kind.rpartition(" on the ")[0] for kind in arm.gentle}
-            self.intake.arm(frames, arm, gentle)
+            self._hand_over(arm)
         what = "warmstart" if arm.rung is Rung.WARMSTART else "save"
         epochs = ", ".join(f"{side} in boot epoch {epoch}" for side, epoch in arm.epochs.items())
         self.audit.add("arm", epochs, what)
+
+    def _hand_over(self, arm: m.ArmBench) -> None:
+        """The reflex gets the frames, which were encoded when their side was identified."""
+        known = self.dialogue.frames
+        ready = {side: known[side, at] for side, at in arm.epochs.items() if (side, at) in known}
+        frames = frames_of(ready, arm.rung, redrive=self.opened.bench.policy.redrive)
+        for reason in sorted(frames, key=len, reverse=True):
+            rung = Rung.SAVE if reason.endswith("save") else arm.rung
+            self._rungs |= dict.fromkeys(frames[reason].values(), rung)
+        gentle = {kind.rpartition(" on the ")[0] for kind in arm.gentle}
+        self.intake.arm(frames, arm, gentle)
 
     def _say_health(self, status: HealthStatus) -> None:
         if not self._has_begun:
@@ -331,7 +331,7 @@ class Station(threading.Thread):
         if gap.from_ns is not None:
             text += f" ({(gap.to_ns - gap.from_ns) / 1e9:.3f} s)"
         self.audit.add("gap", gap.part.value, text)
-        if is_control:
+        if is_control or gap.from_ns is None:  # a kill before the first byte is no hole
             self._say(text)
         else:
             self.intake.current.lose(text)
@@ -378,8 +378,9 @@ class Station(threading.Thread):
 
     def instructs(self, trigger: Trigger) -> None:
         """A rule that instructs somebody hit, and no frame went out for it."""
-        if self._is_autonomic and self._arm is not None:
-            # The pair acts by itself; when is not known.
+        is_open = self._machine.open_incident or self._has_ended
+        if self._is_autonomic and self._arm is not None and trigger.instruct and not is_open:
+            # The pair acts by itself, armed or not; when is not known.
             self.intake.current.causes.append(trigger)
             self.struck(trigger, [])
         else:

@@ -1,10 +1,12 @@
 """A watch of several incidents: what it says of the time between two of them, and that a storm does
 not warmstart without end. A run that has come to its end instructs nobody."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.recovery.messages import Compared
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.audit import AuditJournal
@@ -356,6 +359,36 @@ def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
         steps = {(one["side"], one["step"]) for one in second["recovery"]}
         assert {(side, "saved") for side in SIDES} <= steps
         assert all(second["sets"][side]["complete"] for side in SIDES)
+
+
+class Signalling(Silent):
+    def __init__(self) -> None:
+        self.is_watching = threading.Event()
+
+    def phase(self, text: str) -> None:
+        if text.startswith("watching;"):
+            self.is_watching.set()
+
+
+def test_a_pair_that_acts_by_itself_is_collected(tmp_path: Path) -> None:
+    """Autonomic mode: no frame of ours, and one incident for all that is seen of one failure."""
+    fault = {"kind": "bit_flip_receiver", "side": "secondary", "at_write": 1, "count": 1}
+    with (
+        run_directory() as run_dir,
+        OpenBench(load_bench("sim_autonomic"), run_dir) as opened,
+        Watch(opened, out_dir=tmp_path, view=(view := Signalling())) as watched,
+    ):
+        assert view.is_watching.wait(60)
+        with opened.dialogue:
+            opened.arm_faults({"secondary": {"seed": 1, "faults": [fault | {"delay_ms": 0}]}})
+        host = opened.host("primary")
+        with contextlib.suppress(HarnessError, OSError):  # it is held while the primary restarts
+            host.write(0, bytes(4096))
+        result = next(watched)
+    record = result.record
+    assert record["trigger"]["rule"] == "digest-failed" and record["actions"] == []
+    assert all(record["sets"][side]["complete"] for side in SIDES)
+    assert {(side, "up") for side in SIDES} <= {(o["side"], o["step"]) for o in record["recovery"]}
 
 
 def write_bench(tmp_path: Path, line: str, port: int) -> str:

@@ -199,7 +199,8 @@ class Presence:
                 facts = self.sides[event.side]
                 facts.listening, facts.unheard = False, ""
                 facts.heard = facts.epoch is not None
-                facts.canary_ns = now + ns(self._settings.poll_s)
+                # One of the boot before proves nothing of this one: it is asked for again.
+                facts.canary_ns = now + ns(self._settings.poll_s) if facts.heard else now
             case NotHeard():
                 self._take_not_heard(event, now)
 
