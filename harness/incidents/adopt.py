@@ -17,6 +17,7 @@ from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import Stage
 from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict
 from freezeframe.harness.core.verdict.resyncfindings import OMITTED, REPAIRED
+from freezeframe.harness.core.verdict.wayfindings import GHOST_WRITE
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 from freezeframe.harness.wire.faults import FaultKind
@@ -137,7 +138,7 @@ def _fault(verdict: Verdict) -> FaultKind:
         raise UsageError(f"nothing to adopt: {verdict.text}")
     stage = Stage(verdict.stage)
     kind = FAULT_OF.get((stage, verdict.kind)) or FAULT_OF.get((stage, None))
-    if kind is None:
+    if kind is None or verdict.kind == GHOST_WRITE:  # a DRBD link sends nothing twice
         raise UsageError(f"the simulated controllers have no fault for {stage}: {verdict.kind}")
     return kind
 

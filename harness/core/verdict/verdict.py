@@ -38,7 +38,11 @@ from freezeframe.harness.core.verdict.resyncfindings import (
 from freezeframe.harness.core.verdict.route import numbers, route
 from freezeframe.harness.core.verdict.statediff import differences
 from freezeframe.harness.core.verdict.storefindings import compared_findings, store_findings
-from freezeframe.harness.core.verdict.wayfindings import digest_findings, unchecked_findings
+from freezeframe.harness.core.verdict.wayfindings import (
+    digest_findings,
+    ghost_findings,
+    unchecked_findings,
+)
 
 MAX_ALSO: Final = 16
 GARBLED: Final = re.compile(rb"[\x80-\xff].{0,16}[\x80-\xff]")
@@ -112,7 +116,7 @@ def findings(e: Evidence, audited: Sequence[Audited] | None = None) -> list[Find
     reason that is known, and console and control trouble, after the data's."""
     audited = audit(e) if audited is None else audited
     data = [*digest_findings(e), *unchecked_findings(e), *store_findings(e), *answer_findings(e)]
-    data += [*copy_findings(e), *omitted_findings(e, audited)]
+    data += [*ghost_findings(e), *copy_findings(e), *omitted_findings(e, audited)]
     if not data:
         data = compared_findings(e)
     # What nobody can time comes last; of two at one time the one that is earlier on the way.

@@ -31,6 +31,7 @@ from freezeframe.harness.core.verdict.findings import (
 
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4
+GHOST_WRITE: Final = "ghost write"
 SECOND_DIGEST_NS: Final = 250 * NS_PER_MS
 """A primary's second digest follows its sending at once; so much is left for its log and the
 capture."""
@@ -280,6 +281,25 @@ def _flipped_at(complaint: Complaint, content: bytes | None) -> BytePlace | None
     if max(record["digest"], record["computed"]) >> (8 * CRC_BYTES):
         return None
     return single_bit(record["digest"], record["computed"], complaint.size, content)
+
+
+def ghost_findings(e: Evidence) -> list[Finding]:
+    """Old copies of writes that came after their retries and after newer writes: each digest is right,
+    and the copy holds old data."""
+    if e.link is None:
+        return []
+    return [
+        Finding(
+            stage=Stage.ON_THE_LINK, kind=GHOST_WRITE, side="link", packet_no=one.row.packet_no,
+            t_cause_ns=one.row.t_sent_ns, t_cause_error_ns=e.link_error_ns,
+            reasons=(
+                f"an old copy of {one.retry.write_id_text} came over a session that its sender had given up, "
+                f"after {one.newer.write_id_text} had written to that place",
+            ),
+        ).of_place(e.of_host(one.row.sector), one.row.length_bytes)
+        for one in e.link.ghosts
+        if e.is_own(one.row.t_sent_ns)
+    ]  # fmt: skip
 
 
 def unchecked_findings(e: Evidence) -> list[Finding]:

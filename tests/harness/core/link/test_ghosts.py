@@ -3,16 +3,23 @@ here, from the specification."""
 
 import random
 import struct
+from dataclasses import replace
 
 import pytest
 from crc32c import crc32c
 
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import GhostWrite, LedgerEvent
+from freezeframe.harness.core.link.linkevidence import LinkEvidence
 from freezeframe.harness.core.link.linkrules import LinkRules
+from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.link.nvme_tcp import NvmeLink
 from freezeframe.harness.core.link.protocol import Direction, LinkOptions, Opening
 from freezeframe.harness.core.linkevents import LinkRule
+from freezeframe.harness.core.verdict.evidence import gather
+from freezeframe.harness.core.verdict.findings import Stage
+from freezeframe.harness.core.verdict.record import IncidentRecord
+from freezeframe.harness.core.verdict.verdict import findings
 
 HOST, TARGET = "10.77.0.1", "10.77.0.2"
 MS = 1_000_000
@@ -150,6 +157,18 @@ def test_a_ghost_write_is_named_with_its_retry_and_the_newer_write(seed: int) ->
     rules = LinkRules([LinkRule(name="ghost", event="ghost-write")])
     (hit,) = rules.on(ghost, 1)
     assert "an old copy, after its retry queue 1 cmd 8 was answered" in hit.detail
+
+
+def test_the_verdict_names_it_by_place_and_frame() -> None:
+    bench, (place, data) = story(random.Random(1))
+    record = IncidentRecord()
+    link = LinkEvidence(LinkEnds(protocol="nvme_tcp", ports=frozenset({4420})))
+    link.ghosts = bench.ghosts
+    (found,) = findings(replace(gather(record, sets={}), link=link))
+    assert (found.stage, found.kind, found.conclusive) == (Stage.ON_THE_LINK, "ghost write", True)
+    assert (found.write_lba, found.write_sectors) == (place // 512, len(data) // 512)
+    assert found.packet_no == bench.ghosts[0].row.packet_no
+    assert "an old copy of queue 1 cmd 8" in found.reasons[0]
 
 
 @pytest.mark.parametrize("case", ["no newer write", "no late copy", "no retry"])
