@@ -14,6 +14,9 @@ BENCH ?= drbd_qemu
 # Faults of all kinds, and whether the verdict on each is right: in virtual time, and through the real processes.
 VERDICT_RUNS ?= 500
 VERDICT_PROCESSES ?= 26
+# Pairs of faults; omitted and healthy resyncs, each.
+VERDICT_PAIRS ?= 338
+VERDICT_REJOINS ?= 90
 # Scripts of make tcp-diff.
 RUNS ?= 10000
 
@@ -30,7 +33,7 @@ help:
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
-	@echo "make nightly the tests, 2,000 + 104 faults judged, and bugs put into the code on purpose"
+	@echo "make nightly the tests, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, and bugs put into the code on purpose"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -95,12 +98,14 @@ claims: setup
 nightly: setup
 	@status=0; \
 	$(MAKE) --no-print-directory pytest || status=1; \
-	$(BIN)/python tests/tools/verdictrun.py --runs 2000 --processes 104 || status=1; \
+	$(BIN)/python tests/tools/verdictrun.py --runs 2000 --processes 104 --pairs 2000 --rejoins 500 || status=1; \
+	$(BIN)/python tests/tools/byterun.py || status=1; \
 	$(BIN)/python tests/tools/mutants.py --named --drawn 100 || status=1; \
 	exit $$status
 
 verdict: setup
-	@$(BIN)/python tests/tools/verdictrun.py --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) --write docs/verdict.md
+	@$(BIN)/python tests/tools/verdictrun.py --runs $(VERDICT_RUNS) --processes $(VERDICT_PROCESSES) \
+		--pairs $(VERDICT_PAIRS) --rejoins $(VERDICT_REJOINS) --write docs/verdict.md
 
 tcp-diff: setup
 	@$(BIN)/python tests/tools/tcpdiff.py --runs $(RUNS)

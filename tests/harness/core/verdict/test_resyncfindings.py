@@ -4,9 +4,17 @@
 from functools import cache
 
 import pytest
+from pairrun import MAY_BE_LATER, pair_run
 from resyncrun import OMISSIONS, Rejoined, healthy_run, omitted_run, wrong
+from verdictrun import virtual_run
+from virtualbench import evidence
 
-SHARE = 9
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.core.rootcause import RootCauseSet
+from freezeframe.harness.core.verdict.verdict import judge
+from freezeframe.harness.wire.faults import FaultKind
+
+SHARE = 6
 
 
 @cache
@@ -55,3 +63,36 @@ def test_a_stale_mark_that_is_copied_is_told_as_repaired_without_an_explanation(
 def test_the_link_watch_alone_sees_what_the_link_alone_shows(done: int) -> None:
     if omitted()[done].fault != "resync_denied":
         assert omitted()[done].is_live
+
+
+# --- latent faults --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (FaultKind.LOST_WRITE, FaultKind.NEG_ACK),
+        (FaultKind.MISDIRECTED_WRITE, FaultKind.BIT_FLIP_RECEIVER),
+        (FaultKind.BIT_FLIP_STORE, FaultKind.REPEATED_ACK),
+        (FaultKind.STALE_COPY, FaultKind.NEG_ACK),
+    ],
+)
+def test_a_latent_fault_shortly_before_the_one_that_triggers_is_named(
+    first: FaultKind, second: FaultKind
+) -> None:
+    done = [pair_run((first, second), seed, load_bench("sim").rules()) for seed in (1, 2)]
+    assert [(one.result, one.detail) for one in done] == [("right", "")] * 2
+    assert any(one.fired == 2 for one in done)
+
+
+def test_without_what_the_secondary_read_back_a_verdict_is_not_certain_and_says_why() -> None:
+    outcome = virtual_run("neg_ack", 1, load_bench("sim").rules())
+    assert outcome.verdict.confidence == "certain" and MAY_BE_LATER not in outcome.verdict.text
+    sets = dict(outcome.parts["sets"])
+    found = sets["secondary"]
+    assert found is not None
+    diagnostics = {**found.state["diagnostics"], "unscrubbed_blocks": 40}
+    state = {**found.state, "diagnostics": diagnostics}
+    sets["secondary"] = RootCauseSet(header=found.header, state=state, events=found.events)
+    poorer = judge(evidence({**outcome.parts, "sets": sets}))
+    assert (poorer.stage, poorer.write_id) == (outcome.verdict.stage, outcome.verdict.write_id)
+    assert poorer.confidence == "likely" and MAY_BE_LATER in poorer.text
+    assert "nobody had read back" in poorer.text
