@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from freezeframe.firmware_sim.bitmap import Bitmap
 from freezeframe.firmware_sim.faults import KINDS, Faults, PlanError
 from freezeframe.harness.wire.faults import FaultKind
 from freezeframe.harness.wire.rootcause import EventCode
@@ -30,10 +31,55 @@ def armed(
     return faults, fired
 
 
+def marked(blocks: int) -> Bitmap:
+    bitmap = Bitmap(1 << 20)
+    bitmap.set_blocks(8, blocks)
+    return bitmap
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "moment"),
+    [
+        ("primary", FaultKind.RESYNC_DENIED, "handshake"),
+        ("primary", FaultKind.RESYNC_BITS_DROPPED, "bitmap"),
+        ("secondary", FaultKind.RESYNC_EMPTY, "begin"),
+    ],
+)
+def test_a_resync_goes_wrong_once_at_its_own_moment_and_only_with_something_to_lose(
+    side: str, kind: FaultKind, moment: str
+) -> None:
+    faults, fired = armed(side, {"kind": kind})
+    bitmap = marked(20)
+    for other in {"handshake", "bitmap", "begin"} - {moment}:
+        assert not faults.resync(other, bitmap) and bitmap.count == 20
+    assert not faults.resync(moment, marked(0)) and fired == []
+    assert faults.resync(moment, bitmap) and bitmap.count < 20
+    assert (bitmap.count == 0) or kind is FaultKind.RESYNC_BITS_DROPPED
+    assert fired == [(EventCode.FAULT_FIRED, KINDS.index(kind), 0)]
+    assert not faults.resync(moment, marked(20))
+
+
+def test_a_misplaced_copy_goes_to_its_neighbour_and_a_stale_one_holds_what_was_there() -> None:
+    faults, _ = armed("primary", {"kind": FaultKind.MISPLACED_COPY, "at_write": 2})
+    data = b"x" * 512
+    assert [faults.copied(no, 1024, data) for no in (1, 2, 3)] == [
+        (1024, data), (512, data), (1024, data),
+    ]  # fmt: skip
+    faults, _ = armed("primary", {"kind": FaultKind.STALE_COPY, "at_write": 2})
+    old = b"o" * 512
+    sent = []
+    for no, before in enumerate((old, bytes(512), data, old, old), 1):
+        faults.before_write(1024, 512, lambda _at, _length, before=before: before)  # type: ignore[misc]
+        sent.append(faults.copied(no, 1024, data))
+    assert sent == [(1024, data)] * 3 + [(1024, old), (1024, data)]
+
+
 def test_without_a_plan_every_hook_is_a_no_op() -> None:
     faults, fired = armed("secondary")
     backend = Backend()
     data = b"x" * 512
+    assert faults.copied(1, 512, data) == (512, data)
+    assert not faults.resync("bitmap", marked(4))
     assert faults.sent_data(1, data) is data
     assert faults.received_data(1, data) is data
     faults.store(1, 0, data, backend)
