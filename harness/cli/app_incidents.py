@@ -64,6 +64,13 @@ def stats(
             metavar="KIND",
         ),
     ] = "",
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Also how long replicated writes waited for their answers, in the newest 20 captures.",
+        ),
+    ] = False,
     bench: WantedBench = "",
     side: WantedSide = "",
     outcome: WantedOutcome = "",
@@ -85,7 +92,7 @@ def stats(
         wanted = Wanted(
             bench=bench, side=side, outcome=outcome, kind=kind, since=since, until=until
         )
-        history.stats(out, wanted, as_json=as_json)
+        history.stats(out, wanted, answers=answers, as_json=as_json)
 
 
 @incidents_app.command(short_help="Write a remark on an incident.")

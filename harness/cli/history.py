@@ -1,6 +1,8 @@
 """Implement ``stats``, ``remark`` and ``run --repeat``: the history of a bench."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,21 +23,26 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.cli.runs import RunView
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents import repeats, store
 from freezeframe.harness.incidents.benchhistory import (
     MAX_RUNS,
-    PERCENTILES,
     BenchStats,
     Wanted,
     interval,
+    percentiles,
     rate_in_words,
     stats_of,
 )
-from freezeframe.harness.incidents.index import Index
+from freezeframe.harness.incidents.dossier import Dossier
+from freezeframe.harness.incidents.index import Index, Indexed
 from freezeframe.harness.incidents.remarks import add_remark
 from freezeframe.harness.incidents.repeats import RepeatedRun
+from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs import campaign
 
+MAX_READ: Final = 20
+"""Captures read for the times of answers: the newest, about half a second each."""
 MAX_DAYS: Final = 31
 """Days printed by ``stats``, the newest; ``--json`` has all."""
 
@@ -50,13 +57,16 @@ def remark(what: str, words: str, out_dir: Path, *, as_json: bool) -> None:
 
 
 # --- stats ------------------------------------------------------------------------------------------------
-def stats(out_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
+def stats(out_dir: Path, wanted: Wanted, *, answers: bool = False, as_json: bool) -> None:
+    """``answers``: read the captures of the newest MAX_READ incidents too."""
     with Index(out_dir) as index:
         found = wanted.select(index.incidents())
+    answer_us, read = _answer_times(found, out_dir) if answers else ({}, 0)
     rules = {one.signature: one.rule or "-" for one in found}
     made = stats_of(found)
     if as_json:
-        print_json(asdict(made))
+        more = {"answer_us": answer_us, "captures_read": read} if answers else {}
+        print_json({**asdict(made), **more})
         return
     say(f"incidents  {made.incidents}" + (f", {made.first} to {made.last}" if found else ""))
     for outcome, count in sorted(made.outcomes.items(), key=lambda one: -one[1]):
@@ -70,6 +80,33 @@ def stats(out_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
         for day in sorted(made.per_day)[-MAX_DAYS:]:
             say(f"  {escape(day):<14}{made.per_day[day]}")
     _say_times(made)
+    if answers:
+        said = _percents(answer_us, "us")
+        say(f"from a replicated write's last byte to its answer, in {read} captures: {said}")
+
+
+def _answer_times(found: Sequence[Indexed], out_dir: Path) -> tuple[dict[int, float], int]:
+    """Percentiles in microseconds, and how many captures could be read."""
+    values: list[float] = []
+    read = 0
+    for one in found[-MAX_READ:]:
+        with contextlib.suppress(HarnessError):
+            link = Dossier(StoredIncident.open(out_dir / one.name)).link
+            times = [
+                (write.t_ack_ns - write.t_sent_ns) / 1000
+                for write in link.writes
+                if write.t_ack_ns and write.t_ack_ns >= write.t_sent_ns
+            ]
+            values += times
+            read += bool(times)
+    return percentiles(values), read
+
+
+def _percents(values: Mapping[int, float], unit: str) -> str:
+    return (
+        ", ".join(f"{percent} % {value:.1f} {unit}" for percent, value in values.items())
+        or "not known"
+    )
 
 
 def _say_times(made: BenchStats) -> None:
@@ -84,10 +121,7 @@ def _say_times(made: BenchStats) -> None:
         ("reaction, from the trigger read to the first frame sent", made.reaction_us, "us"),
         ("re-arming of a watch after an incident", made.rearm_s, "s"),
     ):
-        said = ", ".join(
-            f"{percent} % {values[percent]:.1f} {unit}" for percent in PERCENTILES if values
-        )
-        say(f"{name}: {said or 'not known'}")
+        say(f"{name}: {_percents(values, unit)}")
 
 
 def prove_fixed(kind: str, out_dir: Path, *, as_json: bool) -> None:

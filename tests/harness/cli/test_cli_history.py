@@ -49,6 +49,9 @@ def test_list_and_stats_take_the_same_filters(out: Path) -> None:
     assert len(read("list", "--out", out, "--since", day, "--until", day)["incidents"]) == 2
     assert "no incidents that fit" in invoke("list", "--out", out, "--until", "2020-01-01").stdout
     assert "incidents  2" in invoke("stats", "--out", out).stdout
+    waited = read("stats", "--out", out, "--answers")
+    assert waited["captures_read"] == 2
+    assert 0 < waited["answer_us"]["50"] <= waited["answer_us"]["90"] <= waited["answer_us"]["99"]
 
 
 def test_a_remark_is_shown_and_found_and_alters_no_evidence(out: Path) -> None:
