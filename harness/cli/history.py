@@ -32,6 +32,7 @@ from freezeframe.harness.incidents.benchhistory import (
     interval,
     percentiles,
     rate_in_words,
+    rearm_times,
     stats_of,
 )
 from freezeframe.harness.incidents.dossier import Dossier
@@ -40,7 +41,9 @@ from freezeframe.harness.incidents.remarks import add_remark
 from freezeframe.harness.incidents.repeats import RepeatedRun
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs import campaign
+from freezeframe.harness.runs.audit import NAME, state_directory
 
+MAX_JOURNAL_BYTES: Final = 64 << 20
 MAX_READ: Final = 20
 """Captures read for the times of answers: the newest, about half a second each."""
 MAX_DAYS: Final = 31
@@ -63,7 +66,7 @@ def stats(out_dir: Path, wanted: Wanted, *, answers: bool = False, as_json: bool
         found = wanted.select(index.incidents())
     answer_us, read = _answer_times(found, out_dir) if answers else ({}, 0)
     rules = {one.signature: one.rule or "-" for one in found}
-    made = stats_of(found)
+    made = stats_of(found, _rearm_times(found))
     if as_json:
         more = {"answer_us": answer_us, "captures_read": read} if answers else {}
         print_json({**asdict(made), **more})
@@ -83,6 +86,16 @@ def stats(out_dir: Path, wanted: Wanted, *, answers: bool = False, as_json: bool
     if answers:
         said = _percents(answer_us, "us")
         say(f"from a replicated write's last byte to its answer, in {read} captures: {said}")
+
+
+def _rearm_times(found: Sequence[Indexed]) -> list[float]:
+    """From the audit journals, on this machine, of the benches of these incidents."""
+    times: list[float] = []
+    for bench in sorted({str(one.listed.get("bench") or "") for one in found} - {""}):
+        path = state_directory() / NAME.format(bench=Path(bench).name)
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            times += rearm_times(file.read(MAX_JOURNAL_BYTES).splitlines())
+    return times
 
 
 def _answer_times(found: Sequence[Indexed], out_dir: Path) -> tuple[dict[int, float], int]:
@@ -119,7 +132,7 @@ def _say_times(made: BenchStats) -> None:
     )
     for name, values, unit in (
         ("reaction, from the trigger read to the first frame sent", made.reaction_us, "us"),
-        ("re-arming of a watch after an incident", made.rearm_s, "s"),
+        ("from disarming a watched bench to arming it again", made.rearm_s, "s"),
     ):
         say(f"{name}: {_percents(values, unit)}")
 

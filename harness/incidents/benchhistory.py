@@ -2,10 +2,11 @@
 of runs proves. Pure; the index gives the incidents.
 """
 
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -146,11 +147,11 @@ class BenchStats:
     reaction_us: Mapping[int, float]
     """Percentiles of the time from reading the trigger to the first frame out."""
     rearm_s: Mapping[int, float]
-    """Percentiles of the time that a watch was not armed after an incident."""
+    """Percentiles of the time from disarming the bench to arming it again, by its audit journal."""
 
 
-def stats_of(found: Sequence[Indexed]) -> BenchStats:
-    """``found``: oldest first."""
+def stats_of(found: Sequence[Indexed], rearm_s: Sequence[float] = ()) -> BenchStats:
+    """``found``: oldest first. ``rearm_s``: what ``rearm_times`` gave."""
     failed = [one.started_ns for one in found if one.outcome == "fail" and one.started_ns]
     span_ns = failed[-1] - failed[0] if len(failed) > 1 else 0
     return BenchStats(
@@ -162,8 +163,29 @@ def stats_of(found: Sequence[Indexed]) -> BenchStats:
         per_day=dict(Counter(one.started[:10] for one in found if one.started)),
         mean_days_between=span_ns / (len(failed) - 1) / NS_PER_S / 86400 if span_ns else None,
         reaction_us=percentiles([value / 1000 for value in _numbers(found, "reaction_ns")]),
-        rearm_s=percentiles([value / 1000 for value in _numbers(found, "rearm_ms")]),
+        rearm_s=percentiles(rearm_s),
     )
+
+
+def rearm_times(journal: Iterable[bytes]) -> list[float]:
+    """Seconds from each disarming to the next arming, from the lines of an audit journal
+    (``runs/audit.py``). A line that is none is passed over."""
+    found, since = [], None
+    for line in journal:
+        try:
+            entry = json.loads(line)
+            action, at = entry["action"], datetime.fromisoformat(entry["utc"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if action == "disarm":
+            since = at if since is None else since
+        elif action == "arm" and since is not None:
+            if (took_s := (at - since).total_seconds()) >= 0:
+                found.append(took_s)
+            since = None
+        elif action == "end":
+            since = None
+    return found
 
 
 def _numbers(found: Sequence[Indexed], key: str) -> list[int]:

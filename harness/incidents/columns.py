@@ -4,7 +4,6 @@ A row gives the heading, the key in ``--json``, where the value comes from, and 
 The index stores what ``read`` returns, and is built again when the rows change.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,12 +71,6 @@ def _reaction_ns(record: IncidentRecord) -> Value:
     return trigger.t_frame_done_ns - trigger.t_arrival_ns
 
 
-def _rearm_ms(record: IncidentRecord) -> Value:
-    """How long a watch was not armed before this incident: its note says so."""
-    found = (re.match(r"not armed from .{1,80} \((\d{1,9}\.\d) s\)", one) for one in record.notes)
-    return next((round(float(one[1]) * 1000) for one in found if one is not None), None)
-
-
 _EQUAL: Final[Mapping[Value, str]] = {True: "yes", False: "NO", None: "-"}
 COLUMNS: Final = (
     Column(key="id", title="incident", value=lambda one: one.name, is_whole=True),
@@ -88,7 +81,6 @@ COLUMNS: Final = (
     Column(key="seed", read=lambda one: one.seed),
     Column(key="side", read=lambda one: one.trigger.side if one.trigger is not None else None),
     Column(key="reaction_ns", read=_reaction_ns),
-    Column(key="rearm_ms", read=_rearm_ms),
     Column(key="rule", title="trigger", read=_rule, shown=_or("-")),
     Column(key="kind", title="kind", value=lambda one: one.kind, is_whole=True, leaves=2),
     Column(key="seen", title="seen", value=lambda one: one.seen, leaves=3),

@@ -17,6 +17,7 @@ from freezeframe.harness.incidents.benchhistory import (
     clean_runs_needed,
     interval,
     percentiles,
+    rearm_times,
     stats_of,
 )
 from freezeframe.harness.incidents.index import Indexed
@@ -109,16 +110,29 @@ def test_a_percentile_is_a_value_that_was_seen(values: list[float]) -> None:
 def test_what_the_incidents_of_a_bench_come_to() -> None:
     found = [
         incident(0, listed={"reaction_ns": 50_000}),
-        incident(12, outcome="pass", listed={"rearm_ms": 5100}),
-        incident(48, listed={"reaction_ns": None, "rearm_ms": 4900}),
+        incident(12, outcome="pass", listed={}),
+        incident(48, listed={"reaction_ns": None}),
     ]
-    made = stats_of(found)
+    made = stats_of(found, [5.1, 4.9])
     assert (made.incidents, made.outcomes) == (3, {"fail": 2, "pass": 1})
     assert made.per_day == {"2026-01-01": 2, "2026-01-03": 1}
     assert made.mean_days_between == 2.0
     assert made.reaction_us == {50: 50.0, 90: 50.0, 99: 50.0}
     assert made.rearm_s == {50: 4.9, 90: 5.1, 99: 5.1}
     assert stats_of([]).mean_days_between is None and stats_of(found[:1]).mean_days_between is None
+
+
+def test_the_times_of_arming_again_come_from_the_audit_journal() -> None:
+    def entry(action: str, second: float) -> bytes:
+        return json.dumps({"utc": f"2026-01-01T00:00:{second:06.3f}Z", "action": action}).encode()
+
+    journal = [
+        entry("arm", 0), entry("disarm", 1), entry("disarm", 1.5), entry("health", 2), b"[", b"[]", b"{}", b"\xff",
+        entry("arm", 3.25), entry("arm", 4), entry("disarm", 5), entry("end", 6), entry("arm", 50),
+        entry("disarm", 51), entry("arm", 40), b'{"utc": 3, "action": "arm"}', b"[" * 99_999,
+    ]  # fmt: skip
+    assert rearm_times(journal) == [2.25]
+    assert rearm_times([]) == []
 
 
 def repeated(outcome: str, kind: str = "") -> RepeatedRun:
