@@ -5,7 +5,7 @@ repeat it without end. The guard keeps the times of past actions and answers wit
 
     WARMSTART   save the root cause data set, then restart
     SAVE        save only; the controller runs on
-    NOTHING     record only, until a person arms again
+    NOTHING     record only: for a pause, or until a person arms again
 
 * Between two warmstarts lies ``min_interval_s``. Each one that comes before ``calm_s`` have passed
   doubles the interval, up to ``max_interval_s`` (back-off). Inside the interval the armed frames only
@@ -14,6 +14,8 @@ repeat it without end. The guard keeps the times of past actions and answers wit
   it has moved on.
 * ``per_kind_per_hour``: an incident of one kind (the rule and the side) that has been collected so
   often is known; its rule only saves.
+* After three saves in an hour a pause lies between two, 10 s, then twice as long each time, up to
+  ``max_interval_s``; inside it the bench records only.
 * Two things open the breaker, and only a person closes it: the cap of a day, and ``max_saves`` saves
   in an hour. The second is there because a controller keeps a limited number of sets, and a storm of
   saves would push the first one out.
@@ -56,6 +58,11 @@ class Limits:
     """(window in seconds, warmstarts in it)."""
     per_kind_per_hour: int = 4
     per_day: int = 60
+    free_saves: int = 3
+    """Saves in one hour that need no pause between them."""
+    save_interval_s: float = 10.0
+    """Pause before the next one; it doubles with each. A save with its collection takes 0.2 s: without
+    a pause a storm would spend the hour's saves in 5 s."""
     max_saves: int = 12
     """Saves in one hour. The simulated controllers keep 16 sets."""
 
@@ -126,8 +133,20 @@ class Guard:
         until_ns, why = max(ends, key=lambda one: one[0])
         if until_ns <= now:
             return Allowed(Rung.WARMSTART)
+        saves = self._times(now, HOUR_S, Rung.SAVE)
+        pause_s = self._save_pause_s(len(saves))
+        if saves and saves[-1] + _ns(pause_s) > now:
+            text = f"storm guard: {len(saves)} saves in one hour, the next after {pause_s:.0f} s"
+            return Allowed(Rung.NOTHING, text, min(until_ns, saves[-1] + _ns(pause_s)))
         why = why.format(self.interval_s)
         return Allowed(Rung.SAVE, f"storm guard: only saves, {why}", until_ns)
+
+    def _save_pause_s(self, saves: int) -> float:
+        """What must lie between the last save and the next, after so many in one hour."""
+        if saves < self._limits.free_saves:
+            return 0.0
+        doubled = self._limits.save_interval_s * 2.0 ** min(saves - self._limits.free_saves, 16)
+        return min(doubled, self._limits.max_interval_s)
 
     def known_kinds(self, now: Ns) -> frozenset[str]:
         """Kinds of incident that have been collected often enough: their rules only save."""

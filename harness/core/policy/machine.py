@@ -374,7 +374,8 @@ class Machine:
         if not decided and not self._wanted:
             decided = self._why_not
         elif not decided and allowed.rung is Rung.NOTHING:
-            decided = f"{allowed.why}; recording until a person arms again"
+            waits = "" if allowed.until_ns else " until a person arms again"
+            decided = f"{allowed.why}; recording{waits}"
         troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
         return status(
             HealthInputs(

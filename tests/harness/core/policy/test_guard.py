@@ -122,3 +122,19 @@ def test_it_forgets_what_no_limit_looks_at(days: int) -> None:
     for second in range(0, days * 86_400, 600):
         guard.acted(at(second), "k", Rung.WARMSTART)
     assert len(guard.log) <= 86_400 / 600
+
+
+def test_a_storm_does_not_spend_the_saves_of_an_hour_in_seconds() -> None:
+    """A trigger twice a second for 20 minutes: collected again and again, and not disarmed for good."""
+    guard, acted = Guard(Limits()), []
+    for half_second in range(2400):
+        now = at(half_second / 2)
+        rung = guard.allowed(now).rung
+        if rung is not Rung.NOTHING:
+            guard.acted(now, "k", rung)
+            acted.append((half_second / 2, rung))
+    assert guard.broken == ""
+    assert [t for t, rung in acted if rung is Rung.WARMSTART][:4] == [0, 15, 45, 105]
+    saves = [t for t, rung in acted if rung is Rung.SAVE]
+    assert saves[:4] == [0.5, 1, 1.5, 11.5] and len(saves) < 12
+    assert guard.allowed(at(saves[-1] + 0.1)).until_ns is not None, "it ends by itself"

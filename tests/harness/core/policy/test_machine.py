@@ -369,7 +369,7 @@ def test_inside_the_interval_the_frames_only_save_and_then_they_warmstart_again(
 
 
 def test_a_storm_ends_with_an_open_breaker_that_a_person_closes() -> None:
-    play = Play(limits=Limits(max_saves=1_000, per_day=9)).armed()
+    play = Play(limits=Limits(free_saves=1_000, max_saves=1_000, per_day=9)).armed()
     warmstarts = []
     for _ in range(10_000):
         if play.machine.loaded is None:
