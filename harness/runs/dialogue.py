@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import NS_PER_S, FrameFailed, FrameSent, Side
+from freezeframe.harness.core.events import FrameFailed, FrameSent, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONTROL
 from freezeframe.harness.core.policy.guard import Rung
@@ -210,7 +210,3 @@ def frames_of(
             side: one.by_reason[source, False] for side, one in ready.items()
         }
     return found
-
-
-def seconds(duration_ns: int) -> str:
-    return f"{duration_ns / NS_PER_S:.1f} s"

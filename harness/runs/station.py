@@ -53,7 +53,6 @@ from freezeframe.harness.runs.strike import (
 )
 from freezeframe.harness.runs.view import View
 
-READY_TIMEOUT_S: Final = 20.0
 TICK_S: Final = 0.5
 """At the latest so often the rule files and the end are looked at."""
 DISARM_TIMEOUT_S: Final = 5.0
