@@ -44,7 +44,12 @@ from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.recording import MAX_CONSOLE_BYTES, Recording
 from freezeframe.harness.runs.rulefiles import RuleFiles
-from freezeframe.harness.runs.selfcheck import BOOT_RULE_PREFIX, CANARY_RULE, own_rules
+from freezeframe.harness.runs.selfcheck import (
+    BOOT_RULE_PREFIX,
+    CANARY_RULE,
+    is_own_rule,
+    own_rules,
+)
 from freezeframe.harness.runs.view import View
 
 WATCHERS: Final = {"reflex": BenchPart.REFLEX, "linkwatch": BenchPart.LINK}
@@ -316,7 +321,7 @@ class Intake:
         match event:
             case LinkStats():
                 self._link = event
-            case Trigger() if source == "reflex":
+            case Trigger() if source == "reflex" and not is_own_rule(event.rule):
                 recording.keep(event)
             case Recorded():
                 self._answered(source)

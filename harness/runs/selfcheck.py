@@ -30,6 +30,11 @@ NS_PER_US: Final = 1_000
 _TIMES: Final = struct.Struct("<QQ")
 
 
+def is_own_rule(name: str) -> bool:
+    """Whether a hit is the harness's own affair, and no finding: a canary, a boot banner."""
+    return name == CANARY_RULE.name or name.startswith(BOOT_RULE_PREFIX)
+
+
 def own_rules(boot_lines: Mapping[Side, bytes]) -> tuple[ConsoleRule, ...]:
     """The rules in force beside the bench's: canaries, and each device type's first line of a boot
     (a regex; empty: it has none). Nobody is instructed for them."""
