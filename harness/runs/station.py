@@ -76,9 +76,8 @@ class Station(threading.Thread):
         self.audit = AuditJournal(opened.bench.name, "watch")
         self._policy_file = PolicyFile(opened.bench.name)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_lock = threading.Lock()
         self._is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self.dialogue = Dialogue(opened, self.post, self.step)
         self._opening: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -110,7 +109,7 @@ class Station(threading.Thread):
         self.wake()
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full, or ended
+        with self._wake_lock, contextlib.suppress(OSError):  # full, or ended
             os.write(self._wake_write, b"\0")
 
     def stop(self, why: str) -> None:
@@ -200,9 +199,10 @@ class Station(threading.Thread):
                 log = self._machine.guard.log
                 self._policy_file.write(m.Saved(ended=self._ending, guard_log=log), {})
         self.audit.add("end", "watch", self._ending or str(self.failure))
-        os.close(self._wake_write)
-        self._wake_write = -1
-        os.close(self._wake_read)
+        with self._wake_lock:  # a late thread must not write into whatever gets the number
+            for fd in (self._wake_write, self._wake_read):
+                os.close(fd)
+            self._wake_write = -1
 
     # --- the policy -----------------------------------------------------------------------------------------
     def step(self, event: m.Event) -> None:
