@@ -18,6 +18,8 @@ DUE_NS: Final = NS_PER_S
 it."""
 PROMPT_NS: Final = DUE_NS // 2
 """A step within the secondary that takes longer is the one that made the answer late."""
+LOST_NS: Final = 3 * NS_PER_S
+"""An answer that another write's trigger cut off is called lost only after so long."""
 MAX_SLOW: Final = 256
 """Slow answers that are looked at; a stall makes as many as were in flight."""
 ANSWER_STAGES: Final = (Stage.RESPONSE, Stage.STALL)
@@ -131,8 +133,23 @@ def _slow_answer(e: Evidence, write: LinkWrite) -> Finding | None:
             found, side="", candidates=(Stage.RESPONSE, Stage.ON_THE_LINK),
             missing="where the answer was held up after the secondary had sent it",
         )  # fmt: skip
+    is_cut_off = not _is_asked_for(e, write) and _waited_ns(e, write) < LOST_NS
+    if kind == "lost" and not came and is_cut_off:
+        missing = "whether the answer would still have come: the trigger was about another write"
+        return replace(found, candidates=(Stage.RESPONSE,), missing=missing)
     stage = Stage.STALL if kind == "not reading" else Stage.RESPONSE
     return replace(found, stage=stage, kind=kind)
+
+
+def _is_asked_for(e: Evidence, write: LinkWrite) -> bool:
+    """Whether the trigger itself is about this write."""
+    own = e.own_write
+    return own is None or own.block_id == write.block_id or write.packet_no == own.packet_no
+
+
+def _waited_ns(e: Evidence, write: LinkWrite) -> Ns:
+    """How long it had waited for an answer when the trigger came."""
+    return 0 if e.t_detect_ns is None else e.t_detect_ns - write.t_sent_ns
 
 
 def _by_the_log(e: Evidence, write: LinkWrite, reasons: list[str]) -> str | None:
