@@ -129,12 +129,12 @@ def test_a_second_rig_in_its_place_is_refused(up: Path) -> None:
     assert "already up" in told["error"]["text"]
 
 
-def test_a_fault_that_a_link_cannot_make_is_rig_trouble(up: Path, tmp_path: Path) -> None:
+def test_a_fault_that_a_link_cannot_make_is_refused(up: Path, tmp_path: Path) -> None:
     status, told, _ = cli(
         "run", "bit_flip_store", "--bench", "drbd_qemu", "--out", str(tmp_path), runtime=up
     )
-    assert (status, told["outcome"]) == (3, "rig-trouble")
-    assert "cannot be produced in a link" in told["reasons"][0]
+    assert (status, told["outcome"]) == (2, "usage")
+    assert "bit_flip_store is not possible in a link of drbd" in told["error"]["text"]
 
 
 def test_a_break_on_the_console_reaches_the_kernel(up: Path) -> None:
