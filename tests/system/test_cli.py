@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from command import COMMAND, LIMIT_S, Output, freezeframe, told
 
-from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.incidents.store import StoredIncident
 
 
@@ -88,7 +88,7 @@ def test_an_early_trigger_is_not_taken_for_the_one_that_is_acted_on(tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout
     result = told(done)
-    assert result["trigger"]["rule"] == "digest-failed"
+    assert result["trigger"]["rule"] in load_scenario("bit_flip_receiver").expect.rules
     assert 0 < result["trigger"]["reaction_us"] < 1e6
     more = json.loads((Path(result["incident"]) / "incident.json").read_text())["more_triggers"]
     assert more[0]["rule"] == "came-up"
@@ -153,9 +153,12 @@ def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(tmp_path: Path) ->
         select.select([], [], [], delay_s)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=LIMIT_S)
-        # Before its first line Python itself takes the signal.
-        assert process.returncode == 130 or b"harness" not in said, said
-        assert b"Traceback" not in said or b"harness" not in said, said
+        # Before the command's first line Python itself takes the signal, and shows what it was
+        # importing: of the package only what leads there.
+        shown = set(re.findall(rb"freezeframe/([\w/]+)\.py", said))
+        early = {b"__init__", b"harness/__init__", b"harness/cli/__init__", b"harness/cli/__main__"}
+        assert process.returncode == 130 or shown <= early | {b"harness/cli/interrupt"}, said
+        assert b"Traceback" not in said or shown <= early | {b"harness/cli/interrupt"}, said
 
 
 def test_what_is_read_by_head_is_one_row_a_line_and_no_failure(tmp_path: Path) -> None:
