@@ -17,10 +17,10 @@ VERDICT_PROCESSES ?= 26
 # Pairs of faults; omitted and healthy resyncs, each.
 VERDICT_PAIRS ?= 338
 VERDICT_REJOINS ?= 90
-# Scripts of make tcp-diff.
+# Scripts of make tcp-diff, captures of make mutations.
 RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff nightly pytest wheels rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations nightly pytest wheels rig-demo test-rig
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -33,7 +33,8 @@ help:
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
-	@echo "make nightly the tests, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, and bugs put into the code on purpose"
+	@echo "make mutations  RUNS=$(RUNS) captures changed as taps, mirrors and clocks change them: no false hit, no unsaid loss"
+	@echo "make nightly the tests, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, and bugs put into the code on purpose"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -100,6 +101,7 @@ nightly: setup
 	$(MAKE) --no-print-directory pytest || status=1; \
 	$(BIN)/python tests/tools/verdictrun.py --runs 2000 --processes 104 --pairs 2000 --rejoins 500 || status=1; \
 	$(BIN)/python tests/tools/byterun.py || status=1; \
+	$(BIN)/python tests/tools/mutations.py --runs 10000 || status=1; \
 	$(BIN)/python tests/tools/mutants.py --named --drawn 100 || status=1; \
 	exit $$status
 
@@ -109,6 +111,9 @@ verdict: setup
 
 tcp-diff: setup
 	@$(BIN)/python tests/tools/tcpdiff.py --runs $(RUNS)
+
+mutations: setup
+	@$(BIN)/python tests/tools/mutations.py --runs $(RUNS)
 
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py

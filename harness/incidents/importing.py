@@ -363,6 +363,7 @@ class _Import:
                 )
         self._blind += self._sighting.sentences()
         self._blind += importjudge.blindness(view, ends, self._sighting.frames)
+        self._notes += importjudge.strangers(view, self._sighting.frames)
         for rule, count in view.withheld.items():
             self._notes.append(
                 f"{rule}: {count} hits are left out, because the capture cannot show what they rest on"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
@@ -12,15 +12,18 @@ from typing import Final
 from freezeframe.harness.core.console.logtimes import LogTimes
 from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.console.triggers import Hit, Scanner
-from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
-from freezeframe.harness.core.link.blindness import BlindKind, Demand, Sight, unproved
+from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side, Trigger
+from freezeframe.harness.core.link.blindness import HARMLESS, BlindKind, Demand, Sight, unproved
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
+from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.incidents.store import StoredIncident, link_runs
 
 MAX_HITS: Final = 100
 """Listed of one rule and side; more are counted."""
 MAX_ALL_HITS: Final = 100_000
+CLOCK_STEP_NS: Final = 250 * NS_PER_MS
+"""More than any disorder of frames; the times of two frames that are so far apart are looked at."""
 EXCERPT_BYTES: Final = 256
 USUAL_ALGORITHM: Final = "crc32c"
 PROOF_DIGESTS: Final = 16
@@ -83,12 +86,27 @@ def link_hits(
     stored: StoredIncident, ends: LinkEnds, rules: Sequence[LinkRule]
 ) -> tuple[LinkView, list[Trigger]]:
     """(what was understood, what the rules found) of the incident's capture."""
+    return hits_of(link_runs(stored.path), ends, rules)
+
+
+def hits_of(
+    runs: Iterable[Run], ends: LinkEnds, rules: Sequence[LinkRule]
+) -> tuple[LinkView, list[Trigger]]:
+    """The same of runs of frames."""
     tells = ends.speak().tells
     shown = [rule for rule in rules if EVENTS[rule.event].needs in tells]
     view, hits = LinkView(ends, shown), list[Trigger]()
-    t_ns, count = 0, 0
-    for run in link_runs(stored.path):
+    t_ns, last_ns, count = 0, 0, 0
+    for run in runs:
         for at_ns, frame, number in view.frames(run.data, count + 1, 0):
+            far = last_ns and abs(at_ns - last_ns) > CLOCK_STEP_NS
+            was_set = (
+                at_ns < last_ns or view.reassembler.clock_was_set(at_ns, frame) if far else False
+            )
+            if was_set:
+                view.clock_set(at_ns)
+            if was_set is not None:  # else this frame does not tell
+                last_ns = at_ns
             due_ns = view.next_deadline()
             if due_ns is not None and due_ns <= at_ns:
                 hits += view.tick(due_ns)
@@ -129,9 +147,24 @@ def blindness(view: LinkView, ends: LinkEnds, frames: int) -> list[str]:
     )  # fmt: skip
     demand = Demand(protocol=ends.protocol, tells=tells, ports=tuple(ends.ports))
     lacks = unproved(demand, sight, wrote=None)
-    if sight.blind:
+    if sight.blind.keys() - HARMLESS:
         lacks.pop(BlindKind.NO_WRITE, None)  # the other sentences say why
-    return list(lacks.values())
+    says = list(lacks.values())
+    if view.clock_steps:
+        says.append(
+            f"the clock that times the frames was set {view.clock_steps} times: how long an answer took is not known then"
+        )
+    if view.ledger.doubts:
+        says.append(
+            f"{len(view.ledger.doubts)} answers fit no write that was captured, and no later write shows that "
+            "none was missed"
+        )
+    return says
+
+
+def strangers(view: LinkView, frames: int) -> list[str]:
+    """Who else speaks on the port, a sentence each."""
+    return [one.says for one in view.blindness(frames) if one.kind in HARMLESS]
 
 
 # --- the consoles -------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """IP addresses, compared as addresses: however they are written."""
 
 import ipaddress
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)
 def canonical(address: str) -> str:
     """The one text for an address: FD00:0::1 is fd00::1, ::ffff:10.0.0.1 is 10.0.0.1, a scope
     (fe80::1%eth0) is left out because frames carry none. What is no address stays as it is."""

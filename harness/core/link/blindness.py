@@ -24,6 +24,8 @@ from freezeframe.harness.core.linkevents import EVENTS
 
 ENOUGH_WRITES: Final = 16
 """Writes without one digest checked, or without one answer on a connection that is shown."""
+MAX_NAMED: Final = 4
+"""Directions in one sentence."""
 FOREIGN_SHARE: Final = 0.1
 """Of all frames: so many with hidden content are worth a word beside a link that is understood."""
 _TLS_HANDSHAKE: Final = b"\x16\x03"
@@ -47,7 +49,9 @@ class BlindKind(StrEnum):
     HIDDEN = "hidden"
     ANSWERS_NOT_SHOWN = "answers-not-shown"
     WRITES_NOT_SHOWN = "writes-not-shown"
+    VANISHED = "vanished"
     EXCHANGED = "exchanged"
+    STRANGERS = "strangers"
     NO_WRITE = "no-write"
     NO_DIGEST = "no-digest"
     PROTOCOL_BROKE = "protocol-broke"
@@ -104,6 +108,11 @@ class LinkState:
     answerers: frozenset[str] = frozenset()
     """Addresses that sent answers."""
     digests_checked: int = 0
+    last_writer: str = ""
+    writes_in_a_row: int = 0
+    """By ``last_writer``, up to now."""
+    unheard: int = 0
+    """Writes that were not answered in time by an end of which no frame was captured since."""
 
     @property
     def writes(self) -> int:
@@ -127,9 +136,9 @@ def blindness(state: LinkState) -> list[Blindness]:
     if state.broken:
         says = f"{state.broken}; nothing of the link is understood since"
         return [Blindness(BlindKind.PROTOCOL_BROKE, says, _ALL)]
-    found = [*_hidden(state), *_not_understood(state)]
+    found = [*_hidden(state), *_not_understood(state), *_strangers(state)]
     if state.writes or state.answers:
-        found += [*_half(state), *_exchanged(state), *_unchecked(state)]
+        found += [*_half(state), *_vanished(state), *_exchanged(state), *_unchecked(state)]
     return found
 
 
@@ -141,6 +150,8 @@ def unsafe_events(found: list[Blindness]) -> frozenset[str]:
 # --- what was not proved ------------------------------------------------------------------------------------
 QUIET: Final = frozenset({str(BlindKind.NOTHING_CAPTURED), str(BlindKind.NO_CONNECTION)})
 """Kinds of blindness that a link on which nobody writes shows too."""
+HARMLESS: Final = frozenset({str(BlindKind.STRANGERS)})
+"""Named, but nothing of the pair is hidden by them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +195,9 @@ def unproved(
         return {}
     found: dict[str, str] = {}
     for kind, says in sight.blind.items():
-        if kind != BlindKind.NO_DIGEST and (wrote is not False or kind not in QUIET):
+        if kind not in (BlindKind.NO_DIGEST, *HARMLESS) and (
+            wrote is not False or kind not in QUIET
+        ):
             found[kind] = says
     if not sight.writes and wrote is not False:
         found[BlindKind.NO_WRITE] = no_write_seen(demand, sight.blind)
@@ -270,7 +283,9 @@ def _not_understood(state: LinkState) -> list[Blindness]:
     if not spoken:
         says = f"of {state.frames} frames none carried data {where}"
         return [Blindness(BlindKind.NO_CONNECTION, says, _ALL)]
-    who = ", ".join(f"{source} to {destination}" for source, destination in sorted(spoken)[:4])
+    who = ", ".join(
+        f"{source} to {destination}" for source, destination in sorted(spoken)[:MAX_NAMED]
+    )
     named = {state.primary_address, state.secondary_address} - {""}
     if not any(named <= set(ends) for ends in spoken):
         says = f"what is sent {where} is not between the addresses named ({', '.join(sorted(named))}): {who}"
@@ -318,6 +333,13 @@ def _half(state: LinkState) -> list[Blindness]:
 def _exchanged(state: LinkState) -> list[Blindness]:
     """The one who writes is not the primary named."""
     primary, secondary = state.primary_address, state.secondary_address
+    writer, count = state.last_writer, state.writes_in_a_row
+    if primary in state.writers and writer and writer != primary and count >= ENOUGH_WRITES:
+        says = (
+            f"the last {count} writes come from {writer}, those before them from {primary}, which is named the "
+            "primary: have the two changed their roles or addresses?"
+        )
+        return [Blindness(BlindKind.EXCHANGED, says, _ALL)]
     others = {one: count for one, count in state.writers.items() if one != primary}
     if not primary or primary in state.writers or not others:
         return []
@@ -330,6 +352,43 @@ def _exchanged(state: LinkState) -> list[Blindness]:
     return [Blindness(BlindKind.EXCHANGED, says, _ALL)]
 
 
+def _vanished(state: LinkState) -> list[Blindness]:
+    """A direction that was in the capture, and is no longer."""
+    if not state.unheard:
+        return []
+    says = (
+        f"{state.unheard} writes were not answered in time, and nothing of the end that answers was captured and "
+        "understood since: has the mirror lost that direction?"
+    )
+    return [Blindness(BlindKind.VANISHED, says, _ABOUT_ANSWERS_MISSING)]
+
+
+def _strangers(state: LinkState) -> list[Blindness]:
+    """Others speak on the port. They hide nothing of the pair, and are not judged with it."""
+    pair = {state.primary_address, state.secondary_address} - {""}
+    if not pair:
+        pair = {
+            end
+            for ends in state.directions
+            if not state.writers.keys().isdisjoint(ends)
+            for end in ends
+        }
+        if len(pair) > 2 and len(state.writers) > 1:
+            pair = set()
+    spoken = sorted(ends for ends, one in state.directions.items() if one.has_spoken)
+    others = [ends for ends in spoken if not pair.issuperset(ends)]
+    if not others or (len(others) == len(spoken) and pair):
+        return []
+    where = f"TCP port {' or '.join(map(str, sorted(state.ports)))}" if state.ports else "the link"
+    who = ", ".join(f"{source} to {destination}" for source, destination in others[:MAX_NAMED])
+    says = (
+        f"others speak on {where} too, and are not the pair: {who}"
+        if pair
+        else f"several pairs speak on {where}, and no addresses are named: {who}"
+    )
+    return [Blindness(BlindKind.STRANGERS, says)]
+
+
 def _unchecked(state: LinkState) -> list[Blindness]:
     if Tell.DIGEST not in state.tells or state.digests_checked or state.writes < ENOUGH_WRITES:
         return []
@@ -339,7 +398,7 @@ def _unchecked(state: LinkState) -> list[Blindness]:
 
 def state_of(
     judge: SegmentJudge, protocol: ReplicationProtocol, totals: Totals, *,
-    named: tuple[str, str], ports: frozenset[int], frames: int, messages: int,
+    named: tuple[str, str], ports: frozenset[int], frames: int, messages: int, unheard: int = 0,
 ) -> LinkState:  # fmt: skip
     """The state of a link from what reassembly, protocol and ledger have counted; ``named`` are the
     primary's and the secondary's address as the bench file has them, or ""."""
@@ -367,4 +426,7 @@ def state_of(
         answers=totals.acks + totals.orphans,
         answerers=frozenset(totals.answerers),
         digests_checked=totals.digests_checked,
+        last_writer=totals.last_writer,
+        writes_in_a_row=totals.writes_in_a_row,
+        unheard=unheard,
     )

@@ -9,19 +9,17 @@ rows are counted and the last ones kept, unfinished ones are limited in number.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Final, get_args
 
 from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.link.doubts import Doubts
 from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
-    JUDGEMENT_NS,
     MATCHES_TO_BELIEVE,
     MAX_ASSEMBLED_BYTES,
     MAX_ASSEMBLING,
-    MAX_DOUBTFUL,
     MAX_OPEN_BARRIERS,
     MAX_SESSIONS,
     MAX_UNFINISHED,
@@ -32,7 +30,6 @@ from freezeframe.harness.core.link.ledgerbook import (
     SUSPECT_NS,
     Assembly,
     Book,
-    Doubtful,
     confirm,
     excerpt,
     forget_writes,
@@ -91,7 +88,7 @@ class Ledger:
         """Set while our own writer is the volume's sole writer."""
         self.resync = ResyncAccount()
         self._books: dict[int, Book] = {}
-        self._doubtful: deque[Doubtful] = deque()
+        self.doubts = Doubts()
         self._assembled_bytes = 0
         self._ghosts = GhostWatch()
 
@@ -106,22 +103,24 @@ class Ledger:
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` has something to tell."""
-        due_ns = self.resync.next_deadline()
-        doubt_ns = self._doubtful[0].due_ns if self._doubtful else due_ns
-        return doubt_ns if due_ns is None or doubt_ns is None else min(doubt_ns, due_ns)
+        due_ns, doubt_ns = self.resync.next_deadline(), self.doubts.next_deadline()
+        return min((one for one in (due_ns, doubt_ns) if one is not None), default=None)
 
-    def tick(self, now_ns: Ns) -> list[LedgerEvent]:
-        """Tell the findings that no hole in the capture has explained in the meantime."""
-        events: list[LedgerEvent] = []
-        while self._doubtful and self._doubtful[0].due_ns <= now_ns:
-            events.append(self._doubtful.popleft().event)
+    def tick(self, now_ns: Ns, *, only_shown: bool = False) -> list[LedgerEvent]:
+        """Tell what no hole has explained; ``only_shown``: frames may be lost without a word."""
+        events = self.doubts.tick(now_ns, self._books.get if only_shown else None)
         for one, session in self.resync.tick(now_ns):
             events.append(ResyncOmitted(session, *one.claim, one.omitted(), one.blocks_lost))
         return events
 
+    def shows_answers(self, session: LinkSession, t_ns: Ns) -> bool:
+        """Answers to what was sent then are in the capture."""
+        book = self._books.get(session.number)
+        return book is not None and (book.whole or book.first_answer_ns < t_ns)
+
     def frames_lost(self, t_ns: Ns) -> None:
         """The capture lost frames until ``t_ns``, nobody knows which."""
-        self._doubtful.clear()
+        self.doubts.forget(lambda one: True)
         self.resync.missed_any()
         for book in self._books.values():
             silence_unknown(book, t_ns)
@@ -136,7 +135,9 @@ class Ledger:
         book = self._books.get(session.number)
         if book is None:
             # A session whose greeting was seen has no writes from before the capture.
-            book = Book(epoch_known=whole, complete=whole, blind_since_barrier=not whole)
+            book = Book(
+                whole=whole, epoch_known=whole, complete=whole, blind_since_barrier=not whole
+            )
             self._books[session.number] = book
             if len(self._books) > MAX_SESSIONS:
                 del self._books[next(iter(self._books))]
@@ -158,6 +159,7 @@ class Ledger:
     def _write(self, message: ReplicatedWrite) -> list[LedgerEvent]:
         session, key = message.session, message.key
         book = self._book(session)
+        book.written_ns = message.t_ns
         if not session.primary_address:
             session.primary_address = message.sender
         t_ns, data = message.t_ns, message.data
@@ -170,7 +172,7 @@ class Ledger:
         book.epoch_writes += 1
         totals = self.totals
         totals.writes += 1
-        totals.writers[message.sender] = totals.writers.get(message.sender, 0) + 1
+        totals.count_writer(message.sender)
         totals.bytes_written += row.length_bytes
         events: list[LedgerEvent] = []
         if message.kind != "write":
@@ -317,6 +319,7 @@ class Ledger:
     # --- answers ---------------------------------------------------------------------------------
     def _answer(self, message: Answer) -> list[LedgerEvent]:
         book, key = self._book(message.session), message.key
+        book.first_answer_ns = min(book.first_answer_ns, message.t_ns)
         self.totals.answerers.add(message.sender)
         row = book.unfinished.pop(key, None)
         if row is None:
@@ -365,19 +368,14 @@ class Ledger:
         if row is not None and (book.complete or row.t_sent_ns > book.writes_missed_ns):
             # Its write was seen, and none since that could have used its id again: also where the
             # capture began in the middle of a session.
-            self._doubt(RepeatedAck(row, message), message.session, message.t_ns, key)
+            self.doubts.add(RepeatedAck(row, message), message.session.number, message.t_ns, key)
         elif row is None and book.complete:
-            self._doubt(UnknownAck(message), message.session, message.t_ns, key)
+            self.doubts.add(UnknownAck(message), message.session.number, message.t_ns, key)
         return []
-
-    def _doubt(
-        self, event: LedgerEvent, session: LinkSession, t_ns: Ns, key: Hashable | None = None
-    ) -> None:
-        if len(self._doubtful) < MAX_DOUBTFUL:
-            self._doubtful.append(Doubtful(t_ns + JUDGEMENT_NS, session.number, key, event))
 
     def _barrier(self, message: Barrier) -> list[LedgerEvent]:
         book, barrier_id = self._book(message.session), message.barrier_id
+        book.written_ns = message.t_ns
         early = book.early_barrier_acks.pop(barrier_id, None) if book.early_barrier_acks else None
         if early is not None and not is_disorder(early, message.t_ns, message.packet_no):
             early = None
@@ -412,9 +410,7 @@ class Ledger:
 
     def _explained(self, session: LinkSession, key: Hashable) -> None:
         """What the early answer with this key answers has come: no finding."""
-        self._doubtful = deque(
-            d for d in self._doubtful if (d.session, d.key) != (session.number, key)
-        )
+        self.doubts.forget(lambda one: (one.session, one.key) == (session.number, key))
 
     def _barrier_answer(self, message: BarrierAnswer) -> list[LedgerEvent]:
         session, barrier_id, count = message.session, message.barrier_id, message.count
@@ -424,7 +420,7 @@ class Ledger:
             remember(book.early_barrier_acks, barrier_id, message)
             if book.complete and not message.tentative:
                 event = BarrierMismatch(message, f"{shown} is not open, {count} writes reported")
-                self._doubt(event, session, message.t_ns, barrier_id)
+                self.doubts.add(event, session.number, message.t_ns, barrier_id)
             return []
         events: list[LedgerEvent] = []
         oldest = book.epoch - len(book.barriers)
@@ -465,10 +461,11 @@ class Ledger:
         forget_writes(book, t_ns)
         for key in list(book.assembling):
             self._forget_assembly(book, key)  # what is missing of it may be in the hole
-        self._doubtful = deque(d for d in self._doubtful if d.session != session.number)
+        self.doubts.forget(lambda one: one.session == session.number)
 
     def _closed(self, message: Closed) -> list[LedgerEvent]:
-        book = self._books.pop(message.session.number, None)
+        is_unseen = message.reason in NO_CLOSE
+        book = (self._books.get if is_unseen else self._books.pop)(message.session.number, None)
         if book is None:
             return []
         for key in list(book.assembling):

@@ -23,13 +23,8 @@ MAX_UNFINISHED: Final = 65536
 KEPT_ROWS: Final = 8192
 """Finished rows kept a session: the window in which a repeated acknowledgement is known as one."""
 MAX_OPEN_BARRIERS: Final = 4096
-MAX_DOUBTFUL: Final = 256
 MAX_EARLY: Final = 4096
 """Answers remembered that came before what they answer."""
-JUDGEMENT_NS: Final = 100 * NS_PER_MS
-"""A stray acknowledgement is reported only after this: a write that the capture lacks shows as a hole
-by then, since the receiver's TCP acknowledges it within 40 ms, and HOLE_PATIENCE_NS later the hole
-is certain."""
 SUSPECT_NS: Final = NS_PER_S
 """A capture that has just lost frames may have lost an answer together with every later sign of
 it."""
@@ -79,6 +74,8 @@ class Book:
 
     unfinished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
     finished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
+    whole: bool = False
+    """The session's greeting was captured."""
     epoch: int = 0
     epoch_writes: int = 0
     epoch_known: bool = False
@@ -113,6 +110,10 @@ class Book:
     """The first epoch whose barrier was answered wrongly."""
     blind_since_barrier: bool = True
     """No barrier was captured since writes may have been missed."""
+    first_answer_ns: Ns = 1 << 62
+    """When the first answer was captured; far in the future: none was yet."""
+    written_ns: Ns = -1
+    """When a write or barrier was captured last."""
     leaving: bool = False
     """An end has announced that it disconnects."""
 

@@ -217,6 +217,9 @@ class Totals:
     writes: int = 0
     writers: dict[str, int] = field(default_factory=dict)
     """Address -> writes that it sent."""
+    last_writer: str = ""
+    writes_in_a_row: int = 0
+    """By ``last_writer``, up to now."""
     answerers: set[str] = field(default_factory=set)
     """Addresses that sent answers."""
     bytes_written: int = 0
@@ -232,3 +235,8 @@ class Totals:
     latency_max_ns: int = 0
     rows_given_up: int = 0
     """Unfinished rows dropped because too many were open."""
+
+    def count_writer(self, address: str) -> None:
+        self.writers[address] = self.writers.get(address, 0) + 1
+        self.writes_in_a_row = self.writes_in_a_row + 1 if address == self.last_writer else 1
+        self.last_writer = address

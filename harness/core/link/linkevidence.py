@@ -246,11 +246,11 @@ class LinkEvidence:
     def _tick(self, t_ns: Ns) -> None:
         deadline_ns = self._ledger.next_deadline()
         if deadline_ns is not None and deadline_ns <= t_ns:
-            self._learn(self._ledger.tick(t_ns))
+            self._learn(self._ledger.tick(t_ns, only_shown=True))
 
     def close(self) -> None:
         self._understand(self._reassembler.close(self.t_last_ns))
-        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
+        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S, only_shown=True))
         self._judge_digests()
         self._find_resent()
 

@@ -8,7 +8,7 @@ which everything captured was fed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from freezeframe.harness.core.blocks import crcbits
@@ -24,6 +24,7 @@ from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 MAX_TRIGGERS_A_SECOND: Final = 16
 """A rule; the rest of a burst is counted. One is enough to act on."""
 MAX_WATCHED_ROWS: Final = 131072
+MAX_UNHEARD: Final = 64
 _EXCERPT_BYTES: Final = 64
 
 
@@ -39,6 +40,8 @@ class LinkRules:
         self._watched: dict[str, deque[WriteRow]] = {
             rule.name: deque() for rule in self._rules["missing-ack"]
         }
+        self._unheard: list[tuple[LinkRule, WriteRow]] = []
+        """Writes that were not answered in time by an end of which no frame was captured since."""
         self._second: dict[str, tuple[Ns, int]] = {}
 
     def on(self, event: LedgerEvent, now_ns: Ns) -> list[Trigger]:
@@ -122,28 +125,45 @@ class LinkRules:
                 deadlines.append(watched[0].t_sent_ns + rule.deadline_ns)
         return min(deadlines, default=None)
 
-    def tick(self, now_ns: Ns) -> list[Trigger]:
-        """Everything captured up to ``now_ns`` has been fed: what is missing now is missing."""
+    def tick(
+        self, now_ns: Ns, is_heard: Callable[[WriteRow], bool] = lambda row: True
+    ) -> list[Trigger]:
+        """Everything captured up to ``now_ns`` has been fed: what is missing now is missing, where
+        the receiver of a write has been heard since."""
         triggers: list[Trigger] = []
+        waiting, self._unheard = self._unheard, []
+        for rule, row in waiting:
+            triggers += self._missing(rule, row, now_ns, is_heard)
         for rule in self._rules["missing-ack"]:
             watched = self._watched[rule.name]
             while watched and (
                 not watched[0].waiting or watched[0].t_sent_ns + rule.deadline_ns <= now_ns
             ):
-                row = watched.popleft()
-                if not row.waiting:
-                    continue
-                row.missing_told = True
-                detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
-                side: Side = (
-                    "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
-                )
-                # The silence became an error when its time was up, not when the write was sent.
-                due_ns = row.t_sent_ns + rule.deadline_ns
-                triggers += self._emit(
-                    rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.write_id_text
-                )
+                triggers += self._missing(rule, watched.popleft(), now_ns, is_heard)
         return triggers
+
+    def _missing(
+        self, rule: LinkRule, row: WriteRow, now_ns: Ns, is_heard: Callable[[WriteRow], bool]
+    ) -> list[Trigger]:
+        if not row.waiting:
+            return []
+        if not is_heard(row):
+            if len(self._unheard) < MAX_UNHEARD:
+                self._unheard.append((rule, row))
+            return []
+        row.missing_told = True
+        detail = f"{_row_text(row)}: no acknowledgement within {rule.deadline_ns // NS_PER_MS} ms"
+        side: Side = "secondary" if row.session.side_of(row.sender) == "primary" else "primary"
+        # The silence became an error when its time was up, not when the write was sent.
+        due_ns = row.t_sent_ns + rule.deadline_ns
+        return self._emit(
+            rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.write_id_text
+        )
+
+    @property
+    def unheard(self) -> list[WriteRow]:
+        """Writes that were not answered in time by an end of which no frame was captured since."""
+        return [row for _, row in self._unheard if row.waiting]
 
     def _acknowledged(self, row: WriteRow, now_ns: Ns) -> list[Trigger]:
         triggers: list[Trigger] = []

@@ -17,6 +17,7 @@ from freezeframe.harness.core.link.blindness import (
 )
 from freezeframe.harness.core.link.follow import Follower
 from freezeframe.harness.core.link.ledger import Ledger
+from freezeframe.harness.core.link.ledgerevents import WriteRow
 from freezeframe.harness.core.link.linkrules import LinkRules
 from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol, Tell
 from freezeframe.harness.core.link.skim import Buffer
@@ -90,6 +91,7 @@ class LinkView:
         self.withheld: Counter[str] = Counter()
         """Rule -> triggers that it did not give because the capture could not see what they rest
         on."""
+        self.clock_steps = 0
         self._ends = ends
         self._events = {rule.name: rule.event for rule in rules}
         self._frames = 0
@@ -116,9 +118,17 @@ class LinkView:
         triggers = self._understand(self.reassembler.tick(sure_ns), now_ns)
         if not self.reassembler.certain:
             return triggers  # what seems to be missing may be waiting behind a hole
-        for event in self.ledger.tick(sure_ns):
+        for event in self.ledger.tick(sure_ns, only_shown=True):
             triggers += self.rules.on(event, now_ns)
-        return self._believed(triggers + self.rules.tick(sure_ns))
+        return self._believed(triggers + self.rules.tick(sure_ns, self._is_heard))
+
+    def _is_heard(self, row: WriteRow) -> bool:
+        """The end that is to answer was heard after the write."""
+        ends = row.session.addresses
+        other = next((one for one in ends if one != row.sender), row.sender)
+        if not self.ledger.shows_answers(row.session, row.t_sent_ns):
+            return False  # what is missing may be the begin of its stream
+        return self.reassembler.is_heard(other, row.sender, row.packet_no, row.t_sent_ns)
 
     def next_deadline(self) -> Ns | None:
         """When ``tick`` should be called if no frame comes."""
@@ -141,15 +151,22 @@ class LinkView:
     def close(self, now_ns: Ns) -> list[Trigger]:
         """The capture ends: judge what is certain by now."""
         triggers = self._understand(self.reassembler.close(now_ns), now_ns)
-        for event in self.ledger.tick(now_ns + NS_PER_S):
+        for event in self.ledger.tick(now_ns + NS_PER_S, only_shown=True):
             triggers += self.rules.on(event, now_ns)
         return self._believed(triggers)
+
+    def clock_set(self, t_ns: Ns) -> None:
+        """The clock that times the frames was set before ``t_ns``: what took how long is not known."""
+        self.clock_steps += 1
+        self.reassembler.forget_clocks()
+        self.ledger.frames_lost(t_ns)
 
     def blindness(self, frames: int = 0) -> list[Blindness]:
         """What the capture, of at least ``frames`` frames of any kind, cannot see."""
         state = state_of(
             self.reassembler, self.protocol, self.ledger.totals, named=self._ends.named,
             ports=self._ends.ports, frames=max(frames, self._frames), messages=self.messages,
+            unheard=len(self.rules.unheard),
         )  # fmt: skip
         return blindness(state)
 

@@ -25,6 +25,12 @@ ms and 400 ms. A refused segment is remembered as long."""
 MAX_DOUBTS: Final = 1024
 MAX_DOUBT_BYTES: Final = 1 << 20
 """Refused segments that are remembered a direction."""
+SLOWEST_TICK_NS: Final = 10 * NS_PER_MS
+"""Of a sender's clock of which nothing is known yet: the slowest that are in use."""
+MIN_TICKS: Final = 20
+"""So many show how fast it is."""
+CLOCK_STEP_NS: Final = 250 * NS_PER_MS
+"""A clock that was set by less is not noticed; far below all deadlines of rules."""
 _TCP_NUM_SACKS: Final = 4
 _MAX_SCALE: Final = 14
 _ALIGNED_TIMESTAMP: Final = b"\x01\x01\x08\x0a"
@@ -79,6 +85,27 @@ class QueuedSegment(NamedTuple):
         return QueuedSegment(
             self.at, self.end, self.t_ns, self.packet_no, bytes(self.data), self.fin
         )
+
+
+class SenderClock(NamedTuple):
+    """The timestamps of one sender (RFC 7323): of the first segment that carried one, and of the
+    newest."""
+
+    t_first_ns: Ns
+    first: int
+    t_ns: Ns
+    newest: int
+
+    def at(self, t_ns: Ns, tsval: int) -> SenderClock:
+        return SenderClock(self.t_first_ns, self.first, t_ns, tsval)
+
+    def is_behind(self, t_ns: Ns, tsval: int) -> bool:
+        """Whether the clock of the capture has gone on by far more than the sender's."""
+        ticks, known = signed(tsval - self.newest), signed(self.newest - self.first)
+        tick_ns = SLOWEST_TICK_NS
+        if known >= MIN_TICKS:
+            tick_ns = min(tick_ns, max(self.t_ns - self.t_first_ns, 0) // known)
+        return t_ns - self.t_ns > max(ticks + 2, 0) * tick_ns * 5 // 4 + CLOCK_STEP_NS
 
 
 class RefusedSegment(NamedTuple):
@@ -138,8 +165,8 @@ class Half(HalfState):
 
     __slots__ = (
         "closed", "doubt_bytes", "doubts", "flow", "heard", "isn", "missed_since_ns",
-        "missed_to", "offered", "opened", "opening", "pending", "pending_bytes", "sack_ok", "sacks",
-        "sender_waits", "syn_window", "trust",
+        "missed_to", "offered", "opened", "opening", "pending", "pending_bytes", "repeated_ns",
+        "sack_ok", "sacks", "sender_waits", "stamped", "syn_window", "trust",
     )  # fmt: skip
 
     other: Half
@@ -171,6 +198,9 @@ class Half(HalfState):
         """The hole is the network's: the receiver asks for these bytes itself."""
         self.doubts: list[RefusedSegment] = []
         self.doubt_bytes = 0
+        self.repeated_ns: Ns = -1
+        """When its sender last repeated bytes that were captured before."""
+        self.stamped: SenderClock | None = None
 
     def judge(self) -> None:
         """Say whether frames of this direction may be passed over; after whatever changes that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections import Counter
+from collections import Counter, deque
 from typing import Final
 
 from freezeframe.harness.core.events import Ns
@@ -26,6 +26,7 @@ from freezeframe.harness.core.link.tcpreceiver import (
     PendingSyn,
     QueuedSegment,
     RefusedSegment,
+    SenderClock,
     TcpSegment,
     agree,
 )
@@ -56,6 +57,8 @@ class SegmentJudge(Skimmer):
         """Of ``skipped_frames``: IP or TCP headers that cannot be true."""
         self.foreign: Counter[Foreign] = Counter()
         """Of ``skipped_frames``: those whose content a tunnel, tag or fragment hides."""
+        self.hidden_nos: deque[int] = deque(maxlen=4)
+        """Numbers of the newest of these."""
         self.gaps = 0
         self.refused: Counter[str] = Counter()
         """Rule -> segments that it kept from the receiver: checksum, no-ack, old, window, paws,
@@ -207,6 +210,10 @@ class SegmentJudge(Skimmer):
         """Any segment, as the receiver's kernel judges it. Returns the half that it belongs to."""
         trust, flags = half.trust, seg.flags
         half.heard = trust.is_heard = True
+        if seg.options.tsval >= 0:
+            t_ns, tsval = seg.t_ns, seg.options.tsval
+            clock = half.stamped or SenderClock(t_ns, tsval, t_ns, tsval)
+            half.stamped = clock.at(t_ns, tsval)
         wrong = seg.verdict in (BAD, ZERO) and not trust.wrong()
         if wrong and trust.is_meaningful:
             self._refuse(half, seg, "checksum")
@@ -223,9 +230,11 @@ class SegmentJudge(Skimmer):
             self._begin(half.other, asked.segment, True, events)
         if half.next_seq < 0 and not self._join(half, seg, wrong, events):
             return half
+        at = half.position(seg.seq)
+        if seg.length and at + seg.length <= half.offset:
+            half.repeated_ns = seg.t_ns
         if not self._is_acceptable(half, seg):
             return half
-        at = half.position(seg.seq)
         if flags & _RST:
             if half.resets(at):
                 self._drop(half, seg.t_ns, seg.packet_no, "rst", events)

@@ -24,7 +24,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from freezeframe.harness.core.events import Ns
+from freezeframe.harness.core.events import NS_PER_MS, Ns
+from freezeframe.harness.core.link.addresses import canonical
 from freezeframe.harness.core.link.ipheaders import (
     HOSTILE,
     Foreign,
@@ -52,6 +53,10 @@ from freezeframe.harness.core.link.tcpsegments import (
     SegmentJudge,
 )
 
+MANY_HIDDEN: Final = 4
+"""Frames whose content is hidden, after the newest one of the link."""
+RETRANSMISSION_NS: Final = 150 * NS_PER_MS
+"""What is repeated earlier may be a second copy from the mirror; Linux waits for at least 200 ms."""
 _TCP_HEADER_BYTES: Final = 20
 _RST: Final = 0x04
 _TCP: Final = struct.Struct(">HHIIBBH")
@@ -82,6 +87,8 @@ class Reassembler(SegmentJudge):
             return self._skip(Foreign.OTHER)
         located = look(view)
         if isinstance(located, Foreign):
+            if located is not Foreign.OTHER:
+                self.hidden_nos.append(packet_no)
             return self._skip(located)
         at, end, addresses = located
         if located is HOSTILE or at + _TCP_HEADER_BYTES > len(view):
@@ -116,6 +123,46 @@ class Reassembler(SegmentJudge):
             one.judge()
             self._watch(one)
         return events
+
+    def is_heard(self, source: str, destination: str, since_no: int, since_ns: Ns) -> bool:
+        """Whether the capture shows that the direction from ``source`` is still in it: a frame after
+        number ``since_no``; or the other end repeats what it has sent since ``since_ns``, so that
+        it lacks an acknowledgement itself. Not where all newest frames are hidden by a tunnel.
+        Addresses are canonical."""
+        newest_no = max((half.last_packet_no for half in self._halves.values()), default=0)
+        if len(self.hidden_nos) == MANY_HIDDEN and self.hidden_nos[0] > newest_no:
+            return False
+        return any(
+            half.last_packet_no > since_no or half.other.repeated_ns >= since_ns + RETRANSMISSION_NS
+            for half in self._halves.values()
+            if canonical(half.flow.source) == source
+            and canonical(half.flow.destination) == destination
+        )
+
+    def clock_was_set(self, t_ns: Ns, frame: bytes | memoryview) -> bool | None:
+        """Whether the clock that times the frames was set before this one: its sender's own clock
+        (RFC 7323) went on by far less. None: it shows none."""
+        view = memoryview(frame)
+        found = look(view) if len(view) >= 54 else HOSTILE
+        if (
+            isinstance(found, Foreign)
+            or found is HOSTILE
+            or found[0] + _TCP_HEADER_BYTES > len(view)
+        ):
+            return None
+        at = found[0]
+        half = self._halves.get(found[2] + bytes(view[at : at + 4]))
+        options = parse_options(view[at + _TCP_HEADER_BYTES : at + (view[at + 12] >> 4) * 4])
+        if half is None or half.stamped is None or options.tsval < 0:
+            return None
+        was_set = half.stamped.is_behind(t_ns, options.tsval)
+        half.stamped = half.stamped.at(t_ns, options.tsval)
+        return was_set
+
+    def forget_clocks(self) -> None:
+        """The clock that times the frames was set: what is known of the senders' no longer fits it."""
+        for half in self._halves.values():
+            half.stamped = None
 
     @property
     def certain(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
+from freezeframe.harness.core.link.blindness import HARMLESS
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 
 GRADES: Final = "ABCDEF"
@@ -58,7 +59,8 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
     if e.capture_drops:
         yield 1, f"the capture dropped {e.capture_drops} frames"
     for blind in e.link.blind:
-        yield 1, blind.says
+        if blind.kind not in HARMLESS:
+            yield 1, blind.says
     if not e.link.writes and not e.link.blind and e.is_uneventful:
         yield 2, "no replicated write was captured"
     if e.link.gaps:
