@@ -14,7 +14,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns
 from freezeframe.harness.core.link.ledgerbook import REORDER_NS, Book, Doubtful
-from freezeframe.harness.core.link.ledgerevents import LedgerEvent
+from freezeframe.harness.core.link.ledgerevents import LedgerEvent, RepeatedAck
 
 JUDGEMENT_NS: Final = 100 * NS_PER_MS
 """A stray acknowledgement is reported only after this: a write that the capture lacks shows as a hole
@@ -61,4 +61,6 @@ class Doubts:
 
 
 def _is_shown(doubt: Doubtful, book: Book | None) -> bool:
-    return book is None or book.written_ns >= doubt.due_ns - JUDGEMENT_NS + REORDER_NS
+    if book is None or isinstance(doubt.event, RepeatedAck):  # its own write was captured
+        return True
+    return book.written_ns >= doubt.due_ns - JUDGEMENT_NS + REORDER_NS

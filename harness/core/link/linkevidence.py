@@ -250,7 +250,7 @@ class LinkEvidence:
 
     def close(self) -> None:
         self._understand(self._reassembler.close(self.t_last_ns))
-        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S, only_shown=True))
+        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
         self._judge_digests()
         self._find_resent()
 
