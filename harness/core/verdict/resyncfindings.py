@@ -149,8 +149,11 @@ def _why_due(rejoin: Rejoin, omitted: Ranges) -> list[str]:
 
 
 def repaired_findings(e: Evidence, audited: Iterable[Audited]) -> list[Finding]:
-    """What was copied and had no reason to differ: an older divergence, or a mark that was stale."""
-    found = []
+    """What was copied and had no reason to differ: an older divergence, or a mark that was stale. Where
+    the secondary had read back all that it had stored, it can only be a mark."""
+    found: list[Finding] = []
+    if is_read_back(e):
+        return found
     for one in audited:
         if not one.unexplained:
             continue
