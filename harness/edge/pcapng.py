@@ -214,6 +214,9 @@ _PCAP_MAGICS: Final[dict[bytes, tuple[str, int]]] = {
 _EPB_FIELDS: Final = {order: struct.Struct(order + "IIIII") for order in "<>"}
 """Interface, time (high, low), captured and original length."""
 _NS_PER_S: Final = 1_000_000_000
+_MAX_TIME_NS: Final = (1 << 63) - 1
+"""A file's unit and offset can say any time; one that no clock gives (before 1970, after 2262) becomes
+the nearest that a capture file of ours can hold."""
 _SHB_BYTES: Final = b"\x0a\x0d\x0d\x0a"
 
 
@@ -468,6 +471,6 @@ def _enhanced_packet(
     ticks = high << 32 | low
     if units != _NS_PER_S:
         ticks = ticks * _NS_PER_S // units
-    t_ns = offset_s * _NS_PER_S + ticks
+    t_ns = min(max(offset_s * _NS_PER_S + ticks, 0), _MAX_TIME_NS)
     data = linklayers.ethernet(linktype, body[20 : 20 + length])
     return CapturedFrame(t_ns, data, original, number)

@@ -104,6 +104,30 @@ def test_the_interface_statistics_say_what_was_received_and_dropped(tmp_path: Pa
     assert counts == {4: 9, 7: 4}
 
 
+@given(
+    ticks=st.integers(0, 2**64 - 1),
+    tsresol=st.integers(0, 255),
+    offset_s=st.integers(-(2**63), 2**63 - 1),
+)
+def test_a_time_that_no_clock_gives_can_be_written_again(
+    tmp_path_factory: pytest.TempPathFactory, ticks: int, tsresol: int, offset_s: int
+) -> None:
+    """Whatever unit and offset a foreign file says."""
+    path = tmp_path_factory.mktemp("capture") / "x.pcapng"
+    options = struct.pack("<HHB3xHHqHH", 9, 1, tsresol, 14, 8, offset_s, 0, 0)
+    described = struct.pack("<IIHHI", 1, 20 + len(options), 1, 0, 0) + options
+    packet = struct.pack("<IIIIIII", 6, 36, 0, ticks >> 32, ticks & 0xFFFFFFFF, 4, 4) + b"data"
+    section = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+    described += struct.pack("<I", 20 + len(options))
+    path.write_bytes(section + described + packet + struct.pack("<I", 36))
+    (frame,) = read_frames(path)
+    assert 0 <= frame.t_ns < 2**63
+    one = writer(path.with_name("again.pcapng"))
+    assert write(one, [(frame.t_ns, bytes(frame.data), 4)])
+    one.close(start_ns=frame.t_ns, end_ns=frame.t_ns, frames_received=1, frames_dropped=0)
+    assert plain(list(read_frames(path.with_name("again.pcapng")))) == [(frame.t_ns, b"data", 4)]
+
+
 def in_growing(path: Path) -> list[tuple[int, bytes, int]]:
     with path.open("rb") as file:
         return plain(
