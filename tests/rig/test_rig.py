@@ -67,7 +67,7 @@ def up(runtime: Path) -> Iterator[Path]:
         "the processes' end",
     )
     # Its cables go with the namespace, and that with the last who is in it.
-    await_true(lambda: namespace not in namespaces(), 10, "the namespace's end")
+    await_true(lambda: namespace not in namespaces(), 60, "the namespace's end")
     left = {path.name for path in (runtime / "freezeframe-rig").iterdir()}
     assert (
         not {"rig.sock", "link.netns", "primary.nbd", "primary.console", "secondary.control"} & left

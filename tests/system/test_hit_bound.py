@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opened_pair import finish, open_pair
 
-from freezeframe.fixtures.pair import Incidents, Pair
+from freezeframe.fixtures.pair import Pair
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.incidents.record import read_record
@@ -42,10 +43,9 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
     rules = tmp_path / "configs" / "rules" / "sim.toml"
     text = rules.read_text()
     rules.write_text(text + NOISY + STEADY)
-    (tmp_path / "r").mkdir()
     bench = load_bench(tmp_path / "configs" / "sim.toml")
-    pair = Pair(bench, tmp_path / "r", Incidents(tmp_path / "incidents"), 1, "bound")
-    hits = pair.session._hits
+    pair = open_pair(bench, tmp_path, "bound")
+    hits = pair.session.recording._hits
     flood = (LINE - 1) * LINES
     assert flood > MAX_HITS
     try:
@@ -70,7 +70,7 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
         assert Counter(row["rule"] for row in rows) == {"noisy": MAX_HITS + 1, "steady": MAX_HITS}
         assert rows[-1]["offset_bytes"] == acted_on.offset_bytes
     finally:
-        unexpected = pair.close(failed=False)
+        unexpected = finish(pair)
     assert unexpected == []
     record = pair.incident.record
     assert record["counted_hits"] == {"noisy": flood - MAX_HITS, "steady": flood - MAX_HITS}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from opened_pair import finish, open_pair
 
-from freezeframe.fixtures.pair import Incidents, Pair
+from freezeframe.fixtures.pair import Pair
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.errors import RigError
@@ -52,16 +53,14 @@ class Silent(Mute):
         return Reply(ok=True, status="ok")
 
 
-def open_pair(tmp_path: Path) -> Pair:
+def copied_pair(tmp_path: Path) -> Pair:
+    """With rule files that a test may change."""
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    run = tmp_path / "r"
-    run.mkdir()
-    bench = load_bench(tmp_path / "configs" / "sim.toml")
-    return Pair(bench, run, Incidents(tmp_path / "incidents"), 1, "selfcheck")
+    return open_pair(load_bench(tmp_path / "configs" / "sim.toml"), tmp_path, "selfcheck")
 
 
 def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
-    pair = open_pair(tmp_path)
+    pair = copied_pair(tmp_path)
     try:
         assert {side: one["seen"] for side, one in pair.incident.record["canaries"].items()} == {
             "primary": True,
@@ -81,7 +80,7 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
         assert pair.session.triggers[0].rule == "late-comer"
         pair.expected = list(pair.session.triggers)
     finally:
-        unexpected = pair.close(failed=False)
+        unexpected = finish(pair)
     assert unexpected == []
     for side in ("primary", "secondary"):
         found = pair.incident.record["recheck"][side]
@@ -97,13 +96,13 @@ def test_canaries_reload_and_recheck(tmp_path: Path) -> None:
 
 
 def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None:
-    pair = open_pair(tmp_path)
+    pair = copied_pair(tmp_path)
     try:
         os.truncate(
             pair.incident.console_path("primary"), MAX_RECHECKED_BYTES + 1
         )  # a hole: no disk is filled
     finally:
-        assert pair.close(failed=False) == []
+        assert finish(pair) == []
     notes = [one for one in pair.incident.record["notes"] if "not searched again" in one]
     assert (
         len(notes) == 1 and "of the primary console" in notes[0] and "at most 256 MiB" in notes[0]
@@ -113,7 +112,7 @@ def test_a_console_too_long_to_be_searched_again_is_told(tmp_path: Path) -> None
 
 
 def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
-    pair = open_pair(tmp_path)
+    pair = copied_pair(tmp_path)
     real = dict(pair.opened.controllers)
     try:
         pair.opened.controllers["primary"] = cast(Controller, Mute(real["primary"]))
@@ -121,7 +120,7 @@ def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
         pair.session._sing()
     finally:
         pair.opened.controllers.update(real)
-        assert pair.close(failed=False) == []
+        assert finish(pair) == []
     notes = [one for one in pair.incident.record["notes"] if "no canary" in one]
     assert [one.split(":")[0] for one in notes] == ["primary", "secondary"]
     assert notes[1].endswith("would not print: bad\\x1b[31m operation")
@@ -132,7 +131,7 @@ def test_a_controller_that_gives_no_canary_is_told(tmp_path: Path) -> None:
 
 
 def test_a_canary_that_does_not_come_in_is_the_rigs_trouble(tmp_path: Path) -> None:
-    pair = open_pair(tmp_path)
+    pair = copied_pair(tmp_path)
     real = dict(pair.opened.controllers)
     try:
         pair.opened.controllers["secondary"] = cast(Controller, Silent(real["secondary"]))
@@ -140,18 +139,18 @@ def test_a_canary_that_does_not_come_in_is_the_rigs_trouble(tmp_path: Path) -> N
             pair.session._sing()
     finally:
         pair.opened.controllers.update(real)
-        pair.close(failed=False)
+        finish(pair)
 
 
 def test_a_line_that_the_reflex_did_not_report_takes_the_proof_from_a_run(tmp_path: Path) -> None:
     """The record holds more than the reflex has seen: whatever else the run says, its watching did
     not work."""
-    pair = open_pair(tmp_path)
+    pair = copied_pair(tmp_path)
     try:
         with pair.incident.console_path("secondary").open("ab") as file:
             file.write(b"block drbd0: Digest integrity check FAILED: 8s +4096\n")
     finally:
-        pair.close(failed=False)
+        finish(pair)
     record = pair.incident.record
     assert record["recheck"]["secondary"]["agrees"] is False
     assert record["outcome"] == "rig-trouble", record["reasons"]

@@ -71,7 +71,13 @@ def _unreplicated(e: Evidence, rejoin: Rejoin) -> Ranges:
         return owed
     assert e.link is not None
     answered = {one.write_id for one in e.link.writes if one.is_acked}
-    begin_ns = max(rejoin.t_parted_ns - PARTING_NS, e.link.t_first_ns + e.link_error_ns)
+    # What was written before an earlier rejoin ended was that one's to copy.
+    before = [
+        one.t_equal_ns
+        for one in e.link.rejoins
+        if one.t_equal_ns < rejoin.t_parted_ns and one is not rejoin
+    ]
+    begin_ns = max(rejoin.t_parted_ns - PARTING_NS, e.link.t_first_ns + e.link_error_ns, *before)
     end_ns = rejoin.t_equal_ns - e.link_error_ns
     # What was under way at the end would be copied, and captured, before its host has an answer, unless
     # they parted again.

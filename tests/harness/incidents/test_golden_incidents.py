@@ -19,8 +19,21 @@ EXPECTED: Final[Mapping[str, Mapping[str, Any]]] = json.loads(
     (golden_incidents.FOLDER / "expected.json").read_text("utf-8")
 )
 
-TRUER: Final[Mapping[str, str]] = {}
-"""Incident -> why this version gives a truer verdict than ``expected.json``, in one sentence."""
+BLIND_RESYNC: Final = (
+    "the resync after the warmstart copied acknowledged blocks that nobody had read back (the controllers "
+    "of that version did not): it may have hidden an older divergence, so nothing is certain"
+)
+TRUER: Final[Mapping[str, str]] = dict.fromkeys(
+    (
+        "bit_flip_receiver", "shared_line_neg_ack", "small_bit_flip_receiver", "small_bit_flip_sender",
+        "small_console_garble", "small_hung_warmstart", "small_neg_ack", "small_stall",
+        "small_wrong_barrier_count", "standing_1_bit_flip_receiver", "standing_2_wrong_barrier_count",
+        "twice_late_ack", "twice_wrong_barrier_count",
+    ),
+    BLIND_RESYNC,
+)  # fmt: skip
+"""Incident -> why this version is less sure than ``expected.json``, in one sentence. All else is the
+same."""
 
 
 def compared(verdict: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +72,6 @@ def test_the_verdict_is_the_expected_one(name: str, tmp_path: Path) -> None:
     found = compared(plain(verdict_of(golden_incidents.unpack(name, tmp_path))), expected)
     listed = {"verdict": expected["verdict"], "also": expected["also"]}
     if name in TRUER:
-        assert found != listed, f"the verdict is the expected one: remove {name} from TRUER"
-        return
+        assert listed["verdict"]["confidence"] == "certain"
+        listed["verdict"] = listed["verdict"] | {"confidence": "likely"}
     assert found == listed

@@ -258,7 +258,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_valid(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RigError, match=r"file/.*: Not a directory"):
+    with pytest.raises(UsageError, match="file: there is already a file of that name"):
         create(tmp_path / "file")
 
 
