@@ -295,13 +295,13 @@ class LinuxNode:
         found = hashlib.sha256(stored).hexdigest()
         if found != entry.sha256:
             raise WireError(f"the set's SHA-256 is {found}, its node listed {entry.sha256}")
-        told = {
+        stated = {
             "set_id": entry.set_id,
             "kind": entry.kind,
             "reason": entry.reason,
             "incident_id": entry.incident_id,
         }
-        header = self._header(self.serial_number, entry.boot_epoch) | told
+        header = self._header(self.serial_number, entry.boot_epoch) | stated
         return linux_records.to_set(bytes(stored), header, self.replication)
 
     # --- roles.SetReader ---

@@ -186,9 +186,9 @@ def to_set(stored: bytes, header: dict[str, Any], replication: Replication) -> R
     uptime_ns = int(events[-1]["uptime_ns"]) if events else 0
     has_noted = replication.is_state.search(noted) is not None
     # "drbd": its name in the sets of older versions.
-    told = files.get("state") or files.get("drbd")
-    told = told or (noted if has_noted else replication.state_of_log(log))
-    state = state_record(replication.parse(told), files, header["boot_epoch"], uptime_ns)
+    text = files.get("state") or files.get("drbd")
+    text = text or (noted if has_noted else replication.state_of_log(log))
+    state = state_record(replication.parse(text), files, header["boot_epoch"], uptime_ns)
     header = header | {
         "uptime_ns": uptime_ns,
         "first_seq": 0,

@@ -213,15 +213,15 @@ class SkeletonDriver:
 
     def _reply(self, line: bytes) -> Reply:
         words = line.split()
-        told = _fields(words[2:])
+        given = _fields(words[2:])
         is_ok = words[1:2] == [b"ok"]
         return Reply(
             ok=is_ok,
             status="ok" if is_ok else b" ".join(words[2:]).decode("ascii", "replace")[:80],
-            set_id=_number(told, "set_id"),
-            boot_epoch=_number(told, "boot_epoch"),
-            events_logged=_number(told, "events_logged"),
-            uptime_ns=_number(told, "uptime_ns"),
+            set_id=_number(given, "set_id"),
+            boot_epoch=_number(given, "boot_epoch"),
+            events_logged=_number(given, "events_logged"),
+            uptime_ns=_number(given, "uptime_ns"),
             t_received_ns=self._clock.now(),
         )
 

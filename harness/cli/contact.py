@@ -12,7 +12,7 @@ from freezeframe.harness.bench.registry import find
 from freezeframe.harness.cli.output import out, print_json, say
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.edge.portscan import Heard, SerialPort, hear, serial_ports
+from freezeframe.harness.edge.portscan import PortHeard, SerialPort, hear, serial_ports
 from freezeframe.harness.errors import UsageError
 
 _SAYS: Final = {
@@ -91,7 +91,7 @@ def _asked(path: Path) -> BenchAnswers:
     return BenchAnswers(name=name, driver=driver, interface=interface, port=port, sides=sides)
 
 
-def _say(port: SerialPort, heard: Heard | None) -> None:
+def _say(port: SerialPort, heard: PortHeard | None) -> None:
     device = f" ({port.device})" if port.device != port.name else ""
     out.print(f"{port.name}{device}{f': {port.what}' if port.what else ''}", markup=False)
     if port.in_use_by:

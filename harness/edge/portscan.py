@@ -37,7 +37,7 @@ class SerialPort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class PortHeard:
     """What came out of a port."""
 
     kind: str
@@ -67,7 +67,9 @@ def serial_ports() -> list[SerialPort]:
     return sorted(found, key=lambda one: one.name)
 
 
-def hear(url: str, seconds: float, *, probe: bool = False, bauds: Sequence[int] = BAUDS) -> Heard:
+def hear(
+    url: str, seconds: float, *, probe: bool = False, bauds: Sequence[int] = BAUDS
+) -> PortHeard:
     """Listen for ``seconds`` at each rate until text comes; ``probe``: send PROBE first. A port that
     is silent without a probe is so at every rate, and only one is tried. Raises nothing: what is
     wrong is in the result."""
@@ -75,7 +77,7 @@ def hear(url: str, seconds: float, *, probe: bool = False, bauds: Sequence[int] 
     try:
         line = open_serial(url, baud=baud)
     except RigError as error:
-        return Heard(kind="closed", baud=baud, excerpt=escape(str(error)))
+        return PortHeard(kind="closed", baud=baud, excerpt=escape(str(error)))
     try:
         for baud in bauds:
             line.set_baud(baud)
@@ -83,17 +85,17 @@ def hear(url: str, seconds: float, *, probe: bool = False, bauds: Sequence[int] 
                 line.write(PROBE)
             data = _read(line, seconds)
             if looks_like_text(data):
-                return Heard(kind="text", baud=baud, excerpt=_last_line(data))
+                return PortHeard(kind="text", baud=baud, excerpt=_last_line(data))
             if not data and not probe:
                 break
             noise = noise or data
     except RigError as error:
-        return Heard(kind="closed", baud=baud, excerpt=escape(str(error)))
+        return PortHeard(kind="closed", baud=baud, excerpt=escape(str(error)))
     finally:
         line.close()
     kind = "noise" if noise else "silent"
     said = f"{len(noise)} bytes, {text_share(noise):.0%} of them text" if noise else ""
-    return Heard(kind=kind, baud=baud, excerpt=said)
+    return PortHeard(kind=kind, baud=baud, excerpt=said)
 
 
 def _read(line: SerialLink, seconds: float) -> bytes:

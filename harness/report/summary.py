@@ -56,7 +56,7 @@ def summary(record: IncidentRecord, outcome: str, *, verbose: bool = False) -> R
 
 # --- what happened, why, what to do now ---------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class RunAnswer:
     """What a reader wants to know first. Texts are escaped; the terminal, the page, the ticket and
     the report of a test show the same."""
 
@@ -73,7 +73,7 @@ class Answer:
     """What to do next."""
 
 
-def answer(record: IncidentRecord, outcome: str) -> Answer:
+def answer(record: IncidentRecord, outcome: str) -> RunAnswer:
     """What happened, why, and what to do now."""
     reasons = "; ".join(text(one).rstrip(".") for one in record.reasons)
     happened = reasons or meaning(record, outcome)
@@ -81,7 +81,7 @@ def answer(record: IncidentRecord, outcome: str) -> Answer:
     if outcome == "drill":
         verdict = None
     why = text(verdict.text or verdict.reason) if verdict is not None else ""
-    return Answer(
+    return RunAnswer(
         outcome=outcome,
         happened=f"{happened}{'' if happened.endswith(('?', '!')) else '.'}",
         trigger=_trigger_sentence(trigger, record) if trigger is not None else "",

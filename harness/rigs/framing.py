@@ -21,7 +21,7 @@ MAX_MESSAGE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class FramePiece:
     """A message, as its first bytes show it. Offsets are from its first byte."""
 
     length_bytes: int
@@ -44,7 +44,7 @@ class Framing(Protocol):
         already; equal to their number: that is enough."""
         ...
 
-    def message(self, from_opener: bool, head: bytes) -> Piece | None:
+    def message(self, from_opener: bool, head: bytes) -> FramePiece | None:
         """The message that begins with ``head``; None: the stream is not of this protocol."""
         ...
 
@@ -74,25 +74,25 @@ class DrbdFraming:
         looked_at = command in (drbd.Cmd.DATA, drbd.Cmd.WRITE_ACK, drbd.Cmd.BARRIER_ACK)
         return _HEADER.size + (min(length, _DATA_HEAD_BYTES) if looked_at else 0)
 
-    def message(self, from_opener: bool, head: bytes) -> Piece | None:
+    def message(self, from_opener: bool, head: bytes) -> FramePiece | None:
         if len(head) < _HEADER.size:
             # Before the handshake heads are shorter; those packets are over by their length alone.
             magic, _, length = drbd.HEADER_H80.unpack(head)
-            return Piece(length_bytes=len(head) + length) if magic == drbd.MAGIC_H80 else None
+            return FramePiece(length_bytes=len(head) + length) if magic == drbd.MAGIC_H80 else None
         _, _, command, length, _ = _HEADER.unpack_from(head)
         whole, key = _HEADER.size + length, head[_HEADER.size + 8 : _HEADER.size + 16]
         if command == drbd.Cmd.DATA:
             data_at = _HEADER.size + _DATA_HEAD_BYTES + _DIGEST_BYTES
-            return Piece(
+            return FramePiece(
                 length_bytes=whole, kind="write", key=key, data_at=data_at, data_bytes=whole - data_at
             )  # fmt: skip
         if command == drbd.Cmd.WRITE_ACK:
             refusal = (_COMMAND_LOW_BYTE, drbd.Cmd.WRITE_ACK ^ drbd.Cmd.NEG_ACK)
-            return Piece(length_bytes=whole, kind="answer", key=key, changes=(refusal,))
+            return FramePiece(length_bytes=whole, kind="answer", key=key, changes=(refusal,))
         if command == drbd.Cmd.BARRIER_ACK:
             count = (_SET_SIZE_LOW_BYTE, 0x01)
-            return Piece(length_bytes=whole, kind="barrier-answer", changes=(count,))
-        return Piece(length_bytes=whole)
+            return FramePiece(length_bytes=whole, kind="barrier-answer", changes=(count,))
+        return FramePiece(length_bytes=whole)
 
 
 # --- NVMe/TCP --------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class NvmeFraming:
         digest = nvme_tcp.DIGEST.size if flags & nvme_tcp.PduFlag.HEADER_DIGEST else 0
         return int(min(header_bytes + digest, max(length, common)))
 
-    def message(self, from_opener: bool, head: bytes) -> Piece | None:
+    def message(self, from_opener: bool, head: bytes) -> FramePiece | None:
         kind, flags, header_bytes, data_at, length = nvme_tcp.COMMON_HEADER.unpack_from(head)
         is_right = nvme_tcp.HEADER_BYTES.get(kind) == header_bytes <= len(head)
         if not is_right or (kind in nvme_tcp.FROM_HOST) is not from_opener:
@@ -130,21 +130,23 @@ class NvmeFraming:
             opcode, _, cid, *_ = nvme_tcp.COMMAND.unpack_from(head, nvme_tcp.COMMAND_AT)
             block = nvme_tcp.COMMAND.unpack_from(head, nvme_tcp.COMMAND_AT)[7]
             if opcode == nvme_tcp.Opcode.WRITE and block >= self._first_block:
-                return Piece(
+                return FramePiece(
                     length_bytes=length, kind="write", key=self._key(cid), data_at=data_at,
                     data_bytes=data_bytes,
                 )  # fmt: skip
         elif kind == nvme_tcp.PduType.H2C_DATA:
             cid = nvme_tcp.DATA_HEADER.unpack_from(head, nvme_tcp.COMMON_HEADER.size)[0]
-            return Piece(
+            return FramePiece(
                 length_bytes=length, kind="data", key=self._key(cid), data_at=data_at,
                 data_bytes=data_bytes,
             )  # fmt: skip
         elif kind == nvme_tcp.PduType.CAPSULE_RESP:
             cid = nvme_tcp.COMPLETION.unpack_from(head, nvme_tcp.COMPLETION_AT)[4]
             changes = _refusal(head, header_bytes)
-            return Piece(length_bytes=length, kind="answer", key=self._key(cid), changes=changes)
-        return Piece(length_bytes=length)
+            return FramePiece(
+                length_bytes=length, kind="answer", key=self._key(cid), changes=changes
+            )
+        return FramePiece(length_bytes=length)
 
     def _key(self, cid: int) -> bytes:
         return self._connection + cid.to_bytes(2, "little")
@@ -190,23 +192,23 @@ class NbdFraming:
             return (nbd.REQUEST if magic == nbd.REQUEST_MAGIC else nbd.OPTION).size
         return (nbd.SIMPLE_REPLY if magic == nbd.SIMPLE_REPLY_MAGIC else nbd.OPTION_REPLY).size
 
-    def message(self, from_opener: bool, head: bytes) -> Piece | None:
+    def message(self, from_opener: bool, head: bytes) -> FramePiece | None:
         if not self._has_begun[from_opener]:
             self._has_begun[from_opener] = True
             if from_opener:
                 (self._flags,) = nbd.CLIENT_FLAGS.unpack(head)
             elif head[:16] != nbd.INIT_MAGIC + nbd.OPTION_MAGIC:
                 return None
-            return Piece(length_bytes=len(head))
+            return FramePiece(length_bytes=len(head))
         return self._request(head) if from_opener else self._reply(head)
 
-    def _request(self, head: bytes) -> Piece | None:
+    def _request(self, head: bytes) -> FramePiece | None:
         if len(head) == nbd.OPTION.size:
             if head[:8] != nbd.OPTION_MAGIC:
                 return None
             _, option, length = nbd.OPTION.unpack(head)
             self._awaits_export = option == nbd.Option.EXPORT_NAME
-            return Piece(length_bytes=len(head) + length)
+            return FramePiece(length_bytes=len(head) + length)
         magic, _, command, cookie, offset, length = nbd.REQUEST.unpack(head)
         if magic != nbd.REQUEST_MAGIC or length > MAX_MESSAGE_BYTES:
             return None
@@ -214,26 +216,26 @@ class NbdFraming:
         if command == nbd.Command.READ and len(self._reads) < MAX_REMEMBERED:
             self._reads[key] = length
         if command != nbd.Command.WRITE:
-            return Piece(length_bytes=len(head))
+            return FramePiece(length_bytes=len(head))
         is_hosts = offset >= self._first_byte
-        return Piece(
+        return FramePiece(
             length_bytes=len(head) + length, kind="write" if is_hosts else "other", key=key,
             data_at=len(head), data_bytes=length,
         )  # fmt: skip
 
-    def _reply(self, head: bytes) -> Piece | None:
+    def _reply(self, head: bytes) -> FramePiece | None:
         if self._awaits_export:
             self._awaits_export = False
             zeroes = 0 if self._flags & nbd.Handshake.NO_ZEROES else nbd.EXPORT_NAME_ZEROES
-            return Piece(length_bytes=len(head) + zeroes)
+            return FramePiece(length_bytes=len(head) + zeroes)
         if len(head) == nbd.OPTION_REPLY.size:
             magic, _, _, length = nbd.OPTION_REPLY.unpack(head)
             whole = len(head) + length
-            return Piece(length_bytes=whole) if magic == nbd.OPTION_REPLY_MAGIC else None
+            return FramePiece(length_bytes=whole) if magic == nbd.OPTION_REPLY_MAGIC else None
         _, error, cookie = nbd.SIMPLE_REPLY.unpack(head)
         key = self._connection + cookie.to_bytes(8, "big")
         length = self._reads.pop(key, 0)
-        return Piece(
+        return FramePiece(
             length_bytes=len(head) + (0 if error else length), kind="answer", key=key,
             changes=((_ERROR_LOW_BYTE, nbd.Error.EIO),),
         )  # fmt: skip

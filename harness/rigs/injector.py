@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns, Side
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.rigs.framing import FRAMINGS, Framing, Piece, kinds
+from freezeframe.harness.rigs.framing import FRAMINGS, FramePiece, Framing, kinds
 
 LOST_ACK_NS: Final = 6_000 * NS_PER_MS
 """Duration of a cut of the return direction. If only one acknowledgement were dropped, TCP would
@@ -199,7 +199,7 @@ class Injector:
             at += step
         stream.next_seq = (stream.next_seq + at) % SEQUENCE_SPACE
 
-    def _piece(self, sender: Side, stream: _Stream, piece: Piece, start: int, now: Ns) -> None:
+    def _piece(self, sender: Side, stream: _Stream, piece: FramePiece, start: int, now: Ns) -> None:
         """Handle a message of which only the first bytes have passed; ``start``: the sequence number
         of the first."""
         if piece.kind == "write":
@@ -221,7 +221,7 @@ class Injector:
                     pass
 
     def _strike_write(
-        self, sender: Side, fault: _Fault, stream: _Stream, piece: Piece, start: int, now: Ns
+        self, sender: Side, fault: _Fault, stream: _Stream, piece: FramePiece, start: int, now: Ns
     ) -> None:
         if fault.kind == "bit_flip_sender":
             if piece.data_bytes:
@@ -238,12 +238,12 @@ class Injector:
         else:
             fault.unanswered.add(piece.key)
 
-    def _flip(self, fault: _Fault, stream: _Stream, piece: Piece, start: int) -> None:
+    def _flip(self, fault: _Fault, stream: _Stream, piece: FramePiece, start: int) -> None:
         self._patch(stream, start + piece.data_at + piece.data_bytes // 2, 0x10)
         self._told(fault, "a bit turned in the middle of it")
 
     def _strike_answer(
-        self, sender: Side, fault: _Fault, stream: _Stream, piece: Piece, start: int, now: Ns
+        self, sender: Side, fault: _Fault, stream: _Stream, piece: FramePiece, start: int, now: Ns
     ) -> None:
         if fault.kind == "neg_ack":
             self._change(stream, piece, start)
@@ -254,7 +254,7 @@ class Injector:
         if fault.kind != "wrong_barrier_count":
             fault.unanswered.discard(piece.key)
 
-    def _change(self, stream: _Stream, piece: Piece, start: int) -> None:
+    def _change(self, stream: _Stream, piece: FramePiece, start: int) -> None:
         for at, bits in piece.changes:
             self._patch(stream, start + at, bits)
 

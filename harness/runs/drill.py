@@ -79,8 +79,8 @@ def _held(opened: OpenBench, incident: Incident, view: View) -> list[str]:
         session.close()
     missing = what_is_missing(session.collector.finish)
     others = {one.rule for one in session.triggers} - {rule.name}
-    told = (f"{name} triggered during the drill" for name in sorted(others))
-    return [*missing, *told, *session.lost_evidence]
+    unexpected = (f"{name} triggered during the drill" for name in sorted(others))
+    return [*missing, *unexpected, *session.lost_evidence]
 
 
 def _print(opened: OpenBench, line: str) -> Side:

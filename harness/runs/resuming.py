@@ -70,12 +70,12 @@ def _collected(opened: OpenBench, incident: Incident, view: View) -> list[str]:
     collector = Collector(
         opened, incident, epochs, not_compared, lambda: None, disruptive=False, is_resumed=True
     )
-    told = 0
+    steps_seen = 0
     for side in sides:
         view.phase(f"{side}: it keeps a set of this incident")
         collector.feed(FrameOut(side=side, t_ns=time.monotonic_ns()))
     collector.wait()
-    for one in collector.steps[told:]:
+    for one in collector.steps[steps_seen:]:
         view.step(one.side, one.step, one.detail)
     if collector.failure is not None:
         raise collector.failure

@@ -19,7 +19,7 @@ WriteKind = Literal["write", "zero", "trim", "same", "flush"]
 AnswerKind = Literal["none", "received", "ok", "refused", "retry"]
 """none: not answered yet; received: taken, not stored; retry: the sender is asked to send again."""
 
-ResyncWord = Literal["told", "bitmap", "marked", "request", "data", "same", "answer", "equal"]
+ResyncWord = Literal["stated", "bitmap", "marked", "request", "data", "same", "answer", "equal"]
 
 
 def _hex_id(write_id: bytes) -> str:
@@ -150,7 +150,7 @@ class Resync(Message, frozen=True, eq=False):
     """Traffic that makes the two sides equal again after they had been apart."""
 
     what: ResyncWord
-    """told: what the sender says of itself before it; bitmap: ``ranges`` that it has marked as out of
+    """stated: what the sender says of itself before it; bitmap: ``ranges`` that it has marked as out of
     sync; marked: it marks one more; request, data, answer: a copy is asked for, sent, stored; same: it
     was found equal, and is not copied; equal: the sender calls both sides up to date, and the resync,
     if there was one, over."""
@@ -160,13 +160,13 @@ class Resync(Message, frozen=True, eq=False):
     ranges: tuple[tuple[int, int], ...] = ()
     """(first byte, byte behind the last one)."""
     size_bytes: int = 0
-    """told: of the volume; 0: not said."""
+    """stated: of the volume; 0: not said."""
     bits: int = -1
-    """told: how many blocks it has marked; -1: not said."""
+    """stated: how many blocks it has marked; -1: not said."""
     crashed: bool = False
-    """told: it ended uncleanly while it was the primary."""
+    """stated: it ended uncleanly while it was the primary."""
     initial: bool = False
-    """told: it has never been paired."""
+    """stated: it has never been paired."""
     broken: bool = False
     """bitmap: the packet cannot be read."""
 

@@ -207,8 +207,8 @@ class ResyncAccount:
         start = message.offset_bytes
         end = start + message.length_bytes
         match message.what:
-            case "told":
-                self._told(rejoin, message)
+            case "stated":
+                self._stated(rejoin, message)
             case "bitmap":
                 self._open_again(rejoin)
                 marked = rejoin.marked.setdefault(message.sender, Ranges())
@@ -233,7 +233,7 @@ class ResyncAccount:
                     rejoin.equal_sender = message.sender
                     self._due.append((message.t_ns + JUDGEMENT_NS, rejoin, message.session))
 
-    def _told(self, rejoin: Rejoin, message: Resync) -> None:
+    def _stated(self, rejoin: Rejoin, message: Resync) -> None:
         rejoin.size_bytes = message.size_bytes or rejoin.size_bytes
         if message.bits >= 0 and message.sender not in rejoin.marked:
             rejoin.bits[message.sender] = message.bits

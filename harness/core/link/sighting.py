@@ -42,15 +42,15 @@ class Sighting:
 
     def sentences(self) -> list[str]:
         """Why not all of the link's data can be seen, a sentence each."""
-        told = []
+        says = []
         if self.frames and not self.link_frames:
             ports = " or ".join(map(str, sorted(self._wanted))) or "any port"
             found = ", ".join(str(port) for port, _ in self.ports.most_common(MAX_NAMED))
             is_there = f"the ports seen most are {found}" if found else "there is no TCP at all"
-            told.append(f"no frame of TCP port {ports} was captured: {is_there}")
+            says.append(f"no frame of TCP port {ports} was captured: {is_there}")
         if self.cut_frames:
-            told.append(
+            says.append(
                 f"{self.cut_frames} of {self.frames} frames were cut short when they were captured (snap length): "
                 "the data after that are not known"
             )
-        return told
+        return says

@@ -225,8 +225,8 @@ def _side(e: Evidence, address: str) -> Side | str:
 # --- the record -----------------------------------------------------------------------------------
 def records(e: Evidence, audited: Iterable[Audited]) -> tuple[ResyncRecord, ...]:
     """What incident.json keeps of them: those that copied something, or should have."""
-    told = [one for one in audited if one.rejoin.copied or one.rejoin.exchanged or one.omitted]
-    return tuple(_record(e, one) for one in told[-MAX_RECORDS:])
+    shown = [one for one in audited if one.rejoin.copied or one.rejoin.exchanged or one.omitted]
+    return tuple(_record(e, one) for one in shown[-MAX_RECORDS:])
 
 
 def _record(e: Evidence, one: Audited) -> ResyncRecord:

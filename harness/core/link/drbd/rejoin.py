@@ -51,15 +51,15 @@ def said(session: DrbdLinkSession, sender: str, packet: DrbdPacket) -> Said | No
             flags, current = fields["uuid_flags"], fields["current_uuid"]
             session.bitmaps.pop((sender, volume), None)
             return {
-                "what": "told", "volume": volume, "bits": fields["dirty_bits"],
+                "what": "stated", "volume": volume, "bits": fields["dirty_bits"],
                 "crashed": bool(flags & drbd.UuidFlag.CRASHED_PRIMARY),
                 "initial": current in (0, drbd.UUID_JUST_CREATED),
             }  # fmt: skip
         case Cmd.SIZES:
             size, _, exported, *_ = drbd.P_SIZES.unpack_from(body)
-            told = (exported or size) * _SECTOR_BYTES
-            session.volume_bytes[volume] = told
-            return {"what": "told", "volume": volume, "size_bytes": told}
+            stated_bytes = (exported or size) * _SECTOR_BYTES
+            session.volume_bytes[volume] = stated_bytes
+            return {"what": "stated", "volume": volume, "size_bytes": stated_bytes}
         case Cmd.BITMAP | Cmd.COMPRESSED_BITMAP:
             return _bitmap(session, sender, packet)
     what = _BLOCKS[command]
