@@ -78,9 +78,14 @@ class MirrorState:
         return drbd.Role.SECONDARY if self.peer == "served" else drbd.Role.UNKNOWN
 
     @property
+    def is_resting(self) -> bool:
+        """md copies nothing. A check, which a timer starts each month, only reads."""
+        return self.sync_action in ("", "idle", "frozen", "check")
+
+    @property
     def conn(self) -> int:
         if self.peer in ("live", "served"):
-            is_copying = self.sync_action not in ("", "idle", "frozen")
+            is_copying = not self.is_resting
             return drbd.Conn.SYNC_SOURCE if is_copying else drbd.Conn.CONNECTED
         return drbd.Conn.WF_CONNECTION if self.has_array else drbd.Conn.STANDALONE
 
@@ -116,9 +121,9 @@ class MirrorState:
         if self.peer != "live":
             return PairState.SUSPENDED
         has_failed = any("faulty" in state for state in self.leg_states.values())
-        if self.degraded and self.sync_action == "idle":
+        if self.degraded and self.is_resting:
             return PairState.SUSPENDED
-        is_whole = not self.degraded and self.sync_action == "idle" and not self.bad_sectors
+        is_whole = not self.degraded and self.is_resting and not self.bad_sectors
         return PairState.FULL_DUPLEX if is_whole and not has_failed else PairState.COPY_PENDING
 
 

@@ -177,7 +177,7 @@ class Dialogue:
         for side, epoch in action.epochs.items():
             ready = self.frames.get((side, epoch))
             t_ns, error, frame = time.monotonic_ns(), "no frame is encoded for it", b""
-            if ready is not None:
+            if ready is not None and ("console", False) in ready.by_reason:
                 frame, error = ready.by_reason["console", False], ""
                 try:
                     with self._opened.dialogue:

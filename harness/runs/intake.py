@@ -3,14 +3,15 @@ it."""
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.console.rules import ConsoleRule, RuleSet
+from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
     SIDES,
@@ -42,7 +43,7 @@ from freezeframe.harness.runs.dialogue import Dialogue
 from freezeframe.harness.runs.liveness import Liveness
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
-from freezeframe.harness.runs.recording import MAX_CONSOLE_BYTES, Recording
+from freezeframe.harness.runs.recording import MAX_CONSOLE_BYTES, ClosedRecording, Recording
 from freezeframe.harness.runs.rulefiles import RuleFiles
 from freezeframe.harness.runs.selfcheck import (
     BOOT_RULE_PREFIX,
@@ -53,8 +54,8 @@ from freezeframe.harness.runs.selfcheck import (
 from freezeframe.harness.runs.view import View
 
 WATCHERS: Final = {"reflex": BenchPart.REFLEX, "linkwatch": BenchPart.LINK}
-CUT_LIMIT_NS: Final = 5 * NS_PER_S
-"""For a watcher to answer ``Record``. One that is gone does not answer."""
+CUT_LIMIT_NS: Final = 60 * NS_PER_S
+"""For a watcher to answer ``Record``, with its old file on the disk. Only the judgement waits for it."""
 POWER_STEADY_NS: Final = 10 * NS_PER_S
 """A supply whose values stay is noted at most so often; each change is."""
 POWER_CHANGE: Final = 0.05
@@ -79,20 +80,6 @@ class Decider(Protocol):
     def heard(self, side: Side) -> None: ...
 
 
-@dataclass
-class ClosedRecording:
-    """An incident that nobody records into any more, to be judged."""
-
-    recording: Recording
-    outcome: Outcome
-    throughout: tuple[ConsoleRule, ...]
-    ever: tuple[ConsoleRule, ...]
-    link: LinkStats | None = None
-    cut_ns: Ns = 0
-    awaited: set[str] = field(default_factory=set)
-    """Watchers that have not answered ``Record`` yet."""
-
-
 class Intake:
     """``first``: what is recorded into from the start."""
 
@@ -105,6 +92,8 @@ class Intake:
         self._followed_by = first
         """What the watchers that have not answered ``Record`` yet will record into."""
         self._cuts: list[ClosedRecording] = []
+        self._late: Counter[str] = Counter()
+        """Watcher -> answers to ``Record`` that nobody waits for any more."""
         self._rotations = 0
         """Requests to set console records aside that the reflex has not answered."""
         self._fresh = set(BenchPart)
@@ -225,6 +214,10 @@ class Intake:
             if one.cut_ns <= limit_ns and (not one.awaited or now - one.cut_ns > CUT_LIMIT_NS)
         ]
         self._cuts = [one for one in self._cuts if one not in done]
+        for one in done:
+            for source in one.awaited:
+                self._late[source] += 1
+                self._recordings[source] = self._followed_by
         return done
 
     def close(self, outcome: Outcome) -> list[ClosedRecording]:
@@ -343,8 +336,8 @@ class Intake:
         recording = self.current
         if recording.is_counted_only(trigger, is_needed=bool(trigger.struck)):
             return
+        recording.keep(trigger)  # what is said is on the disk
         self._view.happened("reflex", trigger)
-        recording.keep(trigger)
         if not trigger.struck:
             self._station.instructs(trigger)
 
@@ -369,6 +362,10 @@ class Intake:
         if source == "reflex" and self._rotations:
             self._rotations -= 1  # answers come in order; this one is of an earlier request
             return
+        if self._late[source]:
+            self._late[source] -= 1
+            self._link_before = self._link if source == "linkwatch" else self._link_before
+            return
         for cut in self._cuts:
             if source in cut.awaited:
                 cut.awaited.discard(source)
@@ -377,6 +374,15 @@ class Intake:
                     self._link_before = self._link
                 self._recordings[source] = self._followed_by
                 return
+
+    def _answers_no_more(self, source: str) -> None:
+        """What follows it is recorded where the others go on."""
+        self._late[source] = 0
+        if source == "reflex":
+            self._rotations = 0
+        for cut in self._cuts:
+            cut.awaited.discard(source)
+        self._recordings[source] = self._followed_by
 
     def _link_since(self) -> LinkStats | None:
         """The capture's counters of the present recording alone."""
@@ -395,6 +401,7 @@ class Intake:
         self._recordings.get(source, self.current).incident.append_event(event, source)
         if event.stream.endswith(" process"):
             self._strike()  # what it had reported of one
+            self._answers_no_more(source)
             reason = self._link_reason or event.error
             self._link_reason = ""
             self._station.lost(WATCHERS[source], reason)
@@ -491,8 +498,3 @@ class Intake:
 def _differs(one: PowerSample, other: PowerSample) -> bool:
     pairs = ((one.volts, other.volts), (one.amperes, other.amperes))
     return any(abs(a - b) > POWER_CHANGE * max(abs(a), abs(b), 0.1) for a, b in pairs)
-
-
-def was_any_kept(recording: Recording) -> bool:
-    """Whether there is something to be told of it."""
-    return bool(recording.triggers or recording.lost_evidence)

@@ -5,17 +5,19 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule
-from freezeframe.harness.core.events import SIDES, LinkStats, Side, Trigger
+from freezeframe.harness.core.events import SIDES, LinkStats, Ns, Side, Trigger
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.view import View
 from freezeframe.harness.wire import control
@@ -74,8 +76,8 @@ class Recording:
     def acts_on(self, trigger: Trigger) -> None:
         """The frames went out for this one."""
         if not any(one is trigger for one in self.triggers):
-            self._view.happened("reflex", trigger)
             self.keep(trigger)
+            self._view.happened("reflex", trigger)
         self.incident.acts_on(trigger)
 
     def lose(self, text: str) -> None:
@@ -151,3 +153,22 @@ def new_recording(
     for note in opened.notes:
         incident.note(note)
     return Recording(incident, view)
+
+
+@dataclass
+class ClosedRecording:
+    """An incident that nobody records into any more, to be judged."""
+
+    recording: Recording
+    outcome: Outcome
+    throughout: tuple[ConsoleRule, ...]
+    ever: tuple[ConsoleRule, ...]
+    link: LinkStats | None = None
+    cut_ns: Ns = 0
+    awaited: set[str] = field(default_factory=set)
+    """Watchers that have not answered ``Record`` yet."""
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Something was seen, or lost."""
+        return bool(self.recording.triggers or self.recording.lost_evidence)

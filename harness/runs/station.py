@@ -8,8 +8,7 @@ them, between two reads, to go on in the folder of the next one:
                                               ^ both sides are collected: ``Record``
 
 Three threads: this one, which never waits for a device; ``dialogue``, which asks the controllers and
-collects; and ``opening``, which opens lines again. The caller's own thread takes what is to be
-judged from ``closed``.
+collects; ``opening``, which opens lines again. The caller's judges what ``closed`` gives.
 """
 
 import contextlib
@@ -41,9 +40,9 @@ from freezeframe.harness.incidents.reopening import reopen
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of
-from freezeframe.harness.runs.intake import ClosedRecording, Intake
+from freezeframe.harness.runs.intake import Intake
 from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, settings_of
-from freezeframe.harness.runs.recording import Recording, new_recording
+from freezeframe.harness.runs.recording import ClosedRecording, Recording, new_recording
 from freezeframe.harness.runs.strike import (
     Strike,
     not_compared,
@@ -58,8 +57,7 @@ TICK_S: Final = 0.5
 DISARM_TIMEOUT_S: Final = 5.0
 """For the reflex to confirm that it has no frames; it takes a millisecond."""
 ARM_FIRST_S: Final = 2.0
-"""A finished incident is judged once the bench is armed again, at the latest after this time:
-judging takes processor time that arming needs."""
+"""A finished incident is judged once the bench is armed again (that needs the processor), at the latest now."""
 STOP_S: Final = 10.0
 
 
@@ -81,7 +79,6 @@ class Station(threading.Thread):
         self._is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self.dialogue = Dialogue(opened, self.post, self.step)
         self._opening: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._machine: Machine
         self._health = HealthStatus(Health.DISARMED, "not started")
         self._has_begun = False
         self._is_news = True
@@ -135,8 +132,10 @@ class Station(threading.Thread):
             self.failure = error
         finally:
             self._opening.put(None)
-            self._close()
-            self.closed.put(None)
+            try:
+                self._close()
+            finally:
+                self.closed.put(None)
 
     def _begin(self) -> None:
         saved, now = None, time.monotonic_ns()
@@ -161,9 +160,8 @@ class Station(threading.Thread):
         self.intake.take_what_comes(limit_ns, self._wake_read)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._posted.get_nowait()()
+        while not self._posted.empty():
+            self._posted.get_nowait()()
         now = time.monotonic_ns()
         for side, (until_ns, reason) in list(self._listening.items()):
             if now >= until_ns:
@@ -336,10 +334,9 @@ class Station(threading.Thread):
             self.intake.current.lose(text)
 
     def _listen(self, side: Side, until_ns: Ns, reason: str) -> None:
+        self._listening[side] = (until_ns, reason)
         if self.intake.was_heard(side):
-            self.step(m.Heard(side=side))
-        else:
-            self._listening[side] = (until_ns, reason)
+            self.heard(side)
 
     def heard(self, side: Side) -> None:
         """A canary came in; the answer to the request for it may still be on its way."""
@@ -365,8 +362,7 @@ class Station(threading.Thread):
         sent = {one.side: one.frame for one in attempts if isinstance(one, FrameSent)}
         out = tuple(sent) if attempts else tuple(cause.instruct)
         rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values() if not saves_only]
-        name = self._machine.incident_of(arming)
-        self._strikes[name] = Strike(recording, cause, attempts)
+        self._strikes[self._machine.incident_of(arming)] = Strike(recording, cause, attempts)
         self.step(
             m.Struck(
                 arming=arming, rule=cause.rule, side=cause.side, t_ns=cause.t_match_ns, out=out,
@@ -392,8 +388,7 @@ class Station(threading.Thread):
 
     def _collect(self, action: m.Collect) -> None:
         strike = self._strikes.get(action.incident) or self._resumed(action)
-        disruptive = action.rung is Rung.WARMSTART
-        sides: list[Side] = [*action.out, *action.failed]
+        disruptive, sides = action.rung is Rung.WARMSTART, [*action.out, *action.failed]
         epochs = {side: action.epochs.get(side, 0) for side in sides}
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self.wake,
@@ -409,15 +404,20 @@ class Station(threading.Thread):
         done_ns = {one.side: one.t_done_ns for one in strike.attempts if isinstance(one, FrameSent)}
 
         def work() -> None:
-            for side in sides:
-                reason = action.failed.get(side)
-                if reason is None:
+            try:
+                for side in sides:
+                    if (reason := action.failed.get(side)) is not None:
+                        collector.feed(FrameNotOut(side=side, reason=reason))
+                        continue
                     out = FrameOut(side=side, t_ns=done_ns.get(side))
                     collector.feed(out, frames.get(side, b""))
-                else:
-                    collector.feed(FrameNotOut(side=side, reason=reason))
-            collector.wait()
-            self.post(lambda: self._collected(action, strike, collector))
+                collector.wait()
+            except (
+                HarnessError
+            ) as error:  # a full disk, say: the incident ends, and the watch does not
+                collector.failure = collector.failure or error
+            finally:
+                self.post(lambda: self._collected(action, strike, collector))
 
         self.dialogue.put(work)
 

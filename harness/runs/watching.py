@@ -17,7 +17,7 @@ from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import Result, run_directory
-from freezeframe.harness.runs.intake import ClosedRecording, was_any_kept
+from freezeframe.harness.runs.recording import ClosedRecording
 from freezeframe.harness.runs.station import Station
 from freezeframe.harness.runs.view import View
 
@@ -81,7 +81,7 @@ class Watch:
         self.unproved = unproved_by(self.station.opened.bench.link, closed.link)
         recording, outcome, error = closed.recording, closed.outcome, None
         incident = recording.incident
-        if outcome != "fail" and not was_any_kept(recording):
+        if outcome != "fail" and not closed.is_worth_keeping:
             incident.discard()
             return None
         try:

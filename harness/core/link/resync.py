@@ -60,7 +60,10 @@ class Rejoin:
     marked: dict[str, Ranges] = field(default_factory=dict)
     """Address -> the bitmap that it sent."""
     noted: Ranges = field(default_factory=Ranges)
-    """Marked one by one, on the link."""
+    """Marked one by one, on the link, before the two were equal."""
+    noted_later: Ranges = field(default_factory=Ranges)
+    """Marked after that, by an online verify or while the link was congested: the next rejoin may copy
+    them, and no resync was to have copied them."""
     bits: dict[str, int] = field(default_factory=dict)
     """Address -> how many blocks it said that it has marked."""
     crashed: set[str] = field(default_factory=set)
@@ -218,7 +221,7 @@ class ResyncAccount:
                 rejoin.compressed_packets += "COMPRESSED" in message.name
                 rejoin.plain_packets += "COMPRESSED" not in message.name
             case "marked":
-                rejoin.noted.add(start, end)
+                (rejoin.noted_later if rejoin.t_equal_ns else rejoin.noted).add(start, end)
             case "request":
                 rejoin.requested.add(start, end)
             case "same":
@@ -311,15 +314,21 @@ class ResyncAccount:
         }
         for volume in volumes:
             place = (session.addresses, session.port, volume)
+            number, before = self._now.get(place, (0, None))
+            has_begun = before is not None and number == session.number
+            is_empty = not any(row.volume == volume for row in (*open_rows, *unconfirmed))
+            if not has_begun and is_empty and place in self._apart:
+                continue  # it ended in its handshake: the two are apart since the session before
             apart = _Apart(
                 t_ns,
                 _of_volume(open_rows, volume),
                 self._refused.pop(place, Ranges()),
                 _of_volume(unconfirmed, volume),
             )
-            number, before = self._now.get(place, (0, None))
-            if before is not None and number == session.number and not before.t_equal_ns:
-                self._carry(before, apart)
+            if before is not None and has_begun:
+                apart.unconfirmed |= before.noted_later
+                if not before.t_equal_ns:
+                    self._carry(before, apart)
             self._apart[place] = apart
         while len(self._apart) > MAX_APART:
             del self._apart[next(iter(self._apart))]
@@ -328,7 +337,7 @@ class ResyncAccount:
     def _carry(before: Rejoin, apart: _Apart) -> None:
         """A session that ended before its ends were equal leaves to the next what it did not do."""
         apart.owed |= before.owed - before.equal
-        apart.refused |= before.refused | before.noted | before.exchanged - before.equal
+        apart.refused |= (before.refused | before.noted | before.exchanged) - before.equal
         apart.unconfirmed |= before.unconfirmed - before.equal
         if before.t_parted_ns is not None:
             apart.t_ns = before.t_parted_ns
