@@ -1,13 +1,22 @@
 """What made two sides equal again: as real nodes did it, and by the account's own rules."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from freezeframe.harness.core.link.ledgerevents import WriteRow
 from freezeframe.harness.core.link.linkevidence import LinkEvidence
 from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.link.messages import LinkSession, Resync, ResyncWord
 from freezeframe.harness.core.link.ranges import Ranges
-from freezeframe.harness.core.link.resync import BLOCK_BYTES, EXTENT_BYTES, Rejoin, left_out
+from freezeframe.harness.core.link.resync import (
+    BLOCK_BYTES,
+    EXTENT_BYTES,
+    Rejoin,
+    ResyncAccount,
+    left_out,
+)
 from freezeframe.harness.incidents.importing import CaptureInput
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -116,6 +125,86 @@ def test_whole_extents_of_an_unclean_end_explain_a_copy_and_single_blocks_do_not
 def test_what_was_acknowledged_and_not_confirmed_by_a_barrier_is_copied_blindly() -> None:
     one = rejoin(copied=MARKED, unconfirmed=MARKED, owed=Ranges([(0, 8192)]))
     assert one.rewritten_blindly == Ranges([(40960, 45056)])
+
+
+# --- from one session to the next -----------------------------------------------------------------
+PORT, BLOCK = 7788, Ranges([(8192, 12288)])
+
+
+class Told:
+    """An account, and what the link says to it."""
+
+    def __init__(self) -> None:
+        self.account = ResyncAccount()
+        self.t_ns = 0
+
+    def session(self, number: int) -> LinkSession:
+        return LinkSession(number, (A, B), PORT, 0)
+
+    def says(self, number: int, what: ResyncWord, at: int = 8192, **more: Any) -> None:
+        self.t_ns += 1_000_000
+        message = Resync(
+            self.session(number), A, "P_TEST", self.t_ns, 1, 0, 0, False, what,
+            offset_bytes=at, length_bytes=4096, **more,
+        )  # fmt: skip
+        self.account.on(message)
+
+    def parted(self, number: int, *rows: WriteRow) -> None:
+        self.t_ns += 1_000_000
+        self.account.parted(self.session(number), self.t_ns, rows, ())
+
+    @property
+    def last(self) -> Rejoin:
+        return self.account.rejoins[-1]
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_what_an_interrupted_resync_has_copied_is_not_owed_again(is_copied: bool) -> None:
+    told = Told()
+    told.parted(1)
+    told.says(2, "marked")
+    if is_copied:
+        told.says(2, "data")
+    told.parted(2)  # before they were equal
+    told.says(3, "bitmap", ranges=())
+    told.says(3, "equal")
+    assert told.last.omitted() == (Ranges() if is_copied else BLOCK)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_is_marked_once_they_are_equal_is_no_omission_and_explains_the_next_copy(
+    when: str,
+) -> None:
+    told = Told()
+    told.parted(1)
+    told.says(2, "bitmap", ranges=())
+    words: tuple[ResyncWord, ...] = ("equal", "marked") if when == "after" else ("marked", "equal")
+    for word in words:
+        told.says(2, word)
+    assert told.last.omitted() == (Ranges() if when == "after" else BLOCK)
+    told.parted(2)
+    told.says(3, "bitmap", ranges=((8192, 12288),))
+    told.says(3, "data")
+    told.says(3, "equal")
+    assert told.last.unexplained(Ranges()) == (Ranges() if when == "after" else BLOCK)
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_session_that_ends_in_its_handshake_forgets_nothing(is_copied: bool) -> None:
+    told = Told()
+    row = WriteRow(
+        told.session(1), A, "P_DATA", "write", 0, 8192, 4096, b"1", 1, 1, 1, 1, 0, expects_answer=True
+    )  # fmt: skip
+    told.parted(1, row)
+    parted_ns = told.t_ns
+    told.parted(2)
+    told.says(3, "bitmap", ranges=())
+    if is_copied:
+        told.says(3, "data")
+    told.says(3, "equal")
+    assert told.last.t_parted_ns == parted_ns
+    assert told.last.omitted() == (Ranges() if is_copied else BLOCK)
+    assert told.last.unexplained(Ranges()) == Ranges()
 
 
 def test_in_words() -> None:
