@@ -45,7 +45,6 @@ RULES: Final = [
     LinkRule(name=one, event=one, deadline_ms=DEADLINES_MS.get(one, 0)) for one in EVENTS
 ]
 HIT_SHARE: Final = 0.95
-byname.find = cache(byname.find)  # which looks through all packages, each time
 
 
 @dataclass
@@ -208,6 +207,7 @@ def main() -> int:
     )
     parser.add_argument("--only", type=int, help="one run, by its number")
     asked = parser.parse_args()
+    byname.find = cache(byname.find)  # which looks through all packages, each time
     began = time.monotonic()
     numbers = range(asked.runs) if asked.only is None else [asked.only]
     with multiprocessing.Pool(min(2, len(numbers))) as pool:

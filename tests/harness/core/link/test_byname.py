@@ -1,6 +1,5 @@
 """Protocols by name: each step of loading that can fail says so by itself."""
 
-import importlib
 import sys
 import tomllib
 from pathlib import Path
@@ -53,7 +52,6 @@ def register(folder: Path, distribution: str, **links: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
     lines = "".join(f"{name} = {value}\n" for name, value in links.items())
     (info / "entry_points.txt").write_text(f"[{byname.GROUP}]\n{lines}")
-    importlib.invalidate_caches()  # what is installed is looked up again when the folder is newer
 
 
 def test_a_third_partys_protocol_is_found_and_checked(third_party: Path) -> None:
