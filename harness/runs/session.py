@@ -138,15 +138,19 @@ class Session:
         self.view.phase("waiting for full duplex")
         self.observation.await_ready()
         while True:
+            rebooted, before = self._rebooted, dict(self.opened.identities)
             self._rebooted = ""
             identities = self.opened.await_full_duplex(deadline_in(READY_TIMEOUT_S))
+            # Its banner may be of the boot that was known already, and have waited in the line.
+            for side, who in identities.items():
+                if side == rebooted and who.boot_epoch != before[side].boot_epoch:
+                    self._say(f"the {side} controller restarted before it was armed")
             self._is_identified = True
             remember_healthy(self.opened, self.incident)
             self._sing()
             self.pump(0)
             if not self._rebooted:
                 break
-            self._say(f"the {self._rebooted} controller restarted before it was armed")
         for note in (*self.opened.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
