@@ -56,7 +56,7 @@ SCAPY_LEAST = 500.0
 """Frames a second; where scapy loses some of these already, it counts as if it had not."""
 OURS, SCAPY_NAME = "FreezeFrame linkwatch", "scapy AsyncSniffer"
 OURS_BY_SCAPY = 'FreezeFrame, capture = "scapy"'
-SCAPY_RING_BYTES = 8 << 20
+SCAPY_RING_BYTES = 2 << 20
 """Of ours on scapy: a larger one would be filled four times in minutes only, and holds no more
 frames a second."""
 SCAPY = """
@@ -211,12 +211,12 @@ def scapy_limit(
 ) -> tuple[float, float]:
     """What it took whole, and what it did not. scapy takes so little that a burst which fills a
     buffer would last for hours: doubled, then halved, in short bursts. Ours on scapy has a ring for a
-    buffer, which its bursts fill several times."""
+    buffer: the bursts of what is halved fill it several times."""
     best, worst = 0.0, 0.0
     while not 0 < worst <= max(best, SCAPY_LEAST) * CLOSE:
         pps = (best + worst) / 2 if worst else 2 * best or SCAPY_LEAST
         count = int(pps * options.seconds)
-        if name == OURS_BY_SCAPY:
+        if name == OURS_BY_SCAPY and worst:
             count = burst(size, pps, options.seconds, SCAPY_RING_BYTES)
         shape = (size, count, pps)
         runs = [
@@ -226,7 +226,8 @@ def scapy_limit(
         if is_whole(runs):
             best = pps
         else:
-            worst = pps
+            # What a short burst left in the ring was not taken at that rate.
+            best, worst = 0.0 if not worst and name == OURS_BY_SCAPY else best, pps
     return max(best, SCAPY_LEAST), worst
 
 
