@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr
 
 from freezeframe.harness.bench.linktable import LinkTable
+from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.options import OPTION_WORDS, is_source
 from freezeframe.harness.core import configfile
 from freezeframe.harness.core.configfile import MAX_CONFIG_CHARS, KeyPath, Table
@@ -161,6 +162,7 @@ class Bench(Table):
     secondary: ControllerTable
     link: LinkTable
     power: PowerTable | None = None
+    notify: NotifyTable | None = None
     policy: PolicyTable
     workload: WorkloadTable = Field(default_factory=WorkloadTable)
     _path: Path = PrivateAttr(default=Path())
@@ -178,7 +180,7 @@ class Bench(Table):
         return self.primary if side == "primary" else self.secondary
 
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
-        for where, text in _strings(self.model_dump(exclude_none=True)):
+        for where, text in _strings(self.model_dump(exclude_none=True, exclude={"notify"})):
             for found in _PLACEHOLDER.findall(text):
                 if found not in PLACEHOLDERS:
                     yield where, f"unknown placeholder {found}; allowed: {', '.join(PLACEHOLDERS)}"
@@ -215,6 +217,8 @@ class Bench(Table):
                     yield (side, "options", name), "is no option; allowed: " + OPTION_WORDS
         for key, wrong in self.link.faults():
             yield ("link", key), wrong
+        for where, wrong in self.notify.faults() if self.notify is not None else ():
+            yield ("notify", *where), wrong
         if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
             yield (
                 ("policy", "on_hung_warmstart"),
@@ -238,7 +242,7 @@ class Bench(Table):
             if isinstance(value, list):
                 return [replaced(inner) for inner in value]
             if isinstance(value, str):
-                return _PLACEHOLDER.sub(lambda found: values[found[0]], value)
+                return _PLACEHOLDER.sub(lambda found: values.get(found[0], found[0]), value)
             return value
 
         resolved = type(self).model_validate(replaced(self.model_dump()))

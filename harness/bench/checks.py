@@ -58,6 +58,7 @@ def check(what: str | Path) -> list[CheckResult]:
         ]
     findings += _check_drivers(bench)
     findings += _check_lines(bench)
+    findings += _check_notify(bench)
     why_not = unwritable(bench)
     if why_not:
         # A bench that is only watched needs no workload; one that names a workload means to run it.
@@ -69,6 +70,18 @@ def check(what: str | Path) -> list[CheckResult]:
     if not why_not and bench.path.parent != builtin_folder():
         findings += _check_built_in(bench)
     return findings
+
+
+def _check_notify(bench: Bench) -> Iterator[CheckResult]:
+    """Whether a watch could send its notices from here."""
+    if bench.notify is None:
+        return
+    try:
+        bench.notify.ready(bench.path.parent)
+    except (UsageError, RigError) as error:
+        yield CheckResult(name="notify", status="problem", detail=str(error))
+    else:
+        yield CheckResult(name="notify", status="ok", detail=f"on {', '.join(bench.notify.on)}")
 
 
 def _check_built_in(bench: Bench) -> Iterator[CheckResult]:

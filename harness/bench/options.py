@@ -8,6 +8,7 @@ A field of type ``Secret`` is never written into a bench file: ``{ env = "NAME" 
 import dataclasses
 import difflib
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,11 @@ from freezeframe.harness.roles import Secret
 SOURCES: Final = ("env", "file")
 MAX_SECRET_BYTES: Final = 64 << 10
 """A private key is some kilobytes."""
+SECRET_NAME: Final = re.compile(
+    r"(?i)pass(?:word|wd|phrase)?$|^pw$|secret|token|credential|community|private|psk|api[_-]?key"
+    r"|auth_?key|authorization|cookie"
+)
+"""Names of keys and headers whose value is a secret."""
 _WORDS: Final = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _SECRET_WORDS: Final = 'a secret: { env = "NAME" } or { file = "PATH" }'
 
@@ -90,7 +96,7 @@ def make_options(maker: object, given: Mapping[str, object], folder: Path) -> ob
         return None
     hints = _hints(kind)
     values = {
-        key: _secret(key, value, folder) if hints[key] is Secret else value
+        key: read_secret(f"options.{key}", value, folder) if hints[key] is Secret else value
         for key, value in given.items()
     }
     made: object = kind(**values)
@@ -123,13 +129,14 @@ def _fits(hint: type, value: object) -> bool:
     return type(value) is hint
 
 
-def _secret(key: str, source: object, folder: Path) -> Secret:
+def read_secret(key: str, source: object, folder: Path) -> Secret:
+    """Read the secret that ``source`` names. RigError, with ``key``: it is not there."""
     assert isinstance(source, Mapping)
     if "env" in source:
         value = os.environ.get(source["env"])
         if not value:
             raise RigError(
-                f"options.{key}: the environment variable {source['env']} is not set: set it to the secret"
+                f"{key}: the environment variable {source['env']} is not set: set it to the secret"
             )
         return Secret(value)
     path = folder / Path(source["file"]).expanduser()
@@ -138,7 +145,7 @@ def _secret(key: str, source: object, folder: Path) -> Secret:
             data = file.read(MAX_SECRET_BYTES + 1)
         text = data.decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RigError(f"options.{key}: the secret in {path} cannot be read: {error}") from error
+        raise RigError(f"{key}: the secret in {path} cannot be read: {error}") from error
     if not text or len(data) > MAX_SECRET_BYTES:
-        raise RigError(f"options.{key}: {path} holds {len(data)} bytes, which is no secret")
+        raise RigError(f"{key}: {path} holds {len(data)} bytes, which is no secret")
     return Secret(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.bench.options import SECRET_NAME
 from freezeframe.harness.edge.versions import commit, versions
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
@@ -20,9 +21,7 @@ from freezeframe.harness.incidents.store import BENCH, RULES
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_RULE_FILES: Final = 64
 REMOVED: Final = "(redacted)"
-_SECRET_NAME: Final = re.compile(
-    r"(?i)pass(?:word|wd|phrase)?$|^pw$|secret|token|credential|community|private|psk|api_?key|auth_?key"
-)
+_ADDRESS: Final = re.compile(r"https?://")
 _USER_INFO: Final = re.compile(r"(?<=://)[^/@\s\"']*:([^/@\s\"']+)@")
 
 
@@ -82,12 +81,14 @@ def _secrets(value: object, name: str = "") -> Iterator[str]:
     """Texts and numbers that stand under a secret's name, and passwords in addresses."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _secrets(inner, name if _SECRET_NAME.search(name) else str(key))
+            yield from _secrets(inner, name if SECRET_NAME.search(name) else str(key))
     elif isinstance(value, list):
         for inner in value:
             yield from _secrets(inner, name)
-    elif _SECRET_NAME.search(name) and not isinstance(value, bool):
+    elif SECRET_NAME.search(name) and not isinstance(value, bool):
         if text := str(value):
             yield text
     elif isinstance(value, str):
+        if name == "post" and _ADDRESS.match(value):  # the path of a web hook is its password
+            yield value
         yield from (found[1] for found in _USER_INFO.finditer(value))

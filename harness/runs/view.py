@@ -7,7 +7,7 @@ from freezeframe.harness.core.policy import HealthStatus
 
 
 class View(Protocol):
-    """Who watches the run; called from the supervisor's thread only."""
+    """Who watches the run; called from threads of the supervisor only."""
 
     def phase(self, text: str) -> None: ...
     def progress(self, done: int, total: int) -> None: ...

@@ -13,10 +13,12 @@ from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import LinkStats
 from freezeframe.harness.core.link.blindness import not_understood, unproved
+from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import Result, run_directory
+from freezeframe.harness.runs.notify import Announcing, Notifier, notifier_of
 from freezeframe.harness.runs.recording import ClosedRecording
 from freezeframe.harness.runs.station import Station
 from freezeframe.harness.runs.view import View
@@ -31,15 +33,21 @@ class Watch:
     """A watch of an open bench; iterate over its incidents as they are closed. On every exit
     nobody is instructed any more, what was instructed is collected, and all is judged."""
 
-    def __init__(self, opened: OpenBench, *, out_dir: Path, view: View) -> None:
+    def __init__(
+        self, opened: OpenBench, *, out_dir: Path, view: View, notifier: Notifier | None = None
+    ) -> None:
+        """``notifier``: not started; whom it notifies of this watch."""
         self.results: list[Result] = []
         """Of all incidents so far."""
         self.unproved: list[str] = []
         """At the end: what the capture of the link did not show, a sentence each."""
-        self._view = view
-        self.station = Station(opened, out_dir=out_dir, view=view)
+        self._view, self._notifier = view, notifier
+        seen = view if notifier is None else Announcing(view, notifier)
+        self.station = Station(opened, out_dir=out_dir, view=seen)
 
     def __enter__(self) -> Self:
+        if self._notifier is not None:
+            self._notifier.start()
         self.station.start()
         return self
 
@@ -74,6 +82,11 @@ class Watch:
                     break
                 self._judged(one)
         self.station.join(END_S)
+        if self._notifier is not None:
+            if self.station.failure is not None:
+                why = f"the watch has ended by itself: {self.station.failure}"
+                self._notifier.health(HealthStatus(Health.DISARMED, why))
+            self._notifier.close()
 
     def _judged(self, closed: ClosedRecording) -> Result | None:
         """Judge one incident; None: there was nothing to be judged. Whatever is wrong with one, the
@@ -107,6 +120,10 @@ class Watch:
             reasons=incident.record["reasons"],
         )
         self.results.append(result)
+        if self._notifier is not None:
+            self._notifier.incident(
+                incident.path.absolute(), outcome, incident.record["trigger"], result.reasons
+            )
         return result
 
 
@@ -120,9 +137,10 @@ def unproved_by(link: LinkTable, stats: LinkStats | None) -> list[str]:
 @contextlib.contextmanager
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Watch]:
     """Watch a pair that others write to; see Watch."""
+    notifier = notifier_of(bench, view.phase)
     with (
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,
-        Watch(opened, out_dir=out_dir, view=view) as watched,
+        Watch(opened, out_dir=out_dir, view=view, notifier=notifier) as watched,
     ):
         yield watched

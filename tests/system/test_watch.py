@@ -14,6 +14,7 @@ import pytest
 from console_adapter import ConsoleAdapter
 
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
+from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
 from freezeframe.harness.core.policy import Health, HealthStatus
@@ -24,6 +25,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.campaign import Result, ScenarioRun, run_directory
+from freezeframe.harness.runs.notify import Notifier
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
@@ -61,10 +63,13 @@ def consoles_of(results: list[Result], side: Side) -> bytes:
 def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path) -> None:
     """Seen: nothing was recorded for 1.2 to 7 s between two incidents, and each trigger of a storm
     warmstarted both controllers."""
+    table = NotifyTable(command=["sh", "-c", "cat >> notices; echo >> notices"], settle_s=0)
     with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
         view = Breaking(opened)
-        with Watch(opened, out_dir=tmp_path, view=view) as watched:
+        notifier = Notifier("sim", table, run_dir, view.told.append)
+        with Watch(opened, out_dir=tmp_path, view=view, notifier=notifier) as watched:
             results = [next(watched), next(watched)]
+        notices = [json.loads(line) for line in (run_dir / "notices").read_text().splitlines()]
         results = watched.results  # and what came until it was stopped
     first, second = results[:2]
     for side in SIDES:
@@ -88,6 +93,10 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     last_ns = max(one["t_ns"] for one in first.record["recovery"])
     assert second.record["trigger"]["t_arrival_ns"] - last_ns < 10 * NS_PER_S
     assert second.record["trigger"]["line"].endswith("Digest integrity check FAILED: 0s +4096")
+    # Each incident was notified of, and the end.
+    noticed = [one["incident"]["folder"] for one in notices if one["event"] == "incident"]
+    assert noticed == [str(one.incident) for one in results]
+    assert "the end has begun" in [one["why"] for one in notices if not one["incident"]][-1]
     audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
     seen = [(one["action"], one["about"], one["result"]) for one in audited]
     assert ("strike", "primary", "ok") in seen and ("strike", "secondary", "ok") in seen

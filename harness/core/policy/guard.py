@@ -33,6 +33,8 @@ from freezeframe.harness.core.events import NS_PER_S, Ns
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
+UNTIL_A_PERSON: Final = "until a person arms again"
+"""The end of the reason why a bench is disarmed while the breaker is open."""
 MAX_LOG: Final = 4096
 """Actions remembered. Far above what the caps of a day allow."""
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from freezeframe.harness.core.policy.guard import UNTIL_A_PERSON
+
 
 class Health(StrEnum):
     ARMED = "armed"
@@ -37,6 +39,11 @@ class HealthStatus:
 
     def __post_init__(self) -> None:
         assert bool(self.why) is (self.health is not Health.ARMED)
+
+    @property
+    def is_breaker_open(self) -> bool:
+        """The storm guard has disarmed the bench, and only a person arms it again."""
+        return self.health is Health.DISARMED and self.why.endswith(UNTIL_A_PERSON)
 
     def __str__(self) -> str:
         return f"{self.health.value}: {self.why}" if self.why else self.health.value

@@ -42,7 +42,7 @@ from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 from freezeframe.harness.core.policy.facts import CONTROL
-from freezeframe.harness.core.policy.guard import Guard, Rung
+from freezeframe.harness.core.policy.guard import UNTIL_A_PERSON, Guard, Rung
 from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
 from freezeframe.harness.core.policy.messages import (
     Action,
@@ -296,7 +296,7 @@ class Machine:
         was_broken = self.guard.broken
         self.guard.acted(now, kind, rung)
         if self.guard.broken and not was_broken:
-            text = f"{self.guard.broken}: disarmed until a person arms again"
+            text = f"{self.guard.broken}: disarmed {UNTIL_A_PERSON}"
             self._report("guard", "storm guard", text)
 
     def _begin(self, incident: OpenIncident, *, resumed: bool = False) -> None:
@@ -374,7 +374,7 @@ class Machine:
         if not decided and not self._wanted:
             decided = self._why_not
         elif not decided and allowed.rung is Rung.NOTHING:
-            waits = "" if allowed.until_ns else " until a person arms again"
+            waits = "" if allowed.until_ns else f" {UNTIL_A_PERSON}"
             decided = f"{allowed.why}; recording{waits}"
         troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
         return status(
