@@ -156,8 +156,8 @@ def blindness(view: LinkView, ends: LinkEnds, frames: int) -> list[str]:
         )
     if view.ledger.doubts:
         says.append(
-            f"{len(view.ledger.doubts)} answers fit no write that was captured, and no later write shows that "
-            "none was missed"
+            f"{len(view.ledger.doubts)} answers fit no captured write that waits for one, and nothing captured later "
+            "shows that no write was missed"
         )
     return says
 

@@ -26,10 +26,12 @@ class Wire:
     """Two TCP connections as frames: each send is cut into segments, each is acknowledged by the
     other end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Collection[str] = ("data", "meta")) -> None:
+        """``kinds``: its connections; the primary opens "data"."""
         self.frames: list[bytes] = []
         self.seq: dict[tuple[str, str], int] = {}
-        for kind, opener, other in (("data", P, S), ("meta", S, P)):
+        for kind in kinds:
+            opener, other = (P, S) if kind == "data" else (S, P)
             self.seq[kind, opener], self.seq[kind, other] = 1000, 5000
             self._segment(kind, opener, 2, b"")
             self.seq[kind, opener] += 1
@@ -57,17 +59,21 @@ class Wire:
         self.frames.append(bytes(12) + b"\x08\x00" + ip + ends + tcp)
 
 
-def healthy_exchange(
-    epochs: int, sizes: Sequence[int] = (512, 4096, 8192), *, unanswered: Collection[int] = ()
-) -> list[bytes]:
-    """Not so healthy with ``unanswered`` writes, which count from 1."""
-    wire, rnd = Wire(), random.Random(5)
+def handshake(wire: Wire) -> None:
     wire.send("data", P, h80(0xFFF2))
     wire.send("meta", S, h80(0xFFF1))
     for end in (P, S):
         wire.send("data", end, features())
     for end in (P, S):
         wire.send("data", end, protocol())
+
+
+def healthy_exchange(
+    epochs: int, sizes: Sequence[int] = (512, 4096, 8192), *, unanswered: Collection[int] = ()
+) -> list[bytes]:
+    """Not so healthy with ``unanswered`` writes, which count from 1."""
+    wire, rnd = Wire(), random.Random(5)
+    handshake(wire)
     number = 0
     for epoch in range(epochs):
         writes = [(number := number + 1, rnd.choice(sizes)) for _ in range(rnd.randrange(1, 6))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from freezeframe.harness.core.events import Ns
 from freezeframe.harness.core.link.addresses import canonical
-from freezeframe.harness.core.link.messages import LinkMessage
+from freezeframe.harness.core.link.messages import Answer, BarrierAnswer, LinkMessage
 from freezeframe.harness.core.link.protocol import Direction, Opening, ReplicationProtocol
 from freezeframe.harness.core.link.tcpstream import (
+    Reassembler,
     StreamClosed,
     StreamData,
     StreamEvent,
@@ -17,6 +19,31 @@ from freezeframe.harness.core.link.tcpstream import (
 )
 
 _NONE: Final[tuple[LinkMessage, ...]] = ()
+
+
+class LaneSight:
+    """What the capture shows of the connection that carries a session's writes: see
+    ``doubts.WriteSight``.
+
+    Where answers travel on the same one, the frame of an answer acknowledges all writes before it, and one
+    that was missed is a known hole HOLE_PATIENCE_NS later.
+    """
+
+    def __init__(self, reassembler: Reassembler, protocol: ReplicationProtocol) -> None:
+        self._reassembler = reassembler
+        self._elsewhere: bool = getattr(protocol, "answers_elsewhere", False)
+
+    def attend(self, answer: Answer | BarrierAnswer) -> None:
+        if answer.session.data >= 0:
+            self._reassembler.attend(answer.session.data)
+
+    def shows(self, answer: Answer | BarrierAnswer, since_ns: Ns) -> bool:
+        if answer.session.data < 0:
+            return not self._elsewhere
+        return self._reassembler.acknowledged_ns(answer.session.data, answer.sender) >= since_ns
+
+    def rest(self) -> None:
+        self._reassembler.rest()
 
 
 class Follower:

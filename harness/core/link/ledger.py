@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final, get_args
 
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.core.link.doubts import Doubts
+from freezeframe.harness.core.link.doubts import Doubts, WriteSight
 from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
@@ -30,10 +30,12 @@ from freezeframe.harness.core.link.ledgerbook import (
     SUSPECT_NS,
     Assembly,
     Book,
+    begin,
     confirm,
     excerpt,
     forget_writes,
     is_disorder,
+    is_owed,
     keep,
     note_answer,
     remember,
@@ -79,16 +81,15 @@ from freezeframe.harness.core.link.stampwatch import StampWatch
 
 
 class Ledger:
-    """``on`` takes each message in order; ``frames_lost`` is called when the kernel has dropped
-    frames."""
+    """``on`` takes each message in order; ``sight`` is what the capture shows of the writes' connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, sight: WriteSight | None = None) -> None:
         self.totals = Totals()
         self.stamps: StampWatch | None = None
         """Set while our own writer is the volume's sole writer."""
         self.resync = ResyncAccount()
         self._books: dict[int, Book] = {}
-        self.doubts = Doubts()
+        self.doubts = Doubts(sight)
         self._assembled_bytes = 0
         self._ghosts = GhostWatch()
 
@@ -195,7 +196,7 @@ class Ledger:
         if not row.expects_answer or row.answer != "none":
             keep(book, key, row)
             return events
-        book.unfinished[key] = row
+        begin(book, key, row)
         if len(book.unfinished) > MAX_UNFINISHED:
             _, oldest = book.unfinished.popitem(last=False)
             oldest.unknown = True
@@ -351,6 +352,8 @@ class Ledger:
         key, row = message.key, book.finished.get(message.key)
         if message.kind == "refused":
             return [NegativeAck(message, row)]
+        if is_owed(book, key):
+            return []
         if (
             row is not None
             and row.answer in ("none", "received")
@@ -368,9 +371,9 @@ class Ledger:
         if row is not None and (book.complete or row.t_sent_ns > book.writes_missed_ns):
             # Its write was seen, and none since that could have used its id again: also where the
             # capture began in the middle of a session.
-            self.doubts.add(RepeatedAck(row, message), message.session.number, message.t_ns, key)
+            self.doubts.add(RepeatedAck(row, message), key)
         elif row is None and book.complete:
-            self.doubts.add(UnknownAck(message), message.session.number, message.t_ns, key)
+            self.doubts.add(UnknownAck(message), key)
         return []
 
     def _barrier(self, message: Barrier) -> list[LedgerEvent]:
@@ -420,7 +423,7 @@ class Ledger:
             remember(book.early_barrier_acks, barrier_id, message)
             if book.complete and not message.tentative:
                 event = BarrierMismatch(message, f"{shown} is not open, {count} writes reported")
-                self.doubts.add(event, session.number, message.t_ns, barrier_id)
+                self.doubts.add(event, barrier_id)
             return []
         events: list[LedgerEvent] = []
         oldest = book.epoch - len(book.barriers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns
-from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
+from freezeframe.harness.core.link.ledgerevents import AboutAnswer, WriteRow
 from freezeframe.harness.core.link.messages import (
     Answer,
     BarrierAnswer,
@@ -87,6 +87,9 @@ class Book:
     hole of its stream, while that of the answers ran on."""
     early_barrier_acks: OrderedDict[bytes, BarrierAnswer] = field(default_factory=OrderedDict)
     """The same for barriers."""
+    owed: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
+    """Key -> answers not given out yet to writes whose id was used again: they stand behind a hole of
+    their stream, or were not captured."""
     matches: dict[str, int] = field(default_factory=dict)
     """Sender -> digests of an algorithm that was only inferred, and that fitted."""
     assembling: dict[Hashable, Assembly] = field(default_factory=dict)
@@ -124,8 +127,8 @@ class Doubtful:
 
     due_ns: Ns
     session: int
-    key: Hashable | None
-    event: LedgerEvent
+    key: Hashable
+    event: AboutAnswer
 
 
 def is_disorder(answer: Answer | BarrierAnswer, t_ns: Ns, packet_no: int) -> bool:
@@ -141,6 +144,23 @@ def keep(book: Book, key: Hashable, row: WriteRow) -> None:
     book.finished[key] = row
     if len(book.finished) > KEPT_ROWS:
         book.finished.popitem(last=False)
+
+
+def begin(book: Book, key: Hashable, row: WriteRow) -> None:
+    """Wait for the answer to a write. A sender uses an id again only after its answer, so that a write
+    which still waits under it has been answered."""
+    if key in book.unfinished:
+        remember(book.owed, key, book.owed.get(key, 0) + 1)
+    book.unfinished[key] = row
+
+
+def is_owed(book: Book, key: Hashable) -> bool:
+    """Whether an answer that no write waits for is one to an earlier write of this id; it is then
+    settled."""
+    left = book.owed.pop(key, 0)
+    if left > 1:
+        book.owed[key] = left - 1
+    return left > 0
 
 
 def remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:

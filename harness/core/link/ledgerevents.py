@@ -194,6 +194,8 @@ class MalformedSeen(msgspec.Struct, frozen=True, eq=False):
     malformed: Malformed
 
 
+AboutAnswer = RepeatedAck | UnknownAck | BarrierMismatch
+"""What a write or barrier that was not captured may explain."""
 LedgerEvent = (
     WriteSent
     | DigestMismatch

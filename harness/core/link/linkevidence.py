@@ -16,7 +16,7 @@ from freezeframe.harness.core.blocks.blockstamp import decode, is_unbroken, stam
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link import ledgerevents
 from freezeframe.harness.core.link.blindness import Blindness, blindness, state_of
-from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.follow import Follower, LaneSight
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import LedgerEvent, WriteRow
 from freezeframe.harness.core.link.linkview import LinkEnds
@@ -200,7 +200,7 @@ class LinkEvidence:
         self.addresses = HostAddresses(self.protocol.host_addresses)
         self._reassembler = Reassembler(ports=self.ends.ports)
         self._follower = Follower(self.protocol, self.ends.ports)
-        self._ledger = Ledger()
+        self._ledger = Ledger(LaneSight(self._reassembler, self.protocol))
         self._messages = 0
         self._by_row: dict[int, LinkWrite] = {}
         self._kept_bytes = 0
@@ -246,9 +246,12 @@ class LinkEvidence:
     def _tick(self, t_ns: Ns) -> None:
         deadline_ns = self._ledger.next_deadline()
         if deadline_ns is not None and deadline_ns <= t_ns:
-            self._learn(self._ledger.tick(t_ns, only_shown=True))
+            self._understand(self._reassembler.tick(t_ns))
+            if self._reassembler.certain:
+                self._learn(self._ledger.tick(t_ns, only_shown=True))
 
     def close(self) -> None:
+        self._understand(self._reassembler.tick(self.t_last_ns + NS_PER_S))
         self._understand(self._reassembler.close(self.t_last_ns))
         self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
         self._judge_digests()

@@ -15,7 +15,7 @@ from freezeframe.harness.core.link.blindness import (
     state_of,
     unsafe_events,
 )
-from freezeframe.harness.core.link.follow import Follower
+from freezeframe.harness.core.link.follow import Follower, LaneSight
 from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import WriteRow
 from freezeframe.harness.core.link.linkrules import LinkRules
@@ -85,7 +85,7 @@ class LinkView:
         self.messages = 0
         """Of the protocol, since the start."""
         self._follower = Follower(self.protocol, ends.ports)
-        self.ledger = Ledger()
+        self.ledger = Ledger(LaneSight(self.reassembler, self.protocol))
         rules = list(rules)
         self.rules = LinkRules(rules)
         self.withheld: Counter[str] = Counter()
@@ -150,10 +150,10 @@ class LinkView:
 
     def close(self, now_ns: Ns) -> list[Trigger]:
         """The capture ends: judge what is certain by now."""
-        triggers = self._understand(self.reassembler.close(now_ns), now_ns)
+        triggers = self._understand(self.reassembler.tick(now_ns + NS_PER_S), now_ns)
         for event in self.ledger.tick(now_ns + NS_PER_S, only_shown=True):
             triggers += self.rules.on(event, now_ns)
-        return self._believed(triggers)
+        return self._believed(triggers) + self._understand(self.reassembler.close(now_ns), now_ns)
 
     def clock_set(self, t_ns: Ns) -> None:
         """The clock that times the frames was set before ``t_ns``: what took how long is not known."""

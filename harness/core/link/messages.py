@@ -41,6 +41,9 @@ class LinkSession:
     """Whose side is "primary"; "" until the first write tells, when the bench did not say."""
     closed: bool = False
     """Nothing that still comes on it is judged."""
+    data: int = -1
+    """Number of the TCP connection that carries its writes, where their answers travel on another; -1: on
+    the same one, or not known."""
     resends: bool = False
     """What is not answered when it closes is sent again over the next session, and old copies may
     still be under way then."""

@@ -164,9 +164,10 @@ class Half(HalfState):
     """One direction; ``HalfState`` holds what a frame in the middle of a bulk transfer touches."""
 
     __slots__ = (
-        "closed", "doubt_bytes", "doubts", "flow", "heard", "isn", "missed_since_ns",
+        "attended", "closed", "doubt_bytes", "doubts", "flow", "heard", "isn", "missed_since_ns",
         "missed_to", "offered", "opened", "opening", "pending", "pending_bytes", "repeated_ns",
         "sack_ok", "sacks", "sender_waits", "stamped", "syn_window", "trust",
+        "whole_ns",
     )  # fmt: skip
 
     other: Half
@@ -201,6 +202,10 @@ class Half(HalfState):
         self.repeated_ns: Ns = -1
         """When its sender last repeated bytes that were captured before."""
         self.stamped: SenderClock | None = None
+        self.attended = False
+        """``whole_ns`` is kept."""
+        self.whole_ns: Ns = -1
+        """When its receiver last acknowledged what was captured of it, and no more."""
 
     def judge(self) -> None:
         """Say whether frames of this direction may be passed over; after whatever changes that."""
@@ -214,6 +219,7 @@ class Half(HalfState):
             and not self.closed
             and not self.doubts
             and self.opening is None
+            and not self.attended
         )
 
     def position(self, seq: int) -> int:

@@ -319,6 +319,8 @@ class SegmentJudge(Skimmer):
         if not is_ahead:
             self._stamp(half, seg)
             other.acked = at
+            if at <= other.offset:
+                other.whole_ns = seg.t_ns
             if other.missed_since_ns is not None and at < other.missed_to:
                 other.missed_since_ns = None  # this end says that it does not have them
         if other.scale >= 0 and not is_ahead and not seg.flags & _SYN:

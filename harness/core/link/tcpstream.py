@@ -139,6 +139,30 @@ class Reassembler(SegmentJudge):
             and canonical(half.flow.destination) == destination
         )
 
+    def attend(self, connection: int) -> None:
+        """Keep ``acknowledged_ns`` of a connection; none of its frames is passed over meanwhile."""
+        for half in self._halves.values():
+            if half.flow.connection == connection:
+                half.attended, half.steady = True, False
+
+    def rest(self) -> None:
+        """``acknowledged_ns`` is not asked for any more."""
+        for half in self._halves.values():
+            half.attended = False
+
+    def acknowledged_ns(self, connection: int, receiver: str) -> Ns:
+        """When ``receiver`` (its address, canonical) last acknowledged on an attended connection all that
+        was captured up to then, and no more; -1: it has not."""
+        return max(
+            (
+                half.whole_ns
+                for half in self._halves.values()
+                if half.flow.connection == connection
+                and canonical(half.flow.destination) == receiver
+            ),
+            default=-1,
+        )
+
     def clock_was_set(self, t_ns: Ns, frame: bytes | memoryview) -> bool | None:
         """Whether the clock that times the frames was set before this one: its sender's own clock
         (RFC 7323) went on by far less. None: it shows none."""

@@ -49,9 +49,8 @@ class DrbdLinkSession(LinkSession):
     """(address, volume) -> the bitmap that it is sending."""
     volume_bytes: dict[int, int] = field(default_factory=dict)
     """Volume -> its size, as the ends announced it last."""
-    data: int = -1
-    """Number of the TCP connection that is the data socket."""
     meta: int = -1
+    """Number of the TCP connection that is the meta socket; ``data`` is the data socket."""
 
     def integrity(self, sender: str, data_bytes: int) -> Integrity | None:
         """How ``sender`` protects a packet with ``data_bytes`` of digest and data. None: digest and
