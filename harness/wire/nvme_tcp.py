@@ -89,6 +89,9 @@ class Opcode(IntEnum):
     DATASET_MANAGEMENT = 9
 
 
+ADMIN_OPCODES: Final = frozenset({0x06, 0x08, 0x09, 0x0A, 0x0C, 0x18})
+"""Of queue 0, where they name no namespace: Identify, Abort, Set and Get Features, Asynchronous Event Request,
+Keep Alive. Commands of the other queues always name one."""
 FABRICS_OPCODE: Final = 0x7F
 FABRICS_TYPE_AT: Final = 4
 """Byte of the entry: the Fabrics command type."""
@@ -96,7 +99,7 @@ FABRICS_PROPERTY_SET: Final = 0
 FABRICS_CONNECT: Final = 1
 CONNECT_QID: Final = struct.Struct("<H")
 CONNECT_QID_AT: Final = 42
-"""In the entry of a Connect: which queue this connection is. Nothing later says it."""
+"""In the entry of a Connect: which queue this connection is."""
 PROPERTY: Final = struct.Struct("<B3xIQ")
 """At byte 40 of a Property Set: size, offset, value."""
 PROPERTY_AT: Final = 40
@@ -106,7 +109,8 @@ SHUTDOWN_MASK: Final = 0xC000
 
 COMPLETION_AT: Final = 8
 COMPLETION: Final = struct.Struct("<IIHHHH")
-"""result, reserved, sq head, sq id, cid, status (bit 0: phase; status code above it)."""
+"""result, reserved, sq head, sq id (reserved in Fabrics; Linux fills it in), cid, status (bit 0: phase; status
+code above it)."""
 DATA_HEADER: Final = struct.Struct("<HHII")
 """At byte 8 of H2C_DATA, C2H_DATA and R2T: cid, transfer tag, offset_bytes, length_bytes."""
 STATUS_NAMES: Final[dict[int, str]] = {

@@ -5,7 +5,9 @@ session is one controller association: the connections of two addresses, from th
 of them closes, because a controller that refuses data closes them all. A write travels in its
 CapsuleCmd, or in H2CData PDUs after R2Ts; the CapsuleResp answers it by the command's id (cid), which
 is unique within its queue while the command is under way. Which queue a connection is stands in its
-Connect command only. There are no barriers: the host waits for completions instead.
+Connect command; a capture that begins later finds it in the first completion where the controller
+fills in the queue's id, as Linux does (Fabrics reserves that field), and knows the admin queue by a command that
+names no namespace. There are no barriers: the host waits for completions instead.
 """
 
 from __future__ import annotations
@@ -103,6 +105,7 @@ class _Command:
 
     kind: WriteKind
     length_bytes: int
+    write_id: bytes
 
 
 @dataclass(eq=False)
@@ -110,7 +113,7 @@ class _Queue(PduConnection[NvmeSession]):
     """One connection: both of its directions."""
 
     number: int = -1
-    """-1 until its Connect was seen."""
+    """-1 while nothing captured has said it."""
     in_flight: OrderedDict[int, _Command] = field(default_factory=OrderedDict)
 
     def lose_sight(self) -> None:
@@ -265,7 +268,7 @@ class NvmeDirection(PduDirection[_Queue]):
     ) -> None:
         body = pdu.body
         queue, session = self.both, self.both.session
-        opcode, _, cid, _, _, sgl_bytes, _, slba, blocks_less_1, _control, _ = (
+        opcode, _, cid, namespace, _, sgl_bytes, _, slba, blocks_less_1, _control, _ = (
             wire.COMMAND.unpack_from(body, wire.COMMAND_AT)
         )
         if opcode == wire.FABRICS_OPCODE:
@@ -273,6 +276,9 @@ class NvmeDirection(PduDirection[_Queue]):
             self._fabrics(body, where, out)
             return
         kind = _KINDS.get(opcode)
+        is_admin = opcode in wire.ADMIN_OPCODES and not namespace
+        if is_admin and queue.number < 0 and not pdu.tentative:
+            queue.number, session.has_admin_queue = 0, True
         if kind is None or queue.number == 0:
             queue.in_flight.pop(cid, None)
             queue.strays.asked(cid)
@@ -293,7 +299,7 @@ class NvmeDirection(PduDirection[_Queue]):
             return
         expects_answer = not queue.strays.has_answered(cid, pdu)
         if expects_answer:
-            queue.in_flight[cid] = _Command(kind, length)
+            queue.in_flight[cid] = _Command(kind, length, queue.write_id(cid))
         while len(queue.in_flight) > MAX_IN_FLIGHT:
             queue.in_flight.popitem(last=False)
         out.append(
@@ -334,7 +340,9 @@ class NvmeDirection(PduDirection[_Queue]):
 
     def _completion(self, pdu: Pdu, where: Where, out: list[LinkMessage]) -> None:
         queue, body = self.both, pdu.body
-        _, _, _, _, cid, status = wire.COMPLETION.unpack_from(body, wire.COMPLETION_AT)
+        _, _, _, queue_id, cid, status = wire.COMPLETION.unpack_from(body, wire.COMPLETION_AT)
+        if queue.number < 0 and queue_id and not pdu.tentative:
+            queue.number = queue_id
         command = queue.in_flight.pop(cid, None)
         if command is None:
             # A read's, an admin command's, or of a command from before the capture began.
@@ -345,7 +353,7 @@ class NvmeDirection(PduDirection[_Queue]):
         name = wire.STATUS_NAMES.get(code & wire.STATUS_CODE_MASK, f"status {code:#x}")
         named = (*where[:2], f"CAPSULE_RESP {name}", *where[3:])
         answer = Answer(
-            *named, (self.opening.connection, cid), queue.write_id(cid), "refused" if code else "ok", code,
+            *named, (self.opening.connection, cid), command.write_id, "refused" if code else "ok", code,
             -1, 0, body,
         )  # fmt: skip
         out.append(answer)

@@ -288,6 +288,29 @@ def test_a_capture_that_begins_anywhere_accuses_nobody_and_still_sees_writes(nam
     assert found > 20
 
 
+def test_which_queue_a_connection_is_shows_also_later() -> None:
+    """By the first completion that a Linux target sends on it; queue 0 by its keep-alive."""
+    frames = list(read_frames(capture_path("nvme-clean")))
+    ids = {
+        one.packet_no: one.session.show_id(one.write_id)
+        for one in follow("nvme-clean", stream_events("nvme-clean")).messages
+        if isinstance(one, ReplicatedWrite | Answer)
+    }
+    assert not any("?" in one for one in ids.values())
+    known = unknown = 0
+    for start in range(100, len(frames) - 20, 40):
+        reassembler = Reassembler(ports=frozenset({PORTS["nvme_tcp"]}))
+        follower = Follower(byname.find("nvme_tcp")(LinkOptions(must_match=True)))
+        for number, frame in enumerate(frames[start:], start + 1):
+            for event in reassembler.feed(frame.t_ns, frame.data, number):
+                for one in follower.on(event):
+                    if isinstance(one, ReplicatedWrite | Answer) and not one.tentative:
+                        shown, right = one.session.show_id(one.write_id), ids[number]
+                        assert shown in (right, "queue ? cmd " + right.rpartition(" ")[2])
+                        known, unknown = known + ("?" not in shown), unknown + ("?" in shown)
+    assert known > 10 * unknown
+
+
 @pytest.mark.parametrize("protocol", sorted(PORTS))
 @given(data=st.binary(max_size=600), starts=st.booleans(), seed=st.integers(0, 1 << 16))
 @settings(max_examples=60, deadline=None)
