@@ -122,7 +122,10 @@ DIED_LINES = {
         "mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 4: be00000000800400",
         "mce: [Hardware Error]: Machine check events logged",
     ),
-    "watchdog-unfed": ("watchdog: watchdog0: watchdog did not stop!", "watchdog0: hardware watchdog started"),
+    "watchdog-unfed": ("watchdog0: pretimeout event", "watchdog0: hardware watchdog started"),
+    "watchdog-left-running": (
+        "watchdog: watchdog0: watchdog did not stop!", "watchdog: watchdog0: nowayout prevents watchdog being stopped!",
+    ),
 }  # fmt: skip
 
 FURTHER = (
@@ -132,6 +135,7 @@ FURTHER = (
     (DRBD, "assertion", "drbd0: ASSERT( mdev->state.conn < Connected ) in drbd_receiver.c:3210"),
     (DRBD, "state-change-timeout", "drbd r0: State change failed: Timeout in operation"),
     (DRBD, "connection-timeout", "drbd r0 ctl-b: conn( Connected -> Timeout ) peer( Secondary -> Unknown )"),
+    (DIED, "kernel-bug", "kernel BUG at put_page_testzero+0x12/0x30 [drbd] [verbose debug info unavailable]"),
     (DIED, "kernel-bug", "BUG: kernel NULL pointer dereference, address: 0000000000000008"),
     (DIED, "kernel-bug", "Unable to handle kernel paging request at virtual address ffff000012345678"),
     (DIED, "kernel-oops", "Internal error: Oops: 0000000096000004 [#1] SMP"),
@@ -168,9 +172,11 @@ def test_silence() -> None:
     assert names(DRBD + DIED, stream) == []
 
 
-def test_online_verify_on_a_busy_volume_is_reported_and_instructs_nobody() -> None:
-    instructed = {rule.name: rule.instruct for rule in DRBD}
+def test_what_a_healthy_pair_prints_too_is_reported_and_instructs_nobody() -> None:
+    """Online verify on a busy volume, and a shutdown in order that leaves the watchdog running."""
+    instructed = {rule.name: rule.instruct for rule in DRBD + DIED}
     assert instructed.pop("out-of-sync") == ()
+    assert instructed.pop("watchdog-left-running") == ()
     assert set(instructed.values()) == {None}, "all others: the bench's policy"
 
 
