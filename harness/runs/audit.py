@@ -2,6 +2,7 @@
 
 It lies outside of any incident and is only appended to, one JSON object per line:
 
+    $STATE_DIRECTORY/BENCH.audit.jsonl                (of a service, set by its manager)
     $XDG_STATE_HOME/freezeframe/BENCH.audit.jsonl     (without the variable: ~/.local/state)
 
     utc      when, in milliseconds
@@ -29,6 +30,10 @@ NAME: Final = "{bench}.audit.jsonl"
 
 def state_directory() -> Path:
     """Return the folder of what outlives a command; it may not exist yet."""
+    # A service manager lists several with colons; the first is the service's own.
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
     home = os.environ.get("XDG_STATE_HOME", "")
     return (Path(home) if home else Path.home() / ".local" / "state") / "freezeframe"
 

@@ -14,12 +14,14 @@ from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import LinkStats
 from freezeframe.harness.core.link.blindness import not_understood, unproved
 from freezeframe.harness.core.policy import Health, HealthStatus
+from freezeframe.harness.edge.servicemanager import ServiceManager
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import Result, run_directory
 from freezeframe.harness.runs.notify import Announcing, Notifier, notifier_of
 from freezeframe.harness.runs.recording import ClosedRecording
+from freezeframe.harness.runs.service import Heartbeat, ServiceView
 from freezeframe.harness.runs.station import Station
 from freezeframe.harness.runs.view import View
 
@@ -137,10 +139,12 @@ def unproved_by(link: LinkTable, stats: LinkStats | None) -> list[str]:
 @contextlib.contextmanager
 def watch(bench: Bench, *, out_dir: Path, view: View) -> Iterator[Watch]:
     """Watch a pair that others write to; see Watch."""
-    notifier = notifier_of(bench, view.phase)
+    notifier, manager = notifier_of(bench, view.phase), ServiceManager()
+    shown = ServiceView(view, manager)
     with (
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,
-        Watch(opened, out_dir=out_dir, view=view, notifier=notifier) as watched,
+        Watch(opened, out_dir=out_dir, view=shown, notifier=notifier) as watched,
+        Heartbeat(manager, watched.station.post),
     ):
         yield watched

@@ -1,0 +1,74 @@
+"""A watch that a service manager has started: it reports that it is ready, what the health is, and that
+the station's loop turns."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from freezeframe.harness.core.policy import HealthStatus
+from freezeframe.harness.edge.servicemanager import ServiceManager
+from freezeframe.harness.runs.view import View
+
+BEATS_PER_LIMIT: Final = 3
+"""One that comes late is followed by another in time."""
+JOIN_S: Final = 5.0
+
+
+class ServiceView:
+    """A view whose health is the status of the service; with the first one it is ready."""
+
+    def __init__(self, view: View, manager: ServiceManager) -> None:
+        self._view, self._manager = view, manager
+        self._is_ready = False
+        self.phase, self.progress = view.phase, view.progress
+        self.step, self.happened = view.step, view.happened
+
+    def health(self, status: HealthStatus) -> None:
+        ready = () if self._is_ready else ("READY=1",)
+        self._is_ready = True
+        self._manager.send(*ready, self._manager.status(str(status)))
+        self._view.health(status)
+
+
+class Heartbeat(threading.Thread):
+    """``WATCHDOG=1`` comes from the station's own thread: a loop that hangs sends none, whatever the
+    other threads do. On exit the service is stopping, and its watchdog is over."""
+
+    def __init__(self, manager: ServiceManager, post: Callable[[Callable[[], None]], None]) -> None:
+        """``post`` has something done in the station's thread."""
+        super().__init__(name="heartbeat", daemon=True)
+        self._manager, self._post = manager, post
+        self._over = threading.Event()
+        self._is_answered = True
+
+    def ask(self) -> None:
+        """Ask the loop for a sign, unless the last question is still to be answered."""
+        if self._is_answered:
+            self._is_answered = False
+            self._post(self._answer)
+
+    def _answer(self) -> None:
+        self._manager.send("WATCHDOG=1")
+        self._is_answered = True
+
+    def run(self) -> None:
+        while not self._over.wait(self._manager.watchdog_s / BEATS_PER_LIMIT):
+            self.ask()
+
+    def __enter__(self) -> Self:
+        if self._manager.watchdog_s > 0:
+            self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self.is_alive():
+            self.join(JOIN_S)
+        text = self._manager.status("stopping: nobody is instructed")
+        self._manager.send("STOPPING=1", text, wait_s=JOIN_S)
