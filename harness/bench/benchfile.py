@@ -80,8 +80,9 @@ class ControllerTable(Table):
     console: Text | None = None
     """pyserial URL: device path, /dev/serial/by-id/..., socket://HOST:PORT, rfc2217://HOST:PORT; or
     exec:COMMAND. None: there is no tap on it, and nothing is heard of it."""
-    control: Text
-    """Same forms as ``console``. It may be the console's own line, which then carries both."""
+    control: Text | None = None
+    """Same forms as ``console``. It may be the console's own line, which then carries both. None: it
+    is never instructed, and its set is not collected."""
     host: Text | None = None
     """URL of the controller's volume for the host driver: nbd://HOST:PORT,
     nbd+unix:///?socket=PATH, blockdev:///dev/... None: nobody can read it here."""
@@ -179,6 +180,16 @@ class Bench(Table):
     def controller(self, side: Side) -> ControllerTable:
         return self.primary if side == "primary" else self.secondary
 
+    @property
+    def controlled(self) -> tuple[Side, ...]:
+        """Sides that have a control line: all others are only listened to."""
+        return tuple(side for side in SIDES if self.controller(side).control is not None)
+
+    @property
+    def instruct(self) -> tuple[Side, ...]:
+        """Sides that a rule without ``instruct`` instructs, in this order."""
+        return tuple(side for side in self.policy.instruct if side in self.controlled)
+
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
         for where, text in _strings(self.model_dump(exclude_none=True, exclude={"notify"})):
             for found in _PLACEHOLDER.findall(text):
@@ -224,6 +235,16 @@ class Bench(Table):
                 ("policy", "on_hung_warmstart"),
                 "needs a [power] table; allowed without one: 'give-up'",
             )
+        if not self.controlled:
+            yield (
+                ("primary", "control"),
+                "is missing, and the secondary's too; one of them is needed",
+            )
+        elif not self.instruct:
+            yield (
+                ("policy", "instruct"),
+                f"names no side with a control line; allowed: {', '.join(map(repr, self.controlled))}",
+            )
         if len(set(self.policy.instruct)) != len(self.policy.instruct):
             yield ("policy", "instruct"), "names a side twice"
         if self.policy.redrive and self.policy.instructed_by == "secondary":
@@ -253,8 +274,17 @@ class Bench(Table):
         return [self._path.parent / name for name in self.policy.rules]
 
     def rules(self) -> RuleSet:
-        """The rules of all its rule files. UsageError: a file is missing or wrong, or a rule waits
-        for what the link's protocol does not show."""
+        """The rules of all its rule files; none instructs a side without a control line. UsageError:
+        a file is missing or wrong, or a rule waits for what the link's protocol does not show."""
+        return self._written_rules().instructing(self.controlled)
+
+    def unanswered_rules(self) -> list[str]:
+        """Names of rules that instruct only a side that has no control line: their hits are recorded,
+        and nobody is instructed."""
+        written, left = self._written_rules(), self.rules()
+        return sorted(written.answered - left.answered)
+
+    def _written_rules(self) -> RuleSet:
         found = rules.combine(
             [(str(path), rules.parse_rules(_text(path), str(path))) for path in self.rule_paths()]
         )

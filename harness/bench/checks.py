@@ -4,7 +4,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from freezeframe.harness.bench.benchfile import (
     Bench,
@@ -31,6 +31,12 @@ from freezeframe.harness.roles import (
 )
 from freezeframe.harness.wire.faults import FaultKind
 
+WITHOUT: Final = {
+    "console": "nothing is heard of this side, and no canary proves a tap",
+    "control": "this side is never instructed, its root cause data set is not collected, and no canary proves its tap",
+}
+"""What a side lacks without that line."""
+
 
 def check(what: str | Path) -> list[CheckResult]:
     """Check everything about a bench file that is possible without opening the bench. Never raises
@@ -51,6 +57,9 @@ def check(what: str | Path) -> list[CheckResult]:
         findings.append(
             CheckResult(name="rules", status="ok" if names else "problem", detail=detail)
         )
+        if mute := bench.unanswered_rules():
+            said = f"{', '.join(mute)}: recorded only, who is to be instructed has no control line"
+            findings.append(CheckResult(name="rules", status="warning", detail=said))
     except UsageError as error:
         findings += [
             CheckResult(name="rules", status="problem", detail=line)
@@ -138,7 +147,7 @@ def _check_lines(bench: Bench) -> Iterator[CheckResult]:
         table = bench.controller(side)
         for key, url in (("console", table.console), ("control", table.control)):
             if url is None:
-                said = "none is named: nothing is heard of this side, and no canary proves a tap"
+                said = f"none is named: {WITHOUT[key]}"
                 yield CheckResult(name=f"{key} of {side}", status="warning", detail=said)
             elif url.startswith(exec_line.PREFIX):
                 try:
@@ -229,6 +238,8 @@ def unplayable(bench: Bench, scenario: Scenario) -> str:
     for side in SIDES:
         if not any(fault.on_side == side for fault in scenario.faults):
             continue
+        if side not in bench.controlled:
+            return f"its fault is armed over the {side}'s control line, and the bench names none"
         driver = bench.controller(side).driver
         try:
             maker = load_driver(driver, Controller)

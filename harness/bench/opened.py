@@ -39,6 +39,8 @@ from freezeframe.harness.roles import (
     Printing,
 )
 
+NO_CONTROL: Final = "the bench file names no control line for it"
+NOT_COLLECTED: Final = f"not collected: {NO_CONTROL}"
 IDENTIFY_TIMEOUT_S: Final = 15.0
 ANSWERED_LATELY_NS: Final = 5 * NS_PER_S
 """A controller that answered so short a time ago is there, though its next answer came too late."""
@@ -83,6 +85,7 @@ class OpenBench:
         """A recovery and the watch may find the same line gone."""
         self.consoles: dict[Side, SerialLink] = {}
         self.controllers: dict[Side, Controller] = {}
+        """Of each side that has a control line."""
         self.identities: dict[Side, Identity] = {}
         self.identified_ns: Ns = 0
         """When both were last asked before they answered that they are in full duplex."""
@@ -95,6 +98,8 @@ class OpenBench:
             raise
 
     def _open(self, bench: Bench, seed: int, only: Side | None) -> None:
+        if only is not None and only not in bench.controlled:
+            raise UsageError(f"the {only} cannot be asked: {NO_CONTROL}")
         if bench.simulation is not None:
             self.simulation = Simulation(
                 self.run_dir,
@@ -132,7 +137,7 @@ class OpenBench:
         sides = SIDES if only is None else (only,)
         for side in sides:
             self._open_lines(side, with_console=only is None)
-        for side in sides:
+        for side in self.controllers:
             self.identities[side] = self.identify(side, deadline_in(IDENTIFY_TIMEOUT_S))
 
     def _open_virtual(self, bench: Bench, table: RigTable) -> VirtualRig:
@@ -158,7 +163,7 @@ class OpenBench:
             self.virtual.arm([fault for plan in plans.values() for fault in plan["faults"]])
             return
         for side, plan in plans.items():
-            controller = self.controllers[side]
+            controller = self.controller(side)
             if not isinstance(controller, FaultArming):
                 raise RigError(f"the {side} controller's driver cannot arm faults")
             reply = controller.set_faults(
@@ -173,21 +178,25 @@ class OpenBench:
         table = self.bench.controller(side)
         maker = registry.load(table.driver, Controller)
         breaks = bool(getattr(maker, "sends_break", False))
-        control: ByteLink
-        if table.control == table.console:
+        if table.control is not None and table.control == table.console:
             line = self._open_line(side, table.control, table.console_baud, breaks=breaks)
             self.consoles[side] = line
-            control = SharedLine(line)
+            self.controllers[side] = self._make_controller(side, SharedLine(line))
+            return
+        if table.control is not None:
+            line = self._open_line(side, table.control, table.control_baud, breaks=breaks)
+            self.controllers[side] = self._make_controller(side, line)
         else:
-            control = self._open_line(side, table.control, table.control_baud, breaks=breaks)
-            if with_console and table.console is not None:
-                self.consoles[side] = self._open_line(side, table.console, table.console_baud)
-            elif with_console:
-                self.consoles[side] = silent_line(f"{side}: no console")
-                self._closing.callback(self.consoles[side].close)
-                self._lines.append(self.consoles[side])
-                self.notes.append(f"{side}: the bench names no console, nothing is heard of it")
-        self.controllers[side] = self._make_controller(side, control)
+            self.notes.append(
+                f"{side}: {NO_CONTROL}: it is never instructed, and its set is not collected"
+            )
+        if with_console and table.console is not None:
+            self.consoles[side] = self._open_line(side, table.console, table.console_baud)
+        elif with_console:
+            self.consoles[side] = silent_line(f"{side}: no console")
+            self._closing.callback(self.consoles[side].close)
+            self._lines.append(self.consoles[side])
+            self.notes.append(f"{side}: the bench names no console, nothing is heard of it")
 
     def _make_controller(self, side: Side, control: ByteLink) -> Controller:
         table = self.bench.controller(side)
@@ -208,10 +217,22 @@ class OpenBench:
         self.notes += [f"{side}: {note}" for note in line.notes]
         return line
 
+    def controller(self, side: Side) -> Controller:
+        """Return the side's controller. UsageError: nobody can ask it."""
+        if side not in self.controllers:
+            raise UsageError(f"the {side} cannot be asked: {NO_CONTROL}")
+        return self.controllers[side]
+
+    def is_shared(self, side: Side) -> bool:
+        """Whether its console and its control line are one."""
+        return side in self.controllers and isinstance(self.controllers[side].link, SharedLine)
+
     def unheard(self, side: Side) -> str:
         """Why no line that its controller prints can be waited for; "": it can."""
         if self.bench.controller(side).console is None:
             return "the bench names no console of it"
+        if side not in self.controllers:
+            return NO_CONTROL
         if not isinstance(self.controllers[side], Printing):
             return "its controller cannot be asked to print"
         return ""
@@ -238,18 +259,19 @@ class OpenBench:
             return self._reopen_line(side, console=console)
 
     def _reopen_line(self, side: Side, *, console: bool) -> bool:
-        table, controller = self.bench.controller(side), self.controllers[side]
-        is_shared = isinstance(controller.link, SharedLine)
-        old = self.consoles[side] if console and not is_shared else controller.link
+        table, controller = self.bench.controller(side), self.controllers.get(side)
+        is_shared = self.is_shared(side)
+        is_console = controller is None or (console and not is_shared)
+        old: ByteLink = self.consoles[side] if is_console else self.controllers[side].link
         old.close()
         self._lines = [line for line in self._lines if line is not old]
         maker = registry.load(table.driver, Controller)
         breaks = bool(getattr(maker, "sends_break", False)) and (is_shared or not console)
-        url, baud = (
-            (table.console, table.console_baud)
-            if (console or is_shared) and table.console is not None
-            else (table.control, table.control_baud)
-        )
+        url, baud = table.control, table.control_baud
+        if (console or is_shared) and table.console is not None:
+            url, baud = table.console, table.console_baud
+        if url is None:
+            raise RigError(f"{side}: {NO_CONTROL}")
         line = self._open_line(side, url, baud, breaks=breaks)
         if console or is_shared:
             self.consoles[side] = line
@@ -263,7 +285,7 @@ class OpenBench:
         return self.retry_until(
             f"the {side} controller does not answer on {self.bench.controller(side).control}; "
             "is it powered, and is the control line right?",
-            lambda step_ns: self.controllers[side].identify(step_ns),
+            lambda step_ns: self.controller(side).identify(step_ns),
             deadline_ns,
         )
 
@@ -304,14 +326,14 @@ class OpenBench:
             time.sleep(POLL_S)
 
     def await_full_duplex(self, deadline_ns: Ns) -> dict[Side, Identity]:
-        """Wait until both controllers report full duplex. NotWholeError names their last states;
-        RigError: one of them does not answer."""
+        """Wait until all controllers that can be asked report full duplex. NotWholeError names their
+        last states; RigError: one of them does not answer."""
         seen: dict[Side, Identity] = {}
         seen_ns = 0
         while True:
             asked_ns = time.monotonic_ns()
             try:
-                seen = {side: self.identify(side, deadline_ns) for side in SIDES}
+                seen = {side: self.identify(side, deadline_ns) for side in self.controllers}
             except WrongDeviceError:
                 raise
             except RigError as error:

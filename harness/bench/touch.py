@@ -15,6 +15,7 @@ from typing import Final
 
 from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.bench.opened import NO_CONTROL
 from freezeframe.harness.core.console.textscore import looks_like_text
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
 from freezeframe.harness.core.text import escape
@@ -79,7 +80,7 @@ def _open(
     wanted = {}
     if table.console is not None:
         wanted["console"] = (table.console, table.console_baud)
-    if table.control != table.console:
+    if table.control is not None and table.control != table.console:
         wanted["control"] = (table.control, table.control_baud)
     for what, (url, baud) in wanted.items():
         breaks = what == "control" and bool(
@@ -111,7 +112,7 @@ def _read(line: SerialLink, seconds: float, until: bytes = b"") -> bytes:
 
 def _identify(bench: Bench, side: Side, touched: _Touched) -> Iterator[CheckResult]:
     table = bench.controller(side)
-    is_shared = table.control == table.console
+    is_shared = table.control is not None and table.control == table.console
     line = touched.console if is_shared else touched.control
     if line is None:
         return
@@ -168,7 +169,9 @@ def _canaries(bench: Bench, sides: Mapping[Side, _Touched]) -> Iterator[CheckRes
             data = _read(touched.console, LISTEN_S)
             says = "text" if looks_like_text(data) else "no text" if data else "nothing"
             can = (
-                "its controller does not answer"
+                NO_CONTROL
+                if side not in bench.controlled
+                else "its controller does not answer"
                 if touched.identity is None
                 else "its driver cannot print"
             )

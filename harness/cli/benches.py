@@ -103,7 +103,7 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
                     ("control", table.control),
                     ("host", table.host),
                 ):
-                    say(f"  {side:<9} {port:<7} {escape(url or '')}")
+                    say(f"  {side:<9} {port:<7} {escape(url or 'none')}")
             say("use it from another terminal, one command at a time, for example:")
             for line in ("watch", "run neg_ack", "save secondary"):
                 say(f"  freezeframe {line} --bench {escape(str(attach))}")

@@ -100,7 +100,7 @@ def _on_bench(
     name: str, bench: Bench, closing: contextlib.ExitStack, *, overwrite: bool
 ) -> Iterator[tuple[str, Case]]:
     """Real devices: what of the bench this driver drives."""
-    controllers = [side for side in SIDES if bench.controller(side).driver == name]
+    controllers = [side for side in bench.controlled if bench.controller(side).driver == name]
     hosts = [
         side
         for side in SIDES

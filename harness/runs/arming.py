@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Ns, Side
+from freezeframe.harness.core.events import FrameFailed, FrameSent, Ns, Side
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Preparable
@@ -84,12 +84,12 @@ class Arming:
             self._incident.note(note)
 
     def _frames(self, *, disruptive: bool) -> dict[str, dict[Side, bytes]]:
-        first = self._opened.bench.policy.instruct[0]
+        first = self._opened.bench.instruct[0]
         frames: dict[str, dict[Side, bytes]] = {source: {} for source in REASONS}
         for source, reason in REASONS.items():
-            for side in SIDES:
+            for side, controller in self._opened.controllers.items():
                 why = reason if side == first else Reason.SECOND_CONTROLLER
-                frame = self._opened.controllers[side].freeze_frame(
+                frame = controller.freeze_frame(
                     self._identities[side], why, self._incident.incident_id, disruptive=disruptive
                 )
                 frames[source][side] = frame

@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.events import FrameSent, Side, Trigger
+from freezeframe.harness.bench.opened import NOT_COLLECTED, OpenBench
+from freezeframe.harness.core.events import SIDES, FrameSent, Side, Trigger
 from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.core.recovery.machine import Recovery
 from freezeframe.harness.core.recovery.messages import Action, Compared, Finish, Transition
@@ -47,6 +47,9 @@ class Collector:
         self._changed = changed
         self._redrive: Redrive | None = None
         self._told = 0
+        for side in SIDES:
+            if side not in opened.controllers:
+                incident.missing_set(side, NOT_COLLECTED)
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
         self._carrier = Carrier(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import FrameFailed, FrameSent, Side
+from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONTROL
 from freezeframe.harness.core.policy.guard import Rung
@@ -50,6 +50,9 @@ class Dialogue:
         self.frames: dict[tuple[Side, int], SideFrames] = {}
         """(side, boot epoch) -> its frames, of the newest incident only."""
         self.canaries = Canaries()
+        for side in SIDES:
+            if side not in opened.controllers:
+                self.canaries.impossible(side, opened.unheard(side))
         self._opened = opened
         self._post = post
         self._give = give
@@ -109,7 +112,7 @@ class Dialogue:
             controller.prepare(seen, incident.incident_id, deadline_ns)
         made = {}
         for source, reason in REASONS.items():
-            is_first = side == self._opened.bench.policy.instruct[0]
+            is_first = side == self._opened.bench.instruct[0]
             why = reason if is_first else Reason.SECOND_CONTROLLER
             for disruptive in (False, True):
                 made[source, disruptive] = controller.freeze_frame(
@@ -162,8 +165,8 @@ class Dialogue:
         for side in action.sides:
             try:
                 with self._opened.dialogue:
-                    entries = self._opened.controllers[side].sets(deadline_in(ASK_S))
-            except HarnessError:
+                    entries = self._opened.controller(side).sets(deadline_in(ASK_S))
+            except HarnessError:  # it did not answer, or has no control line any more
                 found[side] = None
             else:
                 found[side] = any(one.incident_id == incident_id for one in entries)

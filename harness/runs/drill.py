@@ -61,11 +61,15 @@ def drill(bench: Bench, *, out_dir: Path, view: View) -> Result:
 def _held(opened: OpenBench, incident: Incident, view: View) -> list[str]:
     # A new text for each drill: an old one that is still being printed is not this one's.
     line = f"freezeframe drill {secrets.token_hex(4)}"
-    rule = ConsoleRule(name="freezeframe-drill", literal=line, instruct=SIDES)
+    rule = ConsoleRule(name="freezeframe-drill", literal=line, instruct=opened.bench.controlled)
     session = Session(opened, incident, view, not_compared, drill_rule=rule)
     try:
         session.arm()
-        view.phase("both consoles are heard, both frames were tried out; the armed ones only save")
+        view.phase(
+            "the consoles are heard, the frames were tried out; the armed ones only save"
+            if len(opened.bench.controlled) < len(SIDES)
+            else "both consoles are heard, both frames were tried out; the armed ones only save"
+        )
         side = _print(opened, line)
         deadline_ns = deadline_in(TRIGGER_TIMEOUT_S)
         while session.collector is None and time.monotonic_ns() < deadline_ns:
@@ -86,7 +90,7 @@ def _held(opened: OpenBench, incident: Incident, view: View) -> list[str]:
 def _print(opened: OpenBench, line: str) -> Side:
     """Have the line printed by the side that would notice a failure first, else by the other."""
     for side in reversed(SIDES):
-        controller = opened.controllers[side]
+        controller = opened.controllers.get(side)
         if isinstance(controller, Printing) and not opened.unheard(side):
             reply = controller.print_line(line, deadline_in(TRIGGER_TIMEOUT_S))
             if not reply.ok:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.events import Side
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 
@@ -16,13 +16,13 @@ STATE_TIMEOUT_S: Final = 5.0
 def remember_healthy(
     opened: OpenBench,
     incident: Incident,
-    sides: Sequence[Side] = SIDES,
+    sides: Sequence[Side] = (),
     timeout_s: float = STATE_TIMEOUT_S,
 ) -> None:
     """Record who is there, how its clock runs against ours, and its state; and the link's
-    ends."""
+    ends. ``sides``: empty: all that can be asked."""
     link, known_controllers = opened.bench.link, dict(incident.record.get("controllers", {}))
-    for side in sides:
+    for side in sides or opened.controllers:
         controller, asked_ns = opened.controllers[side], time.monotonic_ns()
         one = controller.identify(deadline_in(timeout_s))
         known_controllers[side] = {

@@ -34,7 +34,6 @@ from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.policy.messages import BenchPart, Trouble
 from freezeframe.harness.edge.capture_ring import join
-from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
@@ -242,7 +241,7 @@ class Intake:
         return part in self._fresh or (self._is_shared(part) and part is not CONSOLE[SIDE_OF[part]])
 
     def _is_shared(self, part: BenchPart) -> bool:
-        return isinstance(self._opened.controllers[SIDE_OF[part]].link, SharedLine)
+        return self._opened.is_shared(SIDE_OF[part])
 
     def use(self, part: BenchPart) -> None:
         """The line was opened again: the reflex goes on with it. RigError: it cannot."""
@@ -459,7 +458,7 @@ class Intake:
             control_fds={
                 side: one.link.fileno()
                 for side, one in self._opened.controllers.items()
-                if CONTROL[side] in there and not isinstance(one.link, SharedLine)
+                if CONTROL[side] in there and not self._opened.is_shared(side)
             },
             consoles={side: self.current.incident.console_path(side) for side in SIDES},
             link=self._link,

@@ -99,13 +99,14 @@ class Observation:
 
     def use_line(self, side: Side, *, console: bool, control: bool) -> None:
         """A line of the opened bench was opened again: the reflex reads or writes the new one."""
-        link, fds = self._opened.controllers[side].link, {}
+        controller, fds = self._opened.controllers.get(side), {}
+        link = None if controller is None else controller.link
         if console:
             fds["console"] = self._opened.consoles[side].fileno()
         copy_fd = link.share() if console and isinstance(link, SharedLine) else -1
         if copy_fd >= 0:
             fds["copy"] = copy_fd
-        if control:
+        if control and link is not None:
             fds["control"] = link.fileno()
         name = f"{side} console" if console else ""
         message = msgspec.json.encode(NewLine(side=side, console=name, fds=list(fds)))
@@ -119,7 +120,7 @@ class Observation:
 
     def _start_reflex(self, incident: Incident, rules: RuleSet, trigger_fd: int) -> Child:
         opened = self._opened
-        links = {side: opened.controllers[side].link for side in SIDES}
+        links = {side: one.link for side, one in opened.controllers.items()}
         for side, link in links.items():
             if isinstance(link, SharedLine):
                 with incident.console_path(side).open("ab") as record:
@@ -140,7 +141,7 @@ class Observation:
             ],
             control={side: link.fileno() for side, link in links.items()},
             rules=list(rules.console),
-            default_instruct=list(opened.bench.policy.instruct),
+            default_instruct=list(opened.bench.instruct),
             trigger_fd=trigger_fd,
             line_fd=self._reflex_lines.fileno(),
         )
@@ -173,9 +174,7 @@ class Observation:
             namespace=link.namespace or "",
             pcapng_path=str(incident.link_path),
             rules=[
-                replace(rule, instruct=tuple(opened.bench.policy.instruct))
-                if rule.instruct is None
-                else rule
+                replace(rule, instruct=opened.bench.instruct) if rule.instruct is None else rule
                 for rule in rules.link
             ],
             primary_address=link.primary_address,

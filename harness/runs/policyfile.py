@@ -28,7 +28,8 @@ def settings_of(bench: Bench) -> Settings:
     policy = bench.policy
     return Settings(
         serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
-        instruct=tuple(policy.instruct),
+        instruct=bench.instruct,
+        controlled=bench.controlled,
         poll_s=policy.poll_s,
         during_recovery=policy.during_recovery,
     )

@@ -13,7 +13,6 @@ from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.blocks.blockstamp import Journal, Write
 from freezeframe.harness.core.events import (
     NS_PER_S,
-    SIDES,
     FrameFailed,
     FrameSent,
     Ns,
@@ -108,7 +107,7 @@ class Redrive:
             self._incident.note(
                 f"{side}: its warmstart frame is for boot {identity.boot_epoch}: {error}"
             )
-        is_first = side == self._opened.bench.policy.instruct[0]
+        is_first = side == self._opened.bench.instruct[0]
         why = SOURCE_REASONS.get(self._cause.source, control.Reason.CONSOLE_TRIGGER)
         reason = why if is_first else control.Reason.SECOND_CONTROLLER
         return controller.freeze_frame(identity, reason, self._incident.incident_id)
@@ -141,8 +140,7 @@ class Redrive:
         return status
 
     def _trace(self, level: control.TraceLevel) -> None:
-        for side in SIDES:
-            controller = self._opened.controllers[side]
+        for side, controller in self._opened.controllers.items():
             if not isinstance(controller, Tracing):
                 self._incident.note(f"{side}: its driver has no trace level")
                 continue
@@ -254,7 +252,8 @@ class Redrive:
     def _is_connected(self) -> bool:
         deadline_ns: Ns = deadline_in(ASK_TIMEOUT_S)
         return all(
-            self._opened.identify(side, deadline_ns).pair_state == "full duplex" for side in SIDES
+            self._opened.identify(side, deadline_ns).pair_state == "full duplex"
+            for side in self._opened.controllers
         )
 
     def _journal(self) -> Journal:

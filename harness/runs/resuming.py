@@ -7,7 +7,7 @@ from typing import Final
 
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.events import Side
 from freezeframe.harness.core.recovery.messages import FrameOut
 from freezeframe.harness.errors import RigError, UsageError, WireError
 from freezeframe.harness.incidents.incident import Incident
@@ -51,7 +51,9 @@ def resume(bench: Bench, path: Path, view: View) -> Result:
 
 def _collected(opened: OpenBench, incident: Incident, view: View) -> list[str]:
     missing: list[Side] = [
-        side for side in SIDES if not incident.record["sets"].get(side, {}).get("complete")
+        side
+        for side in opened.controllers
+        if not incident.record["sets"].get(side, {}).get("complete")
     ]
     found = {side: _keeps(opened, incident, side) for side in missing}
     sides = [side for side in missing if found[side]]
@@ -59,7 +61,7 @@ def _collected(opened: OpenBench, incident: Incident, view: View) -> list[str]:
         if not found[side]:
             incident.missing_set(side, "it lists no set of this incident")
     if not sides:
-        if len(missing) == len(SIDES):
+        if len(missing) == len(opened.controllers):
             raise UsageError(
                 f"neither controller keeps a set of incident {incident.path.name}: its frames had not gone "
                 "out, or the sets were replaced by newer ones"

@@ -13,6 +13,7 @@ from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.console.rules import ConsoleRule, RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
+    SIDES,
     AnyEvent,
     Disarmed,
     FrameFailed,
@@ -163,7 +164,8 @@ class Session:
     def _sing(self) -> None:
         """Each controller that can prints a line; RigError when the reflex does not hear it."""
         self.incident.record["canaries"] = self._canaries.record
-        for side, controller in self.opened.controllers.items():
+        for side in SIDES:
+            controller = self.opened.controllers.get(side)
             unheard = self.opened.unheard(side)
             if unheard or not isinstance(controller, Printing):
                 self._no_canary(side, unheard)

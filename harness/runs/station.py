@@ -145,7 +145,7 @@ class Station(threading.Thread):
         self._machine = Machine(settings_of(self.opened.bench), now, saved if is_killed else None)
         if saved is not None and not is_killed:
             self._machine.guard.recall(saved.guard_log)
-        for part in m.BenchPart:
+        for part in list(self._machine.presence.parts):
             self.step(m.Back(part=part))
         self.step(m.BenchArmed(who=self.audit.who))
         self._has_begun = True
@@ -232,7 +232,7 @@ class Station(threading.Thread):
                 self.dialogue.put(lambda: self.dialogue.look_up(action, wanted))
             case m.Save():
                 self._armed_incidents[action.incident] = self._armed_for(incident, {})
-                cause = seen_before(action.cause)
+                cause = seen_before(action)
                 self.dialogue.put(
                     lambda: self.dialogue.save(
                         action, lambda sent: self.struck(cause, sent, saves_only=True)
@@ -388,8 +388,8 @@ class Station(threading.Thread):
 
     def _collect(self, action: m.Collect) -> None:
         strike = self._strikes.get(action.incident) or self._resumed(action)
-        disruptive, sides = action.rung is Rung.WARMSTART, [*action.out, *action.failed]
-        epochs = {side: action.epochs.get(side, 0) for side in sides}
+        disruptive, asked = action.rung is Rung.WARMSTART, (*action.out, *action.failed)
+        epochs = {one: action.epochs.get(one, 0) for one in asked if one in self.opened.controllers}
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self.wake,
             disruptive=disruptive, is_resumed=strike.resumed,
@@ -405,7 +405,7 @@ class Station(threading.Thread):
 
         def work() -> None:
             try:
-                for side in sides:
+                for side in epochs:
                     if (reason := action.failed.get(side)) is not None:
                         collector.feed(FrameNotOut(side=side, reason=reason))
                         continue

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Trigger
+from freezeframe.harness.core.events import FrameFailed, FrameSent, Trigger
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.recovery.messages import Compared, Finish
 from freezeframe.harness.runs.recording import Recording
@@ -23,11 +23,12 @@ def not_compared() -> Compared:
     return Compared(equal=None, detail="others go on writing")
 
 
-def seen_before(hit: m.TriggerSeen) -> Trigger:
+def seen_before(action: m.Save) -> Trigger:
     """The trigger of an incident that was seen while nobody could be instructed."""
+    hit = action.cause
     return Trigger(
         t_ns=hit.t_ns, t_match_ns=hit.t_ns, t_arrival_ns=hit.t_ns, rule=hit.rule, side=hit.side,
-        source="operator", offset_bytes=0, instruct=list(SIDES),
+        source="operator", offset_bytes=0, instruct=list(action.epochs),
         detail="seen before the bench was armed again; saved as soon as it could be",
     )  # fmt: skip
 

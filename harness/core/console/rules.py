@@ -41,7 +41,7 @@ look-around; ``^`` and ``$`` are the borders of a line.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import hyperscan
@@ -167,6 +167,25 @@ def _expression(literal: str, regex: str) -> bytes:
 class RuleSet:
     console: tuple[ConsoleRule, ...] = ()
     link: tuple[LinkRule, ...] = ()
+
+    @property
+    def answered(self) -> set[str]:
+        """Names of the rules that instruct somebody."""
+        console = {one.name for one in self.console if one.instruct != ()}
+        return console | {one.name for one in self.link if one.instruct != ()}
+
+    def instructing(self, sides: Sequence[Side]) -> "RuleSet":
+        """The same rules, of which none instructs any other side."""
+        return RuleSet(
+            console=tuple(
+                replace(one, instruct=_only(one.instruct, sides)) for one in self.console
+            ),
+            link=tuple(replace(one, instruct=_only(one.instruct, sides)) for one in self.link),
+        )
+
+
+def _only(instruct: tuple[Side, ...] | None, sides: Sequence[Side]) -> tuple[Side, ...] | None:
+    return None if instruct is None else tuple(one for one in instruct if one in sides)
 
 
 class _Rule(configfile.Table):

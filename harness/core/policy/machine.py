@@ -41,7 +41,6 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
-from freezeframe.harness.core.policy.facts import CONTROL
 from freezeframe.harness.core.policy.guard import UNTIL_A_PERSON, Guard, Rung
 from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
 from freezeframe.harness.core.policy.messages import (
@@ -458,8 +457,7 @@ class Machine:
         begun is collected; nobody is asked anything else."""
         dues = self.presence.openings()
         if self._resume and self._open is None:
-            parts = self.presence.parts
-            is_there = all(parts[CONTROL[side]].up for side in self._resume[0].out)
+            is_there = self.presence.can_ask(self._resume[0].out)
             dues.append((0 if is_there else self._resume_ns, self._resume_next))
         elif self._unsure and self._open is None and not self._looking:
             dues.append((self._look_ns, self._look_up))

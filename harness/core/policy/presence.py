@@ -5,7 +5,7 @@ marked. A controller is asked who it is when its line comes back, when it boots,
 and every ``poll_s``. An answer counts only when it was asked for after the last boot that was seen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -67,10 +67,12 @@ class Presence:
                 reopen_ns=now,
             )
             for part in BenchPart
+            if part not in CONTROL.values() or SIDE_OF[part] in settings.controlled
         }
         self.sides: dict[Side, SideFacts] = {
-            side: SideFacts(ask_ns=now, canary_ns=now) for side in SIDES
+            side: SideFacts(ask_ns=now, canary_ns=now) for side in settings.controlled
         }
+        """Of whoever can be asked."""
 
     # --- what follows ---------------------------------------------------------------------------------------
     @property
@@ -86,6 +88,10 @@ class Presence:
             for part, facts in self.parts.items()
             if facts.was_up and not facts.up and facts.lost_ns is not None
         )
+
+    def can_ask(self, sides: Iterable[Side]) -> bool:
+        """Whether the control lines of these are there, as far as the bench has any."""
+        return all(self.parts[CONTROL[side]].up for side in sides if side in self.sides)
 
     @property
     def unseen(self) -> str:
@@ -150,7 +156,12 @@ class Presence:
             for side, facts in self.sides.items()
             if facts.unrehearsed and facts.epoch is not None
         )
-        return (*silent, *untried)
+        mute = (
+            f"{side} console: it has no control line to ask it for a canary"
+            for side in SIDES
+            if side not in self.sides
+        )
+        return (*silent, *mute, *untried)
 
     def openings(self) -> list[Due]:
         """Lost parts that are to be opened again."""
@@ -217,8 +228,7 @@ class Presence:
         if event.part is BenchPart.REFLEX:
             for one in self.sides.values():
                 one.heard = False
-        elif event.part is not BenchPart.LINK:
-            side = SIDE_OF[event.part]
+        elif (side := SIDE_OF.get(event.part)) is not None and side in self.sides:
             if event.part is CONTROL[side]:
                 self.sides[side].forget("its control line is gone", now)
             self.sides[side].heard = False
@@ -233,7 +243,7 @@ class Presence:
             self._report("back", event.part.value, f"there again{since}")
         facts.up, facts.was_up, facts.opening, facts.reason = True, True, False, ""
         facts.pause_s = 0.0
-        for side in _sides_of(event.part):
+        for side in self._sides_of(event.part):
             # It may have booted unseen, and another device may stand there now.
             one = self.sides[side]
             one.ask_ns, one.pause_s = min(one.ask_ns, now), 0.0
@@ -303,7 +313,7 @@ class Presence:
     def _report(self, kind: ReportKind, about: str, text: str) -> None:
         self._out.append(Announcement(kind=kind, about=about, text=text))
 
-
-def _sides_of(part: BenchPart) -> tuple[Side, ...]:
-    """Whose line it is; of the reflex both."""
-    return SIDES if part is BenchPart.REFLEX else (SIDE_OF[part],) if part in SIDE_OF else ()
+    def _sides_of(self, part: BenchPart) -> tuple[Side, ...]:
+        """Who is to be asked because of it: whose line it is; of the reflex all."""
+        is_whole = part is BenchPart.REFLEX
+        return tuple(one for one in self.sides if is_whole or SIDE_OF.get(part) == one)

@@ -17,6 +17,8 @@ class Settings:
     """Who must answer. Another device is reported, and never instructed."""
     instruct: tuple[Side, ...] = ("primary", "secondary")
     """Who is armed."""
+    controlled: tuple[Side, ...] = ("primary", "secondary")
+    """Who has a control line; the others are listened to, and nobody asks them anything."""
     limits: Limits = field(default_factory=Limits)
     during_recovery: Literal["join", "next"] = "join"
     """A trigger while an incident is being collected: part of that incident, or one of its own."""

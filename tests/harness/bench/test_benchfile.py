@@ -142,6 +142,40 @@ def test_wrong_bench_files_name_line_key_and_what_is_allowed(
     assert problem(tmp_path, SIM.replace(old, new)).splitlines()[0] == expected
 
 
+def without_control(side: str, text: str = SIM) -> str:
+    line = f'control = "{{run}}/{side}.control"\n'
+    assert line in text
+    return text.replace(line, "")
+
+
+def test_a_side_without_a_control_line_is_instructed_by_no_rule(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "r.toml").write_text(
+        '[[rule]]\nname = "both"\nsource = "console"\nliteral = "a"\ninstruct = ["secondary", "primary"]\n'
+        '[[rule]]\nname = "one"\nsource = "link"\nevent = "neg-ack"\ninstruct = ["secondary"]\n'
+        '[[rule]]\nname = "default"\nsource = "console"\nliteral = "b"\n'
+        '[[rule]]\nname = "none"\nsource = "console"\nliteral = "c"\ninstruct = []\n'
+    )
+    text = re.sub(r"(?m)^rules = .*$", 'rules = ["r.toml"]', without_control("secondary"))
+    bench = load_bench(write(tmp_path, text))
+    assert bench.controlled == bench.instruct == ("primary",)
+    found = bench.rules()
+    instructed = {one.name: one.instruct for one in (*found.console, *found.link)}
+    assert instructed == {"both": ("primary",), "one": (), "default": None, "none": ()}
+    assert bench.unanswered_rules() == ["one"]
+    assert bench.resolve(tmp_path, 1).instruct == ("primary",)
+
+
+def test_one_side_at_least_has_a_control_line_and_can_be_instructed(tmp_path: Path) -> None:
+    neither = without_control("primary", without_control("secondary"))
+    assert "primary.control: is missing, and the secondary's too" in problem(tmp_path, neither)
+    text = without_control("secondary").replace(
+        'instruct = ["primary", "secondary"]', 'instruct = ["secondary"]'
+    )
+    said = problem(tmp_path, text)
+    assert "policy.instruct: names no side with a control line; allowed: 'primary'" in said
+
+
 def test_a_power_cycle_needs_a_supply(tmp_path: Path) -> None:
     start, end = SIM.index("[power]"), SIM.index("[policy]")
     assert "needs a [power] table; allowed without one: 'give-up'" in problem(

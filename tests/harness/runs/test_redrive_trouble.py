@@ -95,7 +95,6 @@ def redrive(
         reply_timeout_s=0.1,
         rejoin_timeout_s=0.1,
         redrive_timeout_s=0.1,
-        instruct=["primary", "secondary"],
     )
     opened = SimpleNamespace(
         controllers=devices,
@@ -105,6 +104,7 @@ def redrive(
         host=lambda side: Port(),
         bench=SimpleNamespace(
             policy=policy,
+            instruct=SIDES,
             workload=SimpleNamespace(writes=1),
             link=SimpleNamespace(console_texts=()),
         ),
