@@ -167,11 +167,37 @@ def test_claim_marks_are_read_from_every_place_that_pytest_reads_them() -> None:
         "@pytest.mark.claim(5)\nclass TestB:\n    @pytest.mark.claim(6)\n    def test_c(self): ...\n"
         "    def helper(self): ...\n"
         "@pytest.mark.claim(7)\ndef not_a_test(): ...\n"
+        '@pytest.mark.claim(9, bench="drbd_qemu", case="neg_ack")\n'
+        '@pytest.mark.claim(2, bench=("nvme_qemu", "nbd_qemu"))\ndef test_d(): ...\n'
     )
-    assert set(claims.marks(source)) == {
-        ("test_a", 1), ("test_a", 2), ("test_a", 3), ("test_a", 4),
-        ("TestB::test_c", 1), ("TestB::test_c", 5), ("TestB::test_c", 6),
+    found = {(one.test, one.number, one.bench) for one in claims.marks(source)}
+    assert found == {
+        *((name, number, "sim") for name, number in (
+            ("test_a", 1), ("test_a", 2), ("test_a", 3), ("test_a", 4),
+            ("TestB::test_c", 1), ("TestB::test_c", 5), ("TestB::test_c", 6),
+        )),
+        ("test_d[neg_ack]", 9, "drbd_qemu"),
+        ("test_d", 1, "sim"), ("test_d", 2, "nvme_qemu"), ("test_d", 2, "nbd_qemu"),
     }  # fmt: skip
+
+
+def test_each_bench_has_a_test_of_each_requirement_or_a_reason(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    found = claims.proofs(ROOT / "tests")
+    assert claims.gaps(found) == [] and claims.unfounded(found, makefile) == []
+    assert {"tests/rig", "tests/system/test_scenarios.py"} <= set(claims.rig_tests(makefile))
+    lost = [one for one in found if (one.number, one.bench) != (9, "drbd_qemu")]
+    assert claims.gaps(lost) == ["claim 9 on drbd_qemu: no test"]
+    twice = [*found, claims.Mark(test="tests/rig/test_x.py::test_a", number=10, bench="drbd_qemu")]
+    assert claims.gaps(twice) == ["claim 10 on drbd_qemu: a test, and a reason why there is none"]
+    elsewhere = claims.Mark(test="tests/system/test_x.py::test_a", number=9, bench="drbd_qemu")
+    (said,) = claims.unfounded([*found, elsewhere], makefile)
+    assert "test_x.py::test_a: claims 9 on drbd_qemu, and `make test-rig` does not run it" in said
+    (tmp_path / "test_x.py").write_text(
+        'import pytest\n@pytest.mark.claim(1, bench="drbd")\ndef test_a(): ...\n'
+    )
+    with pytest.raises(SystemExit, match=r"test_a: there is no bench drbd; allowed: sim, drbd_q"):
+        claims.proofs(tmp_path)
 
 
 def test_a_claim_that_does_not_exist_is_told(tmp_path: Path) -> None:

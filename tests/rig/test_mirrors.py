@@ -65,6 +65,7 @@ def standing(request: pytest.FixtureRequest) -> Iterator[Standing]:
             made.cli("rig", "down")
 
 
+@pytest.mark.claim(1, 6, 8, bench=("nvme_qemu", "nbd_qemu"))
 def test_a_healthy_mirror_is_silent_and_a_flipped_bit_is_named(standing: Standing) -> None:
     status, clean = standing.run("clean")
     assert status == 0, clean["reasons"]

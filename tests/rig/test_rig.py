@@ -84,6 +84,7 @@ def namespaces() -> set[int]:
     return found
 
 
+@pytest.mark.claim(1, 3, 6, 8, bench="drbd_qemu")
 def test_a_flipped_byte_is_seen_frozen_collected_and_judged(up: Path, tmp_path: Path) -> None:
     status, told, said = cli(
         "run",

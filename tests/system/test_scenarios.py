@@ -58,6 +58,8 @@ def assert_is_whole(path: Path) -> None:
     assert {"trigger", "frame-sent"} <= {row["event"] for row in rows}
 
 
+@pytest.mark.claim(7, bench="drbd_qemu", case="bit_flip_sender")
+@pytest.mark.claim(9, bench="drbd_qemu", case="neg_ack")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.scenario(kind)) for kind in FAULTS]
 )
