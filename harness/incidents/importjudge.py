@@ -16,6 +16,7 @@ from freezeframe.harness.core.events import NS_PER_MS, SIDES, Ns, Side, Trigger
 from freezeframe.harness.core.link.blindness import HARMLESS, BlindKind, Demand, Sight, unproved
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.skim import Run
+from freezeframe.harness.core.link.tcpstream import ClockSign
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
 from freezeframe.harness.incidents.store import StoredIncident, link_runs
 
@@ -100,12 +101,14 @@ def hits_of(
     for run in runs:
         for at_ns, frame, number in view.frames(run.data, count + 1, 0):
             far = last_ns and abs(at_ns - last_ns) > CLOCK_STEP_NS
-            was_set = (
-                at_ns < last_ns or view.reassembler.clock_was_set(at_ns, frame) if far else False
-            )
-            if was_set:
+            sign = view.reassembler.clock_of(at_ns, frame) if far else ClockSign.RUNS
+            if at_ns < last_ns and far:
+                sign = ClockSign.SET
+            if sign is ClockSign.SET:
                 view.clock_set(at_ns)
-            if was_set is not None:  # else this frame does not tell
+            elif sign is ClockSign.FIRST:  # a pause or a clock that was set
+                view.frames_lost(at_ns)
+            if sign is not ClockSign.NONE:
                 last_ns = at_ns
             due_ns = view.next_deadline()
             if due_ns is not None and due_ns <= at_ns:

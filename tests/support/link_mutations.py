@@ -65,6 +65,8 @@ class Mutation:
     """Addresses named instead of the right ones."""
     step_no: int = 0
     """Number of the first frame after the clock was set."""
+    begins_at: int = 0
+    """Index of the first frame that is left: what lay before it cannot be missed."""
     without_fault: bool = False
     """What is wrong with a faulty one is no longer in it."""
 
@@ -156,7 +158,8 @@ def holes(rnd: random.Random, base: Base) -> Mutation:
     for _ in range(rnd.randrange(1, 4)):
         at = rnd.randrange(len(frames))
         lost |= set(range(at, at + rnd.randrange(1, 11)))
-    return Mutation("holes", [one for at, one in enumerate(frames) if at not in lost - kept])
+    left = [at for at in range(len(frames)) if at not in lost - kept]
+    return Mutation("holes", [frames[at] for at in left], begins_at=left[0])
 
 
 def reordered(rnd: random.Random, base: Base) -> Mutation:

@@ -135,9 +135,9 @@ class Outcome:
 
 
 @cache
-def _unchanged(number: int) -> tuple[int, int, int]:
+def _unchanged(number: int, begins_at: int = 0) -> tuple[int, int, int]:
     base = bases()[number]
-    return imported(base, Mutation("", list(base.frames))).counts
+    return imported(base, Mutation("", list(base.frames[begins_at:]))).counts
 
 
 def play(number: int, seed: int) -> Outcome:
@@ -153,7 +153,7 @@ def play(number: int, seed: int) -> Outcome:
         return outcome
     hit_by = 0
     for judged in (watched(base, mutation), imported(base, mutation)):
-        outcome.wrong += _problems(base, mutation, judged, _unchanged(chosen))
+        outcome.wrong += _problems(base, mutation, judged, _unchanged(chosen, mutation.begins_at))
         hit_by += bool({one.rule for one in judged.hits} & base.fault)
     outcome.is_hit = hit_by == 2
     return outcome

@@ -22,6 +22,7 @@ out-of-order data is waiting than ``max_pending_bytes``; the stream closes.
 from __future__ import annotations
 
 import struct
+from enum import Enum
 from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, Ns
@@ -44,6 +45,7 @@ from freezeframe.harness.core.link.tcpreceiver import (
     HOLE_LIMIT_NS,
     HOLE_PATIENCE_NS,
     Half,
+    SenderClock,
     TcpSegment,
     parse_options,
 )
@@ -63,8 +65,21 @@ _TCP: Final = struct.Struct(">HHIIBBH")
 
 __all__ = [
     "HOLE_LIMIT_NS", "HOLE_PATIENCE_NS", "MAX_CONNECTIONS", "MAX_PENDING_BYTES", "Flow", "Half",
-    "Reassembler", "StreamClosed", "StreamData", "StreamEvent", "StreamGap", "StreamOpened",
+    "ClockSign", "Reassembler", "StreamClosed", "StreamData", "StreamEvent", "StreamGap", "StreamOpened",
 ]  # fmt: skip
+
+
+class ClockSign(Enum):
+    """What a frame shows of the clock that times the frames, after a time in which none came."""
+
+    RUNS = "runs"
+    """Its sender's clock went on as far."""
+    SET = "set"
+    """It went on by far less."""
+    FIRST = "first"
+    """It is the first one of its sender's clock: nothing is known yet."""
+    NONE = "none"
+    """It carries none."""
 
 
 class Reassembler(SegmentJudge):
@@ -163,9 +178,9 @@ class Reassembler(SegmentJudge):
             default=-1,
         )
 
-    def clock_was_set(self, t_ns: Ns, frame: bytes | memoryview) -> bool | None:
+    def clock_of(self, t_ns: Ns, frame: bytes | memoryview) -> ClockSign:
         """Whether the clock that times the frames was set before this one: its sender's own clock
-        (RFC 7323) went on by far less. None: it shows none."""
+        (RFC 7323) went on by far less."""
         view = memoryview(frame)
         found = look(view) if len(view) >= 54 else HOSTILE
         if (
@@ -173,15 +188,17 @@ class Reassembler(SegmentJudge):
             or found is HOSTILE
             or found[0] + _TCP_HEADER_BYTES > len(view)
         ):
-            return None
+            return ClockSign.NONE
         at = found[0]
         half = self._halves.get(found[2] + bytes(view[at : at + 4]))
         options = parse_options(view[at + _TCP_HEADER_BYTES : at + (view[at + 12] >> 4) * 4])
-        if half is None or half.stamped is None or options.tsval < 0:
-            return None
-        was_set = half.stamped.is_behind(t_ns, options.tsval)
-        half.stamped = half.stamped.at(t_ns, options.tsval)
-        return was_set
+        if half is None or options.tsval < 0:
+            return ClockSign.NONE
+        before = half.stamped or SenderClock(t_ns, options.tsval, t_ns, options.tsval)
+        is_first, half.stamped = half.stamped is None, before.at(t_ns, options.tsval)
+        if is_first:
+            return ClockSign.FIRST
+        return ClockSign.SET if before.is_behind(t_ns, options.tsval) else ClockSign.RUNS
 
     def forget_clocks(self) -> None:
         """The clock that times the frames was set: what is known of the senders' no longer fits it."""

@@ -5,7 +5,9 @@ from collections import Counter
 
 import mutations
 import pytest
-from link_mutations import KINDS, bases
+from link_mutations import KINDS, Mutation, bases
+
+from freezeframe.harness.core.events import NS_PER_S
 
 RUNS = 96
 SEED = 7
@@ -25,6 +27,24 @@ def test_nobody_is_instructed_and_what_is_not_seen_is_named(
     ]
     assert wrong == []
     assert len(Counter(one.kind for one in outcomes)) >= len(KINDS)
+
+
+@pytest.mark.parametrize("number", [2261, 8658])
+def test_runs_that_were_wrong_once(number: int) -> None:
+    """An answer right after the clock was set, in a stream that has shown no clock of its sender since; and
+    a hole of the first frames, which nothing tells from a capture that begins later."""
+    assert mutations.play(number, 0).wrong == []
+
+
+def test_a_clock_that_is_set_before_any_frame_makes_no_answer_late() -> None:
+    base = next(one for one in bases() if one.protocol == "nvme_tcp" and not one.fault)
+    for at in range(7, len(base.frames), 11):
+        frames = [
+            one._replace(t_ns=one.t_ns + 300 * NS_PER_S * (number >= at))
+            for number, one in enumerate(base.frames)
+        ]
+        hits = mutations.imported(base, Mutation("clock stepped", frames, step_no=at + 1)).hits
+        assert [one.detail for one in hits] == [], f"set before frame {at + 1}"
 
 
 def test_a_fault_is_hit_where_nothing_is_lost(outcomes: list[mutations.Outcome]) -> None:
