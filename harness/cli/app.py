@@ -16,6 +16,7 @@ from freezeframe.harness.cli import complete, watches
 from freezeframe.harness.cli.app_incidents import incidents_app
 from freezeframe.harness.cli.common import (
     DEFAULT_OUT,
+    AimedBenchOption,
     BenchOption,
     JsonOption,
     OutOption,
@@ -149,12 +150,22 @@ def explore(
 
 
 @app.command(short_help="Make one controller store a set and warmstart.")
-def warmstart(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) -> None:
-    """Make one controller store a root cause data set and warmstart."""
+def warmstart(
+    side: SideArgument,
+    bench: AimedBenchOption,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask. Needed where there is no terminal.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one controller store a root cause data set and warmstart.
+
+    On a terminal it asks first.
+    """
     with reported(as_json):
         from freezeframe.harness.cli import devices
 
-        devices.instruct(side, bench, disruptive=True, as_json=as_json)
+        devices.warmstart(side, bench, yes=yes, as_json=as_json)
 
 
 @app.command(short_help="Make one controller store a set without a restart.")
@@ -163,7 +174,7 @@ def save(side: SideArgument, bench: BenchOption, as_json: JsonOption = False) ->
     with reported(as_json):
         from freezeframe.harness.cli import devices
 
-        devices.instruct(side, bench, disruptive=False, as_json=as_json)
+        devices.save(side, bench, as_json=as_json)
 
 
 @app.command(short_help="Pull a stored set from a controller.")

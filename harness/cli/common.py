@@ -20,6 +20,17 @@ BenchOption = Annotated[
         autocompletion=complete.benches,
     ),
 ]
+AimedBenchOption = Annotated[
+    str,
+    typer.Option(
+        "--bench",
+        "-b",
+        help="Bench file, or the name of a built-in bench. FREEZEFRAME_BENCH is not read here.",
+        metavar="FILE",
+        autocompletion=complete.benches,
+    ),
+]
+"""Of a command that restarts a controller: what it is aimed at stands on its line."""
 OutOption = Annotated[
     Path,
     typer.Option(

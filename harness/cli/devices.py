@@ -1,13 +1,14 @@
 """Implement the commands ``warmstart``, ``save`` and ``pull`` for one controller."""
 
 import secrets
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
 from freezeframe.harness.cli.privileges import prepare
@@ -31,10 +32,40 @@ def _side(name: str) -> Side:
     raise UsageError(f"{name}: not a side; allowed: {', '.join(SIDES)}")
 
 
-def instruct(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> None:
+def warmstart(name: str, bench_name: str, *, yes: bool, as_json: bool) -> None:
+    """UsageError: nobody has confirmed it."""
     side, bench = _side(name), load_bench(bench_name)
     prepare(bench)
+    confirmed = "with --yes" if yes else _confirmed(side, bench)
+    _instruct(side, bench, confirmed, disruptive=True, as_json=as_json)
+
+
+def save(name: str, bench_name: str, *, as_json: bool) -> None:
+    side, bench = _side(name), load_bench(bench_name)
+    prepare(bench)
+    _instruct(side, bench, "", disruptive=False, as_json=as_json)
+
+
+def _confirmed(side: Side, bench: Bench) -> str:
+    """Ask whether the controller may restart; return how that was confirmed."""
+    if not all(one is not None and one.isatty() for one in (sys.stdin, sys.stderr)):
+        raise UsageError(
+            f"warmstart restarts the {side} controller, and there is no terminal to confirm it on: add --yes"
+        )
+    table = bench.controller(side)
+    who = f"the {side} controller of bench {bench.name} ({table.serial_number} on {table.control})"
+    try:
+        agreed = typer.confirm(f"warmstart {escape(who)}?", err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise UsageError(f"warmstart {side}: not confirmed; nothing was sent")
+    return "at the terminal"
+
+
+def _instruct(side: Side, bench: Bench, confirmed: str, *, disruptive: bool, as_json: bool) -> None:
     verb = "warmstart" if disruptive else "save"
+    audit, came = AuditJournal(bench.name, verb), "not known"
     with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
         controller, identity = opened.controllers[side], opened.identities[side]
         incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
@@ -44,11 +75,16 @@ def instruct(name: str, bench_name: str, *, disruptive: bool, as_json: bool) -> 
             identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive
         )
         sent_ns = time.monotonic_ns()
-        controller.link.write(frame)
-        reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
-        audit = AuditJournal(bench.name, verb)
-        came = "no answer" if reply is None else reply.status
-        audit.add("frame", side, f"{verb} by hand, boot epoch {identity.boot_epoch}", came)
+        try:
+            controller.link.write(frame)
+            reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
+            came = "no answer" if reply is None else reply.status
+        except BaseException as error:
+            came = str(error) or type(error).__name__  # of a frame that may be out
+            raise
+        finally:
+            how = f", confirmed {confirmed}" if confirmed else ""
+            audit.add("frame", side, f"{verb} by hand{how}, boot epoch {identity.boot_epoch}", came)
         if reply is None:
             raise RigError(
                 f"the {side} controller did not answer {verb} within {bench.policy.reply_timeout_s:g} s"

@@ -4,6 +4,7 @@ and whose fault it says it is."""
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def test_a_port_in_use_names_its_holder(bench: Path, tmp_path: Path) -> None:
 
 def test_a_wrong_device_is_not_touched(bench: Path, tmp_path: Path) -> None:
     wrong = changed(bench, "FFSIM-P-0001", "FFSIM-P-9999")
-    done = freezeframe("warmstart", "primary", "--bench", str(wrong), cwd=tmp_path)
+    done = freezeframe("warmstart", "primary", "--yes", "--bench", str(wrong), cwd=tmp_path)
     assert done.returncode == 3
     assert "FFSIM-P-0001" in done.stderr
     assert "FFSIM-P-9999" in done.stderr
@@ -154,13 +155,14 @@ def _opened(bench: Bench, tmp_path: Path) -> Iterator[OpenBench]:
 def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     saved = told(freezeframe("save", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
     assert (saved["ok"], saved["boot_epoch"]) == (True, 1)
-    warm = told(freezeframe("warmstart", "primary", "--bench", str(bench), "--json", cwd=tmp_path))
+    line = ["warmstart", "primary", "--yes", "--bench", str(bench), "--json"]
+    warm = told(freezeframe(*line, cwd=tmp_path))
     assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
     assert warm["set"] > saved["set"]
     audited = [json.loads(one) for one in AuditJournal("sim", "").path.read_text().splitlines()]
     assert [(one["action"], one["about"], one["why"], one["result"]) for one in audited] == [
         ("frame", "primary", "save by hand, boot epoch 1", "ok"),
-        ("frame", "primary", "warmstart by hand, boot epoch 1", "ok"),
+        ("frame", "primary", "warmstart by hand, confirmed with --yes, boot epoch 1", "ok"),
     ]
     done = freezeframe("pull", "primary", "--bench", str(bench), "--json", cwd=tmp_path)
     pulled = told(done)
@@ -174,6 +176,46 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     )
     assert told(older)["set"] == saved["set"]
     assert freezeframe("pull", "secondary", "--bench", str(bench), cwd=tmp_path).returncode == 2
+
+
+def _typed(answer: bytes, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """The status of a command on a terminal on which the answer was typed, and what it showed there."""
+    terminal, its_end = pty.openpty()
+    try:
+        os.write(terminal, answer)
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=cwd, stdin=its_end, stderr=its_end, stdout=subprocess.PIPE,
+            timeout=LIMIT_S,
+        )  # fmt: skip
+        return done.returncode, os.read(terminal, 65536).decode()
+    finally:
+        os.close(its_end)
+        os.close(terminal)
+
+
+def test_a_warmstart_by_hand_is_confirmed_and_aimed_on_its_own_line(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["warmstart", "primary", "--bench", str(bench)]
+    done = freezeframe(*line, cwd=tmp_path)  # no terminal
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "add --yes" in done.stderr
+    for answer in (b"n\n", b"\n", b"\x04"):
+        status, shown = _typed(answer, *line, cwd=tmp_path)
+        assert status == 2 and "nothing was sent" in shown
+        assert "warmstart the primary controller of bench sim (FFSIM-P-0001 on " in shown
+    monkeypatch.setenv("FREEZEFRAME_BENCH", str(bench))
+    done = freezeframe("warmstart", "primary", "--yes", cwd=tmp_path)
+    assert done.returncode == 2 and "--bench" in done.stderr
+    # The variable aims what restarts nobody; and nobody has restarted by now.
+    assert told(freezeframe("save", "primary", "--json", cwd=tmp_path))["boot_epoch"] == 1
+    status, shown = _typed(b"y\n", *line, cwd=tmp_path)
+    assert status == 0, shown
+    audited = [json.loads(one) for one in AuditJournal("sim", "").path.read_text().splitlines()]
+    assert [(one["why"], one["result"]) for one in audited] == [
+        ("save by hand, boot epoch 1", "ok"),
+        ("warmstart by hand, confirmed at the terminal, boot epoch 1", "ok"),
+    ]
 
 
 def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_path: Path) -> None:
