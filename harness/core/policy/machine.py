@@ -41,44 +41,9 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import UNTIL_A_PERSON, Guard, Rung
 from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
-from freezeframe.harness.core.policy.messages import (
-    Action,
-    Announcement,
-    ArmBench,
-    Back,
-    BenchArmed,
-    BenchDisarmed,
-    Collect,
-    Collected,
-    DisarmBench,
-    Eased,
-    Ended,
-    Event,
-    Expected,
-    HealthIs,
-    Heard,
-    Identified,
-    Join,
-    LookedUp,
-    LookUp,
-    Lost,
-    NotHeard,
-    NotIdentified,
-    OpenIncident,
-    PairBroke,
-    Persist,
-    Rebooted,
-    ReportKind,
-    Save,
-    Saved,
-    Struck,
-    Tick,
-    TriggerSeen,
-    Trouble,
-    Troubled,
-)
 from freezeframe.harness.core.policy.presence import Due, Presence
 from freezeframe.harness.core.policy.settings import Settings, ns
 from freezeframe.harness.core.policy.tally import Tally
@@ -96,28 +61,28 @@ RESUME_WAIT_NS: Final = 10 * NS_PER_S
 class Machine:
     """``saved``: what the policy of a process that was killed had persisted."""
 
-    def __init__(self, settings: Settings, now: Ns, saved: Saved | None = None) -> None:
-        old = saved or Saved()
-        self._out: list[Action] = []
+    def __init__(self, settings: Settings, now: Ns, saved: m.Saved | None = None) -> None:
+        old = saved or m.Saved()
+        self._out: list[m.Action] = []
         self.settings = settings
         self.guard = Guard(settings.limits, old.guard_log, old.broken)
         lost = None if saved is None else dict(old.down)
         self.presence = Presence(settings, now, self._out, lost)
         self.status = HealthStatus(Health.DISARMED, "not started")
-        self._troubles: dict[Trouble, str] = {}
-        self._expected: list[Expected] = []
+        self._troubles: dict[m.Trouble, str] = {}
+        self._expected: list[m.Expected] = []
         self._tally = Tally()
         self._wanted, self._why_not = old.wanted, old.why_not or "nobody has armed it"
         self._ended = old.ended
         self._arming = old.arming
-        self._loaded: ArmBench | None = None
-        self._before: ArmBench | None = None
+        self._loaded: m.ArmBench | None = None
+        self._before: m.ArmBench | None = None
         """The frames before those: the reflex may have written them when they were replaced."""
-        self._armings: dict[int, ArmBench] = {}
+        self._armings: dict[int, m.ArmBench] = {}
         self._seen = 0
         """The newest arming that has struck."""
-        self._open: OpenIncident | None = None
-        self._next: list[OpenIncident] = []
+        self._open: m.OpenIncident | None = None
+        self._next: list[m.OpenIncident] = []
         """Incidents whose frames are out, to be collected after the open one."""
         self._waiting = list(old.waiting)
         self._saving: int | None = None
@@ -134,7 +99,7 @@ class Machine:
         self._is_resumed = saved is not None
 
     # --- the edge -------------------------------------------------------------------------------------------
-    def step(self, now: Ns, event: Event) -> list[Action]:
+    def step(self, now: Ns, event: m.Event) -> list[m.Action]:
         """Take what happened; return what to do, in order: ``Disarm`` first, then ``Persist``."""
         if self._is_resumed:
             self._is_resumed = False
@@ -142,7 +107,7 @@ class Machine:
             self._report("resumed", "bench", text)
         self._take(event, now)
         self._expected = [one for one in self._expected if one.until_ns > now]
-        for about, text, count in self._tally.due(now, all_of_it=isinstance(event, Ended)):
+        for about, text, count in self._tally.due(now, all_of_it=isinstance(event, m.Ended)):
             self._report("not acted", about, f"{count} more: {text}")
         first = self._rearm(now)
         for due_ns, ask in self._dues():
@@ -165,7 +130,7 @@ class Machine:
         return min(dues, default=None)
 
     @property
-    def loaded(self) -> ArmBench | None:
+    def loaded(self) -> m.ArmBench | None:
         """The frames that the reflex has, or will have when ``Arm`` reaches it."""
         return self._loaded
 
@@ -180,35 +145,35 @@ class Machine:
         return arm.incident if arm is not None else ""
 
     # --- what happened --------------------------------------------------------------------------------------
-    def _take(self, event: Event, now: Ns) -> None:
+    def _take(self, event: m.Event, now: Ns) -> None:
         match event:
             case (
-                Lost() | Back() | Identified() | NotIdentified() | Rebooted() | PairBroke() | Heard()
-                | NotHeard()
+                m.Lost() | m.Back() | m.Identified() | m.NotIdentified() | m.Rebooted() | m.PairBroke() | m.Heard()
+                | m.NotHeard()
             ):  # fmt: skip
                 self.presence.take(event, now, self._instructed)
-            case TriggerSeen():
+            case m.TriggerSeen():
                 self._take_hit(event, now)
-            case Struck():
+            case m.Struck():
                 self._take_struck(event, now)
-            case Collected():
+            case m.Collected():
                 self._take_collected(event, now)
-            case LookedUp():
+            case m.LookedUp():
                 self._take_looked_up(event, now)
-            case Troubled():
+            case m.Troubled():
                 if self._troubles.get(event.trouble) != event.detail:
                     self._report("trouble", event.trouble.value, event.detail)
                 self._troubles[event.trouble] = event.detail
-            case Eased():
+            case m.Eased():
                 if self._troubles.pop(event.trouble, None) is not None:
                     self._report("eased", event.trouble.value, "over")
-            case BenchArmed() | BenchDisarmed():
+            case m.BenchArmed() | m.BenchDisarmed():
                 self._take_person(event)
-            case Expected():
+            case m.Expected():
                 self._expected.append(event)
-            case Ended():
+            case m.Ended():
                 self._take_ended(event, now)
-            case Tick():
+            case m.Tick():
                 pass
             case _:
                 assert_never(event)
@@ -219,7 +184,7 @@ class Machine:
         one = self._open
         return one.out if one is not None and one.rung is Rung.WARMSTART else ()
 
-    def _take_hit(self, hit: TriggerSeen, now: Ns) -> None:
+    def _take_hit(self, hit: m.TriggerSeen, now: Ns) -> None:
         if any(one.rule == hit.rule and hit.t_ns <= one.until_ns for one in self._expected):
             self._report("expected", hit.rule, f"on the {hit.side}, in its expected window")
         elif not hit.instructs:
@@ -229,7 +194,7 @@ class Machine:
         elif self._open is None:
             self._not_acted(hit, self._unarmed_reason(now), now)
         elif self.settings.during_recovery == "join":
-            self._out.append(Join(incident=self._open.incident, hit=hit))
+            self._out.append(m.Join(incident=self._open.incident, hit=hit))
             if self._tally.is_new(hit.rule, f"{hit.kind}, in incident {self._open.incident}", now):
                 self._report("incident", self._open.incident, f"joined by {hit.kind}")
         else:
@@ -240,12 +205,12 @@ class Machine:
             return "it came before its frames had reached the reflex, or its rule is not armed"
         return str(self._judge(now))
 
-    def _not_acted(self, hit: TriggerSeen, why: str, now: Ns) -> None:
+    def _not_acted(self, hit: m.TriggerSeen, why: str, now: Ns) -> None:
         text = f"{hit.kind}: nobody was instructed: {why}"
         if self._tally.is_new(hit.rule, text, now):
             self._report("not acted", hit.rule, text)
 
-    def _wait(self, hit: TriggerSeen, now: Ns) -> None:
+    def _wait(self, hit: m.TriggerSeen, now: Ns) -> None:
         """It becomes an incident of its own as soon as the bench could be armed."""
         if len(self._waiting) >= MAX_WAITING:
             self._not_acted(hit, f"{MAX_WAITING} triggers wait already", now)
@@ -253,7 +218,7 @@ class Machine:
         self._waiting.append(hit)
         self._report("incident", hit.rule, f"{hit.kind} becomes the next incident")
 
-    def _take_struck(self, event: Struck, now: Ns) -> None:
+    def _take_struck(self, event: m.Struck, now: Ns) -> None:
         arm = self._armings.get(event.arming)
         if arm is None:
             self._report("crossed", event.rule, f"arming {event.arming} is not known")
@@ -268,7 +233,7 @@ class Machine:
             self._loaded = None
         if self._before is not None and self._before.arming <= event.arming:
             self._before = None
-        hit = TriggerSeen(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
+        hit = m.TriggerSeen(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
         for side, reason in event.failed.items():
             self._report("frame", side, f"rig trouble, the frame could not go out: {reason}")
             self.presence.sides[side].forget("its frame could not go out", now)
@@ -282,7 +247,7 @@ class Machine:
             for side in event.out:
                 self.presence.sides[side].forget("it was instructed to restart", now)
         self._guard_acted(now, hit.kind, event.rung)
-        incident = OpenIncident(
+        incident = m.OpenIncident(
             incident=arm.incident, cause=hit.kind, epochs=arm.epochs, out=event.out,
             failed=event.failed, rung=event.rung,
         )  # fmt: skip
@@ -298,19 +263,19 @@ class Machine:
             text = f"{self.guard.broken}: disarmed {UNTIL_A_PERSON}"
             self._report("guard", "storm guard", text)
 
-    def _begin(self, incident: OpenIncident, *, resumed: bool = False) -> None:
+    def _begin(self, incident: m.OpenIncident, *, resumed: bool = False) -> None:
         self._open = incident
         word = "save" if incident.rung is Rung.SAVE else "warmstart"
         text = f"{word} of {' and '.join(incident.out)} for {incident.cause}"
         self._report("resumed" if resumed else "incident", incident.incident, text)
         self._out.append(
-            Collect(
+            m.Collect(
                 incident=incident.incident, cause=incident.cause, epochs=incident.epochs,
                 out=incident.out, failed=incident.failed, rung=incident.rung, resumed=resumed,
             )
         )  # fmt: skip
 
-    def _take_collected(self, event: Collected, now: Ns) -> None:
+    def _take_collected(self, event: m.Collected, now: Ns) -> None:
         if self._open is None or self._open.incident != event.incident:
             return
         word = "collected" if event.well else f"not collected whole: {event.detail}"
@@ -321,7 +286,7 @@ class Machine:
         if self._next:
             self._begin(self._next.pop(0))
 
-    def _take_looked_up(self, event: LookedUp, now: Ns) -> None:
+    def _take_looked_up(self, event: m.LookedUp, now: Ns) -> None:
         self._looking = False
         if not self._unsure or event.incident != self._unsure[0].incident:
             return
@@ -341,14 +306,14 @@ class Machine:
             return
         # Whoever has no set may still be on its way: a frame for one was a frame for all.
         self._guard_acted(now, f"incident {arm.incident}", arm.rung)
-        incident = OpenIncident(
+        incident = m.OpenIncident(
             incident=arm.incident, cause="a trigger before the kill", epochs=arm.epochs,
             out=tuple(arm.epochs), failed={}, rung=arm.rung,
         )  # fmt: skip
         self._begin(incident, resumed=True)
 
-    def _take_person(self, event: BenchArmed | BenchDisarmed) -> None:
-        if isinstance(event, BenchArmed):
+    def _take_person(self, event: m.BenchArmed | m.BenchDisarmed) -> None:
+        if isinstance(event, m.BenchArmed):
             self._wanted, self._why_not = True, ""
             if self.guard.broken:
                 self.guard.reset()
@@ -357,7 +322,7 @@ class Machine:
             self._wanted, self._why_not = False, f"by {event.who}: {event.why}"
             self._report("person", event.who, f"disarms: {event.why}")
 
-    def _take_ended(self, event: Ended, now: Ns) -> None:
+    def _take_ended(self, event: m.Ended, now: Ns) -> None:
         if self._ended:
             return
         self._ended = event.why
@@ -393,8 +358,8 @@ class Machine:
         return "a save is being written" if self._saving is not None else ""
 
     def _unready(self) -> tuple[str, ...]:
-        if Trouble.DISK_FULL in self._troubles:
-            return (Trouble.DISK_FULL.value,)
+        if m.Trouble.DISK_FULL in self._troubles:
+            return (m.Trouble.DISK_FULL.value,)
         if not self.presence.armable:
             return tuple(
                 f"{side}: {self.presence.sides[side].why}" for side in self.settings.instruct
@@ -406,7 +371,7 @@ class Machine:
             return (f"{what} waits for the answer of {' and '.join(self.presence.pending)}",)
         return self.presence.apart
 
-    def _rearm(self, now: Ns) -> list[Action]:
+    def _rearm(self, now: Ns) -> list[m.Action]:
         """Bring what the reflex has to what it should have; what it returns stands first."""
         judged, before = self._judge(now), self._loaded
         if not judged.health.has_frames or self._waiting:
@@ -418,8 +383,8 @@ class Machine:
                 if judged.health.has_frames
                 else judged.why
             )
-            return [DisarmBench(why=why)] if before is not None else []
-        desired = ArmBench(
+            return [m.DisarmBench(why=why)] if before is not None else []
+        desired = m.ArmBench(
             arming=before.arming if before else 0,
             incident=before.incident if before else "",
             epochs=self.presence.armable,
@@ -436,14 +401,14 @@ class Machine:
     def _save(self) -> None:
         hit = self._waiting.pop(0)
         arm = self._remember(
-            ArmBench(arming=0, incident="", epochs=self.presence.armable, rung=Rung.SAVE)
+            m.ArmBench(arming=0, incident="", epochs=self.presence.armable, rung=Rung.SAVE)
         )
         self._saving = arm.arming
         self._out.append(
-            Save(arming=arm.arming, incident=arm.incident, cause=hit, epochs=arm.epochs)
+            m.Save(arming=arm.arming, incident=arm.incident, cause=hit, epochs=arm.epochs)
         )
 
-    def _remember(self, arm: ArmBench) -> ArmBench:
+    def _remember(self, arm: m.ArmBench) -> m.ArmBench:
         """Number it. Each arming has an incident id of its own: two that cross are two incidents."""
         self._arming += 1
         numbered = replace(arm, arming=self._arming, incident=f"{self._arming:06d}")
@@ -468,19 +433,19 @@ class Machine:
 
     def _look_up(self, _now: Ns) -> None:
         arm, self._looking = self._unsure[0], True
-        self._out.append(LookUp(incident=arm.incident, sides=tuple(arm.epochs)))
+        self._out.append(m.LookUp(incident=arm.incident, sides=tuple(arm.epochs)))
 
     def _say_health(self, now: Ns) -> None:
         fresh = self._judge(now)
         assert fresh.health.has_frames is (self._loaded is not None)
         if fresh != self.status:
             self.status = fresh
-            self._out.append(HealthIs(status=fresh))
+            self._out.append(m.HealthIs(status=fresh))
 
-    def _persist(self) -> list[Action]:
+    def _persist(self) -> list[m.Action]:
         opened = [self._open] if self._open is not None else []
         armed = [one for one in (self._loaded, self._before) if one is not None]
-        fresh = Saved(
+        fresh = m.Saved(
             wanted=self._wanted, why_not=self._why_not, ended=self._ended, guard_log=self.guard.log,
             broken=self.guard.broken, arming=self._arming,
             armed=(*self._unsure, *armed), open=(*opened, *self._next, *self._resume),
@@ -490,7 +455,7 @@ class Machine:
         if fresh == self._saved:
             return []
         self._saved = fresh
-        return [Persist(saved=fresh)]
+        return [m.Persist(saved=fresh)]
 
-    def _report(self, kind: ReportKind, about: str, text: str) -> None:
-        self._out.append(Announcement(kind=kind, about=about, text=text))
+    def _report(self, kind: m.ReportKind, about: str, text: str) -> None:
+        self._out.append(m.Announcement(kind=kind, about=about, text=text))
