@@ -234,7 +234,7 @@ def _one(
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 
-def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
+def watch(bench: str, *, out_dir: Path, dry_run: bool, verbose: bool, as_json: bool) -> None:
     described = load_bench(bench)
     prepare(described)
     view = JsonWatchView() if as_json else WatchView(quiet=False)
@@ -254,7 +254,7 @@ def watch(bench: str, *, out_dir: Path, verbose: bool, as_json: bool) -> None:
 
     results: list[campaign.Result] = []
     try:
-        with watching.watch(described, out_dir=out_dir, view=view) as watched:
+        with watching.watch(described, out_dir=out_dir, view=view, dry_run=dry_run) as watched:
             results = watched.results
             with contextlib.suppress(KeyboardInterrupt):  # the normal end of a watch
                 for _ in watched:

@@ -19,9 +19,18 @@ LinesOption = Annotated[
 ]
 
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Arm nobody: print which frames each trigger would have sent to whom."
+    ),
+]
+
+
 def watch(
     bench: BenchOption = "sim",
     out: OutOption = DEFAULT_OUT,
+    dry_run: DryRunOption = False,
     verbose: VerboseOption = False,
     as_json: LinesOption = False,
 ) -> None:
@@ -32,7 +41,7 @@ def watch(
     with reported(as_json):
         from freezeframe.harness.cli import runs
 
-        runs.watch(bench, out_dir=out, verbose=verbose, as_json=as_json)
+        runs.watch(bench, out_dir=out, dry_run=dry_run, verbose=verbose, as_json=as_json)
 
 
 def resume(

@@ -201,6 +201,24 @@ class Dialogue:
         self._post(lambda: written(attempts))
 
 
+def would_write(
+    action: m.WouldFire, known: Mapping[tuple[Side, int], SideFrames], *, redrive: bool
+) -> str:
+    """Say what the reflex would have written for the hit of a dry run."""
+    hit, arm = action.hit, action.arm
+    ready = {side: known[side, at] for side, at in arm.epochs.items() if (side, at) in known}
+    rung = Rung.SAVE if hit.rule in arm.gentle_rules else arm.rung
+    frames = frames_of(ready, rung, redrive=redrive).get(hit.source, {})
+    out = (
+        f"frame {frames[side].hex()} to {side}"
+        if side in frames
+        else f"none to {side}, which is not armed"
+        for side in hit.sides
+    )
+    word = "warmstart" if rung is Rung.WARMSTART and not redrive else "save"
+    return f"{hit.kind}: {word}: {', '.join(out)}"
+
+
 def frames_of(
     ready: Mapping[Side, SideFrames], rung: Rung, *, redrive: bool
 ) -> dict[str, dict[Side, bytes]]:

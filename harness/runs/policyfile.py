@@ -15,7 +15,8 @@ from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.policy import Settings
 from freezeframe.harness.core.policy.messages import Saved
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.audit import state_directory
 
 NAME: Final = "{bench}.policy.json"
@@ -23,8 +24,13 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 MAX_BYTES: Final = 4 << 20
 
 
-def settings_of(bench: Bench) -> Settings:
-    """Return what the bench file says to the policy of a watch."""
+def settings_of(bench: Bench, *, dry_run: bool = False) -> Settings:
+    """Return what the bench file says to the policy of a watch. UsageError: a dry run of a bench
+    whose pair acts by itself."""
+    if dry_run and bench.policy.instructed_by != "harness":
+        raise UsageError(
+            "--dry-run: in autonomic mode the harness sends no frame, and the pair would really act"
+        )
     policy = bench.policy
     return Settings(
         serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
@@ -32,6 +38,7 @@ def settings_of(bench: Bench) -> Settings:
         controlled=bench.controlled,
         poll_s=policy.poll_s,
         during_recovery=policy.during_recovery,
+        dry_run=dry_run,
     )
 
 
@@ -43,6 +50,14 @@ class ArmedIncident(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute path."""
     frames_hex: dict[str, str] = {}
     """Side -> the frame that a console's trigger sends."""
+
+
+def armed_for(incident: Incident, frames_hex: dict[str, str]) -> ArmedIncident:
+    return ArmedIncident(
+        incident_id_hex=incident.incident_id.hex(),
+        folder=str(incident.path.absolute()),
+        frames_hex=frames_hex,
+    )
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):

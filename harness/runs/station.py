@@ -35,13 +35,12 @@ from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import HarnessError, RigError
-from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.reopening import reopen
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
-from freezeframe.harness.runs.dialogue import Dialogue, frames_of
+from freezeframe.harness.runs.dialogue import Dialogue, frames_of, would_write
 from freezeframe.harness.runs.intake import Intake
-from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, settings_of
+from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, armed_for, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording, Recording, new_recording
 from freezeframe.harness.runs.strike import (
     Strike,
@@ -64,13 +63,16 @@ STOP_S: Final = 10.0
 class Station(threading.Thread):
     """One watch. ``stop`` ends it in order; ``closed`` then gives None after the last incident."""
 
-    def __init__(self, opened: OpenBench, *, out_dir: Path, view: View) -> None:
+    def __init__(
+        self, opened: OpenBench, *, out_dir: Path, view: View, dry_run: bool = False
+    ) -> None:
         super().__init__(name="station", daemon=True)
         self.opened = opened
         self.closed: queue.SimpleQueue[ClosedRecording | None] = queue.SimpleQueue()
         self.failure: Exception | None = None
         """Why the station ended by itself."""
         self._out_dir, self._view = out_dir, view
+        self._settings = settings_of(opened.bench, dry_run=dry_run)
         self.audit = AuditJournal(opened.bench.name, "watch")
         self._policy_file = PolicyFile(opened.bench.name)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -142,7 +144,7 @@ class Station(threading.Thread):
         if (found := self._policy_file.read()) is not None:
             saved, self._armed_incidents = found
         is_killed = saved is not None and bool(saved.armed or saved.open or not saved.ended)
-        self._machine = Machine(settings_of(self.opened.bench), now, saved if is_killed else None)
+        self._machine = Machine(self._settings, now, saved if is_killed else None)
         if saved is not None and not is_killed:
             self._machine.guard.recall(saved.guard_log)
         for part in list(self._machine.presence.parts):
@@ -231,7 +233,7 @@ class Station(threading.Thread):
                 wanted = bytes.fromhex(known.incident_id_hex) if known is not None else b""
                 self.dialogue.put(lambda: self.dialogue.look_up(action, wanted))
             case m.Save():
-                self._armed_incidents[action.incident] = self._armed_for(incident, {})
+                self._armed_incidents[action.incident] = armed_for(incident, {})
                 cause = seen_before(action)
                 self.dialogue.put(
                     lambda: self.dialogue.save(
@@ -242,6 +244,11 @@ class Station(threading.Thread):
                 self._collect(action)
             case m.Join():
                 self._say(f"{action.hit.rule} on the {action.hit.side} joins the open incident")
+            case m.WouldFire():
+                redrive = self.opened.bench.policy.redrive
+                text = would_write(action, self.dialogue.frames, redrive=redrive)
+                self.audit.add("would have fired", action.hit.rule, text)
+                self._say(f"would have fired: {text}")
             case m.MarkGap():
                 self._mark_gap(action)
             case m.Announcement():
@@ -255,7 +262,7 @@ class Station(threading.Thread):
         if arm is not None:
             frames = {str(one): self._frame_hex(one, at) for one, at in arm.epochs.items()}
             incident = self.intake.target.incident
-            self._armed_incidents[arm.incident] = self._armed_for(incident, frames)
+            self._armed_incidents[arm.incident] = armed_for(incident, frames)
         names = {one.incident for one in saved.armed} | {one.incident for one in saved.open}
         self._armed_incidents = {
             name: one
@@ -266,14 +273,6 @@ class Station(threading.Thread):
             self._policy_file.write(saved, self._armed_incidents)
         except RigError as error:
             self._say(str(error))
-
-    @staticmethod
-    def _armed_for(incident: Incident, frames_hex: dict[str, str]) -> ArmedIncident:
-        return ArmedIncident(
-            incident_id_hex=incident.incident_id.hex(),
-            folder=str(incident.path.absolute()),
-            frames_hex=frames_hex,
-        )
 
     def _frame_hex(self, side: Side, epoch: int) -> str:
         ready = self.dialogue.frames.get((side, epoch))
@@ -296,8 +295,7 @@ class Station(threading.Thread):
         for reason in sorted(frames, key=len, reverse=True):
             rung = Rung.SAVE if reason.endswith("save") else arm.rung
             self._rungs |= dict.fromkeys(frames[reason].values(), rung)
-        gentle = {kind.rpartition(" on the ")[0] for kind in arm.gentle}
-        self.intake.arm(frames, arm, gentle)
+        self.intake.arm(frames, arm, arm.gentle_rules)
 
     def _say_health(self, status: HealthStatus) -> None:
         if not self._has_begun:
@@ -308,7 +306,7 @@ class Station(threading.Thread):
         if status.why:
             with contextlib.suppress(HarnessError):
                 self.intake.target.incident.note(f"the bench is {status}")
-        if status.health.has_frames and self._is_news:
+        if (status.health.has_frames or self._machine.withheld) and self._is_news:
             self._is_news = False
             host = self.opened.bench.primary.host
             port = f"the host's port is {host}; " if host is not None else ""
@@ -382,7 +380,7 @@ class Station(threading.Thread):
             self.step(
                 m.TriggerSeen(
                     rule=trigger.rule, side=trigger.side, instructs=bool(trigger.instruct),
-                    t_ns=trigger.t_match_ns,
+                    t_ns=trigger.t_match_ns, sides=tuple(trigger.instruct), source=trigger.source,
                 )
             )  # fmt: skip
 

@@ -54,6 +54,7 @@ def test_a_wrong_bench_file_names_file_line_key_and_what_is_allowed(tmp_path: Pa
         (["save", "tertiary", "--bench", "sim"], "allowed: primary, secondary"),
         (["run", "clean", "--seed", "-1"], "--seed"),
         (["frobnicate"], "frobnicate"),
+        (["watch", "--dry-run", "--bench", "sim_autonomic"], "the pair would really act"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -105,6 +105,52 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     assert all(f"pid {os.getpid()}" in one["who"] for one in audited)
 
 
+class Rehearsing(Silent):
+    """Its secondary complains once the dry run watches, and then on the link."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
+        self.told: list[str] = []
+        self.has_fired = threading.Event()
+        self.health_seen: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            complain(self._opened)
+        if text.startswith("would have fired: "):
+            self.has_fired.set()
+
+    def health(self, status: HealthStatus) -> None:
+        self.health_seen.append(str(status))
+
+
+def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
+    """The same line that warmstarts both in a watch; see the test above."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Rehearsing(opened)
+        with Watch(opened, out_dir=tmp_path, view=view, dry_run=True) as watched:
+            assert view.has_fired.wait(60), view.told
+        epochs = {side: opened.identify(side, deadline_in(10)).boot_epoch for side in SIDES}
+        listed = {side: opened.controllers[side].sets(deadline_in(10)) for side in SIDES}
+    assert epochs == {"primary": 1, "secondary": 1} and listed == {"primary": [], "secondary": []}
+    assert "disarmed: dry run" in view.health_seen
+    (said,) = (one for one in view.told if one.startswith("would have fired: "))
+    shape = r"would have fired: digest-failed on the secondary: warmstart: frame (\w+) to primary, frame (\w+) to secondary"
+    found = re.fullmatch(shape, said)
+    assert found is not None, said
+    for text, serial in zip(found.groups(), ("FFSIM-P-0001", "FFSIM-S-0001"), strict=True):
+        assert serial.encode() in bytes.fromhex(text)
+    (result,) = watched.results
+    assert result.outcome == "interrupted" and result.record["actions"] == []
+    assert said in result.record["notes"]
+    audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
+    assert not {"arm", "strike"} & {one["action"] for one in audited}
+    assert [one["why"] for one in audited if one["action"] == "would have fired"] == [
+        said.removeprefix("would have fired: ")
+    ]
+
+
 class Complaining(ScenarioRun):
     """While its volumes are compared the secondary prints what is a trigger."""
 

@@ -4,7 +4,7 @@
     armed (unrehearsed)     frames are loaded, a canary is still to come
     degraded                frames are loaded, but something is missing: a line, a side, the warmstart
     blind                   nothing can be seen: the reflex is gone, or both consoles and the capture
-    disarmed                nothing is loaded, and something can still be seen
+    disarmed                nothing is loaded, and something can still be seen: on purpose in a dry run
 
 The rows of ``status`` are a table: the first one that applies names the health. All rows of one health that apply
 are named together, so that nothing hides another.
@@ -65,10 +65,19 @@ class HealthInputs:
     """What is lost or restricted while frames are loaded."""
     unheard: tuple[str, ...]
     """Whose canary has not come yet."""
+    withheld: str = ""
+    """Why frames that could be loaded are not."""
 
 
 def status(view: HealthInputs) -> HealthStatus:
-    """The first row that applies."""
+    """The first row that applies; in its stead ``disarmed`` where its frames are withheld."""
+    found = _first_row(view)
+    if not (view.withheld and found.health.has_frames):
+        return found
+    return HealthStatus(Health.DISARMED, "; ".join(filter(None, (view.withheld, found.why))))
+
+
+def _first_row(view: HealthInputs) -> HealthStatus:
     rows: Iterable[tuple[Health, tuple[str, ...]]] = (
         (Health.DISARMED, (view.decided,)),
         (Health.BLIND, (view.unseen,)),

@@ -23,6 +23,7 @@ What becomes of a trigger:
     | armed                  | the reflex writes the frames: Struck -> Collect                      |
     | collecting             | joins the incident, or becomes the next one (``during_recovery``)    |
     | in an expected window  | reported as expected                                                 |
+    | in a dry run           | reported with the frames that would have gone out: WouldFire         |
     | otherwise              | reported with the reason why nobody was instructed                   |
 
 * An arming is good for one action. ``Disarm`` and ``Arm`` may cross a ``Struck`` on their way: the
@@ -37,7 +38,7 @@ What becomes of a trigger:
   incident id tells: ``LookUp`` comes before anything else, and a set that is found is collected.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
@@ -56,6 +57,14 @@ MAX_LOOK_UPS: Final = 10
 """Questions for the set of an incident that may have begun before a kill."""
 RESUME_WAIT_NS: Final = 10 * NS_PER_S
 """For the control lines after a kill, before an open incident is collected without them."""
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """What the reflex would have in a dry run, since that time; None: nothing."""
+
+    since_ns: Ns
+    arm: m.ArmBench | None
 
 
 class Machine:
@@ -78,6 +87,8 @@ class Machine:
         self._loaded: m.ArmBench | None = None
         self._before: m.ArmBench | None = None
         """The frames before those: the reflex may have written them when they were replaced."""
+        self._withheld: list[Withheld] = []
+        """The newest last."""
         self._armings: dict[int, m.ArmBench] = {}
         self._seen = 0
         """The newest arming that has struck."""
@@ -133,6 +144,11 @@ class Machine:
     def loaded(self) -> m.ArmBench | None:
         """The frames that the reflex has, or will have when ``Arm`` reaches it."""
         return self._loaded
+
+    @property
+    def withheld(self) -> m.ArmBench | None:
+        """In a dry run: the frames that the reflex would have now."""
+        return self._withheld[-1].arm if self._withheld else None
 
     @property
     def open_incident(self) -> str:
@@ -191,14 +207,24 @@ class Machine:
             return
         elif self._ended:
             self._not_acted(hit, f"the end has begun: {self._ended}", now)
+        elif (arm := self._withheld_at(hit.t_ns)) is not None:
+            self._would_fire(hit, arm, now)
         elif self._open is None:
             self._not_acted(hit, self._unarmed_reason(now), now)
-        elif self.settings.during_recovery == "join":
+        elif self.settings.during_recovery == "join" or self.settings.dry_run:
             self._out.append(m.Join(incident=self._open.incident, hit=hit))
             if self._tally.is_new(hit.rule, f"{hit.kind}, in incident {self._open.incident}", now):
                 self._report("incident", self._open.incident, f"joined by {hit.kind}")
         else:
             self._wait(hit, now)
+
+    def _would_fire(self, hit: m.TriggerSeen, arm: m.ArmBench, now: Ns) -> None:
+        if self._tally.is_new(hit.rule, f"{hit.kind}: would have fired", now):
+            self._out.append(m.WouldFire(hit=hit, arm=arm))
+
+    def _withheld_at(self, t_ns: Ns) -> m.ArmBench | None:
+        """What the reflex would have had then: a hit is heard of after what followed it."""
+        return next((one.arm for one in reversed(self._withheld) if one.since_ns <= t_ns), None)
 
     def _unarmed_reason(self, now: Ns) -> str:
         if self._loaded is not None:
@@ -333,6 +359,9 @@ class Machine:
 
     # --- what follows from the facts ------------------------------------------------------------------------
     def _judge(self, now: Ns) -> HealthStatus:
+        return status(self._inputs(now))
+
+    def _inputs(self, now: Ns) -> HealthInputs:
         decided = f"the end has begun: {self._ended}" if self._ended else ""
         allowed, presence = self.guard.allowed(now), self.presence
         if not decided and not self._wanted:
@@ -341,11 +370,10 @@ class Machine:
             waits = "" if allowed.until_ns else f" {UNTIL_A_PERSON}"
             decided = f"{allowed.why}; recording{waits}"
         troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
-        return status(
-            HealthInputs(
-                decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
-                missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
-            )
+        return HealthInputs(
+            decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
+            missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
+            withheld="dry run" if self.settings.dry_run else "",
         )  # fmt: skip
 
     def _busy(self) -> str:
@@ -364,7 +392,7 @@ class Machine:
             return tuple(
                 f"{side}: {self.presence.sides[side].why}" for side in self.settings.instruct
             )
-        if self._loaded is not None:
+        if self._loaded is not None or self.withheld is not None:
             return ()
         if self.presence.pending:  # one of two armed alone would be half an incident
             what = "a trigger" if self._waiting else "arming"
@@ -373,6 +401,12 @@ class Machine:
 
     def _rearm(self, now: Ns) -> list[m.Action]:
         """Bring what the reflex has to what it should have; what it returns stands first."""
+        if self.settings.dry_run:
+            would = status(replace(self._inputs(now), withheld="")).health.has_frames
+            desired = self._desired(now, None) if would else None
+            if desired != self.withheld:
+                self._withheld = [*self._withheld[1 - MAX_ARMINGS :], Withheld(now, desired)]
+            return []
         judged, before = self._judge(now), self._loaded
         if not judged.health.has_frames or self._waiting:
             self._loaded, self._before = None, before or self._before
@@ -384,7 +418,14 @@ class Machine:
                 else judged.why
             )
             return [m.DisarmBench(why=why)] if before is not None else []
-        desired = m.ArmBench(
+        desired = self._desired(now, before)
+        if desired != before:
+            self._loaded, self._before = self._remember(desired), before or self._before
+            self._out.insert(0, self._loaded)
+        return []
+
+    def _desired(self, now: Ns, before: m.ArmBench | None) -> m.ArmBench:
+        return m.ArmBench(
             arming=before.arming if before else 0,
             incident=before.incident if before else "",
             epochs=self.presence.armable,
@@ -393,10 +434,6 @@ class Machine:
             muted=frozenset(one.rule for one in self._expected),
             seen=self._seen,
         )
-        if desired != before:
-            self._loaded, self._before = self._remember(desired), before or self._before
-            self._out.insert(0, self._loaded)
-        return []
 
     def _save(self) -> None:
         hit = self._waiting.pop(0)

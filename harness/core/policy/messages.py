@@ -8,7 +8,7 @@ once and in the order given: ``Persist`` before the ``Arm`` that follows it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.policy.guard import Acted, Rung
@@ -50,6 +50,10 @@ class TriggerSeen:
     instructs: bool
     """Whether the rule would instruct anybody."""
     t_ns: Ns
+    sides: tuple[Side, ...] = ()
+    """Whom it would instruct, in this order."""
+    source: str = "console"
+    """console or link: whose frames it would send."""
 
     @property
     def kind(self) -> str:
@@ -238,6 +242,11 @@ class ArmBench:
     """The newest arming that is known to have struck. A reflex that has struck since drops this: it
     was sent without knowing, and its frames are for a boot that is over."""
 
+    @property
+    def gentle_rules(self) -> frozenset[str]:
+        """Rules whose frames only save, on whichever side they hit."""
+        return frozenset(kind.rpartition(_ON)[0] for kind in self.gentle)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DisarmBench:
@@ -315,6 +324,15 @@ class Join:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WouldFire:
+    """In a dry run: say which frames the hit would have sent."""
+
+    hit: TriggerSeen
+    arm: ArmBench
+    """What the reflex would have had."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Announcement:
     """One line for the screen, ``--json`` and the journal."""
 
@@ -375,11 +393,14 @@ class Persist:
 
 
 Action = (
-    ArmBench | DisarmBench | Identify | Canary | Reopen | MarkGap | Collect | Save | LookUp | Join | Announcement
-    | HealthIs | Persist
+    ArmBench | DisarmBench | Identify | Canary | Reopen | MarkGap | Collect | Save | LookUp | Join | WouldFire
+    | Announcement | HealthIs | Persist
 )  # fmt: skip
 
 
 def kind_of(rule: str, side: Side) -> str:
     """The kind of an incident, as far as it is known when it begins."""
-    return f"{rule} on the {side}"
+    return f"{rule}{_ON}{side}"
+
+
+_ON: Final = " on the "

@@ -32,6 +32,8 @@ class Settings:
     """Pause between two questions and two canaries while all is well."""
     canary_timeout_s: float = 2.0
     """From the request for a canary to the latest time at which its line is heard."""
+    dry_run: bool = False
+    """Nobody is armed. Of each trigger it is said what would have been sent."""
     reopen_s: float = 0.1
     """Pause before a lost line is opened again; it doubles with each failure."""
     reopen_max_s: float = 5.0

@@ -51,3 +51,16 @@ def test_a_health_without_its_reason_cannot_be_made() -> None:
 
 def _texts(value: object) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fields", "health"), ROWS)
+def test_withheld_frames_are_disarmed_and_hide_nothing(
+    fields: dict[str, object], health: Health
+) -> None:
+    loaded = status(view(**fields))
+    withheld = status(view(**fields, withheld="dry run"))
+    if health.has_frames:
+        assert withheld == HealthStatus(Health.DISARMED, f"dry run; {loaded.why}")
+    else:
+        assert withheld == loaded
+    assert str(status(view(withheld="dry run"))) == "disarmed: dry run"
