@@ -124,6 +124,9 @@ class PolicyTable(Table):
     during_recovery: Literal["join", "next"] = "join"
     """In a watch: a trigger while an incident is being collected is part of it, or becomes an
     incident of its own, for which both sides are saved once they answer again."""
+    reaction_budget_us: Annotated[float, Field(gt=0, le=60_000_000)] | None = None
+    """From a trigger's read to the end of the first frame's write. A slower reaction is reported; None:
+    none is."""
     redrive: bool = False
     """Before the warmstart, save without a restart and send the failing write again, to
     distinguish a transient fault from a deterministic one."""

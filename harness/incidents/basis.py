@@ -27,13 +27,24 @@ _USER_INFO: Final = re.compile(r"(?<=://)[^/@\s\"']*:([^/@\s\"']+)@")
 
 def keep_basis(incident: Incident, bench: Bench) -> None:
     """Copy the files and note them in incident.json. RigError: the incident's folder cannot be written."""
-    keep_rules(incident, bench.rule_paths(), bench_file=_keep(incident, bench.path, BENCH))
+    keep_rules(
+        incident,
+        bench.rule_paths(),
+        bench_file=_keep(incident, bench.path, BENCH),
+        reaction_budget_us=bench.policy.reaction_budget_us,
+    )
 
 
-def keep_rules(incident: Incident, rule_files: Sequence[Path], *, bench_file: str = "") -> None:
+def keep_rules(
+    incident: Incident,
+    rule_files: Sequence[Path],
+    *,
+    bench_file: str = "",
+    reaction_budget_us: float | None = None,
+) -> None:
     """The same of an incident without a bench."""
     basis: dict[str, object] = {"version": versions()["freezeframe"], "commit": commit()}
-    basis["bench_file"] = bench_file
+    basis |= {"bench_file": bench_file, "reaction_budget_us": reaction_budget_us}
     kept = [
         _keep(incident, path, f"{RULES}/{number:02d}-{_plain_name(path)}")
         for number, path in enumerate(rule_files[:MAX_RULE_FILES], 1)

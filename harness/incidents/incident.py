@@ -41,6 +41,7 @@ from freezeframe.harness.core.events import SIDES, Event, FrameFailed, FrameSent
 from freezeframe.harness.core.rootcause import StateRecord, event_line, plain
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.assurance import slow_reaction
 from freezeframe.harness.core.verdict.record import FORMAT
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.edge.wholefile import make_folder
@@ -243,9 +244,10 @@ class Incident:
             self.milestone()
 
     @_serialised
-    def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> None:
+    def acted(self, sent: FrameSent | FrameFailed, source: str = "reflex") -> str:
         """A control frame went out, or could not. The first that did completes the trigger's
-        timing."""
+        timing. Returns what is to be reported of it: that it was slow."""
+        slow = ""
         action: Json = {"side": sent.side, "t_frame_ns": sent.t_ns, "reply": None}
         if isinstance(sent, FrameSent):
             action |= {
@@ -258,11 +260,16 @@ class Incident:
                 trigger["t_frame_ns"] = sent.t_ns
                 trigger["t_frame_done_ns"] = sent.t_done_ns
                 trigger["reaction_us"] = (sent.t_done_ns - trigger["t_arrival_ns"]) / 1000
+                budget_us = self.record.get("judged_by", {}).get("reaction_budget_us")
+                slow = slow_reaction(trigger["source"], trigger["reaction_us"], budget_us)
         else:
             action["error"] = escape(sent.error)
         self._keep("actions", action)
+        if slow:
+            self._keep("notes", slow)
         self.append_event(sent, source)
         self.milestone()
+        return slow
 
     @_serialised
     def replied(self, side: Side, reply: Reply | None, now: Ns) -> None:

@@ -14,7 +14,12 @@ from rich.text import Text
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.linkview import LinkEnds
-from freezeframe.harness.core.verdict.assurance import data_equal, has_promises, lost_writes
+from freezeframe.harness.core.verdict.assurance import (
+    data_equal,
+    has_promises,
+    lost_writes,
+    slow_reaction,
+)
 from freezeframe.harness.core.verdict.evidence import link_ends
 from freezeframe.harness.core.verdict.record import (
     ActionRecord,
@@ -206,9 +211,11 @@ def _instructed(record: IncidentRecord) -> TableRow | None:
     is_bad = any(
         one.error or (one.reply is not None and not one.reply.ok) for one in record.actions
     )
-    return "instructed", Text(
-        f"{said}{f'; first frame {spent}' if spent else ''}", BAD if is_bad else ""
-    )
+    budget_us = record.judged_by.reaction_budget_us if record.judged_by is not None else None
+    trigger = record.trigger or TriggerRecord()
+    slow = slow_reaction(trigger.source, trigger.reaction_us, budget_us)
+    first = slow or (f"first frame {spent}" if spent else "")
+    return "instructed", Text("; ".join(one for one in (said, first) if one), BAD if is_bad else "")
 
 
 def _answer(action: ActionRecord) -> str:

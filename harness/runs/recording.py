@@ -11,7 +11,15 @@ from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule
-from freezeframe.harness.core.events import SIDES, LinkStats, Ns, Side, Trigger
+from freezeframe.harness.core.events import (
+    SIDES,
+    FrameFailed,
+    FrameSent,
+    LinkStats,
+    Ns,
+    Side,
+    Trigger,
+)
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError
@@ -79,6 +87,12 @@ class Recording:
             self.keep(trigger)
             self._view.happened("reflex", trigger)
         self.incident.acts_on(trigger)
+
+    def acted(self, sent: FrameSent | FrameFailed) -> str:
+        """A frame went out, or could not. Returns what is said of it: that it was slow."""
+        if slow := self.incident.acted(sent):
+            self._view.phase(slow)
+        return slow
 
     def lose(self, text: str) -> None:
         self.lost_evidence.append(text)

@@ -399,7 +399,7 @@ class Session:
                 )
             else:
                 self._collect(cause)
-        self.incident.acted(event)
+        self.recording.acted(event)
         if self.collector is not None and isinstance(event, FrameSent):
             self.collector.feed(
                 recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame

@@ -354,9 +354,9 @@ class Station(threading.Thread):
         arming = attempts[0].arming if attempts else (self._arm.arming if self._arm else 0)
         recording.acts_on(cause)
         for one in attempts:
-            recording.incident.acted(one)
-            failed = one.error if isinstance(one, FrameFailed) else "ok"
-            self.audit.add("strike", one.side, f"{cause.rule} on the {cause.side}", failed)
+            slow = recording.acted(one)
+            came = one.error if isinstance(one, FrameFailed) else slow or "ok"
+            self.audit.add("strike", one.side, f"{cause.rule} on the {cause.side}", came)
         sent = {one.side: one.frame for one in attempts if isinstance(one, FrameSent)}
         out = tuple(sent) if attempts else tuple(cause.instruct)
         rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values() if not saves_only]
@@ -398,8 +398,7 @@ class Station(threading.Thread):
             self.intake.prepare_next(self._new_recording())
         if self.opened.bench.policy.redrive and disruptive and not strike.resumed:
             collector.redrive_first(strike.cause, strike.recording.triggers)
-        frames = {one.side: one.frame for one in strike.attempts if isinstance(one, FrameSent)}
-        done_ns = {one.side: one.t_done_ns for one in strike.attempts if isinstance(one, FrameSent)}
+        sent = {one.side: one for one in strike.attempts if isinstance(one, FrameSent)}
 
         def work() -> None:
             try:
@@ -407,8 +406,9 @@ class Station(threading.Thread):
                     if (reason := action.failed.get(side)) is not None:
                         collector.feed(FrameNotOut(side=side, reason=reason))
                         continue
-                    out = FrameOut(side=side, t_ns=done_ns.get(side))
-                    collector.feed(out, frames.get(side, b""))
+                    frame = sent.get(side)
+                    out = FrameOut(side=side, t_ns=frame.t_done_ns if frame else None)
+                    collector.feed(out, frame.frame if frame else b"")
                 collector.wait()
             except (
                 HarnessError

@@ -393,7 +393,12 @@ def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
         try:
             path = Path(write_bench(tmp_path, "console", adapter.port))
             text = path.read_text()
-            path.write_text(text.replace("[policy]\n", f'[policy]\nduring_recovery = "{policy}"\n'))
+            path.write_text(
+                text.replace(
+                    "[policy]\n",
+                    f'[policy]\nreaction_budget_us = 0.1\nduring_recovery = "{policy}"\n',
+                )
+            )
             with OpenBench(load_bench(str(path)), run_dir) as opened:
                 view = Interrupting(opened, adapter)
                 with Watch(opened, out_dir=tmp_path / "out", view=view) as watched:
@@ -405,6 +410,12 @@ def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
     assert len(first["actions"]) == 2, "and nobody was instructed a second time"
     assert first["recheck"]["secondary"]["agrees"]
     assert any("join" in one for one in view.told) == (policy == "join")
+    (slow,) = (one for one in view.told if one.startswith("slow reaction: "))
+    assert slow in first["notes"] and slow.endswith(", 0.1 us are allowed")
+    audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
+    struck = [one["result"] for one in audited if one["action"] == "strike"]
+    # Whoever is saved later, because a recovery was under way, was not slow.
+    assert struck == [slow, "ok"] + (["ok", "ok"] if policy == "next" else [])
     if policy == "next":
         second = results[1].record
         assert second["trigger"]["rule"] == "digest-failed"

@@ -31,7 +31,6 @@ class Trouble(StrEnum):
 
     GARBAGE = "console full of garbage"
     DROPS = "capture drops frames"
-    SLOW = "reaction slower than the budget"
     DISK_LOW = "little disk space"
     DISK_FULL = "no disk space for two sets"
     CLOCK = "clock step"

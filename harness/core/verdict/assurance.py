@@ -59,6 +59,17 @@ def lost_writes(record: IncidentRecord) -> int | None:
     return None if data_equal(record) is None else lost
 
 
+def slow_reaction(source: str, reaction_us: float | None, budget_us: float | None) -> str:
+    """Say that the first frame was later than the bench allows; "" when it was not, when the bench
+    allows any time, or when nobody had to be quick: ``source`` operator."""
+    if budget_us is None or reaction_us is None or source == "operator" or reaction_us <= budget_us:
+        return ""
+    return (
+        f"slow reaction: the first frame was written {reaction_us:.1f} us after the trigger was read, "
+        f"{budget_us:g} us are allowed"
+    )
+
+
 def not_watched(record: IncidentRecord) -> Iterator[str]:
     """Consoles of which it was tried, and not proved, that they were watched; a sentence each."""
     for side in SIDES:

@@ -403,10 +403,11 @@ class JudgedBy(RecordPart, frozen=True, kw_only=True):
     """The folder's copy of the bench file, secrets redacted; "": none was kept."""
     rule_files: tuple[Text, ...] = ()
     """The folder's copies of the rule files that were in force when the run began."""
+    reaction_budget_us: Number | None = None
+    """The bench's, from a trigger's read to the end of the first frame's write; None: it has none."""
 
 
 Versions = Text | dict[Text, Text]
-
 
 FAULTS_ARMED: Final = "faults armed"
 """Step of the incident's history when deliberate faults were armed."""

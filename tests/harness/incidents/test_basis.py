@@ -65,5 +65,19 @@ def test_the_copies_are_part_of_the_incident(tmp_path: Path) -> None:
     assert stored.altered() == [f"{kept.rule_files[0]} was altered since the incident was closed"]
 
 
+@pytest.mark.parametrize("budget_us", [None, 250.0])
+def test_the_budget_of_a_reaction_is_kept(tmp_path: Path, budget_us: float | None) -> None:
+    line = "" if budget_us is None else f"reaction_budget_us = {budget_us}\n"
+    source = load_bench("sim").path
+    file = tmp_path / "bench.toml"
+    text = source.read_text().replace("[policy]\n", f"[policy]\n{line}")
+    file.write_text(text.replace('"rules/', f'"{source.parent}/rules/'))
+    incident = Incident.create(tmp_path / "out", bench="sim", seed=1)
+    keep_basis(incident, load_bench(str(file)))
+    incident.finish("pass")
+    kept = Incident.open(incident.path).record.judged_by
+    assert kept is not None and kept.reaction_budget_us == budget_us
+
+
 def test_the_commit_is_the_checkouts() -> None:
     assert commit() == "" or len(commit()) >= 40

@@ -328,6 +328,26 @@ def test_the_trigger_that_is_acted_on_is_the_incidents(tmp_path: Path) -> None:
     incident.finish("fail")
 
 
+@pytest.mark.parametrize(
+    ("source", "budget_us", "is_slow"),
+    [
+        ("console", None, False), ("console", 61.0, False), ("console", 60.9, True), ("link", 60.9, True),
+        ("operator", 60.9, False),  # saved later: nobody had to be quick
+    ],
+)  # fmt: skip
+def test_a_reaction_slower_than_the_benchs_budget_is_noted_once(
+    tmp_path: Path, source: Any, budget_us: float | None, is_slow: bool
+) -> None:
+    incident = create(tmp_path)
+    incident.update(judged_by={"reaction_budget_us": budget_us})
+    incident.triggered(msgspec.structs.replace(TRIGGER, source=source))
+    said = [incident.acted(SENT), incident.acted(msgspec.structs.replace(SENT, side="secondary"))]
+    slow = "slow reaction: the first frame was written 61.0 us after the trigger was read, 60.9 us are allowed"
+    assert said == [slow if is_slow else "", ""]
+    assert incident.record["notes"] == [one for one in said if one]
+    incident.finish("fail")
+
+
 @pytest.mark.parametrize("end", ["finish", "discard"])
 def test_nobody_writes_into_a_closed_incident(tmp_path: Path, end: str) -> None:
     """A collector that outlives its run must not change what the sums were made of, nor write into

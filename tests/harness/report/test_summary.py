@@ -86,6 +86,19 @@ def test_then_at_most_ten_facts_and_the_details_only_when_asked_for(
     assert full["note"].endswith("second | third")
 
 
+@pytest.mark.parametrize("budget_us", [None, 1e9, 0.5])
+def test_a_slow_reaction_is_said_in_the_summary(
+    recorded: dict[str, Any], budget_us: float | None
+) -> None:
+    recorded["judged_by"] = {"reaction_budget_us": budget_us}
+    said = rows(recorded, "fail")["instructed"]
+    assert said.startswith("primary ok; secondary ok; ")
+    is_slow = budget_us == 0.5
+    assert (": the first frame was written" in said) == is_slow
+    assert said.endswith("us after the trigger was read, 0.5 us are allowed") == is_slow
+    assert ("first frame sent " in said) != is_slow
+
+
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
