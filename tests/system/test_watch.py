@@ -106,23 +106,25 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
 
 
 class Rehearsing(Silent):
-    """Its secondary complains once the dry run watches, and then on the link."""
+    """Its secondary complains whenever the dry run is ready, until the trigger is reported: a boot
+    banner that is read late makes it ask anew who is there."""
 
     def __init__(self, opened: OpenBench) -> None:
         self._opened = opened
         self.told: list[str] = []
         self.has_fired = threading.Event()
-        self.health_seen: list[str] = []
+        self.health_seen: list[HealthStatus] = []
 
     def phase(self, text: str) -> None:
         self.told.append(text)
-        if text.startswith("watching;"):
-            complain(self._opened)
         if text.startswith("would have fired: "):
             self.has_fired.set()
 
     def health(self, status: HealthStatus) -> None:
-        self.health_seen.append(str(status))
+        self.health_seen.append(status)
+        is_ready = status.why.startswith("dry run") and "is not armed" not in status.why
+        if is_ready and not self.has_fired.is_set():
+            complain(self._opened)
 
 
 def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
@@ -134,8 +136,9 @@ def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
         epochs = {side: opened.identify(side, deadline_in(10)).boot_epoch for side in SIDES}
         listed = {side: opened.controllers[side].sets(deadline_in(10)) for side in SIDES}
     assert epochs == {"primary": 1, "secondary": 1} and listed == {"primary": [], "secondary": []}
-    assert "disarmed: dry run" in view.health_seen
-    (said,) = (one for one in view.told if one.startswith("would have fired: "))
+    assert {one.health for one in view.health_seen} == {Health.DISARMED}
+    assert any(one.startswith("watching;") for one in view.told)
+    (said,) = {one for one in view.told if one.startswith("would have fired: ")}
     shape = r"would have fired: digest-failed on the secondary: warmstart: frame (\w+) to primary, frame (\w+) to secondary"
     found = re.fullmatch(shape, said)
     assert found is not None, said
@@ -146,9 +149,9 @@ def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
     assert said in result.record["notes"]
     audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
     assert not {"arm", "strike"} & {one["action"] for one in audited}
-    assert [one["why"] for one in audited if one["action"] == "would have fired"] == [
+    assert {one["why"] for one in audited if one["action"] == "would have fired"} == {
         said.removeprefix("would have fired: ")
-    ]
+    }
 
 
 class Complaining(ScenarioRun):

@@ -14,7 +14,7 @@ from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, Side, Trigger, Whose, WorkloadDone, WrongRead
 from freezeframe.harness.core.recovery.messages import Compared, Finish, SideResult
 from freezeframe.harness.errors import NotWholeError, RigError, UsageError
-from freezeframe.harness.roles import Identity
+from freezeframe.harness.roles import Controller, Identity
 from freezeframe.harness.runs.campaign import ScenarioRun
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
@@ -393,6 +393,7 @@ def test_two_that_have_just_answered_are_there_when_the_time_is_up(
     }
     bench = OpenBench.__new__(OpenBench)
     asked = Asked(*(known[one] for one in answers))
+    bench.controllers = dict.fromkeys(SIDES, cast(Controller, asked))  # who is to be asked
     bench.identify = asked.identify  # type: ignore[method-assign]
     with pytest.raises(kind, match=text) as caught:
         bench.await_full_duplex(time.monotonic_ns() + 10**12)
