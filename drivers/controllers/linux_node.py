@@ -2,9 +2,9 @@
 
 What is put on the node is one file of shell functions under /run (``linux_scripts``), which a reboot
 removes. Who it is: the serial number of its DMI table, else its
-machine id. Boot epoch: the time of its boot in seconds (``btime``), fixed per boot id when first
-seen. Warmstart: one short line of shell that calls
-these functions; they check both, note the incident and the state of the replication in the
+machine id; or what the file says that ``[SIDE.options] identity_file`` names. Boot epoch: the time of
+its boot in seconds (``btime``), fixed per boot id when first seen. Warmstart: one short line of shell
+that calls these functions; they check both, note the incident and the state of the replication in the
 kernel log, and crash the kernel by SysRq; the record outlives it in pstore (ramoops and others;
 systemd moves them) or in /var/crash (kdump). Save: the same evidence, taken while the node runs on.
 A root cause data set is a gzipped tar under /run/freezeframe of the node, pulled in pieces of
@@ -19,7 +19,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from freezeframe.drivers.controllers import linux_records, linux_scripts
@@ -69,23 +69,48 @@ NOT_PREPARED: Final = "not prepared"
 LIST_AGAIN_NS: Final = NS_PER_S // 2
 _WHO: Final = re.compile(r"who (.*) (\S+) (\S+) (\d{1,12}(?:\.\d+)?)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._:-]")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
+NO_SERIAL: Final = (
+    "; if that is no serial number, name a file of the node that has one: "
+    'identity_file = "/etc/machine-id" in the options of that side'
+)
 
 
 class LinuxNode:
     """Plays roles.Controller, Printing, Preparable and Rehearsing. Made of a subclass only, which
     has the replication."""
 
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """``[SIDE.options]`` of a bench file."""
+
+        identity_file: str = ""
+        """Absolute path on the node: its first line is the node's serial number. "": DMI's, else the
+        machine id."""
+
     replication: ClassVar[Replication]
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
     boot_line: bytes = rb"Linux version \d+\.\d+"
 
     def __init__(
-        self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None
+        self,
+        side: Side,
+        link: ByteLink,
+        *,
+        serial_number: str,
+        options: Options | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if _UNSAFE.search(serial_number):
             raise UsageError(
                 f"{side}: serial_number {serial_number!r}: allowed are letters, digits, '.', '_', ':', '-'"
             )
+        path = options.identity_file if options is not None else ""
+        if path and _PATH.fullmatch(path) is None:
+            raise UsageError(
+                f"{side}: identity_file {path!r}: allowed is an absolute path of letters, digits, '.', '_', '-', '/'"
+            )
+        self._serial = linux_scripts.serial_in(path) if path else ""
         self.side: Side = side
         self.link = link
         self.serial_number = serial_number
@@ -101,7 +126,7 @@ class LinuxNode:
 
     @property
     def scripts(self) -> Scripts:
-        return self.replication.scripts
+        return replace(self.replication.scripts, serial=self._serial)
 
     # --- roles.Controller ---
     def identify(self, deadline_ns: Ns) -> Identity:
@@ -122,6 +147,7 @@ class LinuxNode:
                 f"{self.side}: {self.link.name} leads to "
                 f"{escape(serial_number.strip()[:80]) or 'a node without a serial number'}, "
                 f"the bench file says {self.serial_number}"
+                + (NO_SERIAL if _UNSAFE.search(serial_number) or not serial_number else "")
             )
         seen = self.replication.parse(
             "\n".join(line[6:] for line in lines if line.startswith("state "))

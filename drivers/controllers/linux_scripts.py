@@ -33,8 +33,10 @@ echo c >/proc/sysrq-trigger"""
 ABLE: Final = "[ -w /proc/sysrq-trigger ]"
 """Whether CRASH could do it; asked in a rehearsal."""
 
-WHO: Final = """ff_s=; ff_b=; read -r ff_s </sys/class/dmi/id/product_serial
-[ "$ff_s" ] || read -r ff_s </etc/machine-id
+SERIAL: Final = """read -r ff_s </sys/class/dmi/id/product_serial
+[ "$ff_s" ] || read -r ff_s </etc/machine-id"""
+WHO: Final = """ff_s=; ff_b=
+{serial}
 read -r ff_b </proc/sys/kernel/random/boot_id"""
 IDENTIFY: Final = """{who}
 read -r ff_v </proc/sys/kernel/osrelease; read -r ff_u ff_x </proc/uptime
@@ -188,11 +190,13 @@ class Scripts:
     failure."""
     evidence: str
     """What a save collects besides, into files in "$ff_d"."""
+    serial: str = ""
+    """Reads ``ff_s``, the serial number; "": as SERIAL."""
 
 
 def filled(script: str) -> str:
     for name, value in {
-        "{who}": WHO, "{folder}": FOLDER, "{note}": NOTE, "{kernel_log}": KERNEL_LOG, "{crash}": CRASH, "{able}": ABLE,
+        "{folder}": FOLDER, "{note}": NOTE, "{kernel_log}": KERNEL_LOG, "{crash}": CRASH, "{able}": ABLE,
         "{tries}": str(NEWS_TRIES), "{centiseconds}": str(NEWS_CENTISECONDS), "{end}": END_OF_RECORD,
     }.items():  # fmt: skip
         script = script.replace(name, value)
@@ -201,13 +205,22 @@ def filled(script: str) -> str:
 
 def identify(scripts: Scripts) -> str:
     """The question who is there."""
-    return filled(IDENTIFY.replace("{state}", scripts.state))
+    return _of(scripts, IDENTIFY.replace("{state}", scripts.state))
 
 
 def functions(scripts: Scripts) -> str:
     """All that is put on the node."""
     own = scripts.state, scripts.whole, EVIDENCE.replace("{evidence}", scripts.evidence)
-    return filled("\n".join((*own, FREEZE, NEWS, PACK, LIST, WHOLE, "")))
+    return _of(scripts, "\n".join((*own, FREEZE, NEWS, PACK, LIST, WHOLE, "")))
+
+
+def serial_in(path: str) -> str:
+    """Shell that reads the serial number in that file's first line."""
+    return f"read -r ff_s <{path}"
+
+
+def _of(scripts: Scripts, script: str) -> str:
+    return filled(script.replace("{who}", WHO).replace("{serial}", scripts.serial or SERIAL))
 
 
 def path() -> str:

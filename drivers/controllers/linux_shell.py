@@ -86,8 +86,9 @@ class Shell:
             asked = _Question(script, self._number, self._clock.now())
         begin, end = f"{MARK}+{asked.number}", f"{MARK}-{asked.number}"
         # One compound command: a shell that echoes has done so before the first mark comes. The
-        # quotes keep the marks themselves out of the echo.
-        question = f'\n{{ echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
+        # quotes keep the marks themselves out of the echo, and the empty line ends that of the
+        # prompts, whatever they look like.
+        question = f'\n{{ echo; echo "{begin[:2]}""{begin[2:]}"\n{script}\necho "{end[:2]}""{end[2:]}"; }}\n'.encode()
         while True:
             now_ns = self._clock.now()
             if asked.answer is not None and 0 < asked.breaks_off_ns <= now_ns:

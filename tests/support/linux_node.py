@@ -1,7 +1,10 @@
 """A Linux node that is a folder of files, and the shells that its driver speaks to."""
 
+import os
+import pty
 import re
 import socket
+import subprocess
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd, LinuxDrbdBreak
 from freezeframe.drivers.controllers.linux_nbd import LinuxNbd
 from freezeframe.drivers.controllers.linux_nvme import LinuxNvme
 from freezeframe.drivers.controllers.linux_scripts import Scripts
+from freezeframe.harness.edge.serial_link import SerialLink
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "drbd"
 DRIVERS = (LinuxDrbd, LinuxDrbdBreak, LinuxNvme, LinuxNbd)
@@ -60,7 +64,7 @@ class NodeOnDisk:
         monkeypatch.setattr(linux_scripts, "KERNEL_LOG", f"{root}/kmsg")
         # The clock of this node stands still: what waits by it ends by this count.
         monkeypatch.setattr(linux_scripts, "NEWS_TRIES", 50)
-        for name in ("WHO", "IDENTIFY", "FREEZE", "LIST", "EVIDENCE", "FOLDER", "NEWS"):
+        for name in ("SERIAL", "WHO", "IDENTIFY", "FREEZE", "LIST", "EVIDENCE", "FOLDER", "NEWS"):
             monkeypatch.setattr(linux_scripts, name, self.moved(getattr(linux_scripts, name)))
         for driver in DRIVERS:
             scripts = driver.replication.scripts
@@ -94,6 +98,19 @@ def soon(seconds: float = 60.0) -> int:
 
 
 SHELLS = {"bash": ["bash", "--norc", "-i"], "dash": ["dash", "-i"], "ash": ["busybox", "ash", "-i"]}
+
+
+def shell_on_a_terminal(
+    argv: list[str], folder: Path, **environment: str
+) -> tuple["subprocess.Popen[bytes]", SerialLink]:
+    """A shell that echoes and prompts, and the line that leads to it."""
+    master, slave = pty.openpty()
+    shell = subprocess.Popen(
+        argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=folder,
+        env=os.environ | environment,
+    )  # fmt: skip
+    os.close(slave)
+    return shell, SerialLink("test", os.fdopen(master, "r+b", buffering=0), [])  # type: ignore[arg-type]
 
 
 def armed_by_break(device: LinuxDrbd) -> tuple[LinuxDrbdBreak, bytes]:

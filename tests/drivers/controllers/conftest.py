@@ -1,14 +1,13 @@
 """A Linux node, and its driver on each shell."""
 
 import os
-import pty
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from linux_node import SHELLS, NodeOnDisk, Socket
+from linux_node import SHELLS, NodeOnDisk, Socket, shell_on_a_terminal
 
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.harness.edge.serial_link import SerialLink
@@ -36,17 +35,7 @@ def device(request: pytest.FixtureRequest, node: NodeOnDisk) -> Iterator[LinuxDr
         theirs.close()
         link = SerialLink("test", Socket(ours), [])  # type: ignore[arg-type]
     else:
-        master, slave = pty.openpty()
-        shell = subprocess.Popen(
-            SHELLS[request.param],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            cwd=node.root,
-        )
-        os.close(slave)
-        link = SerialLink("test", os.fdopen(master, "r+b", buffering=0), [])  # type: ignore[arg-type]
+        shell, link = shell_on_a_terminal(SHELLS[request.param], node.root)
     try:
         yield LinuxDrbd("primary", link, serial_number="FFTEST-1")
     finally:
