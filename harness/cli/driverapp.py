@@ -21,14 +21,21 @@ def new(
     folder: Annotated[
         Path, typer.Option("--dir", help="Where to make the folder NAME.", metavar="DIR")
     ] = Path(),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", help="What it is for: pair (controllers and their link), host (a volume) or "
+            "supply.", metavar="KIND",
+        ),
+    ] = "pair",
     as_json: JsonOption = False,
-) -> None:
-    """Write a package NAME with a working driver, protocol, made-up device and test. Change it into
-    yours: docs/drivers.md."""
+) -> None:  # fmt: skip
+    """Write a package NAME with a working driver, made-up device and test; for a pair also the protocol
+    of its link. Change it into yours: docs/drivers.md."""
     with reported(as_json):
         from freezeframe.harness.cli import drivers
 
-        drivers.new(name, folder, as_json=as_json)
+        drivers.new(name, folder, kind, as_json=as_json)
 
 
 @driver_app.command("check")

@@ -11,7 +11,7 @@ from rich.text import Text
 from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.bench.scaffold import write_scaffold
+from freezeframe.harness.bench.scaffold import TEMPLATES, write_scaffold
 from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, out, print_json, say
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import SIDES, Side
@@ -25,8 +25,8 @@ CHECK_TIMEOUT_S = 30.0
 """Bound of one call to a real device."""
 
 
-def new(name: str, parent: Path, *, as_json: bool) -> None:
-    written = write_scaffold(name, parent)
+def new(name: str, parent: Path, kind: str, *, as_json: bool) -> None:
+    written = write_scaffold(name, parent, kind)
     folder = parent / name
     if as_json:
         print_json({"folder": str(folder), "files": [str(path) for path in written]})
@@ -37,7 +37,9 @@ def new(name: str, parent: Path, *, as_json: bool) -> None:
         f"next     export PYTHONPATH={escape(str(folder.absolute()))}   (later: pip install -e {name})"
     )
     say(f"         freezeframe driver check {name}")
-    say(f"         then change {name}_pair/driver.py into yours, one method at a time")
+    say(
+        f"         then change {name}_{kind}/{TEMPLATES[kind].driver} into yours, one method at a time"
+    )
 
 
 @dataclass

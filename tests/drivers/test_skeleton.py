@@ -2,14 +2,26 @@
 each deliberate violation of one."""
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from freezeframe import testing
-from freezeframe.driver import Identity, Reply, RootCauseSet, SetEntry, state_record
+from freezeframe.driver import (
+    HarnessError,
+    Identity,
+    Reply,
+    RigError,
+    RootCauseSet,
+    SetEntry,
+    UsageError,
+    WireError,
+    state_record,
+)
+from freezeframe.drivers.skeleton import outputs, volume
 from freezeframe.drivers.skeleton.device import (
     SERIAL_NUMBER,
     Device,
@@ -18,7 +30,9 @@ from freezeframe.drivers.skeleton.device import (
     link_case,
 )
 from freezeframe.drivers.skeleton.driver import SkeletonDriver
+from freezeframe.drivers.skeleton.host import SkeletonHost
 from freezeframe.drivers.skeleton.link import SkeletonLink, message
+from freezeframe.drivers.skeleton.supply import SkeletonSupply
 from freezeframe.harness.core.link.pdus import PduConnection, PduDirection
 from freezeframe.harness.core.link.protocol import Tell
 
@@ -31,6 +45,101 @@ def test_the_skeletons_driver_keeps_its_promises() -> None:
 
 def test_the_skeletons_protocol_keeps_the_guarantees() -> None:
     testing.check_case(replace(link_case(), trials=5))
+
+
+# --- hosts and supplies -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("made", [volume.cases, outputs.cases])
+def test_the_skeletons_volume_and_supply_keep_their_promises(
+    made: Callable[[], list[testing.Case]],
+) -> None:
+    (case,) = made()
+    statements: list[str] = []
+    testing.check_case(case, passed=statements.append)
+    assert len(statements) >= 8
+
+
+class ShortVolume(volume.VolumeInMemory):
+    """Answers with a byte less than was asked for, or closes in the middle."""
+
+    cut_bytes = 1
+
+    def recv(self, max_bytes: int, /) -> bytes:
+        return super().recv(max(0, max_bytes - self.cut_bytes))
+
+
+def test_an_answer_in_pieces_is_read_whole_and_one_that_ends_early_is_an_error() -> None:
+    whole = SkeletonHost("skeleton://memory:1", connected=lambda _: Trickling())
+    whole.write(512, b"x" * 1024)
+    assert whole.read(0, 2048) == bytes(512) + b"x" * 1024 + bytes(512)
+    with pytest.raises(RigError, match="refused: beyond the end"):
+        whole.read(volume.SIZE_BYTES, 512)
+    with pytest.raises(RigError, match="the connection was closed"):
+        SkeletonHost("skeleton://memory:1", connected=lambda _: ShortVolume())
+
+
+class Trickling(volume.VolumeInMemory):
+    """Gives one to three bytes at a time."""
+
+    def recv(self, max_bytes: int, /) -> bytes:
+        return super().recv(min(max_bytes, 1 + len(self._answered) % 3))
+
+
+def test_a_length_that_cannot_be_is_not_waited_for() -> None:
+    wire = volume.VolumeInMemory()
+    port = SkeletonHost("skeleton://memory:1", connected=lambda _: wire)
+    wire._answered += b"\x00\xff\xff\xff\xff"
+    with pytest.raises(WireError, match="an answer of 4294967295 bytes"):
+        port.read(0, 512)
+
+
+@pytest.mark.parametrize("url", ["nbd://a:1", "skeleton://a", "skeleton://:1", "a:1", ""])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="expected: skeleton://HOST:PORT"):
+        SkeletonHost(url)
+    with pytest.raises(UsageError, match="expected: HOST:PORT"):
+        SkeletonSupply(url.rpartition(":")[0], volts=12, limit_a=3, safe_state="off")
+
+
+def test_nobody_there_is_the_benchs_fault() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(RigError, match="is the volume exported there"):
+        SkeletonHost(f"skeleton://127.0.0.1:{port}")
+    with pytest.raises(RigError, match="is it on, and in this network"):
+        SkeletonSupply(f"127.0.0.1:{port}", volts=12, limit_a=3, safe_state="off")
+
+
+@pytest.mark.parametrize(("safe_state", "is_on"), [("off", False), ("leave", True)])
+def test_a_supply_is_left_in_its_safe_state(
+    safe_state: Literal["off", "leave"], is_on: bool
+) -> None:
+    supply = outputs.SupplyInMemory()
+    rail = SkeletonSupply(
+        "memory:1", volts=12, limit_a=3, safe_state=safe_state, connected=lambda _: supply
+    )
+    rail.set_output("primary", True)
+    rail.close()
+    assert supply.is_on == {"primary": is_on, "secondary": False}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [("2", "is answered by '2'"), ("error busy", "error busy"), ("", "no whole answer")],
+)
+def test_an_answer_of_a_supply_that_makes_no_sense_is_named(answer: str, words: str) -> None:
+    class Odd(outputs.SupplyInMemory):
+        def _answer(self, verb: str, side: str = "", *values: str) -> str:
+            return answer if verb == "get" else super()._answer(verb, side, *values)
+
+        def recv(self, max_bytes: int, /) -> bytes:
+            data = super().recv(max_bytes)
+            return b"" if data == b"\n" else data
+
+    rail = SkeletonSupply(
+        "memory:1", volts=12, limit_a=3, safe_state="leave", connected=lambda _: Odd()
+    )
+    with pytest.raises(HarnessError, match=words):
+        rail.output("primary")
 
 
 # --- controllers ------------------------------------------------------------------------------------------

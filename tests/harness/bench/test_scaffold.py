@@ -1,13 +1,16 @@
 """`driver new`: the package that it writes names nothing of the skeleton, and nothing is overwritten."""
 
 import ast
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from freezeframe.harness.bench.benchfile import load_bench
-from freezeframe.harness.bench.scaffold import scaffold, write_scaffold
+from freezeframe.harness.bench.scaffold import TEMPLATES, scaffold, write_scaffold
 from freezeframe.harness.errors import UsageError
 
 
@@ -29,6 +32,37 @@ def test_the_package_is_whole_and_has_the_new_name_throughout(
     monkeypatch.syspath_prepend(tmp_path / name)  # its metadata is found there
     bench = load_bench(tmp_path / name / "bench.toml")
     assert bench.primary.driver == name and bench.primary.options == {"read_bytes": 2048}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_each_kind_is_a_package_whose_own_test_passes(kind: str, tmp_path: Path) -> None:
+    """As a stranger runs it, with the folder on the path and nothing installed."""
+    name = f"odd_{kind}er"
+    written = write_scaffold(name, tmp_path, kind)
+    names = {path.relative_to(tmp_path / name).as_posix() for path in written}
+    assert ("bench.toml" in names) is (kind == "pair")
+    for path in written:
+        assert "skeleton" not in path.read_text().lower(), path
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / name)}
+    program = (
+        f"from freezeframe.testing import check_case\n"
+        f"from freezeframe.harness.bench.registry import cases, find\n"
+        f"made = cases({name!r})\n"
+        f"held = []\n"
+        f"for one in made: check_case(one, passed=held.append)\n"
+        f"print(find({name!r}).value, len(made), len(held))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    where, made, held = done.stdout.split()
+    assert where.startswith(f"{name}_{kind}.") and int(made) >= 1 and int(held) >= 8
+
+
+def test_a_kind_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'switch' is no kind of package; allowed: pair, host, su"):
+        write_scaffold("acme", tmp_path, "switch")
 
 
 @pytest.mark.parametrize(
