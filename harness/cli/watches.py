@@ -1,4 +1,4 @@
-"""Define the commands ``watch``, ``resume`` and ``drill``."""
+"""Define the commands ``watch``, ``console``, ``resume`` and ``drill``."""
 
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from freezeframe.harness.cli.common import (
     IncidentArgument,
     JsonOption,
     OutOption,
+    SideArgument,
     VerboseOption,
 )
 from freezeframe.harness.cli.output import reported
@@ -42,6 +43,29 @@ def watch(
         from freezeframe.harness.cli import runs
 
         runs.watch(bench, out_dir=out, dry_run=dry_run, verbose=verbose, as_json=as_json)
+
+
+def console(
+    side: SideArgument,
+    bench: BenchOption,
+    lines: Annotated[
+        int,
+        typer.Option("--lines", "-n", help="Newest lines to begin with.", metavar="N", min=0),
+    ] = 20,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="Time (UTC) in front of each line.")
+    ] = False,
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Look at a console while a watch or a run records it: the newest lines first, then live.
+
+    It is read-only: nothing can be typed to the device, and nothing is asked of the command that
+    records. Any number of them may look. In a pipe, stdout has the console's text alone. Ctrl-C ends it.
+    """
+    with reported(False):
+        from freezeframe.harness.cli import console as looking
+
+        looking.console(side, bench, out_dir=out, lines=lines, timestamps=timestamps)
 
 
 def resume(
@@ -81,5 +105,6 @@ def drill(
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program's."""
     app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")(watch)
+    app.command(short_help="Look at a console while a watch or a run records it.")(console)
     app.command(short_help="Go on with an incident whose process was killed.")(resume)
     app.command(short_help="Prove the whole chain of a bench without harm.")(drill)

@@ -1,5 +1,6 @@
 """Find the process that uses a device, so that the error "in use" can name it. Reads only /proc."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,17 +50,21 @@ def _has_open(pid: int, wanted: os.stat_result) -> bool:
 
 
 def _locking_pids(wanted: os.stat_result) -> Iterator[int]:
-    """Parse a line of /proc/locks: ``1: FLOCK  ADVISORY  WRITE 123 00:1b:5 0 EOF``. The device
-    numbers are hexadecimal."""
     device = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
+    yield from (pid for where, pid in _flocks() if where == device)
+
+
+def _flocks() -> Iterator[tuple[str, int]]:
+    """(device and inode, process id) of each line of /proc/locks: ``1: FLOCK  ADVISORY  WRITE 123
+    00:1b:5 0 EOF``. The device numbers are hexadecimal."""
     try:
         lines = (PROC / "locks").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         words = line.split()
-        if len(words) >= 6 and words[1] == "FLOCK" and words[5] == device and words[4].isdecimal():
-            yield int(words[4])
+        if len(words) >= 6 and words[1] == "FLOCK" and words[4].isdecimal():
+            yield words[5], int(words[4])
 
 
 def _name(pid: int) -> str:
@@ -67,3 +72,22 @@ def _name(pid: int) -> str:
         return (PROC / str(pid) / "comm").read_text().strip()
     except OSError:
         return ""
+
+
+def locked_files(name: str) -> Iterator[Path]:
+    """Files of this name that processes of this user have locked (flock), by their paths."""
+    for pid in {pid for _, pid in _flocks()} - {os.getpid()}:
+        try:
+            links = [str(entry.readlink()) for entry in (PROC / str(pid) / "fd").iterdir()]
+        except OSError:  # ended, or not visible to this user
+            continue
+        yield from (Path(one) for one in links if one.endswith(f"/{name}"))
+
+
+def locker(path: Path) -> tuple[int, str]:
+    """Return (process id, ``python (pid 123)``) of who has locked the file; (0, "a process"): it
+    is not visible who."""
+    with contextlib.suppress(OSError):
+        for pid in _locking_pids(path.stat()):
+            return pid, f"{_name(pid) or 'a process'} (pid {pid})"
+    return 0, "a process"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from console_adapter import ConsoleAdapter
+from looking import Looking
 
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.notifytable import NotifyTable
@@ -68,10 +69,13 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
         view = Breaking(opened)
         notifier = Notifier("sim", table, run_dir, view.told.append)
         with Watch(opened, out_dir=tmp_path, view=view, notifier=notifier) as watched:
+            looking = Looking(tmp_path, "secondary")
             results = [next(watched), next(watched)]
         notices = [json.loads(line) for line in (run_dir / "notices").read_text().splitlines()]
         results = watched.results  # and what came until it was stopped
     first, second = results[:2]
+    # Somebody who looked on saw every byte, across the cuts.
+    assert looking.seen().startswith(consoles_of(results[:2], "secondary"))
     for side in SIDES:
         whole = consoles_of(results, side)
         # The firmware numbers its boots and prints each state of the pair once: nothing is missing

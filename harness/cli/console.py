@@ -1,0 +1,100 @@
+"""Implement the command ``console``: look at a console while a station watches it."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Final, TextIO
+
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.cli.interrupt import begin_work
+from freezeframe.harness.cli.output import err
+from freezeframe.harness.core.console.shown import ShownConsole
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.incidents.following import Chunk, ConsoleFollower, Recorder, recorders
+from freezeframe.harness.runs.policyfile import PolicyFile
+
+POLL_S: Final = 0.1
+"""The recorder writes a line's time within 50 ms."""
+
+
+def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: bool) -> None:
+    begin_work()
+    described = load_bench(bench)
+    named = next((one for one in SIDES if one == side), None)
+    if named is None:
+        raise UsageError(f"{side}: no such side; allowed: {', '.join(SIDES)}")
+    if described.controller(named).console is None:
+        raise UsageError(f"{described.path}: [{named}] names no console, so nobody records one")
+    follower = None
+    with contextlib.suppress(KeyboardInterrupt):
+        recorder = _find(described.name, bench, named, out_dir)
+        _say(f"the {named}'s console, as {recorder.holder} records it; read-only, Ctrl-C ends it")
+        follower = ConsoleFollower(recorder, named, with_times=timestamps)
+        screen = _Screen(sys.stdout, recorder, timestamps)
+        try:
+            _follow(follower, screen, lines)
+            _say(f"{recorder.holder} has ended: nobody records the bench any more")
+        finally:
+            screen.end_line()
+            follower.close()
+
+
+def _find(name: str, given: str, side: Side, out_dir: Path) -> Recorder:
+    saved = PolicyFile(name).read()
+    known = [Path(one.folder).parent for one in saved[1].values()] if saved is not None else []
+    found = recorders(name, side, dict.fromkeys([out_dir, *known]))
+    if not found:
+        raise RigError(
+            f"nobody records the bench {name} now: start `freezeframe watch --bench {given}` (or a run) in another "
+            "terminal, and attach then; if another user has started it, name its folder of incidents with --out"
+        )
+    if len(found) > 1:
+        others = ", ".join(one.holder for one in found[:-1])
+        _say(
+            f"the bench {name} is also recorded by {others}; --out FOLDER names whose incidents lie there"
+        )
+    return found[-1]
+
+
+def _follow(follower: ConsoleFollower, screen: "_Screen", lines: int) -> None:
+    for chunk in follower.newest_lines(lines):
+        screen.show(chunk)
+    while not follower.is_over:
+        chunks = follower.read()
+        for chunk in chunks:
+            screen.show(chunk)
+        if not chunks and not follower.is_over:
+            time.sleep(POLL_S)
+
+
+class _Screen:
+    """The console's text on stdout; what is ours on stderr, so that a pipe gets the text alone."""
+
+    def __init__(self, out: TextIO, recorder: Recorder, timestamps: bool) -> None:
+        self._out, self._timestamps = out, timestamps
+        self._shown = ShownConsole()
+        self._folder = recorder.newest.path
+
+    def show(self, chunk: Chunk) -> None:
+        if chunk.incident.path != self._folder:
+            self._folder = chunk.incident.path
+            if self._out.isatty():
+                self.end_line()
+            _say(f"recorded in {self._folder.name}")
+        stamp = (lambda index: f"{chunk.utc(index)} ") if self._timestamps else None
+        self._write(self._shown.feed(chunk.data, stamp))
+
+    def end_line(self) -> None:
+        self._write(self._shown.end_line())
+
+    def _write(self, text: str) -> None:
+        encoding = self._out.encoding or "utf-8"
+        self._out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        self._out.flush()
+
+
+def _say(text: str) -> None:
+    err.print(f"freezeframe: {escape(text)}", style="dim", markup=False)
