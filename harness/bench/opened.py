@@ -16,6 +16,7 @@ from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.bench.benchfile import Bench, RigTable
 from freezeframe.harness.bench.simulation import Simulation
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, Side
+from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.core.nodepair import NodePair
 from freezeframe.harness.edge.serial_link import SerialLink, open_serial, silent_line
 from freezeframe.harness.edge.shared_line import SharedLine
@@ -90,6 +91,8 @@ class OpenBench:
         self.identified_ns: Ns = 0
         """When both were last asked before they answered that they are in full duplex."""
         self._lines: list[SerialLink] = []
+        self._line_errors: dict[str, LineErrors] = {}
+        """Of lines that were closed, since ``count_line_errors``."""
         self._closing = contextlib.ExitStack()
         try:
             self._open(bench, seed, only)
@@ -242,6 +245,21 @@ class OpenBench:
         while self._lines:
             self._lines.pop().close()
 
+    def count_line_errors(self) -> dict[str, LineErrors]:
+        """Return what the serial drivers counted since this was last asked, by line: "primary
+        console", "primary control line". A driver that does not count is not listed."""
+        for side, line in self.consoles.items():
+            self._count(f"{side} console", line)
+        for side, controller in self.controllers.items():
+            self._count(f"{side} control line", controller.link)
+        found, self._line_errors = self._line_errors, {}
+        return found
+
+    def _count(self, name: str, line: ByteLink) -> None:
+        if isinstance(line, SerialLink) and (grown := line.errors_since()) is not None:
+            before = self._line_errors.get(name, LineErrors())
+            self._line_errors[name] = before.plus(grown)
+
     def reopen_control(self, side: Side, gone: ByteLink) -> None:
         """Open the side's control line again after ``gone`` has vanished, unless that has been done.
         RigError: it is not there, or it is the console's own line, which its reader opens."""
@@ -263,6 +281,10 @@ class OpenBench:
         is_shared = self.is_shared(side)
         is_console = controller is None or (console and not is_shared)
         old: ByteLink = self.consoles[side] if is_console else self.controllers[side].link
+        if is_console or is_shared:
+            self._count(f"{side} console", self.consoles[side])
+        else:
+            self._count(f"{side} control line", old)
         old.close()
         self._lines = [line for line in self._lines if line is not old]
         maker = registry.load(table.driver, Controller)

@@ -10,6 +10,7 @@ first frame through it). pyserial only opens the line and configures it: raw, 8N
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -23,6 +24,7 @@ import serial
 from serial.tools import list_ports
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
+from freezeframe.harness.core.lineerrors import COUNTERS, LineErrors
 from freezeframe.harness.edge import exec_line, locks
 from freezeframe.harness.edge.exec_line import ExecPort
 from freezeframe.harness.errors import LineGoneError, RigError
@@ -70,6 +72,9 @@ class SerialLink:
             self._fd = self._pump.fileno()
             notes.append(f"{name}: copied by a thread, slower than a direct line")
         os.set_blocking(self._fd, False)
+        self._counting = threading.Lock()
+        """One thread counts while another closes the line."""
+        self._counted = self._read_counters()
 
     def fileno(self) -> int:
         return self._fd
@@ -114,7 +119,28 @@ class SerialLink:
             except (serial.SerialException, OSError, ValueError, termios.error) as error:
                 raise RigError(f"{self.name}: {baud} baud: {error}") from error
 
+    def errors_since(self) -> LineErrors | None:
+        """Return what the serial driver counted since this was last asked, or since the line was
+        opened. None: it does not count, or the line is gone."""
+        with self._counting:
+            before, now = self._counted, self._read_counters()
+            if before is None or now is None:
+                return None
+            self._counted = now
+        return now.since(before)
+
+    def _read_counters(self) -> LineErrors | None:
+        try:
+            if not isinstance(self._port, serial.Serial):
+                return None
+            room = bytes(COUNTERS.size)
+            return LineErrors.decode(fcntl.ioctl(self._port.fileno(), termios.TIOCGICOUNT, room))
+        except (OSError, ValueError):  # ENOTTY, EINVAL: none; EIO: gone; ValueError: closed
+            return None
+
     def close(self) -> None:
+        with self._counting:
+            self._counted = None
         if self._pump is not None:
             self._pump.close()
         self._port.close()

@@ -11,8 +11,12 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 import msgspec
 
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.record import FORMAT, Damage, IncidentRecord, Raw, RecordPart
+from freezeframe.harness.core.verdict.record import FORMAT, IncidentRecord, RecordPart
 
+Damage = list[str]
+"""What could not be read, a sentence each."""
+Raw = Mapping[str, object]
+"""JSON as it was read: nothing of it is believed."""
 MAX_ITEMS: Final = 100_000
 """Of one list or map."""
 MAX_PROBLEMS: Final = 100

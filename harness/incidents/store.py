@@ -22,10 +22,10 @@ from freezeframe.harness.core import timeline
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
-from freezeframe.harness.core.verdict.record import IncidentRecord, Raw
+from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.edge.capture_ring import kept_runs
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.incidents.record import parsed, read_record
+from freezeframe.harness.incidents.record import Raw, parsed, read_record
 
 Outcome = Literal["pass", "fail", "inconclusive", "rig-trouble", "interrupted", "drill"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)

@@ -200,9 +200,8 @@ class Intake:
         )
 
     def _closed(self, recording: Recording, outcome: Outcome) -> ClosedRecording:
-        return ClosedRecording(
-            recording, outcome, self._throughout, self._ever, cut_ns=time.monotonic_ns()
-        )
+        recording.count_lines(self._opened)
+        return ClosedRecording(recording, outcome, self._throughout, self._ever)
 
     def ready(self, limit_ns: Ns) -> list[ClosedRecording]:
         """Return the incidents that were cut before that time and that nobody writes into."""

@@ -3,11 +3,14 @@ lost, and what is made of the folder once nobody writes into it any more."""
 
 import contextlib
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.console.rules import ConsoleRule
@@ -94,6 +97,14 @@ class Recording:
             self._view.phase(slow)
         return slow
 
+    def count_lines(self, opened: OpenBench) -> None:
+        """Keep what the serial drivers counted since the recording before was asked this."""
+        counted = opened.count_line_errors()
+        self.incident.record["line_errors"] = msgspec.to_builtins(counted)
+        for name, one in counted.items():
+            if one.losses:
+                self.incident.note(f"{name}: its serial driver counted {one.losses}")
+
     def lose(self, text: str) -> None:
         self.lost_evidence.append(text)
         self.incident.note(text)
@@ -178,7 +189,7 @@ class ClosedRecording:
     throughout: tuple[ConsoleRule, ...]
     ever: tuple[ConsoleRule, ...]
     link: LinkStats | None = None
-    cut_ns: Ns = 0
+    cut_ns: Ns = field(default_factory=time.monotonic_ns)
     awaited: set[str] = field(default_factory=set)
     """Watchers that have not answered ``Record`` yet."""
 

@@ -446,6 +446,7 @@ class Session:
                 continue  # the watchers end one after the other, and tell it of each other
             with contextlib.suppress(HarnessError):
                 self.take(source, event)
+        self.recording.count_lines(self.opened)
         self.recording.close(
             self.opened, self._rules_throughout, self._rules_ever, self.observation.link
         )

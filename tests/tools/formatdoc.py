@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-SOURCE: Final = ROOT / "harness" / "core" / "verdict" / "record.py"
+CORE: Final = ROOT / "harness" / "core"
+SOURCES: Final = (
+    CORE / "verdict" / "record.py", CORE / "verdict" / "resyncrecord.py", CORE / "lineerrors.py",
+)  # fmt: skip
 FILE: Final = ROOT / "docs" / "incident-format.md"
 FIRST: Final = "IncidentRecord"
 _HEAD: Final = """# The format of an incident
 
-Made by `make docs` from `harness/core/verdict/record.py`. Do not edit.
+Made by `make docs` from `harness/core/verdict/record.py` and the modules of its parts. Do not edit.
 
 An incident is a folder. Its files:
 
@@ -42,8 +45,8 @@ negative unless its text says so. Text from a device is escaped.
 
 
 def document() -> str:
-    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
-    classes = {one.name: one for one in tree.body if isinstance(one, ast.ClassDef)}
+    bodies = (ast.parse(one.read_text(encoding="utf-8")).body for one in SOURCES)
+    classes = {one.name: one for body in bodies for one in body if isinstance(one, ast.ClassDef)}
     parts, waiting, done = [_HEAD], [FIRST], set[str]()
     while waiting:
         name = waiting.pop(0)

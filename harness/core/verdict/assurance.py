@@ -7,7 +7,8 @@ write was lost, that consoles were watched, or that nothing diverged.
 
 from collections.abc import Iterator
 
-from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.events import SIDES, Side
+from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.core.link.blindness import Demand, Sight, unproved
 from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.link.resync import BLOCK_BYTES
@@ -83,6 +84,18 @@ def not_watched(record: IncidentRecord) -> Iterator[str]:
             yield f"nothing of the {side}'s console was searched again"
 
 
+def line_losses(record: IncidentRecord, side: Side) -> str:
+    """Say what a side's console lacks because its serial driver lost it; "": nothing, or its driver
+    does not count."""
+    counted = record.line_errors.get(f"{side} console", LineErrors())
+    if not counted.losses:
+        return ""
+    return (
+        f"bytes of the {side}'s console are missing or wrong, its serial driver counted: "
+        f"{counted.losses}"
+    )
+
+
 # --- of the evidence ------------------------------------------------------------------------------------------
 def not_judged(e: Evidence) -> tuple[str, ...]:
     """Why a run in which nothing was found wrong is no proof that nothing diverged, a sentence each."""
@@ -93,6 +106,8 @@ def _not_judged(e: Evidence) -> Iterator[str]:
     for side, own in e.sides.items():
         if not own.console:
             yield f"nothing of the {side}'s console was recorded"
+        if lost := line_losses(e.record, side):
+            yield lost
     yield from not_watched(e.record)
     if e.journal is None:
         yield e.journal_problem

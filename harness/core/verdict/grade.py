@@ -6,6 +6,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Side
 from freezeframe.harness.core.link.blindness import HARMLESS
+from freezeframe.harness.core.verdict.assurance import line_losses
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
 
 GRADES: Final = "ABCDEF"
@@ -73,6 +74,8 @@ def _link(e: Evidence) -> Iterator[tuple[int, str]]:
 
 def _side(e: Evidence, side: Side) -> Iterator[tuple[int, str]]:
     own = e.sides[side]
+    if lost := line_losses(e.record, side):
+        yield 1, lost
     if e.is_uneventful:  # nobody was asked for a set
         if not own.console:
             yield 1, f"there is no console log of the {side}"

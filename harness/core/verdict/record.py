@@ -4,12 +4,12 @@ Written by ``incidents/incident.py``, read by ``incidents/record.py``. Times are
 says otherwise. A part that is None was not recorded, or was damaged when it was read.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.core.verdict.resyncrecord import ResyncRecord
 
 FORMAT: Final = "freezeframe-incident/2"
@@ -449,6 +449,8 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     canaries: dict[Side, CanaryRecord] = {}
     recheck: dict[Side, RecheckRecord] = {}
     counted_hits: dict[Text, Count] = {}
+    line_errors: dict[Text, LineErrors] = {}
+    """Line -> what its serial driver counted in the incident. A driver that does not count is not there."""
     redrive: RedriveRecord | None = None
     event_logs: dict[Side, EventLogRecord] = {}
     verdict: Verdict | None = None
@@ -492,9 +494,3 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
             if one.t_asked_ns is not None and side in (None, name)
         ]
         return min(asked, default=self.clock.monotonic_ns if self.clock is not None else 0)
-
-
-Damage = list[str]
-"""What could not be read, a sentence each."""
-Raw = Mapping[str, object]
-"""JSON as it was read: nothing of it is believed."""

@@ -19,7 +19,9 @@ import pytest
 import serial
 import serial.rfc2217
 
+from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.edge.clock import MonotonicClock, read_wall_clock
 from freezeframe.harness.edge.locks import holder
 from freezeframe.harness.edge.serial_link import BREAK, SerialLink, open_serial
@@ -70,6 +72,56 @@ def test_a_pty_by_a_link_carries_every_byte(line: tuple[int, str]) -> None:
         assert speed == termios.B115200
     finally:
         link.close()
+
+
+def test_a_line_whose_driver_does_not_count_says_nothing(line: tuple[int, str]) -> None:
+    """Not even zero: that would be a good sign."""
+    _, path = line
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+        for link in (open_serial(path), open_serial(url), open_serial("exec:cat")):
+            assert link.errors_since() is None
+            link.close()
+            assert link.errors_since() is None
+
+
+class CountingLink(SerialLink):
+    """Its kernel is a list of readings; None: the line is gone."""
+
+    def __init__(self, path: str, readings: list[LineErrors | None]) -> None:
+        self._readings = readings
+        super().__init__(path, serial.Serial(path), [])
+
+    def _read_counters(self) -> LineErrors | None:
+        return self._readings.pop(0)
+
+
+def test_what_grew_since_it_was_last_asked_is_counted_once(line: tuple[int, str]) -> None:
+    _, path = line
+    counted = [LineErrors(overruns=7), LineErrors(overruns=9), LineErrors(overruns=9, parity=1)]
+    link = CountingLink(path, [*counted, None, counted[-1], counted[-1]])
+    assert link.errors_since() == LineErrors(overruns=2), "what was before it was opened is not its"
+    assert link.errors_since() == LineErrors(parity=1)
+    assert link.errors_since() is None, "the line does not answer"
+    assert link.errors_since() == LineErrors()
+    link.close()
+    assert link.errors_since() is None, "another line may have its descriptor by now"
+
+
+def test_a_bench_adds_up_what_its_lines_counted_before_and_after_they_were_opened_again(
+    line: tuple[int, str],
+) -> None:
+    _, path = line
+    bench = OpenBench.__new__(OpenBench)
+    bench.controllers, bench._line_errors = {}, {}
+    old = CountingLink(path, [LineErrors(), LineErrors(overruns=2)])
+    bench._count("primary console", old)  # it is opened again
+    old.close()
+    new = CountingLink(path, [LineErrors(overruns=50), LineErrors(overruns=51), None])
+    bench.consoles = {"primary": new}
+    assert bench.count_line_errors() == {"primary console": LineErrors(overruns=3)}
+    assert bench.count_line_errors() == {}, "it is gone: nothing is known of it"
+    new.close()
 
 
 def test_read_keeps_to_its_deadline(line: tuple[int, str]) -> None:

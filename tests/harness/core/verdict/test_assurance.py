@@ -13,9 +13,11 @@ from msgspec import structs
 from rich.console import Console
 
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.core.link.skim import run_of
 from freezeframe.harness.core.verdict import assurance
 from freezeframe.harness.core.verdict.evidence import Evidence, gather
+from freezeframe.harness.core.verdict.grade import GRADES, grade
 from freezeframe.harness.core.verdict.record import (
     CanaryRecord,
     ComparisonRecord,
@@ -73,6 +75,26 @@ def test_a_whole_healthy_incident_says_so(whole: Whole) -> None:
     assert assurance.not_judged(whole.evidence) == ()
     shown = rendered(whole.evidence.record)
     assert "equal on both sides; no acknowledged write lost" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "errors", "costs"),
+    [
+        ("primary console", LineErrors(framing=1), 1),
+        ("secondary console", LineErrors(buffer_overruns=2, overruns=1), 1),
+        ("secondary console", LineErrors(breaks=3), 0),
+        ("primary control line", LineErrors(overruns=1), 0),  # an answer that is damaged is refused
+    ],
+)
+def test_what_a_consoles_serial_driver_lost_costs_a_letter(
+    whole: Whole, name: str, errors: LineErrors, costs: int
+) -> None:
+    record = whole.evidence.record
+    before = grade(whole.judged(record, whole.frames))
+    after = grade(whole.judged(structs.replace(record, line_errors={name: errors}), whole.frames))
+    assert GRADES.index(after.letter) == GRADES.index(before.letter) + costs
+    named = [one for one in after.lacks if one.endswith(f"counted: {errors.losses}")]
+    assert len(named) == costs
 
 
 # --- what can be missing ----------------------------------------------------------------------------------------
@@ -137,6 +159,10 @@ TAKEN: Final[Mapping[str, tuple[Callable[[State], State], str]]] = {
         _record(lambda record: {"capture": structs.replace(record.capture, kernel_drops=3)}), "missed 3 frames",  # type: ignore[type-var]
     ),
     "no journal": (_part("journal", None), "journal"),
+    "bytes lost by the serial driver": (
+        _record(lambda record: {"line_errors": {"secondary console": LineErrors(overruns=2, breaks=1)}}),
+        "the secondary's console are missing or wrong, its serial driver counted: 2 overruns",
+    ),
     "no console": (_part("consoles", {}), "console was recorded"),
     "a canary unheard": (_record(lambda record: {"canaries": {"primary": CanaryRecord(seen=False)}}), "canary"),
     "no recheck": (_record(lambda record: {"recheck": {"secondary": RecheckRecord()}}), "recheck"),
