@@ -34,6 +34,7 @@ from freezeframe.harness.core.link.ledgerbook import (
     confirm,
     excerpt,
     forget_writes,
+    had_its_answer,
     is_disorder,
     is_owed,
     keep,
@@ -368,9 +369,7 @@ class Ledger:
         if row is None:
             self.totals.orphans += 1
         remember(book.early_acks, key, message)
-        if row is not None and (book.complete or row.t_sent_ns > book.writes_missed_ns):
-            # Its write was seen, and none since that could have used its id again: also where the
-            # capture began in the middle of a session.
+        if row is not None and had_its_answer(book, row):
             self.doubts.add(RepeatedAck(row, message), key)
         elif row is None and book.complete:
             self.doubts.add(UnknownAck(message), key)

@@ -163,6 +163,14 @@ def is_owed(book: Book, key: Hashable) -> bool:
     return left > 0
 
 
+def had_its_answer(book: Book, row: WriteRow) -> bool:
+    """Whether an answer more than ``row`` has is one too many: no write was missed that it may be for; or,
+    also where the capture began in the middle of a session, none since ``row``, and its answer was captured
+    after it. One that was captured before may be for a write that was missed, which had the same id."""
+    is_own = row.answer_packet_no > row.packet_no
+    return book.complete or (row.t_sent_ns > book.writes_missed_ns and is_own)
+
+
 def remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
     early[key] = value
     if len(early) > MAX_EARLY:
