@@ -62,6 +62,8 @@ class Liveness:
         """Troubles that were reported, and when they were last seen."""
         self._packets = (-1, 0)
         """Frames of the link, and when their number last changed."""
+        self._garbled: dict[Side, Ns] = {}
+        """Consoles full of garbage, and when it was last seen."""
         self._read_bytes: dict[Side, tuple[str, int]] = {}
         """Console -> its file, and how much of it was looked at."""
 
@@ -84,11 +86,9 @@ class Liveness:
         self._look_at_clock(now, wall_ns)
         self._look_at_disk(now)
         self._look_at_link(now, link)
-        for side, path in consoles.items():
-            self._look_at_console(now, side, path)
-        for trouble in (Trouble.CLOCK, Trouble.GARBAGE):
-            if now - self._since.get(trouble, now) > STEADY_NS:
-                self._ease(trouble)
+        self._look_at_consoles(now, consoles)
+        if now - self._since.get(Trouble.CLOCK, now) > STEADY_NS:
+            self._ease(Trouble.CLOCK)
 
     def _trouble(self, trouble: Trouble, detail: str, now: Ns) -> None:
         self._since[trouble] = now
@@ -128,22 +128,38 @@ class Liveness:
             detail = f"no frame was captured for {SILENT_NS // NS_PER_S} s"
             self._trouble(Trouble.SILENT, detail, now)
 
-    def _look_at_console(self, now: Ns, side: Side, path: Path) -> None:
+    def _look_at_consoles(self, now: Ns, consoles: Mapping[Side, Path]) -> None:
+        """One report for what is garbled now: two consoles would take turns in it."""
+        before = list(self._garbled)
+        found = {side: now for side, path in consoles.items() if self._has_garbage(side, path)}
+        known = self._garbled | found
+        self._garbled = {
+            side: known[side] for side in SIDES if side in known and now - known[side] <= STEADY_NS
+        }
+        if not self._garbled:
+            self._ease(Trouble.GARBAGE)
+        elif list(self._garbled) != before:
+            whose = " and ".join(f"the {side}'s" for side in self._garbled)
+            detail = f"{whose}: is the baud rate right, and the line clean?"
+            self._trouble(Trouble.GARBAGE, detail, now)
+
+    def _has_garbage(self, side: Side, path: Path) -> bool:
+        """Whether what came since it was last looked at is garbage; too little is none."""
         name, at = self._read_bytes.get(side, ("", 0))
-        at = at if name == str(path) else 0
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
+                if name != str(path) or size < at:  # set aside: the record began anew
+                    at = 0
+                    self._read_bytes[side] = (str(path), at)
                 if size - at < GARBAGE_BYTES:
-                    return
+                    return False
                 file.seek(max(at, size - LOOKED_AT_BYTES))
                 data = file.read(LOOKED_AT_BYTES)
         except OSError:
-            return  # what cannot be written is reported by its writer
+            return False  # what cannot be written is reported by its writer
         self._read_bytes[side] = (str(path), size)
-        if garbage_share(data) > GARBAGE_SHARE:
-            detail = f"the {side}'s: is its baud rate right, and its line clean?"
-            self._trouble(Trouble.GARBAGE, detail, now)
+        return garbage_share(data) > GARBAGE_SHARE
 
 
 def hung_up(fds: Mapping[Side, int]) -> dict[Side, str]:

@@ -4,11 +4,12 @@ import os
 import pty
 import socket
 from pathlib import Path
+from typing import Final
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezeframe.harness.core.events import NS_PER_S, LinkStats
+from freezeframe.harness.core.events import NS_PER_S, LinkStats, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.messages import BenchPart
 from freezeframe.harness.runs.liveness import GARBAGE_SHARE, Liveness, garbage_share, hung_up
@@ -24,7 +25,7 @@ class Looked:
         self.liveness = Liveness(path, self.said.append, **limits)
         self.now_ns = 0
         self.wall_ns = 10**18
-        self.consoles = {"primary": path / "console.log"}
+        self.consoles: dict[Side, Path] = {"primary": path / "console.log"}
 
     def look(self, seconds: float, link: LinkStats | None = None, step_s: float = 0.0) -> list[str]:
         """Let time pass; the wall clock is set by ``step_s`` at its end."""
@@ -36,8 +37,8 @@ class Looked:
                 self.now_ns,
                 self.wall_ns,
                 control_fds={},
-                consoles=dict(self.consoles),
-                link=link,  # type: ignore[arg-type]
+                consoles=self.consoles,
+                link=link,
             )
         self.wall_ns += round(step_s * NS_PER_S)
         return [
@@ -110,6 +111,43 @@ def test_a_console_full_of_garbage_is_reported_and_text_is_not(tmp_path: Path) -
     with log.open("ab") as file:
         file.write(b"text again\n" * 500)
     assert bench.look(61) == ["Eased GARBAGE"]
+
+
+GARBAGE: Final = bytes(range(0x80, 0x100)) * 8
+
+
+def test_two_consoles_full_of_garbage_do_not_take_turns_in_the_report(tmp_path: Path) -> None:
+    """Seen: each look reported the other one, four times a second, into a journal that is synced."""
+    bench = Looked(tmp_path, full_bytes=0, low_bytes=0)
+    bench.consoles["secondary"] = tmp_path / "other.log"
+    said = []
+    for round_no in range(20):
+        for path in bench.consoles.values() if round_no else [bench.consoles["primary"]]:
+            with path.open("ab") as file:
+                file.write(GARBAGE)
+        bench.look(0.5)
+        said += [one.detail.partition(":")[0] for one in bench.said if isinstance(one, m.Troubled)]
+    assert said == ["the primary's", "the primary's and the secondary's"]
+    with bench.consoles["secondary"].open("ab") as file:
+        file.write(GARBAGE)
+    assert bench.look(51) == []
+    with bench.consoles["secondary"].open("ab") as file:
+        file.write(GARBAGE)
+    assert bench.look(20) == ["Troubled GARBAGE"], "the secondary's alone"
+    assert bench.look(60) == ["Eased GARBAGE"]
+
+
+def test_a_record_that_began_anew_is_looked_at_from_its_begin(tmp_path: Path) -> None:
+    """Seen: after a console's record was set aside, no garbage was found in the next 64 MiB."""
+    bench = Looked(tmp_path, full_bytes=0, low_bytes=0)
+    log = tmp_path / "console.log"
+    log.write_bytes(b"a line\n" * 10_000)
+    assert bench.look(1) == []
+    log.replace(tmp_path / "console.old.log")
+    log.write_bytes(b"")
+    assert bench.look(1) == []
+    log.write_bytes(GARBAGE)
+    assert bench.look(1) == ["Troubled GARBAGE"]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=100))
