@@ -93,6 +93,8 @@ class OpenBench:
         self._lines: list[SerialLink] = []
         self._line_errors: dict[str, LineErrors] = {}
         """Of lines that were closed, since ``count_line_errors``."""
+        self._stand_ins: dict[tuple[Side, bool], SerialLink] = {}
+        """(side, whether it is a console) -> what is in the place of a line that has gone."""
         self._closing = contextlib.ExitStack()
         try:
             self._open(bench, seed, only)
@@ -277,16 +279,8 @@ class OpenBench:
             return self._reopen_line(side, console=console)
 
     def _reopen_line(self, side: Side, *, console: bool) -> bool:
-        table, controller = self.bench.controller(side), self.controllers.get(side)
+        table = self.bench.controller(side)
         is_shared = self.is_shared(side)
-        is_console = controller is None or (console and not is_shared)
-        old: ByteLink = self.consoles[side] if is_console else self.controllers[side].link
-        if is_console or is_shared:
-            self._count(f"{side} console", self.consoles[side])
-        else:
-            self._count(f"{side} control line", old)
-        old.close()
-        self._lines = [line for line in self._lines if line is not old]
         maker = registry.load(table.driver, Controller)
         breaks = bool(getattr(maker, "sends_break", False)) and (is_shared or not console)
         url, baud = table.control, table.control_baud
@@ -294,13 +288,35 @@ class OpenBench:
             url, baud = table.console, table.console_baud
         if url is None:
             raise RigError(f"{side}: {NO_CONTROL}")
+        self._put_aside(side, console=console, is_shared=is_shared)
         line = self._open_line(side, url, baud, breaks=breaks)
+        self._use_line(side, line, console=console, is_shared=is_shared)
+        return is_shared
+
+    def _put_aside(self, side: Side, *, console: bool, is_shared: bool) -> None:
+        """Close a line that has gone. Until it is there again another descriptor stands in its place:
+        the number of a closed one may be any other file's by the time at which a watcher gets it.
+        Nothing comes on a console's; a control line's refuses what is written, as the lost one did."""
+        is_console = console or is_shared
+        old: ByteLink = self.consoles[side] if is_console else self.controllers[side].link
+        if old in self._stand_ins.values():
+            return
+        if (key := (side, is_console)) not in self._stand_ins:
+            # Kept to the end: a reflex that has it must not see it end when the line is back.
+            self._stand_ins[key] = silent_line(old.name, is_gone=not is_console)
+            self._closing.callback(self._stand_ins[key].close)
+        self._count(f"{side} console" if is_console else f"{side} control line", old)
+        lost = self.controllers[side].link if is_shared else old
+        self._use_line(side, self._stand_ins[key], console=console, is_shared=is_shared)
+        lost.close()
+        self._lines = [line for line in self._lines if line is not old]
+
+    def _use_line(self, side: Side, line: SerialLink, *, console: bool, is_shared: bool) -> None:
         if console or is_shared:
             self.consoles[side] = line
         if is_shared or not console:
             control: ByteLink = SharedLine(line) if is_shared else line
             self.controllers[side] = self._make_controller(side, control)
-        return is_shared
 
     def identify(self, side: Side, deadline_ns: Ns) -> Identity:
         """Ask the controller for its identity until it answers: while it boots it is silent."""

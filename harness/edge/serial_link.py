@@ -31,7 +31,12 @@ from freezeframe.harness.errors import LineGoneError, RigError
 
 DEFAULT_BAUD: Final = 115_200
 WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
-"""Write timeout. In 5 s a line at the default rate transfers 57 kB."""
+"""Write timeout without a byte that is taken. All of a write gets this time and what its bytes need at
+``SLOWEST_BAUD``: a line that takes a byte now and then does not outlive it."""
+SLOWEST_BAUD: Final = 9600
+"""A port that is set to a slower rate gets the time that it needs."""
+BITS_PER_BYTE: Final = 10
+"""On a serial line, 8N1."""
 PUMP_BYTES: Final = 4096
 PUMP_POLL_S: Final = 0.05
 """Interval at which the read of a pumped line checks whether it was closed."""
@@ -94,11 +99,14 @@ class SerialLink:
             return data
 
     def write(self, data: bytes) -> None:
+        baud = min(SLOWEST_BAUD, getattr(self._port, "baudrate", None) or SLOWEST_BAUD)
+        sending_ns = len(data) * BITS_PER_BYTE * NS_PER_S // baud
         left, until_ns = memoryview(data), time.monotonic_ns() + WRITE_TIMEOUT_NS
+        limit_ns = until_ns + sending_ns
         while left:
             try:
                 left = left[os.write(self._fd, left) :]
-                until_ns = time.monotonic_ns() + WRITE_TIMEOUT_NS
+                until_ns = min(limit_ns, time.monotonic_ns() + WRITE_TIMEOUT_NS)
             except BlockingIOError as error:
                 ready = self._wait(select.POLLOUT, until_ns)
                 if ready and not ready & select.POLLOUT:  # the other end has hung up
@@ -161,10 +169,12 @@ class SerialLink:
 
 
 class _Silent:
-    """A line on which nothing ever comes."""
+    """A line on which nothing ever comes; ``is_gone``: one that has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_gone: bool) -> None:
         self._ours, self._theirs = socket.socketpair()
+        if is_gone:
+            self._theirs.close()
 
     def fileno(self) -> int:
         return self._ours.fileno()
@@ -174,9 +184,10 @@ class _Silent:
         self._theirs.close()
 
 
-def silent_line(name: str) -> SerialLink:
-    """In the place of a line that a bench does not have."""
-    return SerialLink(name, _Silent(), [])
+def silent_line(name: str, *, is_gone: bool = False) -> SerialLink:
+    """In the place of a line that a bench does not have. ``is_gone``: each read and write fails, as
+    on one that has gone."""
+    return SerialLink(name, _Silent(is_gone=is_gone), [])
 
 
 class _Pump:

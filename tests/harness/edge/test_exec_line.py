@@ -1,7 +1,9 @@
 """``exec:COMMAND``: a line that a program brings."""
 
+import contextlib
 import os
 import shlex
+import stat
 import sys
 import time
 from pathlib import Path
@@ -53,6 +55,57 @@ def test_a_program_that_ends_says_why() -> None:
         with pytest.raises(LineGoneError, match="ended with status 1"):
             for _ in range(100):
                 link.write(bytes(1024))
+    finally:
+        link.close()
+
+
+def kept_bytes() -> int:
+    """What this process holds in files without a name."""
+    kept = 0
+    for name in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found = os.fstat(int(name.name))
+            kept += found.st_size if stat.S_ISREG(found.st_mode) and not found.st_nlink else 0
+    return kept
+
+
+def test_of_what_a_program_complains_only_the_end_is_kept() -> None:
+    """Seen: all of it, for as long as the line lived."""
+    before = kept_bytes()
+    code = "import sys; sys.stderr.write('no answer\\n' * 200_000); print('said', flush=True); sys.exit('the last word')"
+    link = open_serial(python(code))
+    try:
+        assert read_exactly(link, 5) == b"said\n"
+        assert kept_bytes() - before < 100_000
+        with pytest.raises(
+            LineGoneError, match=r"ended with status 1: (\S+ )?(no answer )+the last word"
+        ) as caught:
+            link.read(1, soon())
+        assert len(str(caught.value)) < 1000
+    finally:
+        link.close()
+
+
+def test_the_number_of_its_program_is_no_other_process_s_until_the_line_is_closed() -> None:
+    """Seen: it was reaped when it had ended, and the signals of ``close`` went to whatever process
+    group had its number by then."""
+    link = open_serial(python("import os; print(os.getpid())"))
+    text = b""
+    while not text.endswith(b"\n"):
+        text += link.read(64, soon())
+    with pytest.raises(LineGoneError, match="ended with status 0"):
+        link.read(1, soon())
+    os.kill(int(text), 0)
+    link.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(text), 0)
+
+
+def test_a_program_that_was_killed_is_said_to_be() -> None:
+    link = open_serial(python("import os; os.kill(os.getpid(), 9)"))
+    try:
+        with pytest.raises(LineGoneError, match="ended with status -9"):
+            link.read(1, soon())
     finally:
         link.close()
 

@@ -219,6 +219,37 @@ def test_nobody_takes_the_bytes(line: tuple[int, str], monkeypatch: pytest.Monke
     link.close()
 
 
+def test_a_line_that_takes_some_bytes_now_and_then_outlives_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen: each byte that was taken began the time-out anew."""
+    monkeypatch.setattr("freezeframe.harness.edge.serial_link.WRITE_TIMEOUT_NS", NS_PER_S // 2)
+    monkeypatch.setattr("freezeframe.harness.edge.serial_link.SLOWEST_BAUD", 1 << 40, raising=False)
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    taken, is_over = bytearray(), threading.Event()
+
+    def take() -> None:
+        while piece := theirs.recv(1024):
+            taken.extend(piece)
+            is_over.wait(0.01)
+
+    far = threading.Thread(target=take, daemon=True)
+    far.start()
+    link = SerialLink("a slow line", ours, [])
+    try:
+        with pytest.raises(RigError, match="a slow line accepts no bytes"):
+            link.write(bytes(1 << 20))  # 10 s at least
+        assert taken, "it took some"
+        monkeypatch.setattr("freezeframe.harness.edge.serial_link.WRITE_TIMEOUT_NS", 60 * NS_PER_S)
+        link.write(bytes(1 << 15))
+    finally:
+        is_over.set()
+        link.close()
+        far.join(60)
+        theirs.close()
+
+
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
