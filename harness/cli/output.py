@@ -136,7 +136,7 @@ def refuse(error: Any, *, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _classified() -> Iterator[None]:
+def classified() -> Iterator[None]:
     """Turn any exception raised inside into one with an exit status."""
     try:
         yield
@@ -167,7 +167,7 @@ def reported(as_json: bool) -> Iterator[None]:
     Expected errors are printed without a traceback. The exit status says whose fault it is.
     """
     try:
-        with _classified():
+        with classified():
             yield
     except HarnessError as error:
         if as_json:

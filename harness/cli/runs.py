@@ -24,6 +24,7 @@ from freezeframe.harness.bench.benchfile import MIB, Bench, load_bench, load_sce
 from freezeframe.harness.cli import output
 from freezeframe.harness.cli.output import (
     EXIT_OF_OUTCOME,
+    EXIT_RIG,
     complain,
     err,
     print_json,
@@ -35,6 +36,7 @@ from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import LAST, find, incidents
 from freezeframe.harness.report.summary import summary
@@ -187,7 +189,7 @@ class JsonWatchView(Silent):
         if isinstance(event, Trigger) and source == "reflex":
             print_line(
                 event="trigger", rule=event.rule, side=event.side, source=event.source,
-                text=escape(event.detail or event.excerpt), acted=bool(event.struck),
+                text=escape(event.detail or event.excerpt), acted=event.is_cause,
             )  # fmt: skip
 
 
@@ -252,23 +254,39 @@ def watch(bench: str, *, out_dir: Path, dry_run: bool, verbose: bool, as_json: b
                 say(f"incident: {escape(str(result.incident))}")
         shown = len(watched.results)
 
-    results: list[campaign.Result] = []
+    watched: watching.Watch | None = None
+    trouble: HarnessError | None = None
     try:
-        with watching.watch(described, out_dir=out_dir, view=view, dry_run=dry_run) as watched:
-            results = watched.results
+        with (
+            output.classified(),
+            watching.watch(described, out_dir=out_dir, view=view, dry_run=dry_run) as watched,
+        ):
             with contextlib.suppress(KeyboardInterrupt):  # the normal end of a watch
                 for _ in watched:
                     show_new(watched)
-        show_new(watched)
+    except HarnessError as error:
+        if watched is None:
+            raise
+        trouble = error  # it does not take away what was collected before
     finally:
         if isinstance(view, WatchView):
             view.close()
-    status = worst(EXIT_OF_OUTCOME[one.outcome] for one in results if one.outcome != "interrupted")
-    if not results and watched.unproved:
+        if watched is not None:
+            show_new(watched)
+    results = watched.results
+    statuses = [EXIT_OF_OUTCOME[one.outcome] for one in results if one.outcome != "interrupted"]
+    if trouble is not None:
+        complain(trouble)
+        statuses.append(EXIT_RIG)
+    status = worst(statuses)
+    if not results and not status and watched.unproved:
         status = EXIT_OF_OUTCOME["inconclusive"]
     if as_json:
         not_seen = [escape(says) for says in watched.unproved]
-        print_line(event="end", incidents=len(results), status=status, not_seen=not_seen)
+        print_line(
+            event="end", incidents=len(results), status=status, not_seen=not_seen,
+            error=escape(str(trouble or "")),
+        )  # fmt: skip
     else:
         say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
         for says in watched.unproved:
