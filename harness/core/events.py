@@ -60,8 +60,11 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     console: str = ""
     """Name of the console where a side has several."""
     struck: int = 0
-    """``Arm.arming`` of the frames that went out for the hits of this read; they are reported
-    next. 0: none did."""
+    """``Arm.arming`` of the frames that went out for a hit of this read; they are reported next.
+    0: none did."""
+    is_cause: bool = False
+    """Whether those frames went out for this hit. The others of the read may be muted, instruct
+    nobody, or have come too late."""
 
     @property
     def words(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import secrets
 from pathlib import Path
 from typing import Final
@@ -57,3 +58,25 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def replace_synced(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write ``path`` whole or not at all, also over a power cut: temporary file, fsync, rename,
+    fsync. ``mode``: of a new file, before the umask. OSError: what was there before stays."""
+    temporary = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

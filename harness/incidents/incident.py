@@ -28,7 +28,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.assurance import slow_reaction
 from freezeframe.harness.core.verdict.record import FORMAT
 from freezeframe.harness.edge.clock import read_wall_clock
-from freezeframe.harness.edge.wholefile import make_folder
+from freezeframe.harness.edge.wholefile import make_folder, replace_synced
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.store import (
     CONSOLE,
@@ -100,6 +100,9 @@ class Incident:
         self.incident_id = incident_id
         self.record = record
         """What incident.json will hold at the next milestone."""
+        self.on_loss: Callable[[str], None] | None = None
+        """What to do, from any thread, with the reason why the timeline or incident.json cannot be
+        written; whoever reports goes on. None: that is the reporter's RigError."""
         self._lock_fd = lock_fd
         self._mutex = threading.RLock()
         self._is_closed = False
@@ -131,10 +134,6 @@ class Incident:
         make_folder(Path(out_dir))
         with naming_errors(path):
             path.mkdir()
-            lock_fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for side in SIDES:
-                (path / side).mkdir()
         record: Json = {
             "id": path.name,
             "incident_id_hex": incident_id.hex(),
@@ -159,8 +158,18 @@ class Incident:
             "notes": [],
             **fields,
         }
-        incident = cls(path, incident_id, record, lock_fd)
-        incident.milestone()
+        with contextlib.ExitStack() as undo:  # whoever tries again leaves nothing of each time
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
+            with naming_errors(path):
+                lock_fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                undo.callback(os.close, lock_fd)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for side in SIDES:
+                    (path / side).mkdir()
+            incident = cls(path, incident_id, record, lock_fd)
+            undo.callback(os.close, incident._timeline_fd)
+            incident.milestone()
+            undo.pop_all()
         return incident
 
     @staticmethod
@@ -185,9 +194,10 @@ class Incident:
     # --- what happens -------------------------------------------------------------------------------------
     @_serialised
     def append(self, row: Row) -> None:
-        """One more row of the timeline; it is in the file when this returns."""
+        """One more row of the timeline; it is in the file when this returns, unless ``on_loss`` has
+        been called."""
         line = json.dumps(row, separators=(",", ":"), default=plain).encode() + b"\n"
-        with naming_errors(self.path / TIMELINE):
+        with self._losing(), naming_errors(self.path / TIMELINE):
             try:
                 _write_all(self._timeline_fd, line)
             except OSError:
@@ -195,7 +205,7 @@ class Incident:
                     self._timeline_fd, self._timeline_bytes
                 )  # a full disk leaves no half row
                 raise
-        self._timeline_bytes += len(line)
+            self._timeline_bytes += len(line)
 
     def append_event(self, event: Event, source: str) -> None:
         self.append(timeline.row_of(event, source))
@@ -381,10 +391,24 @@ class Incident:
     # --- milestones and the end ---------------------------------------------------------------------------
     @_serialised
     def milestone(self) -> None:
-        """Replace incident.json: a reader, and a crash, see the old one or the new one."""
-        _replace(
-            self.path / RECORD, json.dumps(self.record, indent=1, default=plain).encode() + b"\n"
-        )
+        """Replace incident.json: a reader, and a crash, see the old one or the new one, or still the
+        old one when ``on_loss`` has been called."""
+        with self._losing():
+            self._write_record()
+
+    def _write_record(self) -> None:
+        data = json.dumps(self.record, indent=1, default=plain).encode() + b"\n"
+        _replace(self.path / RECORD, data)
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        """What is recorded here may get lost, if somebody wants to know."""
+        try:
+            yield
+        except RigError as error:
+            if self.on_loss is None:
+                raise
+            self.on_loss(str(error))
 
     @_serialised
     def finish(self, outcome: Outcome, **fields: Any) -> None:
@@ -396,7 +420,7 @@ class Incident:
         self._complete_line()
         with naming_errors(self.path / TIMELINE):
             os.fsync(self._timeline_fd)
-        self.milestone()
+        self._write_record()
         with naming_errors(self.path / SUMS):
             files = sorted(
                 one
@@ -462,24 +486,9 @@ def _trigger_record(trigger: Trigger) -> Json:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write ``path`` whole or not at all, also over a power cut: temporary file, fsync, rename,
-    fsync."""
-    temporary = path.with_name(f".{path.name}.new")
+    """Write ``path`` whole or not at all, also over a power cut."""
     with naming_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_synced(path, data)
 
 
 def _write_all(fd: int, data: bytes) -> None:

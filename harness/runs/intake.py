@@ -5,13 +5,11 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.console.rules import RuleSet
 from freezeframe.harness.core.events import (
     NS_PER_S,
     SIDES,
@@ -43,12 +41,11 @@ from freezeframe.harness.runs.liveness import Liveness
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.recording import MAX_CONSOLE_BYTES, ClosedRecording, Recording
-from freezeframe.harness.runs.rulefiles import RuleFiles
+from freezeframe.harness.runs.rulefiles import RulesInForce
 from freezeframe.harness.runs.selfcheck import (
     BOOT_RULE_PREFIX,
     CANARY_RULE,
     is_own_rule,
-    own_rules,
 )
 from freezeframe.harness.runs.view import View
 
@@ -90,6 +87,8 @@ class Intake:
         self._next: Recording | None = None
         self._followed_by = first
         """What the watchers that have not answered ``Record`` yet will record into."""
+        self._last: Recording | None = None
+        """An incident that nothing follows."""
         self._cuts: list[ClosedRecording] = []
         self._late: Counter[str] = Counter()
         """Watcher -> answers to ``Record`` that nobody waits for any more."""
@@ -108,20 +107,10 @@ class Intake:
         self._blindness = linksight.BlindTally(self._opened.bench.link.demand)
         self._unseen: set[str] = set()
         self._drops_ns: Ns = 0
-        self._rule_files = RuleFiles(self._opened.bench)
-        rules = self._opened.bench.rules()
-        boot_lines = {
-            side: getattr(one, "boot_line", b"") for side, one in self._opened.controllers.items()
-        }
-        self._own_rules = own_rules(boot_lines)
-        self._rules = self._with_own(rules)
-        self._throughout = self._ever = rules.console
+        self._rules = RulesInForce(self._opened)
         self._power = PowerLog(self._opened, self)
         self._liveness = Liveness(first.incident.path.parent, station.step)
         self._samples: dict[Side, PowerSample] = {}
-
-    def _with_own(self, rules: RuleSet) -> RuleSet:
-        return replace(rules, console=(*rules.console, *self._own_rules))
 
     @property
     def current(self) -> Recording:
@@ -141,7 +130,7 @@ class Intake:
     def start(self) -> None:
         """Start the watchers. RigError: one does not start."""
         self._observation = Observation(
-            self._opened, self.current.incident, self._rules, is_standing=True
+            self._opened, self.current.incident, self._rules.rules, is_standing=True
         )
         self._watchers.await_ready()
         for note in self._watchers.notes:
@@ -177,10 +166,18 @@ class Intake:
         """What follows the incident under way is recorded there."""
         self._next = recording
 
+    @property
+    def is_next_ready(self) -> bool:
+        return self._next is not None
+
     def cut(self, recording: Recording, *, is_resumed: bool = False) -> None:
-        """The incident is collected: what comes from now on belongs to the next one.
-        ``is_resumed``: what was reported of it was lost with its station."""
-        if recording is not self.current or self._next is None:
+        """The incident is collected: what comes from now on belongs to the next one. Without a next
+        one it is recorded into until the watch ends. ``is_resumed``: what was reported of it was
+        lost with its station."""
+        if recording is self.current and self._next is None:
+            self._last = recording
+            return
+        if self._next is None or recording is not self.current:
             if all(one.recording is not recording for one in self._cuts):
                 self._cuts.append(self._closed(recording, "fail"))
                 if is_resumed:
@@ -195,13 +192,12 @@ class Intake:
             if name not in cut.awaited:
                 self._recordings[name] = fresh
         self._followed_by = fresh
-        self._throughout = self._ever = tuple(
-            rule for rule in self._rules.console if rule not in self._own_rules
-        )
+        self._rules.begin()
 
     def _closed(self, recording: Recording, outcome: Outcome) -> ClosedRecording:
         recording.count_lines(self._opened)
-        return ClosedRecording(recording, outcome, self._throughout, self._ever)
+        rules = self._rules
+        return ClosedRecording(recording, outcome, rules.throughout, rules.ever)
 
     def ready(self, limit_ns: Ns) -> list[ClosedRecording]:
         """Return the incidents that were cut before that time and that nobody writes into."""
@@ -228,7 +224,7 @@ class Intake:
                         self._record_only(source, event)
         for one in (self.current, self._followed_by, self._next):
             if one is not None and all(one is not cut.recording for cut in self._cuts):
-                self._cuts.append(self._closed(one, outcome))
+                self._cuts.append(self._closed(one, "fail" if one is self._last else outcome))
                 if one is self._recordings["linkwatch"]:
                     self._cuts[-1].link = self._link_since()
         return self._cuts
@@ -340,13 +336,10 @@ class Intake:
             self._station.instructs(trigger)
 
     def _attempted(self, event: FrameSent | FrameFailed) -> None:
-        """The reflex reports the frames directly after the hits of one read, and acts on the first
-        of these that instructs anybody."""
+        """The reflex reports the frames of one hit directly after the hits of its read."""
         self._attempts.append(event)
         if self._cause is None:
-            causes = sorted(self.current.moment, key=lambda one: not one.instruct)
-            self.current.causes = causes
-            self._cause = causes[0] if causes else None
+            self._cause = self.current.struck_for()
         if self._cause is not None and len(self._attempts) >= len(self._cause.instruct):
             self._strike()
 
@@ -470,25 +463,15 @@ class Intake:
 
     def _reload_rules(self, now_ns: Ns) -> None:
         try:
-            fresh = self._rule_files.changed(now_ns)
+            text = self._rules.reload(now_ns)
         except UsageError as error:
-            text = f"the changed rules are not used: {error}"
-            self._station.audit.add("rules", "bench", "a rule file changed", str(error))
+            text = str(error)
         else:
-            if fresh is None:
+            if not text:
                 return
-            text = f"rules read again: {len(fresh.console)} for the consoles"
-            self._station.audit.add("rules", "bench", "a rule file changed", text)
-            # New rules know some KiB of what was there before: enough for literals only.
-            self._throughout = tuple(
-                rule
-                for rule in self._throughout
-                if rule in fresh.console and not (rule.regex or rule.then_regex or rule.interleaved)
-            )
-            self._ever += tuple(rule for rule in fresh.console if rule not in self._ever)
-            self._rules = self._with_own(fresh)
             with contextlib.suppress(RigError):
-                self._watchers.replace_rules(self._rules)
+                self._watchers.replace_rules(self._rules.rules)
+        self._station.audit.add("rules", "bench", "a rule file changed", text)
         self.current.incident.note(text)
         self._view.phase(text)
 

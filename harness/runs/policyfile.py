@@ -2,9 +2,8 @@
 of their incidents, the storm guard's memory. Synced before the frames are armed."""
 
 import contextlib
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.policy import Settings
 from freezeframe.harness.core.policy.messages import Saved
+from freezeframe.harness.edge.wholefile import replace_synced
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.audit import state_directory
@@ -52,14 +52,6 @@ class ArmedIncident(msgspec.Struct, frozen=True, kw_only=True):
     """Side -> the frame that a console's trigger sends."""
 
 
-def armed_for(incident: Incident, frames_hex: dict[str, str]) -> ArmedIncident:
-    return ArmedIncident(
-        incident_id_hex=incident.incident_id.hex(),
-        folder=str(incident.path.absolute()),
-        frames_hex=frames_hex,
-    )
-
-
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     """Of this machine: times of another boot are moved."""
@@ -78,21 +70,14 @@ class PolicyFile:
         self.path = state_directory() / NAME.format(bench=bench)
 
     def write(self, saved: Saved, incidents: Mapping[str, ArmedIncident]) -> None:
-        """Write it whole, synced. RigError when it cannot be."""
+        """Write it whole, synced. RigError when it cannot be: the one before stays."""
         file = _File(
             boot_id=_boot_id(), t_ns=time.monotonic_ns(), wall_ns=time.time_ns(), saved=saved,
             incidents=dict(incidents),
         )  # fmt: skip
-        fresh = self.path.with_name(f".{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, msgspec.json.encode(file))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            fresh.replace(self.path)
+            replace_synced(self.path, msgspec.json.encode(file), mode=0o600)
         except OSError as error:
             raise RigError(
                 f"{self.path}: {error.strerror}: what is armed would not survive a kill"
@@ -117,6 +102,46 @@ class PolicyFile:
         """The watch has ended in order."""
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+
+class ArmedIncidents:
+    """The incidents that frames are armed for, by the policy's names, in memory and in the file."""
+
+    def __init__(self, bench: str) -> None:
+        self._file = PolicyFile(bench)
+        self._known: dict[str, ArmedIncident] = {}
+
+    def read(self) -> Saved | None:
+        """Take over what a process before had persisted; None: nothing."""
+        if (found := self._file.read()) is None:
+            return None
+        saved, self._known = found
+        return saved
+
+    def get(self, name: str) -> ArmedIncident | None:
+        return self._known.get(name)
+
+    def id_of(self, name: str) -> bytes:
+        """Return the incident's id; b"": it is not known."""
+        known = self._known.get(name)
+        return bytes.fromhex(known.incident_id_hex) if known is not None else b""
+
+    def arm(self, name: str, incident: Incident, frames_hex: Mapping[str, str]) -> None:
+        """In memory, until ``write``."""
+        self._known[name] = ArmedIncident(
+            incident_id_hex=incident.incident_id.hex(),
+            folder=str(incident.path.absolute()),
+            frames_hex=dict(frames_hex),
+        )
+
+    def write(self, saved: Saved, more: Container[str] = ()) -> None:
+        """Persist ``saved`` and the incidents that it names; those in ``more`` are kept, too, all
+        others are forgotten. RigError: it cannot be written."""
+        names = {one.incident for one in saved.armed} | {one.incident for one in saved.open}
+        self._known = {
+            name: one for name, one in self._known.items() if name in names or name in more
+        }
+        self._file.write(saved, self._known)
 
 
 def _boot_id() -> str:

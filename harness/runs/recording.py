@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -46,15 +46,20 @@ pause."""
 class Recording:
     """An incident's folder while the watchers record into it."""
 
-    def __init__(self, incident: Incident, view: View) -> None:
+    def __init__(
+        self, incident: Incident, view: View, on_loss: Callable[[str], None] | None = None
+    ) -> None:
+        """``on_loss`` takes, from any thread, why something cannot be recorded, once a reason; what
+        is reported is kept in memory then. Without it a report raises RigError."""
         self.incident = incident
         self.triggers: list[Trigger] = []
         """Of each rule the first ones, and the one that is acted on."""
         self.moment: list[Trigger] = []
-        """The newest hits, all of one time: the frames reported next went out for one of them."""
+        """The newest hits, all of one time: the frames reported next went out for the one that says
+        so."""
         self.causes: list[Trigger] = []
-        """What was seen before anything was done: the trigger that instructed first, then those of
-        the same moment."""
+        """What was seen before anything was done: the trigger that was acted on, then those of the
+        same moment."""
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.is_rotated = False
@@ -62,6 +67,13 @@ class Recording:
         self._hits: Counter[tuple[str, Side]] = Counter()
         """All of them, a rule and side."""
         self._view = view
+        self._on_loss = on_loss
+        incident.on_loss = self._lost_record if on_loss is not None else None
+
+    def _lost_record(self, text: str) -> None:
+        if text not in self.lost_evidence and self._on_loss is not None:
+            self.lose(text)
+            self._on_loss(text)
 
     def is_counted_only(self, trigger: Trigger, *, is_needed: bool) -> bool:
         """A rule that hits each line must fill neither memory nor disk nor the terminal.
@@ -83,6 +95,16 @@ class Recording:
     def keep(self, trigger: Trigger) -> None:
         self.triggers.append(trigger)
         self.incident.triggered(trigger)
+
+    def struck_for(self) -> Trigger | None:
+        """Frames are being reported: return the hit that they went out for, which the reflex has
+        just reported, and note what was seen with it. None: the reflex named none."""
+        self.causes = sorted(self.moment, key=lambda one: not one.is_cause)
+        return next((one for one in self.causes if one.is_cause), None)
+
+    def leave_out(self, trigger: Trigger) -> None:
+        """That hit is wanted: whatever its moment led to, it was no cause of it."""
+        self.moment = [one for one in self.moment if one is not trigger]
 
     def acts_on(self, trigger: Trigger) -> None:
         """The frames went out for this one."""
@@ -137,7 +159,9 @@ class Recording:
         link: LinkStats | None,
     ) -> None:
         """Nobody writes into the folder any more: join the capture and search the consoles once
-        more. ``throughout``, ``ever``: see recheck_consoles; ``link``: the capture's counters."""
+        more. ``throughout``, ``ever``: see recheck_consoles; ``link``: the capture's counters. From
+        here on what cannot be recorded is a RigError: without it the incident cannot be closed."""
+        self.incident.on_loss = None
         self._count_hits()
         try:
             join(self.incident.link_path)
@@ -164,20 +188,26 @@ class Recording:
 
 
 def new_recording(
-    opened: OpenBench, out_dir: Path, view: View, incident_id: bytes = b"", *, scenario: str = ""
-) -> Recording:
+    opened: OpenBench, out_dir: Path, view: View, incident_id: bytes = b"", *, scenario: str = "",
+    on_loss: Callable[[str], None] | None = None,
+) -> Recording:  # fmt: skip
     """Make the folder of the next incident of a watch. ``incident_id``: of one whose folder is
-    gone."""
+    gone; ``on_loss``: see Recording. UsageError, RigError: it cannot be made, and nothing of it is
+    left."""
     bench = opened.bench
     incident = Incident.create(
         out_dir, bench=bench.name, seed=0, scenario=scenario, versions=versions(),
         rules=[str(path) for path in bench.rule_paths()],
         incident_id=incident_id or secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )  # fmt: skip
-    keep_basis(incident, bench)
+    try:
+        keep_basis(incident, bench)
+    except RigError:
+        incident.discard()
+        raise
     for note in opened.notes:
         incident.note(note)
-    return Recording(incident, view)
+    return Recording(incident, view, on_loss)
 
 
 @dataclass
@@ -186,8 +216,8 @@ class ClosedRecording:
 
     recording: Recording
     outcome: Outcome
-    throughout: tuple[ConsoleRule, ...]
-    ever: tuple[ConsoleRule, ...]
+    throughout: Sequence[ConsoleRule]
+    ever: Sequence[ConsoleRule]
     link: LinkStats | None = None
     cut_ns: Ns = field(default_factory=time.monotonic_ns)
     awaited: set[str] = field(default_factory=set)

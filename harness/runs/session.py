@@ -2,15 +2,12 @@
 thread."""
 
 import contextlib
-import os
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.console.rules import ConsoleRule, RuleSet
+from freezeframe.harness.core.console.rules import ConsoleRule
 from freezeframe.harness.core.events import (
     NS_PER_S,
     SIDES,
@@ -37,15 +34,15 @@ from freezeframe.harness.runs.healthy import remember_healthy
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.powerlog import PowerLog
 from freezeframe.harness.runs.recording import Recording
-from freezeframe.harness.runs.rulefiles import RuleFiles
+from freezeframe.harness.runs.rulefiles import RulesInForce
 from freezeframe.harness.runs.selfcheck import (
     BOOT_RULE_PREFIX,
     CANARY_RULE,
     CANARY_TIMEOUT_S,
     Canaries,
-    own_rules,
 )
 from freezeframe.harness.runs.view import View
+from freezeframe.harness.runs.waking import Waker
 from freezeframe.harness.runs.windows import ExpectedWindow, ExpectedWindows
 
 DISARM_TIMEOUT_S: Final = 5.0
@@ -90,27 +87,14 @@ class Session:
         self._blindness = linksight.BlindTally(opened.bench.link.demand)
         self.is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self._compare = compare
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        os.set_blocking(self._wake_read, False)
-        self._wake_lock = threading.Lock()
-        self._is_closed = False
-        self._rule_files = RuleFiles(opened.bench)
-        rules = opened.bench.rules()
+        self._waker = Waker()
         self._canaries = Canaries()
-        self._rules_throughout = rules.console
-        """Console rules that were in force from the start."""
-        self._rules_ever = rules.console
-        """And those that were for a part of the run only."""
-        boot_lines = {
-            side: getattr(one, "boot_line", b"") for side, one in opened.controllers.items()
-        }
         self._is_drill = drill_rule is not None
-        self._own_rules = (*own_rules(boot_lines), *([drill_rule] if drill_rule else ()))
+        self._rules = RulesInForce(opened, *([drill_rule] if drill_rule else ()))
         self._rebooted = ""
         """Who restarted since it was identified, until the bench is armed again."""
         self._is_identified = self._was_armed = False
-        self.observation = Observation(opened, incident, self._with_own(rules))
+        self.observation = Observation(opened, incident, self._rules.rules)
         self.arming = Arming(opened, incident, self.observation, saves_only=drill_rule is not None)
         self._is_closing = False
         self._windows = ExpectedWindows()
@@ -191,23 +175,13 @@ class Session:
         """A changed rule file is in force from the next byte on; a wrong one is reported, and changes
         nothing."""
         try:
-            fresh = self._rule_files.changed(time.monotonic_ns())
+            says = self._rules.reload(time.monotonic_ns())
         except UsageError as error:
-            self.incident.note(f"the changed rules are not used: {error}")
+            self.incident.note(str(error))
             return
-        if fresh is not None:
-            # The new rules know some KiB of what was there before: enough for literals, not for
-            # what may be of any length.
-            self._rules_throughout = tuple(
-                rule
-                for rule in self._rules_throughout
-                if rule in fresh.console and not (rule.regex or rule.then_regex or rule.interleaved)
-            )
-            self._rules_ever += tuple(
-                rule for rule in fresh.console if rule not in self._rules_ever
-            )
-            self.observation.replace_rules(self._with_own(fresh))
-            self.incident.note(f"rules read again: {len(fresh.console)} for the consoles")
+        if says:
+            self.observation.replace_rules(self._rules.rules)
+            self.incident.note(says)
 
     @property
     def causes(self) -> list[Trigger]:
@@ -226,8 +200,7 @@ class Session:
             self.take(source, event)
         if self._rebooted and self._was_armed:
             self._rearm()
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        self._waker.drain()
         self._tell_steps()
         if self.collector is not None and self.collector.failure is not None:
             raise self.collector.failure
@@ -238,7 +211,7 @@ class Session:
         """Once frames are out, a watcher that dies does not end the collection: the sets are on the
         controllers. What it no longer saw is lost evidence."""
         try:
-            return self.observation.wait(deadline_in(seconds), self._wake_read)
+            return self.observation.wait(deadline_in(seconds), self._waker.fileno())
         except RigError as error:
             if not self.recovering:
                 raise
@@ -275,9 +248,6 @@ class Session:
         self.view.phase(text)
         self.incident.note(text)
         self.incident.milestone()
-
-    def _with_own(self, rules: RuleSet) -> RuleSet:
-        return replace(rules, console=(*rules.console, *self._own_rules))
 
     def end(self, why: str) -> None:
         """The end has begun: nobody is instructed from here on. Returns when that is sure; what was
@@ -363,6 +333,7 @@ class Session:
             # reflex's counts.
             return
         if self._windows.excuses(trigger):
+            self.recording.leave_out(trigger)
             self.triggers.append(trigger)  # for the second search; the incident is not its
             self.incident.append_event(trigger, source)
             self.incident.note(f"{trigger.rule} on the {trigger.side}: in its expected window")
@@ -386,11 +357,9 @@ class Session:
 
     def _acted(self, event: FrameSent | FrameFailed) -> None:
         # Not a trigger but its frames begin the recovery: one that came before the bench was armed
-        # has none. The reflex tells them right behind the hits of one read, and acts on the first
-        # of these that instructs anybody.
-        if self.collector is None and self.recording.moment:
-            self.recording.causes = sorted(self.recording.moment, key=lambda one: not one.instruct)
-            cause = self.recording.causes[0]
+        # has none.
+        cause = self.recording.struck_for() if self.collector is None else None
+        if cause is not None:
             self.arming.struck(event)
             if self._is_closing:
                 self.recording.acts_on(cause)
@@ -415,7 +384,7 @@ class Session:
             self.incident,
             armed,
             self._compare,
-            self._wake,
+            self._waker.wake,
             disruptive=not self._is_drill,
         )
         with contextlib.suppress(
@@ -425,13 +394,6 @@ class Session:
         if self.opened.bench.policy.redrive and not self._is_drill:
             self.collector.redrive_first(trigger, self.triggers)
         return self.collector
-
-    def _wake(self) -> None:
-        # A collector that outlives its cancelling must not write into whatever has the descriptor's
-        # number by then.
-        with self._wake_lock, contextlib.suppress(OSError):
-            if not self._is_closed:
-                os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
         """Stop the watchers and take their last words; nothing writes into the incident
@@ -448,9 +410,6 @@ class Session:
                 self.take(source, event)
         self.recording.count_lines(self.opened)
         self.recording.close(
-            self.opened, self._rules_throughout, self._rules_ever, self.observation.link
+            self.opened, self._rules.throughout, self._rules.ever, self.observation.link
         )
-        with self._wake_lock:
-            self._is_closed = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        self._waker.close()

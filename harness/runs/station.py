@@ -9,10 +9,12 @@ them, between two reads, to go on in the folder of the next one:
 
 Three threads: this one, which never waits for a device; ``dialogue``, which asks the controllers and
 collects; ``opening``, which opens lines again. The caller's judges what ``closed`` gives.
+
+What cannot be recorded ends no watch: it is ``Trouble.RECORD`` and lost evidence, the pair is instructed,
+and what can be had of it is collected. An incident stays open until what follows it has a folder.
 """
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -31,8 +33,8 @@ from freezeframe.harness.core.events import (
 )
 from freezeframe.harness.core.policy import Health, HealthStatus, Machine, Rung
 from freezeframe.harness.core.policy import messages as m
-from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
-from freezeframe.harness.core.recovery.messages import FrameNotOut, FrameOut
+from freezeframe.harness.core.policy.facts import CONTROL
+from freezeframe.harness.core.policy.messages import Trouble
 from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.reopening import reopen
@@ -40,16 +42,21 @@ from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of, would_write
 from freezeframe.harness.runs.intake import Intake
-from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, armed_for, settings_of
+from freezeframe.harness.runs.opening import LineOpening
+from freezeframe.harness.runs.policyfile import ArmedIncidents, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording, Recording, new_recording
 from freezeframe.harness.runs.strike import (
     Strike,
+    epochs_of,
+    gap_in_words,
     not_compared,
+    restarted_in,
     seen_before,
     seen_before_kill,
     what_is_missing,
 )
 from freezeframe.harness.runs.view import View
+from freezeframe.harness.runs.waking import Waker
 
 TICK_S: Final = 0.5
 """At the latest so often the rule files and the end are looked at."""
@@ -74,18 +81,16 @@ class Station(threading.Thread):
         self._out_dir, self._view = out_dir, view
         self._settings = settings_of(opened.bench, dry_run=dry_run)
         self.audit = AuditJournal(opened.bench.name, "watch")
-        self._policy_file = PolicyFile(opened.bench.name)
+        self._armed_incidents = ArmedIncidents(opened.bench.name)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake_lock = threading.Lock()
+        self._waker = Waker()
         self._is_autonomic = opened.bench.policy.instructed_by == "secondary"
         self.dialogue = Dialogue(opened, self.post, self.step)
-        self._opening: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._opening = LineOpening(opened, self._opened_again)
         self._health = HealthStatus(Health.DISARMED, "not started")
         self._has_begun = False
         self._is_news = True
         """Whether the next arming is reported as the beginning of a watch."""
-        self._armed_incidents: dict[str, ArmedIncident] = {}
         self._arm: m.ArmBench | None = None  # the newest; it may be disarmed by now
         self._rungs: dict[bytes, Rung] = {}
         """Armed frame -> what it does."""
@@ -93,6 +98,10 @@ class Station(threading.Thread):
         """The policy's name of an incident -> what went out for it."""
         self._collector: Collector | None = None
         self._steps_told = 0
+        self._restarted: dict[Side, int] = {}
+        """The boot epoch in which the last incident's recovery left a side."""
+        self._later: Callable[[], None] | None = None
+        """A part of the open incident for which no folder could be made; tried again each turn."""
         self._ending = ""
         self._has_ended = False
         self._unconfirmed = 0
@@ -105,16 +114,12 @@ class Station(threading.Thread):
     def post(self, work: Callable[[], None]) -> None:
         """Have this done in the station's thread."""
         self._posted.put(work)
-        self.wake()
-
-    def wake(self) -> None:
-        with self._wake_lock, contextlib.suppress(OSError):  # full, or ended
-            os.write(self._wake_write, b"\0")
+        self._waker.wake()
 
     def stop(self, why: str) -> None:
         """Begin the end: nobody is instructed from here on; what was instructed is collected."""
         self._ending = self._ending or why
-        self.wake()
+        self._waker.wake()
 
     def expect(self, rule: str, within_s: float) -> None:
         """Hits of that rule are wanted for that time: nobody is instructed for them."""
@@ -123,8 +128,7 @@ class Station(threading.Thread):
 
     # --- the loop -------------------------------------------------------------------------------------------
     def run(self) -> None:
-        opening = threading.Thread(target=self._open_lines, name="opening", daemon=True)
-        opening.start()
+        self._opening.start()
         try:
             self.intake.start()
             self._begin()
@@ -133,16 +137,14 @@ class Station(threading.Thread):
         except Exception as error:  # noqa: BLE001 - passed to the caller, who raises it in its own thread
             self.failure = error
         finally:
-            self._opening.put(None)
+            self._opening.stop()
             try:
                 self._close()
             finally:
                 self.closed.put(None)
 
     def _begin(self) -> None:
-        saved, now = None, time.monotonic_ns()
-        if (found := self._policy_file.read()) is not None:
-            saved, self._armed_incidents = found
+        saved, now = self._armed_incidents.read(), time.monotonic_ns()
         is_killed = saved is not None and bool(saved.armed or saved.open or not saved.ended)
         self._machine = Machine(self._settings, now, saved if is_killed else None)
         if saved is not None and not is_killed:
@@ -159,11 +161,13 @@ class Station(threading.Thread):
         dues = [self._machine.next_deadline_ns(now), *(one[0] for one in self._listening.values())]
         limit_ns = min([one for one in dues if one is not None], default=now + NS_PER_S)
         limit_ns = max(now, min(limit_ns, deadline_in(TICK_S)))
-        self.intake.take_what_comes(limit_ns, self._wake_read)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        self.intake.take_what_comes(limit_ns, self._waker.fileno())
+        self._waker.drain()
         while not self._posted.empty():
             self._posted.get_nowait()()
+        if self._later is not None:
+            work, self._later = self._later, None
+            work()
         now = time.monotonic_ns()
         for side, (until_ns, reason) in list(self._listening.items()):
             if now >= until_ns:
@@ -197,12 +201,9 @@ class Station(threading.Thread):
         if self._has_ended:
             with contextlib.suppress(RigError):
                 log = self._machine.guard.log
-                self._policy_file.write(m.Saved(ended=self._ending, guard_log=log), {})
+                self._armed_incidents.write(m.Saved(ended=self._ending, guard_log=log))
         self.audit.add("end", "watch", self._ending or str(self.failure))
-        with self._wake_lock:  # a late thread must not write into whatever gets the number
-            for fd in (self._wake_write, self._wake_read):
-                os.close(fd)
-            self._wake_write = -1
+        self._waker.close()
 
     # --- the policy -----------------------------------------------------------------------------------------
     def step(self, event: m.Event) -> None:
@@ -229,11 +230,10 @@ class Station(threading.Thread):
             case m.Canary():
                 self.dialogue.put(lambda: self.dialogue.canary(action, self._listen))
             case m.LookUp():
-                known = self._armed_incidents.get(action.incident)
-                wanted = bytes.fromhex(known.incident_id_hex) if known is not None else b""
+                wanted = self._armed_incidents.id_of(action.incident)
                 self.dialogue.put(lambda: self.dialogue.look_up(action, wanted))
             case m.Save():
-                self._armed_incidents[action.incident] = armed_for(incident, {})
+                self._armed_incidents.arm(action.incident, incident, {})
                 cause = seen_before(action)
                 self.dialogue.put(
                     lambda: self.dialogue.save(
@@ -261,16 +261,9 @@ class Station(threading.Thread):
         """Before ``arm`` is armed, which follows."""
         if arm is not None:
             frames = {str(one): self._frame_hex(one, at) for one, at in arm.epochs.items()}
-            incident = self.intake.target.incident
-            self._armed_incidents[arm.incident] = armed_for(incident, frames)
-        names = {one.incident for one in saved.armed} | {one.incident for one in saved.open}
-        self._armed_incidents = {
-            name: one
-            for name, one in self._armed_incidents.items()
-            if name in names or name in self._strikes
-        }
+            self._armed_incidents.arm(arm.incident, self.intake.target.incident, frames)
         try:
-            self._policy_file.write(saved, self._armed_incidents)
+            self._armed_incidents.write(saved, self._strikes)
         except RigError as error:
             self._say(str(error))
 
@@ -318,13 +311,7 @@ class Station(threading.Thread):
             self.intake.target.incident.note(text)
 
     def _mark_gap(self, gap: m.MarkGap) -> None:
-        clock = read_wall_clock()
-        since = "an unknown time" if gap.from_ns is None else f"{clock.utc(gap.from_ns)} UTC"
-        is_control = gap.part in CONTROL.values()
-        what = "it was gone" if is_control else "nothing was recorded"
-        text = f"{gap.part.value}: {what} from {since} to {clock.utc(gap.to_ns)} UTC"
-        if gap.from_ns is not None:
-            text += f" ({(gap.to_ns - gap.from_ns) / 1e9:.3f} s)"
+        text, is_control = gap_in_words(gap, read_wall_clock()), gap.part in CONTROL.values()
         self.audit.add("gap", gap.part.value, text)
         if is_control or gap.from_ns is None:  # a kill before the first byte is no hole
             self._say(text)
@@ -385,69 +372,92 @@ class Station(threading.Thread):
             )  # fmt: skip
 
     def _collect(self, action: m.Collect) -> None:
-        strike = self._strikes.get(action.incident) or self._resumed(action)
-        disruptive, asked = action.rung is Rung.WARMSTART, (*action.out, *action.failed)
-        epochs = {one: action.epochs.get(one, 0) for one in asked if one in self.opened.controllers}
+        if (strike := self._strikes.get(action.incident) or self._resumed(action)) is None:
+            return
+        disruptive = action.rung is Rung.WARMSTART
+        oldest = epochs_of(action, self._restarted if self._is_autonomic else {})
+        epochs = {one: at for one, at in oldest.items() if one in self.opened.controllers}
         collector = self._collector = Collector(
-            self.opened, strike.recording.incident, epochs, not_compared, self.wake,
+            self.opened, strike.recording.incident, epochs, not_compared, self._waker.wake,
             disruptive=disruptive, is_resumed=strike.resumed,
         )  # fmt: skip
         self._steps_told = 0
         if strike.recording is self.intake.current:
             self.intake.freeze(strike.cause.t_arrival_ns)
-            self.intake.prepare_next(self._new_recording())
+            self._prepare_next(strike.recording)
         if self.opened.bench.policy.redrive and disruptive and not strike.resumed:
             collector.redrive_first(strike.cause, strike.recording.triggers)
-        sent = {one.side: one for one in strike.attempts if isinstance(one, FrameSent)}
 
         def work() -> None:
             try:
-                for side in epochs:
-                    if (reason := action.failed.get(side)) is not None:
-                        collector.feed(FrameNotOut(side=side, reason=reason))
-                        continue
-                    frame = sent.get(side)
-                    out = FrameOut(side=side, t_ns=frame.t_done_ns if frame else None)
-                    collector.feed(out, frame.frame if frame else b"")
+                strike.feed(collector, list(epochs), action.failed)
                 collector.wait()
-            except (
-                HarnessError
-            ) as error:  # a full disk, say: the incident ends, and the watch does not
+            except HarnessError as error:  # a full disk, say: the incident ends, not the watch
                 collector.failure = collector.failure or error
             finally:
                 self.post(lambda: self._collected(action, strike, collector))
 
         self.dialogue.put(work)
 
+    def _prepare_next(self, recording: Recording) -> bool:
+        """Whether there is a folder for what follows that incident."""
+        if recording is not self.intake.current or self.intake.is_next_ready:
+            return True
+        try:
+            self.intake.prepare_next(self._new_recording())
+        except HarnessError as error:
+            self._cannot_record(str(error))
+            return False
+        return True
+
+    def _cannot_record(self, text: str) -> None:
+        """From any thread."""
+        self.post(lambda: self.step(m.Troubled(trouble=Trouble.RECORD, detail=text)))
+
     def _collected(self, action: m.Collect, strike: Strike, collector: Collector) -> None:
+        recording, wrong = strike.recording, what_is_missing(collector.finish)
+        if not (self._prepare_next(recording) or self._ending):
+            self._later = lambda: self._collected(action, strike, collector)
+            return
         self._tell_steps()
         self._collector = None
-        recording, wrong = strike.recording, what_is_missing(collector.finish)
+        self._restarted |= restarted_in(collector.finish)
         if collector.failure is not None:
             recording.lose(f"the recovery broke off: {collector.failure}")
         self._strikes.pop(action.incident, None)
         self._is_news = True
+        if recording is self.intake.current and self.intake.is_next_ready:
+            self.step(m.Eased(trouble=Trouble.RECORD))
         self.intake.cut(recording, is_resumed=strike.resumed)
         self.step(m.Collected(incident=action.incident, well=not wrong, detail="; ".join(wrong)))
 
-    def _resumed(self, action: m.Collect) -> Strike:
-        """An incident of a station that was killed; its folder may be gone."""
+    def _resumed(self, action: m.Collect) -> Strike | None:
+        """An incident of a station that was killed; its folder may be gone. None: another one cannot
+        be made now."""
         known = self._armed_incidents.get(action.incident)
         try:
             if known is None:
                 raise RigError("its id is not known")
-            incident = reopen(Path(known.folder))
+            recording = Recording(reopen(Path(known.folder)), self._view, self._cannot_record)
         except HarnessError as error:
             self._say(f"incident {action.incident} of the watch that was killed: {error}")
-            recording = self._new_recording(
-                bytes.fromhex(known.incident_id_hex) if known is not None else b""
-            )
-        else:
-            recording = Recording(incident, self._view)
+            try:
+                recording = self._new_recording(self._armed_incidents.id_of(action.incident))
+            except HarnessError as problem:
+                self._not_resumed(action, str(problem))
+                return None
         self._strikes[action.incident] = strike = Strike(
             recording, seen_before_kill(action), [], resumed=True
         )
         return strike
+
+    def _not_resumed(self, action: m.Collect, why: str) -> None:
+        self._cannot_record(why)
+        if self._ending:
+            over = m.Collected(incident=action.incident, well=False, detail=why)
+            self.post(lambda: self.step(over))
+        else:
+            self._later = lambda: self._collect(action)
 
     def _tell_steps(self) -> None:
         steps = [] if self._collector is None else self._collector.steps[self._steps_told :]
@@ -456,7 +466,8 @@ class Station(threading.Thread):
             self._view.step(one.side, one.step, one.detail)
 
     def _new_recording(self, incident_id: bytes = b"") -> Recording:
-        return new_recording(self.opened, self._out_dir, self._view, incident_id)
+        lost = self._cannot_record
+        return new_recording(self.opened, self._out_dir, self._view, incident_id, on_loss=lost)
 
     # --- lines ----------------------------------------------------------------------------------------------
     def lost(self, part: m.BenchPart, reason: str) -> None:
@@ -469,30 +480,19 @@ class Station(threading.Thread):
     def _reopen(self, part: m.BenchPart) -> None:
         if part in (m.BenchPart.REFLEX, m.BenchPart.LINK):
             self.intake.start_again(part)
+        elif self.intake.is_as_opened(part):
+            self.post(lambda: self._use(part, ""))
         else:
-            self._opening.put(lambda: self._open(part))
+            self._opening.put(part)
 
-    def _open(self, part: m.BenchPart) -> None:
+    def _opened_again(self, part: m.BenchPart, error: str) -> None:
         """In the thread ``opening``."""
-        side = SIDE_OF[part]
-        is_console = part is CONSOLE[side]
-        try:
-            if not self.intake.is_as_opened(part):
-                self.opened.reopen_line(side, console=is_console)
-        except (RigError, OSError) as error:
-            text = str(error)
-            self.post(lambda: self.lost(part, text))
-            return
-        self.post(lambda: self._opened(part))
+        self.post(lambda: self._use(part, error))
 
-    def _opened(self, part: m.BenchPart) -> None:
+    def _use(self, part: m.BenchPart, error: str) -> None:
         try:
-            self.intake.use(part)
-        except RigError as error:
-            self.lost(part, str(error))
-            return
-        self.step(m.Back(part=part))
-
-    def _open_lines(self) -> None:
-        while (work := self._opening.get()) is not None:
-            work()
+            if not error:
+                self.intake.use(part)
+        except RigError as problem:
+            error = str(problem)
+        self.step(m.Lost(part=part, reason=error) if error else m.Back(part=part))

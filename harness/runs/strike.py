@@ -1,10 +1,15 @@
-"""Frames that went out for a trigger of a watch, and what of their recovery belongs to no incident."""
+"""Frames that went out for a trigger of a watch, what of their recovery belongs to no incident, and what
+a station says of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from freezeframe.harness.core.events import FrameFailed, FrameSent, Trigger
+from freezeframe.harness.core.events import FrameFailed, FrameSent, Side, Trigger
 from freezeframe.harness.core.policy import messages as m
-from freezeframe.harness.core.recovery.messages import Compared, Finish
+from freezeframe.harness.core.policy.facts import CONTROL
+from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameNotOut, FrameOut
+from freezeframe.harness.edge.clock import WallReading
+from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.recording import Recording
 
 
@@ -16,6 +21,17 @@ class Strike:
     cause: Trigger
     attempts: list[FrameSent | FrameFailed]
     resumed: bool = False
+
+    def feed(self, collector: Collector, sides: Sequence[Side], failed: Mapping[Side, str]) -> None:
+        """Give the recovery what went out to these sides, and why to the others nothing did."""
+        sent = {one.side: one for one in self.attempts if isinstance(one, FrameSent)}
+        for side in sides:
+            if (reason := failed.get(side)) is not None:
+                collector.feed(FrameNotOut(side=side, reason=reason))
+                continue
+            frame = sent.get(side)
+            out = FrameOut(side=side, t_ns=frame.t_done_ns if frame else None)
+            collector.feed(out, frame.frame if frame else b"")
 
 
 def not_compared() -> Compared:
@@ -41,6 +57,32 @@ def seen_before_kill(action: m.Collect) -> Trigger:
         side="primary" if side == "primary" else "secondary", source="operator", offset_bytes=0,
         instruct=list(action.out), detail="seen by a watch that was killed",
     )  # fmt: skip
+
+
+def epochs_of(action: m.Collect, restarted: Mapping[Side, int]) -> dict[Side, int]:
+    """Return whose sets are collected, with the oldest boot that they may be of. ``restarted``: the
+    boot that an earlier incident ended with. A pair that acts by itself may do so before it is armed
+    again, when what is armed is still of the boot before, and so is the set that was collected then."""
+    return {
+        side: max(action.epochs.get(side, 0), restarted.get(side, 0))
+        for side in (*action.out, *action.failed)
+    }
+
+
+def restarted_in(finish: Finish | None) -> dict[Side, int]:
+    """Return the boots in which a recovery left the sides that it saw restart."""
+    sides = finish.sides if finish is not None else ()
+    return {one.side: one.boot_epoch for one in sides if one.boot_epoch}
+
+
+def gap_in_words(gap: m.MarkGap, clock: WallReading) -> str:
+    """What of a part was not recorded, or when it was gone."""
+    since = "an unknown time" if gap.from_ns is None else f"{clock.utc(gap.from_ns)} UTC"
+    what = "it was gone" if gap.part in CONTROL.values() else "nothing was recorded"
+    text = f"{gap.part.value}: {what} from {since} to {clock.utc(gap.to_ns)} UTC"
+    if gap.from_ns is None:
+        return text
+    return text + f" ({(gap.to_ns - gap.from_ns) / 1e9:.3f} s)"
 
 
 def what_is_missing(finish: Finish | None) -> list[str]:

@@ -38,7 +38,7 @@ class ExpectedWindows:
         counts, not when it is reported."""
         for window in self._windows:
             is_in_time = window.from_ns <= trigger.t_arrival_ns < window.until_ns
-            if trigger.rule == window.rule and is_in_time and not trigger.struck:
+            if trigger.rule == window.rule and is_in_time and not trigger.is_cause:
                 window.triggers.append(trigger)
                 return True
         return False

@@ -76,17 +76,16 @@ class Reflex:
     def fire(self, volley: reflex_io.Volley) -> None:
         if volley:
             self.sent = reflex_io.write_frames(volley)
-            self.armed.spend()
+            self.armed.spend(volley)
 
     def found(
         self, console: reflex_record.Console, hits: list[Hit], data: bytes, t_ns: int
     ) -> None:
         for hit in hits:
             self.strike(hit.rule)
-        t_match_ns, struck = (
-            (self.sent[0].t_ns, self.armed.struck) if self.sent else (monotonic_ns(), 0)
-        )
-        self.tell(console.triggers(hits, data, t_ns, t_match_ns, struck))
+        t_match_ns = self.sent[0].t_ns if self.sent else monotonic_ns()
+        struck, cause = (self.armed.struck, self.armed.cause) if self.sent else (0, -1)
+        self.tell(console.triggers(hits, data, t_ns, t_match_ns, struck, cause))
 
     def tell(self, triggers: list[events.Event]) -> None:
         self.out.tell([*triggers, *(one.event(self.armed.struck) for one in self.sent)])
@@ -103,9 +102,8 @@ class Reflex:
                 self.tell(reflex_io.replace_rules(self.book, event, self.consoles.values()))
             elif isinstance(event, events.Trigger):
                 self.fire(self.armed.volley(event.source, event.instruct, event.rule))
-                self.tell(
-                    [msgspec.structs.replace(event, struck=self.armed.struck if self.sent else 0)]
-                )
+                struck = self.armed.struck if self.sent else 0
+                self.tell([msgspec.structs.replace(event, struck=struck, is_cause=bool(self.sent))])
             elif isinstance(event, events.Record):
                 self.out.flush_all()
                 self.tell(reflex_io.record_elsewhere(event, self.records.values()))

@@ -165,6 +165,8 @@ class Armed:
         self._muted: frozenset[str] = frozenset()
         self.struck = 0
         """Arming of the newest frames that were written."""
+        self.cause = -1
+        """Console rule that they were written for; -1: a trigger of the link."""
 
     def load(self, event: events.Arm | events.Disarm) -> None:
         """Replace the armed frames. Consoles trigger nothing before ``aim``. An ``Arm`` that was
@@ -194,9 +196,11 @@ class Armed:
         os.close(fd)
         self.aim(book)
 
-    def spend(self) -> None:
-        """The frames were written: an arming is good for one action."""
+    def spend(self, volley: Volley) -> None:
+        """The frames were written: an arming is good for one action. For whom is looked up only
+        now: nothing that is reported delays a frame."""
         self.struck = self._arming
+        self.cause = next((rule for rule, one in self.by_rule.items() if one is volley), -1)
         self.clear()
 
     def aim(self, book: RuleBook) -> None:

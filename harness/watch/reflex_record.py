@@ -104,11 +104,14 @@ class Console:
         t_arrival_ns: Ns,
         t_match_ns: Ns,
         struck: int = 0,
+        cause: int = -1,
     ) -> list[Event]:
         """Return the events for the hits completed by ``data``, which is not added to the record
-        yet. ``struck``: see events.Trigger."""
+        yet. ``struck``: see events.Trigger; ``cause``: the rule whose frames were written, which
+        strikes at its first hit. That one is reported first."""
         seen = bytes(self._before) + data
         first = self._read_bytes - len(self._before)
+        struck_for = next((hit for hit in hits if hit.rule == cause), None)
         return [
             Trigger(
                 t_ns=t_match_ns,
@@ -122,10 +125,9 @@ class Console:
                 excerpt=seen[: hit.end_offset_bytes - first][-EXCERPT_BYTES:],
                 instruct=self._book.instructed[hit.rule],
                 struck=struck,
+                is_cause=hit is struck_for,
             )
-            # Those for which the search itself strikes come first: what was written was written for
-            # the first.
-            for hit in sorted(hits, key=lambda hit: not self._book.rules[hit.rule].is_plain)
+            for hit in sorted(hits, key=lambda hit: hit is not struck_for)
         ]
 
     def take(self, t_arrival_ns: Ns, data: bytes) -> None:

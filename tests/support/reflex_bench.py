@@ -64,6 +64,13 @@ class Line:
                 os.close(fd)
 
 
+def link_trigger(instruct: tuple[Side, ...] = ("primary", "secondary")) -> events.Trigger:
+    return events.Trigger(
+        t_ns=3, rule="link-digest", source="link", side="primary", offset_bytes=7, t_arrival_ns=1, t_match_ns=2,
+        detail="sector 8", instruct=list(instruct),
+    )  # fmt: skip
+
+
 E = TypeVar("E", bound=events.Event)
 
 

@@ -83,3 +83,21 @@ def test_the_first_hits_are_kept_and_the_one_that_is_acted_on(tmp_path: Path) ->
     primary, secondary = recheck_in_words(read_record(record)[0]).split("; ")
     assert primary.startswith("primary agrees") and "not checked: steady, " in primary
     assert secondary.startswith("secondary agrees") and "not checked: noisy, " in secondary
+
+
+def test_an_expected_hit_in_the_read_of_another_neither_takes_the_blame_nor_loses_its_excuse(
+    tmp_path: Path,
+) -> None:
+    """Seen: the incident was the expected hit's, and the test failed for it."""
+    pair = open_pair(load_bench("sim"), tmp_path, "blame")
+    try:
+        with pair.expects("digest-failed", within_s=LIMIT_S) as window:
+            # One line, so one read; in two reads it would be the same.
+            pair.secondary.print_line("Digest integrity check FAILED: 0s +4096, BAD! BarrierAck")
+            pair.await_recovery()
+        assert [one.rule for one in window.triggers] == ["digest-failed"]
+        assert [one.rule for one in pair.session.causes] == ["bad-barrier-ack"]
+    finally:
+        unexpected = {one.rule for one in finish(pair)}
+    assert "bad-barrier-ack" in unexpected and "digest-failed" not in unexpected
+    assert pair.incident.record["trigger"]["rule"] == "bad-barrier-ack"

@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from chatter import Script, chatter
-from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line
+from reflex_bench import FRAMES, LIMIT_S, RULES, Bench, Line, link_trigger
 
 from freezeframe.harness.core import events
 from freezeframe.harness.core.console.rules import ConsoleRule
-from freezeframe.harness.core.events import NS_PER_S, Side
+from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.edge.processes import Child
 from freezeframe.harness.watch.reflex_io import NewLine, ReflexConfig, StreamConfig
 from freezeframe.harness.watch.reflex_record import UNRECORDED
@@ -123,19 +123,13 @@ def test_two_triggers_at_once_make_one_action(bench: Bench) -> None:
         assert bench.control[side].is_silent()
 
 
-def link_trigger(instruct: tuple[Side, ...] = ("primary", "secondary")) -> events.Trigger:
-    return events.Trigger(
-        t_ns=3, rule="link-digest", source="link", side="primary", offset_bytes=7, t_arrival_ns=1, t_match_ns=2,
-        detail="sector 8", instruct=list(instruct),
-    )  # fmt: skip
-
-
 def test_a_link_trigger_sends_the_frames_of_its_reason(bench: Bench) -> None:
     bench.arm()
     os.write(bench.trigger_write, events.encode(link_trigger(("secondary",))))
     frame = FRAMES["link"]["secondary"]
     assert bench.control["secondary"].hear(len(frame)) == frame
-    assert bench.until(events.Trigger) == [link_trigger(("secondary",))]
+    named = msgspec.structs.replace(link_trigger(("secondary",)), is_cause=True)
+    assert bench.until(events.Trigger) == [named]
     bench.stop()
     assert bench.control["primary"].is_silent()
 

@@ -1,4 +1,5 @@
-"""Rules that are replaced while the reflex process runs: no byte and no hit is lost."""
+"""Rules that are replaced while the reflex process runs: no byte and no hit is lost. Of several hits in one
+read it names the one that it struck for."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from chatter import Script, chatter
-from reflex_bench import Bench
+from reflex_bench import FRAMES, Bench, link_trigger
 
 from freezeframe.harness.core import events
 from freezeframe.harness.core.console.rules import ConsoleRule
@@ -94,3 +95,25 @@ def test_rules_are_replaced_between_reads_that_are_not_recorded_yet(
     assert [note[:31] for note in notes] == (
         ["the new rules cannot be used, t"] if new == [REFUSED] else []
     )
+
+
+@pytest.mark.parametrize("first", ["muted", "noted"])
+def test_the_hit_that_strikes_is_named_among_others_of_its_read(first: str, bench: Bench) -> None:
+    """Seen: the first hit that would instruct anybody took the blame, also while its rule was muted."""
+    text = b"Digest integrity check FAILED" if first == "muted" else b"worth a note"
+    bench.reflex.send(events.Arm(t_ns=0, frames=FRAMES, arming=5, muted=["digest"]))
+    bench.console["primary"].say(text + b", second is ill, second is ill, second is ill\r\n")
+    (sent,) = bench.until(events.FrameSent)
+    assert sent.side == "secondary" and sent.arming == 5
+    triggers = bench.until(events.Trigger, 4)
+    assert [one.rule for one in triggers if one.is_cause] == ["second only"]
+    (cause,) = [one for one in triggers if one.is_cause]
+    assert cause.struck == 5 and cause.offset_bytes == min(
+        one.offset_bytes for one in triggers if one.rule == "second only"
+    )
+    os.write(bench.trigger_write, events.encode(link_trigger(("secondary",))))
+    assert not bench.until(events.Trigger, 5)[-1].is_cause, "an arming is good for one action"
+    bench.reflex.send(events.Arm(t_ns=0, frames=FRAMES, arming=6, seen=5))
+    os.write(bench.trigger_write, events.encode(link_trigger(("secondary",))))
+    bench.until(events.FrameSent, 2)
+    assert bench.until(events.Trigger, 6)[-1].is_cause

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from console_adapter import ConsoleAdapter
 from looking import Looking
+from watched_bench import complain, write_bench
 
-from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
+from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
@@ -263,14 +264,6 @@ class Rebooting(Silent):
             complain(self._opened)
 
 
-def complain(opened: OpenBench) -> None:
-    secondary = opened.controllers["secondary"]
-    assert isinstance(secondary, Printing)
-    line = "block drbd0: Digest integrity check FAILED: 0s +4096"
-    with opened.dialogue:
-        assert secondary.print_line(line, deadline_in(5.0)).ok
-
-
 def test_a_controller_that_rebooted_is_armed_again_and_the_next_failure_is_caught(
     tmp_path: Path,
 ) -> None:
@@ -464,16 +457,3 @@ def test_a_pair_that_acts_by_itself_is_collected(tmp_path: Path) -> None:
     assert "digest-failed" in {one["rule"] for one in seen} and record["actions"] == []
     assert all(record["sets"][side]["complete"] for side in SIDES)
     assert {(side, "up") for side in SIDES} <= {(o["side"], o["step"]) for o in record["recovery"]}
-
-
-def write_bench(tmp_path: Path, line: str, port: int) -> str:
-    """The simulated bench with a line of the secondary behind a TCP port."""
-    source = builtin_folder()
-    text = (source / "sim.toml").read_text()
-    key = f'{line} = "{{run}}/secondary.{line}"'
-    assert key in text
-    text = text.replace(key, f'{line} = "socket://127.0.0.1:{port}"')
-    text = text.replace('"rules/', f'"{source}/rules/')
-    path = tmp_path / "unplugged.toml"
-    path.write_text(text)
-    return str(path)

@@ -12,11 +12,14 @@ import pytest
 
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.policy import messages as m
+from freezeframe.harness.core.policy.guard import Rung
 from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOut, Policy
 from freezeframe.harness.errors import RigError, WireError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs.collect import Collector
+from freezeframe.harness.runs.strike import epochs_of, restarted_in
 
 LIMIT_S = 60
 OURS = b"\x01" * 16
@@ -67,7 +70,11 @@ class Device:
 
 
 def collect(
-    tmp_path: Path, device: Device, *, instructed_by: str = "harness"
+    tmp_path: Path,
+    device: Device,
+    *,
+    instructed_by: str = "harness",
+    armed_epoch: int = ARMED_EPOCH,
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
@@ -91,7 +98,7 @@ def collect(
         if collector.finish is not None or collector.failure is not None:
             ended.set()
 
-    armed: dict[Side, int] = {"primary": ARMED_EPOCH}
+    armed: dict[Side, int] = {"primary": armed_epoch}
     collector = Collector(
         cast(OpenBench, opened), incident, armed, lambda: Compared(equal=True), changed
     )
@@ -132,6 +139,36 @@ def test_a_pair_that_instructs_itself_has_its_own_ids_but_no_set_of_an_earlier_b
     assert finish.sides[0].set == "complete"
     finish, _ = collect(tmp_path / "stale", Device(entries=[STRANGER]), instructed_by="secondary")
     assert finish.sides[0].set == "missing"
+
+
+def test_the_set_of_the_incident_before_is_not_collected_again_before_the_pair_is_armed_again(
+    tmp_path: Path,
+) -> None:
+    """What is armed is of the boot before until then, and a controller may keep a set that was
+    acknowledged. Seen: the set of the incident before was collected as that of the next."""
+    first, second = ENTRY, replace(ENTRY, set_id=8, boot_epoch=ARMED_EPOCH + 1)
+    device = Device(entries=[first])
+    action = m.Collect(
+        incident="000002", cause="r on the primary", epochs={"primary": ARMED_EPOCH},
+        out=("primary",), failed={}, rung=Rung.WARMSTART,
+    )  # fmt: skip
+    assert epochs_of(action, restarted_in(None)) == {"primary": ARMED_EPOCH}
+    finish, _ = collect(tmp_path / "1", device, instructed_by="secondary", armed_epoch=ARMED_EPOCH)
+    restarted = restarted_in(finish)
+    epochs = epochs_of(action, restarted)
+    # It acts for the next failure: another set, another boot.
+    device.entries, device.boot_epoch = [second, first], ARMED_EPOCH + 2
+    finish, _ = collect(
+        tmp_path / "2", device, instructed_by="secondary", armed_epoch=epochs["primary"]
+    )
+    assert finish.sides[0].set == "complete"
+    assert [set_id for set_id, _ in device.pulled] == [first.set_id, second.set_id]
+    # It did not act: there is no set of that boot, and the one before is not taken for it.
+    device.entries = [first]
+    finish, _ = collect(
+        tmp_path / "3", device, instructed_by="secondary", armed_epoch=epochs["primary"]
+    )
+    assert finish.sides[0].set == "missing" and len(device.pulled) == 2
 
 
 def test_a_pull_that_breaks_off_goes_on_behind_what_arrived(tmp_path: Path) -> None:

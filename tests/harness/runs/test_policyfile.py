@@ -1,0 +1,28 @@
+"""What a watch persists is there whole, or the version before is."""
+
+from pathlib import Path
+
+import pytest
+from full_disk import full_disk
+
+from freezeframe.harness.core.policy.messages import Saved
+from freezeframe.harness.errors import RigError
+from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile
+
+INCIDENTS = {"000001": ArmedIncident(incident_id_hex="00" * 16, folder="/x", frames_hex={})}
+
+
+@pytest.mark.parametrize("room_bytes", [0, 1, 50, 200])
+def test_a_disk_that_takes_a_part_leaves_the_version_before(
+    room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: the part took the place of the whole, and a killed watch was not continued."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file, saved = PolicyFile("bench"), Saved(wanted=True, arming=7)
+    file.write(saved, INCIDENTS)
+    with full_disk(room_bytes), pytest.raises(RigError, match="would not survive a kill"):
+        file.write(Saved(wanted=True, arming=8), INCIDENTS)
+    assert file.read() == (saved, INCIDENTS)
+    assert [one.name for one in file.path.parent.iterdir()] == [file.path.name]
+    file.write(Saved(wanted=True, arming=9), INCIDENTS)
+    assert file.read() == (Saved(wanted=True, arming=9), INCIDENTS)

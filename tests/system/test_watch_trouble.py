@@ -1,0 +1,125 @@
+"""A watch whose disk is full, and a line that has gone: what is there is used, and nothing else."""
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from console_adapter import ConsoleAdapter
+from full_disk import limit_files
+from waiting import await_true
+from watched_bench import complain, write_bench
+
+from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.errors import LineGoneError, RigError
+from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.runs.campaign import run_directory
+from freezeframe.harness.runs.view import Silent
+from freezeframe.harness.runs.watching import Watch
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
+]
+
+
+class Filling(Silent):
+    """Once armed, its secondary complains, the first time while this process can write no file."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
+        self.told: list[str] = []
+        self.is_back = threading.Event()
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith("watching;"):
+            if not self.is_back.is_set():
+                limit_files(0)
+            complain(self._opened)
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        self.told.append(step)
+        if step == "full duplex":
+            self.is_back.set()
+
+
+def test_a_full_disk_ends_no_watch_and_the_next_incident_is_whole(tmp_path: Path) -> None:
+    """Seen: the watch ended at the first hit."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        view = Filling(opened)
+        try:
+            with Watch(opened, out_dir=tmp_path, view=view) as watched:
+                assert view.is_back.wait(60), view.told
+                limit_files(None)
+                first, second = next(watched), next(watched)
+        finally:
+            limit_files(None)
+    # It was instructed and restarted; what of it could be kept is its record in memory.
+    record = first.record
+    assert first.outcome == "fail" and record["trigger"]["rule"] == "digest-failed"
+    assert [(one["side"], one["reply"]["status"]) for one in record["actions"]] == [
+        ("primary", "ok"), ("secondary", "ok"),
+    ]  # fmt: skip
+    assert any("timeline.jsonl: File too large" in one for one in first.reasons)
+    for side in SIDES:
+        assert not record["sets"][side]["complete"]
+        assert "File too large" in record["sets"][side]["reason"]
+        assert (side, "up") in [(one["side"], one["step"]) for one in record["recovery"]]
+    assert any(one.startswith("a recording has ended: /") for one in view.told)
+    assert "a recording has ended: over" in view.told
+    # Its folder is closed, and so is the next one's, which is of a bench that is well again.
+    for result in (first, second):
+        stored = StoredIncident.open(result.incident or tmp_path)
+        assert stored.altered() == [] and stored.outcome == "fail"
+    assert all(second.record["sets"][side]["complete"] for side in SIDES)
+    assert not any("File too large" in one for one in second.reasons)
+    assert len(list(tmp_path.glob("2*"))) == len(watched.results)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("line", ["console", "control"])
+def test_the_number_of_a_lost_line_is_passed_to_nobody(line: str, tmp_path: Path) -> None:
+    """Seen: the next file that was opened had it, and a reflex that was started meanwhile read that
+    file, or wrote its frame there."""
+    is_console = line == "console"
+    with run_directory() as run_dir:
+        adapter = ConsoleAdapter(run_dir / f"secondary.{line}")
+        strangers: list[int] = []
+        try:
+            bench = load_bench(write_bench(tmp_path, line, adapter.port))
+            with OpenBench(bench, run_dir) as opened:
+                adapter.unplug()
+                await_true(lambda: not listens(adapter.port), 60, "the adapter to go")
+                for _ in range(3):
+                    with pytest.raises(RigError):
+                        opened.reopen_line("secondary", console=is_console)
+                    strangers += os.pipe()  # the lowest free numbers
+                    link = opened.controllers["secondary"].link
+                    used = opened.consoles["secondary"] if is_console else link
+                    assert used.fileno() not in strangers
+                    if is_console:  # nothing comes, and nothing ends
+                        assert used.read(1, time.monotonic_ns()) == b""
+                    else:  # a frame is not taken for sent
+                        with pytest.raises(LineGoneError):
+                            used.write(b"frame")
+                adapter.plug()
+                await_true(lambda: listens(adapter.port), 60, "the adapter")
+                opened.reopen_line("secondary", console=is_console)
+                assert opened.identify("secondary", deadline_in(60.0)).serial_number
+                complain(opened)
+                again = opened.consoles["secondary"]
+                assert not is_console or again.read(64, deadline_in(60.0))
+        finally:
+            adapter.close()
+            for fd in strangers:
+                os.close(fd)
