@@ -27,7 +27,7 @@ def imported(statement: str) -> set[str]:
     """The modules of a fresh interpreter after ``statement``."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
     )
     return set(done.stdout.split())
 

@@ -120,7 +120,7 @@ def test_a_row_that_is_not_true_is_found() -> None:
 def test_the_top_level_is_the_houses() -> None:
     """What git tracks: a page that somebody exported into the checkout is nobody's concern."""
     tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
     ).stdout
     assert {line.partition("/")[0] for line in tracked.splitlines()} == TOP_LEVEL
 
@@ -134,7 +134,7 @@ def test_the_old_import_names_load_nothing(folder: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert (
         done.returncode == 1
@@ -231,7 +231,7 @@ def test_a_skip_fails_in_ci_and_says_why(tmp_path: Path, ci: str, status: int, w
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "CI": ci}, timeout=60,
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "CI": ci}, timeout=200,
     )  # fmt: skip
     assert (done.returncode != 0) == bool(status) and words in done.stdout, done.stdout
 
@@ -247,7 +247,7 @@ def test_what_a_test_leaves_in_the_checkout_fails_the_run(
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:freezeframe", "--rootdir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        capture_output=True, text=True, cwd=tmp_path, timeout=200,
     )  # fmt: skip
     assert done.returncode == status, done.stdout
     assert ("left something behind" in done.stdout and left in done.stdout) == bool(status)

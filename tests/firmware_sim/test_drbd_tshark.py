@@ -61,7 +61,7 @@ def tshark(path: Path, *arguments: str) -> list[str]:
         "tshark", "-r", str(path), "-o", "tcp.desegment_tcp_streams:TRUE", "--enable-heuristic", "drbd_tcp",
         "--disable-protocol", "tcpencap", *arguments,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     return done.stdout.splitlines()
 
 

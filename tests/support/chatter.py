@@ -39,7 +39,7 @@ def chatter(directory: Path, script: Script) -> tuple[list[events.AnyEvent], int
         input=msgspec.json.encode(script),
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=200,
     )
     assert (directory / "log").read_bytes() == "".join(script.chunks).encode()
     return events.Decoder().feed(ran.stdout), int(ran.stderr)

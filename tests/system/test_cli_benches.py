@@ -246,7 +246,7 @@ def test_watch_makes_an_incident_of_each_trigger_until_stopped(bench: Path, tmp_
         output = Output(process)
         output.until(b"watching")
         uri = load_bench(bench).primary.host
-        subprocess.run(["nbdcopy", str(_blob(tmp_path)), uri], check=True, timeout=60)
+        subprocess.run(["nbdcopy", str(_blob(tmp_path)), uri], check=True, timeout=200)
         # Armed again first, judged then.
         seen = output.until(b"watching") + output.until(b"incident: ")
         assert b"digest-failed" in seen

@@ -177,12 +177,12 @@ def disk(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     backing = tmp_path / "disk.img"
     backing.write_bytes(bytes(SIZE_BYTES))
     made = subprocess.run(
-        ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, timeout=30
+        ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, timeout=200
     )
     if made.returncode:
         pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
     yield made.stdout.strip(), backing
-    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=30)
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=200)
 
 
 def test_fio_on_a_plain_disk_and_on_a_file(
@@ -204,7 +204,7 @@ def test_a_disk_that_fio_writes_to_cannot_be_claimed_meanwhile(
     device, backing = disk
     size_bytes = 512 << 20  # one fio is at it for longer than this test looks
     os.truncate(backing, size_bytes)
-    subprocess.run(["losetup", "--set-capacity", device], check=True, timeout=30)
+    subprocess.run(["losetup", "--set-capacity", device], check=True, timeout=200)
     run = runs(
         f"blockdev://{device}?serial={backing}&size_bytes={size_bytes}", bytes_total=size_bytes
     )

@@ -19,7 +19,7 @@ PACKAGES = {"nbdinfo": "libnbd-bin", "nbdcopy": "libnbd-bin", "qemu-io": "qemu-u
 def run(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is missing: apt install {PACKAGES[argv[0]]}")
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, (
         f"{argv[0]} exits with {done.returncode}: {done.stdout}{done.stderr}"
     )

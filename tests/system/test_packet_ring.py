@@ -125,12 +125,12 @@ def test_without_the_capability_the_error_names_it(link: LinkPair) -> None:
         "except Exception as error: print(type(error).__name__, error)"
     )
     told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
     )
     if "Permission" in told.stderr or "ModuleNotFound" in told.stderr:
         code = code.replace("import os;", "import os, freezeframe.harness.edge.packet_ring;")
         told = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
         )
     assert told.stdout.startswith("RigError capturing on lo needs the capability CAP_NET_RAW"), (
         told.stderr

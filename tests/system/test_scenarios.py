@@ -47,7 +47,7 @@ def assert_is_whole(path: Path) -> None:
     """The folder has all its parts, its sums are right, and an independent dissector finds nothing
     malformed."""
     summed = subprocess.run(
-        ["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, timeout=60
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, timeout=200
     )
     assert summed.returncode == 0, summed.stdout + summed.stderr
     assert malformed(path / "link.pcapng") == []

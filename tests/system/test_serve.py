@@ -190,7 +190,7 @@ def test_fio_verifies_what_it_wrote_over_two_warmstarts(
     wait(lambda: "host: " in primary.read_console())
     primary.warmstart()
     secondary.warmstart()
-    output, _ = fio.communicate(timeout=60)
+    output, _ = fio.communicate(timeout=200)
     assert fio.returncode == 0, output
     wait(lambda: primary.pair_state() == PairState.FULL_DUPLEX == secondary.pair_state())
     same(pair, tmp_path)

@@ -114,7 +114,7 @@ def by_pcapng(path: Path) -> tuple[int | None, tuple[int, int] | None]:
     fields = ("-e", "frame.interface_name", "-e", "frame.comment")
     done = subprocess.run(
         ["tshark", "-r", str(path), "-T", "fields", *fields],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=200, check=True,
     )  # fmt: skip
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     link = [row[1] if len(row) > 1 else "" for row in rows if row[0] == "link"]

@@ -202,7 +202,7 @@ def test_a_question_without_its_start_writes_and_deletes_nothing_elsewhere(
     (elsewhere / "empty").touch()
     for question in linux_scripts.questions_to_put(LinuxDrbd.replication.scripts):
         rest = "\n".join(question.splitlines()[lost:])
-        subprocess.run(["sh"], input=rest.encode(), cwd=elsewhere, capture_output=True, timeout=60)
+        subprocess.run(["sh"], input=rest.encode(), cwd=elsewhere, capture_output=True, timeout=200)
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
     assert not (node.root / "crashed").exists()
 
@@ -216,7 +216,7 @@ def test_functions_of_which_a_part_is_lost_do_nothing(node: NodeOnDisk, tmp_path
         for act in ("crash", "store"):
             call = f"ff_i=1;ff_r=1;ff_w={who};ff_a={act};ff_z=;. {tmp_path}/half;ff_go\n"
             subprocess.run(
-                ["sh"], input=call.encode(), cwd=tmp_path, capture_output=True, timeout=60
+                ["sh"], input=call.encode(), cwd=tmp_path, capture_output=True, timeout=200
             )
     assert not (node.root / "crashed").exists()
     assert not (node.root / "run/freezeframe").exists()

@@ -25,7 +25,7 @@ partition table."""
 
 
 def command(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 def disk(file: Path) -> Iterator[str]:
     """A loop device over ``file``."""
     made = subprocess.run(
-        ["losetup", "-P", "-f", "--show", str(file)], capture_output=True, text=True, timeout=30
+        ["losetup", "-P", "-f", "--show", str(file)], capture_output=True, text=True, timeout=200
     )
     if made.returncode:
         pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
@@ -232,7 +232,7 @@ def test_writes_that_are_smaller_than_the_disks_blocks_are_a_wrong_bench_file_an
         ["losetup", "-b", "4096", "-f", "--show", str(file)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
     )
     if made.returncode:
         pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")

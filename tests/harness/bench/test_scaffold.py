@@ -53,7 +53,11 @@ def test_each_kind_is_a_package_whose_own_test_passes(kind: str, tmp_path: Path)
         f"print(find({name!r}).value, len(made), len(held))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     where, made, held = done.stdout.split()

@@ -120,6 +120,6 @@ def test_repeated_runs_are_counted(tmp_path: Path) -> None:
     assert kind["rule"] == "link-neg-ack" and kind["count"] == 2
     proof = subprocess.run(
         [*command, "stats", "--prove-fixed", kind["kind"]],
-        capture_output=True, text=True, timeout=60, env=environment,
+        capture_output=True, text=True, timeout=200, env=environment,
     )  # fmt: skip
     assert proof.returncode == 4 and "2 of 2" in proof.stdout and "not shown yet" in proof.stdout

@@ -116,7 +116,7 @@ def test_nothing_of_an_attacker_reaches_the_terminal(out: Path, command: str) ->
     attack(sorted(path for path in out.iterdir() if path.is_dir())[-1])
     done = subprocess.run(
         [sys.executable, "-m", "freezeframe.harness.cli", *command.split(), "--out", str(out)],
-        capture_output=True, timeout=60, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
+        capture_output=True, timeout=200, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     shown = (done.stdout + done.stderr).decode()
@@ -136,7 +136,7 @@ def test_an_attackers_incident_is_judged_or_refused(
     argv = [one if one != "ADOPTED" else str(tmp_path / "adopted") for one in command.split()]
     done = subprocess.run(
         [sys.executable, "-m", "freezeframe.harness.cli", *argv, "--out", str(out)],
-        capture_output=True, timeout=60, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
+        capture_output=True, timeout=200, env=os.environ | {"FORCE_COLOR": "", "COLUMNS": "200"},
     )  # fmt: skip
     shown = (done.stdout + done.stderr).decode()
     assert not set(shown) & set("\x1b\x07\x00\x9b\u202e")
@@ -208,7 +208,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_word(out: Path, colu
     environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     done = subprocess.run(
         [sys.executable, "-m", "freezeframe.harness.cli", "list", "--out", str(out)],
-        stdout=other, stderr=subprocess.PIPE, timeout=60, env=environment | {"NO_COLOR": "1", "TERM": "xterm"},
+        stdout=other, stderr=subprocess.PIPE, timeout=200, env=environment | {"NO_COLOR": "1", "TERM": "xterm"},
     )  # fmt: skip
     os.close(other)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", os.read(main, 65536).decode()).splitlines()

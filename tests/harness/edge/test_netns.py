@@ -41,7 +41,7 @@ def test_a_pair_carries_tcp_and_leaves_the_host_alone() -> None:
         )
         listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
         client = pair.primary.run(
-            lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=60)
+            lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=200)
         )
         with listener, client:
             served, (address, _) = listener.accept()
@@ -66,7 +66,7 @@ def test_frames_are_seen_as_on_a_wire() -> None:
     pair.secondary.run(lambda: tap.bind((netns.INTERFACE, 0)))
     listener = pair.secondary.run(lambda: socket.create_server((netns.SECONDARY_ADDRESS, 7788)))
     client = pair.primary.run(
-        lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=60)
+        lambda: socket.create_connection((netns.SECONDARY_ADDRESS, 7788), timeout=200)
     )
     with tap, listener, client:
         client.sendall(bytes(range(256)) * 200)
@@ -131,7 +131,7 @@ def test_another_process_enters_by_path_and_nothing_outlives_the_holder() -> Non
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=30,
+        timeout=200,
     )
     assert done.stdout.strip() == "['lo', 'repl0']", done.stderr
     path = pair.secondary.path
@@ -189,7 +189,7 @@ def run_script(prefix: list[str], tmp_path: Path, **extra: str) -> str:
     python, environment, script = world_python(tmp_path)
     done = subprocess.run(
         [*prefix, python, "-c", script, script],
-        capture_output=True, text=True, env={**environment, **extra}, cwd="/", timeout=60,
+        capture_output=True, text=True, env={**environment, **extra}, cwd="/", timeout=200,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.strip() or done.stderr
@@ -240,7 +240,7 @@ def test_a_second_command_of_another_user_joins_the_bench_of_the_first(tmp_path:
             link = tmp_path / "secondary.netns"
             link.symlink_to(path)
             with start(head + VISITOR.format(path=str(link))) as visitor:
-                assert visitor.communicate(timeout=60)[0] == "[]\n['lo', 'repl0']\n"
+                assert visitor.communicate(timeout=200)[0] == "[]\n['lo', 'repl0']\n"
         finally:
             holder.kill()
 

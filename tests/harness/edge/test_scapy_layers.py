@@ -171,6 +171,6 @@ def test_only_the_light_half_of_scapy_is_imported() -> None:
     code = "import sys, freezeframe.harness.edge.scapy_layers\n"
     code += "print([m for m in sys.modules if m.startswith('scapy.layers')])"
     told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
     )
     assert told.stdout.strip() == "[]"

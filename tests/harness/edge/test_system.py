@@ -56,7 +56,7 @@ def test_an_unprivileged_user_is_told_what_is_slower(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=30,
+        timeout=200,
     )
     lines = {line.split("|")[0]: line for line in done.stdout.splitlines()}
     assert "CAP_NET_RAW" in lines["capabilities"] and "|warning|" in lines["capabilities"], (

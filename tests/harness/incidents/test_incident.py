@@ -242,7 +242,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_valid(tmp_path: Path) -> None:
     shell = 'mount -t tmpfs -o size=200k none "$1" && exec "$2" -c "$3" "$1"'
     done = subprocess.run(
         ["unshare", *enter, "--mount", "sh", "-c", shell, "sh", str(mount), sys.executable, FULL],
-        capture_output=True, text=True, cwd=ROOT, timeout=60,
+        capture_output=True, text=True, cwd=ROOT, timeout=200,
     )  # fmt: skip
     told = [line for line in done.stdout.splitlines() if line.startswith("told:")]
     assert len(told) == 3, done.stdout + done.stderr

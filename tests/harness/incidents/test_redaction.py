@@ -38,7 +38,7 @@ def decoded(path: Path) -> list[str]:
     done = subprocess.run(
         ["tshark", "-r", str(path), "--enable-heuristic", "drbd_tcp", "-Y", "drbd or _ws.malformed",
          "-Tfields", "-edrbd.command", "-e_ws.malformed"],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=200,
     )  # fmt: skip
     return done.stdout.splitlines()
 

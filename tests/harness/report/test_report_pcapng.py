@@ -23,7 +23,7 @@ def tshark(capture: Path, *arguments: str) -> list[list[str]]:
         ["tshark", "-r", str(capture), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=True,
     )
     assert "Lua Error" not in done.stderr and "lua:" not in done.stderr, done.stderr

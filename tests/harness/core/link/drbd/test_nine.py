@@ -87,7 +87,7 @@ def test_every_packet_is_the_one_that_tshark_listed(capture: Path) -> None:
 @pytest.mark.parametrize("capture", NAMES, indirect=True)
 def test_every_packet_is_the_one_that_tshark_lists_now(capture: Path) -> None:
     command = ["tshark", "-r", str(capture), *TSHARK]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
     assert ours(capture) == listed(told)
 
 

@@ -170,7 +170,7 @@ def test_every_packet_and_field_is_what_tshark_printed(capture: str) -> None:
 def test_every_packet_and_field_is_what_tshark_prints_now(capture: str) -> None:
     command = ["tshark", "-r", str(GOLDEN / f"{capture}.pcap"), *TSHARK_OPTIONS]
     compare_all(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout,
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout,
         capture,
     )
 
