@@ -250,10 +250,15 @@ class LinkEvidence:
             if self._reassembler.certain:
                 self._learn(self._ledger.tick(t_ns, only_shown=True))
 
-    def close(self) -> None:
-        self._understand(self._reassembler.tick(self.t_last_ns + NS_PER_S))
+    def close(self, *, is_whole: bool = True) -> None:
+        """``is_whole`` False: the capture may lack frames without a word, as one from elsewhere."""
+        end_ns = self.t_last_ns + NS_PER_S
+        self._understand(self._reassembler.tick(end_ns))
+        if not is_whole:
+            self._learn(self._ledger.tick(end_ns, only_shown=True))
         self._understand(self._reassembler.close(self.t_last_ns))
-        self._learn(self._ledger.tick(self.t_last_ns + NS_PER_S))
+        if is_whole:
+            self._learn(self._ledger.tick(end_ns))
         self._judge_digests()
         self._find_resent()
 

@@ -422,7 +422,7 @@ def gather(
         link = LinkEvidence(ends, suspects(sides.values()))
         for run in frames:
             link.feed(run, frames_offset_ns)
-        link.close()
+        link.close(is_whole=not record.is_import)
         link_problem = frames_problem()
         sides = {side: replace(one, link_writes=link.writes) for side, one in sides.items()}
     has_frames = link is not None and link.frames > 0

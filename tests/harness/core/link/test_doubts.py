@@ -13,8 +13,10 @@ from link_script import UNPLUG, P, S, h100, p_ack, p_barrier, p_barrier_ack, p_d
 from link_wire import Wire, handshake
 
 from freezeframe.harness.core.events import NS_PER_MS, Trigger
+from freezeframe.harness.core.link.linkevidence import LinkEvidence
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.protocol import LinkOptions, ReplicationProtocol
+from freezeframe.harness.core.link.skim import run_of
 from freezeframe.harness.core.linkevents import LinkRule
 
 ABOUT_ANSWERS = ("repeated-ack", "unknown-ack", "barrier-count")
@@ -155,6 +157,21 @@ def test_a_second_answer_after_which_nothing_more_was_captured_waits() -> None:
     view, hits = judged(DRBD, drbd(WRITES, is_acknowledged=False))
     assert hits == []
     assert len(view.ledger.doubts) == 1
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_a_capture_from_elsewhere_may_lack_is_no_evidence(is_whole: bool) -> None:
+    """The last write and its acknowledgement are not in it, and its answer is. In a capture of one's own, which
+    counts what it loses, that is a second answer."""
+    frames = drbd(epochs=False, is_acknowledged=False)
+    found = LinkEvidence(DRBD)
+    found.feed(run_of([*frames[:-4], *frames[-2:]]), 0)
+    found.close(is_whole=is_whole)
+    assert [one.kind for one in found.answers] == ["repeated"] * is_whole
+    twice = LinkEvidence(DRBD)
+    twice.feed(run_of(drbd(2)), 0)
+    twice.close(is_whole=is_whole)
+    assert [one.kind for one in twice.answers] == ["repeated"]
 
 
 def test_what_a_doubt_asks_for_costs_nothing_when_it_is_over() -> None:
