@@ -110,6 +110,8 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     """Number, since the start, of the first frame on disk."""
     blind: dict[str, str] = {}
     """What the capture cannot see: kind -> a sentence (``core.link.blindness``)."""
+    down: str = ""
+    """Why no frame can come now: the interface is down, or has no carrier. "": it is up."""
 
 
 class StreamEnded(Event, tag="stream-ended", frozen=True, kw_only=True):

@@ -57,7 +57,7 @@ _STATS3: Final = struct.Struct("@III")
 """tp_packets (dropped ones included), tp_drops, tp_freeze_q_cnt; reading resets them."""
 _MREQ: Final = struct.Struct("@iHH8s")
 _SIOCGIFFLAGS, _SIOCGIFNAME = 0x8913, 0x8910
-_IFF_UP: Final = 1
+_IFF_UP, _IFF_RUNNING = 1, 0x40
 _IFREQ: Final = struct.Struct("@16sh22x")
 _IFREQ_INDEX: Final = struct.Struct("@16si20x")
 
@@ -158,6 +158,21 @@ class PacketRing:
         """The kernel has handed over no block that was not read."""
         return self._status() & _TP_STATUS_USER == 0
 
+    def down(self) -> str:
+        """Return why no frame can come now; "": the interface is up and has a carrier."""
+        try:
+            flags = _flags(self._socket, self.interface)
+        except OSError:
+            return ""  # it has gone, which ``read_run`` reports
+        if not flags & _IFF_UP:
+            return f"the interface {self.interface} was set down"
+        if not flags & _IFF_RUNNING:
+            return (
+                f"the interface {self.interface} has no carrier: its cable is out, or what is at its other end "
+                "is off"
+            )
+        return ""
+
     def monotonic(self, realtime_ns: int) -> Ns:
         """Convert a frame timestamp to CLOCK_MONOTONIC."""
         return realtime_ns - self.realtime_offset_ns
@@ -217,6 +232,13 @@ def _clock_offset_ns() -> int:
     return reading.wall_ns - reading.monotonic_ns
 
 
+def _flags(any_socket: socket.socket, interface: str) -> int:
+    """The interface's flags, in the namespace of the socket."""
+    reply = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
+    flags: int = _IFREQ.unpack(reply)[1]
+    return flags
+
+
 def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:
     """Return an AF_PACKET socket in the namespace of the thread that receives nothing yet, and the
     index of the interface."""
@@ -235,8 +257,7 @@ def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, 
     except OSError as error:
         raise RigError(f"no packet socket can be made: {error.strerror}") from error
     try:
-        request = fcntl.ioctl(opened, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
-        if not _IFREQ.unpack(request)[1] & _IFF_UP:
+        if not _flags(opened, interface) & _IFF_UP:
             raise RigError(f"interface {interface}{where} is down: ip link set {interface} up")
         return opened, socket.if_nametoindex(interface)
     except BaseException:

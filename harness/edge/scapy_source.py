@@ -197,6 +197,9 @@ class ScapySource:
             return None
         return Run(encode(taken), len(taken), captured_bytes, taken[0][0], taken[-1][0])
 
+    def down(self) -> str:
+        return self._ring.down() if self._ring is not None else ""
+
     def is_drained(self) -> bool:
         # In this order: a frame goes from the socket to the tap, and from the tap to the queue.
         waiting = self._socket_waits()

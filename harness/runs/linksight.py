@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from freezeframe.harness.core.events import LinkStats
+from freezeframe.harness.core.events import NS_PER_S, LinkStats, Ns
 from freezeframe.harness.core.link.blindness import ENOUGH_WRITES, Demand, Sight, unproved
 
 BLIND_STATS: Final = 8
@@ -33,6 +33,36 @@ def sight_now(stats: LinkStats | None) -> Sight:
         writes=stats.writes, answers=stats.acks, digests_checked=stats.digests_checked,
         frames_dropped=stats.kernel_drops, gaps=stats.gaps, blind=stats.blind,
     )  # fmt: skip
+
+
+DOWN_NS: Final = 3 * NS_PER_S
+"""A controller that has restarted says so in that time: by its boot banner, or by a trigger."""
+
+
+class DownTally:
+    """Whether the link is down, by the capture's own interface: of the rig, unless a controller takes
+    its port with it when it restarts."""
+
+    def __init__(self) -> None:
+        self._since_ns: Ns | None = None
+        self._is_counted = False
+
+    def reported(self, stats: LinkStats) -> str:
+        """Take the newest counters; return the sentence for a link that has just gone down."""
+        before = self._since_ns
+        begin_ns = stats.t_ns if before is None else before
+        self._since_ns = begin_ns if stats.down else None
+        return f"the link is down: {stats.down}" if stats.down and before is None else ""
+
+    def counts(self, stats: LinkStats, *, is_explained: bool) -> str:
+        """Return, once, what makes it trouble of the rig: it lasts. ``is_explained``: a controller
+        restarts."""
+        if is_explained or not stats.down or self._is_counted or self._since_ns is None:
+            return ""
+        if stats.t_ns - self._since_ns < DOWN_NS:
+            return ""
+        self._is_counted = True
+        return f"the link went down, and no controller restarted: {stats.down}"
 
 
 class BlindTally:

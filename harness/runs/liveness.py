@@ -120,6 +120,10 @@ class Liveness:
                 self._trouble(trouble, detail, now)
 
     def _look_at_link(self, now: Ns, link: LinkStats | None) -> None:
+        if link is None or not link.down:
+            self._ease(Trouble.LINK_DOWN)
+        elif Trouble.LINK_DOWN not in self._since:
+            self._trouble(Trouble.LINK_DOWN, link.down, now)
         packets, since_ns = self._packets
         if link is None or link.packets != packets:
             self._packets = (link.packets if link is not None else -1, now)

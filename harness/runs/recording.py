@@ -173,7 +173,7 @@ class Recording:
             self.lose(text)
         time_warmstarts(self.incident, opened)
         if link is not None:
-            names = (name for name in link.__struct_fields__ if name != "t_ns")
+            names = (name for name in link.__struct_fields__ if name not in ("t_ns", "down"))
             self.incident.record["capture"] = {name: getattr(link, name) for name in names}
 
     def _count_hits(self) -> None:

@@ -93,6 +93,7 @@ class Session:
         self._rules = RulesInForce(opened, *([drill_rule] if drill_rule else ()))
         self._rebooted = ""
         """Who restarted since it was identified, until the bench is armed again."""
+        self._down = linksight.DownTally()
         self._is_identified = self._was_armed = False
         self.observation = Observation(opened, incident, self._rules.rules)
         self.arming = Arming(opened, incident, self.observation, saves_only=drill_rule is not None)
@@ -312,6 +313,11 @@ class Session:
                     self.lost_evidence.append(event.text)
                 self.incident.append_event(event, source)
             case LinkStats():
+                if says := self._down.reported(event):
+                    self._say(says)
+                is_explained = self.collector is not None or bool(self._rebooted)
+                if says := self._down.counts(event, is_explained=is_explained):
+                    self.recording.lose(says)
                 for says in self._blindness.reported(event):
                     self.incident.note(f"blind on the link: {says}")
                     self.view.phase(f"blind on the link: {says}")

@@ -396,7 +396,10 @@ class Linkwatch:
         disk = self._disk
         self._events.put(
             msgspec.structs.replace(
-                stats, frames_stored=disk.frames_stored, first_packet_no=disk.first_no
+                stats,
+                frames_stored=disk.frames_stored,
+                first_packet_no=disk.first_no,
+                down=self._source.down(),
             )
         )
 

@@ -369,7 +369,7 @@ class Machine:
         elif not decided and allowed.rung is Rung.NOTHING:
             waits = "" if allowed.until_ns else f" {UNTIL_A_PERSON}"
             decided = f"{allowed.why}; recording{waits}"
-        troubles = (f"{one.value} {detail}".strip() for one, detail in self._troubles.items())
+        troubles = (": ".join(filter(None, one)) for one in self._troubles.items())
         return HealthInputs(
             decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
             missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,

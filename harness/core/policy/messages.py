@@ -36,6 +36,7 @@ class Trouble(StrEnum):
     CLOCK = "clock step"
     UNSEEN = "the capture does not see all"
     SILENT = "the link is silent"
+    LINK_DOWN = "the link is down"
     RECORD = "a recording has ended"
     SUPPLY = "the supply does not answer"
 

@@ -92,6 +92,15 @@ def test_a_silent_link_is_reported_until_it_speaks(tmp_path: Path) -> None:
     assert bench.look(1, LinkStats(t_ns=0, packets=9)) == ["Eased SILENT"]
 
 
+def test_a_link_that_is_down_is_reported_until_it_is_up(tmp_path: Path) -> None:
+    bench = Looked(tmp_path, full_bytes=0, low_bytes=0)
+    why = "the interface eth1 has no carrier"
+    assert bench.look(5, LinkStats(t_ns=0, packets=7)) == []
+    assert bench.look(5, LinkStats(t_ns=0, packets=7, down=why)) == ["Troubled LINK_DOWN"]
+    assert bench.said == [m.Troubled(trouble=m.Trouble.LINK_DOWN, detail=why)]
+    assert bench.look(5, LinkStats(t_ns=0, packets=8)) == ["Eased LINK_DOWN"]
+
+
 def test_little_space_is_reported_and_too_little_for_two_sets_disarms(tmp_path: Path) -> None:
     assert Looked(tmp_path, full_bytes=0, low_bytes=1 << 60).look(5) == ["Troubled DISK_LOW"]
     found = Looked(tmp_path, full_bytes=1 << 60, low_bytes=1 << 60).look(5)
