@@ -12,7 +12,6 @@ from command import freezeframe
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.opened import NO_CONTROL, NOT_COLLECTED, OpenBench, deadline_in
 from freezeframe.harness.core.events import Side
-from freezeframe.harness.core.policy import HealthStatus
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.roles import Printing
@@ -110,7 +109,6 @@ class Complaining(Silent):
 
     def __init__(self, opened: OpenBench) -> None:
         self._opened = opened
-        self.health_seen: list[str] = []
 
     def phase(self, text: str) -> None:
         if text.startswith("watching;"):
@@ -120,19 +118,13 @@ class Complaining(Silent):
             with self._opened.dialogue:
                 assert primary.print_line(line, deadline_in(30.0)).ok
 
-    def health(self, status: HealthStatus) -> None:
-        self.health_seen.append(str(status))
-
 
 def test_a_watch_instructs_the_other_side_alone(tmp_path: Path) -> None:
     bench = load_bench(bench_without("secondary", tmp_path))
     with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
-        view = Complaining(opened)
-        with Watch(opened, out_dir=tmp_path, view=view) as watched:
+        with Watch(opened, out_dir=tmp_path, view=Complaining(opened)) as watched:
             record = next(watched).record
     assert {one["side"] for one in record["actions"]} == {"primary"}
     assert record["sets"]["primary"]["complete"]
     assert record["sets"]["secondary"]["reason"] == NOT_COLLECTED
     assert "names no control line" in record["canaries"]["secondary"]["reason"]
-    text = "secondary console: it has no control line to ask it for a canary"
-    assert any(text in one for one in view.health_seen), view.health_seen
