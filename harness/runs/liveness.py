@@ -32,11 +32,14 @@ GARBAGE_SHARE: Final = 0.3
 LOOKED_AT_BYTES: Final = 4096
 _TEXT: Final = bytes([*range(0x20, 0x7F), *b"\t\n\v\f\r\b\a\x1b\0"])
 """ASCII, what a terminal understands, and the zeros of a BREAK."""
+REPLACEMENT: Final = "\ufffd"
+"""What Python decodes bytes to that are no UTF-8."""
 
 
 def garbage_share(data: bytes) -> float:
     """Return the share of bytes that are neither ASCII text nor part of a UTF-8 character."""
-    strange = data.decode("utf-8", "replace").count("\ufffd")
+    replaced = data.decode("utf-8", "replace").count(REPLACEMENT)
+    strange = replaced - data.count(REPLACEMENT.encode())  # a text may have that character, too
     controls = sum(byte < 0x80 for byte in data.translate(None, _TEXT))
     return min(1.0, (strange + controls) / max(1, len(data)))
 

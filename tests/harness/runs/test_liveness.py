@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from freezeframe.harness.core.events import NS_PER_S, LinkStats, Side
@@ -159,6 +159,7 @@ def test_a_record_that_began_anew_is_looked_at_from_its_begin(tmp_path: Path) ->
     assert bench.look(1) == ["Troubled GARBAGE"]
 
 
+@example("\ufffd" * 100)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=100))
 def test_text_of_any_language_is_no_garbage_wherever_it_is_cut(text: str) -> None:
     data = text.encode()
