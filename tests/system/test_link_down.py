@@ -49,8 +49,7 @@ class Pulling(ScenarioRun):
         for _ in range(int(10 * LIMIT_S)):
             session.pump(0.1)
             if session.lost_evidence:
-                break
-        super()._compare_at_the_end(session, workload)
+                break  # what a comparison would say of a pair that is apart is another test's
 
 
 def test_a_run_whose_cable_is_pulled_is_rig_trouble_in_these_words(tmp_path: Path) -> None:
