@@ -78,7 +78,7 @@ def collect(
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
-        boot_timeout_s=0.2,
+        boot_timeout_s=0.2 if device.boot_epoch <= armed_epoch else LIMIT_S,
         pull_timeout_s=5,
         rejoin_timeout_s=1,
         power_cycle=False,
