@@ -209,11 +209,11 @@ class Station(threading.Thread):
     def step(self, event: m.Event) -> None:
         """One event into the policy; do at once what is done at once."""
         actions = self._machine.step(time.monotonic_ns(), event)
-        fresh = next((one for one in actions if isinstance(one, m.ArmBench)), None)
+        fresh = next((one for one in actions if isinstance(one, m.ArmBench | m.Save)), None)
         for action in actions:
             self._do(action, fresh)
 
-    def _do(self, action: m.Action, fresh: m.ArmBench | None) -> None:
+    def _do(self, action: m.Action, fresh: m.ArmBench | m.Save | None) -> None:
         incident = self.intake.target.incident
         match action:
             case m.ArmBench():
@@ -233,7 +233,6 @@ class Station(threading.Thread):
                 wanted = self._armed_incidents.id_of(action.incident)
                 self.dialogue.put(lambda: self.dialogue.look_up(action, wanted))
             case m.Save():
-                self._armed_incidents.arm(action.incident, incident, {})
                 cause = seen_before(action)
                 self.dialogue.put(
                     lambda: self.dialogue.save(
@@ -257,10 +256,11 @@ class Station(threading.Thread):
             case m.HealthIs():
                 self._say_health(action.status)
 
-    def _persist(self, saved: m.Saved, arm: m.ArmBench | None) -> None:
-        """Before ``arm`` is armed, which follows."""
+    def _persist(self, saved: m.Saved, arm: m.ArmBench | m.Save | None) -> None:
+        """Before ``arm`` is armed, or saves, which follows."""
         if arm is not None:
-            frames = {str(one): self._frame_hex(one, at) for one, at in arm.epochs.items()}
+            sides = arm.epochs.items() if isinstance(arm, m.ArmBench) else ()
+            frames = {str(one): self._frame_hex(one, at) for one, at in sides}
             self._armed_incidents.arm(arm.incident, self.intake.target.incident, frames)
         try:
             self._armed_incidents.write(saved, self._strikes)

@@ -481,7 +481,8 @@ class Machine:
 
     def _persist(self) -> list[m.Action]:
         opened = [self._open] if self._open is not None else []
-        armed = [one for one in (self._loaded, self._before) if one is not None]
+        saving = self._armings.get(self._saving or 0)
+        armed = [one for one in (self._loaded, self._before, saving) if one is not None]
         fresh = m.Saved(
             wanted=self._wanted, why_not=self._why_not, ended=self._ended, guard_log=self.guard.log,
             broken=self.guard.broken, arming=self._arming,

@@ -376,7 +376,8 @@ class Saved:
     arming: int = 0
     """The last number given out."""
     armed: tuple[ArmBench, ...] = ()
-    """The frames that the reflex has, and those it had before: they may have crossed."""
+    """The frames that the reflex has, and those it had before: they may have crossed; and those of a ``Save``
+    that is out."""
     open: tuple[OpenIncident, ...] = ()
     """Incidents whose frames are out, the one that is being collected first."""
     down: tuple[tuple[BenchPart, Ns], ...] = ()
