@@ -241,6 +241,23 @@ def test_a_watcher_that_hangs_is_rig_trouble_not_a_healthy_pair(
     assert "blind at the end" in (path / "incident.json").read_text()
 
 
+def test_no_write_goes_out_before_the_link_is_watched(tmp_path: Path) -> None:
+    """The link's watch stops itself before its first step."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if 'freezeframe.harness.watch.linkwatch' in sys.orig_argv:\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    done = subprocess.run(
+        [*COMMAND, "run", "clean", "--out", "found"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "linkwatch did not become ready" in done.stderr
+    assert "waiting for full duplex" in done.stderr and "host writes" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("victim", "number", "said"),
     [
