@@ -251,7 +251,7 @@ def test_no_write_goes_out_before_the_link_is_watched(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "run", "clean", "--out", "found"],
         cwd=tmp_path, capture_output=True, text=True, timeout=200,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "linkwatch did not become ready" in done.stderr
