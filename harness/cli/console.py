@@ -9,7 +9,7 @@ from typing import Final, TextIO
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.cli.interrupt import begin_work
 from freezeframe.harness.cli.output import err
-from freezeframe.harness.core.console.shown import ShownConsole
+from freezeframe.harness.core.console.shown import ShownStream
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import RigError, UsageError
@@ -75,7 +75,7 @@ class _Screen:
 
     def __init__(self, out: TextIO, recorder: Recorder, timestamps: bool) -> None:
         self._out, self._timestamps = out, timestamps
-        self._shown = ShownConsole()
+        self._shown = ShownStream()
         self._folder = recorder.newest.path
 
     def show(self, chunk: Chunk) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from freezeframe.harness.core.text import escape
 
 
-class ShownConsole:
+class ShownStream:
     """``feed`` gives text for the screen at once, also of a line that has not ended (a prompt).
     However the bytes are split, the text is the same. A carriage return at either end of a line is
     passed over; any other is shown as ``\\r``."""
