@@ -325,7 +325,7 @@ class Machine:
         self._unsure.pop(0)
         self._look_ups = 0
         if not any(event.found.values()):
-            text = "no set of it: its frames had not gone out"
+            text = "no set of it: its frames had not gone out, or did not arrive"
             if unknown:
                 text = f"{' and '.join(unknown)} did not answer: not known whether they went out"
             self._report("resumed", arm.incident, text)
