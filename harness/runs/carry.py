@@ -162,14 +162,17 @@ class Carrier:
         return Replied(side=action.side, ok=reply.ok, status=reply.status)
 
     def _await_boot(self, action: AwaitBoot) -> RecoveryEvent:
-        last, is_gone = "no answer", False
+        last, is_gone, limit_ns = "no answer", False, action.deadline_ns
         while not self._is_cancelled():
             now = self._clock.now()
-            if now >= action.deadline_ns:
-                break
+            if now >= limit_ns:
+                if limit_ns > action.deadline_ns:
+                    break
+                # One last look: what came up during the last question does not lose its power.
+                limit_ns = now + IDENTIFY_STEP_NS
             controller = self._reach.controllers[action.side]
             try:
-                seen = controller.identify(min(now + IDENTIFY_STEP_NS, action.deadline_ns))
+                seen = controller.identify(min(now + IDENTIFY_STEP_NS, limit_ns))
             except HarnessError as error:
                 # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
                 last, is_gone = str(error), isinstance(error, LineGoneError)
