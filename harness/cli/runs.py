@@ -236,7 +236,9 @@ def _one(
     raise typer.Exit(EXIT_OF_OUTCOME[result.outcome])
 
 
-def watch(bench: str, *, out_dir: Path, dry_run: bool, verbose: bool, as_json: bool) -> None:
+def watch(
+    bench: str, *, out_dir: Path, dry_run: bool, arm: bool, verbose: bool, as_json: bool
+) -> None:
     described = load_bench(bench)
     prepare(described)
     view = JsonWatchView() if as_json else WatchView(quiet=False)
@@ -259,7 +261,9 @@ def watch(bench: str, *, out_dir: Path, dry_run: bool, verbose: bool, as_json: b
     try:
         with (
             output.classified(),
-            watching.watch(described, out_dir=out_dir, view=view, dry_run=dry_run) as watched,
+            watching.watch(
+                described, out_dir=out_dir, view=view, dry_run=dry_run, arm=arm
+            ) as watched,
         ):
             with contextlib.suppress(KeyboardInterrupt):  # the normal end of a watch
                 for _ in watched:

@@ -28,10 +28,22 @@ DryRunOption = Annotated[
 ]
 
 
+ArmOption = Annotated[
+    bool,
+    typer.Option(
+        "--arm",
+        help="Close the breaker of the storm guard, which disarms a bench after too many warmstarts or "
+        "saves. A watch that is started by hand after one that was stopped does so, too; a service, "
+        "a dry run, and a watch after a killed one do not.",
+    ),
+]
+
+
 def watch(
     bench: BenchOption = "sim",
     out: OutOption = DEFAULT_OUT,
     dry_run: DryRunOption = False,
+    arm: ArmOption = False,
     verbose: VerboseOption = False,
     as_json: LinesOption = False,
 ) -> None:
@@ -42,7 +54,7 @@ def watch(
     with reported(as_json):
         from freezeframe.harness.cli import runs
 
-        runs.watch(bench, out_dir=out, dry_run=dry_run, verbose=verbose, as_json=as_json)
+        runs.watch(bench, out_dir=out, dry_run=dry_run, arm=arm, verbose=verbose, as_json=as_json)
 
 
 def console(

@@ -21,6 +21,8 @@ class ServiceManager:
         starts."""
         found = {name: environment.pop(name, "") for name in VARIABLES}
         address = found["NOTIFY_SOCKET"]
+        self.has_started_us = bool(address or environment.get("INVOCATION_ID"))
+        """The process, or what it was typed into, was started by a service manager."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         is_ours = found["WATCHDOG_PID"] in ("", str(os.getpid()))
         wanted = found["WATCHDOG_USEC"]

@@ -4,6 +4,7 @@ reading what the other processes tell. ``carry.py`` does what the recovery asks 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from freezeframe.harness.bench.opened import NOT_COLLECTED, OpenBench
 from freezeframe.harness.core.events import SIDES, FrameSent, Side, Trigger
@@ -30,20 +31,24 @@ class Collector:
         *,
         disruptive: bool = True,
         is_resumed: bool = False,
+        switches_power: bool = True,
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames.
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
         collector's thread. In autonomic mode the sides instruct themselves: there is no frame of
         ours to be answered, and their newest sets are this incident's. Not ``disruptive``: the
         frames only saved. ``is_resumed``: the answers to the frames were lost with
-        the process that wrote them, and are not waited for."""
+        the process that wrote them, and are not waited for. Not ``switches_power``: a side that
+        does not restart is lost, whatever the policy says; a dry run acts on nothing."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
         self._opened = opened
         self._incident = incident
         self._armed = dict(armed)
-        self._recovery = Recovery(opened.bench.policy.recovery(), armed, disruptive=disruptive)
+        policy = opened.bench.policy.recovery()
+        policy = replace(policy, power_cycle=policy.power_cycle and switches_power)
+        self._recovery = Recovery(policy, armed, disruptive=disruptive)
         self._changed = changed
         self._redrive: Redrive | None = None
         self._told = 0

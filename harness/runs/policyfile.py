@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Container, Mapping
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,28 @@ def settings_of(bench: Bench, *, dry_run: bool = False) -> Settings:
         during_recovery=policy.during_recovery,
         dry_run=dry_run,
     )
+
+
+class WatchStart(Enum):
+    """Who started a watch. It decides whether an open breaker of the storm guard is closed: a storm
+    that restarts the watch itself must not be answered anew after each restart."""
+
+    UNATTENDED = "a service manager, or a dry run"
+    TYPED = "a person"
+    ARMING = "a person who has looked, and says so"
+
+    @classmethod
+    def of(cls, *, is_service: bool, dry_run: bool, arm: bool) -> "WatchStart":
+        """``arm``: the option --arm. UsageError: it is given for a dry run."""
+        if arm and dry_run:
+            raise UsageError("--arm: a dry run arms nobody")
+        if arm:
+            return cls.ARMING
+        return cls.UNATTENDED if is_service or dry_run else cls.TYPED
+
+    def closes_breaker(self, *, was_killed: bool) -> bool:
+        """``was_killed``: the process before did not end in order, so nobody has ended it."""
+        return self is WatchStart.ARMING or (self is WatchStart.TYPED and not was_killed)
 
 
 class ArmedIncident(msgspec.Struct, frozen=True, kw_only=True):

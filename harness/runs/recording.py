@@ -25,7 +25,7 @@ from freezeframe.harness.core.events import (
 )
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.edge.versions import versions
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import Outcome
@@ -208,6 +208,14 @@ def new_recording(
     for note in opened.notes:
         incident.note(note)
     return Recording(incident, view, on_loss)
+
+
+def not_made(out_dir: Path, error: HarnessError) -> str:
+    """Return why ``new_recording`` failed without the new folder's name, which is another one each time:
+    so the same trouble has the same words, and is reported once."""
+    cause = error.__cause__
+    why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+    return f"{out_dir}: no folder of an incident can be made: {why}"
 
 
 @dataclass

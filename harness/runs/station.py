@@ -43,8 +43,8 @@ from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of, would_write
 from freezeframe.harness.runs.intake import Intake
 from freezeframe.harness.runs.opening import LineOpening
-from freezeframe.harness.runs.policyfile import ArmedIncidents, settings_of
-from freezeframe.harness.runs.recording import ClosedRecording, Recording, new_recording
+from freezeframe.harness.runs.policyfile import ArmedIncidents, WatchStart, settings_of
+from freezeframe.harness.runs.recording import ClosedRecording, Recording, new_recording, not_made
 from freezeframe.harness.runs.strike import (
     Strike,
     epochs_of,
@@ -56,7 +56,7 @@ from freezeframe.harness.runs.strike import (
     what_is_missing,
 )
 from freezeframe.harness.runs.view import View
-from freezeframe.harness.runs.waking import Waker
+from freezeframe.harness.runs.waking import Later, Waker
 
 TICK_S: Final = 0.5
 """At the latest so often the rule files and the end are looked at."""
@@ -71,14 +71,15 @@ class Station(threading.Thread):
     """One watch. ``stop`` ends it in order; ``closed`` then gives None after the last incident."""
 
     def __init__(
-        self, opened: OpenBench, *, out_dir: Path, view: View, dry_run: bool = False
-    ) -> None:
+        self, opened: OpenBench, *, out_dir: Path, view: View, dry_run: bool = False,
+        start: WatchStart = WatchStart.UNATTENDED,
+    ) -> None:  # fmt: skip
         super().__init__(name="station", daemon=True)
         self.opened = opened
         self.closed: queue.SimpleQueue[ClosedRecording | None] = queue.SimpleQueue()
         self.failure: Exception | None = None
         """Why the station ended by itself."""
-        self._out_dir, self._view = out_dir, view
+        self._out_dir, self._view, self._start = out_dir, view, start
         self._settings = settings_of(opened.bench, dry_run=dry_run)
         self.audit = AuditJournal(opened.bench.name, "watch")
         self._armed_incidents = ArmedIncidents(opened.bench.name)
@@ -100,8 +101,8 @@ class Station(threading.Thread):
         self._steps_told = 0
         self._restarted: dict[Side, int] = {}
         """The boot epoch in which the last incident's recovery left a side."""
-        self._later: Callable[[], None] | None = None
-        """A part of the open incident for which no folder could be made; tried again each turn."""
+        self._later = Later()
+        """A part of the open incident for which no folder could be made."""
         self._ending = ""
         self._has_ended = False
         self._unconfirmed = 0
@@ -145,13 +146,14 @@ class Station(threading.Thread):
 
     def _begin(self) -> None:
         saved, now = self._armed_incidents.read(), time.monotonic_ns()
-        is_killed = saved is not None and bool(saved.armed or saved.open or not saved.ended)
-        self._machine = Machine(self._settings, now, saved if is_killed else None)
-        if saved is not None and not is_killed:
-            self._machine.guard.recall(saved.guard_log)
+        was_killed = saved is not None and saved.was_killed
+        self._machine = Machine(self._settings, now, saved if was_killed else None)
+        if saved is not None and not was_killed:
+            self._machine.guard.recall(saved.guard_log, saved.broken)
         for part in list(self._machine.presence.parts):
             self.step(m.Back(part=part))
-        self.step(m.BenchArmed(who=self.audit.who))
+        closes_breaker = self._start.closes_breaker(was_killed=was_killed)
+        self.step(m.BenchArmed(who=self.audit.who, closes_breaker=closes_breaker))
         self._has_begun = True
         self._say_health(self._machine.status)
 
@@ -165,9 +167,7 @@ class Station(threading.Thread):
         self._waker.drain()
         while not self._posted.empty():
             self._posted.get_nowait()()
-        if self._later is not None:
-            work, self._later = self._later, None
-            work()
+        self._later.turn(time.monotonic_ns(), at_once=bool(self._ending))
         now = time.monotonic_ns()
         for side, (until_ns, reason) in list(self._listening.items()):
             if now >= until_ns:
@@ -200,8 +200,9 @@ class Station(threading.Thread):
             self.closed.put(one)
         if self._has_ended:
             with contextlib.suppress(RigError):
-                log = self._machine.guard.log
-                self._armed_incidents.write(m.Saved(ended=self._ending, guard_log=log))
+                guard = self._machine.guard
+                last = m.Saved(ended=self._ending, guard_log=guard.log, broken=guard.broken)
+                self._armed_incidents.write(last)
         self.audit.add("end", "watch", self._ending or str(self.failure))
         self._waker.close()
 
@@ -379,7 +380,7 @@ class Station(threading.Thread):
         epochs = {one: at for one, at in oldest.items() if one in self.opened.controllers}
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self._waker.wake,
-            disruptive=disruptive, is_resumed=strike.resumed,
+            disruptive=disruptive, is_resumed=strike.resumed, switches_power=not self._settings.dry_run,
         )  # fmt: skip
         self._steps_told = 0
         if strike.recording is self.intake.current:
@@ -406,7 +407,7 @@ class Station(threading.Thread):
         try:
             self.intake.prepare_next(self._new_recording())
         except HarnessError as error:
-            self._cannot_record(str(error))
+            self._cannot_record(not_made(self._out_dir, error))
             return False
         return True
 
@@ -417,7 +418,7 @@ class Station(threading.Thread):
     def _collected(self, action: m.Collect, strike: Strike, collector: Collector) -> None:
         recording, wrong = strike.recording, what_is_missing(collector.finish)
         if not (self._prepare_next(recording) or self._ending):
-            self._later = lambda: self._collected(action, strike, collector)
+            self._later.put(time.monotonic_ns(), lambda: self._collected(action, strike, collector))
             return
         self._tell_steps()
         self._collector = None
@@ -444,7 +445,7 @@ class Station(threading.Thread):
             try:
                 recording = self._new_recording(self._armed_incidents.id_of(action.incident))
             except HarnessError as problem:
-                self._not_resumed(action, str(problem))
+                self._not_resumed(action, not_made(self._out_dir, problem))
                 return None
         self._strikes[action.incident] = strike = Strike(
             recording, seen_before_kill(action), [], resumed=True
@@ -457,7 +458,7 @@ class Station(threading.Thread):
             over = m.Collected(incident=action.incident, well=False, detail=why)
             self.post(lambda: self.step(over))
         else:
-            self._later = lambda: self._collect(action)
+            self._later.put(time.monotonic_ns(), lambda: self._collect(action))
 
     def _tell_steps(self) -> None:
         steps = [] if self._collector is None else self._collector.steps[self._steps_told :]

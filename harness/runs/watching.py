@@ -20,7 +20,7 @@ from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import Result, run_directory
 from freezeframe.harness.runs.notify import Announcing, Notifier, notifier_of
-from freezeframe.harness.runs.policyfile import settings_of
+from freezeframe.harness.runs.policyfile import WatchStart, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording
 from freezeframe.harness.runs.service import Heartbeat, ServiceView
 from freezeframe.harness.runs.station import Station
@@ -44,16 +44,18 @@ class Watch:
         view: View,
         notifier: Notifier | None = None,
         dry_run: bool = False,
+        start: WatchStart = WatchStart.UNATTENDED,
     ) -> None:
         """``notifier``: not started; whom it notifies of this watch. ``dry_run``: nobody is
-        instructed; what would have been sent is reported."""
+        instructed; what would have been sent is reported. ``start``: whether an open breaker of the
+        storm guard is closed."""
         self.results: list[Result] = []
         """Of all incidents so far."""
         self.unproved: list[str] = []
         """At the end: what the capture of the link did not show, a sentence each."""
         self._view, self._notifier = view, notifier
         seen = view if notifier is None else Announcing(view, notifier)
-        self.station = Station(opened, out_dir=out_dir, view=seen, dry_run=dry_run)
+        self.station = Station(opened, out_dir=out_dir, view=seen, dry_run=dry_run, start=start)
 
     def __enter__(self) -> Self:
         if self._notifier is not None:
@@ -145,15 +147,21 @@ def unproved_by(link: LinkTable, stats: LinkStats | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def watch(bench: Bench, *, out_dir: Path, view: View, dry_run: bool = False) -> Iterator[Watch]:
-    """Watch a pair that others write to; see Watch. UsageError: see settings_of."""
+def watch(
+    bench: Bench, *, out_dir: Path, view: View, dry_run: bool = False, arm: bool = False
+) -> Iterator[Watch]:
+    """Watch a pair that others write to; see Watch. ``arm``: a person closes the breaker of the storm
+    guard. UsageError: see settings_of and WatchStart."""
     settings_of(bench, dry_run=dry_run)  # before anything is opened
     notifier, manager = notifier_of(bench, view.phase), ServiceManager()
+    start = WatchStart.of(is_service=manager.has_started_us, dry_run=dry_run, arm=arm)
     shown = ServiceView(view, manager)
     with (
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,
-        Watch(opened, out_dir=out_dir, view=shown, notifier=notifier, dry_run=dry_run) as watched,
+        Watch(
+            opened, out_dir=out_dir, view=shown, notifier=notifier, dry_run=dry_run, start=start
+        ) as watched,
         Heartbeat(manager, watched.station.post),
     ):
         yield watched

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,14 @@ from watched_bench import complain, write_bench
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core.policy import Health, HealthStatus, Rung
+from freezeframe.harness.core.policy.guard import Acted
+from freezeframe.harness.core.policy.messages import Saved
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.campaign import run_directory
+from freezeframe.harness.runs.policyfile import PolicyFile, WatchStart
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
 
@@ -72,6 +77,8 @@ def test_a_full_disk_ends_no_watch_and_the_next_incident_is_whole(tmp_path: Path
         assert "File too large" in record["sets"][side]["reason"]
         assert (side, "up") in [(one["side"], one["step"]) for one in record["recovery"]]
     assert any(one.startswith("a recording has ended: /") for one in view.told)
+    no_folder = [one for one in view.told if "no folder of an incident can be made" in one]
+    assert len(no_folder) == 1 and "File too large" in no_folder[0]
     assert "a recording has ended: over" in view.told
     # Its folder is closed, and so is the next one's, which is of a bench that is well again.
     for result in (first, second):
@@ -80,6 +87,57 @@ def test_a_full_disk_ends_no_watch_and_the_next_incident_is_whole(tmp_path: Path
     assert all(second.record["sets"][side]["complete"] for side in SIDES)
     assert not any("File too large" in one for one in second.reasons)
     assert len(list(tmp_path.glob("2*"))) == len(watched.results)
+
+
+class Starting(Silent):
+    """It waits for the storm guard's word, or for frames."""
+
+    def __init__(self) -> None:
+        self.health_seen: list[HealthStatus] = []
+        self.is_decided = threading.Event()
+
+    def health(self, status: HealthStatus) -> None:
+        self.health_seen.append(status)
+        if status.health.has_frames or status.why.startswith("storm guard"):
+            self.is_decided.set()
+
+
+def test_an_open_breaker_outlives_each_start_that_no_person_made(tmp_path: Path) -> None:
+    """Seen: each start closed it, that of a service manager after a failure, too, and an orderly end
+    forgot it."""
+    acted = Acted(time.monotonic_ns(), "a kind", Rung.SAVE)
+    file = PolicyFile("sim")
+    file.write(Saved(ended="Ctrl-C", broken="12 saves in one hour", guard_log=(acted,)), {})
+
+    def saved() -> Saved:
+        found = file.read()
+        assert found is not None
+        return found[0]
+
+    def started(start: WatchStart, *, dry_run: bool = False) -> Starting:
+        view = Starting()
+        with (
+            run_directory() as run_dir,
+            OpenBench(load_bench("sim"), run_dir) as opened,
+            Watch(opened, out_dir=tmp_path, view=view, dry_run=dry_run, start=start),
+        ):
+            assert view.is_decided.wait(60), view.health_seen
+        return view
+
+    kept = "storm guard: 12 saves in one hour; recording until a person arms again"
+    for dry_run in (False, True):
+        view = started(WatchStart.UNATTENDED, dry_run=dry_run)
+        assert view.health_seen[0] == HealthStatus(Health.DISARMED, kept)
+        assert not any(one.health.has_frames for one in view.health_seen)
+        assert (saved().broken, saved().guard_log) == ("12 saves in one hour", (acted,))
+    # The process before was killed: nobody has ended it, so nobody has looked.
+    file.write(replace(saved(), ended=""), {})
+    view = started(WatchStart.TYPED)
+    assert view.health_seen[0] == HealthStatus(Health.DISARMED, kept)
+    # It has ended in order by now.
+    view = started(WatchStart.TYPED)
+    assert any(one.health.has_frames for one in view.health_seen)
+    assert (saved().broken, saved().guard_log) == ("", ())
 
 
 def listens(port: int) -> bool:

@@ -18,7 +18,7 @@ repeat it without end. The guard keeps the times of past actions and answers wit
   ``max_interval_s``; inside it the bench records only.
 * Two things open the breaker, and only a person closes it: the cap of a day, and ``max_saves`` saves
   in an hour. The second is there because a controller keeps a limited number of sets, and a storm of
-  saves would push the first one out.
+  saves would push the first one out. A restart of the process closes nothing: see ``WatchStart``.
 
 With the defaults a storm warmstarts at 0, 15, 45 and 105 s of the first two minutes.
 """
@@ -113,9 +113,10 @@ class Guard:
         elif saves >= self._limits.max_saves:
             self.broken = f"{saves} saves in one hour: the triggers do not stop"
 
-    def recall(self, log: Sequence[Acted]) -> None:
-        """Actions of a process that ended in order count, too."""
+    def recall(self, log: Sequence[Acted], broken: str) -> None:
+        """Actions of a process that ended in order count, too, and its open breaker stays open."""
         self._log = [*log, *self._log][-MAX_LOG:]
+        self.broken = self.broken or broken
 
     def reset(self) -> None:
         """A person arms again: the breaker closes and the past counts no more."""

@@ -341,9 +341,10 @@ class Machine:
     def _take_person(self, event: m.BenchArmed | m.BenchDisarmed) -> None:
         if isinstance(event, m.BenchArmed):
             self._wanted, self._why_not = True, ""
-            if self.guard.broken:
+            if self.guard.broken and event.closes_breaker:
                 self.guard.reset()
-            self._report("person", event.who, "arms")
+            is_kept = f"; the breaker stays open {UNTIL_A_PERSON}" if self.guard.broken else ""
+            self._report("person", event.who, f"arms{is_kept}")
         else:
             self._wanted, self._why_not = False, f"by {event.who}: {event.why}"
             self._report("person", event.who, f"disarms: {event.why}")
@@ -412,11 +413,8 @@ class Machine:
             self._loaded, self._before = None, before or self._before
             if judged.health.has_frames:
                 self._save()
-            why = (
-                "a trigger that waited is answered first"
-                if judged.health.has_frames
-                else judged.why
-            )
+            waited = "a trigger that waited is answered first"
+            why = waited if judged.health.has_frames else judged.why
             return [m.DisarmBench(why=why)] if before is not None else []
         desired = self._desired(now, before)
         if desired != before:

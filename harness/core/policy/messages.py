@@ -177,9 +177,11 @@ class Eased:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArmed:
-    """A person wants the bench armed: at the start, and after a breaker opened."""
+    """The bench is wanted armed: at the start of a watch, and after a breaker opened."""
 
     who: str
+    closes_breaker: bool = True
+    """A person wants it. A start that no person made keeps an open breaker of the storm guard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,6 +386,11 @@ class Saved:
     """Parts that were lost, and when."""
     waiting: tuple[TriggerSeen, ...] = ()
     """Triggers that become incidents of their own."""
+
+    @property
+    def was_killed(self) -> bool:
+        """The process did not end in order: something may be under way."""
+        return bool(self.armed or self.open or not self.ended)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,8 @@ class Device:
     """Raised by the first pulls, each after half of what was still to come."""
     pulled: list[tuple[int, bytes]] = field(default_factory=list)
     """(set id, what had arrived before) of each pull."""
+    powered: list[Side] = field(default_factory=list)
+    """Each switching of its power."""
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         return self.answer
@@ -75,13 +77,15 @@ def collect(
     *,
     instructed_by: str = "harness",
     armed_epoch: int = ARMED_EPOCH,
+    power_cycle: bool = False,
+    switches_power: bool = True,
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
         boot_timeout_s=0.2 if device.boot_epoch <= armed_epoch else LIMIT_S,
         pull_timeout_s=5,
         rejoin_timeout_s=1,
-        power_cycle=False,
+        power_cycle=power_cycle,
     )
     opened = SimpleNamespace(
         controllers={"primary": device},
@@ -89,6 +93,7 @@ def collect(
             policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)
         ),
         await_full_duplex=lambda deadline_ns: {},
+        power_cycle=device.powered.append,
     )
     incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
     ended = threading.Event()
@@ -100,8 +105,9 @@ def collect(
 
     armed: dict[Side, int] = {"primary": armed_epoch}
     collector = Collector(
-        cast(OpenBench, opened), incident, armed, lambda: Compared(equal=True), changed
-    )
+        cast(OpenBench, opened), incident, armed, lambda: Compared(equal=True), changed,
+        switches_power=switches_power,
+    )  # fmt: skip
     collector.feed(FrameOut(side="primary"), b"frame")
     assert ended.wait(LIMIT_S)
     assert collector.failure is None
@@ -210,3 +216,23 @@ def test_a_controller_that_did_not_warmstart_has_no_set(
     assert device.pulled == []
     assert finish.sides[0].set == "missing"
     assert why in finish.sides[0].reason
+
+
+class Hung(Device):
+    """It does not answer until its power has been switched."""
+
+    def identify(self, deadline_ns: Ns) -> Identity:
+        if not self.powered:
+            raise WireError("no answer")
+        return replace(IDENTITY, boot_epoch=ARMED_EPOCH + 1)
+
+
+@pytest.mark.parametrize("switches_power", [True, False])
+def test_a_side_that_does_not_restart_is_switched_only_where_that_is_wanted(
+    switches_power: bool, tmp_path: Path
+) -> None:
+    """A dry run that goes on with the incident of a killed watch acts on nothing."""
+    hung = Hung(boot_epoch=ARMED_EPOCH)
+    finish, _ = collect(tmp_path, hung, power_cycle=True, switches_power=switches_power)
+    assert hung.powered == (["primary"] if switches_power else [])
+    assert finish.sides[0].power_cycled is switches_power

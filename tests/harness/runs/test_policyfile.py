@@ -6,8 +6,8 @@ import pytest
 from full_disk import full_disk
 
 from freezeframe.harness.core.policy.messages import Saved
-from freezeframe.harness.errors import RigError
-from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile
+from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, WatchStart
 
 INCIDENTS = {"000001": ArmedIncident(incident_id_hex="00" * 16, folder="/x", frames_hex={})}
 
@@ -26,3 +26,28 @@ def test_a_disk_that_takes_a_part_leaves_the_version_before(
     assert [one.name for one in file.path.parent.iterdir()] == [file.path.name]
     file.write(Saved(wanted=True, arming=9), INCIDENTS)
     assert file.read() == (Saved(wanted=True, arming=9), INCIDENTS)
+
+
+@pytest.mark.parametrize(
+    ("is_service", "dry_run", "arm", "after_an_end", "after_a_kill"),
+    [
+        (False, False, False, True, False),
+        (True, False, False, False, False),
+        (False, True, False, False, False),
+        (True, True, False, False, False),
+        (False, False, True, True, True),
+        (True, False, True, True, True),
+    ],
+)
+def test_only_a_person_closes_the_breaker(
+    is_service: bool, dry_run: bool, arm: bool, after_an_end: bool, after_a_kill: bool
+) -> None:
+    start = WatchStart.of(is_service=is_service, dry_run=dry_run, arm=arm)
+    assert start.closes_breaker(was_killed=False) is after_an_end
+    assert start.closes_breaker(was_killed=True) is after_a_kill
+
+
+@pytest.mark.parametrize("is_service", [True, False])
+def test_a_dry_run_arms_nobody(is_service: bool) -> None:
+    with pytest.raises(UsageError, match="--arm: a dry run arms nobody"):
+        WatchStart.of(is_service=is_service, dry_run=True, arm=True)

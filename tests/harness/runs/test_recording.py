@@ -18,7 +18,7 @@ from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import StoredIncident
-from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.recording import Recording, not_made
 from freezeframe.harness.runs.view import Silent
 
 
@@ -174,15 +174,17 @@ def test_an_incident_that_cannot_be_closed_is_not_taken_for_closed(tmp_path: Pat
 
 
 def test_a_folder_that_cannot_be_made_whole_leaves_nothing(tmp_path: Path) -> None:
-    """It is tried again twice a second."""
+    """It is tried again, after pauses of 0.5 to 5 s; each time fails in the same words."""
     Incident.create(tmp_path, bench="b", seed=0)
 
     def there() -> tuple[int, list[Path]]:
         links = (os.path.realpath(one) for one in Path("/proc/self/fd").iterdir())
         return sum(one.startswith(f"{tmp_path}/") for one in links), list(tmp_path.iterdir())
 
-    before = there()
+    before, said = there(), set()
     for _ in range(3):
-        with full_disk(), pytest.raises(RigError, match="too large"):
+        with full_disk(), pytest.raises(RigError, match="too large") as found:
             Incident.create(tmp_path, bench="b", seed=0)
+        said.add(not_made(tmp_path, found.value))
     assert there() == before
+    assert said == {f"{tmp_path}: no folder of an incident can be made: File too large"}

@@ -3,9 +3,11 @@
 from itertools import pairwise
 
 import pytest
+from policy_play import Play
 
 from freezeframe.harness.core.events import NS_PER_S
-from freezeframe.harness.core.policy.guard import DAY_S, Guard, Limits, Rung
+from freezeframe.harness.core.policy import messages as m
+from freezeframe.harness.core.policy.guard import DAY_S, Acted, Guard, Limits, Rung
 
 START_NS = 1_000 * NS_PER_S
 
@@ -138,3 +140,34 @@ def test_a_storm_does_not_spend_the_saves_of_an_hour_in_seconds() -> None:
     saves = [t for t, rung in acted if rung is Rung.SAVE]
     assert saves[:4] == [0.5, 1, 1.5, 11.5] and len(saves) < 12
     assert guard.allowed(at(saves[-1] + 0.1)).until_ns is not None, "it ends by itself"
+
+
+def test_a_start_that_no_person_made_keeps_an_open_breaker_and_its_counts() -> None:
+    """Seen: the service manager's restart of the watch closed it, and the storm went on."""
+    saved = m.Saved(ended="Ctrl-C", broken="9 warmstarts in 24 hours", guard_log=(
+        Acted(1_000 * NS_PER_S, "k", Rung.WARMSTART),
+    ))  # fmt: skip
+    play = Play()
+    play.machine.guard.recall(saved.guard_log, saved.broken)
+    play.settle()
+    play.settle(m.BenchArmed(who="a service", closes_breaker=False))
+    assert play.machine.loaded is None
+    assert str(play.machine.status) == (
+        "disarmed: storm guard: 9 warmstarts in 24 hours; recording until a person arms again"
+    )
+    assert "the breaker stays open" in play.reports("person")[-1]
+    assert (play.saved.broken, play.saved.guard_log) == (saved.broken, saved.guard_log)
+    play.settle(m.BenchArmed(who="anna"))
+    assert play.machine.loaded is not None and play.reports("person")[-1] == "anna: arms"
+    assert (play.saved.broken, play.saved.guard_log) == ("", ())
+
+
+def test_without_an_open_breaker_the_counts_of_a_process_before_go_on() -> None:
+    log = (Acted(999 * NS_PER_S, "k", Rung.WARMSTART),)
+    for closes in (True, False):
+        play = Play()
+        play.machine.guard.recall(log, "")
+        play.settle()
+        play.settle(m.BenchArmed(who="anna", closes_breaker=closes))
+        assert play.saved.guard_log == log
+        assert play.machine.loaded is not None and play.machine.loaded.rung is Rung.SAVE
