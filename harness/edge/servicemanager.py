@@ -33,14 +33,17 @@ class ServiceManager:
     def is_there(self) -> bool:
         return bool(self._address)
 
-    def send(self, *lines: str, wait_s: float = 0.0) -> None:
-        """Send assignments, ``READY=1``, in one datagram. ``wait_s``: for a manager that is busy."""
+    def send(self, *lines: str, wait_s: float = 0.0) -> bool:
+        """Send assignments, ``READY=1``, in one datagram; return whether it went out. ``wait_s``: for a
+        manager that is busy."""
         if not self._address:
-            return
+            return False
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as one:
             one.settimeout(wait_s)
             one.sendto("\n".join(lines).encode(), self._address)
+            return True
+        return False
 
     def status(self, text: str) -> str:
         """Return the assignment that shows ``text`` in ``systemctl status``."""

@@ -16,7 +16,8 @@ JOIN_S: Final = 5.0
 
 
 class ServiceView:
-    """A view whose health is the status of the service; with the first one it is ready."""
+    """A view whose health is the status of the service; with the first one that
+    can be sent it is ready."""
 
     def __init__(self, view: View, manager: ServiceManager) -> None:
         self._view, self._manager = view, manager
@@ -26,8 +27,9 @@ class ServiceView:
 
     def health(self, status: HealthStatus) -> None:
         ready = () if self._is_ready else ("READY=1",)
-        self._is_ready = True
-        self._manager.send(*ready, self._manager.status(str(status)))
+        # A manager whose socket is full gets none; without READY=1 it would end the watch.
+        is_sent = self._manager.send(*ready, self._manager.status(str(status)))
+        self._is_ready = self._is_ready or is_sent
         self._view.health(status)
 
 

@@ -54,6 +54,21 @@ def test_the_first_health_is_ready_and_each_is_the_status(listener: socket.socke
     assert len(third) == len("STATUS=") + MAX_STATUS_CHARS
 
 
+def test_a_manager_that_is_busy_is_sent_ready_again(listener: socket.socket) -> None:
+    """READY=1 was sent once: lost, it would have made systemd end a watch that was armed."""
+    view = ServiceView(Silent(), manager_at(listener))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                other.sendto(b"x", listener.getsockname())
+    view.health(HealthStatus(Health.BLIND, "lost"))
+    assert set(said(listener)) == {"x"}
+    view.health(HealthStatus(Health.ARMED))
+    view.health(HealthStatus(Health.ARMED))
+    assert said(listener) == ["READY=1", "STATUS=armed", "STATUS=armed"]
+
+
 def test_a_sign_comes_from_the_loop_and_from_nobody_else(listener: socket.socket) -> None:
     posted: list[Callable[[], None]] = []
     beat = Heartbeat(manager_at(listener), posted.append)
