@@ -23,7 +23,7 @@ import socket
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from freezeframe.driver import SIDES, RigError, Side, UsageError, WireError
+from freezeframe.driver import SIDES, HarnessError, RigError, Side, UsageError, WireError
 
 TIMEOUT_S = 5.0
 MAX_LINE_BYTES = 4096
@@ -63,8 +63,12 @@ class SkeletonSupply:
         self.resource = resource
         self._safe_state = safe_state
         self._wire = connected(resource)
-        for side in SIDES:
-            self._tell(f"limit {side} {volts} {limit_a}")
+        try:
+            for side in SIDES:
+                self._tell(f"limit {side} {volts} {limit_a}")
+        except BaseException:
+            self._wire.close()
+            raise
 
     def set_output(self, side: Side, on: bool) -> None:
         self._tell(f"set {side} {int(on)}")
@@ -89,13 +93,23 @@ class SkeletonSupply:
         return self._ask("who")
 
     def close(self) -> None:
-        """The safe state of the bench file. It is called on every exit."""
+        """The safe state of the bench file. It is called on every exit. RigError names each output
+        that may still be on: one that cannot be switched keeps no other from being switched."""
+        failures = []
         try:
             if self._safe_state == "off":
                 for side in SIDES:
-                    self.set_output(side, False)
+                    try:
+                        self.set_output(side, False)
+                    except HarnessError as error:
+                        failures.append(f"{side}: {error}")
         finally:
             self._wire.close()
+        if failures:
+            raise RigError(
+                f"supply {self.resource} may still be on, switch it off by hand: "
+                f"{'; '.join(failures)}"
+            )
 
     def _tell(self, line: str) -> None:
         if (answer := self._ask(line)) != "ok":

@@ -52,6 +52,9 @@ class NotifyTable(Table):
         """(key, what is wrong with it)"""
         if self.command is None and self.post is None:
             yield (), "needs a command or post: nobody would be notified"
+        for number, argument in enumerate(self.command or ()):
+            if "\0" in argument:
+                yield ("command", number), "holds a NUL character, which no argument can"
         if isinstance(self.post, str):
             if wrong := _wrong_url(self.post):
                 yield ("post",), wrong

@@ -1,10 +1,12 @@
 """What an incident was recorded and judged by, kept in its folder: copies of the bench file and of the rule files, the
 program's version and commit.
 
-Secrets do not enter the copies: values of keys that are named like one, and passwords in addresses, are replaced. A file
-whose secrets cannot be replaced for certain is not copied, and a note says so.
+Secrets do not enter the copies: values of keys that are named like one, and passwords in addresses, are replaced. So
+are, in ``[notify]``, whole addresses, ``Bearer`` and ``user:password@``, and what an argument of its command names like a
+secret. A file whose secrets cannot be replaced for certain is not copied, and a note says so.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,11 @@ from freezeframe.harness.incidents.store import BENCH, RULES
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_RULE_FILES: Final = 64
 REMOVED: Final = "(redacted)"
-_ADDRESS: Final = re.compile(r"https?://")
+_ADDRESS: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]*://\S+")
+_BEARER: Final = re.compile(r"(?i)\b(?:bearer|basic)\s+(\S+)")
+_LOGIN: Final = re.compile(r"[^\s/@:]+:([^\s@]+)@")
+_NAMED: Final = re.compile(r"([\w-]+)\s*[=:]\s*(?:(?:bearer|basic)\s+)?(\S+)", re.IGNORECASE)
+_OPTION: Final = re.compile(r"--?[\w-]+")
 _USER_INFO: Final = re.compile(r"(?<=://)[^/@\s\"']*:([^/@\s\"']+)@")
 
 
@@ -78,14 +84,49 @@ def _keep(incident: Incident, path: Path, name: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A TOML file with ``REMOVED`` in the place of each secret. ValueError: it is no TOML, or a secret would stay."""
-    secrets = sorted(set(_secrets(tomllib.loads(text))), key=len, reverse=True)
+    secrets = sorted(set(_all_secrets(text)), key=len, reverse=True)
     for secret in secrets:
-        text = text.replace(secret, REMOVED)
+        for spelled in (json.dumps(secret, ensure_ascii=False)[1:-1], secret):
+            text = text.replace(spelled, REMOVED)
     text = _USER_INFO.sub(lambda found: found[0].replace(f":{found[1]}@", f":{REMOVED}@"), text)
-    left = {one for one in _secrets(tomllib.loads(text)) if one != REMOVED}
+    left = {one for one in _all_secrets(text) if one != REMOVED}
     if left or any(secret in text for secret in secrets if secret != REMOVED):
         raise ValueError("its secrets cannot be taken out for certain")
     return text
+
+
+def _all_secrets(text: str) -> Iterator[str]:
+    table = tomllib.loads(text)
+    yield from _secrets(table)
+    yield from _notify_secrets(table.get("notify"))
+
+
+def _notify_secrets(value: object) -> Iterator[str]:
+    """What may let somebody in where notices are sent to: whole addresses (the path of a web hook
+    is its password), and what the arguments of a command hold."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "post" and isinstance(inner, str) and inner:
+                yield inner
+            else:
+                yield from _notify_secrets(inner)
+    elif isinstance(value, list):
+        for before, inner in zip(["", *value], value, strict=False):
+            if isinstance(before, str) and isinstance(inner, str) and _is_for_secret(before):
+                yield inner
+            yield from _notify_secrets(inner)
+    elif isinstance(value, str):
+        yield from (found[0] for found in _ADDRESS.finditer(value))
+        for pattern in (_BEARER, _LOGIN):
+            yield from (found[1] for found in pattern.finditer(value))
+        yield from (found[2] for found in _NAMED.finditer(value) if SECRET_NAME.search(found[1]))
+
+
+def _is_for_secret(option: str) -> bool:
+    """Whether the argument after this one is a secret: --token, or curl's -u."""
+    return _OPTION.fullmatch(option) is not None and (
+        option in ("-u", "--user") or SECRET_NAME.search(option) is not None
+    )
 
 
 def _secrets(value: object, name: str = "") -> Iterator[str]:
@@ -100,6 +141,4 @@ def _secrets(value: object, name: str = "") -> Iterator[str]:
         if text := str(value):
             yield text
     elif isinstance(value, str):
-        if name == "post" and _ADDRESS.match(value):  # the path of a web hook is its password
-            yield value
         yield from (found[1] for found in _USER_INFO.finditer(value))

@@ -30,6 +30,8 @@ MAX_WAITING: Final = 64
 """Notices of incidents that wait to be sent; further ones are counted."""
 CLOSE_SENDS: Final = 2
 """At the end there is time for so many sends that take their whole time-out."""
+KILL_S: Final = 10.0
+"""For a killed command to be gone; one that cannot be killed is left behind."""
 LAST_WORDS_BYTES: Final = 200
 """Of what a failing command printed."""
 
@@ -133,8 +135,9 @@ class Notifier(threading.Thread):
         """The first failure in a row is a sentence on the screen; the journal has each."""
         try:
             send()
-        except RigError as error:
-            result = escape(str(error))
+        except Exception as error:  # noqa: BLE001 - the next notice may be sent, whatever this one met
+            is_named = isinstance(error, RigError)
+            result = escape(str(error) if is_named else f"the {way} failed: {_words(error)}")
             if way not in self._failing:
                 self._report(f"notify: {result}; the watch goes on")
             self._failing.add(way)
@@ -164,14 +167,13 @@ class Notifier(threading.Thread):
             try:
                 process.communicate(body, timeout=timeout_s)
             except subprocess.TimeoutExpired as error:
+                fate = "was killed" if is_killed(process) else "cannot be killed: it goes on"
                 raise RigError(
-                    f"the command {name} did not end within {timeout_s:g} s and was killed"
+                    f"the command {name} did not end within {timeout_s:g} s and {fate}"
                 ) from error
-            finally:
-                if process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)  # and what it has started
-                    process.wait()
+            except BaseException:
+                is_killed(process)
+                raise
             if process.returncode:
                 size = words.seek(0, os.SEEK_END)
                 words.seek(max(0, size - LAST_WORDS_BYTES))
@@ -212,6 +214,19 @@ class Notifier(threading.Thread):
             connection.close()
         if not 200 <= status < 300:
             raise RigError(f"{where} answered with status {status}")
+
+
+def is_killed(process: subprocess.Popen[bytes]) -> bool:
+    """End it and what it has started, unless it has ended. False: it has become another user's
+    (sudo), or does not end."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(KILL_S)
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+    return process.poll() is not None
 
 
 def _hang_up(connection: http.client.HTTPConnection, is_late: threading.Event) -> None:

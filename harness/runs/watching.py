@@ -103,25 +103,27 @@ class Watch:
     def _judged(self, closed: ClosedRecording) -> Result | None:
         """Judge one incident; None: there was nothing to be judged. Whatever is wrong with one, the
         watch goes on."""
-        self.unproved = unproved_by(self.station.opened.bench.link, closed.link)
         recording, outcome, error = closed.recording, closed.outcome, None
         incident = recording.incident
-        if outcome != "fail" and not closed.is_worth_keeping:
-            incident.discard()
-            return None
         try:
+            self.unproved = unproved_by(self.station.opened.bench.link, closed.link)
+            if outcome != "fail" and not closed.is_worth_keeping:
+                incident.discard()
+                return None
             recording.close(self.station.opened, closed.throughout, closed.ever, closed.link)
             canaries = self.station.dialogue.canaries.record
             incident.record["canaries"] = {side: dict(one) for side, one in canaries.items()}
-            for says in unproved_by(self.station.opened.bench.link, closed.link):
+            for says in self.unproved:
                 incident.note(f"not seen on the link: {says}")
             causes = [f"trigger {one.rule} on the {one.side}" for one in recording.causes[:1]]
             incident.record["reasons"] = [*causes, *recording.lost_evidence]
             conclude(incident)
             incident.finish(outcome)
-        except (HarnessError, OSError, ValueError) as problem:
+        except Exception as problem:  # noqa: BLE001 - of one incident; the next one is to be caught
             outcome = "rig-trouble"
-            error = RigError(f"{incident.path}: the incident could not be closed: {problem}")
+            is_expected = isinstance(problem, (HarnessError, OSError, ValueError))
+            kind = "" if is_expected else f"internal error: {type(problem).__name__}: "
+            error = RigError(f"{incident.path}: the incident could not be closed: {kind}{problem}")
             incident.record.setdefault("reasons", []).append(str(error))
             self._view.phase(str(error))
         result = Result(

@@ -11,6 +11,7 @@ import pytest
 
 from freezeframe import testing
 from freezeframe.driver import (
+    SIDES,
     HarnessError,
     Identity,
     Reply,
@@ -120,6 +121,49 @@ def test_a_supply_is_left_in_its_safe_state(
     rail.set_output("primary", True)
     rail.close()
     assert supply.is_on == {"primary": is_on, "secondary": False}
+
+
+class Stuck(outputs.SupplyInMemory):
+    """Refuses one verb for some outputs."""
+
+    def __init__(self, verb: str, sides: tuple[str, ...]) -> None:
+        super().__init__()
+        self.verb, self.sides = verb, sides
+        self.is_closed = False
+
+    def _answer(self, verb: str, side: str = "", *values: str) -> str:
+        refused = verb == self.verb and side in self.sides and values != ("1",)
+        return "error stuck" if refused else super()._answer(verb, side, *values)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("stuck", [("primary",), ("secondary",), ("primary", "secondary")])
+def test_an_output_that_does_not_go_off_keeps_no_other_on_and_each_is_named(
+    stuck: tuple[str, ...],
+) -> None:
+    supply = Stuck("set", stuck)
+    rail = SkeletonSupply(
+        "memory:1", volts=12, limit_a=3, safe_state="off", connected=lambda _: supply
+    )
+    for side in SIDES:
+        rail.set_output(side, True)
+    with pytest.raises(RigError, match="may still be on, switch it off by hand") as caught:
+        rail.close()
+    assert {side: supply.is_on[side] for side in SIDES} == {side: side in stuck for side in SIDES}
+    assert all((f"{side}: " in str(caught.value)) == (side in stuck) for side in SIDES)
+    assert supply.is_closed
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_supply_that_refuses_a_limit_is_not_kept_open(side: str) -> None:
+    supply = Stuck("limit", (side,))
+    with pytest.raises(RigError, match="error stuck"):
+        SkeletonSupply(
+            "memory:1", volts=12, limit_a=3, safe_state="off", connected=lambda _: supply
+        )
+    assert supply.is_closed
 
 
 @pytest.mark.parametrize(

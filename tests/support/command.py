@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from waiting import LIMIT_S
+
 COMMAND = [sys.executable, "-m", "freezeframe.harness.cli"]
-LIMIT_S = 90
 
 
 def freezeframe(

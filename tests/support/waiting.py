@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 STEP_S = 0.05
+LIMIT_S = 200.0
+"""Of a hang, not of speed: a recovery that is done in 2 s may take long on a busy machine."""
 
 
 def await_true(ready: Callable[[], T | None], limit_s: float, what: str) -> T:
@@ -21,7 +23,7 @@ def await_true(ready: Callable[[], T | None], limit_s: float, what: str) -> T:
     return value
 
 
-def await_listener(path: Path, limit_s: float = 60) -> None:
+def await_listener(path: Path, limit_s: float = LIMIT_S) -> None:
     """Until somebody accepts connections on the unix socket ``path``: the name is there before
     that."""
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from waiting import LIMIT_S
+
 from freezeframe.harness.bench.benchfile import builtin_folder
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.roles import Printing
@@ -12,7 +14,7 @@ def complain(opened: OpenBench) -> None:
     assert isinstance(secondary, Printing)
     line = "block drbd0: Digest integrity check FAILED: 0s +4096"
     with opened.dialogue:
-        assert secondary.print_line(line, deadline_in(5.0)).ok
+        assert secondary.print_line(line, deadline_in(LIMIT_S)).ok
 
 
 def write_bench(tmp_path: Path, line: str, port: int) -> str:

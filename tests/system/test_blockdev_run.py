@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.core.blocks.blockstamp import Journal
@@ -20,7 +21,6 @@ from freezeframe.harness.incidents.store import JOURNAL
 from freezeframe.harness.runs.campaign import run
 
 SIZE_BYTES = 128 << 20
-LIMIT_S = 60
 
 
 @pytest.fixture

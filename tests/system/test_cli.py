@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import COMMAND, LIMIT_S, Output, freezeframe, told
+from command import COMMAND, Output, freezeframe, told
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.incidents.store import StoredIncident

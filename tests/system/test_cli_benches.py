@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import COMMAND, LIMIT_S, Output, changed, freezeframe, simulated_bench, told
+from command import COMMAND, Output, changed, freezeframe, simulated_bench, told
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from command import COMMAND, LIMIT_S, Output, freezeframe
+from command import COMMAND, Output, freezeframe
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import builtin_folder
 from freezeframe.harness.incidents.incident import Incident

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from opened_pair import finish, open_pair
+from waiting import LIMIT_S
 
 from freezeframe.fixtures.pair import Pair
 from freezeframe.harness.bench.benchfile import load_bench
@@ -23,7 +24,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
 ]
 CONFIGS = Path(__file__).resolve().parents[2] / "bench_configs"
-LIMIT_S = 60
 LINE = 199
 """So many characters in a line have one pair less: hits that overlap count."""
 LINES = 7

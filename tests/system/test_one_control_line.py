@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from command import freezeframe
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
 from freezeframe.harness.bench.opened import NO_CONTROL, NOT_COLLECTED, OpenBench, deadline_in
@@ -116,7 +117,7 @@ class Complaining(Silent):
             assert isinstance(primary, Printing)
             line = "block drbd0: Digest integrity check FAILED: 0s +4096"
             with self._opened.dialogue:
-                assert primary.print_line(line, deadline_in(30.0)).ok
+                assert primary.print_line(line, deadline_in(LIMIT_S)).ok
 
 
 def test_a_watch_instructs_the_other_side_alone(tmp_path: Path) -> None:

@@ -182,13 +182,13 @@ import pytest
 LINE = "block drbd0: Digest integrity check FAILED: 0s +4096"
 
 def test_wants_it(pair, secondary):
-    with pair.expects("digest-failed", within_s=60) as window:
+    with pair.expects("digest-failed", within_s=200) as window:
         secondary.print_line(LINE)
     assert [one.side for one in window.triggers] == ["secondary"]
     assert pair.session.collector is None
 
 def test_wants_it_once(pair, secondary):
-    with pair.expects("digest-failed", within_s=60) as window:
+    with pair.expects("digest-failed", within_s=200) as window:
         secondary.print_line(LINE)
     assert window.triggers
     secondary.print_line(LINE)

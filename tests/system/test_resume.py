@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, LIMIT_S, Output, freezeframe, simulated_bench, told
+from command import COMMAND, Output, freezeframe, simulated_bench, told
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench import registry
 from freezeframe.harness.bench.benchfile import load_bench

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from opened_pair import finish, open_pair
+from waiting import LIMIT_S
 
 from freezeframe.fixtures.pair import Pair
 from freezeframe.harness.bench.benchfile import load_bench
@@ -26,7 +27,6 @@ pytestmark = [
 ]
 CONFIGS = Path(__file__).resolve().parents[2] / "bench_configs"
 RULE = '\n[[rule]]\nname = "late-comer"\nsource = "console"\nliteral = "after the reload"\ninstruct = []\n'
-LIMIT_S = 60
 
 
 class Mute:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from waiting import LIMIT_S
 
 from freezeframe.firmware_sim.control import Frame, Receiver, encode
 from freezeframe.harness.wire import control as wire
@@ -20,7 +21,6 @@ from freezeframe.harness.wire.control import Op, PairState, Reason, Status
 
 pytestmark = pytest.mark.system
 SIZE_MIB = 32
-LIMIT_S = 60
 SERIALS = {"primary": "FFSIM-P-0001", "secondary": "FFSIM-S-0001"}
 
 
@@ -140,7 +140,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Side, Side]]:
             print(side.process.stderr.read().decode() if side.process.stderr else "")
 
 
-def run(*command: str, limit_s: float = 60.0) -> str:
+def run(*command: str, limit_s: float = LIMIT_S) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout

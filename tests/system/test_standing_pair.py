@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from outputs import contradicted
-from waiting import await_true
+from waiting import LIMIT_S, await_true
 
 from freezeframe.harness.bench.benchfile import builtin_folder
 from freezeframe.harness.incidents.dossier import Dossier
@@ -60,14 +60,14 @@ def standing(tmp_path: Path) -> Iterator[Path]:
     try:
         await_true(
             lambda: (pair / "bench.toml").is_file() or process.poll() is not None,
-            120,
+            LIMIT_S,
             "the standing pair",
         )
         yield pair / "bench.toml"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGINT)
-        process.wait(60)
+        process.wait(LIMIT_S)
 
 
 def ran(bench: Path, kind: str, seed: int, out: Path) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, LIMIT_S
-from waiting import await_true
+from command import COMMAND
+from waiting import LIMIT_S, await_true
 
 pytestmark = pytest.mark.system
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -29,7 +29,7 @@ primary_address = "10.77.0.1"
 secondary_address = "10.77.0.2"
 [policy]
 rules = ["{package}/rules.toml"]
-rejoin_timeout_s = 30
+rejoin_timeout_s = 200
 [workload]
 bytes_mib = 2
 write_kib = 4
@@ -87,7 +87,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
     )  # fmt: skip
     try:
         ports = one.folder / "ports.json"
-        await_true(lambda: ports.exists() or process.poll() is not None, 60, "the pair's ports")
+        await_true(
+            lambda: ports.exists() or process.poll() is not None, LIMIT_S, "the pair's ports"
+        )
         sides = "".join(
             SIDE.format(side=side, folder=one.folder, **places)
             for side, places in json.loads(ports.read_text()).items()

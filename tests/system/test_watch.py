@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from console_adapter import ConsoleAdapter
 from looking import Looking
+from waiting import LIMIT_S
 from watched_bench import complain, write_bench
 
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
@@ -137,9 +138,9 @@ def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
     with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
         view = Rehearsing(opened)
         with Watch(opened, out_dir=tmp_path, view=view, dry_run=True) as watched:
-            assert view.has_fired.wait(60), view.told
-        epochs = {side: opened.identify(side, deadline_in(10)).boot_epoch for side in SIDES}
-        listed = {side: opened.controllers[side].sets(deadline_in(10)) for side in SIDES}
+            assert view.has_fired.wait(LIMIT_S), view.told
+        epochs = {side: opened.identify(side, deadline_in(LIMIT_S)).boot_epoch for side in SIDES}
+        listed = {side: opened.controllers[side].sets(deadline_in(LIMIT_S)) for side in SIDES}
     assert epochs == {"primary": 1, "secondary": 1} and listed == {"primary": [], "secondary": []}
     assert {one.health for one in view.health_seen} == {Health.DISARMED}
     assert any(one.startswith("watching;") for one in view.told)
@@ -166,7 +167,7 @@ class Complaining(ScenarioRun):
         secondary = session.opened.controllers["secondary"]
         assert isinstance(secondary, Printing)
         line = "block drbd0: Digest integrity check FAILED: 0s +4096"
-        assert secondary.print_line(line, deadline_in(5.0)).ok
+        assert secondary.print_line(line, deadline_in(LIMIT_S)).ok
         super()._compare_at_the_end(session, workload)
 
 
@@ -292,7 +293,7 @@ class Blinking(Session):
         if not self.blinked:
             self.blinked = True
             self.opened.power_cycle("secondary")
-            deadline_ns = deadline_in(30.0)
+            deadline_ns = deadline_in(LIMIT_S)
             while not self._rebooted and time.monotonic_ns() < deadline_ns:
                 self.pump(0.1)
 
@@ -444,7 +445,7 @@ def test_a_pair_that_acts_by_itself_is_collected(tmp_path: Path) -> None:
         OpenBench(load_bench("sim_autonomic"), run_dir) as opened,
         Watch(opened, out_dir=tmp_path, view=(view := Signalling())) as watched,
     ):
-        assert view.is_watching.wait(60)
+        assert view.is_watching.wait(LIMIT_S)
         with opened.dialogue:
             opened.arm_faults({"secondary": {"seed": 1, "faults": [fault | {"delay_ms": 0}]}})
         host = opened.host("primary")

@@ -1,25 +1,36 @@
 """`freezeframe watch` under a service manager: a datagram socket in its place."""
 
+import configparser
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from command import COMMAND
+from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import builtin_folder
+from freezeframe.harness.bench.opened import IDENTIFY_TIMEOUT_S
+from freezeframe.harness.cli.app import app
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.errors import RigError, UsageError, WireError
+from freezeframe.harness.runs.arming import PREPARE_TIMEOUT_S
+from freezeframe.harness.runs.service import BEATS_PER_LIMIT
+from freezeframe.harness.runs.station import DISARM_TIMEOUT_S, STOP_S, TICK_S
+from freezeframe.harness.runs.watching import END_S
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
 ]
 
-LIMIT_S = 120.0
 UNIT = Path(__file__).parents[2] / "docs/systemd/freezeframe-watch@.service"
 
 
@@ -66,10 +77,40 @@ def test_a_watch_reports_to_its_service_manager_and_prints_plain_lines(tmp_path:
     assert (notice["event"], notice["bench"]) == ("disarmed", "sim")
 
 
-def test_the_unit_keeps_what_the_code_promises(tmp_path: Path) -> None:
-    rows = [one.partition("=") for one in UNIT.read_text().splitlines()]
-    unit = {key: value for key, _, value in rows}
-    assert unit["Type"] == "notify" and int(unit["WatchdogSec"]) > 0
+def accepted(command_line: str) -> dict[str, Any]:
+    """The parameters of that command line, as the program's own parser reads them; it does nothing.
+    UsageError of the parser: it does not."""
+    program, *arguments = shlex.split(command_line)
+    root: Any = typer.main.get_command(app)
+    context = root.make_context(program, list(arguments))
+    name, command, rest = root.resolve_command(context, [*context._protected_args, *context.args])
+    found: dict[str, Any] = command.make_context(name, rest, parent=context).params
+    return {"command": name} | found
+
+
+def test_the_unit_keeps_what_the_code_promises() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(UNIT.read_text())
+    service = unit["Service"]
+    # systemd itself puts in the instance and the folder.
+    line = service["ExecStart"].replace("%i", "lab")
+    line = line.replace("${STATE_DIRECTORY}", "/var/lib/freezeframe")
+    found = accepted(line)
+    assert (found["command"], found["bench"]) == ("watch", "/etc/freezeframe/lab.toml")
+    assert found["out"] == Path("/var/lib/freezeframe/incidents") and not found["dry_run"]
+    with pytest.raises(Exception, match="--bank"):  # the parser does refuse
+        accepted(line.replace("--bench", "--bank"))
+    # The watchdog is fed between two turns of the station, each of which has these bounds; a start
+    # identifies both; an end lets a recovery come to its own.
+    longest_turn_s = max(PREPARE_TIMEOUT_S, DISARM_TIMEOUT_S, STOP_S, TICK_S)
+    assert service.getint("WatchdogSec") > BEATS_PER_LIMIT * longest_turn_s
+    assert service.getint("TimeoutStartSec") > 2 * (IDENTIFY_TIMEOUT_S + PREPARE_TIMEOUT_S)
+    assert service.getint("TimeoutStopSec") > END_S
     # Its children have sessions of their own, and are ended by it.
-    assert unit["KillMode"] == "mixed" and unit["StateDirectory"] == "freezeframe"
-    assert "watch --bench" in unit["ExecStart"] and "${STATE_DIRECTORY}" in unit["ExecStart"]
+    assert (service["Type"], service["KillMode"]) == ("notify", "mixed")
+    mends_nothing = service["RestartPreventExitStatus"].split()
+    is_good = service["SuccessExitStatus"].split()
+    assert mends_nothing == [str(UsageError.exit_code)]
+    assert str(RigError.exit_code) not in (*mends_nothing, *is_good), "it is started again"
+    assert str(WireError.exit_code) in is_good

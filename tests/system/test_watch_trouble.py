@@ -6,11 +6,12 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from console_adapter import ConsoleAdapter
 from full_disk import limit_files
-from waiting import await_true
+from waiting import LIMIT_S, await_true
 from watched_bench import complain, write_bench
 
 from freezeframe.harness.bench.benchfile import load_bench
@@ -24,6 +25,7 @@ from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.runs.policyfile import PolicyFile, WatchStart
+from freezeframe.harness.runs.recording import ClosedRecording, new_recording
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
 
@@ -54,13 +56,21 @@ class Filling(Silent):
             self.is_back.set()
 
 
+class Telling(Silent):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.told.append(text)
+
+
 def test_a_full_disk_ends_no_watch_and_the_next_incident_is_whole(tmp_path: Path) -> None:
     """Seen: the watch ended at the first hit."""
     with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
         view = Filling(opened)
         try:
             with Watch(opened, out_dir=tmp_path, view=view) as watched:
-                assert view.is_back.wait(60), view.told
+                assert view.is_back.wait(LIMIT_S), view.told
                 limit_files(None)
                 first, second = next(watched), next(watched)
         finally:
@@ -121,7 +131,7 @@ def test_an_open_breaker_outlives_each_start_that_no_person_made(tmp_path: Path)
             OpenBench(load_bench("sim"), run_dir) as opened,
             Watch(opened, out_dir=tmp_path, view=view, dry_run=dry_run, start=start),
         ):
-            assert view.is_decided.wait(60), view.health_seen
+            assert view.is_decided.wait(LIMIT_S), view.health_seen
         return view
 
     kept = "storm guard: 12 saves in one hour; recording until a person arms again"
@@ -138,6 +148,35 @@ def test_an_open_breaker_outlives_each_start_that_no_person_made(tmp_path: Path)
     view = started(WatchStart.TYPED)
     assert any(one.health.has_frames for one in view.health_seen)
     assert (saved().broken, saved().guard_log) == ("", ())
+
+
+def test_an_incident_that_cannot_be_judged_ends_no_watch(tmp_path: Path) -> None:
+    """Whatever is wrong with one: what was recorded of it stays, and the next is judged."""
+    broken: list[dict[str, Any]] = [
+        {"actions": [{}]},  # KeyError
+        {"actions": None},  # TypeError
+        {},
+    ]
+    view = Telling()
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        watched = Watch(opened, out_dir=tmp_path, view=view)
+        with watched:
+            for wrong in broken:
+                recording = new_recording(opened, tmp_path, view)
+                recording.incident.record |= wrong
+                watched.station.closed.put(ClosedRecording(recording, "fail", (), ()))
+            results = [next(watched) for _ in broken]
+    assert watched.station.failure is None
+    *wrongs, well = results
+    assert well.outcome == "fail" and well.error is None
+    for one in wrongs:
+        assert one.outcome == "rig-trouble" and isinstance(one.error, RigError)
+        assert one.incident is not None and one.incident.is_dir()
+        assert str(one.error) in one.reasons and str(one.error) in view.told
+    assert [str(one.error).partition(" could not be closed: ")[2] for one in wrongs] == [
+        "internal error: KeyError: 'side'",
+        "internal error: TypeError: 'NoneType' object is not iterable",
+    ]
 
 
 def listens(port: int) -> bool:
@@ -157,7 +196,7 @@ def test_the_number_of_a_lost_line_is_passed_to_nobody(line: str, tmp_path: Path
             bench = load_bench(write_bench(tmp_path, line, adapter.port))
             with OpenBench(bench, run_dir) as opened:
                 adapter.unplug()
-                await_true(lambda: not listens(adapter.port), 60, "the adapter to go")
+                await_true(lambda: not listens(adapter.port), LIMIT_S, "the adapter to go")
                 for _ in range(3):
                     with pytest.raises(RigError):
                         opened.reopen_line("secondary", console=is_console)
@@ -171,12 +210,12 @@ def test_the_number_of_a_lost_line_is_passed_to_nobody(line: str, tmp_path: Path
                         with pytest.raises(LineGoneError):
                             used.write(b"frame")
                 adapter.plug()
-                await_true(lambda: listens(adapter.port), 60, "the adapter")
+                await_true(lambda: listens(adapter.port), LIMIT_S, "the adapter")
                 opened.reopen_line("secondary", console=is_console)
-                assert opened.identify("secondary", deadline_in(60.0)).serial_number
+                assert opened.identify("secondary", deadline_in(LIMIT_S)).serial_number
                 complain(opened)
                 again = opened.consoles["secondary"]
-                assert not is_console or again.read(64, deadline_in(60.0))
+                assert not is_console or again.read(64, deadline_in(LIMIT_S))
         finally:
             adapter.close()
             for fd in strangers:

@@ -40,6 +40,7 @@ def test_by_default_all_but_armed_is_reported(tmp_path: Path) -> None:
         ("", "notify: needs a command or post"),
         ("command = []", "notify.command: "),
         ('command = "page me"', "notify.command: is not a list"),
+        ('command = ["a", "b\\u0000c"]', "notify.command[1]: holds a NUL"),
         ('post = "ftp://host/x"', "notify.post: is no URL"),
         ('post = "http://"', "notify.post: is no URL"),
         ('post = "http://h:99999/"', "notify.post: is no URL"),

@@ -1,8 +1,13 @@
 """What an incident was recorded by: copies of its bench and rule files, without a secret in them."""
 
+import json
+import string
+import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.versions import commit
@@ -42,6 +47,70 @@ def test_a_secret_is_taken_out_and_the_rest_stays(line: str) -> None:
 def test_where_that_is_not_certain_there_is_no_copy(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         without_secrets(text)
+
+
+# What stands around a secret in an argument of [notify]'s command.
+AROUND = [
+    "{}://hooks.lab/T0/{{}}", "{}://pager:{{}}@lab", "Bearer {{}}", "bEARER  {{}}", "basic {{}}",
+    "Authorization: Bearer {{}}", "pager:{{}}@lab:5000", "--login=pager:{{}}@lab", "--token={{}}",
+    "X-Api-Key: {{}}", "curl -H 'Authorization: Bearer {{}}' {}://hooks.lab/",
+    'curl -H "Authorization: Bearer {{}}" "{}://hooks.lab/{{}}?k={{}}"',
+]  # fmt: skip
+OPTIONS = ["-u", "--user", "--token", "--password", "--api-key"]
+SCHEMES = st.sampled_from(["http", "https", "HTTPS", "Http", "ftp", "tgram"])
+NOTIFY_SECRETS = st.text(
+    string.ascii_letters + string.digits + string.punctuation.replace("@", ""),
+    min_size=8, max_size=20,
+)  # fmt: skip
+
+
+@st.composite
+def notify_tables(draw: st.DrawFn) -> tuple[str, str]:
+    """(a secret, a bench file with it in its [notify])"""
+    secret, scheme = draw(NOTIFY_SECRETS), draw(SCHEMES)
+    held = draw(st.sampled_from(AROUND)).format(scheme).format(*[secret] * 3)
+    kind = draw(st.sampled_from(["argument", "after an option", "post", "header"]))
+    match kind:
+        case "argument":
+            said = {"command": ["sh", "-c", held, "lab"]}
+        case "after an option":
+            said = {"command": ["./page.sh", draw(st.sampled_from(OPTIONS)), secret, "lab"]}
+        case "post":
+            said = {"post": f"{scheme}://hooks.lab/T0/{secret}"}
+        case _:
+            said = {"headers": {"X-Lab": held}}
+    lines = [f"{key} = {_toml(value)}" for key, value in said.items()]
+    return secret, "\n".join(['[bench]\nname = "lab"\n[notify]', *lines, 'on = ["blind"]\n'])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+@given(notify_tables())
+def test_no_secret_of_notify_is_in_the_copy(given: tuple[str, str]) -> None:
+    secret, text = given
+    try:
+        made = without_secrets(text)
+    except ValueError:  # it is not certain, so there is no copy; seldom, see the next test
+        return
+    held = json.dumps(tomllib.loads(made)) + made
+    assert secret not in held and json.dumps(secret)[1:-1] not in held
+    assert tomllib.loads(made)["bench"] == {"name": "lab"}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_copy_of_notify_keeps_what_is_no_secret(around: str, scheme: str) -> None:
+    held = around.format(scheme).format(*[SECRET] * 3)
+    said = _toml(["sh", "-c", held, "lab", "-v"])
+    made = without_secrets(f'[bench]\nname = "lab"\n[notify]\ncommand = {said}\non = ["blind"]\n')
+    assert SECRET not in made and REMOVED in made
+    table = tomllib.loads(made)
+    assert table["bench"] == {"name": "lab"} and table["notify"]["on"] == ["blind"]
+    assert table["notify"]["command"][3:] == ["lab", "-v"]
 
 
 def test_a_file_without_secrets_is_copied_as_it_is() -> None:

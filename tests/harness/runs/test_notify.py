@@ -4,7 +4,12 @@ import http.server
 import json
 import os
 import queue
+import shutil
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import await_true
+from waiting import LIMIT_S, await_true
 
 from freezeframe.harness.bench.notifytable import OCCASIONS, NotifyTable
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.notify import MAX_WAITING, Notifier
 
-LIMIT_S = 60.0
-"""Bound of a hang."""
 APPEND = ["sh", "-c", "cat >> notices.jsonl; echo >> notices.jsonl"]
 BLIND = HealthStatus(Health.BLIND, "neither a console nor the link can be seen")
 
@@ -144,6 +147,66 @@ def test_a_failing_command_is_reported_once_and_again_when_it_works(tmp_path: Pa
     failed = "the command sh ended with status 3: no \\x1b[2Jpager"
     assert said == [f"notify: {failed}; the watch goes on", "notify: the command works again"]
     assert [one["result"] for one in journal()] == [failed, failed, "ok"]
+
+
+def test_whatever_keeps_a_notice_from_being_sent_the_next_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: no room for the command's output ended the thread, and nobody was notified any more."""
+    notifier, said = make(tmp_path, command=APPEND)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    notifier.start()
+    for name in ("first", "second"):
+        incident(notifier, name)
+    await_true(lambda: len(journal()) == 2, LIMIT_S, "both failures")
+    (tmp_path / "missing").mkdir()
+    incident(notifier, "third")
+    notifier.close()
+    failed = "the command failed: No such file or directory"
+    assert said == [f"notify: {failed}; the watch goes on", "notify: the command works again"]
+    assert [one["result"] for one in journal()] == [failed, failed, "ok"]
+    assert [one["incident"]["id"] for one in received(tmp_path)] == ["third"]
+
+
+def test_an_argument_that_cannot_be_one_fails_like_any_other(tmp_path: Path) -> None:
+    notifier, said = make(tmp_path, command=["sh", "-c", "cat\0hunter2"])
+    notifier.start()
+    for name in ("first", "second"):
+        incident(notifier, name)
+    notifier.close()
+    assert said == ["notify: the command failed: ValueError; the watch goes on"]
+    assert [one["about"] for one in journal()] == ["incident", "incident"]
+
+
+ANOTHER_USER = """
+import sys
+sys.path[:0] = {path!r}
+import subprocess
+from pathlib import Path
+from waiting import LIMIT_S, await_true
+from freezeframe.harness.runs.notify import is_killed
+for is_mine in (True, False):
+    command = ["sleep", "1000"] if is_mine else ["setpriv", "--reuid=65534", "sleep", "1000"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    status = Path(f"/proc/{{process.pid}}/status")
+    if not is_mine:
+        await_true(lambda: "\\nUid:\\t65534\\t65534\\t" in status.read_text(), LIMIT_S, "its user")
+    print(is_killed(process), process.pid, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root")
+def test_a_command_that_became_another_users_cannot_be_killed_and_nobody_waits_for_it() -> None:
+    """Seen: what sudo had started ended the thread."""
+    script = ANOTHER_USER.format(path=sys.path)
+    argv = ["setpriv", "--bounding-set=-kill", sys.executable, "-c", script]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S)
+    found = [one.split() for one in done.stdout.splitlines()]
+    for _, pid in found[1:]:
+        os.kill(int(pid), signal.SIGKILL)
+    assert [one for one, _ in found] == ["True", "False"] and done.returncode == 0
 
 
 class Server(http.server.ThreadingHTTPServer):
