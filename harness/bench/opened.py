@@ -296,7 +296,8 @@ class OpenBench:
     def _put_aside(self, side: Side, *, console: bool, is_shared: bool) -> None:
         """Close a line that has gone. Until it is there again another descriptor stands in its place:
         the number of a closed one may be any other file's by the time at which a watcher gets it.
-        Nothing comes on a console's; a control line's refuses what is written, as the lost one did."""
+        Nothing comes on a console's, and it does not end; a control line's refuses what is written
+        and asked, as the lost one did; that of a line that is both does both."""
         is_console = console or is_shared
         old: ByteLink = self.consoles[side] if is_console else self.controllers[side].link
         if old in self._stand_ins.values():
@@ -307,15 +308,24 @@ class OpenBench:
             self._closing.callback(self._stand_ins[key].close)
         self._count(f"{side} console" if is_console else f"{side} control line", old)
         lost = self.controllers[side].link if is_shared else old
-        self._use_line(side, self._stand_ins[key], console=console, is_shared=is_shared)
+        stand_in = self._stand_ins[key]
+        self._use_line(side, stand_in, console=console, is_shared=is_shared, is_gone=True)
         lost.close()
         self._lines = [line for line in self._lines if line is not old]
 
-    def _use_line(self, side: Side, line: SerialLink, *, console: bool, is_shared: bool) -> None:
+    def _use_line(
+        self,
+        side: Side,
+        line: SerialLink,
+        *,
+        console: bool,
+        is_shared: bool,
+        is_gone: bool = False,
+    ) -> None:
         if console or is_shared:
             self.consoles[side] = line
         if is_shared or not console:
-            control: ByteLink = SharedLine(line) if is_shared else line
+            control: ByteLink = SharedLine(line, is_gone=is_gone) if is_shared else line
             self.controllers[side] = self._make_controller(side, control)
 
     def identify(self, side: Side, deadline_ns: Ns) -> Identity:

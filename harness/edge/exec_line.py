@@ -99,13 +99,18 @@ class ExecPort:
     def _ended_with(self, within_s: float) -> int | None:
         """The program's exit status, negative for a signal; None: it runs. It stays a zombie until
         ``close``: its number is also its process group's, and may be another's once it is reaped."""
-        process_fd = os.pidfd_open(self._process.pid)
+        if self._process.returncode is not None:
+            return self._process.returncode
         try:
-            if not select.select([process_fd], [], [], within_s)[0]:
-                return None
-        finally:
-            os.close(process_fd)
-        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            process_fd = os.pidfd_open(self._process.pid)
+            try:
+                if not select.select([process_fd], [], [], within_s)[0]:
+                    return None
+            finally:
+                os.close(process_fd)
+            found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        except (ProcessLookupError, ChildProcessError):  # ``close`` reaps it in another thread
+            return self._process.wait()
         assert found is not None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 

@@ -169,10 +169,11 @@ class SerialLink:
 
 
 class _Silent:
-    """A line on which nothing ever comes; ``is_gone``: one that has ended."""
+    """A line on which nothing ever comes, and which takes nothing; ``is_gone``: one that has ended."""
 
     def __init__(self, *, is_gone: bool) -> None:
         self._ours, self._theirs = socket.socketpair()
+        self._ours.shutdown(socket.SHUT_WR)  # EPIPE, for whoever has the descriptor
         if is_gone:
             self._theirs.close()
 
@@ -185,8 +186,8 @@ class _Silent:
 
 
 def silent_line(name: str, *, is_gone: bool = False) -> SerialLink:
-    """In the place of a line that a bench does not have. ``is_gone``: each read and write fails, as
-    on one that has gone."""
+    """In the place of a line that a bench does not have: nothing comes, and each write fails.
+    ``is_gone``: each read fails too, as on one that has gone."""
     return SerialLink(name, _Silent(is_gone=is_gone), [])
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import Ns
 from freezeframe.harness.edge.serial_link import SerialLink
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import LineGoneError, RigError
 
 MAX_EARLY_BYTES: Final = 1 << 20
 """Limit for bytes kept before sharing: 90 s at 115,200 baud. Opening a bench takes seconds."""
@@ -20,11 +20,16 @@ MAX_EARLY_BYTES: Final = 1 << 20
 
 class SharedLine:
     """Implements roles.ByteLink. Writes go directly to the line: a frame is written in one piece,
-    and text never contains its delimiter."""
+    and text never contains its delimiter.
 
-    def __init__(self, line: SerialLink) -> None:
+    ``is_gone``: ``line`` stands in for one that has gone. Each read and write fails, so that silence
+    is not taken for a controller's; whoever reads the console does not see it end.
+    """
+
+    def __init__(self, line: SerialLink, *, is_gone: bool = False) -> None:
         self.name = line.name
         self.line = line
+        self._is_gone = is_gone
         self._copy_fd = -1
         self._early = bytearray()
 
@@ -57,6 +62,7 @@ class SharedLine:
         return self.line.fileno()
 
     def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
+        self._fail_if_gone()
         if self._copy_fd < 0:
             data = self.line.read(max_bytes, deadline_ns)
             self._early += data[: MAX_EARLY_BYTES - len(self._early)]
@@ -71,7 +77,12 @@ class SharedLine:
         return data
 
     def write(self, data: bytes) -> None:
+        self._fail_if_gone()
         self.line.write(data)
+
+    def _fail_if_gone(self) -> None:
+        if self._is_gone:
+            raise LineGoneError(f"{self.name} is gone, and is not there again yet")
 
     def close(self) -> None:
         self.unshare()

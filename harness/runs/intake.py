@@ -195,7 +195,8 @@ class Intake:
         self._rules.begin()
 
     def _closed(self, recording: Recording, outcome: Outcome) -> ClosedRecording:
-        recording.count_lines(self._opened)
+        if recording is self._followed_by:  # of an earlier station's nothing was counted
+            recording.count_lines(self._opened)
         rules = self._rules
         return ClosedRecording(recording, outcome, rules.throughout, rules.ever)
 

@@ -185,7 +185,8 @@ class Armed:
         if line.control_fd >= 0:
             old_fd = self._control.get(line.side)
             self._control = {**self._control, line.side: line.control_fd}
-            if old_fd is not None and line.control_fd != line.console_fd:
+            # Of a line that is both, the old one may be a console still: what stood in for it.
+            if old_fd is not None and line.console_fd < 0:
                 os.close(old_fd)
         self.aim(book)
 

@@ -18,12 +18,14 @@ def complain(opened: OpenBench) -> None:
 
 
 def write_bench(tmp_path: Path, line: str, port: int) -> str:
-    """The simulated bench with a line of the secondary behind a TCP port."""
-    source = builtin_folder()
-    text = (source / "sim.toml").read_text()
-    key = f'{line} = "{{run}}/secondary.{line}"'
-    assert key in text
-    text = text.replace(key, f'{line} = "socket://127.0.0.1:{port}"')
+    """The simulated bench with a line of the secondary behind a TCP port. ``line``: "console",
+    "control", or "shared", which is both."""
+    source, is_shared = builtin_folder(), line == "shared"
+    text = (source / ("sim_shared.toml" if is_shared else "sim.toml")).read_text()
+    for key in ("console", "control") if is_shared else (line,):
+        before = f'{key} = "{{run}}/secondary.{"console" if is_shared else line}"'
+        assert before in text
+        text = text.replace(before, f'{key} = "socket://127.0.0.1:{port}"')
     text = text.replace('"rules/', f'"{source}/rules/')
     path = tmp_path / "unplugged.toml"
     path.write_text(text)

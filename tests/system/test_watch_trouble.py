@@ -8,26 +8,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from console_adapter import ConsoleAdapter
 from full_disk import limit_files
+from reflex_bench import FRAMES, Bench, Line
 from waiting import LIMIT_S, await_true
 from watched_bench import complain, write_bench
 
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import SIDES
+from freezeframe.harness.core import events
+from freezeframe.harness.core.console.rules import ConsoleRule
+from freezeframe.harness.core.events import SIDES, FrameFailed
+from freezeframe.harness.core.frames import encode
 from freezeframe.harness.core.policy import Health, HealthStatus, Rung
 from freezeframe.harness.core.policy.guard import Acted
 from freezeframe.harness.core.policy.messages import Saved
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.edge.serial_link import silent_line
 from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.roles import ByteLink
 from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.runs.policyfile import PolicyFile, WatchStart
 from freezeframe.harness.runs.recording import ClosedRecording, new_recording
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
+from freezeframe.harness.watch.reflex_io import NewLine, ReflexConfig, write_frames
+from freezeframe.harness.wire.control import Op
 
 pytestmark = [
     pytest.mark.system,
@@ -184,13 +193,29 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("line", ["console", "control"])
+def refuses_what_is_written(opened: OpenBench, link: ByteLink) -> None:
+    """A controller is not judged hung, and its power is not switched, because its adapter is out."""
+    with pytest.raises(LineGoneError):
+        link.write(b"frame")
+    with pytest.raises(LineGoneError):
+        link.read(1, time.monotonic_ns())
+    controller = opened.controllers["secondary"]
+    with pytest.raises(LineGoneError):
+        controller.identify(deadline_in(LIMIT_S))
+    with pytest.raises(LineGoneError):
+        controller.freeze_reply(encode(Op.WARMSTART, 1, b""), deadline_in(LIMIT_S))
+    (attempt,) = write_frames([("secondary", b"frame", link.fileno())])  # as the reflex does
+    assert isinstance(attempt.event(1), FrameFailed)
+
+
+@pytest.mark.parametrize("line", ["console", "control", "shared"])
 def test_the_number_of_a_lost_line_is_passed_to_nobody(line: str, tmp_path: Path) -> None:
     """Seen: the next file that was opened had it, and a reflex that was started meanwhile read that
     file, or wrote its frame there."""
-    is_console = line == "console"
+    is_shared = line == "shared"
+    is_console = line == "console" or is_shared
     with run_directory() as run_dir:
-        adapter = ConsoleAdapter(run_dir / f"secondary.{line}")
+        adapter = ConsoleAdapter(run_dir / f"secondary.{'console' if is_shared else line}")
         strangers: list[int] = []
         try:
             bench = load_bench(write_bench(tmp_path, line, adapter.port))
@@ -204,19 +229,67 @@ def test_the_number_of_a_lost_line_is_passed_to_nobody(line: str, tmp_path: Path
                     link = opened.controllers["secondary"].link
                     used = opened.consoles["secondary"] if is_console else link
                     assert used.fileno() not in strangers
+                    assert opened.is_shared("secondary") is is_shared
                     if is_console:  # nothing comes, and nothing ends
                         assert used.read(1, time.monotonic_ns()) == b""
-                    else:  # a frame is not taken for sent
-                        with pytest.raises(LineGoneError):
-                            used.write(b"frame")
+                    if not is_console or is_shared:
+                        refuses_what_is_written(opened, link)
                 adapter.plug()
                 await_true(lambda: listens(adapter.port), LIMIT_S, "the adapter")
                 opened.reopen_line("secondary", console=is_console)
                 assert opened.identify("secondary", deadline_in(LIMIT_S)).serial_number
                 complain(opened)
                 again = opened.consoles["secondary"]
-                assert not is_console or again.read(64, deadline_in(LIMIT_S))
+                if line == "console":  # a shared line's bytes were read with the answers
+                    assert again.read(64, deadline_in(LIMIT_S))
         finally:
             adapter.close()
             for fd in strangers:
                 os.close(fd)
+
+
+class WithoutAdapter(Bench):
+    """Of its secondary's line, which is console and control, only the stand-in is there."""
+
+    def config(self, rules: list[ConsoleRule]) -> ReflexConfig:
+        self.stand_in = silent_line("secondary")
+        made = super().config(rules)
+        primary, secondary = made.streams
+        streams = [primary, msgspec.structs.replace(secondary, fd=self.stand_in.fileno())]
+        control = made.control | {"secondary": self.stand_in.fileno()}
+        return msgspec.structs.replace(made, streams=streams, control=control)
+
+    def fds(self) -> list[int]:
+        return [*super().fds(), self.stand_in.fileno()]
+
+
+def test_what_stands_in_for_a_line_takes_no_frame_and_does_not_end(tmp_path: Path) -> None:
+    """Also when the line is back."""
+    bench, again = WithoutAdapter(tmp_path), Line()
+    try:
+        bench.arm()
+        bench.console["primary"].say(b"Digest integrity check FAILED\r\n")
+        (failed,), (sent,) = bench.until(events.FrameFailed), bench.until(events.FrameSent)
+        assert (failed.side, sent.side) == ("secondary", "primary")
+        assert failed.error == "Broken pipe"
+        message = msgspec.json.encode(
+            NewLine(side="secondary", console="secondary console", fds=["console", "control"])
+        )
+        socket.send_fds(bench.lines, [message], [again.rig, again.rig])
+        text = b"second is ill\r\n"
+        again.say(text)
+        assert bench.recorded("secondary", len(text)) == text
+        bench.arm()
+        again.say(text)
+        frame = FRAMES["console"]["secondary"]
+        assert again.hear(len(frame)) == frame
+        bench.stop()
+        assert bench.count(events.StreamEnded) == 0 and bench.reflex.exit_status == 0
+    finally:
+        bench.reflex.kill_if_running()
+        bench.stand_in.close()
+        again.close()
+        for line in (*bench.console.values(), *bench.control.values()):
+            line.close()
+        os.close(bench.trigger_read)
+        os.close(bench.trigger_write)

@@ -5,13 +5,14 @@ import os
 import shlex
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from freezeframe.harness.core.events import NS_PER_S
-from freezeframe.harness.edge.exec_line import command_of
+from freezeframe.harness.edge.exec_line import ExecPort, command_of
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.roles import ByteLink
@@ -108,6 +109,29 @@ def test_a_program_that_was_killed_is_said_to_be() -> None:
             link.read(1, soon())
     finally:
         link.close()
+
+
+def test_a_line_that_was_closed_is_gone() -> None:
+    """Seen: ProcessLookupError, from the number of a program that had been reaped."""
+    link = open_serial("exec:cat")
+    link.close()
+    for use in (lambda: link.write(b"frame"), lambda: link.read(1, soon())):
+        with pytest.raises(LineGoneError, match="its program ended with status"):
+            use()
+
+
+def test_why_a_line_has_ended_is_known_while_it_is_closed() -> None:
+    """Seen: ProcessLookupError or ChildProcessError, when the program was reaped meanwhile. The ends
+    of two threads meet in each order; neither may fail."""
+    for _ in range(20):
+        port = ExecPort("exec:true")
+        said: list[str] = []
+        asks = threading.Thread(target=lambda: said.append(port.reason()))  # noqa: B023
+        asks.start()
+        port.close()
+        asks.join(60)
+        assert len(said) == 1
+        assert port.reason().startswith("its program ended with status ")
 
 
 def test_its_program_ends_with_the_line(tmp_path: Path) -> None:

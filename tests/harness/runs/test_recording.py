@@ -12,12 +12,14 @@ from full_disk import full_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Note, Side, Trigger
 from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.runs.intake import Decider, Intake
 from freezeframe.harness.runs.recording import Recording, not_made
 from freezeframe.harness.runs.view import Silent
 
@@ -64,6 +66,39 @@ def test_what_the_serial_drivers_counted_is_kept_and_losses_are_noted(tmp_path: 
         "primary console": LineErrors(breaks=1), "secondary console": LineErrors(overruns=2),
     }  # fmt: skip
     assert record.notes == ("secondary console: its serial driver counted 2 overruns",)
+
+
+class CountingStation:
+    """What an intake needs of one."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self.opened = opened
+
+    def step(self, event: object) -> None:
+        raise AssertionError(event)
+
+
+def test_a_resumed_incident_gets_nothing_of_what_the_drivers_counted_since(
+    tmp_path: Path,
+) -> None:
+    """Seen: it was given the losses of the recording that had begun meanwhile, which lacked them."""
+    opened = OpenBench.__new__(OpenBench)
+    opened.bench = load_bench("sim")
+    opened.controllers, opened.consoles = {}, {}
+    losses = {"primary console": LineErrors(overruns=2)}
+    opened._line_errors = dict(losses)
+    resumed, now = (
+        Recording(Incident.create(tmp_path, bench="b", seed=seed), Silent()) for seed in (0, 1)
+    )
+    intake = Intake(cast(Decider, CountingStation(opened)), Silent(), now)
+    intake.cut(resumed, is_resumed=True)
+    assert opened._line_errors == losses and not resumed.incident.record.get("line_errors")
+    closed = intake.close("pass")
+    assert [one.recording for one in closed] == [resumed, now]
+    for one in (resumed, now):
+        one.incident.finish("fail")
+    assert Incident.open(resumed.incident.path).record.line_errors == {}
+    assert Incident.open(now.incident.path).record.line_errors == losses
 
 
 HITS = st.lists(
