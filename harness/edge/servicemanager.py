@@ -21,8 +21,9 @@ class ServiceManager:
         starts."""
         found = {name: environment.pop(name, "") for name in VARIABLES}
         address = found["NOTIFY_SOCKET"]
-        self.has_started_us = bool(address or environment.get("INVOCATION_ID"))
-        """The process, or what it was typed into, was started by a service manager."""
+        is_service = environment.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+        self.has_started_us = bool(address) or is_service
+        """The process itself was started by a service manager, not typed by a person."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         is_ours = found["WATCHDOG_PID"] in ("", str(os.getpid()))
         wanted = found["WATCHDOG_USEC"]

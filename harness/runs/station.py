@@ -147,7 +147,8 @@ class Station(threading.Thread):
     def _begin(self) -> None:
         saved, now = self._armed_incidents.read(), time.monotonic_ns()
         was_killed = saved is not None and saved.was_killed
-        self._machine = Machine(self._settings, now, saved if was_killed else None)
+        old = saved.begun_anew if saved is not None and was_killed else None
+        self._machine = Machine(self._settings, now, old)
         if saved is not None and not was_killed:
             self._machine.guard.recall(saved.guard_log, saved.broken)
         for part in list(self._machine.presence.parts):

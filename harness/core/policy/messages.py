@@ -6,7 +6,7 @@ once and in the order given: ``Persist`` before the ``Arm`` that follows it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -391,6 +391,11 @@ class Saved:
     def was_killed(self) -> bool:
         """The process did not end in order: something may be under way."""
         return bool(self.armed or self.open or not self.ended)
+
+    @property
+    def begun_anew(self) -> "Saved":
+        """For the watch after it: the end that the killed one had begun is not its end."""
+        return replace(self, ended="")
 
 
 @dataclass(frozen=True, kw_only=True)

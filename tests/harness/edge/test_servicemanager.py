@@ -135,6 +135,6 @@ def test_state_lies_where_the_service_manager_or_xdg_says(
 
 def test_a_service_is_known_by_what_its_manager_leaves_in_the_environment() -> None:
     assert not ServiceManager({}).has_started_us
-    assert not ServiceManager({"INVOCATION_ID": "", "NOTIFY_SOCKET": ""}).has_started_us
-    assert ServiceManager({"INVOCATION_ID": "0123"}).has_started_us
+    assert not ServiceManager({"SYSTEMD_EXEC_PID": "1", "NOTIFY_SOCKET": ""}).has_started_us
+    assert ServiceManager({"SYSTEMD_EXEC_PID": str(os.getpid())}).has_started_us
     assert ServiceManager({"NOTIFY_SOCKET": "/nowhere"}).has_started_us

@@ -433,10 +433,12 @@ def test_what_waits_at_the_end_is_reported() -> None:
     assert not of(play.log, m.Save)
 
 
-def test_after_a_kill_an_open_incident_goes_on() -> None:
+@pytest.mark.parametrize("ended", ["", "stopped"])
+def test_after_a_kill_an_open_incident_goes_on(ended: str) -> None:
     play = Play().armed()
     play.settle(play.strike())
-    resumed = Play(saved=play.saved)
+    play.settle(m.Ended(why=ended) if ended else m.Tick())
+    resumed = Play(saved=play.saved.begun_anew)
     actions = resumed.settle()
     (collect,) = of(actions, m.Collect)
     assert collect.resumed and collect.incident == play.machine.open_incident
