@@ -42,7 +42,8 @@ def list_(
     until: Until = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the incidents, oldest first; all, or those that fit every option given."""
+    """List the incidents, all, or those that fit every option given. Oldest first: an import by the time of
+    its capture, whereas `last` is the one that was made last."""
     with reported(as_json):
         from freezeframe.harness.cli import incidents
         from freezeframe.harness.incidents.benchhistory import Wanted

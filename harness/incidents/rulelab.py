@@ -105,7 +105,8 @@ _Noted = tuple[object, Side, int, str, object]
 def _noted_rows(rows: Sequence[Row]) -> Iterator[_Noted]:
     for row in rows:
         at, rule, side = row.get("offset_bytes"), row.get("rule"), row.get("side")
-        if type(at) is int and isinstance(rule, str) and side in SIDES:
+        is_own = str(rule).startswith("freezeframe-")  # a drill's; no rule file has it
+        if type(at) is int and isinstance(rule, str) and side in SIDES and not is_own:
             yield row.get("where"), side, at, rule, row.get("detail")
 
 

@@ -25,10 +25,10 @@ def test_a_row_gives_heading_value_and_key(tmp_path: Path, monkeypatch: pytest.M
     name = golden_incidents.unpack(RECEIVER, tmp_path).id
     before = json.loads(listed(tmp_path, "--json"))["incidents"]
     assert [list(row) for row in before] == [[one.key for one in COLUMNS]]
-    assert "writes" not in listed(tmp_path)
+    assert "probe-of-a-row" not in listed(tmp_path)
     row = Column(
         key="host_writes",
-        title="writes",
+        title="probe-of-a-row",
         read=lambda one: one.workload.writes_acked if one.workload is not None else None,
         shown=lambda value: f"{value} acknowledged",
     )
@@ -37,7 +37,7 @@ def test_a_row_gives_heading_value_and_key(tmp_path: Path, monkeypatch: pytest.M
     assert after == {**before[0], "host_writes": after["host_writes"]}
     assert type(after["host_writes"]) is int
     head, line = listed(tmp_path).splitlines()
-    assert head.endswith("writes") and line.startswith(name)
+    assert head.endswith("probe-of-a-row") and line.startswith(name)
     assert line.endswith(f"{after['host_writes']} acknowledged")
 
 
