@@ -325,7 +325,11 @@ class Intake:
             return
         if trigger.rule.startswith(BOOT_RULE_PREFIX):
             self._station.step(
-                m.Rebooted(side=trigger.side, evidence="it restarted: a boot banner came in")
+                m.Rebooted(
+                    side=trigger.side,
+                    evidence="it restarted: a boot banner came in",
+                    t_read_ns=trigger.t_arrival_ns,
+                )
             )
             return
         recording = self.current

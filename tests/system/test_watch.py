@@ -214,6 +214,7 @@ class Killing(Silent):
 
     def phase(self, text: str) -> None:
         self.told.append(text)
+        assert "nobody was instructed" not in text, self.told
         if text.startswith("watching;"):
             kill_child("freezeframe.harness.watch.reflex")
         elif text.startswith("reflex process: there again"):
@@ -222,7 +223,7 @@ class Killing(Silent):
     def health(self, status: HealthStatus) -> None:
         self.health_seen.append(status)
         is_again = any(one.startswith("link capture: there again") for one in self.told)
-        if is_again and status.health.has_frames and not self._has_complained:
+        if is_again and status.health is Health.ARMED and not self._has_complained:
             self._has_complained = True
             complain(self._opened)
 
@@ -260,7 +261,7 @@ class Rebooting(Silent):
 
     def health(self, status: HealthStatus) -> None:
         is_again = "secondary: boot epoch 2, the pair is full duplex" in self.told
-        if is_again and status.health.has_frames and "complained" not in self.told:
+        if is_again and status.health is Health.ARMED and "complained" not in self.told:
             self.told.append("complained")
             complain(self._opened)
 

@@ -50,6 +50,8 @@ class SideFacts:
     asking: bool = False
     ask_ns: Ns = 0
     pause_s: float = 0.0
+    asked_ns: Ns = -1
+    """When the question went out that it answered last."""
     since_ns: Ns = -1
     """When it was last forgotten: an answer to an older question is worth nothing."""
     heard: bool = False

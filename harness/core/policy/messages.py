@@ -103,6 +103,8 @@ class Rebooted:
 
     side: Side
     evidence: str
+    t_read_ns: Ns | None = None
+    """When its banner was read; None: that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,9 +199,7 @@ class Presence:
                 if self.parts[CONTROL[event.side]].up:
                     self._unidentified(event.side, event.reason, now)
             case Rebooted():
-                if event.side not in instructed:
-                    self._report("rebooted", event.side, event.evidence)
-                self.sides[event.side].forget("it restarted", now)
+                self._take_rebooted(event, now, instructed)
             case PairBroke():
                 self._report("pair", "pair", event.evidence)
                 for facts in self.sides.values():
@@ -249,6 +247,18 @@ class Presence:
             one.ask_ns, one.pause_s = min(one.ask_ns, now), 0.0
             one.canary_ns = min(one.canary_ns, now)
 
+    def _take_rebooted(self, event: Rebooted, now: Ns, instructed: tuple[Side, ...]) -> None:
+        facts = self.sides[event.side]
+        if (
+            event.t_read_ns is not None
+            and event.t_read_ns < facts.asked_ns
+            and facts.epoch is not None
+        ):
+            return  # a banner that waited in the line: who answered later is in that boot, or a newer one
+        if event.side not in instructed:
+            self._report("rebooted", event.side, event.evidence)
+        facts.forget("it restarted", now)
+
     def _take_identified(self, event: Identified, now: Ns) -> None:
         facts, settings = self.sides[event.side], self._settings
         facts.asking = False
@@ -268,7 +278,7 @@ class Presence:
             text = f"boot epoch {event.boot_epoch}, the pair is {event.pair_state}"
             self._report("identity", event.side, text)
         facts.epoch, facts.pair_state, facts.why = event.boot_epoch, event.pair_state, ""
-        facts.unrehearsed = event.unrehearsed
+        facts.unrehearsed, facts.asked_ns = event.unrehearsed, event.t_asked_ns
         facts.is_pending = False
         if event.pair_state == FULL_DUPLEX:
             facts.pause_s, facts.ask_ns = 0.0, now + ns(settings.poll_s)

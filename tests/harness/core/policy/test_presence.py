@@ -10,6 +10,17 @@ from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL
 from freezeframe.harness.core.policy.messages import BenchPart
 
 
+def test_a_banner_that_was_read_before_the_question_is_no_restart() -> None:
+    """It waited in the line: who answered later is in that boot."""
+    play = Play().armed()
+    asked_ns = play.machine.presence.sides["secondary"].asked_ns
+    banner = m.Rebooted(side="secondary", evidence="a banner", t_read_ns=asked_ns - 1)
+    assert not play.settle(banner) and play.machine.loaded is not None
+    play.step(m.Rebooted(side="secondary", evidence="a banner", t_read_ns=asked_ns + 1))
+    assert play.reports("rebooted")
+    assert play.machine.presence.sides["secondary"].epoch is None
+
+
 @pytest.mark.parametrize("mute", SIDES)
 def test_a_side_without_a_control_line_is_listened_to_and_never_asked(mute: Side) -> None:
     """Whatever comes and goes: nobody asks it, opens its control line, or waits for it."""
