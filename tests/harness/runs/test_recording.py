@@ -145,6 +145,7 @@ def test_frames_go_out_for_the_hit_that_the_reflex_names_and_for_no_other(
             if not one.is_cause and not is_wanted
         ]
         assert recording.causes == [*(one for one in reported if one.is_cause), *others]
+        recording.incident.discard()
 
 
 def hit(at: int) -> Trigger:
