@@ -82,5 +82,9 @@ def test_the_sets_of_a_killed_watch_are_collected_by_whoever_comes_next(
     stored = StoredIncident.open(Path(found["incident"]))
     assert stored.altered() == [] and stored.outcome == "fail"
     # The same folder that the killed watch had recorded into.
-    assert stored.record.trigger is not None and stored.record.trigger.rule == "digest-failed"
+    # The console's line and the close on the link are two streams: either may be read first.
+    assert stored.record.trigger is not None
+    assert "digest-failed" in {
+        one.rule for one in (stored.record.trigger, *stored.record.more_triggers)
+    }
     assert (stored.path / "secondary" / "console.log").stat().st_size > 0
