@@ -11,6 +11,7 @@ Layouts: ``linux/if_packet.h`` (struct tpacket_req3, tpacket_block_desc), native
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
@@ -58,6 +59,9 @@ _STATS3: Final = struct.Struct("@III")
 _MREQ: Final = struct.Struct("@iHH8s")
 _SIOCGIFFLAGS, _SIOCGIFNAME = 0x8913, 0x8910
 _IFF_UP, _IFF_RUNNING = 1, 0x40
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
+_ETHTOOL_VALUE = struct.Struct("=II")
+_IFREQ_POINTER = struct.Struct("@16sP16x")
 _IFREQ: Final = struct.Struct("@16sh22x")
 _IFREQ_INDEX: Final = struct.Struct("@16si20x")
 
@@ -166,7 +170,7 @@ class PacketRing:
             return ""  # it has gone, which ``read_run`` reports
         if not flags & _IFF_UP:
             return f"the interface {self.interface} was set down"
-        if not flags & _IFF_RUNNING:
+        if not _has_carrier(self._socket, self.interface, flags):
             return (
                 f"the interface {self.interface} has no carrier: its cable is out, or what is at its other end "
                 "is off"
@@ -237,6 +241,18 @@ def _flags(any_socket: socket.socket, interface: str) -> int:
     reply = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
     flags: int = _IFREQ.unpack(reply)[1]
     return flags
+
+
+def _has_carrier(any_socket: socket.socket, interface: str, flags: int) -> bool:
+    """As the driver sees it now. The flag IFF_RUNNING follows up to a second later (the kernel's
+    link watch): it decides only where the driver cannot be asked."""
+    value = array.array("B", _ETHTOOL_VALUE.pack(_ETHTOOL_GLINK, 0))
+    request = _IFREQ_POINTER.pack(interface.encode(), value.buffer_info()[0])
+    try:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+    except OSError:
+        return bool(flags & _IFF_RUNNING)
+    return bool(_ETHTOOL_VALUE.unpack(value)[1])
 
 
 def _open_socket(interface: str, namespace: str | None) -> tuple[socket.socket, int]:
