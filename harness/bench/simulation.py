@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from freezeframe.harness.core.events import SIDES, Side
@@ -161,10 +160,5 @@ class Simulation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self.close()

@@ -3,7 +3,6 @@ the station's loop turns."""
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 from freezeframe.harness.core.policy import HealthStatus
@@ -63,12 +62,7 @@ class Heartbeat(threading.Thread):
             self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self._over.set()
         if self.is_alive():
             self.join(JOIN_S)

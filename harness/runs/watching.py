@@ -5,7 +5,6 @@ import contextlib
 import queue
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from freezeframe.harness.bench.benchfile import Bench
@@ -78,12 +77,7 @@ class Watch:
                 if (result := self._judged(one)) is not None:
                     return result
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self.station.stop("the watch was being stopped")
         if self.station.is_alive():
             self._view.phase("stopping: nobody is instructed any more")
