@@ -5,6 +5,7 @@ Times are CLOCK_MONOTONIC nanoseconds of the host (``Ns``). ``side`` is "primary
 "" (the pair).
 """
 
+import struct
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -18,6 +19,8 @@ Side = Literal["primary", "secondary"]
 SIDES: Final[tuple[Side, Side]] = ("primary", "secondary")
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
+READ_TIME: Final = struct.Struct("<QQ")
+"""A row of ``console.times``: when a read ended (Ns), and the offset of its first byte in ``console.log``."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):

@@ -4,7 +4,6 @@ The page, the capture file, the trace, ``show``, ``replay``, redaction, the inde
 file is read with a limit and none is believed: what cannot be read is a sentence in ``problems``.
 """
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from freezeframe.harness.bench import boundary, registry
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.core.blocks.blockdiff import BlockDiff
 from freezeframe.harness.core.blocks.blockstamp import Write, journal_span
-from freezeframe.harness.core.events import SIDES, Ns, Side
+from freezeframe.harness.core.events import READ_TIME, SIDES, Ns, Side
 from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.link.stampwatch import SoleWriter
@@ -57,8 +56,6 @@ MAX_LINE_BYTES: Final = 4096
 """A longer line of a console is cut into pieces."""
 MAX_JOURNAL_BYTES: Final = 1 << 30
 MAX_FRAMES: Final = 20_000_000
-_TIMES: Final = struct.Struct("<QQ")
-"""One entry of console.times a read: t_ns, offset_bytes of its first byte."""
 NONSENSE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 """What an understanding of a hostile set may end in."""
 
@@ -310,7 +307,7 @@ class Dossier:
 
     def _console(self, side: Side) -> tuple[bytes, Sequence[tuple[Ns, int]]]:
         times = self._part(f"{side}/{TIMES}", MAX_TIMES_BYTES)
-        reads = _TIMES.iter_unpack(times[: len(times) // _TIMES.size * _TIMES.size])
+        reads = READ_TIME.iter_unpack(times[: len(times) // READ_TIME.size * READ_TIME.size])
         ordered = sorted(
             ((min(t_ns, MAX_TIME_NS), at) for t_ns, at in reads), key=lambda one: one[1]
         )

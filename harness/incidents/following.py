@@ -6,14 +6,13 @@ Nothing is asked of the station, so nobody who looks can delay it; who reads slo
 
 import contextlib
 import os
-import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.events import READ_TIME, Ns, Side
 from freezeframe.harness.edge import locks
 from freezeframe.harness.edge.clock import WallReading
 from freezeframe.harness.errors import RigError, UsageError
@@ -34,8 +33,6 @@ MAX_TIMES_BYTES: Final = 64 << 20
 STILL_LOOKS: Final = 2
 """A record that has not grown for so many looks has all its times: they follow within 50 ms."""
 _SECOND_CHARS: Final = len("20260102T030405Z")
-_TIME: Final = struct.Struct("<QQ")
-"""As in ``console.times``: when a read ended (Ns), and the offset of its first byte."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,11 @@ class LineTimes:
             contextlib.suppress(OSError, RigError),
             open_inside(self.incident.path, self.name) as file,
         ):
-            file.seek(len(self.offsets) * _TIME.size)
+            file.seek(len(self.offsets) * READ_TIME.size)
             data = file.read(MAX_TIMES_BYTES)
-            for t_ns, offset in _TIME.iter_unpack(data[: len(data) - len(data) % _TIME.size]):
+            for t_ns, offset in READ_TIME.iter_unpack(
+                data[: len(data) - len(data) % READ_TIME.size]
+            ):
                 self.t_ns.append(t_ns)
                 self.offsets.append(offset)
 

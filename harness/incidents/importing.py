@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import platform
-import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Final
 from freezeframe.harness.bench.benchfile import builtin_folder
 from freezeframe.harness.core.console.logtimes import LogTimes, read_times
 from freezeframe.harness.core.console.rules import RuleSet
-from freezeframe.harness.core.events import SIDES, Ns, Side, Trigger
+from freezeframe.harness.core.events import READ_TIME, SIDES, Ns, Side, Trigger
 from freezeframe.harness.core.link import byname, taps
 from freezeframe.harness.core.link.addresses import canonical
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
@@ -48,8 +47,6 @@ MAX_LINKS: Final = 16
 MAX_PORTS: Final = 16
 MAX_NAME_CHARS: Final = 200
 _RUN_FRAMES: Final = 4096
-_TIMES: Final = struct.Struct("<QQ")
-"""console.times: (time, offset of the first byte) each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,7 +385,7 @@ class _Import:
                 self._blind.append(f"the {side}'s console is empty")
             self._incident.console_path(side).write_bytes(data)
             self._incident.console_times_path(side).write_bytes(
-                b"".join(_TIMES.pack(t_ns, at) for t_ns, at in times)
+                b"".join(READ_TIME.pack(t_ns, at) for t_ns, at in times)
             )
             ends = [*(at for _, at in times[1:]), len(data)]
             reads[side] = [

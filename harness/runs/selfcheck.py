@@ -4,7 +4,6 @@ more after it."""
 import contextlib
 import secrets
 import signal
-import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from freezeframe.harness.core.console.recheck import Recheck, recheck
 from freezeframe.harness.core.console.rules import ConsoleRule
-from freezeframe.harness.core.events import Ns, Side, Trigger
+from freezeframe.harness.core.events import READ_TIME, Ns, Side, Trigger
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import RigError
 
@@ -27,7 +26,6 @@ MAX_RECHECKED_BYTES: Final = 256 << 20
 REGEXES_S: Final = 20.0
 """Of processor time, for all regexes of one console."""
 NS_PER_US: Final = 1_000
-_TIMES: Final = struct.Struct("<QQ")
 
 
 def is_own_rule(name: str) -> bool:
@@ -135,5 +133,5 @@ def read_console(log: Path, times: Path) -> tuple[bytes, list[tuple[Ns, int]]]:
         data, raw = log.read_bytes(), times.read_bytes()
     except OSError as error:
         raise RigError(f"it cannot be read: {error}") from error
-    whole = len(raw) // _TIMES.size * _TIMES.size
-    return data, list(_TIMES.iter_unpack(raw[:whole]))
+    whole = len(raw) // READ_TIME.size * READ_TIME.size
+    return data, list(READ_TIME.iter_unpack(raw[:whole]))

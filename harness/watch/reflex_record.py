@@ -4,7 +4,6 @@ supervisor."""
 import contextlib
 import os
 import select
-import struct
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -15,10 +14,17 @@ from freezeframe.harness.core import events
 from freezeframe.harness.core.console.rulebook import RuleBook
 from freezeframe.harness.core.console.rules import MAX_PATTERN_CHARACTERS
 from freezeframe.harness.core.console.triggers import Hit, Place
-from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Event, Note, Ns, Side, Trigger
+from freezeframe.harness.core.events import (
+    NS_PER_MS,
+    NS_PER_S,
+    READ_TIME,
+    Event,
+    Note,
+    Ns,
+    Side,
+    Trigger,
+)
 
-TIMES: Final = struct.Struct("<QQ")
-"""One entry of ``console.times`` per read: t_ns, offset_bytes of its first byte."""
 EXCERPT_BYTES: Final = 256
 REPLAY_BYTES: Final = 4 * MAX_PATTERN_CHARACTERS
 """Bytes kept per console, the length of the longest literal, so that new rules find a text of
@@ -132,7 +138,7 @@ class Console:
 
     def take(self, t_arrival_ns: Ns, data: bytes) -> None:
         """Add the bytes to the stream; they will be recorded."""
-        self.times += TIMES.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
+        self.times += READ_TIME.pack(t_arrival_ns, self._recorded_from + self._read_bytes)
         self._read_bytes += len(data)
         self._before += data
         if len(self._before) > 2 * REPLAY_BYTES:
