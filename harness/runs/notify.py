@@ -24,7 +24,6 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.notices import HealthNews, Notice, health_notice, incident_notice
-from freezeframe.harness.runs.view import View
 
 MAX_WAITING: Final = 64
 """Notices of incidents that wait to be sent; further ones are counted."""
@@ -243,19 +242,6 @@ def _words(error: Exception) -> str:
         if isinstance(error, OSError)
         else type(error).__name__
     )
-
-
-class Announcing:
-    """A view whose changes of health go to a notifier, too."""
-
-    def __init__(self, view: View, notifier: Notifier) -> None:
-        self._view, self._notifier = view, notifier
-        self.phase, self.progress = view.phase, view.progress
-        self.step, self.happened = view.step, view.happened
-
-    def health(self, status: HealthStatus) -> None:
-        self._notifier.health(status)
-        self._view.health(status)
 
 
 def notifier_of(bench: Bench, report: Callable[[str], None]) -> Notifier | None:

@@ -7,29 +7,24 @@ from typing import Final, Self
 
 from freezeframe.harness.core.policy import HealthStatus
 from freezeframe.harness.edge.servicemanager import ServiceManager
-from freezeframe.harness.runs.view import View
 
 BEATS_PER_LIMIT: Final = 3
 """One that comes late is followed by another in time."""
 JOIN_S: Final = 5.0
 
 
-class ServiceView:
-    """A view whose health is the status of the service; with the first one that
-    can be sent it is ready."""
+class ServiceStatus:
+    """The health is the status of the service; with the first one that can be sent it is ready."""
 
-    def __init__(self, view: View, manager: ServiceManager) -> None:
-        self._view, self._manager = view, manager
+    def __init__(self, manager: ServiceManager) -> None:
+        self._manager = manager
         self._is_ready = False
-        self.phase, self.progress = view.phase, view.progress
-        self.step, self.happened = view.step, view.happened
 
     def health(self, status: HealthStatus) -> None:
         ready = () if self._is_ready else ("READY=1",)
         # A manager whose socket is full gets none; without READY=1 it would end the watch.
         is_sent = self._manager.send(*ready, self._manager.status(str(status)))
         self._is_ready = self._is_ready or is_sent
-        self._view.health(status)
 
 
 class Heartbeat(threading.Thread):

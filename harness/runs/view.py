@@ -1,5 +1,6 @@
 """Who watches a run or a watch: what is reported while it goes on."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from freezeframe.harness.core.events import AnyEvent
@@ -35,3 +36,16 @@ class Silent:
 
     def health(self, status: HealthStatus) -> None:
         pass
+
+
+class HealthTap:
+    """A view whose changes of health are given to somebody else first."""
+
+    def __init__(self, view: View, take: Callable[[HealthStatus], None]) -> None:
+        self._view, self._take = view, take
+        self.phase, self.progress = view.phase, view.progress
+        self.step, self.happened = view.step, view.happened
+
+    def health(self, status: HealthStatus) -> None:
+        self._take(status)
+        self._view.health(status)

@@ -18,12 +18,12 @@ from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight
 from freezeframe.harness.runs.campaign import Result, run_directory
-from freezeframe.harness.runs.notify import Announcing, Notifier, notifier_of
+from freezeframe.harness.runs.notify import Notifier, notifier_of
 from freezeframe.harness.runs.policyfile import WatchStart, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording
-from freezeframe.harness.runs.service import Heartbeat, ServiceView
+from freezeframe.harness.runs.service import Heartbeat, ServiceStatus
 from freezeframe.harness.runs.station import Station
-from freezeframe.harness.runs.view import View
+from freezeframe.harness.runs.view import HealthTap, View
 
 LOOK_S: Final = 0.5
 """A signal is handled between two waits for the next incident."""
@@ -53,7 +53,7 @@ class Watch:
         self.unproved: list[str] = []
         """At the end: what the capture of the link did not show, a sentence each."""
         self._view, self._notifier = view, notifier
-        seen = view if notifier is None else Announcing(view, notifier)
+        seen = view if notifier is None else HealthTap(view, notifier.health)
         self.station = Station(opened, out_dir=out_dir, view=seen, dry_run=dry_run, start=start)
 
     def __enter__(self) -> Self:
@@ -151,7 +151,7 @@ def watch(
     settings_of(bench, dry_run=dry_run)  # before anything is opened
     notifier, manager = notifier_of(bench, view.phase), ServiceManager()
     start = WatchStart.of(is_service=manager.has_started_us, dry_run=dry_run, arm=arm)
-    shown = ServiceView(view, manager)
+    shown = HealthTap(view, ServiceStatus(manager).health)
     with (
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,

@@ -10,8 +10,8 @@ import pytest
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.edge.servicemanager import MAX_STATUS_CHARS, ServiceManager
 from freezeframe.harness.runs.audit import state_directory
-from freezeframe.harness.runs.service import Heartbeat, ServiceView
-from freezeframe.harness.runs.view import Silent
+from freezeframe.harness.runs.service import Heartbeat, ServiceStatus
+from freezeframe.harness.runs.view import HealthTap, Silent
 
 LIMIT_S = 60.0
 
@@ -42,7 +42,7 @@ def said(one: socket.socket) -> list[str]:
 
 
 def test_the_first_health_is_ready_and_each_is_the_status(listener: socket.socket) -> None:
-    view = ServiceView(Silent(), manager_at(listener))
+    view = HealthTap(Silent(), ServiceStatus(manager_at(listener)).health)
     view.phase("nothing is ready yet")
     assert said(listener) == []
     view.health(HealthStatus(Health.DEGRADED, "primary \x1b[2J\nconsole"))
@@ -56,7 +56,7 @@ def test_the_first_health_is_ready_and_each_is_the_status(listener: socket.socke
 
 def test_a_manager_that_is_busy_is_sent_ready_again(listener: socket.socket) -> None:
     """READY=1 was sent once: lost, it would have made systemd end a watch that was armed."""
-    view = ServiceView(Silent(), manager_at(listener))
+    view = HealthTap(Silent(), ServiceStatus(manager_at(listener)).health)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
