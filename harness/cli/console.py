@@ -2,12 +2,12 @@
 
 import contextlib
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Final, TextIO
 
 from freezeframe.harness.bench.benchfile import load_bench
-from freezeframe.harness.cli.interrupt import begin_work
+from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import err
 from freezeframe.harness.core.console.shown import ShownStream
 from freezeframe.harness.core.events import SIDES, Side
@@ -34,9 +34,11 @@ def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: boo
         _say(f"the {named}'s console, as {recorder.holder} records it; read-only, Ctrl-C ends it")
         follower = ConsoleFollower(recorder, named, with_times=timestamps)
         screen = _Screen(sys.stdout, recorder, timestamps)
+        stop = stop_softly()
         try:
-            _follow(follower, screen, lines)
-            _say(f"{recorder.holder} has ended: nobody records the bench any more")
+            _follow(follower, screen, lines, stop)
+            if follower.is_over:
+                _say(f"{recorder.holder} has ended: nobody records the bench any more")
         finally:
             screen.end_line()
             follower.close()
@@ -59,15 +61,17 @@ def _find(name: str, given: str, side: Side, out_dir: Path) -> Recorder:
     return found[-1]
 
 
-def _follow(follower: ConsoleFollower, screen: "_Screen", lines: int) -> None:
+def _follow(
+    follower: ConsoleFollower, screen: "_Screen", lines: int, stop: threading.Event
+) -> None:
     for chunk in follower.newest_lines(lines):
         screen.show(chunk)
-    while not follower.is_over:
+    while not follower.is_over and not stop.is_set():
         chunks = follower.read()
         for chunk in chunks:
             screen.show(chunk)
         if not chunks and not follower.is_over:
-            time.sleep(POLL_S)
+            stop.wait(POLL_S)
 
 
 class _Screen:

@@ -6,6 +6,7 @@ Some imports turn a KeyboardInterrupt into errors of their own, so the process e
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Final
 
@@ -30,3 +31,17 @@ def begin_work() -> None:
     """Raise KeyboardInterrupt on SIGINT from now on, so that everything opened is closed in order."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stop_softly() -> threading.Event:
+    """The first SIGINT sets the event, the next raises KeyboardInterrupt. For a loop that looks often:
+    an exception that comes at any moment is lost where it lands in a destructor."""
+    stop = threading.Event()
+
+    def set_it(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, set_it)
+    return stop
