@@ -228,10 +228,6 @@ class Injector:
                 self._flip(fault, stream, piece, start)
             else:
                 fault.awaits_data.add(piece.key)
-        elif fault.kind == "stall":
-            for side in (sender, other(sender)):
-                self.hold(side, now + fault.delay_ns)
-            self._told(fault, f"the link stands still for {fault.delay_ns // NS_PER_MS} ms")
         elif fault.kind == "lost_ack":
             self.cut(other(sender), now + LOST_ACK_NS)
             self._told(fault, "its way back is cut")
@@ -248,6 +244,11 @@ class Injector:
         if fault.kind == "neg_ack":
             self._change(stream, piece, start)
             self._told(fault, "its acknowledgement became a refusal")
+        elif fault.kind == "stall":
+            # Not from the write on: held itself, it would wait for no answer on the other side.
+            for side in (sender, other(sender)):
+                self.hold(side, now + fault.delay_ns)
+            self._told(fault, f"the link stands still for {fault.delay_ns // NS_PER_MS} ms")
         elif fault.kind == "late_ack":
             self.hold(sender, now + fault.delay_ns)
             self._told(fault, f"its acknowledgement is held for {fault.delay_ns // NS_PER_MS} ms")

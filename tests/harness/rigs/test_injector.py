@@ -137,6 +137,26 @@ def test_a_retransmitted_segment_is_changed_in_the_same_way() -> None:
     pytest.fail("nothing was changed")
 
 
+@pytest.mark.parametrize("step", [1, 64, MSS_BYTES])
+def test_the_write_of_a_stall_is_delivered_and_its_answer_held(step: int) -> None:
+    """As delivered, at least that one write waits for its answer, whatever else was under way."""
+    injector = Injector("drbd")
+    injector.arm([{"kind": "stall", "at_write": 2, "delay_ms": 1}])
+    stream = frames(step)
+    passed = [one for one in stream if injector.feed(*one, 0)]
+    assert injector.writes == 2
+    assert len(injector.fired) == 1
+    assert injector.next_deadline() == NS_PER_MS
+    held = injector.release(NS_PER_MS)
+    assert passed + held == stream, "nothing is lost, and the order is kept"
+    delivered = {
+        side: b"".join(frame[ETHERNET_BYTES + 40 :] for sender, frame in passed if sender == side)
+        for side in ADDRESS
+    }
+    assert delivered["primary"].endswith(drbd.p_data(2, 16, bytes([2]) * 4096))
+    assert drbd.p_ack(2, 16, 4096) not in delivered["secondary"]
+
+
 def test_a_held_link_loses_nothing_and_keeps_the_order() -> None:
     injector = Injector("drbd")
     injector.hold("primary", 5 * NS_PER_MS)
