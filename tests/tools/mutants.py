@@ -7,10 +7,10 @@ replace, the replacement, the tests nearest to it. ``--drawn N`` draws N further
 seed from the syntax of the modules in ``DRAWN_FROM``; the tests nearest to a module are those of
 its mirror folder under ``tests/``.
 
-Each bug is made in a copy of the checkout, whose ``src`` comes first on the import path. A bug is
-caught when the tests fail, and missed when they pass; tests that do not end within the limit count
-as a catch, because a hang is noticed too. Exit status: 0 when each named bug and at least 95 % of
-the drawn ones are caught, 1 otherwise.
+Without a bug the tests must pass, which is seen first. Each bug is made in a copy of the checkout,
+whose ``src`` comes first on the import path. A bug is caught when the tests fail, and missed when
+they pass; tests that do not end within the limit count as a catch, because a hang is noticed too.
+Exit status: 0 when each named bug and at least 95 % of the drawn ones are caught, 1 otherwise.
 """
 
 import argparse
@@ -220,6 +220,9 @@ def run(mutants: Sequence[Mutant], workers: int) -> dict[str, str]:
             checkout.mkdir()
             copy_checkout(checkout)
             free.append(checkout)
+        for tests in dict.fromkeys(one.tests for one in mutants):
+            if not tests_pass(free[0], tests):
+                sys.exit(f"without any bug, these tests fail or do not end: {' '.join(tests)}")
 
         def one(mutant: Mutant) -> None:
             checkout = free.pop()

@@ -13,6 +13,7 @@ from freezeframe.harness.core.link.ranges import Ranges
 from freezeframe.harness.core.link.resync import (
     BLOCK_BYTES,
     EXTENT_BYTES,
+    JUDGEMENT_NS,
     Rejoin,
     ResyncAccount,
     left_out,
@@ -131,6 +132,12 @@ def test_what_was_acknowledged_and_not_confirmed_by_a_barrier_is_copied_blindly(
 PORT, BLOCK = 7788, Ranges([(8192, 12288)])
 
 
+def written(session: LinkSession) -> WriteRow:
+    return WriteRow(
+        session, A, "P_DATA", "write", 0, 8192, 4096, b"1", 1, 1, 1, 1, 0, expects_answer=True
+    )  # fmt: skip
+
+
 class Told:
     """An account, and what the link says to it."""
 
@@ -192,10 +199,7 @@ def test_what_is_marked_once_they_are_equal_is_no_omission_and_explains_the_next
 @pytest.mark.parametrize("is_copied", [True, False])
 def test_a_session_that_ends_in_its_handshake_forgets_nothing(is_copied: bool) -> None:
     told = Told()
-    row = WriteRow(
-        told.session(1), A, "P_DATA", "write", 0, 8192, 4096, b"1", 1, 1, 1, 1, 0, expects_answer=True
-    )  # fmt: skip
-    told.parted(1, row)
+    told.parted(1, written(told.session(1)))
     parted_ns = told.t_ns
     told.parted(2)
     told.says(3, "bitmap", ranges=())
@@ -205,6 +209,19 @@ def test_a_session_that_ends_in_its_handshake_forgets_nothing(is_copied: bool) -
     assert told.last.t_parted_ns == parted_ns
     assert told.last.omitted() == (Ranges() if is_copied else BLOCK)
     assert told.last.unexplained(Ranges()) == Ranges()
+
+
+@pytest.mark.parametrize("what", ["refused", "becoming equal", "neither"])
+def test_it_hears_of_acknowledged_writes_as_long_as_one_may_matter(what: str) -> None:
+    """After the rejoin before has been judged, too."""
+    told = Told()
+    told.says(2, "equal")
+    if what == "refused":
+        told.account.refused(written(told.session(2)))
+    if what == "becoming equal":
+        told.says(3, "bitmap", ranges=())
+    told.account.tick(told.t_ns + 10 * JUDGEMENT_NS)
+    assert told.account.is_open is (what != "neither")
 
 
 def test_in_words() -> None:

@@ -244,6 +244,23 @@ def test_every_stage_has_a_kind_that_shows_it() -> None:
     assert set(OUTSIDE) <= set(KINDS)
 
 
+def test_a_recorded_row_stands_at_its_time_and_one_without_a_time_is_left_out() -> None:
+    e = evidence(incident("bit_flip_receiver").parts)
+    recorded = [
+        {"t_ns": 7, "event": "noted"},
+        *({"t_ns": t_ns, "event": "damaged"} for t_ns in ("7", 7.0, True, None, [7])),
+        {"event": "damaged"},
+        {"t_ns": 9, "event": "trigger", "where": "link", "t_match_ns": 11, "error_ns": 3},
+        {"t_ns": 8, "event": "passed on", "error_ns": 4},
+    ]
+    found = [one for one in rows(e, 0, 100, recorded=recorded) if one["t_ns"] < 100]
+    assert [(one["event"], one["t_ns"], one["t_detect_ns"], one["error_ns"]) for one in found] == [
+        ("noted", 7, 7, 0),
+        ("passed on", 8, 8, 4),
+        ("trigger", 9, 11, e.link_error_ns),
+    ]
+
+
 def test_all_sources_stand_on_one_clock_each_with_its_error() -> None:
     """What happened later is never told earlier by more than the two errors, whoever told it."""
     outcome = incident("bit_flip_receiver")
