@@ -2,8 +2,6 @@
 and run there."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wheels import INSTALL_LIMIT_S, PIP, built, copy_of_the_checkout, run
 
 ROOT = Path(__file__).resolve().parents[2]
-INSTALL_LIMIT_S = 300
-"""The packages may have to come from the index first."""
 RUN_LIMIT_S = 90
 
 pytestmark = [
@@ -25,45 +22,23 @@ pytestmark = [
 
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 NAMESAKES = ("fixtures", "drivers", "harness", "firmware_sim", "bench_configs", "tests")
 """Packages that the repository of a user may have: our folders have these names too."""
-
-
-def _built(source: Path, directory: Path, **variables: str) -> Path:
-    """The wheel of the checkout ``source``, from nothing that an earlier build left there."""
-    shutil.rmtree(source / "build", ignore_errors=True)
-    _run(
-        [*PIP, "wheel", "--no-deps", "--wheel-dir", str(directory), str(source)],
-        directory.parent,
-        **variables,
-    )
-    (wheel,) = directory.glob("freezeframe-*.whl")
-    return wheel
 
 
 def _environment(directory: Path, *packages: str) -> Path:
     """The Python of a new environment in which only ``packages`` and what they need are
     installed."""
-    _run([sys.executable, "-m", "venv", "--without-pip", str(directory)], directory.parent)
+    run([sys.executable, "-m", "venv", "--without-pip", str(directory)], directory.parent)
     python = directory / "bin" / "python"
-    _run([*PIP, "--python", str(python), "install", *packages], directory.parent)
+    run([*PIP, "--python", str(python), "install", *packages], directory.parent)
     return python
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout as git sees it, without what was built in it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=RUN_LIMIT_S,
-    )  # fmt: skip
-    copy = tmp_path_factory.mktemp("copy") / "source"
-    for name in filter(None, listed.stdout.split("\0")):
-        if os.path.lexists(ROOT / name):  # not one that is deleted and not yet committed
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
-    return copy
+    return copy_of_the_checkout(tmp_path_factory.mktemp("copy") / "source")
 
 
 class Installed:
@@ -72,7 +47,7 @@ class Installed:
 
     def __init__(self, directory: Path, source: Path) -> None:
         self.directory = directory
-        self.wheel = _built(source, directory / "wheels")
+        self.wheel = built(source, directory / "wheels")
         self.python = _environment(directory / "venv", "fixtures", "testtools", str(self.wheel))
         self.command = self.python.parent / "freezeframe"
         self.refusal = self.incident("neg_ack")
@@ -94,16 +69,6 @@ class Installed:
         path = Path(json.loads(done.stdout)["incident"])
         record: dict[str, Any] = json.loads((path / "incident.json").read_text())
         return record | {"path": path}
-
-
-def _run(command: list[str], cwd: Path, **variables: str) -> None:
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
-    } | variables
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +98,7 @@ def test_the_wheel_holds_one_package(installed: Installed) -> None:
 
 def test_packages_of_the_same_name_stay_whole(installed: Installed) -> None:
     program = "import fixtures, testtools; fixtures.TestWithFixtures; testtools.TestCase"
-    _run([str(installed.python), "-c", program], installed.directory)
+    run([str(installed.python), "-c", program], installed.directory)
 
 
 def test_a_repository_with_packages_of_our_folders_names_uses_the_plugin(
@@ -152,14 +117,14 @@ def test_a_repository_with_packages_of_our_folders_names_uses_the_plugin(
         '    assert pair.await_trigger().rule == "link-neg-ack"\n'
         "    assert pair.await_recovery().rejoined\n"
     )
-    _run([str(installed.python), "-m", "pytest", "-q", "tests"], tmp_path)
+    run([str(installed.python), "-m", "pytest", "-q", "tests"], tmp_path)
 
 
 @pytest.fixture(scope="module")
 def pure(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple[Path, Path]:
     """The wheel for any processor, and a Python that has it."""
     directory = tmp_path_factory.mktemp("pure")
-    wheel = _built(source, directory / "wheels", FREEZEFRAME_PURE="1")
+    wheel = built(source, directory / "wheels", FREEZEFRAME_PURE="1")
     return wheel, _environment(directory / "venv", str(wheel))
 
 
@@ -173,8 +138,8 @@ def test_the_pure_wheel_is_for_any_processor_and_reads_a_capture(
     wheel, python = pure
     assert wheel.name == f"freezeframe-{VERSION}-py3-none-any.whl"
     assert _names(wheel) == {name for name in _names(installed.wheel) if not name.endswith(".so")}
-    _run([str(python), "-c", NATIVE_IS + "False"], tmp_path)
-    _run([str(installed.python), "-c", NATIVE_IS + "True"], tmp_path)
+    run([str(python), "-c", NATIVE_IS + "False"], tmp_path)
+    run([str(installed.python), "-c", NATIVE_IS + "True"], tmp_path)
     verdicts = [
         json.loads(
             subprocess.run(
@@ -196,7 +161,7 @@ def test_on_a_raspberry_pi_nothing_is_compiled(
     Python of bookworm (3.11, glibc 2.36) and of trixie (3.13)."""
     platforms = [f"--platform=manylinux{name}_aarch64" for name in ("2014", "_2_17", "_2_28")]
     resolved = ["--dry-run", "--ignore-installed", "--target", str(tmp_path / "pi")]
-    _run(
+    run(
         [
             *PIP, "install", *resolved, "--only-binary=:all:", *platforms,
             f"--python-version={version}", str(pure[0]),
@@ -206,7 +171,7 @@ def test_on_a_raspberry_pi_nothing_is_compiled(
 
 
 def test_without_a_compiler_it_is_built_all_the_same(source: Path, tmp_path: Path) -> None:
-    wheel = _built(source, tmp_path / "wheels", CC="/bin/false")
+    wheel = built(source, tmp_path / "wheels", CC="/bin/false")
     assert not [name for name in _names(wheel) if name.endswith(".so")]
     assert "py3-none-any" not in wheel.name, "pip does not know that the optional module is absent"
 
