@@ -20,7 +20,7 @@ VERDICT_REJOINS ?= 90
 # Scripts of make tcp-diff, captures of make mutations.
 RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations nightly pytest wheels rig-demo test-rig
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations nightly pytest wheels rig-demo test-rig smoke-arm64 test-arm64
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -28,13 +28,15 @@ help:
 	@echo "make test    set-up, then every check and every test"
 	@echo "make rig-demo  the same on two real Linux nodes in QEMU; no KVM needed. BENCH=drbd_qemu, nvme_qemu or nbd_qemu"
 	@echo "make test-rig  the tests of that rig"
+	@echo "make smoke-arm64  the units of docs/systemd on emulated arm64, and runs on them; no ARM machine needed"
+	@echo "make test-arm64  that, and the tests of the harness's core and of the simulator on emulated arm64"
 	@echo "make wheels  dist/: the wheel for this machine, and the one for any processor"
 	@echo "make lint    the checks without the tests"
 	@echo "make claims  docs/claims.md: each requirement with the tests that prove it"
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
 	@echo "make mutations  RUNS=$(RUNS) captures changed as taps, mirrors and clocks change them: no false hit, no unsaid loss"
-	@echo "make nightly the tests, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, and bugs put into the code on purpose"
+	@echo "make nightly the tests, those on arm64, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, and bugs put into the code on purpose"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -64,6 +66,16 @@ test-rig:
 	@$(BIN)/freezeframe rig image --bench nvme_qemu
 	@$(BIN)/freezeframe rig image --bench nbd_qemu
 	@$(BIN)/python -m pytest -q tests/rig tests/system/test_scenarios.py --run-rig --ff-bench bench_configs/drbd_qemu.toml --timeout 300 $(PYTEST_ARGS)
+
+smoke-arm64:
+	@.ci/setup arm64
+	@$(BIN)/python tests/tools/arm64.py
+	@$(BIN)/python -m pytest -q tests/arm64 --run-arm64 $(PYTEST_ARGS)
+
+# What a test has no tool for there (tshark, a compiler) it skips, and says so.
+test-arm64: smoke-arm64
+	@$(BIN)/python tests/tools/arm64.py run python -m pytest -q -n $(WORKERS) --dist loadgroup -p no:cacheprovider \
+		tests/firmware_sim tests/harness/core $(PYTEST_ARGS)
 
 lint: setup
 	$(call check,ruff check,$(BIN)/ruff check $(SOURCES))
@@ -99,6 +111,7 @@ claims: setup
 nightly: setup
 	@status=0; \
 	$(MAKE) --no-print-directory pytest || status=1; \
+	$(MAKE) --no-print-directory test-arm64 || status=1; \
 	$(BIN)/python tests/tools/verdictrun.py --runs 2000 --processes 104 --pairs 2000 --rejoins 500 || status=1; \
 	$(BIN)/python tests/tools/byterun.py || status=1; \
 	$(BIN)/python tests/tools/mutations.py --runs 10000 || status=1; \

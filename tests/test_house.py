@@ -185,7 +185,9 @@ def test_each_bench_has_a_test_of_each_requirement_or_a_reason(tmp_path: Path) -
     makefile = (ROOT / "Makefile").read_text()
     found = claims.proofs(ROOT / "tests")
     assert claims.gaps(found) == [] and claims.unfounded(found, makefile) == []
-    assert {"tests/rig", "tests/system/test_scenarios.py"} <= set(claims.rig_tests(makefile))
+    assert {"tests/rig", "tests/system/test_scenarios.py"} <= set(
+        claims.tests_of("test-rig", makefile)
+    )
     lost = [one for one in found if (one.number, one.bench) != (9, "drbd_qemu")]
     assert claims.gaps(lost) == ["claim 9 on drbd_qemu: no test"]
     twice = [*found, claims.Mark(test="tests/rig/test_x.py::test_a", number=10, bench="drbd_qemu")]
@@ -193,6 +195,10 @@ def test_each_bench_has_a_test_of_each_requirement_or_a_reason(tmp_path: Path) -
     elsewhere = claims.Mark(test="tests/system/test_x.py::test_a", number=9, bench="drbd_qemu")
     (said,) = claims.unfounded([*found, elsewhere], makefile)
     assert "test_x.py::test_a: claims 9 on drbd_qemu, and `make test-rig` does not run it" in said
+    assert claims.tests_of("smoke-arm64", makefile) == ["tests/arm64"]
+    native = claims.Mark(test="tests/system/test_x.py::test_a", number=9, bench="arm64")
+    (said,) = claims.unfounded([*found, native], makefile)
+    assert "test_x.py::test_a: claims 9 on arm64, and `make smoke-arm64` does not run it" in said
     (tmp_path / "test_x.py").write_text(
         'import pytest\n@pytest.mark.claim(1, bench="drbd")\ndef test_a(): ...\n'
     )

@@ -39,7 +39,7 @@ class Archive:
         self._options: list[str] = []
         self._kernel_meta = kernel_meta
         if _host_suite() != SUITE:
-            self._options = _own_state(folder, _archive())
+            self._options = own_state(folder, mirror())
             if not list((folder / "state/lists").glob("*_Packages*")):
                 self.update()
 
@@ -90,7 +90,8 @@ def _host_suite() -> str:
         return ""
 
 
-def _archive() -> str:
+def mirror() -> str:
+    """Return the URL of the mirror of Debian. Raises RigError: the variable holds something else."""
     archive = os.environ.get(ARCHIVE_VARIABLE, "").rstrip("/") or DEFAULT_ARCHIVE
     if not re.fullmatch(r"https?://[\w.:/~-]+", archive):
         raise RigError(
@@ -100,14 +101,16 @@ def _archive() -> str:
     return archive
 
 
-def _own_state(folder: Path, archive: str) -> list[str]:
+def own_state(folder: Path, archive: str, *, architecture: str = "amd64") -> list[str]:
+    """Return the options with which apt works in ``folder``, for Debian 12 and this architecture only, and
+    takes no package as installed. Raises RigError: Debian's key is missing."""
     if not KEYRING.exists():
         raise RigError(f"{KEYRING} is missing: apt install debian-archive-keyring")
     for name in ("state/lists/partial", "cache/archives/partial", "etc"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state/status").touch()
     sources = "".join(
-        f"deb [signed-by={KEYRING} arch=amd64] {one} {suite} main\n"
+        f"deb [signed-by={KEYRING} arch={architecture}] {one} {suite} main\n"
         for one, suite in ((archive, SUITE), (f"{archive}-security", f"{SUITE}-security"))
     )
     (folder / "etc/sources.list").write_text(sources)
@@ -117,14 +120,15 @@ def _own_state(folder: Path, archive: str) -> list[str]:
         "Dir::Cache": folder / "cache",
         "Dir::Etc::SourceList": folder / "etc/sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
-        "APT::Architecture": "amd64",
-        "APT::Architectures": "amd64",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
     }
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
 def run(*argv: str, cwd: Path | None = None) -> str:
+    """Return what the program prints. Raises RigError: it failed, or did not end in time."""
     try:
         done = subprocess.run(
             argv, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
