@@ -1,5 +1,5 @@
 """Escape text from a device so that a terminal or a report can show it safely; where in somebody's
-code an exception was raised; the name that a caller may have meant."""
+code an exception was raised; the name that a caller may have meant; a range of sectors in words."""
 
 import difflib
 import traceback
@@ -51,3 +51,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``, did you mean X?`` with the known names nearest to ``name``; "": none is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f", did you mean {' or '.join(near)}?" if near else ""
+
+
+def sector_range(first: int, count: int | None) -> str:
+    """Return ``sectors 17792-17919``; ``sector 17792`` when ``count`` is 1, or not known (None)."""
+    last = first + (count or 1) - 1
+    return f"sectors {first}-{last}" if last > first else f"sector {first}"

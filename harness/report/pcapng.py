@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from freezeframe.harness.core import frames
 from freezeframe.harness.core.events import SIDES, Ns
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import escape, sector_range
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.edge.capturefile import (
     LINKTYPE_ETHERNET,
@@ -84,7 +84,7 @@ def frame_comments(dossier: Dossier) -> dict[int, list[str]]:
     failing, diff, verdict = dossier.failing, dossier.diff, dossier.verdict
     if failing is not None:
         named = f"write {verdict.write_id}, " if verdict.write_id is not None else ""
-        said = f"the failing write: {named}sector {failing.sector} + {failing.size_bytes} bytes"
+        said = f"the failing write: {named}{sector_range(failing.sector, failing.sectors)}"
         if diff is not None:
             at = diff.offsets[0]
             mask = diff.expected[at] ^ diff.found[at]

@@ -26,6 +26,7 @@ from freezeframe.harness.core.redrive import (
     sector_in_line,
     why_not,
 )
+from freezeframe.harness.core.text import sector_range
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.incident import MAX_LINE_BYTES, Incident
 from freezeframe.harness.incidents.store import JOURNAL
@@ -188,7 +189,7 @@ class Redrive:
         deadline_ns = since_ns + round(self._opened.bench.policy.redrive_timeout_s * NS_PER_S)
         self._tell(
             "write sent again",
-            f"write {write.write_id}, sector {write.lba} + {write.sectors}",
+            f"write {write.write_id}, {sector_range(write.lba, write.sectors)}",
             "primary",
         )
         trouble = ""

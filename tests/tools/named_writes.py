@@ -11,8 +11,8 @@ from typing import Any
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto  # type: ignore[import-untyped]
 
 NO_WRITE = "no write"
-_HOST = re.compile(r"write (\d+), sectors (\d+) to (\d+)")
-_LINK = re.compile(r"sector (\d+) \+ (\d+) bytes, block_id (0x[0-9a-f]+), frames (\d+) to (\d+)")
+_HOST = re.compile(r"write (\d+), sectors? (\d+)(?:-(\d+))?")
+_LINK = re.compile(r"sectors? (\d+)(?:-(\d+))?, block_id (0x[0-9a-f]+), frames (\d+) to (\d+)")
 _STEP = re.compile(r'<span class="name">(.*?)</span><span class="about" title=".*?">(.*?)</span>')
 _BYTES = re.compile(r"byte (\d+) from sector (\d+), bit mask 0x([0-9a-f]{2})")
 
@@ -47,6 +47,11 @@ def by_verdict(verdict: Mapping[str, Any]) -> Named:
     )
 
 
+def _range(first: str, last: str | None) -> tuple[int, int]:
+    """(first sector, number of sectors)"""
+    return int(first), int(last or first) - int(first) + 1
+
+
 def by_steps(steps: Mapping[str, str], differs: tuple[int, int] | None = None) -> Named:
     """From the steps of the write's way: name -> what is said of it."""
     host = _HOST.search(steps.get("host writes", ""))
@@ -58,9 +63,9 @@ def by_steps(steps: Mapping[str, str], differs: tuple[int, int] | None = None) -
     link = next((one for one in copy if one is not None), None)
     sectors = None
     if host is not None:
-        sectors = int(host[2]), int(host[3]) - int(host[2]) + 1
+        sectors = _range(host[2], host[3])
     if link is not None:
-        on_link = int(link[1]), int(link[2]) // 512
+        on_link = _range(link[1], link[2])
         assert sectors in (None, on_link), "the host's step and the link's name different sectors"
         sectors = on_link
     return Named(

@@ -9,7 +9,7 @@ from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import difference
 from freezeframe.harness.core.verdict.record import Verdict
 from freezeframe.harness.core.verdict.storefindings import kept_blocks
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 _JOURNAL: Final = "what the host wrote, by its journal"
 _CHECKSUMS: Final = {"REPL_DIGEST_FAILED": "CRC-32C", "SCRUB_MISMATCH": "CRC-32"}

@@ -19,6 +19,7 @@ from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.blindness import unsafe_events
 from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateRecord, this_boot
 from freezeframe.harness.core.verdict.armedclock import armed_uptime_ns, device_clock
@@ -31,8 +32,6 @@ from freezeframe.harness.core.verdict.record import (
     WrongReadRecord,
 )
 from freezeframe.harness.errors import HarnessError, WireError
-from freezeframe.harness.wire import drbd
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
@@ -349,15 +348,16 @@ def link_ends(record: IncidentRecord) -> LinkEnds:
     ports = link.ports if link is not None else ()
     name, problem = (link.protocol if link is not None else "") or byname.USUAL, ""
     try:
-        byname.find(name)
+        usual_ports = byname.find(name)(LinkOptions()).ports
     except HarnessError as error:  # recorded where a package was installed that is not here
         name, problem = byname.NONE, f"the link is not understood here: {error}"
+        usual_ports = ()
     return LinkEnds(
         protocol=name,
         problem=problem,
         primary_address=link.primary_address if link is not None else "",
         secondary_address=link.secondary_address if link is not None else "",
-        ports=frozenset(ports[:MAX_PORTS] or (drbd.PORT,)),
+        ports=frozenset(ports[:MAX_PORTS] or usual_ports),
         integrity_alg=link.integrity_alg if link is not None else "",
     )
 
@@ -446,6 +446,3 @@ def _journal(data: bytes | None) -> tuple[Journal | None, str]:
         return Journal.read(data), ""
     except WireError as error:
         return None, f"the host's journal is damaged: {error}"
-
-
-assert SECTOR_BYTES == drbd.SECTOR_BYTES

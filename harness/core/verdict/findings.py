@@ -11,7 +11,7 @@ from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.linkevidence import NO_ID, LinkWrite
 from freezeframe.harness.core.rootcause import EventRecord
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 EXCERPT_BYTES: Final = 8
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.link.linkevidence import NO_ID
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import escape, sector_range
 from freezeframe.harness.core.timeline import Row, row
 from freezeframe.harness.core.verdict import deviceclock
 from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence
@@ -80,7 +80,7 @@ def _own(t_ns: Ns, source: str, event: str, side: str, text: str = "") -> Row:
 
 def _journalled(e: Evidence) -> Iterator[Row]:
     for write in e.journal.writes.values() if e.journal else ():
-        text = f"write {write.write_id}: sector {write.lba} + {write.sectors}"
+        text = f"write {write.write_id}: {sector_range(write.lba, write.sectors)}"
         yield _own(write.time_ns, "host", "intent", "", text)
 
 
@@ -132,7 +132,7 @@ def _captured(e: Evidence) -> Iterator[Row]:
         which = (
             f"write {write.write_id}" if write.write_id != NO_ID else f"block_id {write.block_id}"
         )
-        text = f"{which}: sector {write.sector} + {write.sectors}"
+        text = f"{which}: {sector_range(write.sector, write.sectors)}"
         wrong = ", digest wrong" if write.digest_is_right is False else ""
         yield row(
             write.t_sent_ns, "link", "data", "primary", error_ns=error_ns, t_detect_ns=None, text=text + wrong,

@@ -18,7 +18,7 @@ from freezeframe.harness.core.link.resync import BLOCK_BYTES, Rejoin, left_out, 
 from freezeframe.harness.core.verdict.evidence import Evidence
 from freezeframe.harness.core.verdict.findings import Finding, Stage
 from freezeframe.harness.core.verdict.resyncrecord import ResyncRecord
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 OMITTED: Final = "omitted"
 REPAIRED: Final = "repaired without an explanation"

@@ -26,7 +26,7 @@ from freezeframe.harness.core.verdict.findings import (
     difference,
     single_bit,
 )
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 STORE_STAGES: Final = (Stage.LOST_WRITE, Stage.MISDIRECTED_WRITE, Stage.STORE_AFTER_ACK)
 MAX_BLOCK_BYTES: Final = 1 << 20

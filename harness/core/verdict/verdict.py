@@ -13,6 +13,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.rootcause import StateRecord
+from freezeframe.harness.core.text import sector_range
 from freezeframe.harness.core.verdict.answerfindings import answer_findings
 from freezeframe.harness.core.verdict.assurance import not_judged
 from freezeframe.harness.core.verdict.copyfindings import MISPLACED, STALE, copy_findings
@@ -328,10 +329,10 @@ def _text(
 
 
 def _named(first: Finding) -> str:
-    """of write 148 (sector 18944 + 128)"""
+    """of write 148 (sectors 18944-19071)"""
     which = f" of write {first.write_id}" if first.write_id is not None else ""
     if first.write_lba is not None:
-        return f"{which} (sector {first.write_lba} + {first.write_sectors})"
+        return f"{which} ({sector_range(first.write_lba, first.write_sectors)})"
     return which + (f" (sector {first.lba})" if first.lba is not None else "")
 
 

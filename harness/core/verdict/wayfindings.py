@@ -15,6 +15,7 @@ from freezeframe.harness.core.blocks.blockstamp import stamped_crc
 from freezeframe.harness.core.events import NS_PER_MS
 from freezeframe.harness.core.link.linkevidence import LinkWrite
 from freezeframe.harness.core.rootcause import EventRecord
+from freezeframe.harness.core.text import sector_range
 from freezeframe.harness.core.verdict.complaints import Complaint, printed_digests
 from freezeframe.harness.core.verdict.evidence import (
     Evidence,
@@ -28,6 +29,7 @@ from freezeframe.harness.core.verdict.findings import (
     host_write,
     single_bit,
 )
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 ON_THE_WAY: Final = (Stage.PRIMARY_AFTER_DIGEST, Stage.ON_THE_LINK)
 CRC_BYTES: Final = 4
@@ -205,7 +207,9 @@ def _is_of(e: Evidence, record: EventRecord, write: LinkWrite, there: Sequence[L
 def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: Complaint) -> Finding:
     """A side refused data; was what arrived there right?"""
     sector, size = complaint.sector, complaint.size
-    reasons = [f"the {side.side} refused sector {sector} + {size} bytes: digest wrong"]
+    reasons = [
+        f"the {side.side} refused {sector_range(sector, size // SECTOR_BYTES)}: digest wrong"
+    ]
     refused = [one for one in e.writes_to(sector, size) if _may_be_refused(e, one)]
     if not refused:
         return _refused_and_not_captured(e, side, complaint, reasons)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from freezeframe.harness.core.events import SIDES, Ns, Side
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import escape, sector_range
 from freezeframe.harness.core.verdict.record import (
     ActionRecord,
     IncidentRecord,
@@ -18,7 +18,6 @@ from freezeframe.harness.core.verdict.record import (
     WayStep,
 )
 from freezeframe.harness.core.verdict.route import HOST_INTENT, LINK_ANSWER, LINK_DATA
-from freezeframe.harness.wire.drbd import SECTOR_BYTES
 
 Lane = Literal["host", "primary", "link", "secondary", "harness"]
 LANES: Final[tuple[Lane, ...]] = ("host", "primary", "link", "secondary", "harness")
@@ -87,22 +86,24 @@ def _kept(arrows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(pair for pair in arrows if max(pair) < MAX_STEPS))
 
 
+def _sectors(verdict: Verdict) -> str:
+    return sector_range(verdict.write_lba or 0, verdict.write_sectors)
+
+
 def _shown(step: WayStep, verdict: Verdict) -> PathStep | None:
     """A step of the route in words; None: nothing says when it was, or it is none for a person."""
     if step.t_ns is None:
         return None
     error_ns, packet_no = step.error_ns or 0, step.packet_no or 0
     if step.at == HOST_INTENT:
-        last = (verdict.write_lba or 0) + (verdict.write_sectors or 1) - 1
-        detail = f"write {verdict.write_id}, sectors {verdict.write_lba} to {last}"
+        detail = f"write {verdict.write_id}, {_sectors(verdict)}"
         return PathStep(lane="host", t_ns=step.t_ns, name="host writes", detail=detail)
     if step.at == LINK_DATA:
-        size = (verdict.write_sectors or 0) * SECTOR_BYTES
         wrong = step.digest_right is False
         return PathStep(
             lane="link", t_ns=step.t_ns, error_ns=error_ns, packet_no=packet_no, kind="bad" if wrong else "ok",
             name="the copy on the link" + (", digest wrong" if wrong else ""),
-            detail=f"sector {verdict.write_lba} + {size} bytes, block_id {verdict.block_id}, "
+            detail=f"{_sectors(verdict)}, block_id {verdict.block_id}, "
             f"frames {step.first_packet_no} to {step.packet_no}",
         )  # fmt: skip
     if step.at.startswith(LINK_ANSWER):

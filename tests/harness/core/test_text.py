@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezeframe.harness.core.text import did_you_mean, escape
+from freezeframe.harness.core.text import did_you_mean, escape, sector_range
 
 
 def test_what_is_escaped() -> None:
@@ -37,3 +37,8 @@ def test_a_mistyped_name_suggests_the_one_that_was_meant(
     meant = data.draw(st.sampled_from(known))
     assert meant in did_you_mean(meant + meant[-1], known)
     assert did_you_mean("XYZ", known) == ""
+
+
+def test_a_range_of_sectors_names_its_first_and_its_last() -> None:
+    assert sector_range(17792, 128) == "sectors 17792-17919"
+    assert (sector_range(8, 1), sector_range(8, 0), sector_range(8, None)) == ("sector 8",) * 3
