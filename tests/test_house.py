@@ -65,6 +65,29 @@ def test_every_module_says_what_it_is() -> None:
     assert silent == []
 
 
+def test_a_public_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, _, tree in modules("harness", "drivers"):
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "at_most"), [(r"\b(?:dict|Mapping)\[str, Any\]", 80), (r"\btold\b", 40)]
+)
+def test_untyped_maps_and_a_worn_word_do_not_spread(words: str, at_most: int) -> None:
+    """In the product; the numbers are the goals that were set when rooms and voice were put in
+    order."""
+    assert sum(len(re.findall(words, text)) for _, text, _ in modules(*PACKAGES)) <= at_most
+
+
+@pytest.mark.parametrize(("folder", "at_most"), [("harness", 4), ("harness/core", 14)])
+def test_loose_modules_beside_the_rooms_are_few(folder: str, at_most: int) -> None:
+    assert len(list((ROOT / folder).glob("*.py"))) <= at_most
+
+
 def test_tests_neither_sleep_nor_mock() -> None:
     """Virtual time or a bounded wait instead of a sleep; a fake that obeys its role instead of a
     mock."""
