@@ -77,7 +77,8 @@ DRBD_LINES = {
         "drbd r0: Two-phase commit 411107339 timeout", "drbd r0: Two-phase commit: not woken up in time",
     ),
     "wrong-packet": (
-        "drbd r0: Wrong magic value 0x00000000 in protocol version 101", "drbd r0: magic value 0x0",
+        "drbd r0: Wrong magic value 0x00000000 in protocol version 101",
+        "drbd r0: Wrong magic value 0x47455420 in protocol version 80",
     ),
     "beyond-end": ("block drbd0: request from peer beyond end of local disk: 8s", "block drbd0: end of local disk"),
     "logic-bug": (
@@ -91,7 +92,10 @@ DRBD_LINES = {
         "block drbd0: Split-Brain detected but unresolved, dropping connection!", "block drbd0: no Split-Brain",
     ),
     "unrelated-data": ("drbd r0/0 drbd0 b: Unrelated data, aborting!", "drbd r0/0: Unrelated"),
-    "disk-failed": ("block drbd0: disk( UpToDate -> Failed )", "block drbd0: disk( Failed -> Diskless )"),
+    "disk-failed": (
+        "block drbd0: Local IO failed in drbd_request_endio. Detaching...", "block drbd0: Local IO failed",
+    ),
+    "disk-detached": ("block drbd0: disk( UpToDate -> Failed )", "block drbd0: disk( Failed -> Diskless )"),
     "local-io-error": ("block drbd0: local WRITE IO error sector 2048+8 on vdb", "block drbd0: local WRITE IO"),
     "metadata-io-error": ("block drbd0: meta data update failed!", "block drbd0: meta data updated"),
 }  # fmt: skip
@@ -132,6 +136,7 @@ FURTHER = (
     (DRBD, "send-timeout", "node-b kernel: drbd0: [kjournald/10662] sock_sendmsg time expired, ko = 4294967295"),
     (DRBD, "send-timeout", "drbd0: [w/1] sock_sendmsg time expired, ko = 0"),
     (DRBD, "receive-error", "drbd r0 ctl-a: error receiving P_DATA, e: -22 l: 65540!"),
+    (DRBD, "disk-failed", "drbd r0/0 drbd0: Local IO failed in drbd_endio_write_sec_final."),
     (DRBD, "assertion", "drbd0: ASSERT( mdev->state.conn < Connected ) in drbd_receiver.c:3210"),
     (DRBD, "state-change-timeout", "drbd r0: State change failed: Timeout in operation"),
     (DRBD, "connection-timeout", "drbd r0 ctl-b: conn( Connected -> Timeout ) peer( Secondary -> Unknown )"),
@@ -173,9 +178,11 @@ def test_silence() -> None:
 
 
 def test_what_a_healthy_pair_prints_too_is_reported_and_instructs_nobody() -> None:
-    """Online verify on a busy volume, and a shutdown in order that leaves the watchdog running."""
+    """Online verify on a busy volume, an ordered detach, and a shutdown in order that leaves the watchdog
+    running."""
     instructed = {rule.name: rule.instruct for rule in DRBD + DIED}
     assert instructed.pop("out-of-sync") == ()
+    assert instructed.pop("disk-detached") == ()
     assert instructed.pop("watchdog-left-running") == ()
     assert set(instructed.values()) == {None}, "all others: the bench's policy"
 

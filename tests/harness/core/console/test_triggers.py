@@ -362,7 +362,7 @@ def test_consoles_of_real_nodes(path: Path, chunk_bytes: int) -> None:
         (b"drbd r0: Wrong magic value 0x00000000 in protocol version 101", "wrong-packet"),
         (b"block drbd0: Split-Brain detected but unresolved, dropping connection!", "split-brain"),
         (b"drbd r0/0 drbd0 b: Unrelated data, aborting!", "unrelated-data"),
-        (b"block drbd0: disk( UpToDate -> Failed ) ", "disk-failed"),
+        (b"block drbd0: disk( UpToDate -> Failed ) ", "disk-detached"),
         (b"block drbd0: local WRITE IO error sector 2048+8 on vdb", "local-io-error"),
         (b"block drbd0: meta data update failed!", "metadata-io-error"),
     ],
