@@ -30,6 +30,7 @@ from freezeframe.harness.core.link.ledgerbook import (
     SUSPECT_NS,
     Assembly,
     Book,
+    answered_barrier,
     begin,
     confirm,
     excerpt,
@@ -171,7 +172,7 @@ class Ledger:
             message.packet_no, book.epoch, message.expects_answer, message.algorithm,
             unknown=message.tentative or t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
         )  # fmt: skip
-        book.epoch_writes += 1
+        book.wrote(message.sender)
         totals = self.totals
         totals.writes += 1
         totals.count_writer(message.sender)
@@ -376,7 +377,7 @@ class Ledger:
         return []
 
     def _barrier(self, message: Barrier) -> list[LedgerEvent]:
-        book, barrier_id = self._book(message.session), message.barrier_id
+        book, barrier_id = self._book(message.session), (message.sender, message.barrier_id)
         book.written_ns = message.t_ns
         early = book.early_barrier_acks.pop(barrier_id, None) if book.early_barrier_acks else None
         if early is not None and not is_disorder(early, message.t_ns, message.packet_no):
@@ -385,8 +386,8 @@ class Ledger:
             if early is None:
                 book.barriers[barrier_id] = NOT_KNOWN
             return []
-        known = book.epoch_known and message.t_ns > book.silence_unknown_to_ns
-        expected = book.epoch_writes if known else NOT_KNOWN
+        known = message.t_ns > book.silence_unknown_to_ns
+        expected = book.epoch_writes_of(message.sender) if known else NOT_KNOWN
         events: list[LedgerEvent] = []
         if early is None:
             book.barriers[barrier_id] = expected
@@ -397,7 +398,7 @@ class Ledger:
             book.barriers.popitem(last=False)
             forget_writes(book, message.t_ns)
         book.epoch += 1
-        book.epoch_writes, book.epoch_known, book.blind_since_barrier = 0, True, False
+        book.epoch_writes[message.sender], book.blind_since_barrier = 0, False
         return events
 
     def _count(self, answer: BarrierAnswer, expected: int, events: list[LedgerEvent]) -> None:
@@ -415,9 +416,9 @@ class Ledger:
         self.doubts.forget(lambda one: (one.session, one.key) == (session.number, key))
 
     def _barrier_answer(self, message: BarrierAnswer) -> list[LedgerEvent]:
-        session, barrier_id, count = message.session, message.barrier_id, message.count
-        book = self._book(session)
-        shown = f"barrier {session.show_id(barrier_id)}"
+        session, count = message.session, message.count
+        book, barrier_id = self._book(session), answered_barrier(message)
+        shown = f"barrier {session.show_id(message.barrier_id)}"
         if barrier_id not in book.barriers:
             remember(book.early_barrier_acks, barrier_id, message)
             if book.complete and not message.tentative:
@@ -425,14 +426,14 @@ class Ledger:
                 self.doubts.add(event, barrier_id)
             return []
         events: list[LedgerEvent] = []
-        oldest = book.epoch - len(book.barriers)
-        while True:  # barriers are answered in their order
-            opened, expected = book.barriers.popitem(last=False)
+        oldest, expected = book.epoch - len(book.barriers), NOT_KNOWN
+        for opened in [one for one in book.barriers if one[0] == barrier_id[0]]:
+            expected = book.barriers.pop(opened)  # one end's barriers are answered in their order
             if opened == barrier_id:
                 break
             if expected != NOT_KNOWN:
-                skipped = f"barrier {session.show_id(opened)} was skipped, {shown} came"
-                events.append(BarrierMismatch(message, skipped))
+                detail = f"barrier {session.show_id(opened[1])} was skipped, {shown} came"
+                events.append(BarrierMismatch(message, detail))
         if expected == NOT_KNOWN:
             if not book.blind_since_barrier and NOT_KNOWN not in book.barriers.values():
                 book.complete = True  # whatever was missed is answered by now

@@ -77,15 +77,19 @@ class Book:
     whole: bool = False
     """The session's greeting was captured."""
     epoch: int = 0
-    epoch_writes: int = 0
+    epoch_writes: dict[str, int] = field(default_factory=dict)
+    """Sender -> its writes since its last barrier, or NOT_KNOWN: with two primaries each end counts
+    its own."""
     epoch_known: bool = False
-    """No write of the current epoch can have been missed."""
-    barriers: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """Cookie -> writes before it, or NOT_KNOWN."""
+    """No write of an end that is not in ``epoch_writes`` can have been missed."""
+    barriers: OrderedDict[tuple[str, bytes], int] = field(default_factory=OrderedDict)
+    """Sender and cookie -> writes before it, or NOT_KNOWN."""
     early_acks: OrderedDict[Hashable, Answer] = field(default_factory=OrderedDict)
     """Answers that no write waited for: the capture gives out a write late when it stood behind a
     hole of its stream, while that of the answers ran on."""
-    early_barrier_acks: OrderedDict[bytes, BarrierAnswer] = field(default_factory=OrderedDict)
+    early_barrier_acks: OrderedDict[tuple[str, bytes], BarrierAnswer] = field(
+        default_factory=OrderedDict
+    )
     """The same for barriers."""
     owed: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
     """Key -> answers not given out yet to writes whose id was used again: they stand behind a hole of
@@ -120,6 +124,16 @@ class Book:
     leaving: bool = False
     """An end has announced that it disconnects."""
 
+    def epoch_writes_of(self, sender: str) -> int:
+        """NOT_KNOWN: one may have been missed."""
+        return self.epoch_writes.get(sender, 0 if self.epoch_known else NOT_KNOWN)
+
+    def wrote(self, sender: str) -> None:
+        """Count a write of the current epoch of that end."""
+        count = self.epoch_writes_of(sender)
+        if count != NOT_KNOWN:
+            self.epoch_writes[sender] = count + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
@@ -138,6 +152,12 @@ def is_disorder(answer: Answer | BarrierAnswer, t_ns: Ns, packet_no: int) -> boo
     if answer.packet_no > packet_no:
         return True
     return packet_no - answer.packet_no <= REORDER_FRAMES and t_ns - answer.t_ns <= REORDER_NS
+
+
+def answered_barrier(answer: BarrierAnswer) -> tuple[str, bytes]:
+    """Which of ``Book.barriers`` this answers: one of the other end."""
+    ends = answer.session.addresses
+    return next((one for one in ends if one != answer.sender), ""), answer.barrier_id
 
 
 def keep(book: Book, key: Hashable, row: WriteRow) -> None:
@@ -182,6 +202,7 @@ def forget_writes(book: Book, t_ns: Ns) -> None:
     barrier has come round."""
     book.writes_missed_ns = max(book.writes_missed_ns, t_ns)
     book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
+    book.epoch_writes.clear()
 
 
 def silence_unknown(book: Book, t_ns: Ns) -> None:

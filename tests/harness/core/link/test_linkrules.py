@@ -223,6 +223,26 @@ def test_wrong_barrier_count(pair: Pair, told: int) -> None:
     assert trigger.detail == f"barrier 0x4d acknowledges {told} writes, its epoch had 2"
 
 
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_with_two_primaries_each_end_counts_its_own_writes(pair: Pair, wrong: int) -> None:
+    """Their epochs overlap, and their barriers may have the same number."""
+    for epoch in range(1, 9):
+        for number in range(1, 4):
+            pair.write(number, 8 * number)
+            pair.ack(number, 8 * number)
+        pair.send("data", S, p_data(100, 800, bytes(512)))
+        pair.send("meta", P, p_ack(100, 800))
+        pair.send("data", P, p_barrier(epoch))
+        pair.send("data", S, p_barrier(epoch))
+        pair.send("meta", P, p_barrier_ack(epoch, 1 + wrong * (epoch == 5)))
+        pair.send("meta", S, p_barrier_ack(epoch, 3))
+    pair.wait(2000)
+    assert [one.detail for one in pair.triggers] == wrong * [
+        "barrier 0x5 acknowledges 2 writes, its epoch had 1"
+    ]
+    assert {one.side for one in pair.triggers} <= {"primary"}
+
+
 def test_skipped_and_unknown_barriers(pair: Pair) -> None:
     pair.send("data", P, p_barrier(1), p_barrier(2))
     pair.send("meta", S, p_barrier_ack(2, 0))
