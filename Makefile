@@ -20,7 +20,7 @@ VERDICT_REJOINS ?= 90
 # Scripts of make tcp-diff, captures of make mutations.
 RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations nightly pytest wheels rig-demo test-rig smoke-arm64 test-arm64
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations mutants nightly pytest wheels rig-demo test-rig smoke-arm64 test-arm64
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -36,6 +36,7 @@ help:
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
 	@echo "make mutations  RUNS=$(RUNS) captures changed as taps, mirrors and clocks change them: no false hit, no unsaid loss"
+	@echo "make mutants bugs put into the code on purpose: those of tests/tools/mutants.toml, and 100 drawn by SEED"
 	@echo "make nightly the tests, those on arm64, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, and bugs put into the code on purpose"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
@@ -127,6 +128,9 @@ tcp-diff: setup
 
 mutations: setup
 	@$(BIN)/python tests/tools/mutations.py --runs $(RUNS)
+
+mutants: setup
+	@$(BIN)/python tests/tools/mutants.py --named --drawn 100 --seed $(SEED)
 
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py
