@@ -27,6 +27,10 @@ MAX_DOUBT_BYTES: Final = 1 << 20
 """Refused segments that are remembered a direction."""
 SLOWEST_TICK_NS: Final = 10 * NS_PER_MS
 """Of a sender's clock of which nothing is known yet: the slowest that are in use."""
+CLOCK_JITTER_NS: Final = 50 * NS_PER_MS
+"""Between the sending of two frames and their times in the capture, as virtual machines have it."""
+FASTEST_TICK_NS: Final = NS_PER_MS
+"""RFC 7323 4.1; but for clocks that count microseconds, as Linux may."""
 MIN_TICKS: Final = 20
 """So many show how fast it is."""
 CLOCK_STEP_NS: Final = 250 * NS_PER_MS
@@ -104,7 +108,11 @@ class SenderClock(NamedTuple):
         ticks, known = signed(tsval - self.newest), signed(self.newest - self.first)
         tick_ns = SLOWEST_TICK_NS
         if known >= MIN_TICKS:
-            tick_ns = min(tick_ns, max(self.t_ns - self.t_first_ns, 0) // known)
+            elapsed_ns = max(self.t_ns - self.t_first_ns, 0) + CLOCK_JITTER_NS
+            measured_ns = elapsed_ns // known
+            if measured_ns > FASTEST_TICK_NS // 20:
+                measured_ns = max(measured_ns, FASTEST_TICK_NS)
+            tick_ns = min(tick_ns, measured_ns)
         return t_ns - self.t_ns > max(ticks + 2, 0) * tick_ns * 5 // 4 + CLOCK_STEP_NS
 
 
