@@ -59,6 +59,9 @@ NO_TASK: Final = b"\xff\xff\xff\xff"
 EXPECTED_LENGTH: Final = struct.Struct(">I")
 EXPECTED_LENGTH_AT: Final = 20
 """Of a SCSI Command: bytes that the whole command carries."""
+SEQUENCE: Final = struct.Struct(">I")
+SEQUENCE_AT: Final = 28
+"""In each PDU the number that its sender expects next of the other end (ExpStatSN, ExpCmdSN)."""
 CDB_AT: Final = 32
 BUFFER_OFFSET: Final = struct.Struct(">I")
 BUFFER_OFFSET_AT: Final = 40

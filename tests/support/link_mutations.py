@@ -93,7 +93,9 @@ _FILES: Final = (
 @cache
 def bases() -> tuple[Base, ...]:
     found = [
-        Base(name, _read(GOLDEN / name), protocol, port, primary, secondary, frozenset(fault))
+        Base(
+            name, read_capture(GOLDEN / name), protocol, port, primary, secondary, frozenset(fault)
+        )
         for name, protocol, port, primary, secondary, fault in _FILES
     ]
     for lost in ((), (9,), (3, 20)):
@@ -110,7 +112,7 @@ def bases() -> tuple[Base, ...]:
     return tuple(found)
 
 
-def _read(path: Path) -> tuple[Frame, ...]:
+def read_capture(path: Path) -> tuple[Frame, ...]:
     return tuple(
         Frame(one.t_ns, bytes(one.data), max(one.original_length, len(one.data)))
         for run in CaptureInput(path).runs()
@@ -395,7 +397,7 @@ def clock_stepped(rnd: random.Random, base: Base) -> Mutation:
 
 @cache
 def _timestamped(name: str) -> bool:
-    frames = [one for one in _read(GOLDEN / name) if _flow(one) is not None]
+    frames = [one for one in read_capture(GOLDEN / name) if _flow(one) is not None]
     stamped = sum(b"\x01\x01\x08\x0a" in one.data[54:90] for one in frames)
     return stamped * 10 > len(frames) * 9
 

@@ -46,6 +46,9 @@ _DATA_DIGEST_KEY: Final = b"DataDigest="
 _CRC32C: Final = b"CRC32C"
 _MAX_UNPROVEN_BYTES: Final = 1 << 18
 """Of data after something that may be a header: a longer wait would be for nothing."""
+_MAX_SEQUENCE_STEP: Final = 1 << 16
+"""From one PDU of an end to a later one, in what it expects of the other end: more commands than are
+under way or are missed in a hole."""
 _LOGIN: Final = frozenset({IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE})
 """Never digested."""
 
@@ -121,6 +124,9 @@ class IscsiLink(PduLink[IscsiSession, _Connection]):
 class IscsiDirection(PduDirection[_Connection]):
     """One direction of one connection."""
 
+    _sequence: int | None = None
+    """What the newest PDU that is believed said that it expects next."""
+
     # --- PDUs ------------------------------------------------------------------------------------
     def measure(self, data: bytearray, at: int) -> int | str:
         if len(data) - at < wire.BHS_BYTES:
@@ -130,8 +136,11 @@ class IscsiDirection(PduDirection[_Connection]):
             return f"no PDU has the opcode {op:#04x}"
         if self.sends_writes is not None and (op in wire.FROM_INITIATOR) is not self.sends_writes:
             return f"{IscsiOp(op).name} from the wrong end"
-        if self.stream.looking and not _is_plausible(data, at):
-            return f"{IscsiOp(op).name} without its final bit"
+        if self.stream.unproven:
+            if not _is_plausible(data, at):
+                return f"{IscsiOp(op).name} without its final bit"
+            if self._sequence is not None and not _follows(self._sequence, data, at):
+                return f"{IscsiOp(op).name} out of sequence"
         if op not in _LOGIN:
             found = self._find_digests(data, at)
             if found is not True:
@@ -147,6 +156,10 @@ class IscsiDirection(PduDirection[_Connection]):
         """In a capture that lacks the login: find whether digests follow the first header and the
         first data. 0: more bytes are needed; text: no PDU begins here."""
         both = self.both
+        if both.header_digest is False and self.stream.looking and self._sequence is None:
+            found = self._follows_undigested(data, at)
+            if found is not True:
+                return found
         if both.header_digest is None:
             end = at + wire.BHS_BYTES + data[at + 4] * 4
             if len(data) < end + 4:
@@ -161,14 +174,22 @@ class IscsiDirection(PduDirection[_Connection]):
         parts = self._parts(data, at)
         if both.data_digest is None and parts.data_bytes:
             begin, end = at + parts.data_at, at + parts.data_end
+            head = at + parts.headers_end
+            if (
+                parts.has_header_digest
+                and len(data) >= head + 4
+                and not _digest_is(data[at:head], data, head)
+            ):
+                return True  # what is no header tells nothing about its data
             if len(data) < end + 4:
                 return 0
             both.data_digest = _digest_is(data[begin:end], data, end)
         return True
 
     def _follows_undigested(self, data: bytearray, at: int) -> Literal[True] | int | str:
-        """Whether another header of the same end follows where it would without digests: one that
-        only looks like a header, in the middle of data, is not taken for one."""
+        """Whether another header of the same end, which goes on in sequence, follows where it would
+        without digests: one that only looks like a header, in the middle of data, is not taken for
+        one."""
         parts = self._parts(data, at)
         if parts.data_bytes > _MAX_UNPROVEN_BYTES:
             return "a long PDU without proof"
@@ -179,6 +200,9 @@ class IscsiDirection(PduDirection[_Connection]):
         is_same_end = (op in wire.FROM_INITIATOR) is (parts.op in wire.FROM_INITIATOR)
         if not is_same_end or not _is_plausible(data, following):
             return "no PDU follows it"
+        sequence = _sequence_of(data, at)
+        if not sequence or not _follows(sequence, data, following):  # 0: as in most data
+            return "what follows it is out of sequence"
         return True
 
     def _parts(self, data: bytes | bytearray, at: int) -> _Parts:
@@ -202,7 +226,8 @@ class IscsiDirection(PduDirection[_Connection]):
         body = pdu.body
         parts = self._parts(body, 0)
         name = IscsiOp(parts.op).name
-        self.sends_writes = parts.op in wire.FROM_INITIATOR
+        if not pdu.tentative:  # what only looks like one must not turn the direction round
+            self.sends_writes = parts.op in wire.FROM_INITIATOR
         carries = parts.op in (
             IscsiOp.SCSI_COMMAND,
             IscsiOp.DATA_OUT,
@@ -217,6 +242,8 @@ class IscsiDirection(PduDirection[_Connection]):
             what = f"{name}: header digest {received:#x}, computed {crc32c(body[:end]):#x}"
             out.append(self.malformed(what, body[:EXCERPT_BYTES], pdu))
             return
+        if not pdu.tentative and parts.op not in _LOGIN:
+            self._sequence = _sequence_of(body, 0)
         match parts.op:
             case IscsiOp.SCSI_COMMAND:
                 self._command(pdu, parts, where, out)
@@ -324,12 +351,24 @@ def _digest_is(covered: bytes | bytearray, data: bytes | bytearray, at: int) -> 
     return bool(wire.DIGEST.unpack_from(data, at)[0] == crc32c(bytes(covered)))
 
 
+def _sequence_of(data: bytes | bytearray, at: int) -> int:
+    return int(wire.SEQUENCE.unpack_from(data, at + wire.SEQUENCE_AT)[0])
+
+
+def _follows(before: int, data: bytes | bytearray, at: int) -> bool:
+    """Whether the header at ``at`` may come after one that expected ``before`` next."""
+    return (_sequence_of(data, at) - before) % (1 << 32) < _MAX_SEQUENCE_STEP
+
+
 def _is_plausible(data: bytearray, at: int) -> bool:
     """Whether these may be a header's first bytes: all PDUs but those that come in sequences have
-    the final bit, which tells them from zeroes."""
-    op = data[at] & wire.OPCODE_MASK
-    in_sequence = op in wire.IN_SEQUENCE
-    return op in IscsiOp._value2member_map_ and (in_sequence or bool(data[at + 1] & wire.FINAL))
+    the final bit, which tells them from zeroes; only a command has additional headers; what is an
+    initiator's to set is 0 in a target's."""
+    first, op = data[at], data[at] & wire.OPCODE_MASK
+    if op not in IscsiOp._value2member_map_ or (data[at + 4] and op != IscsiOp.SCSI_COMMAND):
+        return False
+    reserved = first & ~wire.OPCODE_MASK & (0x80 if op in wire.FROM_INITIATOR else 0xC0)
+    return not reserved and (op in wire.IN_SEQUENCE or bool(data[at + 1] & wire.FINAL))
 
 
 def _written(body: bytes) -> tuple[WriteKind, int, int] | None:

@@ -40,6 +40,8 @@ _KINDS: Final[dict[int, WriteKind]] = {
     Command.TRIM: "trim",
     Command.FLUSH: "flush",
 }
+_MAX_CLIENT_FLAGS: Final = 1 << 8
+"""Two are defined; other clients' first bytes are text, or a magic."""
 _STRUCTURED_MAGIC: Final = 0x668E33EF
 _STRUCTURED_REPLY: Final = struct.Struct(">IHHQI")
 """magic, flags (1: the last chunk), type, cookie, length; then that many bytes."""
@@ -145,7 +147,8 @@ class NbdDirection(PduDirection[_Connection]):
             length = int(wire.OPTION_REPLY.unpack_from(data, at)[3])
             fits = length <= wire.MAX_OPTION_BYTES
             return wire.OPTION_REPLY.size + length if fits else "a long option reply"
-        if self.sends_writes is not False and not self._greeted:
+        flags = wire.CLIENT_FLAGS.unpack_from(start)[0]
+        if self.sends_writes is not False and not self._greeted and flags < _MAX_CLIENT_FLAGS:
             return wire.CLIENT_FLAGS.size
         if self.sends_writes is False and self.both.export_name_asked:
             zeroes = 0 if self.both.no_zeroes else wire.EXPORT_NAME_ZEROES

@@ -92,6 +92,11 @@ class PduStream:
         """Out of step: bytes are passed over until a PDU is found."""
         return self._looking
 
+    @property
+    def unproven(self) -> bool:
+        """What is found is tentative until it is confirmed."""
+        return self._looking or self._trust < TRUSTED
+
     def gap(self, length_bytes: int) -> None:
         """The capture lacks ``length_bytes`` here."""
         self._offset += len(self._held) + length_bytes
@@ -269,6 +274,8 @@ class PduConnection(Generic[S]):
 
     session: S
     strays: Strays = field(default_factory=Strays)
+    is_pairs: bool = False
+    """The end that sends writes has spoken the protocol."""
 
     def lose_sight(self) -> None:
         """The capture lacks bytes: of what was under way nothing is known any more."""
@@ -357,7 +364,8 @@ class PduDirection(ABC, Generic[C]):
         for found in self.stream.pdus(data, t_ns, packet_no):
             if isinstance(found, Pdu):
                 self.take(found, out)
-            elif found.offset == 0 and not self.link.options.must_match:
+                self.both.is_pairs |= bool(self.sends_writes)
+            elif found.offset == 0 and self._is_stranger():
                 self._foreign = True
                 self.opening.fill.discard()
                 break
@@ -366,6 +374,11 @@ class PduDirection(ABC, Generic[C]):
         if self.stream.looking and not self._foreign:
             out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
         return out
+
+    def _is_stranger(self) -> bool:
+        """Whether these first bytes, which are not the protocol's, may be anybody's: a health check that
+        opens the port is no error of the pair, also where the server has greeted it."""
+        return not (self.link.options.must_match and self.both.is_pairs)
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
         if self._foreign:
