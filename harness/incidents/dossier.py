@@ -23,10 +23,10 @@ from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateR
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.bytediff import byte_diff
+from freezeframe.harness.core.verdict.comparisonrecord import MAX_TIME_NS
 from freezeframe.harness.core.verdict.deviceclock import DeviceClock
 from freezeframe.harness.core.verdict.evidence import Evidence, gather, link_ends
 from freezeframe.harness.core.verdict.record import (
-    MAX_TIME_NS,
     IncidentRecord,
     TriggerRecord,
     Verdict,

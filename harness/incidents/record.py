@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 import msgspec
 
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.record import FORMAT, IncidentRecord, RecordPart
+from freezeframe.harness.core.verdict.comparisonrecord import RecordPart
+from freezeframe.harness.core.verdict.record import FORMAT, IncidentRecord
 
 Damage = list[str]
 """What could not be read, a sentence each."""

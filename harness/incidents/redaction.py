@@ -36,10 +36,10 @@ from freezeframe.harness.core.link.messages import Message
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.timeline import Row
+from freezeframe.harness.core.verdict.comparisonrecord import RecordPart
 from freezeframe.harness.core.verdict.evidence import Evidence, link_ends
 from freezeframe.harness.core.verdict.record import (
     IncidentRecord,
-    RecordPart,
     TriggerRecord,
     Verdict,
 )

@@ -13,7 +13,7 @@ from typing import Final
 
 from freezeframe.harness.core.events import SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.core.verdict.record import MAX_TIME_NS
+from freezeframe.harness.core.verdict.comparisonrecord import MAX_TIME_NS
 from freezeframe.harness.core.verdict.writepath import LANES, Lane
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.report.protobuf import fixed64, integer, message, text

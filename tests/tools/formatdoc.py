@@ -13,7 +13,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 CORE: Final = ROOT / "harness" / "core"
 SOURCES: Final = (
-    CORE / "verdict" / "record.py", CORE / "verdict" / "resyncrecord.py", CORE / "lineerrors.py",
+    CORE / "verdict" / "record.py", CORE / "verdict" / "comparisonrecord.py",
+    CORE / "verdict" / "resyncrecord.py", CORE / "lineerrors.py",
 )  # fmt: skip
 FILE: Final = ROOT / "docs" / "incident-format.md"
 FIRST: Final = "IncidentRecord"

@@ -23,10 +23,10 @@ from freezeframe.harness.core.link.protocol import LinkOptions
 from freezeframe.harness.core.link.skim import Run
 from freezeframe.harness.core.rootcause import EventRecord, RootCauseSet, StateRecord, this_boot
 from freezeframe.harness.core.verdict.armedclock import armed_uptime_ns, device_clock
+from freezeframe.harness.core.verdict.comparisonrecord import ComparisonRecord
 from freezeframe.harness.core.verdict.complaints import line_at, printed_digests
 from freezeframe.harness.core.verdict.deviceclock import DeviceClock
 from freezeframe.harness.core.verdict.record import (
-    ComparisonRecord,
     IncidentRecord,
     TriggerRecord,
     WrongReadRecord,

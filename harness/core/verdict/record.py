@@ -10,24 +10,20 @@ import msgspec
 
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.lineerrors import LineErrors
+from freezeframe.harness.core.verdict.comparisonrecord import (
+    MAX_OFFSET_NS,
+    MAX_TIME_NS,
+    ComparisonRecord,
+    Count,
+    Number,
+    RecordPart,
+    Text,
+    Time,
+)
 from freezeframe.harness.core.verdict.resyncrecord import ResyncRecord
 
 FORMAT: Final = "freezeframe-incident/2"
 VERDICT_FORMAT: Final = "freezeframe-verdict/2"
-MAX_TIME_NS: Final = (1 << 63) - 1
-MAX_SECTOR: Final = 1 << 55
-"""2**64 bytes."""
-MAX_OFFSET_NS: Final = 1 << 62
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]
-Time = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]
-Sector = Annotated[int, msgspec.Meta(ge=0, le=MAX_SECTOR)]
-Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
-Number = int | float
-
-
-class RecordPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of ``incident.json``."""
 
 
 class ClockReading(RecordPart, frozen=True, kw_only=True):
@@ -169,7 +165,7 @@ class CaptureRecord(RecordPart, frozen=True, kw_only=True):
     digests_checked: Count = 0
     frames_stored: Count | None = None
     first_packet_no: Count | None = None
-    blind: dict[Text, Text] = {}
+    blind: dict[Text, Text] = msgspec.field(default_factory=dict)
     """What the capture could not see: kind -> a sentence (``core.link.blindness``)."""
 
 
@@ -194,27 +190,6 @@ class WorkloadRecord(RecordPart, frozen=True, kw_only=True):
     verified_bytes: Count = 0
     wrong_reads: tuple[WrongReadRecord, ...] = ()
     wrong_reads_total: Count = 0
-
-
-class DifferenceRecord(RecordPart, frozen=True, kw_only=True):
-    """The first sector that the comparison found wrong."""
-
-    side: Text
-    kind: Text
-    offset_bytes: Count
-
-
-class ComparisonRecord(RecordPart, frozen=True, kw_only=True):
-    """Host, primary and secondary against each other, after the incident."""
-
-    data_equal: bool
-    sides_equal: bool | None = None
-    bytes_compared: Count = 0
-    sectors_different: Count = 0
-    lost_acked_writes: Count = 0
-    lost_unflushed_writes: Count = 0
-    acked_writes: Count = 0
-    first_difference: DifferenceRecord | None = None
 
 
 class RedriveRecord(RecordPart, frozen=True, kw_only=True):
@@ -370,7 +345,7 @@ class Verdict(RecordPart, frozen=True, kw_only=True):
     also: tuple[AlsoFound, ...] = ()
     resyncs: tuple[ResyncRecord, ...] = ()
     route: tuple[WayStep, ...] = ()
-    clocks: dict[Side, ClockFit | None] = {}
+    clocks: dict[Side, ClockFit | None] = msgspec.field(default_factory=dict)
     state_differences: tuple[StateDifference, ...] = ()
 
     @property
@@ -430,12 +405,12 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     scenario: Text | None = None
     seed: Annotated[int, msgspec.Meta(ge=-MAX_TIME_NS, le=MAX_TIME_NS)] | Text | None = None
     rules: tuple[Text, ...] = ()
-    versions: dict[Text, Versions] = {}
+    versions: dict[Text, Versions] = msgspec.field(default_factory=dict)
     judged_by: JudgedBy | None = None
     trigger: TriggerRecord | None = None
     more_triggers: tuple[TriggerRecord, ...] = ()
     actions: tuple[ActionRecord, ...] = ()
-    sets: dict[Side, SetRecord] = {}
+    sets: dict[Side, SetRecord] = msgspec.field(default_factory=dict)
     recovery: tuple[RecoveryStep, ...] = ()
     data_equal: bool | None = None
     lost_acked_writes: Count | None = None
@@ -444,15 +419,15 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     workload: WorkloadRecord | None = None
     notes: tuple[Text, ...] = ()
     reasons: tuple[Text, ...] = ()
-    controllers: dict[Side, ControllerRecord] = {}
+    controllers: dict[Side, ControllerRecord] = msgspec.field(default_factory=dict)
     link: LinkRecord | None = None
-    canaries: dict[Side, CanaryRecord] = {}
-    recheck: dict[Side, RecheckRecord] = {}
-    counted_hits: dict[Text, Count] = {}
-    line_errors: dict[Text, LineErrors] = {}
+    canaries: dict[Side, CanaryRecord] = msgspec.field(default_factory=dict)
+    recheck: dict[Side, RecheckRecord] = msgspec.field(default_factory=dict)
+    counted_hits: dict[Text, Count] = msgspec.field(default_factory=dict)
+    line_errors: dict[Text, LineErrors] = msgspec.field(default_factory=dict)
     """Line -> what its serial driver counted in the incident. A driver that does not count is not there."""
     redrive: RedriveRecord | None = None
-    event_logs: dict[Side, EventLogRecord] = {}
+    event_logs: dict[Side, EventLogRecord] = msgspec.field(default_factory=dict)
     verdict: Verdict | None = None
 
     @property

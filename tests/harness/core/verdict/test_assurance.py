@@ -16,11 +16,11 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.core.link.skim import run_of
 from freezeframe.harness.core.verdict import assurance
+from freezeframe.harness.core.verdict.comparisonrecord import ComparisonRecord
 from freezeframe.harness.core.verdict.evidence import Evidence, gather
 from freezeframe.harness.core.verdict.grade import GRADES, grade
 from freezeframe.harness.core.verdict.record import (
     CanaryRecord,
-    ComparisonRecord,
     IncidentRecord,
     LinkRecord,
     RecheckRecord,
