@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from outputs import contradicted
+from record_keys import unread
 from waiting import LIMIT_S, await_true
 
 from freezeframe.harness.bench.benchfile import builtin_folder
@@ -90,5 +91,6 @@ def test_incidents_in_a_row_do_not_speak_for_each_other(standing: Path, tmp_path
         assert (verdict.stage, verdict.kind) == wanted, verdict.text
         assert contradicted(dossier, verdict) == ""
         assert dossier.stored.altered() == []
+        assert list(unread(dossier.stored.raw)) == []
         kept = dossier.record.judged_by
         assert kept is not None and kept.bench_file and kept.rule_files

@@ -26,6 +26,25 @@ class DifferenceRecord(RecordPart, frozen=True, kw_only=True):
     side: Text
     kind: Text
     offset_bytes: Count
+    """Of the sector."""
+    expected_crc32c: Count | None = None
+    found_crc32c: Count | None = None
+    first_byte: Count | None = None
+    """Offset on the volume of the first byte that differs."""
+    bit_mask: Count | None = None
+    """XOR of expected and found, for that byte."""
+
+
+class LostWriteRecord(RecordPart, frozen=True, kw_only=True):
+    """An acknowledged write that a side does not hold completely."""
+
+    write_id: int
+    side: Text
+    offset_bytes: Count
+    """Of its first wrong sector."""
+    kind: Text = ""
+    was_flushed: bool = True
+    """False: acknowledged but not flushed, and the sector holds the last flushed data."""
 
 
 class ComparisonRecord(RecordPart, frozen=True, kw_only=True):
@@ -39,3 +58,7 @@ class ComparisonRecord(RecordPart, frozen=True, kw_only=True):
     lost_unflushed_writes: Count = 0
     acked_writes: Count = 0
     first_difference: DifferenceRecord | None = None
+    lost: tuple[LostWriteRecord, ...] = ()
+    """The first of them."""
+    kinds: dict[Text, Count] = msgspec.field(default_factory=dict)
+    """"side: kind" -> wrong sectors."""

@@ -130,6 +130,19 @@ class LinkRecord(RecordPart, frozen=True, kw_only=True):
     integrity_alg: Text = ""
     protocol: Text = ""
     """Of the replication; "": the usual one."""
+    must_check: tuple[Text, ...] = ()
+    """What the capture had to show at least once, or the outcome is inconclusive: digest, answer."""
+
+
+class ArmedRecord(RecordPart, frozen=True, kw_only=True):
+    """What was proved of a side's control frame before it was armed."""
+
+    state: Text = ""
+    """armed | armed (unrehearsed)"""
+    rehearsed_bytes: Count | None = None
+    """Length of the frame that was tried out without its effect."""
+    why: Text = ""
+    """Why it could not be tried out."""
 
 
 class CanaryRecord(RecordPart, frozen=True, kw_only=True):
@@ -160,6 +173,8 @@ class CaptureRecord(RecordPart, frozen=True, kw_only=True):
     bytes_captured: Count = 0
     kernel_drops: Count = 0
     gaps: Count = 0
+    messages: Count = 0
+    """Of the protocol, understood."""
     writes: Count = 0
     acks: Count = 0
     digests_checked: Count = 0
@@ -421,6 +436,7 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     reasons: tuple[Text, ...] = ()
     controllers: dict[Side, ControllerRecord] = msgspec.field(default_factory=dict)
     link: LinkRecord | None = None
+    armed: dict[Side, ArmedRecord] = msgspec.field(default_factory=dict)
     canaries: dict[Side, CanaryRecord] = msgspec.field(default_factory=dict)
     recheck: dict[Side, RecheckRecord] = msgspec.field(default_factory=dict)
     counted_hits: dict[Text, Count] = msgspec.field(default_factory=dict)

@@ -2,10 +2,13 @@
 
 import json
 import random
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from record_keys import unread
 
+from freezeframe.harness.core.blocks.compare import Comparison, Difference, LostWrite
 from freezeframe.harness.core.verdict.record import FORMAT, IncidentRecord
 from freezeframe.harness.incidents.record import OLDEST, read_record
 
@@ -33,6 +36,28 @@ def test_a_whole_record_is_read_without_a_problem() -> None:
     assert record.sets["primary"].bytes == 3 and record.wall_offset_ns == 4
     assert record.workload is not None
     assert [one.text for one in record.workload.wrong_reads] == ["bad"]
+
+
+def test_what_the_comparison_found_is_read_whole() -> None:
+    """As a run writes it; a field that the record did not have would be lost without a word."""
+    found = Comparison(
+        bytes_compared=4096, sides_equal=False, data_equal=False, sectors_different=1, lost_acked_writes=1,
+        lost=(LostWrite(write_id=3, side="secondary", offset_bytes=512, kind="stale"),),
+        first_difference=Difference(
+            side="secondary", offset_bytes=512, kind="stale", expected_crc32c=1, found_crc32c=2,
+            first_byte=536, bit_mask=96,
+        ),
+        kinds={"secondary: stale": 1},
+    )  # fmt: skip
+    raw = json.loads(json.dumps(WHOLE | {"comparison": asdict(found)}))
+    assert list(unread(raw)) == []
+    record, damage = read_record(raw)
+    assert damage == () and record.comparison is not None
+    first, (lost,) = record.comparison.first_difference, record.comparison.lost
+    assert first is not None and (first.first_byte, first.bit_mask) == (536, 96)
+    assert (lost.write_id, lost.was_flushed, record.comparison.kinds) == (3, True, found.kinds)
+    other = raw | {"shape": 1, "comparison": {"lost": [{"hue": 2}]}}
+    assert set(unread(other)) == {".shape", ".comparison.lost[].hue"}
 
 
 @pytest.mark.parametrize(
