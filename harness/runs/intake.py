@@ -100,17 +100,19 @@ class Intake:
         self._attempts: list[FrameSent | FrameFailed] = []
         self._cause: Trigger | None = None
         """The trigger for which frames are being reported."""
-        self._link: LinkStats | None = None
+        self.link: LinkStats | None = None
         self._link_before: LinkStats | None = None
         """The capture's counters when the present recording began."""
         self._link_reason = ""
         self._blindness = linksight.BlindTally(self._opened.bench.link.demand)
         self._unseen: set[str] = set()
         self._drops_ns: Ns = 0
-        self._rules = RulesInForce(self._opened)
+        self.rules = RulesInForce(self._opened)
         self._power = PowerLog(self._opened, self)
         self._liveness = Liveness(first.incident.path.parent, station.step)
-        self._samples: dict[Side, PowerSample] = {}
+        self.samples: dict[Side, PowerSample] = {}
+        self.hits: Counter[str] = Counter()
+        """Rule -> all its hits so far."""
 
     @property
     def current(self) -> Recording:
@@ -130,7 +132,7 @@ class Intake:
     def start(self) -> None:
         """Start the watchers. RigError: one does not start."""
         self._observation = Observation(
-            self._opened, self.current.incident, self._rules.rules, is_standing=True
+            self._opened, self.current.incident, self.rules.rules, is_standing=True
         )
         self._watchers.await_ready()
         for note in self._watchers.notes:
@@ -192,12 +194,12 @@ class Intake:
             if name not in cut.awaited:
                 self._recordings[name] = fresh
         self._followed_by = fresh
-        self._rules.begin()
+        self.rules.begin()
 
     def _closed(self, recording: Recording, outcome: Outcome) -> ClosedRecording:
         if recording is self._followed_by:  # of an earlier station's nothing was counted
             recording.count_lines(self._opened)
-        rules = self._rules
+        rules = self.rules
         return ClosedRecording(recording, outcome, rules.throughout, rules.ever)
 
     def ready(self, limit_ns: Ns) -> list[ClosedRecording]:
@@ -308,7 +310,7 @@ class Intake:
         recording = self._recordings.get(source, self.current)
         match event:
             case LinkStats():
-                self._link = event
+                self.link = event
             case Trigger() if source == "reflex" and not is_own_rule(event.rule):
                 recording.keep(event)
             case Recorded():
@@ -333,6 +335,7 @@ class Intake:
             )
             return
         recording = self.current
+        self.hits[trigger.rule] += 1
         if recording.is_counted_only(trigger, is_needed=bool(trigger.struck)):
             return
         recording.keep(trigger)  # what is said is on the disk
@@ -360,14 +363,14 @@ class Intake:
             return
         if self._late[source]:
             self._late[source] -= 1
-            self._link_before = self._link if source == "linkwatch" else self._link_before
+            self._link_before = self.link if source == "linkwatch" else self._link_before
             return
         for cut in self._cuts:
             if source in cut.awaited:
                 cut.awaited.discard(source)
                 if source == "linkwatch":
                     cut.link = self._link_since()
-                    self._link_before = self._link
+                    self._link_before = self.link
                 self._recordings[source] = self._followed_by
                 return
 
@@ -382,7 +385,7 @@ class Intake:
 
     def _link_since(self) -> LinkStats | None:
         """The capture's counters of the present recording alone."""
-        now, before = self._link, self._link_before
+        now, before = self.link, self._link_before
         if now is None or before is None:
             return now
         counted = {
@@ -410,7 +413,7 @@ class Intake:
                     self._station.lost(part, event.error)
 
     def _counted(self, stats: LinkStats) -> None:
-        now, before, self._link = stats.t_ns, self._link, stats
+        now, before, self.link = stats.t_ns, self.link, stats
         self._view.happened("linkwatch", stats)
         for says in self._blindness.reported(stats):
             self._unseen.add(says)
@@ -434,11 +437,11 @@ class Intake:
     def append_event(self, event: Event, source: str) -> None:
         """A sample of the supply, from its own thread."""
         if isinstance(event, PowerSample):
-            last = self._samples.get(event.side)
+            last = self.samples.get(event.side)
             is_same = last is not None and not (_differs(last, event) or self._next is not None)
             if last is not None and is_same and event.t_ns - last.t_ns < POWER_STEADY_NS:
                 return
-            self._samples[event.side] = event
+            self.samples[event.side] = event
         with contextlib.suppress(HarnessError):  # it was closed meanwhile
             self.current.incident.append_event(event, source)
 
@@ -458,7 +461,7 @@ class Intake:
                 if CONTROL[side] in there and not self._opened.is_shared(side)
             },
             consoles={side: self.current.incident.console_path(side) for side in SIDES},
-            link=self._link,
+            link=self.link,
         )
         if self._power.failure is not None:
             text = str(self._power.failure)
@@ -468,14 +471,14 @@ class Intake:
 
     def _reload_rules(self, now_ns: Ns) -> None:
         try:
-            text = self._rules.reload(now_ns)
+            text = self.rules.reload(now_ns)
         except UsageError as error:
             text = str(error)
         else:
             if not text:
                 return
             with contextlib.suppress(RigError):
-                self._watchers.replace_rules(self._rules.rules)
+                self._watchers.replace_rules(self.rules.rules)
         self._station.audit.add("rules", "bench", "a rule file changed", text)
         self.current.incident.note(text)
         self._view.phase(text)

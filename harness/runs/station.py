@@ -148,20 +148,20 @@ class Station(threading.Thread):
         saved, now = self._armed_incidents.read(), time.monotonic_ns()
         was_killed = saved is not None and saved.was_killed
         old = saved.begun_anew if saved is not None and was_killed else None
-        self._machine = Machine(self._settings, now, old)
+        self.machine = Machine(self._settings, now, old)
         if saved is not None and not was_killed:
-            self._machine.guard.recall(saved.guard_log, saved.broken)
-        for part in list(self._machine.presence.parts):
+            self.machine.guard.recall(saved.guard_log, saved.broken)
+        for part in list(self.machine.presence.parts):
             self.step(m.Back(part=part))
         closes_breaker = self._start.closes_breaker(was_killed=was_killed)
         self.step(m.BenchArmed(who=self.audit.who, closes_breaker=closes_breaker))
         self._has_begun = True
-        self._say_health(self._machine.status)
+        self._say_health(self.machine.status)
 
     def _turn(self) -> None:
         """Wait for what comes next, and deal with it."""
         now = time.monotonic_ns()
-        dues = [self._machine.next_deadline_ns(now), *(one[0] for one in self._listening.values())]
+        dues = [self.machine.next_deadline_ns(now), *(one[0] for one in self._listening.values())]
         limit_ns = min([one for one in dues if one is not None], default=now + NS_PER_S)
         limit_ns = max(now, min(limit_ns, deadline_in(TICK_S)))
         self.intake.take_what_comes(limit_ns, self._waker.fileno())
@@ -174,11 +174,11 @@ class Station(threading.Thread):
             if now >= until_ns:
                 del self._listening[side]
                 self.step(m.NotHeard(side=side, reason=reason))
-        due_ns = self._machine.next_deadline_ns(now)
+        due_ns = self.machine.next_deadline_ns(now)
         if due_ns is not None and due_ns <= now:
             self.step(m.Tick())
         self._tell_steps()
-        parts = self._machine.presence.parts.items()
+        parts = self.machine.presence.parts.items()
         self.intake.look(now, [part for part, facts in parts if facts.up])
         is_armed = self._health.health.has_frames
         for one in self.intake.ready(now if is_armed else now - int(ARM_FIRST_S * NS_PER_S)):
@@ -189,7 +189,7 @@ class Station(threading.Thread):
             self.step(m.Ended(why=self._ending))
 
     def _is_over(self) -> bool:
-        if not self._has_ended or self._machine.open_incident:
+        if not self._has_ended or self.machine.open_incident:
             return False
         return self._unconfirmed <= 0 or time.monotonic_ns() > self._end_ns
 
@@ -201,7 +201,7 @@ class Station(threading.Thread):
             self.closed.put(one)
         if self._has_ended:
             with contextlib.suppress(RigError):
-                guard = self._machine.guard
+                guard = self.machine.guard
                 last = m.Saved(ended=self._ending, guard_log=guard.log, broken=guard.broken)
                 self._armed_incidents.write(last)
         self.audit.add("end", "watch", self._ending or str(self.failure))
@@ -210,7 +210,7 @@ class Station(threading.Thread):
     # --- the policy -----------------------------------------------------------------------------------------
     def step(self, event: m.Event) -> None:
         """One event into the policy; do at once what is done at once."""
-        actions = self._machine.step(time.monotonic_ns(), event)
+        actions = self.machine.step(time.monotonic_ns(), event)
         fresh = next((one for one in actions if isinstance(one, m.ArmBench | m.Save)), None)
         for action in actions:
             self._do(action, fresh)
@@ -301,7 +301,7 @@ class Station(threading.Thread):
         if status.why:
             with contextlib.suppress(HarnessError):
                 self.intake.target.incident.note(f"the bench is {status}")
-        if (status.health.has_frames or self._machine.withheld) and self._is_news:
+        if (status.health.has_frames or self.machine.withheld) and self._is_news:
             self._is_news = False
             host = self.opened.bench.primary.host
             port = f"the host's port is {host}; " if host is not None else ""
@@ -349,7 +349,7 @@ class Station(threading.Thread):
         sent = {one.side: one.frame for one in attempts if isinstance(one, FrameSent)}
         out = tuple(sent) if attempts else tuple(cause.instruct)
         rungs = [self._rungs.get(frame, Rung.SAVE) for frame in sent.values() if not saves_only]
-        self._strikes[self._machine.incident_of(arming)] = Strike(recording, cause, attempts)
+        self._strikes[self.machine.incident_of(arming)] = Strike(recording, cause, attempts)
         self.step(
             m.Struck(
                 arming=arming, rule=cause.rule, side=cause.side, t_ns=cause.t_match_ns, out=out,
@@ -360,7 +360,7 @@ class Station(threading.Thread):
 
     def instructs(self, trigger: Trigger) -> None:
         """A rule that instructs somebody hit, and no frame went out for it."""
-        is_open = self._machine.open_incident or self._has_ended
+        is_open = self.machine.open_incident or self._has_ended
         if self._is_autonomic and self._arm is not None and trigger.instruct and not is_open:
             # The pair acts by itself, armed or not; when is not known.
             self.intake.current.causes.append(trigger)
