@@ -1,4 +1,4 @@
-"""Define the commands ``watch``, ``console``, ``resume`` and ``drill``."""
+"""Define the commands ``watch``, ``console``, ``top``, ``resume`` and ``drill``."""
 
 from typing import Annotated
 
@@ -80,6 +80,25 @@ def console(
         looking.console(side, bench, out_dir=out, lines=lines, timestamps=timestamps)
 
 
+def top(
+    bench: BenchOption = "sim",
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print each status as one JSON object per line: see docs/watch.md."
+        ),
+    ] = False,
+) -> None:
+    """Look at a bench while a watch watches it: health, lines, pair, link, rules, incidents, consoles.
+
+    It only looks; any number of them may. Where stdout is no terminal it prints plain lines. Ctrl-C or q ends it.
+    """
+    with reported(False):
+        from freezeframe.harness.cli import top as looking
+
+        looking.top(bench, as_json=as_json)
+
+
 def resume(
     incident: IncidentArgument = "last",
     bench: BenchOption = "sim",
@@ -118,5 +137,6 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the program's."""
     app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")(watch)
     app.command(short_help="Look at a console while a watch or a run records it.")(console)
+    app.command(short_help="A live view of a bench under watch.")(top)
     app.command(short_help="Go on with an incident whose process was killed.")(resume)
     app.command(short_help="Prove the whole chain of a bench without harm.")(drill)

@@ -16,8 +16,9 @@ from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.edge.servicemanager import ServiceManager
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
-from freezeframe.harness.runs import linksight
+from freezeframe.harness.runs import linksight, livestation
 from freezeframe.harness.runs.campaign import Result, run_directory
+from freezeframe.harness.runs.live import LiveView, looked_at
 from freezeframe.harness.runs.notify import Notifier, notifier_of
 from freezeframe.harness.runs.policyfile import WatchStart, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording
@@ -42,17 +43,19 @@ class Watch:
         out_dir: Path,
         view: View,
         notifier: Notifier | None = None,
+        live: LiveView | None = None,
         dry_run: bool = False,
         start: WatchStart = WatchStart.UNATTENDED,
     ) -> None:
-        """``notifier``: not started; whom it notifies of this watch. ``dry_run``: nobody is
+        """``notifier``: not started; whom it notifies of this watch. ``live``: who is to hear of its
+        incidents. ``dry_run``: nobody is
         instructed; what would have been sent is reported. ``start``: whether an open breaker of the
         storm guard is closed."""
         self.results: list[Result] = []
         """Of all incidents so far."""
         self.unproved: list[str] = []
         """At the end: what the capture of the link did not show, a sentence each."""
-        self._view, self._notifier = view, notifier
+        self._view, self._notifier, self._live = view, notifier, live
         seen = view if notifier is None else HealthTap(view, notifier.health)
         self.station = Station(opened, out_dir=out_dir, view=seen, dry_run=dry_run, start=start)
 
@@ -128,6 +131,8 @@ class Watch:
             reasons=incident.record["reasons"],
         )
         self.results.append(result)
+        if self._live is not None:
+            self._live.incident(incident.path, outcome, incident.record["trigger"])
         if self._notifier is not None:
             self._notifier.incident(
                 incident.path.absolute(), outcome, incident.record["trigger"], result.reasons
@@ -149,15 +154,26 @@ def watch(
     """Watch a pair that others write to; see Watch. ``arm``: a person closes the breaker of the storm
     guard. UsageError: see settings_of and WatchStart."""
     settings_of(bench, dry_run=dry_run)  # before anything is opened
-    notifier, manager = notifier_of(bench, view.phase), ServiceManager()
+    live = LiveView(view, bench.name, "watch")
+    notifier, manager = notifier_of(bench, live.phase), ServiceManager()
     start = WatchStart.of(is_service=manager.has_started_us, dry_run=dry_run, arm=arm)
-    shown = HealthTap(view, ServiceStatus(manager).health)
+    shown = HealthTap(live, ServiceStatus(manager).health)
     with (
+        looked_at(live, bench.name) as status,
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,
         Watch(
-            opened, out_dir=out_dir, view=shown, notifier=notifier, dry_run=dry_run, start=start
+            opened,
+            out_dir=out_dir,
+            view=shown,
+            notifier=notifier,
+            live=live,
+            dry_run=dry_run,
+            start=start,
         ) as watched,
         Heartbeat(manager, watched.station.post),
     ):
+        status.look_at(
+            watched.station.post, lambda now: livestation.describe(watched.station, live, now)
+        )
         yield watched
