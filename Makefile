@@ -47,7 +47,11 @@ setup:
 
 demo:
 	@.ci/setup demo
-	@$(BIN)/freezeframe run $(SCENARIO) --bench sim --seed $(SEED)
+	@$(BIN)/freezeframe run $(SCENARIO) --bench sim --seed $(SEED); $(WHERE)
+
+# After a command whose hints name freezeframe: how it is typed here. The command's status stays.
+WHERE = status=$$?; [ "$$(command -v freezeframe)" = "$(CURDIR)/$(BIN)/freezeframe" ] || \
+	echo "freezeframe is $(BIN)/freezeframe here; or type first: . $(BIN)/activate"; exit $$status
 
 # Each check says one line when it passes, and everything when it fails.
 define check
@@ -59,7 +63,7 @@ endef
 rig-demo:
 	@.ci/setup rig
 	@$(BIN)/freezeframe rig image --bench $(BENCH)
-	@$(BIN)/freezeframe run bit_flip_sender --bench $(BENCH) --seed $(SEED)
+	@$(BIN)/freezeframe run bit_flip_sender --bench $(BENCH) --seed $(SEED); $(WHERE)
 
 test-rig:
 	@.ci/setup rig

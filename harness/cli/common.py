@@ -82,7 +82,7 @@ Until = Annotated[
 IncidentArgument = Annotated[
     str,
     typer.Argument(
-        help="Incident id or its first characters, its folder, or 'last'.",
+        help="Incident id or its first characters, its folder, or 'last', the newest that has ended.",
         metavar="INCIDENT",
         autocompletion=complete.incidents,
     ),

@@ -192,7 +192,8 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
 def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bool) -> None:
     one = store.find(what, out_dir)
     dossier = Dossier(one)
-    recurrence, verdict, altered = _recurrence(one), known_verdict(dossier), one.altered()
+    recurrence = _recurrence(one) if one.outcome != store.OPEN else ""
+    verdict, altered = known_verdict(dossier), one.altered()
     if as_json:
         shown: dict[str, object] = {
             **one.raw,

@@ -292,17 +292,23 @@ def _candidates(what: str, names: Sequence[str]) -> list[str]:
     ]
 
 
+def _ended(found: Sequence[StoredIncident]) -> StoredIncident | None:
+    """The newest of them that has ended: a watch always has one more under way."""
+    return next((one for one in reversed(found) if one.outcome != OPEN), None)
+
+
 def find(what: str, out_dir: Path) -> StoredIncident:
-    """The incident that ``what`` names: a path, "last", the start of its folder's name or of its id
-    in hex.
+    """The incident that ``what`` names: a path, "last" (the newest that has ended; only where none has, the one
+    under way), the start of its folder's name or of its id in hex.
 
     UsageError says what is there when none or several fit.
     """
     if what != LAST and (os.sep in what or Path(what).is_dir()):
         return StoredIncident.open(Path(what))
-    near = _opened(_candidates(what, _folder_names(out_dir)), out_dir)
+    names = _folder_names(out_dir)
+    near = _opened(_candidates(what, names), out_dir)
     if what == LAST and near:
-        return near[-1]
+        return _ended(near) or _ended(_opened(names, out_dir)) or near[-1]
     fitting = [
         one for one in near if one.id.startswith(what) or one.id_hex.startswith(what.lower())
     ]

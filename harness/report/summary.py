@@ -13,6 +13,7 @@ from rich.text import Text
 
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.link import byname
+from freezeframe.harness.core.link.blindness import QUIET
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.core.verdict.assurance import (
     data_equal,
@@ -47,6 +48,8 @@ MAX_FACTS: Final = 10
 """Rows after the lead without ``verbose``; a test counts them."""
 MAX_LINE_CHARS: Final = 160
 """Length of a console line in the summary; its end is shown."""
+UNJUDGED: Final = frozenset({"drill", "open"})
+"""Outcomes without a cause: nothing has failed, or nobody has looked yet."""
 BAD: Final = "bold red"
 UNKNOWN: Final = "yellow"
 
@@ -83,7 +86,7 @@ def answer(record: IncidentRecord, outcome: str) -> RunAnswer:
     reasons = "; ".join(text(one).rstrip(".") for one in record.reasons)
     happened = reasons or meaning(record, outcome)
     trigger, verdict = record.trigger, record.verdict
-    if outcome == "drill":
+    if outcome in UNJUDGED:
         verdict = None
     why = text(verdict.text or verdict.reason) if verdict is not None else ""
     return RunAnswer(
@@ -108,7 +111,7 @@ def _lead(record: IncidentRecord, outcome: str) -> list[TableRow]:
             ),
         )
     ]
-    if record.verdict is not None and outcome != "drill":
+    if record.verdict is not None and outcome not in UNJUDGED:
         rows.append(("cause", verdict_line(record.verdict)))
     rows.append(("next", Text(said.now)))
     return rows
@@ -134,9 +137,11 @@ def _next_step(record: IncidentRecord, outcome: str) -> str:
     if outcome == "rig-trouble":
         return "repair the bench and run again; freezeframe doctor and freezeframe check test its parts"
     if outcome == "open":
-        return "wait until the run has ended"
+        return "wait until it has ended; freezeframe top shows a watch, freezeframe list what has ended"
     if outcome == "drill":
-        return "nothing to do"
+        is_seen = record.capture is None or not record.capture.blind
+        link = "; whether the link is seen, freezeframe check --touch and a run show"
+        return f"nothing to do{'' if is_seen else link}"
     if record.trigger is None:
         if outcome == "pass":
             return "nothing to do"
@@ -196,7 +201,7 @@ def _facts(record: IncidentRecord) -> list[TableRow]:
         _host(workload),
         _read_back(workload),
         _data(record, workload),
-        _capture(record.capture),
+        _capture(record),
         _watched(record),
         _notes(record),
     ]
@@ -290,14 +295,20 @@ def _lost(record: IncidentRecord, workload: WorkloadRecord) -> tuple[str, str]:
     return said, BAD if lost else "green"
 
 
-def _capture(capture: CaptureRecord | None) -> TableRow | None:
+def _capture(record: IncidentRecord) -> TableRow | None:
+    capture = record.capture
     if capture is None or capture == CaptureRecord():
         return "capture", Text("nothing is known of it", UNKNOWN)
     drops = capture.kernel_drops
     said = (
         f"{capture.packets or 0} frames, {capture.digests_checked} digests checked, {drops} dropped"
     )
-    blind = [f"BLIND: {text(one)}" for one in capture.blind.values()]
+    # A drill writes nothing: that nothing is seen then says little.
+    quiet = QUIET if record.outcome == "drill" else frozenset()
+    blind = [
+        f"{'not proved by a drill' if kind in quiet else 'BLIND'}: {text(one)}"
+        for kind, one in capture.blind.items()
+    ]
     style = BAD if drops else UNKNOWN if blind else ""
     return "capture", Text("; ".join([said, *blind]), style)
 

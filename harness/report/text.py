@@ -33,10 +33,10 @@ OUTCOME_MEANING: Final = {
     "pass": "all that was expected happened",
     "fail": "a device failed",
     "inconclusive": "the evidence does not suffice",
-    "drill": "a drill: the whole chain works, and nobody was restarted",
+    "drill": "a drill: all works from a console's line to both decoded sets, and nobody was restarted",
     "rig-trouble": "the bench, not a device, is in trouble",
     "interrupted": "the run was stopped before its end",
-    "open": "the run is still going on",
+    "open": "it is being recorded",
 }
 
 

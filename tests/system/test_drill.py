@@ -35,5 +35,9 @@ def test_a_drill_proves_the_chain_and_restarts_nobody(tmp_path: Path) -> None:
         assert header["kind"] == SetKind.STATE_SAVE
         console = (stored.path / side / "console.log").read_bytes()
         assert b"warmstart: set" not in console and b"boot epoch 2" not in console
+    # Nobody writes: that the link is seen is not proved, and not called works beside BLIND.
+    said = freezeframe("show", found["incident"], cwd=tmp_path).stdout
+    assert "all works from a console's line to both decoded sets" in said
+    assert "BLIND" not in said and "the whole chain" not in said
     (line,) = AuditJournal("sim", "").path.read_text().splitlines()
     assert json.loads(line)["action"] == "drill" and json.loads(line)["result"] == "ok"

@@ -294,6 +294,13 @@ def test_incidents_are_found_by_what_a_person_types(tmp_path: Path) -> None:
         incident.finish("pass")
     assert [one.path for one in incidents(tmp_path)] == [one.path for one in made]
     assert find("last", tmp_path).path == made[2].path
+    under_way = create(tmp_path, incident_id=bytes([0x44]) * 16)
+    assert find("last", tmp_path).path == made[2].path, "a watch always has one more under way"
+    assert find("44", tmp_path).path == under_way.path
+    only = create(tmp_path / "other", incident_id=bytes([0x55]) * 16)
+    assert find("last", tmp_path / "other").path == only.path
+    under_way.discard()
+    only.discard()
     assert find("12", tmp_path).path == made[1].path
     assert find(made[0].path.name, tmp_path).path == made[0].path
     assert find(str(made[0].path), tmp_path).path == made[0].path

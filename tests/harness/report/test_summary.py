@@ -115,6 +115,22 @@ def test_a_run_without_a_trigger_says_what_to_do(outcome: str, words: str) -> No
     assert found["result"] == f"{outcome.upper()}: no acknowledgement."
 
 
+def test_a_drill_and_what_is_being_recorded_claim_no_more_than_was_seen(
+    recorded: dict[str, Any],
+) -> None:
+    blind = {
+        "capture": {"packets": 0, "blind": {"nothing-captured": "no frame", "half": "one way"}}
+    }
+    drill = rows({**recorded, **blind, "outcome": "drill"}, "drill")
+    assert "not proved by a drill: no frame; BLIND: one way" in drill["capture"]
+    assert "freezeframe check --touch" in drill["next"] and "cause" not in drill
+    assert (
+        rows({**recorded, "outcome": "drill", "capture": None}, "drill")["next"] == "nothing to do"
+    )
+    under_way = rows({}, "open")
+    assert "cause" not in under_way and under_way["result"] == "OPEN: it is being recorded."
+
+
 def test_nothing_of_a_device_acts_on_the_terminal(recorded: dict[str, Any]) -> None:
     evil = "\x1b[2J[bold]x"
     record = {
