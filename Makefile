@@ -77,9 +77,10 @@ smoke-arm64:
 	@$(BIN)/python tests/tools/arm64.py
 	@$(BIN)/python -m pytest -q tests/arm64 --run-arm64 $(PYTEST_ARGS)
 
-# What a test has no tool for there (tshark, a compiler) it skips, and says so.
+# A test whose tool is not there (tshark, a compiler) is skipped, and listed. An emulated processor is about ten times
+# slower, and so is the bound of a hang.
 test-arm64: smoke-arm64
-	@$(BIN)/python tests/tools/arm64.py run python -m pytest -q -n $(WORKERS) --dist loadgroup -p no:cacheprovider \
+	@$(BIN)/python tests/tools/arm64.py run python -m pytest -q -n $(WORKERS) --dist loadgroup -p no:cacheprovider --timeout 2400 \
 		tests/firmware_sim tests/harness/core $(PYTEST_ARGS)
 
 lint: setup

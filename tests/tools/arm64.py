@@ -37,8 +37,9 @@ from freezeframe.harness.rigs import packages
 
 RECIPE: Final = "1"
 """Version of this recipe, so that older folders are not used for its product."""
-DEBIAN: Final = ("python3", "dash", "coreutils")
-"""With all they depend on. They are unpacked and not configured, which is enough for Python."""
+DEBIAN: Final = ("python3", "dash", "coreutils", "libstdc++6")
+"""With all that they depend on. They are unpacked and not configured, which is enough for Python.
+Hyperscan's wheel needs libstdc++6."""
 FOR_TESTS: Final = ("hypothesis", "pytest-timeout", "pytest-xdist")
 PYTHON: Final = "3.11"
 """Of Debian 12."""

@@ -3,6 +3,7 @@ refusal found, in any cut, after any hole, and from any bytes."""
 
 import gzip
 import random
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Hashable
@@ -196,6 +197,12 @@ TYPES = {
 }  # fmt: skip
 
 
+NEEDS_TSHARK = pytest.mark.skipif(
+    shutil.which("tshark") is None, reason="tshark (Debian package tshark) is not installed"
+)
+
+
+@NEEDS_TSHARK
 @pytest.mark.parametrize(
     "name",
     # With data digests tshark 4.0 loses iSCSI PDUs, so that only a capture without them compares.
@@ -216,6 +223,7 @@ def test_messages_are_counted_as_tshark_counts_them(name: str) -> None:
     assert all(theirs[kind] - count in (0, broken) for kind, count in ours.items())
 
 
+@NEEDS_TSHARK
 def test_tshark_finds_the_same_wrong_digest() -> None:
     command = [
         "tshark", "-r", str(capture_path("nvme-ddgst-write")), "-o", "nvme-tcp.check_ddgst:TRUE",
