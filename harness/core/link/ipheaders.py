@@ -56,6 +56,11 @@ class Foreign(StrEnum):
     PPPOE = "PPPoE"
     MACSEC = "MACsec"
     PBB = "provider backbone bridging (802.1ah)"
+    VN_TAG = "VN-Tag (802.1BR)"
+    TRILL = "TRILL"
+    FABRICPATH = "FabricPath"
+    HSR = "HSR"
+    NSH = "NSH"
     VXLAN = "VXLAN"
     GENEVE = "GENEVE"
     GTP = "GTP"
@@ -69,7 +74,8 @@ class Foreign(StrEnum):
 
 _BY_ETHERTYPE: Final = {
     0x8847: Foreign.MPLS, 0x8848: Foreign.MPLS, 0x8863: Foreign.PPPOE, 0x8864: Foreign.PPPOE,
-    0x88E5: Foreign.MACSEC, 0x88E7: Foreign.PBB,
+    0x88E5: Foreign.MACSEC, 0x88E7: Foreign.PBB, 0x8926: Foreign.VN_TAG, 0x893F: Foreign.VN_TAG, 0x22F3: Foreign.TRILL,
+    0x8903: Foreign.FABRICPATH, 0x892F: Foreign.HSR, 0x894F: Foreign.NSH,
 }  # fmt: skip
 _BY_IP_PROTOCOL: Final = {
     4: Foreign.IP_IN_IP, 41: Foreign.IP_IN_IP, 50: Foreign.IPSEC, 51: Foreign.IPSEC,

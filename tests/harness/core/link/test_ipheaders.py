@@ -58,6 +58,11 @@ BLINDING = {
     Foreign.L2TP: Ether() / IP(proto=115) / Raw(bytes(60)),
     Foreign.MACSEC: Ether(type=0x88E5) / Raw(bytes(60)),
     Foreign.PBB: Ether(type=0x88E7) / Raw(bytes(60)),
+    Foreign.VN_TAG: Ether(type=0x8926) / Raw(bytes(60)),
+    Foreign.TRILL: Ether(type=0x22F3) / Raw(bytes(60)),
+    Foreign.FABRICPATH: Ether(type=0x8903) / Raw(bytes(60)),
+    Foreign.HSR: Ether(type=0x892F) / Raw(bytes(60)),
+    Foreign.NSH: Ether(type=0x894F) / Raw(bytes(60)),
     Foreign.FRAGMENT: Ether() / IP(flags="MF", proto=6) / Raw(bytes(60)),
     Foreign.GRE: OUTER / GRE(proto=0x9999) / Raw(bytes(60)),
     Foreign.TUNNELS: (
