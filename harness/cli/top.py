@@ -20,7 +20,7 @@ from freezeframe.harness.cli.output import EXIT_RIG, err, out, say
 from freezeframe.harness.cli.topscreen import Screen, clock, summary_line
 from freezeframe.harness.core.livestatus import End, LiveStatus, decode
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.edge.onlookers import Lines, listeners, wait_readable
+from freezeframe.harness.edge.onlookers import MAX_PEERS, Lines, listeners, wait_readable
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory
 
@@ -67,7 +67,8 @@ def _find(name: str, given: str) -> Lines:
     if not found:
         raise RigError(
             f"nobody watches the bench {name} now: start `freezeframe watch --bench {given}` in another terminal, and "
-            "look on then; if a service watches it, set STATE_DIRECTORY to the service's and be its user"
+            "look on then; if a service watches it, set STATE_DIRECTORY to the service's and be its user; a run shows "
+            "itself in its own terminal, and `freezeframe console SIDE` its consoles"
         )
     for one in found[:-1]:
         text = f"the bench {name} is also watched by pid {one.pid}"
@@ -80,19 +81,28 @@ class _Shown:
     """``follow`` returns the end; None: there was none, or somebody wants no more."""
 
     def follow(self, lines: Lines, name: str, stop: threading.Event) -> End | None:
+        """RigError: the watch hangs up at once."""
+        has_come = False
         while not stop.is_set():
             ready = wait_readable([lines.fileno(), *self.keys()], REFRESH_S)
             if any(fd != lines.fileno() and self.is_quit(fd) for fd in ready):
                 stop.set()
             elif lines.fileno() in ready:
                 for line in lines.read():
-                    one = decode(line)
+                    has_come, one = True, decode(line)
                     self.line(line)
                     if isinstance(one, End):
                         return one
                     self.show(one)
-                if lines.is_over and not self._is_taken_up(lines, name):
-                    return None
+                if lines.is_over:
+                    if not self._is_taken_up(lines, name):
+                        return None
+                    if not has_come:
+                        raise RigError(
+                            f"the watch (pid {lines.pid}) hung up: {MAX_PEERS} others look, or it is another user's; "
+                            "look as that user (sudo -u)"
+                        )
+                    has_come = False
             self.turn()
         return None
 

@@ -93,10 +93,10 @@ class Screen:
             yield Text(f"reflex     {escape(one.reflex_why)}", _BAD)
         if (guard := one.guard) is not None:
             counts = f"{guard.warmstarts_in_hour} warmstarts, {guard.saves_in_hour} saves in the last hour"
-            until = "" if guard.until_s is None else f", for {age(guard.until_s)}"
-            why = f" ({escape(guard.why)}{until})" if guard.why else ""
+            until = "" if guard.until_s is None else f" for {age(guard.until_s)}"
+            why = f" ({escape(guard.why)})" if guard.why else ""
             style = "" if guard.allows == "warmstart" else "yellow"
-            yield Text(f"guard      allows {escape(guard.allows)}{why}; {counts}", style)
+            yield Text(f"guard      allows {escape(guard.allows)}{until}; {counts}{why}", style)
         words = "".join(
             f", newest {escape(last.id)} {escape(last.outcome)}"
             + (f" {escape(last.rule)} ({escape(last.side)})" if last.rule else "")

@@ -264,13 +264,19 @@ class ConsoleTail:
     def __init__(self, log: str, times: str) -> None:
         self._log, self._times = log, times
         self._newest_ns: Ns | None = None
+        self._folder: Path | None = None
+        self._before: Path | None = None
+        """What was recorded into before: a record that has just begun has no lines yet."""
 
     def look(self, folder: Path | None, now: Ns) -> dict[str, Any]:
         """Fields of ConsoleStatus."""
+        if folder != self._folder:
+            self._before, self._folder = self._folder, folder
         tail: list[str] = []
+        for one in filter(None, (self._before, folder)):
+            with contextlib.suppress(OSError, RigError), open_inside(one, self._log) as file:
+                tail = [*tail, *newest_lines(_end_of(file))][-TAIL_LINES:]
         if folder is not None:
-            with contextlib.suppress(OSError, RigError), open_inside(folder, self._log) as file:
-                tail = newest_lines(_end_of(file))
             with contextlib.suppress(OSError, RigError), open_inside(folder, self._times) as file:
                 size = file.seek(0, os.SEEK_END) // READ_TIME.size * READ_TIME.size
                 if size:

@@ -19,6 +19,7 @@ from watched_bench import complain
 
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.edge.onlookers import MAX_PEERS, Onlookers, listeners, wait_readable
 from freezeframe.harness.runs.audit import state_directory
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch, watch
@@ -174,6 +175,24 @@ def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path:
         assert (plain.wait(LIMIT_S), raw.wait(LIMIT_S)) == (0, 0)
         last = json.loads((tmp_path / "objects").read_bytes().splitlines()[-1])
         assert (last["event"], last["incidents"]) == ("end", 0)
+
+
+def test_who_is_hung_up_on_at_once_is_told_why_and_does_not_try_without_end(tmp_path: Path) -> None:
+    name = write_bench(tmp_path)
+    writer = Onlookers(state_directory(), name)
+    found = []
+    for _ in range(MAX_PEERS):
+        found += listeners(state_directory(), name)
+        assert writer.accept()
+    with command(tmp_path, "top") as (top, _):
+        while top.poll() is None:
+            if wait_readable([writer.fileno()], 0.1):
+                assert not writer.accept()
+        assert top.returncode == 3
+        assert f"{MAX_PEERS} others look, or it is another user's" in said_at_last(top)
+    for one in found:
+        one.close()
+    writer.close(b"")
 
 
 def test_a_watch_that_was_killed_is_reported_and_without_one_it_says_what_to_do(

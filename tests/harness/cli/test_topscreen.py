@@ -105,7 +105,7 @@ def test_what_is_wrong_is_there_too(columns: int, lines: int) -> None:
     text = "\n".join(drawn(columns, lines, one))
     assert "LOST" in text and "not identified" in text and "not measured" in text
     assert "LOST: eth1 has no carrier" in text and "reflex     it was killed" in text
-    assert "allows save (storm guard: only saves, for 14 s)" in text
+    assert "allows save for 14 s; 0 warmstarts, 0 saves in the last hour (storm" in text
     assert "degraded  collecting" in text and "less than 15 s old" in text
     assert "the watch does not answer for 7 s" in text
     assert "nothing has come for 9 s" in "\n".join(drawn(columns, lines, one, silent_s=9.0))

@@ -111,8 +111,12 @@ def test_a_console_ends_with_its_newest_lines_escaped(tmp_path: Path) -> None:
     (tmp_path / "primary/console.times").write_bytes(times)
     found = tail.look(tmp_path, 4 * NS_PER_S)
     assert found == {"tail": ["one", "\\x1b[2Jtwo x", "prompt> "], "last_byte_age_s": 1.0}
-    # The next incident's record has nothing yet: when it spoke last is known all the same.
-    assert tail.look(tmp_path / "next", 5 * NS_PER_S) == {"tail": [], "last_byte_age_s": 2.0}
+    # The next incident's record has nothing yet: what it said last, and when, is known all the same.
+    after = tmp_path / "next/primary"
+    assert tail.look(after.parent, 5 * NS_PER_S) == {**found, "last_byte_age_s": 2.0}
+    after.mkdir(parents=True)
+    (after / "console.log").write_bytes(b"three\n")
+    assert tail.look(after.parent, 5 * NS_PER_S)["tail"] == [*found["tail"], "three"]
     long = b"cut off" * 2000 + b"\n" + b"".join(b"line %d\n" % n for n in range(500))
     assert newest_lines(long[-live.TAIL_BYTES :]) == [f"line {n}" for n in range(480, 500)]
     assert newest_lines(b"") == []
