@@ -112,6 +112,8 @@ class Controller(Protocol):
     """Regex: what the console says first when a warmstart begins."""
     # Optional: ``boot_line``, a regex of what the console says first in a boot. With it a controller
     # that rebooted while it was armed is identified and armed again.
+    # Optional: ``frame_repeats``, how often a frame that was not answered is written again; 0: never. Only
+    # where the device refuses or just answers a second copy of a frame that it has carried out.
 
     def identify(self, deadline_ns: Ns) -> Identity: ...
     def freeze_frame(

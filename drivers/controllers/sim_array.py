@@ -55,6 +55,9 @@ class SimArray:
 
     warmstart_line: bytes = rb"warmstart: set \d+"
     boot_line: bytes = rb"boot epoch \d+, "
+    frame_repeats: int = 1
+    """Within a boot a second copy has the same sequence number and gets the same answer; after a restart
+    its boot epoch is stale, and it is refused."""
 
     def __init__(
         self, side: Side, link: ByteLink, *, serial_number: str, clock: Clock | None = None

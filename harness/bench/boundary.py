@@ -239,10 +239,15 @@ def make_controller(
         raise guard.error(f"its side is {shown(has)}", f"{side!r}, as it was given")
     for name in ("warmstart_line", "boot_line"):
         _check_pattern(guard, name, getattr(made, name, None), is_needed=name == "warmstart_line")
+    repeats = getattr(made, "frame_repeats", 0)
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or not 0 <= repeats <= MAX_REPEATS:
+        raise guard.error(f"frame_repeats is {shown(repeats)}", f"a number from 0 to {MAX_REPEATS}")
     controller: Controller = guarded(made, Controller, driver, side, secrets)
     return controller
 
 
+MAX_REPEATS: Final = 5
+"""Of a frame; each waits for ``reply_timeout_s``."""
 CONSTRUCTOR: Final = "a constructor (side, link, *, serial_number"
 
 

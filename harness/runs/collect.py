@@ -47,7 +47,14 @@ class Collector:
         self._incident = incident
         self._armed = dict(armed)
         policy = opened.bench.policy.recovery()
-        policy = replace(policy, power_cycle=policy.power_cycle and switches_power)
+        makers = [opened.controllers.get(side) for side in armed]
+        # Of a killed process nobody is warmstarted minutes after the trigger.
+        repeats = (
+            0
+            if is_resumed
+            else min((getattr(one, "frame_repeats", 0) for one in makers), default=0)
+        )
+        policy = replace(policy, power_cycle=policy.power_cycle and switches_power, repeats=repeats)
         self._recovery = Recovery(policy, armed, disruptive=disruptive)
         self._changed = changed
         self._redrive: Redrive | None = None

@@ -270,13 +270,16 @@ class Intake:
 
     def _set_capture_aside(self) -> None:
         """What the link's watch that has ended has captured is kept beside."""
-        recording, self._link_before = self._recordings["linkwatch"], None
+        recording, counted = self._recordings["linkwatch"], self._link_since()
+        self._link, self._link_before = None, None
         path = recording.incident.link_path
         with contextlib.suppress(RigError):
             join(path)
         number = len(list(path.parent.glob("link.before-gap-*.pcapng"))) + 1
         with contextlib.suppress(FileNotFoundError):
-            path.rename(path.with_name(f"link.before-gap-{number}.pcapng"))
+            kept = path.rename(path.with_name(f"link.before-gap-{number}.pcapng"))
+            if recording.incident.record["actions"] and recording.capture_of_trigger is None:
+                recording.capture_of_trigger = (kept, counted)
 
     # --- what is reported -----------------------------------------------------------------------------------
     def take_what_comes(self, limit_ns: Ns, wake_fd: int) -> None:

@@ -28,7 +28,7 @@ from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.store import Outcome
+from freezeframe.harness.incidents.store import Outcome, naming_errors
 from freezeframe.harness.runs.afterwards import recheck_consoles, time_warmstarts
 from freezeframe.harness.runs.view import View
 from freezeframe.harness.wire import control
@@ -62,6 +62,8 @@ class Recording:
         same moment."""
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
+        self.capture_of_trigger: tuple[Path, LinkStats | None] | None = None
+        """The capture that holds what was acted on, and its counters, when its process has died since then."""
         self.is_rotated = False
         """Part of the console records was set aside, so they are not searched a second time."""
         self._hits: Counter[tuple[str, Side]] = Counter()
@@ -167,6 +169,8 @@ class Recording:
             join(self.incident.link_path)
         except RigError as error:
             self.lose(str(error))
+        if self.capture_of_trigger is not None:
+            self._judge_by_capture(self.capture_of_trigger[0])
         if self.is_rotated:
             throughout = ()
         for text in recheck_consoles(self.incident, throughout, ever, self.triggers):
@@ -175,6 +179,15 @@ class Recording:
         if link is not None:
             names = (name for name in link.__struct_fields__ if name not in ("t_ns", "down"))
             self.incident.record["capture"] = {name: getattr(link, name) for name in names}
+
+    def _judge_by_capture(self, path: Path) -> None:
+        """The incident is judged by ``link.pcapng``: it is the capture that holds what was acted on; what
+        was captured after its process had died is beside it."""
+        whole = self.incident.link_path
+        with naming_errors(whole):
+            with contextlib.suppress(FileNotFoundError):
+                whole.replace(whole.with_name("link.after-gap.pcapng"))
+            path.replace(whole)
 
     def _count_hits(self) -> None:
         more = self._hits - Counter((one.rule, one.side) for one in self.triggers)
@@ -230,6 +243,12 @@ class ClosedRecording:
     cut_ns: Ns = field(default_factory=time.monotonic_ns)
     awaited: set[str] = field(default_factory=set)
     """Watchers that have not answered ``Record`` yet."""
+
+    @property
+    def counted(self) -> LinkStats | None:
+        """The counters of the capture that the incident is judged by."""
+        kept = self.recording.capture_of_trigger
+        return self.link if kept is None else kept[1]
 
     @property
     def is_worth_keeping(self) -> bool:

@@ -103,11 +103,11 @@ class Watch:
         recording, outcome, error = closed.recording, closed.outcome, None
         incident = recording.incident
         try:
-            self.unproved = unproved_by(self.station.opened.bench.link, closed.link)
+            self.unproved = unproved_by(self.station.opened.bench.link, closed.counted)
             if outcome != "fail" and not closed.is_worth_keeping:
                 incident.discard()
                 return None
-            recording.close(self.station.opened, closed.throughout, closed.ever, closed.link)
+            recording.close(self.station.opened, closed.throughout, closed.ever, closed.counted)
             canaries = self.station.dialogue.canaries.record
             incident.record["canaries"] = {side: dict(one) for side, one in canaries.items()}
             for says in self.unproved:

@@ -23,6 +23,7 @@ from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.recovery.messages import Compared
 from freezeframe.harness.edge.netns import missing_capabilities
+from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
@@ -245,6 +246,37 @@ def test_watchers_that_are_killed_are_started_again_and_the_next_failure_is_caug
     assert all(record["recheck"][side]["agrees"] for side in SIDES)
     assert (folder / "link.before-gap-1.pcapng").stat().st_size > 0
     assert (folder / "link.pcapng").stat().st_size > 0
+
+
+class KillingLate(Silent):
+    """Its host writes; once frames are out for its complaint, the link's watcher is killed."""
+
+    def __init__(self, opened: OpenBench) -> None:
+        self._opened = opened
+        self.has_killed = False
+
+    def phase(self, text: str) -> None:
+        if text.startswith("watching;"):
+            self._opened.host("primary").write(0, bytes(4096))
+            complain(self._opened)
+
+    def step(self, side: str, step: str, detail: str) -> None:
+        if step == "frame out" and not self.has_killed:
+            self.has_killed = True
+            kill_child("freezeframe.harness.watch.linkwatch")
+
+
+def test_an_incident_is_judged_by_the_capture_that_holds_its_trigger(tmp_path: Path) -> None:
+    """Seen: "there is no capture of the link", as its watcher had died in the recovery."""
+    with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
+        with Watch(opened, out_dir=tmp_path, view=KillingLate(opened)) as watched:
+            result = next(watched)
+    folder = result.incident or tmp_path
+    assert any(bytes(4096) in one.data for one in read_frames(folder / "link.pcapng"))
+    # What came later is beside it, where the incident had not ended by then.
+    for later in folder.glob("link.*-gap*"):
+        assert later.name == "link.after-gap.pcapng"
+        assert not any(bytes(4096) in one.data for one in read_frames(later))
 
 
 class Rebooting(Silent):

@@ -36,7 +36,9 @@ class Settings:
     """Nobody is armed. Of each trigger it is said what would have been sent."""
     reopen_s: float = 0.1
     """Pause before a lost line is opened again; it doubles with each failure."""
-    reopen_max_s: float = 5.0
+    reopen_max_s: float = 1.0
+    """That pause doubles up to this: a line that is there again after a day is in use, and its side armed,
+    within 2 s."""
 
 
 def ns(seconds: float) -> Ns:

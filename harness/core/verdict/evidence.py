@@ -35,6 +35,8 @@ from freezeframe.harness.errors import HarnessError, WireError
 
 TELL_TALES: Final = frozenset({"FAULT_FIRED"})
 """Event records that exist only on a simulated controller."""
+FIRST_OF_A_WRITE: Final = frozenset({"HOST_WRITE", "REPL_RECEIVE"})
+"""Records with which a controller's log of one write begins."""
 MAX_PORTS: Final = 64
 STEP_NS: Final = 20 * NS_PER_MS
 """Wall and monotonic clock drift apart by less than this in a run, unless somebody sets the wall
@@ -104,12 +106,20 @@ class SideEvidence:
         return [one for one in self.own_events if one["name"] in names]
 
     @cached_property
-    def _by_write(self) -> Mapping[tuple[str, int], EventRecord]:
-        return {(one["name"], one["write_no"]): one for one in self.events if "write_no" in one}
+    def _by_write(self) -> Mapping[int, Mapping[str, EventRecord]]:
+        """Write number -> name -> record. Numbers begin anew in each boot, and the log outlives a
+        warmstart: with the first record of a write, those of older writes of its number are left out."""
+        found: dict[int, dict[str, EventRecord]] = {}
+        for one in self.events:
+            if "write_no" in one:
+                if one["name"] in FIRST_OF_A_WRITE:
+                    found[one["write_no"]] = {}
+                found.setdefault(one["write_no"], {})[one["name"]] = one
+        return found
 
     def of_write(self, name: str, write_no: int | None) -> EventRecord | None:
-        """The newest record of that name about that write."""
-        return None if write_no is None else self._by_write.get((name, write_no))
+        """The newest record of that name about the newest write of that number."""
+        return None if write_no is None else self._by_write.get(write_no, {}).get(name)
 
     @cached_property
     def write_numbers(self) -> Mapping[bytes, int]:

@@ -49,12 +49,25 @@ class Device:
     """(set id, what had arrived before) of each pull."""
     powered: list[Side] = field(default_factory=list)
     """Each switching of its power."""
+    frame_repeats: int = 0
+    lost_frames: int = 0
+    """So many frames do not arrive: it neither answers them nor restarts."""
+    written: list[bytes] = field(default_factory=list)
+
+    @property
+    def link(self) -> "Device":
+        return self
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        self.lost_frames -= 1
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
-        return self.answer
+        return self.answer if self.lost_frames <= 0 else None
 
     def identify(self, deadline_ns: Ns) -> Identity:
-        return replace(IDENTITY, boot_epoch=self.boot_epoch)
+        boot_epoch = self.boot_epoch if self.lost_frames <= 0 else ARMED_EPOCH
+        return replace(IDENTITY, boot_epoch=boot_epoch)
 
     def sets(self, deadline_ns: Ns) -> list[SetEntry]:
         return self.entries
@@ -79,10 +92,11 @@ def collect(
     armed_epoch: int = ARMED_EPOCH,
     power_cycle: bool = False,
     switches_power: bool = True,
+    boot_timeout_s: float | None = None,
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
-        boot_timeout_s=0.2 if device.boot_epoch <= armed_epoch else LIMIT_S,
+        boot_timeout_s=boot_timeout_s or (0.2 if device.boot_epoch <= armed_epoch else LIMIT_S),
         pull_timeout_s=5,
         rejoin_timeout_s=1,
         power_cycle=power_cycle,
@@ -113,6 +127,22 @@ def collect(
     assert collector.failure is None
     assert collector.finish is not None
     return collector.finish, incident
+
+
+@pytest.mark.parametrize(
+    ("repeats", "written", "kept"), [(1, [b"frame"], "complete"), (0, [], "missing")]
+)
+def test_a_frame_that_was_lost_is_written_again_where_the_driver_says_so(
+    tmp_path: Path, repeats: int, written: list[bytes], kept: str
+) -> None:
+    """Seen: a watch lost the set of a controller whose warmstart frame was lost on the line."""
+    device = Device(frame_repeats=repeats, lost_frames=1, boot_epoch=ARMED_EPOCH + 1)
+    device.entries = device.entries if repeats else []
+    finish, incident = collect(tmp_path, device, boot_timeout_s=0.2 if not repeats else LIMIT_S)
+    assert device.written == written
+    assert finish.sides[0].set == kept
+    steps = [one["step"] for one in incident.record["recovery"]]
+    assert ("no answer, written again" in steps) == bool(repeats)
 
 
 def test_the_set_of_this_incident_is_pulled_and_no_other(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_a_line_is_reopened_with_back_off() -> None:
     play = Play().armed()
     play.is_gone.add(BenchPart.LINK)
     play.settle(m.Lost(part=BenchPart.LINK, reason="gone"))
-    assert 10 <= len(of(play.wait(60), m.Reopen)) <= 20
+    # 0.1, 0.2, 0.4, 0.8 s, then each second.
+    assert 55 <= len(of(play.wait(60), m.Reopen)) <= 62
 
 
 @pytest.mark.parametrize("side", SIDES)

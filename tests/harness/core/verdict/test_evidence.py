@@ -223,3 +223,26 @@ def test_the_line_of_a_match_is_cut_out_whole() -> None:
     assert line_at(console, len(console)) == b"three"
     assert line_at(console, 3).strip() == b"one"
     assert line_at(b"", 5) == b"" and line_at(console, 10**15) == b""
+
+
+def test_a_write_of_an_earlier_boot_with_the_same_number_does_not_answer_for_it() -> None:
+    """Seen: an answer that was lost was called held up on the link, as the log, which outlives a warmstart,
+    held the answer of another write of that number."""
+    parts = incident("lost_ack").parts
+    verdict = judge(evidence(parts))
+    assert (verdict.kind, verdict.conclusive) == ("lost", True)
+    own = parts["sets"]["secondary"]
+    first = own.events[0]["uptime_ns"]
+    older = [
+        {
+            "seq": 0,
+            "uptime_ns": first,
+            "level": "INFO",
+            "name": name,
+            "write_no": verdict.secondary_no,
+        }
+        for name in ("REPL_RECEIVE", "REPL_ACK_SENT")
+    ]
+    more = replace(own, events=[own.events[0], *older, *own.events[1:]])
+    longer = judge(evidence(parts | {"sets": parts["sets"] | {"secondary": more}}))
+    assert longer == verdict
