@@ -20,7 +20,7 @@ from freezeframe.harness.edge import system
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.edge.wholefile import make_folder
 from freezeframe.harness.errors import UsageError
-from freezeframe.harness.runs.campaign import run_directory
+from freezeframe.harness.runs.rundirectory import run_directory
 
 MARK: Final = {
     "ok": ("ok", "green"),

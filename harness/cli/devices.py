@@ -21,7 +21,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.report import text
 from freezeframe.harness.roles import Preparable, SetEntry
 from freezeframe.harness.runs.audit import AuditJournal
-from freezeframe.harness.runs.campaign import run_directory
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.wire import control
 
 

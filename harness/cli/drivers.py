@@ -19,7 +19,7 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.promises.cases import Case, ControllerCase, HostCase, PowerCase, check_case
 from freezeframe.harness.roles import HostPort, PowerRail
-from freezeframe.harness.runs.campaign import run_directory
+from freezeframe.harness.runs.rundirectory import run_directory
 
 CHECK_TIMEOUT_S = 30.0
 """Bound of one call to a real device."""

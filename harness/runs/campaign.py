@@ -1,10 +1,8 @@
 """Scenario -> run -> outcome: writes go out, something breaks (or nothing does), and what follows
 is one incident."""
 
-import contextlib
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,6 +26,7 @@ from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.runs import linksight
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.session import WORKLOAD_SILENT_S, Session
 from freezeframe.harness.runs.view import Silent, View
 from freezeframe.harness.runs.workload import Workload, compare_volumes, in_words
@@ -100,16 +99,6 @@ class Result:
         if self.error is not None:
             described["error"] = {"whose": "rig", "text": str(self.error)}
         return described
-
-
-@contextlib.contextmanager
-def run_directory() -> Iterator[Path]:
-    """A short-lived directory with a short path (a unix socket's has at most 107 bytes)."""
-    path = Path(tempfile.mkdtemp(prefix="freezeframe-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class ScenarioRun:

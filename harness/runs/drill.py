@@ -20,8 +20,9 @@ from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.store import Outcome
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.audit import AuditJournal
-from freezeframe.harness.runs.campaign import Result, run_directory
+from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.runs.recording import new_recording
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.strike import not_compared, what_is_missing
 from freezeframe.harness.runs.view import View

@@ -14,9 +14,10 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.incidents.reopening import reopen
 from freezeframe.harness.runs.audit import AuditJournal
-from freezeframe.harness.runs.campaign import Result, run_directory
+from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.strike import not_compared, what_is_missing
 from freezeframe.harness.runs.view import View
 

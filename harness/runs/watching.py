@@ -17,11 +17,12 @@ from freezeframe.harness.edge.servicemanager import ServiceManager
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight, livestation
-from freezeframe.harness.runs.campaign import Result, run_directory
+from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.runs.live import LiveView, looked_at
 from freezeframe.harness.runs.notify import Notifier, notifier_of
 from freezeframe.harness.runs.policyfile import WatchStart, settings_of
 from freezeframe.harness.runs.recording import ClosedRecording
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.service import Heartbeat, ServiceStatus
 from freezeframe.harness.runs.station import Station
 from freezeframe.harness.runs.view import HealthTap, View

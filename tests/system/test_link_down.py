@@ -10,7 +10,8 @@ from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.edge.netns import INTERFACE, Namespace, missing_capabilities
 from freezeframe.harness.edge.packet_ring import PacketRing
-from freezeframe.harness.runs.campaign import ScenarioRun, run_directory
+from freezeframe.harness.runs.campaign import ScenarioRun
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch

@@ -17,8 +17,8 @@ from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs import campaign
-from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.runs.drill import drill
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
 

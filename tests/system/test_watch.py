@@ -28,8 +28,9 @@ from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
 from freezeframe.harness.runs.audit import AuditJournal
-from freezeframe.harness.runs.campaign import Result, ScenarioRun, run_directory
+from freezeframe.harness.runs.campaign import Result, ScenarioRun
 from freezeframe.harness.runs.notify import Notifier
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.session import Session
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch

@@ -30,9 +30,9 @@ from freezeframe.harness.edge.serial_link import silent_line
 from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import ByteLink
-from freezeframe.harness.runs.campaign import run_directory
 from freezeframe.harness.runs.policyfile import PolicyFile, WatchStart
 from freezeframe.harness.runs.recording import ClosedRecording, new_recording
+from freezeframe.harness.runs.rundirectory import run_directory
 from freezeframe.harness.runs.view import Silent
 from freezeframe.harness.runs.watching import Watch
 from freezeframe.harness.watch.reflex_io import NewLine, ReflexConfig, write_frames
