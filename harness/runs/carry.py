@@ -48,6 +48,7 @@ from freezeframe.harness.roles import (
 
 IDENTIFY_STEP_NS: Final = NS_PER_S // 2
 """One question while a controller boots: most are asked into silence."""
+REOPEN_PAUSE_S: Final = 0.1
 ASK_AGAIN_S: Final = 0.02
 """Pause before a question that was answered at once is put again."""
 
@@ -226,6 +227,8 @@ class Carrier:
             # What has arrived stays: also a driver that cannot read it has passed it on.
             self._incident.missing_set(side, str(error))
             is_broken = isinstance(error, DriverError) and error.is_broken
+            if isinstance(error, LineGoneError):
+                self._await_line(side, controller.link, action.deadline_ns)
             return PullBroke(
                 side=side, reason=str(error), arrived_bytes=arrived_bytes, resumable=not is_broken
             )
@@ -243,6 +246,16 @@ class Carrier:
                 side, [one for one in self._ours(listed) if one != entry], action.deadline_ns
             )
         return Pulled(side=side)
+
+    def _await_line(self, side: Side, gone: ByteLink, deadline_ns: Ns) -> None:
+        """A line that is gone fails at once: the next attempt begins when it is there again."""
+        while not self._is_cancelled() and self._clock.now() < deadline_ns:
+            try:
+                self._reach.reopen_control(side, gone)
+            except RigError:
+                self._pause(REOPEN_PAUSE_S)
+                continue
+            return
 
     def _keep_saves(self, side: Side, saves: list[SetEntry], deadline_ns: Ns) -> None:
         """The set that was saved before the redrive: nearest to the failure. It is an extra, and

@@ -19,7 +19,7 @@ from watched_bench import complain, write_bench
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
-from freezeframe.harness.core.events import NS_PER_S, SIDES, Side
+from freezeframe.harness.core.events import NS_PER_S, SIDES, AnyEvent, LinkStats, Side
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.recovery.messages import Compared
 from freezeframe.harness.edge.netns import missing_capabilities
@@ -250,15 +250,21 @@ def test_watchers_that_are_killed_are_started_again_and_the_next_failure_is_caug
 
 
 class KillingLate(Silent):
-    """Its host writes; once frames are out for its complaint, the link's watcher is killed."""
+    """Its host writes; once that is captured, its secondary complains; once frames are out for that, the link's
+    watcher is killed."""
 
     def __init__(self, opened: OpenBench) -> None:
         self._opened = opened
-        self.has_killed = False
+        self.has_killed = self.has_complained = False
 
     def phase(self, text: str) -> None:
         if text.startswith("watching;"):
             self._opened.host("primary").write(0, bytes(4096))
+
+    def happened(self, source: str, event: AnyEvent) -> None:
+        is_captured = isinstance(event, LinkStats) and event.writes > 0
+        if is_captured and not self.has_complained:
+            self.has_complained = True
             complain(self._opened)
 
     def step(self, side: str, step: str, detail: str) -> None:

@@ -15,7 +15,7 @@ from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import Rung
 from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOut, Policy
-from freezeframe.harness.errors import RigError, WireError
+from freezeframe.harness.errors import LineGoneError, RigError, WireError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs.collect import Collector
@@ -54,6 +54,15 @@ class Device:
     """So many frames do not arrive: it neither answers them nor restarts."""
     written: list[bytes] = field(default_factory=list)
 
+    closed: int = 0
+    """The line is gone for so many attempts to open it."""
+
+    def reopen(self, side: Side, gone: object) -> None:
+        assert gone is self.link
+        self.closed -= 1
+        if self.closed >= 0:
+            raise RigError("no such device")
+
     @property
     def link(self) -> "Device":
         return self
@@ -75,6 +84,8 @@ class Device:
     def pull(
         self, entry: SetEntry, have: bytes, deadline_ns: Ns, progress: Callable[[bytes], None]
     ) -> RootCauseSet:
+        if self.closed > 0:
+            raise LineGoneError("unplugged")
         self.pulled.append((entry.set_id, have))
         rest = STORED[len(have) :]
         if self.failures:
@@ -108,6 +119,7 @@ def collect(
         ),
         await_full_duplex=lambda deadline_ns: {},
         power_cycle=device.powered.append,
+        reopen_control=device.reopen,
     )
     incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
     ended = threading.Event()
@@ -143,6 +155,14 @@ def test_a_frame_that_was_lost_is_written_again_where_the_driver_says_so(
     assert finish.sides[0].set == kept
     steps = [one["step"] for one in incident.record["recovery"]]
     assert ("no answer, written again" in steps) == bool(repeats)
+
+
+def test_a_line_that_is_gone_in_the_pull_is_waited_for(tmp_path: Path) -> None:
+    """Seen: five attempts in a row failed at once, and the set was given up within a millisecond."""
+    device = Device(closed=8)
+    finish, incident = collect(tmp_path, device)
+    assert finish.sides[0].set == "complete"
+    assert incident.set_path("primary").read_bytes() == STORED
 
 
 def test_the_set_of_this_incident_is_pulled_and_no_other(tmp_path: Path) -> None:
