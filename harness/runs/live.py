@@ -1,7 +1,7 @@
 """A command that can be looked at while it goes on: what it reports, through a look-only socket.
 
 ``LiveView`` takes what a view is given. A thread of its own sends a status twice a second, and only while somebody
-looks; what it says of the bench is made in the station's own thread, in some 100 us, and waits for nobody.
+looks; what it says of the bench is made in the station's own thread, in some 25 us, and waits for nobody.
 """
 
 import contextlib
