@@ -306,6 +306,17 @@ class WrongSet(SkeletonDriver):
         return SETS[self.fault](super().pull(entry, have, deadline_ns, progress))
 
 
+class TwoProcessors(SkeletonDriver):
+    """As in a real kernel's log: ``[0.303606] audit: ...``, then ``[0.303600] thermal_sys: ...``."""
+
+    @staticmethod
+    def decode_set(stored: bytes, serial_number: str) -> RootCauseSet:
+        full = SkeletonDriver.decode_set(stored, serial_number)
+        late = {**full.events[-1], "seq": 99, "name": "KERNEL"}
+        late["uptime_ns"] -= 6_000
+        return replace(full, events=[*full.events, late])
+
+
 class WrongDecoder(SkeletonDriver):
     """Decodes damaged bytes, or raises what it likes."""
 
@@ -368,6 +379,11 @@ def test_each_violation_of_a_controllers_role_is_found(fault: str) -> None:
         testing.check_controller(driver, clock=driver._clock, timeout_s=1.0)
     assert WORDS[fault] in str(caught.value)
     assert str(caught.value).startswith(type(driver).__name__)
+
+
+def test_records_that_two_processors_queued_out_of_order_are_no_second_boot() -> None:
+    driver = _driver(TwoProcessors, "")
+    testing.check_controller(driver, clock=driver._clock, timeout_s=1.0)
 
 
 def test_a_decoder_that_raises_what_it_likes_is_found() -> None:
