@@ -379,6 +379,8 @@ def _strangers(state: LinkState) -> list[Blindness]:
     others = [ends for ends in spoken if not pair.issuperset(ends)]
     if not others or (len(others) == len(spoken) and pair):
         return []
+    if not pair and len({frozenset(ends) for ends in spoken}) < 2:
+        return []  # one pair, of which nothing tells yet who writes
     where = f"TCP port {' or '.join(map(str, sorted(state.ports)))}" if state.ports else "the link"
     who = ", ".join(f"{source} to {destination}" for source, destination in others[:MAX_NAMED])
     says = (

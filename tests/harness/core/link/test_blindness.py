@@ -72,6 +72,13 @@ def test_a_whole_capture_is_not_blind() -> None:
     assert triggers == []
 
 
+def test_one_pair_that_has_not_written_yet_is_not_several() -> None:
+    """No addresses are named, and its handshake alone was captured."""
+    view, triggers = watch(FRAMES[:12], ends(primary_address="", secondary_address=""))
+    assert view.ledger.totals.writes == 0
+    assert (view.blindness(), triggers) == ([], [])
+
+
 def test_half_a_mirror_without_the_answers() -> None:
     half = [frame for frame in FRAMES if sent_by(frame) == P]
     view, triggers = watch(half, ends())
