@@ -7,6 +7,7 @@ Read are, also one after the other (conserver in front of syslog in front of the
 | printk | ``[   12.345678] ``, with CONFIG_PRINTK_CALLER ``[   12.345678][    T1] ``, ``[ C0] `` |
 | its level | ``<4>``, ``kern  :warn  : `` (``dmesg -x``) |
 | ``dmesg -T``, conserver | ``[Tue Nov 29 16:34:22 2026] ``, ``[-- MARK -- Tue Nov 29 ...]`` |
+| terminal programs (minicom) | ``[2026-11-29 16:34:22] `` |
 | ``dmesg -d``, ``-H`` | ``[   12.345678 <    0.000012>] ``, ``[Nov29 16:34] ``, ``[  +0.000012] `` |
 | ``dmesg --time-format iso`` | ``2026-11-29T16:34:22,123456+00:00 `` |
 | syslog, RFC 3164; ``journalctl``, also ``-o short-precise`` | ``Nov 29 16:34:22.123456 host kernel: `` |
@@ -34,6 +35,8 @@ MAX_LINE_BYTES: Final = 4096
 MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")  # fmt: skip
 _MONTH: Final = rb"(?P<month>%b)" % b"|".join(MONTHS)
 _DAY: Final = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_ANY_DAY: Final = rb"[^\s\d\[\]]{2,12}"
+"""In the language of who ran dmesg."""
 _CLOCK: Final = rb"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?"
 _DATE: Final = rb"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
 _ZONE: Final = rb"(?P<zone>Z|[+-]\d\d:?\d\d)?"
@@ -55,7 +58,8 @@ _FORMS: Final = tuple(
         rb"<\d{1,3}>1 %bT%b%b %b" % (_DATE, _CLOCK, _ZONE, _HEADER_5424),
         rb"<\d{1,3}>",
         rb"(?:kern|user|mail|daemon|auth|syslog|lpr|news) *:[a-z]{1,7} *: ",
-        rb"\[(?:-- MARK -- )?%b %b {1,2}(?P<day>\d{1,2}) %b (?P<year>\d{4})\] ?" % (_DAY, _MONTH, _CLOCK),
+        rb"\[(?:-- MARK -- )?%b %b {1,2}(?P<day>\d{1,2}) %b (?P<year>\d{4})\] ?" % (_ANY_DAY, _MONTH, _CLOCK),
+        rb"\[%b %b\] " % (_DATE, _CLOCK),
         rb"\[%b *\d{1,2} \d\d:\d\d\] |\[ *[+<] *\d{1,9}\.\d{6}>?\] " % _MONTH,
         rb"%b {1,2}(?P<day>\d{1,2}) (?:(?P<year>\d{4}) )?%b (?:%b)?" % (_MONTH, _CLOCK, _SENDER),
         rb"(?=[^ ]*,)%bT%b%b " % (_DATE, _CLOCK, _ZONE),
