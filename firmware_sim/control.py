@@ -142,6 +142,11 @@ class Firmware(Protocol):
         """Return the present state record as CBOR, with its lists shortened to fit."""
         ...
 
+    def read_blocks(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Content of the volume. Raises ValueError outside of it and for parts of sectors, OSError
+        when the medium fails."""
+        ...
+
     def print_line(self, text: str) -> None: ...
     def set_trace_level(self, level: int) -> None: ...
     def arm_faults(self, plan: object) -> None:
@@ -175,6 +180,19 @@ class Operations:
         """Take bytes of the line; return encoded reply frames."""
         return [reply for frame in self._receiver.feed(data) for reply in self._answer(frame)]
 
+    def feed_boot_loader(self, data: bytes) -> list[bytes]:
+        """While the firmware starts, its boot loader has the line: it reads the volume, and is silent to
+        all else."""
+        frames = [one for one in self._receiver.feed(data) if one.type == Op.READ_BLOCKS]
+        replies = []
+        for frame in frames:
+            try:
+                payload = wire.STATUS.pack(Status.OK) + self._read_blocks(frame.payload)
+            except Refused as refusal:
+                payload = _refusal(refusal)
+            replies.append(_reply(frame, payload))
+        return replies
+
     def _answer(self, frame: Frame) -> list[bytes]:
         if frame.type & wire.REPLY:
             return []
@@ -185,8 +203,7 @@ class Operations:
         try:
             payloads = self._act(frame)
         except Refused as refusal:
-            text = str(refusal).encode()[:MAX_TEXT_BYTES]
-            return [_reply(frame, wire.STATUS.pack(refusal.status) + text)]
+            return [_reply(frame, _refusal(refusal))]
         replies = [_reply(frame, wire.STATUS.pack(Status.OK) + payload) for payload in payloads]
         if frame.type in wire.DESTRUCTIVE or frame.type == Op.PRINT:
             self._remembered[key] = replies[0]
@@ -226,6 +243,8 @@ class Operations:
                 return [self._firmware.state_record(wire.MAX_PAYLOAD_BYTES - wire.STATUS.size)]
             case Op.PRINT:
                 return [self._print(payload)]
+            case Op.READ_BLOCKS:
+                return [self._read_blocks(payload)]
             case Op.SET_TRACE_LEVEL:
                 return [self._trace_level(payload)]
             case Op.SET_FAULTS:
@@ -319,6 +338,20 @@ class Operations:
         self._firmware.print_line(payload.decode("utf-8", "backslashreplace"))
         return b""
 
+    def _read_blocks(self, payload: bytes) -> bytes:
+        _length(payload, wire.READ_BLOCKS.size)
+        offset_bytes, length_bytes = wire.READ_BLOCKS.unpack(payload)
+        if length_bytes > wire.MAX_BLOCK_DATA_BYTES:
+            text = f"a reply holds at most {wire.MAX_BLOCK_DATA_BYTES} bytes"
+            raise Refused(Status.BAD_ARGUMENT, text)
+        try:
+            data = self._firmware.read_blocks(offset_bytes, length_bytes)
+        except ValueError as error:
+            raise Refused(Status.BAD_OFFSET, str(error)) from error
+        except OSError as error:
+            raise Refused(Status.BUSY, f"the medium cannot be read: {error.strerror}") from error
+        return wire.BLOCK_DATA.pack(offset_bytes) + data
+
     def _trace_level(self, payload: bytes) -> bytes:
         _length(payload, wire.TRACE_LEVEL.size)
         level = wire.TRACE_LEVEL.unpack(payload)[2]
@@ -340,6 +373,10 @@ class Operations:
 
 def _reply(request: Frame, payload: bytes) -> bytes:
     return encode(Frame(request.type | wire.REPLY, request.seq, payload))
+
+
+def _refusal(refusal: Refused) -> bytes:
+    return wire.STATUS.pack(refusal.status) + str(refusal).encode()[:MAX_TEXT_BYTES]
 
 
 def _length(payload: bytes, expected: int) -> None:

@@ -189,8 +189,7 @@ class Controller:
             case ReplicationClosed():
                 self._replication_closed(item)
             case ControlData():
-                if self.phase is RUNNING:
-                    self._control(item)
+                self._control(item)
             case HostOpened():
                 self.trace.add(EventCode.HOST_CONNECT, item.session)
                 self.host.opened(item.session, self._role is not Role.PRIMARY)
@@ -229,14 +228,16 @@ class Controller:
         return False
 
     def _control(self, item: ControlData) -> None:
+        is_running = self.phase is RUNNING
         if item.port == "peer" and self._autonomic is not None:
-            self._autonomic.feed(self.now_ns, item.data)
+            if is_running:
+                self._autonomic.feed(self.now_ns, item.data)
             return
         operations = self._ports.get(item.port)
         if operations is None:
             operations = self._ports[item.port] = Operations(self.management)
-        replies = operations.feed(item.data)
-        if replies:
+        feed = operations.feed if is_running else operations.feed_boot_loader
+        if replies := feed(item.data):
             self._out.append(ControlSend(item.port, b"".join(replies)))
 
     # --- the host's requests --------------------------------------------------------------------------------

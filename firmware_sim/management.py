@@ -100,6 +100,9 @@ class Management:
     def state_record(self, max_bytes: int) -> bytes:
         return live_record(state_record(self.controller), max_bytes)
 
+    def read_blocks(self, offset_bytes: int, length_bytes: int) -> bytes:
+        return self.controller.store.read(offset_bytes, length_bytes)
+
     def print_line(self, text: str) -> None:
         self.controller.console.line(text)
 

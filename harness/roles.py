@@ -174,6 +174,25 @@ class Rehearsing(Protocol):
         ...
 
 
+MAX_BLOCK_READ_BYTES: Final = 64 << 10
+"""Of one ``read_blocks``."""
+
+
+@runtime_checkable
+class BlockReading(Protocol):
+    """A controller that can be asked what its volume holds, without its host: the block that a failure is
+    about is kept as it was before the pair rejoined."""
+
+    # Optional: ``reads_while_booting = True`` in the class of a driver whose device answers this question, and
+    # no other, while it boots: before its replication begins.
+
+    def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: Ns) -> bytes:
+        """Content of the volume, offsets as the replication link counts them; multiples of 512, at most
+        MAX_BLOCK_READ_BYTES. Nothing on the device changes. RigError: no answer; WireError: a refusal, or
+        an answer that makes no sense."""
+        ...
+
+
 @runtime_checkable
 class Acknowledging(Protocol):
     """A controller that may free a root cause data set once it has been pulled."""

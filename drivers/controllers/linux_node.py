@@ -20,6 +20,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from freezeframe.drivers.controllers import linux_records, linux_scripts
@@ -42,6 +43,7 @@ from freezeframe.harness.roles import (
     SetEntry,
 )
 from freezeframe.harness.wire import control
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 PIECE_BYTES: Final = 24 << 10
 """One question's worth of a pull: 2.9 s at 115,200 baud."""
@@ -77,8 +79,8 @@ NO_SERIAL: Final = (
 
 
 class LinuxNode:
-    """Plays roles.Controller, Printing, Preparable and Rehearsing. Made of a subclass only, which
-    has the replication."""
+    """Plays roles.Controller, Printing, Preparable and Rehearsing; with ``backing_device``
+    BlockReading, too. Made of a subclass only, which has the replication."""
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -87,6 +89,9 @@ class LinuxNode:
         identity_file: str = ""
         """Absolute path on the node: its first line is the node's serial number. "": DMI's, else the
         machine id."""
+        backing_device: str = ""
+        """Path on the node of the disk under the replication: the failing block is read from there. "": it
+        is not read."""
 
     replication: ClassVar[Replication]
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
@@ -105,12 +110,16 @@ class LinuxNode:
             raise UsageError(
                 f"{side}: serial_number {serial_number!r}: allowed are letters, digits, '.', '_', ':', '-'"
             )
-        path = options.identity_file if options is not None else ""
-        if path and _PATH.fullmatch(path) is None:
-            raise UsageError(
-                f"{side}: identity_file {path!r}: allowed is an absolute path of letters, digits, '.', '_', '-', '/'"
-            )
+        options = options or self.Options()
+        path = options.identity_file
+        for name, given in (("identity_file", path), ("backing_device", options.backing_device)):
+            if given and _PATH.fullmatch(given) is None:
+                raise UsageError(
+                    f"{side}: {name} {given!r}: allowed is an absolute path of letters, digits, '.', '_', '-', '/'"
+                )
         self._serial = linux_scripts.serial_in(path) if path else ""
+        if options.backing_device:  # else it does not play roles.BlockReading
+            self.read_blocks = partial(self._read_blocks, options.backing_device)
         self.side: Side = side
         self.link = link
         self.serial_number = serial_number
@@ -211,6 +220,34 @@ class LinuxNode:
             "is the line clean, is it a root shell, are cat, base64, mv and sha256sum there?"
         )
 
+    # --- roles.BlockReading, with ``backing_device`` ---
+    def _read_blocks(
+        self, device: str, offset_bytes: int, length_bytes: int, deadline_ns: Ns
+    ) -> bytes:
+        """From the disk itself. A piece that the line damaged is asked for again."""
+        data = bytearray()
+        failed = 0
+        while len(data) < length_bytes:
+            wanted = min(PIECE_BYTES, length_bytes - len(data))
+            first = (offset_bytes + len(data)) // SECTOR_BYTES
+            question = linux_scripts.read_block(device, first, wanted // SECTOR_BYTES)
+            sha256, *lines = self._shell.ask(question, deadline_ns) or [""]
+            piece = _decoded(lines)
+            if hashlib.sha256(piece).hexdigest() == sha256:
+                if len(piece) != wanted:
+                    raise WireError(
+                        f"{self.side}: {device} gives {len(piece)} of {wanted} bytes at sector {first}: "
+                        "is it the disk under the replication (backing_device)?"
+                    )
+                data += piece
+                continue
+            failed += 1
+            if failed >= MAX_FAILED_PIECES:
+                raise RigError(
+                    f"{self.link.name}: the block at sector {first} does not arrive whole"
+                )
+        return bytes(data)
+
     # --- roles.Rehearsing ---
     def rehearse(self, frame: bytes, deadline_ns: Ns) -> Reply:
         """The same line with another word of the same length in the place of what it does."""
@@ -303,10 +340,7 @@ class LinuxNode:
             lines = self._shell.ask(
                 f"tail -c +{len(stored) + 1} {path} | head -c {wanted} | base64", deadline_ns
             )
-            try:
-                piece = base64.b64decode("".join(lines), validate=True)
-            except (binascii.Error, ValueError):
-                piece = b""
+            piece = _decoded(lines)
             if len(piece) == wanted:
                 failed = 0
                 stored += piece
@@ -430,6 +464,14 @@ class LinuxNodeBreak(LinuxNode):
 _ENTRY: Final = re.compile(
     r"set [0-9a-f]{32} \w+ \d{1,5} [\w-]{1,36} \d{1,12} \d{1,12} [0-9a-f]{64} [01]"
 )
+
+
+def _decoded(lines: list[str]) -> bytes:
+    """b"": the line damaged them."""
+    try:
+        return base64.b64decode("".join(lines), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _entry(words: list[str], epochs: Mapping[str, int]) -> SetEntry:

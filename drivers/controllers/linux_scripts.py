@@ -214,6 +214,16 @@ def functions(scripts: Scripts) -> str:
     return _of(scripts, "\n".join((*own, FREEZE, NEWS, PACK, LIST, WHOLE, "")))
 
 
+def read_block(device: str, first_sector: int, sectors: int) -> str:
+    """Prints the SHA-256 of these sectors, then themselves as base64: as they lie on the disk where it
+    can be read past the node's cache, which does not see what the replication writes."""
+    read = f"dd if={device} bs=512 skip={first_sector} count={sectors}"
+    return f"""mkdir -p {FOLDER}
+{{ {read} iflag=direct || {read}; }} >{FOLDER}/block 2>/dev/null
+sha256sum <{FOLDER}/block | cut -c1-64
+base64 <{FOLDER}/block; rm -f {FOLDER}/block"""
+
+
 def serial_in(path: str) -> str:
     """Shell that reads the serial number in that file's first line."""
     return f"read -r ff_s <{path}"

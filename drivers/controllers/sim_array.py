@@ -19,6 +19,7 @@ from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDeviceError
 from freezeframe.harness.roles import (
+    MAX_BLOCK_READ_BYTES,
     REHEARSED,
     ByteLink,
     Clock,
@@ -44,6 +45,7 @@ READ_BYTES: Final = 64 << 10
 MAX_KEPT_REPLIES: Final = 32
 """Limit of replies kept while another one is awaited: the reply to a frame written by the reflex
 may arrive at any time."""
+assert MAX_BLOCK_READ_BYTES // control.MAX_BLOCK_DATA_BYTES < MAX_KEPT_REPLIES
 MAX_TEXT_BYTES: Final = 1 << 20
 MAX_REFUSAL_BYTES: Final = 200
 
@@ -51,8 +53,9 @@ assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
 
 
 class SimArray:
-    """Implements roles.Controller and roles.Serviceable."""
+    """Implements roles.Controller, roles.Serviceable, roles.Rehearsing and roles.BlockReading."""
 
+    reads_while_booting = True
     warmstart_line: bytes = rb"warmstart: set \d+"
     boot_line: bytes = rb"boot epoch \d+, "
     frame_repeats: int = 1
@@ -213,6 +216,31 @@ class SimArray:
                     )
                 pull.lose_what_is_in_flight()
         return rootcause.decode(bytes(stored), entry.sha256)
+
+    # --- roles.BlockReading ---
+    def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: Ns) -> bytes:
+        """Ask for all pieces at once; one that is lost or damaged on the line is asked for again."""
+        data = bytearray()
+        end = offset_bytes + length_bytes
+        requests = []
+        for at in range(offset_bytes, end, control.MAX_BLOCK_DATA_BYTES):
+            asked = min(control.MAX_BLOCK_DATA_BYTES, end - at)
+            request = frames.pack(frames.ReadBlocksPayload(at, asked))
+            requests.append((self._next_seq(), at, asked, request))
+            self.link.write(frames.encode(Op.READ_BLOCKS, requests[-1][0], request))
+        for seq, at, asked, request in requests:
+            found = self._wait_for(Op.READ_BLOCKS, seq, deadline_ns, SILENCE_NS)
+            body = self._body(found or self._ask(Op.READ_BLOCKS, request, deadline_ns))
+            piece = body[control.BLOCK_DATA.size :]
+            if (
+                frames.unpack(frames.BlockDataPayload, body).offset_bytes != at
+                or len(piece) != asked
+            ):
+                raise WireError(
+                    f"{self.side}: asked for {asked} bytes at {at}, the answer is of another place or length"
+                )
+            data += piece
+        return bytes(data)
 
     # --- roles.Serviceable ---
     def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply:

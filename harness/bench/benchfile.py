@@ -57,6 +57,8 @@ class SimulationTable(Table):
     """Autonomic mode: the secondary instructs the primary, over a second link between them."""
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
     """MTU of the replication link; such links usually use jumbo frames."""
+    boot_ms: Annotated[int, Field(ge=1, le=600_000)] = 300
+    """Duration of a controller's boot. Real ones take seconds to minutes."""
 
 
 class RigTable(Table):

@@ -27,7 +27,14 @@ from freezeframe.harness.promises.values import (
     pulled_set,
     shown,
 )
-from freezeframe.harness.roles import ByteLink, Controller, HostPort, PowerRail, SetEntry
+from freezeframe.harness.roles import (
+    BlockReading,
+    ByteLink,
+    Controller,
+    HostPort,
+    PowerRail,
+    SetEntry,
+)
 
 GRACE_S: Final = 5.0
 """After its deadline a call may take so long to end; then it is given up, and the driver with it
@@ -36,6 +43,8 @@ MAX_SAID_CHARS: Final = 300
 """Of the text of an exception."""
 _BY_BYTES: Final = (ValueError, LookupError, ArithmeticError, EOFError, OSError)
 """Exceptions that a device's bytes may have caused in a driver that is otherwise right."""
+READS: Final = ((HostPort, "read"), (BlockReading, "read_blocks"))
+"""Methods that return as many bytes as their ``length_bytes``."""
 T = TypeVar("T")
 
 
@@ -156,9 +165,9 @@ def _method(guard: DriverGuard, role: type, name: str, promise: Promise) -> Call
             return getattr(driven, name)(*args, **kwargs)
 
         value = guard.call(name, promise, bound, given.get("deadline_ns"))
-        wanted = given.get("length_bytes") if (role, name) == (HostPort, "read") else None
+        wanted = given.get("length_bytes") if (role, name) in READS else None
         if wanted is not None and isinstance(value, bytes) and len(value) != wanted:
-            raise guard.error(f"read() returned {len(value)} bytes", f"{wanted}, as asked for")
+            raise guard.error(f"{name}() returned {len(value)} bytes", f"{wanted}, as asked for")
         return value
 
     call.__name__ = name

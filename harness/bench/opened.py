@@ -111,6 +111,7 @@ class OpenBench:
                 serial_numbers={side: bench.controller(side).serial_number for side in SIDES},
                 size_mib=bench.simulation.size_mib,
                 mtu_bytes=bench.simulation.mtu_bytes,
+                boot_ms=bench.simulation.boot_ms,
                 shared_lines={
                     side
                     for side in SIDES

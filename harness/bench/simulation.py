@@ -39,6 +39,7 @@ class Simulation:
         serial_numbers: dict[Side, str],
         size_mib: int,
         mtu_bytes: int,
+        boot_ms: int,
         shared_lines: Collection[Side] = (),
         seed: int = 0,
         autonomic: bool = False,
@@ -46,6 +47,7 @@ class Simulation:
         """``shared_lines``: sides whose control frames share the UART of the console."""
         self.run_dir = run_dir
         self._shared_lines = shared_lines
+        self._boot_ms = boot_ms
         self.supply_port = 0
         self._link = netns.make_pair(mtu_bytes=mtu_bytes)
         namespaces: dict[Side, netns.Namespace] = {
@@ -113,6 +115,7 @@ class Simulation:
             "--control", "console" if side in self._shared_lines else "fd:{control_fd}",
             "--netns", namespace,
             "--seed", str(seed),
+            "--boot-ms", str(self._boot_ms),
         ]  # fmt: skip
         if autonomic:
             # The second link of autonomic mode runs between the two controllers, beside the

@@ -57,6 +57,8 @@ class Trigger(Event, tag="trigger", frozen=True, kw_only=True):
     detail: str = ""
     """Link: what was found, with sector, size, block id."""
     sector: int = -1
+    sectors: int = 0
+    """Of the write that it is about; 0: not known."""
     block_id: str = ""
     instruct: list[Side] = []
     """Sides to instruct, in this order."""

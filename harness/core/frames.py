@@ -101,6 +101,17 @@ class SetDataPayload:
     offset_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReadBlocksPayload:
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDataPayload:
+    offset_bytes: int
+
+
 Payload = (
     TargetPayload
     | FreezePayload
@@ -111,6 +122,8 @@ Payload = (
     | FreezeReplyPayload
     | SetEntryPayload
     | SetDataPayload
+    | ReadBlocksPayload
+    | BlockDataPayload
 )
 P = TypeVar("P", bound=Payload)
 LAYOUT_OF: Final[dict[type, str]] = {
@@ -123,6 +136,8 @@ LAYOUT_OF: Final[dict[type, str]] = {
     FreezeReplyPayload: "freeze reply",
     SetEntryPayload: "set entry",
     SetDataPayload: "set data",
+    ReadBlocksPayload: "read blocks",
+    BlockDataPayload: "block data",
 }
 
 assert set(LAYOUT_OF.values()) | {"header"} == set(control.FIELDS)

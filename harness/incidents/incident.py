@@ -12,7 +12,8 @@ one.
                                        set.zst, the root cause data set as pulled, appended as it arrives;
                                        state.json and events.log, made from it;
                                        healthy.cbor, the state record when the bench was armed;
-                                       save.zst, the set saved before a redrive
+                                       save.zst, the set saved before a redrive;
+                                       block.bin, the failing block as that side holds it
         SHA256SUMS                     at the close; `sha256sum -c SHA256SUMS` passes
         .lock                          held (flock) while the run lives; gone after the close
 

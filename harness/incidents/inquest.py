@@ -13,6 +13,7 @@ import msgspec
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Side
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict import oneclock
+from freezeframe.harness.core.verdict.failingblock import with_rejoin
 from freezeframe.harness.core.verdict.record import VERDICT_FORMAT, Verdict
 from freezeframe.harness.core.verdict.ringdepth import RingDepth, ring_depth
 from freezeframe.harness.edge.clock import read_wall_clock
@@ -71,10 +72,28 @@ def conclude(incident: Incident) -> None:
         verdict = verdict_of(dossier)
         logs = event_logs(dossier, verdict)
         incident.update(
-            verdict=plain(verdict), event_logs={side: asdict(one) for side, one in logs.items()}
+            verdict=plain(verdict),
+            event_logs={side: asdict(one) for side, one in logs.items()},
+            **_failing_block(dossier),
         )
     except HarnessError as error:
         incident.note(f"no verdict: {error}")
+
+
+def _failing_block(dossier: Dossier) -> Json:
+    """When the failing block was read, held against the link; {}: nobody could read one."""
+    block, record, link = dossier.record.failing_block, dossier.record, dossier.evidence.link
+    if block is None or record.trigger is None:
+        return {}
+    drops = record.capture.kernel_drops if record.capture is not None else 0
+    is_whole = link is not None and not (link.gaps or link.blind or drops)
+    judged = with_rejoin(
+        block,
+        since_ns=record.trigger.t_arrival_ns or 0,
+        rejoins_ns=[one.t_first_ns for one in link.rejoins] if link is not None else (),
+        seen_until_ns=link.t_last_ns if link is not None and is_whole else 0,
+    )
+    return {"failing_block": msgspec.to_builtins(judged)}
 
 
 def plain(verdict: Verdict) -> Json:

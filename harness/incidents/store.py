@@ -46,6 +46,8 @@ CONSOLE, TIMES, SET, STATE, EVENTS = (
     "events.log",
 )
 SAVE: Final = "save.zst"
+BLOCK: Final = "block.bin"
+"""The failing block as a side's volume held it."""
 JOURNAL: Final = "host.journal"
 """Every host write's intent and acknowledgement, the host's side of the evidence."""
 RESULTS: Final = "host.results.json"

@@ -13,8 +13,10 @@ from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.errors import HarnessError, WireError
 from freezeframe.harness.promises.kit import MonotonicTime, RoleTrial, ignore
 from freezeframe.harness.roles import (
+    MAX_BLOCK_READ_BYTES,
     REHEARSED,
     UNREHEARSED,
+    BlockReading,
     Clock,
     Controller,
     Identity,
@@ -299,6 +301,32 @@ class ControllerTrial(RoleTrial):
                 f"the answer is {reply}",
             )
             self.hold(len(self._listed()) == listed, "rehearse() saves nothing")
+        if isinstance(self.made, BlockReading):
+            self._reads_blocks()
+
+    def _reads_blocks(self) -> None:
+        """The first 64 KiB, whose second half is read alone too, and a place that no volume has."""
+        size, half = MAX_BLOCK_READ_BYTES, MAX_BLOCK_READ_BYTES // 2
+        whole = self.one(bytes, "read_blocks", 0, size, self.deadline())
+        self.hold(
+            len(whole) == size,
+            f"read_blocks() returns the {size} bytes that it was asked for",
+            f"it returned {len(whole)}",
+        )
+        self.hold(
+            self.one(bytes, "read_blocks", half, half, self.deadline()) == whole[half:],
+            "read_blocks() of a part gives what the whole has there",
+        )
+        sector = self.one(bytes, "read_blocks", 512, 512, self.deadline())
+        self.hold(sector == whole[512:1024], "read_blocks() of one sector returns that sector")
+        self.refuses(
+            "read_blocks() beyond the end of the volume raises RigError or WireError",
+            lambda: self.call("read_blocks", 1 << 62, size, self.deadline()),
+        )
+        self.hold(
+            isinstance(getattr(self.made, "reads_while_booting", False), bool),
+            "reads_while_booting is True or False",
+        )
 
 
 def _is_standard(stored: bytes) -> bool:

@@ -13,6 +13,7 @@ from typing import Final, get_type_hints
 from freezeframe.harness.core import rootcause
 from freezeframe.harness.roles import (
     Acknowledging,
+    BlockReading,
     Controller,
     FaultArming,
     HostPort,
@@ -165,6 +166,7 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
     Printing: {"print_line": _REPLY},
     Preparable: {"prepare": Promise("nothing, or RigError", _anything)},
     Rehearsing: {"rehearse": _REPLY},
+    BlockReading: {"read_blocks": Promise("as many bytes as were asked for", _a(bytes))},
     Acknowledging: {"acknowledge": _REPLY},
     FaultArming: {"set_faults": _REPLY},
     Tracing: {"set_trace_level": _REPLY},
@@ -184,4 +186,6 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
     },
 }
 """Role -> method -> what it promises. The optional roles of a controller stand beside Controller."""
-OPTIONAL: Final = (Printing, Preparable, Rehearsing, Acknowledging, FaultArming, Tracing)
+OPTIONAL: Final = (
+    Printing, Preparable, Rehearsing, BlockReading, Acknowledging, FaultArming, Tracing,
+)  # fmt: skip

@@ -20,6 +20,7 @@ from freezeframe.harness.core.blocks.blockdiff import HexRow, hex_rows
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, SIDES, Ns, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.assurance import data_equal, has_promises, lost_writes
+from freezeframe.harness.core.verdict.failingblock import in_words
 from freezeframe.harness.core.verdict.record import IncidentRecord, Verdict, WriteKey
 from freezeframe.harness.core.verdict.statediff import field_rows
 from freezeframe.harness.incidents.dossier import Dossier
@@ -209,6 +210,10 @@ def _data_cards(record: IncidentRecord) -> Iterator[Card]:
         unflushed = record.comparison.lost_unflushed_writes if record.comparison is not None else 0
         note = f"{unflushed} of them never flushed" if unflushed else ""
         yield Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good")
+    block = record.failing_block
+    if block is not None and (words := in_words(block)):
+        place, _, note = words.partition(": ")
+        yield Card("failing block", _short(place), _short(note))
     if capture is not None:
         note = f"{capture.kernel_drops} dropped, {capture.digests_checked} digests checked"
         blind = [f"not seen: {one}" for one in capture.blind.values()]

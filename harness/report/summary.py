@@ -22,6 +22,7 @@ from freezeframe.harness.core.verdict.assurance import (
     slow_reaction,
 )
 from freezeframe.harness.core.verdict.evidence import link_ends
+from freezeframe.harness.core.verdict.failingblock import in_words
 from freezeframe.harness.core.verdict.record import (
     ActionRecord,
     CaptureRecord,
@@ -197,6 +198,7 @@ def _facts(record: IncidentRecord) -> list[TableRow]:
         ("run", Text(run)),
         _instructed(record),
         _sets(record),
+        _failing_block(record),
         _sent_again(record),
         _host(workload),
         _read_back(workload),
@@ -205,7 +207,7 @@ def _facts(record: IncidentRecord) -> list[TableRow]:
         _watched(record),
         _notes(record),
     ]
-    return [one for one in found if one is not None]
+    return [one for one in found if one is not None][:MAX_FACTS]
 
 
 def _instructed(record: IncidentRecord) -> TableRow | None:
@@ -246,6 +248,15 @@ def _set(one: SetRecord) -> str:
     if one.complete:
         return f"complete ({byte_count(one.bytes)}, {one.events} events)"
     return f"INCOMPLETE ({text(one.reason or 'it did not arrive')})"
+
+
+def _failing_block(record: IncidentRecord) -> TableRow | None:
+    block = record.failing_block
+    said = in_words(block) if block is not None else ""
+    if block is None or not said:
+        return None
+    is_good = block.is_read and all(one.rejoin == "before" for one in block.sides.values())
+    return "failing block", Text(text(said), "" if is_good else UNKNOWN)
 
 
 def _sent_again(record: IncidentRecord) -> TableRow | None:

@@ -13,6 +13,7 @@ from freezeframe.harness.core.recovery.machine import Recovery
 from freezeframe.harness.core.recovery.messages import Action, Compared, Finish, Transition
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.runs.blockreads import BlockReads
 from freezeframe.harness.runs.carry import Carrier
 from freezeframe.harness.runs.redrive import Redrive
 
@@ -32,6 +33,8 @@ class Collector:
         disruptive: bool = True,
         is_resumed: bool = False,
         switches_power: bool = True,
+        cause: Trigger | None = None,
+        triggers: Sequence[Trigger] = (),
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames.
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
@@ -39,7 +42,9 @@ class Collector:
         ours to be answered, and their newest sets are this incident's. Not ``disruptive``: the
         frames only saved. ``is_resumed``: the answers to the frames were lost with
         the process that wrote them, and are not waited for. Not ``switches_power``: a side that
-        does not restart is lost, whatever the policy says; a dry run acts on nothing."""
+        does not restart is lost, whatever the policy says; a dry run acts on nothing. ``cause``: what
+        the frames went out for; None: the failing block is not read. ``triggers``, all that were
+        reported, goes on growing."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
@@ -57,6 +62,11 @@ class Collector:
         policy = replace(policy, power_cycle=policy.power_cycle and switches_power, repeats=repeats)
         self._recovery = Recovery(policy, armed, disruptive=disruptive)
         self._changed = changed
+        self._triggers = triggers
+        self._cause = cause
+        self._blocks = (
+            BlockReads(opened, incident, self._named, armed) if cause is not None else None
+        )
         self._redrive: Redrive | None = None
         self._told = 0
         for side in SIDES:
@@ -77,13 +87,23 @@ class Collector:
             is_cancelled=self._cancelled.is_set,
         )
 
-    def redrive_first(self, cause: Trigger, triggers: Sequence[Trigger]) -> None:
+    def redrive_first(self) -> None:
         """The frames that will be reported only save: the failing write is sent again, and the
-        warmstart frames are written here. ``triggers`` goes on growing."""
+        warmstart frames are written here."""
+        assert self._cause is not None
         self._carrier.keeps_saves = True
         self._redrive = Redrive(
-            self._opened, self._incident, cause, triggers, self._cancelled.wait, self._tell_step
+            self._opened,
+            self._incident,
+            self._cause,
+            self._triggers,
+            self._cancelled.wait,
+            self._tell_step,
         )
+
+    def _named(self) -> Sequence[Trigger]:
+        """The triggers that may name the failing block."""
+        return [one for one in (self._cause, *self._triggers) if one is not None]
 
     def feed(self, event: recovery.FrameOut | recovery.FrameNotOut, frame: bytes = b"") -> None:
         """A frame went out or could not; the first action starts once all sides have been reported
@@ -120,7 +140,7 @@ class Collector:
     def _run_redrive(self, redrive: Redrive) -> None:
         actions: list[Action] = []
         try:
-            redrive.carry_out(self._carrier.frames)
+            redrive.carry_out(self._carrier.frames, self._saved)
             if self._cancelled.is_set():
                 return
             for sent in redrive.warmstart(list(self._armed)):
@@ -136,10 +156,16 @@ class Collector:
             return
         self._run(actions)
 
+    def _saved(self) -> None:
+        if self._blocks is not None:
+            self._blocks.saved()
+
     def _run(self, actions: list[Action]) -> None:
         try:
             while actions and not self._cancelled.is_set():
                 action = actions[-1]
+                if self._blocks is not None:
+                    self._blocks.before(action)
                 if isinstance(action, Finish):
                     self.finish = action
                     break

@@ -28,7 +28,8 @@ from freezeframe.harness.core.redrive import (
 )
 from freezeframe.harness.core.text import sector_range
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
-from freezeframe.harness.incidents.incident import MAX_LINE_BYTES, Incident
+from freezeframe.harness.incidents.consoleline import line_of
+from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import JOURNAL
 from freezeframe.harness.roles import HostPort, Preparable, Tracing
 from freezeframe.harness.watch.reflex_io import sequence_number
@@ -68,10 +69,11 @@ class Redrive:
         self._wait = wait
         self._tell = tell
 
-    def carry_out(self, saves: Mapping[Side, bytes]) -> None:
-        """``saves``: the frames that went out. The result is in incident.json and in its history
-        afterwards."""
+    def carry_out(self, saves: Mapping[Side, bytes], saved: Callable[[], None]) -> None:
+        """``saves``: the frames that went out; ``saved`` is called once they are answered. The result is
+        in incident.json and in its history afterwards."""
         answered = {side: self._saved(side, frame) for side, frame in saves.items()}
+        saved()
         self._trace(control.TraceLevel.DEBUG)
         try:
             result = self._try_again()
@@ -276,14 +278,4 @@ class Redrive:
         return -1
 
     def _line_of(self, trigger: Trigger) -> bytes:
-        """The line that a console trigger is in, as far as it has come; b"" for another trigger."""
-        if trigger.source != "console":
-            return b""
-        end = trigger.offset_bytes
-        try:
-            with self._incident.console_path(trigger.side).open("rb") as log:
-                log.seek(max(0, end - MAX_LINE_BYTES))
-                before, behind = log.read(min(end, MAX_LINE_BYTES)), log.read(MAX_LINE_BYTES)
-        except OSError:
-            return b""
-        return before.rpartition(b"\n")[2] + behind.partition(b"\n")[0]
+        return line_of(self._incident.path, trigger)

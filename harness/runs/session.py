@@ -392,13 +392,15 @@ class Session:
             self._compare,
             self._waker.wake,
             disruptive=not self._is_drill,
+            cause=trigger,
+            triggers=self.triggers,
         )
         with contextlib.suppress(
             RigError
         ):  # a watch that has died is reported where its events are waited for
             self.observation.freeze(trigger.t_arrival_ns)
         if self.opened.bench.policy.redrive and not self._is_drill:
-            self.collector.redrive_first(trigger, self.triggers)
+            self.collector.redrive_first()
         return self.collector
 
     def close(self) -> None:

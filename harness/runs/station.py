@@ -366,12 +366,11 @@ class Station(threading.Thread):
             self.intake.current.causes.append(trigger)
             self.struck(trigger, [])
         else:
-            self.step(
-                m.TriggerSeen(
-                    rule=trigger.rule, side=trigger.side, instructs=bool(trigger.instruct),
-                    t_ns=trigger.t_match_ns, sides=tuple(trigger.instruct), source=trigger.source,
-                )
+            seen = m.TriggerSeen(
+                rule=trigger.rule, side=trigger.side, instructs=bool(trigger.instruct),
+                t_ns=trigger.t_match_ns, sides=tuple(trigger.instruct), source=trigger.source,
             )  # fmt: skip
+            self.step(seen)
 
     def _collect(self, action: m.Collect) -> None:
         if (strike := self._strikes.get(action.incident) or self._resumed(action)) is None:
@@ -382,13 +381,14 @@ class Station(threading.Thread):
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self._waker.wake,
             disruptive=disruptive, is_resumed=strike.resumed, switches_power=not self._settings.dry_run,
+            cause=None if strike.resumed else strike.cause, triggers=strike.recording.triggers,
         )  # fmt: skip
         self._steps_told = 0
         if strike.recording is self.intake.current:
             self.intake.freeze(strike.cause.t_arrival_ns)
             self._prepare_next(strike.recording)
         if self.opened.bench.policy.redrive and disruptive and not strike.resumed:
-            collector.redrive_first(strike.cause, strike.recording.triggers)
+            collector.redrive_first()
 
         def work() -> None:
             try:

@@ -46,6 +46,9 @@ class Op(IntEnum):
     """The live state record, CBOR."""
     PRINT = 0x09
     """Prints one line of text on the console: the canary."""
+    READ_BLOCKS = 0x0A
+    """Reads the volume. Alone answered while the controller boots, too: by its boot loader, before the
+    replication begins."""
     SET_FAULTS = 0x10
     """Replaces the simulated firmware's fault plan (CBOR); test firmware only."""
 
@@ -123,6 +126,8 @@ arrived."""
 ACK_SET: Final = struct.Struct(">16sII32s")
 """serial_number, boot_epoch, set_id, SHA-256 of the stored (compressed) set."""
 MAX_WINDOW_BYTES: Final = 64 << 10
+READ_BLOCKS: Final = struct.Struct(">QI")
+"""offset_bytes, length_bytes: of the volume, whole sectors, at most MAX_BLOCK_DATA_BYTES."""
 PRINT_MAX_BYTES: Final = 200
 
 # Payloads of replies, after the status byte. A reply whose status is not OK carries a UTF-8 text
@@ -141,6 +146,11 @@ MAX_SETS: Final = 64
 SET_DATA: Final = struct.Struct(">IQ")
 """READ_SET: set_id, offset_bytes; then the bytes."""
 MAX_SET_DATA_BYTES: Final = MAX_PAYLOAD_BYTES - STATUS.size - SET_DATA.size
+BLOCK_DATA: Final = struct.Struct(">Q")
+"""READ_BLOCKS: offset_bytes; then the bytes, as many as were asked for."""
+MAX_BLOCK_DATA_BYTES: Final = 3584
+"""Seven sectors: the most that fit one reply."""
+assert MAX_PAYLOAD_BYTES - STATUS.size - BLOCK_DATA.size >= MAX_BLOCK_DATA_BYTES
 MAX_SET_BYTES: Final = 64 << 20
 """No stored or raw set above this is believed."""
 
@@ -184,6 +194,8 @@ FIELDS: Final[dict[str, tuple[struct.Struct, tuple[str, ...]]]] = {
         ),
     ),
     "set data": (SET_DATA, ("set_id", "offset_bytes")),
+    "read blocks": (READ_BLOCKS, ("offset_bytes", "length_bytes")),
+    "block data": (BLOCK_DATA, ("offset_bytes",)),
 }  # fmt: skip
 """Name of a layout -> (struct, its fields in order)."""
 
@@ -197,6 +209,7 @@ REQUESTS: Final[dict[Op, str | None]] = {
     Op.ACK_SET: "acknowledge set",
     Op.GET_STATE: None,
     Op.PRINT: None,
+    Op.READ_BLOCKS: "read blocks",
     Op.SET_FAULTS: "target",
 }
 """Operation -> the layout its request starts with. PRINT: UTF-8 text. SET_FAULTS: target, then
@@ -211,6 +224,7 @@ REPLIES: Final[dict[Op, str | None]] = {
     Op.ACK_SET: None,
     Op.GET_STATE: None,
     Op.PRINT: None,
+    Op.READ_BLOCKS: "block data",
     Op.SET_FAULTS: None,
 }
 """Operation -> the layout its reply starts with after the status byte. GET_STATE: CBOR, see

@@ -24,6 +24,7 @@ from freezeframe.harness.errors import (
 )
 from freezeframe.harness.roles import (
     Acknowledging,
+    BlockReading,
     ByteLink,
     Clock,
     Controller,
@@ -55,6 +56,7 @@ from freezeframe.harness.wire.rootcause import (
 __all__ = [
     "ALL_EVENTS",
     "Acknowledging",
+    "BlockReading",
     "ByteLink",
     "Clock",
     "Controller",

@@ -10,9 +10,11 @@ from freezeframe import testing
 from freezeframe.drivers.controllers.sim_array import SimArray
 from freezeframe.firmware_sim.control import Frozen, Operations
 from freezeframe.firmware_sim.rootcause import MemoryNvram, SetStore
+from freezeframe.harness.core import frames
 from freezeframe.harness.core.events import NS_PER_S
-from freezeframe.harness.errors import WireError
+from freezeframe.harness.errors import RigError, WireError
 from freezeframe.harness.roles import (
+    MAX_BLOCK_READ_BYTES,
     REHEARSED,
     Identity,
     Rehearsing,
@@ -20,6 +22,7 @@ from freezeframe.harness.roles import (
     RootCauseSet,
     SetEntry,
 )
+from freezeframe.harness.wire import control
 from freezeframe.harness.wire.control import Reason, SetKind, Status
 from freezeframe.harness.wire.rootcause import HEADER_KEYS, RECORD, STATE_KEYS
 
@@ -42,6 +45,7 @@ class Firmware:
         self.level = 0
         self.plan: object = None
         self.refused: list[Status] = []
+        self.volume = b"".join(n.to_bytes(4, "big") for n in range(32768))
 
     def identity(self) -> tuple[object, ...]:
         return (b"SimArray 2", SERIAL.encode(), b"1.0", self.boot_epoch, 2, 2, 10, 20, 4096, 7)
@@ -64,6 +68,11 @@ class Firmware:
 
     def state_record(self, max_bytes: int) -> bytes:
         return cbor2.dumps(dict.fromkeys(STATE_KEYS, 0) | {"role": 2})
+
+    def read_blocks(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if offset_bytes + length_bytes > len(self.volume) or (offset_bytes | length_bytes) % 512:
+            raise ValueError("outside of the volume")
+        return self.volume[offset_bytes : offset_bytes + length_bytes]
 
     def print_line(self, text: str) -> None:
         self.lines.append(text)
@@ -88,6 +97,9 @@ class Line:
         self.operations = Operations(firmware)
         self.to_rig = bytearray()
         self.now_ns = 0
+        self.is_booting = False
+        self.spoil: list[Callable[[bytes], bytes]] = []
+        """What the line makes of the next replies."""
 
     def now(self) -> int:
         return self.now_ns
@@ -98,7 +110,10 @@ class Line:
     def close(self) -> None: ...
 
     def write(self, data: bytes) -> None:
-        self.to_rig += b"".join(self.operations.feed(data))
+        operations = self.operations
+        feed = operations.feed_boot_loader if self.is_booting else operations.feed
+        for reply in feed(data):
+            self.to_rig += self.spoil.pop(0)(reply) if self.spoil else reply
 
     def read(self, max_bytes: int, deadline_ns: int) -> bytes:
         if not self.to_rig:
@@ -177,6 +192,59 @@ def test_the_driver_keeps_the_promises_of_its_role(
     assert firmware.boot_epoch == 4
 
 
+def test_blocks_are_read_while_it_boots_in_any_length_up_to_64_kib(
+    rig: tuple[Firmware, SimArray, Line],
+) -> None:
+    firmware, driver, line = rig
+    limit = 60 * NS_PER_S
+    line.is_booting = driver.reads_while_booting
+    for offset, length in ((0, 512), (512, 4096), (1024, MAX_BLOCK_READ_BYTES)):
+        assert (
+            driver.read_blocks(offset, length, limit) == firmware.volume[offset : offset + length]
+        )
+    with pytest.raises(RigError, match="does not answer IDENTIFY"):
+        driver.identify(line.now_ns + NS_PER_S)
+
+
+def test_a_side_that_refuses_to_read_and_one_that_does_not_answer(
+    rig: tuple[Firmware, SimArray, Line],
+) -> None:
+    firmware, driver, line = rig
+    with pytest.raises(WireError, match=r"bad offset \(outside of the volume\)"):
+        driver.read_blocks(len(firmware.volume), 512, 60 * NS_PER_S)
+    line.spoil = [lambda reply: b""] * 100
+    with pytest.raises(RigError, match="does not answer READ_BLOCKS"):
+        driver.read_blocks(0, 512, line.now_ns + NS_PER_S)
+    assert line.now_ns <= 3 * NS_PER_S
+
+
+def test_a_damaged_answer_is_asked_for_again_and_one_of_another_place_is_not_taken(
+    rig: tuple[Firmware, SimArray, Line],
+) -> None:
+    firmware, driver, line = rig
+    line.spoil = [
+        lambda reply: reply,
+        lambda reply: reply[:900] + bytes([reply[900] ^ 4 or 1]) + reply[901:],
+        lambda reply: b"",
+    ]
+    assert driver.read_blocks(0, 8192, 60 * NS_PER_S) == firmware.volume[:8192]
+    assert driver.bad_frames >= 1
+
+    def moved(reply: bytes) -> bytes:
+        sent = frames.decode(reply)
+        payload = sent.payload[:1] + control.BLOCK_DATA.pack(4096) + sent.payload[9:]
+        return frames.encode(sent.type, sent.seq, payload)
+
+    def cut(reply: bytes) -> bytes:
+        sent = frames.decode(reply)
+        return frames.encode(sent.type, sent.seq, sent.payload[:-512])
+
+    for wrong in (moved, cut):
+        line.spoil = [wrong]
+        with pytest.raises(WireError, match="another place or length"):
+            driver.read_blocks(0, 1024, line.now_ns + 60 * NS_PER_S)
+
+
 class Wrong(SimArray):
     """The driver with one method that breaks the role: ``fault``."""
 
@@ -198,6 +266,15 @@ class Wrong(SimArray):
         if self.fault == "invented":
             return Reply(ok=True, status="ok")
         return super().freeze_reply(frame, deadline_ns)
+
+    def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: int) -> bytes:
+        if self.fault == "short":
+            length_bytes -= 512
+        if self.fault == "elsewhere" and length_bytes == 512:
+            offset_bytes += 1024
+        if self.fault == "endless" and offset_bytes > 1 << 40:
+            return bytes(length_bytes)
+        return super().read_blocks(offset_bytes, length_bytes, deadline_ns)
 
     def sets(self, deadline_ns: int) -> list[SetEntry]:
         return [] if self.fault == "sets" else super().sets(deadline_ns)
@@ -225,6 +302,9 @@ class Wrong(SimArray):
         ("silent", "it passed 0"),
         ("damaged", "SHA-256"),
         ("from-the-start", "passes on the second, no more"),
+        ("short", "returns the 65536 bytes"),
+        ("elsewhere", "one sector returns that sector"),
+        ("endless", "beyond the end of the volume"),
     ],
 )
 def test_a_driver_that_breaks_its_role_is_named(fault: str, words: str) -> None:

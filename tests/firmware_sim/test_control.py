@@ -141,6 +141,13 @@ class FakeFirmware:
     def state_record(self, max_bytes: int) -> bytes:
         return cbor2.dumps({"role": 1})
 
+    def read_blocks(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if self.full:
+            raise OSError(5, "Input/output error")
+        if offset_bytes + length_bytes > 8192:
+            raise ValueError("outside of the volume")
+        return bytes(length_bytes)
+
     def print_line(self, text: str) -> None:
         self.calls.append(("print", text))
 
@@ -337,3 +344,33 @@ def test_any_payload_gets_a_reply_or_a_refusal(op: int, payload: bytes) -> None:
 
 def test_replies_of_others_are_not_answered() -> None:
     assert Operations(FakeFirmware()).feed(encode(Frame(Op.IDENTIFY | wire.REPLY, 1, b""))) == []
+
+
+def test_blocks_are_read_inside_the_volume_and_one_reply_at_a_time() -> None:
+    operations = Operations(FakeFirmware())
+
+    def read(offset_bytes: int, length_bytes: int) -> tuple[Status, bytes]:
+        request = wire.READ_BLOCKS.pack(offset_bytes, length_bytes)
+        ((status, payload),) = ask(operations, Op.READ_BLOCKS, request)
+        return status, payload
+
+    assert read(512, 1024) == (Status.OK, wire.BLOCK_DATA.pack(512) + bytes(1024))
+    assert read(7680, 1024)[0] is Status.BAD_OFFSET
+    assert read(0, wire.MAX_BLOCK_DATA_BYTES + 512)[0] is Status.BAD_ARGUMENT
+    assert ask(operations, Op.READ_BLOCKS, b"short")[0][0] is Status.BAD_LENGTH
+    failed = Operations(FakeFirmware(full=True))
+    assert ask(failed, Op.READ_BLOCKS, wire.READ_BLOCKS.pack(0, 512))[0][0] is Status.BUSY
+
+
+def test_the_boot_loader_reads_blocks_and_is_silent_to_all_else() -> None:
+    firmware = FakeFirmware()
+    operations = Operations(firmware)
+    asked = encode(Frame(Op.READ_BLOCKS, 7, wire.READ_BLOCKS.pack(0, 512)))
+    (reply,) = operations.feed_boot_loader(encode(Frame(Op.IDENTIFY, 6, b"")) + asked)
+    (frame,) = Receiver().feed(reply)
+    assert (frame.seq, frame.payload[0]) == (7, Status.OK)
+    warmstart = encode(Frame(Op.WARMSTART, 8, freeze()))
+    assert (operations.feed_boot_loader(warmstart), firmware.calls) == ([], [])
+    beyond = encode(Frame(Op.READ_BLOCKS, 9, wire.READ_BLOCKS.pack(8192, 512)))
+    (refused,) = operations.feed_boot_loader(beyond)
+    assert Receiver().feed(refused)[0].payload[0] == Status.BAD_OFFSET

@@ -14,7 +14,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CORE: Final = ROOT / "harness" / "core"
 SOURCES: Final = (
     CORE / "verdict" / "record.py", CORE / "verdict" / "comparisonrecord.py",
-    CORE / "verdict" / "resyncrecord.py", CORE / "lineerrors.py",
+    CORE / "verdict" / "failingblock.py", CORE / "verdict" / "resyncrecord.py",
+    CORE / "lineerrors.py",
 )  # fmt: skip
 FILE: Final = ROOT / "docs" / "incident-format.md"
 FIRST: Final = "IncidentRecord"
@@ -31,6 +32,7 @@ An incident is a folder. Its files:
 | `SIDE/console.log`, `SIDE/console.times` | the console byte by byte; per read its time and the offset of its first byte |
 | `SIDE/set.zst`, `SIDE/state.json`, `SIDE/events.log` | the root cause data set as pulled; what was made from it |
 | `SIDE/healthy.cbor` | the state when the bench was armed |
+| `SIDE/block.bin` | the failing block as that side held it (`failing_block`), where its driver can read it |
 | `link.pcapng` | the captured replication link |
 | `host.journal` | each host write: intent and acknowledgement; of a workload without a journal `host.results.json` |
 | `bench.toml`, `rules/` | the bench file and the rule files, without secrets |

@@ -157,8 +157,9 @@ class LinkRules:
         # The silence became an error when its time was up, not when the write was sent.
         due_ns = row.t_sent_ns + rule.deadline_ns
         return self._emit(
-            rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.write_id_text
-        )
+            rule, side, row.packet_no, detail, due_ns, now_ns, row.sector, row.write_id_text,
+            sectors=row.sectors,
+        )  # fmt: skip
 
     @property
     def unheard(self) -> list[WriteRow]:
@@ -184,6 +185,7 @@ class LinkRules:
                 now_ns,
                 row.sector,
                 row.write_id_text,
+                sectors=row.sectors,
             )
         return triggers
 
@@ -202,6 +204,7 @@ class LinkRules:
             now_ns,
             first.sector,
             first.write_id_text,
+            sectors=first.sectors,
         )
 
     def _row_hit(
@@ -209,7 +212,8 @@ class LinkRules:
     ) -> list[Trigger]:
         side = row.session.side_of(row.sender)
         return self._hit(
-            event, side, row.packet_no, detail, row.t_sent_ns, now_ns, row.sector, row.write_id_text, excerpt
+            event, side, row.packet_no, detail, row.t_sent_ns, now_ns, row.sector, row.write_id_text, excerpt,
+            sectors=row.sectors,
         )  # fmt: skip
 
     def _answer_hit(self, event: str, answer: Answer, detail: str, now_ns: Ns) -> list[Trigger]:
@@ -218,23 +222,33 @@ class LinkRules:
         return self._hit(
             event, session.side_of(answer.sender), answer.packet_no, detail, answer.t_ns, now_ns, sector,
             session.show_id(answer.write_id), answer.raw[:_EXCERPT_BYTES],
+            sectors=answer.length_bytes // SECTOR_BYTES,
         )  # fmt: skip
 
     def _hit(
         self, event: str, side: Side, packet_no: int, detail: str, t_ns: Ns, now_ns: Ns,
-        sector: int = -1, block_id: str = "", excerpt: bytes = b"",
+        sector: int = -1, block_id: str = "", excerpt: bytes = b"", *, sectors: int = 0,
     ) -> list[Trigger]:  # fmt: skip
         return [
             trigger
             for rule in self._rules[event]
             for trigger in self._emit(
-                rule, side, packet_no, detail, t_ns, now_ns, sector, block_id, excerpt
+                rule,
+                side,
+                packet_no,
+                detail,
+                t_ns,
+                now_ns,
+                sector,
+                block_id,
+                excerpt,
+                sectors=sectors,
             )
         ]
 
     def _emit(
         self, rule: LinkRule, side: Side, packet_no: int, detail: str, t_ns: Ns, now_ns: Ns,
-        sector: int = -1, block_id: str = "", excerpt: bytes = b"",
+        sector: int = -1, block_id: str = "", excerpt: bytes = b"", *, sectors: int = 0,
     ) -> list[Trigger]:  # fmt: skip
         began, count = self._second.get(rule.name, (now_ns, 0))
         if now_ns - began >= NS_PER_S:
@@ -255,6 +269,7 @@ class LinkRules:
                 excerpt=excerpt,
                 detail=detail,
                 sector=sector,
+                sectors=sectors,
                 block_id=block_id,
                 instruct=list(SIDES if rule.instruct is None else rule.instruct),
             )

@@ -20,6 +20,7 @@ from freezeframe.harness.core.verdict.comparisonrecord import (
     Text,
     Time,
 )
+from freezeframe.harness.core.verdict.failingblock import FailingBlock
 from freezeframe.harness.core.verdict.resyncrecord import ResyncRecord
 
 FORMAT: Final = "freezeframe-incident/2"
@@ -444,6 +445,7 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     """Line -> what its serial driver counted in the incident. A driver that does not count is not there."""
     redrive: RedriveRecord | None = None
     event_logs: dict[Side, EventLogRecord] = msgspec.field(default_factory=dict)
+    failing_block: FailingBlock | None = None
     verdict: Verdict | None = None
 
     @property

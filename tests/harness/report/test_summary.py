@@ -166,3 +166,17 @@ def test_the_place_on_the_link_is_found_by_the_protocols_own_filter(
     link = {**(recorded.get("link") or {}), "protocol": protocol}
     found = rows({**recorded, "trigger": trigger, "link": link}, "fail")
     assert words in found["next"]
+
+
+def test_the_failing_block_is_one_fact_and_a_refusal_is_escaped(recorded: dict[str, Any]) -> None:
+    read = {"path": "primary/block.bin", "t_read_ns": 5, "rejoin": "before"}
+    sides = {"primary": read, "secondary": {"reason": "no \x1b[2J"}}
+    block = {"sector": 80, "sectors": 8, "named_by": "r", "sides": sides}
+    assert rows(recorded | {"failing_block": block})["failing block"] == (
+        "sectors 80-87: primary read before the sides rejoined, secondary NOT READ (no \\x1b[2J)"
+    )
+    both = block | {"sides": {"primary": read, "secondary": read}, "bytes_different": 0}
+    assert "no byte differs" in rows(recorded | {"failing_block": both})["failing block"]
+    full = {**recorded, **FULL, "failing_block": both}
+    assert len([one for one in rows(full) if one not in LEAD]) == MAX_FACTS
+    assert "failing block" not in rows(recorded | {"failing_block": {"sides": sides}})

@@ -121,7 +121,7 @@ def redrive(
         threading.Event().wait,
         lambda step, detail, side: told.append(step),
     )
-    one.carry_out({"primary": b"frame", "secondary": b"frame"})
+    one.carry_out({"primary": b"frame", "secondary": b"frame"}, lambda: None)
     assert told[-1] == "redrive"
     return incident.record["redrive"], one.warmstart(list(SIDES))
 

@@ -1,0 +1,119 @@
+"""The part of ``incident.json`` about the failing block, as both sides hold it. Pure."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+
+from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+ENDS_EARLY = (
+    "whether the sides had rejoined is not known: the capture has holes, or ends before it was read"
+)
+
+
+class BlockRead(msgspec.Struct, frozen=True, kw_only=True):
+    """What one side's controller said that its volume holds there, or why it did not."""
+
+    path: str = ""
+    """The file; "": it was not read."""
+    sha256: str = ""
+    t_asked_ns: Count | None = None
+    t_read_ns: Count | None = None
+    rejoin: Literal["before", "after", "not known"] = "not known"
+    """Read before the two sides began to rejoin; or after: it may hold what the resync copied there."""
+    reason: str = ""
+    """Why it was not read, or why ``rejoin`` is not known."""
+
+
+class FailingBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """The failing block as both sides hold it, read after the control frames and as early as a side answered."""
+
+    sector: Count | None = None
+    """As the link counts them. None: no trigger names a place, and nothing was read."""
+    sectors: Count = 0
+    """Read of each side: of a longer write its first ones."""
+    named_by: str = ""
+    """The rule whose hit names the place."""
+    sides: dict[Side, BlockRead] = msgspec.field(default_factory=dict)
+    """A side whose driver cannot read blocks is not there."""
+    bytes_different: Count | None = None
+    """None: not both sides were read."""
+    byte_offset: Count | None = None
+    """Of the first byte that differs, from the start of ``sector``."""
+
+    @property
+    def is_read(self) -> bool:
+        """On both sides."""
+        return len(self.sides) > 1 and all(one.path for one in self.sides.values())
+
+
+def differing(first: bytes, second: bytes) -> tuple[int, int | None]:
+    """(how many bytes differ, offset of the first one). Of equal length."""
+    places = [at for at, (one, two) in enumerate(zip(first, second, strict=True)) if one != two]
+    return len(places), places[0] if places else None
+
+
+def with_rejoin(
+    block: FailingBlock,
+    *,
+    since_ns: Ns,
+    rejoins_ns: Iterable[Ns],
+    seen_until_ns: Ns,
+) -> FailingBlock:
+    """Add whether each side was read before the two began to rejoin, as the link shows it.
+
+    ``since_ns``: when the failure was seen; ``rejoins_ns``: when a session's ends first said something
+    of themselves; ``seen_until_ns``: the end of a capture without holes, 0 of one with some."""
+    later = [t_ns for t_ns in rejoins_ns if t_ns > since_ns]
+    sides = {
+        side: _with_rejoin(one, min(later, default=None), seen_until_ns)
+        for side, one in block.sides.items()
+    }
+    return msgspec.structs.replace(block, sides=sides)
+
+
+def _with_rejoin(one: BlockRead, rejoin_ns: Ns | None, seen_until_ns: Ns) -> BlockRead:
+    if not one.path or one.t_read_ns is None:
+        return one
+    if rejoin_ns is not None and rejoin_ns <= one.t_read_ns:
+        return msgspec.structs.replace(one, rejoin="after", reason="")
+    if seen_until_ns and (rejoin_ns is not None or seen_until_ns >= one.t_read_ns):
+        return msgspec.structs.replace(one, rejoin="before", reason="")
+    return msgspec.structs.replace(one, rejoin="not known", reason=ENDS_EARLY)
+
+
+def in_words(block: FailingBlock) -> str:
+    """For a person; "": nothing was to be read. Reasons may come from a device and are not escaped."""
+    if block.sector is None or not block.sides:
+        return ""
+    last = block.sector + block.sectors - 1
+    said = f"sectors {block.sector}-{last}"
+    reads = [f"{side} {_read_in_words(one)}" for side, one in block.sides.items()]
+    kinds = {(bool(one.path), one.rejoin) for one in block.sides.values()}
+    if block.is_read and len(kinds) == 1:
+        reads = [f"both sides {_read_in_words(next(iter(block.sides.values())))}"]
+    if block.bytes_different is None:
+        return f"{said}: {', '.join(reads)}"
+    if block.byte_offset is None:
+        return f"{said}: {', '.join(reads)}; no byte differs"
+    place = block.sector + block.byte_offset // SECTOR_BYTES
+    verb = "differs" if block.bytes_different == 1 else "differ"
+    count = f"{block.bytes_different} of {block.sectors * SECTOR_BYTES} bytes {verb}"
+    return (
+        f"{said}: {', '.join(reads)}; {count}, the first is byte {block.byte_offset % SECTOR_BYTES} "
+        f"of sector {place}"
+    )
+
+
+def _read_in_words(one: BlockRead) -> str:
+    if not one.path:
+        return f"NOT READ ({one.reason or 'it did not answer'})"
+    when = {
+        "before": "before the sides rejoined",
+        "after": "AFTER the rejoin had begun",
+        "not known": "and whether before the rejoin is not known",
+    }
+    return f"read {when[one.rejoin]}"
