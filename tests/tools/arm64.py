@@ -40,7 +40,7 @@ RECIPE: Final = "1"
 DEBIAN: Final = ("python3", "dash", "coreutils", "libstdc++6")
 """With all that they depend on. They are unpacked and not configured, which is enough for Python.
 Hyperscan's wheel needs libstdc++6."""
-FOR_TESTS: Final = ("hypothesis", "pytest-timeout", "pytest-xdist")
+FOR_TESTS: Final = ("hypothesis", "perfetto", "pytest-timeout", "pytest-xdist")
 PYTHON: Final = "3.11"
 """Of Debian 12."""
 PLATFORMS: Final = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64")
