@@ -17,10 +17,12 @@ VERDICT_PROCESSES ?= 26
 # Pairs of faults; omitted and healthy resyncs, each.
 VERDICT_PAIRS ?= 338
 VERDICT_REJOINS ?= 90
+# Of make soak.
+MINUTES ?= 60
 # Scripts of make tcp-diff, captures of make mutations.
 RUNS ?= 10000
 
-.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations mutants nightly pytest wheels rig-demo test-rig smoke-arm64 test-arm64
+.PHONY: help setup demo test lint claims docs bench bench-setup verdict tcp-diff mutations mutants soak kill-matrix nightly pytest wheels rig-demo test-rig smoke-arm64 test-arm64
 
 help:
 	@echo "make setup   .venv with everything in it, and the system tools that the tests need"
@@ -37,7 +39,9 @@ help:
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
 	@echo "make mutations  RUNS=$(RUNS) captures changed as taps, mirrors and clocks change them: no false hit, no unsaid loss"
 	@echo "make mutants bugs put into the code on purpose: those of tests/tools/mutants.toml, and 100 drawn by SEED"
-	@echo "make nightly the tests, those on arm64, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, and bugs put into the code on purpose"
+	@echo "make soak    MINUTES=$(MINUTES) of a watch that is disturbed all the time, with true faults: a table, exit status 1 when anything is wrong"
+	@echo "make kill-matrix  kill -9 of each process at each phase of run and watch"
+	@echo "make nightly the tests, those on arm64, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, bugs put into the code on purpose, and the kill matrix"
 	@echo "make docs    the generated documents"
 	@echo "make bench   every benchmark beside its peers, written to docs/performance.md; make bench-NAME for one:"
 	@echo "             $(BENCHMARKS) (BENCH_ARGS='--json --rounds 1' and the like)"
@@ -122,6 +126,7 @@ nightly: setup
 	$(BIN)/python tests/tools/byterun.py || status=1; \
 	$(BIN)/python tests/tools/mutations.py --runs 10000 || status=1; \
 	$(BIN)/python tests/tools/mutants.py --named --drawn 100 || status=1; \
+	$(BIN)/python tests/tools/killmatrix.py || status=1; \
 	exit $$status
 
 verdict: setup
@@ -136,6 +141,12 @@ mutations: setup
 
 mutants: setup
 	@$(BIN)/python tests/tools/mutants.py --named --drawn 100 --seed $(SEED)
+
+soak: setup
+	@$(BIN)/python tests/tools/soak.py --minutes $(MINUTES) --seed $(SEED)
+
+kill-matrix: setup
+	@$(BIN)/python tests/tools/killmatrix.py
 
 docs: setup claims
 	@$(BIN)/python tests/tools/framesdoc.py
