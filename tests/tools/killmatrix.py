@@ -198,7 +198,7 @@ class Victim:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self.environment = {
-            **os.environ, MARK: folder.name, "TMPDIR": str(self.temporary), "XDG_STATE_HOME": str(folder / "state"),
+            **os.environ, MARK: str(folder), "TMPDIR": str(self.temporary), "XDG_STATE_HOME": str(folder / "state"),
         }  # fmt: skip
         options = ["--bench", str(pair.bench), "--out", str(self.out_dir)]
         argv = (
@@ -231,7 +231,7 @@ class Victim:
 
     def marked(self) -> list[int]:
         """All living processes that this point started."""
-        mark, found = f"{MARK}={self.folder.name}".encode(), []
+        mark, found = f"{MARK}={self.folder}".encode(), []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
