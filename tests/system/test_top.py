@@ -58,8 +58,12 @@ def watched_bench(folder: Path) -> Iterator[Watch]:
     write_bench(folder)
     bench = load_bench(str(folder / "lab.toml"))
     with watch(bench, out_dir=folder / "incidents", view=Silent()) as watched:
-        Watching(watched)
+        watching = Watching(watched)
         yield watched
+        # Its thread has to take the end: only one may wait for it.
+        watched.station.stop("the test is over")
+        watching.join(LIMIT_S)
+        watched.station.join(LIMIT_S)
 
 
 @contextlib.contextmanager

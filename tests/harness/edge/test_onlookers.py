@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,10 +62,13 @@ def test_it_is_its_owners_alone_from_the_first_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
-def test_another_user_may_not_look_even_where_the_mode_would_let_him(tmp_path: Path) -> None:
-    for one in (tmp_path, *tmp_path.parents[:3]):
-        one.chmod(one.stat().st_mode | 0o711)
-    writer = Onlookers(tmp_path, "lab")
+def test_another_user_may_not_look_even_where_the_mode_would_let_him() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        Path(folder).chmod(0o711)
+        _another_user_may_not_look(Onlookers(Path(folder), "lab"))
+
+
+def _another_user_may_not_look(writer: Onlookers) -> None:
     script = (
         "import os, sys, socket\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
