@@ -428,7 +428,8 @@ def main() -> int:
         "--only", default="", help="one point, as it is printed, or the begin of several"
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the pair ends with us
+        signal.signal(number, signal.default_int_handler)
     wanted = [one for one in points() if str(one).startswith(options.only)]
     wrong = run_points(wanted, lambda text: print(text, flush=True))
     print(f"{len(wanted)} points, {len(wrong)} wrong")

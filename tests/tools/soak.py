@@ -441,7 +441,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     options = parser.parse_args()
     # A shell's & leaves it ignored, also for the watch, which ends by it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the pair ends with us
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="freezeframe-soak-"))
     soak, begun_s = Soak(folder, options.seed, options.only), time.monotonic()
     soak.run(options.minutes)
