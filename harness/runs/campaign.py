@@ -80,6 +80,7 @@ class Result:
             "data_equal": record.get("data_equal"),
             "lost_acked_writes": record.get("lost_acked_writes"),
             "capture_drops": record.get("capture", {}).get("kernel_drops"),
+            "digests_checked": record.get("capture", {}).get("digests_checked"),
             "canaries": record.get("canaries", {}),
             "recheck": record.get("recheck", {}),
             "verdict": record.get("verdict"),

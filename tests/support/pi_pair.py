@@ -26,6 +26,7 @@ LAB = {"primary": "192.168.77.11", "secondary": "192.168.77.12"}
 HOST = "192.168.77.1"
 CONSOLE_PORT = 7790
 CONTROL_PORT = 7789
+HOST_PORT = 10809
 
 
 def unit_command(side: str) -> list[str]:
@@ -70,25 +71,34 @@ class PiPair:
     link: netns.LinkPair
     folder: Path
 
-    def bench_file(self, *, consoles_alone: bool = False) -> Path:
-        """pi_pair.toml with network serial lines for its adapters, and this machine's end of the
-        replication link. ``consoles_alone``: without the link rules."""
+    def bench_file(self, like: str = "pi_pair.toml", *, consoles_alone: bool = False) -> Path:
+        """That file of bench_configs, with the lines of this pair, this machine's end of the replication
+        link, and no supply. ``consoles_alone``: without the link rules."""
         lines = []
-        side = ""
+        table = ""
         rules = builtin_folder() / "rules/sim.toml"
         if consoles_alone:
             rules = only_consoles([rules], self.folder / "consoles.toml")
-        for line in (builtin_folder() / "pi_pair.toml").read_text().splitlines():
+        for line in (builtin_folder() / like).read_text().splitlines():
             if line.startswith("["):
-                side = line.strip("[]")
-            if line.startswith("console ="):
-                line = f'console = "socket://{LAB[side]}:{CONSOLE_PORT}"'
-            if line.startswith("interface ="):
-                line = f'interface = "{netns.INTERFACE}"\nnamespace = "{self.link.secondary.path}"'
-            lines.append(line.replace('"rules/sim.toml"', f'"{rules}"'))
-        path = self.folder / f"pi_pair{'_consoles' if consoles_alone else ''}.toml"
+                table = line.strip("[]")
+            places = {
+                "console": f"socket://{LAB.get(table)}:{CONSOLE_PORT}",
+                "control": f"socket://{LAB.get(table)}:{CONTROL_PORT}",
+                "host": f"nbd://{LAB.get(table)}:{HOST_PORT}",
+                "interface": f'{netns.INTERFACE}"\nnamespace = "{self.link.secondary.path}',
+            }
+            key = line.partition(" =")[0]
+            if key in places:
+                line = f'{key} = "{places[key]}"'
+            if key == "on_hung_warmstart":
+                line = 'on_hung_warmstart = "give-up"'  # without a supply
+            if table != "power":
+                lines.append(line.replace('"rules/sim.toml"', f'"{rules}"'))
+        path = self.folder / f"{like.partition('.')[0]}{'_consoles' if consoles_alone else ''}.toml"
         path.write_text("\n".join(lines) + "\n")
-        assert [finding for finding in check(path) if finding.status == "problem"] == []
+        problems = [finding for finding in check(path) if finding.status == "problem"]
+        assert problems == []
         return path
 
     def run(self, scenario: str, bench: Path) -> dict[str, Any]:

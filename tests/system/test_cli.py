@@ -36,6 +36,7 @@ def test_run_prints_one_object(tmp_path: Path) -> None:
         "data_equal",
         "lost_acked_writes",
         "capture_drops",
+        "digests_checked",
     } <= set(result)
     assert result["outcome"] == "pass"
     assert Path(result["incident"]).parent == tmp_path / "found"

@@ -18,10 +18,11 @@ MAX_TORN_LINES: Final = 3
 MAX_TORN_BYTES: Final = 4096
 """From the beginning of the literal to the end of its rest."""
 STAMP: Final = (
-    rb"(?:<\d>)?(?:\[[^]\n]{5,40}\](?:\[ *[TC]\d+\])? ?)?"
+    rb"(?:<\d>)?(?:\[(?=[^]\n]*\d)[^]\n]{5,40}\](?:\[ *[TC]\d+\])? ?)?"
     rb"(?:\w{3} +\d+ [\d:.]+ \S+ \S+: ?(?:\[[ .\d]+\] ?)?)?"
 )
-"""What may stand in front of the rest: a kernel's stamp, conserver's, syslog's; or nothing."""
+"""What may stand in front of the rest: a kernel's stamp, conserver's, syslog's; or nothing. Each has
+a digit: ``[  OK  ]`` begins a line of systemd's own."""
 FOREIGN: Final = rb"\[[ .\dA-Z*]{4,14}\]"
 """Another writer's text begins so: a kernel's stamp, or systemd's ``[  OK  ]``."""
 

@@ -129,6 +129,14 @@ def pairs(hits: list[Hit]) -> list[tuple[int, int]]:
     return sorted((hit.rule, hit.end_offset_bytes) for hit in hits)
 
 
+def test_a_line_that_systemd_began_holds_no_rest_of_a_torn_text() -> None:
+    rules = (ConsoleRule(name="torn", literal="check FAILED", interleaved=True),)
+    for stamp, is_torn in (("[  OK  ]", False), ("[    1.000000]", True), ("", True)):
+        stream = f"check\r\n{stamp} FAILED\r\n".encode()
+        assert bool(found(rules, "primary", [stream])) is is_torn
+        assert bool(expected(rules, "primary", stream)) is is_torn
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(ALPHABET), max_size=40), st.data())
 def test_same_hits_whole_byte_by_byte_and_split(parts: list[bytes], data: st.DataObject) -> None:
