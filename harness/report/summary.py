@@ -57,10 +57,10 @@ UNKNOWN: Final = "yellow"
 
 def summary(record: IncidentRecord, outcome: str, *, verbose: bool = False) -> RenderableType:
     """The three leading lines and the facts; with ``verbose`` the details too."""
-    rows = [*_lead(record, outcome), *_facts(record)]
+    lead, facts = _lead(record, outcome), _facts(record)
     if verbose:
-        rows += _details(record)
-    return table_of(rows)
+        return table_of([*lead, *facts, *_details(record)])
+    return table_of([*lead, *facts[:MAX_FACTS]])
 
 
 # --- what happened, why, what to do now ---------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _facts(record: IncidentRecord) -> list[TableRow]:
         _watched(record),
         _notes(record),
     ]
-    return [one for one in found if one is not None][:MAX_FACTS]
+    return [one for one in found if one is not None]
 
 
 def _instructed(record: IncidentRecord) -> TableRow | None:

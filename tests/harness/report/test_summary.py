@@ -179,4 +179,5 @@ def test_the_failing_block_is_one_fact_and_a_refusal_is_escaped(recorded: dict[s
     assert "no byte differs" in rows(recorded | {"failing_block": both})["failing block"]
     full = {**recorded, **FULL, "failing_block": both}
     assert len([one for one in rows(full) if one not in LEAD]) == MAX_FACTS
+    assert {*rows(full)} < {*rows(full, verbose=True)} and "note" in rows(full, verbose=True)
     assert "failing block" not in rows(recorded | {"failing_block": {"sides": sides}})
