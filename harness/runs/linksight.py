@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from freezeframe.harness.core.events import NS_PER_S, LinkStats, Ns
-from freezeframe.harness.core.link.blindness import ENOUGH_WRITES, Demand, Sight, unproved
+from freezeframe.harness.core.link.blindness import (
+    ENOUGH_WRITES,
+    QUIET,
+    BlindKind,
+    Demand,
+    Sight,
+    unproved,
+)
 
 BLIND_STATS: Final = 8
 """Counters of the link in a row (2 s) that must name a blindness before it is reported: a
@@ -33,6 +40,29 @@ def sight_now(stats: LinkStats | None) -> Sight:
         writes=stats.writes, answers=stats.acks, digests_checked=stats.digests_checked,
         frames_dropped=stats.kernel_drops, gaps=stats.gaps, blind=stats.blind,
     )  # fmt: skip
+
+
+class Lacks:
+    """What a capture that was cut into parts did not show."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+        self._has_seen_write = False
+
+    def add(self, lacks: Mapping[str, str]) -> None:
+        """Of one part, by kind of blindness, as ``unproved`` finds them."""
+        self._found |= lacks
+        self._has_seen_write |= BlindKind.NO_WRITE not in lacks
+
+    @property
+    def of_the_whole(self) -> list[str]:
+        """A sentence each. That nobody wrote in one part, as after an incident, is no lack of the
+        whole."""
+        return [
+            says
+            for kind, says in self._found.items()
+            if not self._has_seen_write or kind not in (BlindKind.NO_WRITE, *QUIET)
+        ]
 
 
 DOWN_NS: Final = 3 * NS_PER_S

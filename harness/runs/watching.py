@@ -54,11 +54,15 @@ class Watch:
         storm guard is closed."""
         self.results: list[Result] = []
         """Of all incidents so far."""
-        self.unproved: list[str] = []
-        """At the end: what the capture of the link did not show, a sentence each."""
+        self._lacks = linksight.Lacks()
         self._view, self._notifier, self._live = view, notifier, live
         seen = view if notifier is None else HealthTap(view, notifier.health)
         self.station = Station(opened, out_dir=out_dir, view=seen, dry_run=dry_run, start=start)
+
+    @property
+    def unproved(self) -> list[str]:
+        """At the end: what the capture of the link did not show, a sentence each."""
+        return self._lacks.of_the_whole
 
     def __enter__(self) -> Self:
         if self._notifier is not None:
@@ -104,14 +108,15 @@ class Watch:
         recording, outcome, error = closed.recording, closed.outcome, None
         incident = recording.incident
         try:
-            self.unproved = unproved_by(self.station.opened.bench.link, closed.counted)
+            lacks = unproved_by(self.station.opened.bench.link, closed.counted)
+            self._lacks.add(lacks)
             if outcome != "fail" and not closed.is_worth_keeping:
                 incident.discard()
                 return None
             recording.close(self.station.opened, closed.throughout, closed.ever, closed.counted)
             canaries = self.station.dialogue.canaries.record
             incident.record["canaries"] = {side: dict(one) for side, one in canaries.items()}
-            for says in self.unproved:
+            for says in lacks.values():
                 incident.note(f"not seen on the link: {says}")
             causes = [f"trigger {one.rule} on the {one.side}" for one in recording.causes[:1]]
             incident.record["reasons"] = [*causes, *recording.lost_evidence]
@@ -141,11 +146,11 @@ class Watch:
         return result
 
 
-def unproved_by(link: LinkTable, stats: LinkStats | None) -> list[str]:
-    """What the capture did not show; whether anybody wrote, a watch does not know."""
-    missing = not_understood(link.protocol, link.tells)
-    lacks = unproved(link.demand, linksight.sight_now(stats), wrote=None)
-    return [*([missing] if missing else []), *lacks.values()]
+def unproved_by(link: LinkTable, stats: LinkStats | None) -> dict[str, str]:
+    """What the capture did not show, by kind; whether anybody wrote, a watch does not know."""
+    if missing := not_understood(link.protocol, link.tells):
+        return {link.protocol: missing}
+    return unproved(link.demand, linksight.sight_now(stats), wrote=None)
 
 
 @contextlib.contextmanager

@@ -220,10 +220,10 @@ def no_write_seen(demand: Demand, blind: Mapping[str, str]) -> str:
         return f"the capture saw no replicated write of the pair: {'; '.join(seen)}."
     ports = " or ".join(map(str, sorted(demand.ports))) or "any"
     where = f" on {demand.interface}" if demand.interface else ""
-    asks = "is it the replication link's interface, or its mirror port? " if where else ""
+    asks = "is it the replication link's interface, or its mirror port, and " if where else "is "
     return (
         f"the capture{where} saw no replicated write of protocol {demand.protocol} on TCP port {ports}: "
-        f"{asks}Is it that port?"
+        f"{asks}that its port?"
     )
 
 

@@ -107,7 +107,8 @@ def test_policy_becomes_the_recoverys() -> None:
     ("old", "new", "expected"),
     [
         ("size_mib = 128", "size_mb = 128",
-         "b.toml:6: simulation.size_mb: unknown key, did you mean size_mib?; allowed: autonomic, boot_ms, mtu_bytes, size_mib"),
+         "b.toml:6: simulation.size_mb: unknown key, did you mean size_mib?; "
+         "allowed: autonomic, boot_ms, mtu_bytes, size_mib"),
         ("[simulation]\nsize_mib = 128\n", "",
          "b.toml:9: primary.console: {run} is only allowed in a bench with [simulation]"),
         ("{run}/primary.control", "{rum}/primary.control",

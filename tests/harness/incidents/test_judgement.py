@@ -163,7 +163,7 @@ def with_link(**changes: object) -> Bench:
 
 
 def test_a_run_on_another_port_says_which_port_it_looked_at(judged: Judge) -> None:
-    with pytest.raises(RigError, match=r"protocol drbd on TCP port 7799.* Is it that port\?"):
+    with pytest.raises(RigError, match=r"protocol drbd on TCP port 7799.* that its port\?"):
         judged("clean", Seen(), bench=with_link(port=[7799]), capture=CAPTURE | {"writes": 0})
 
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freezeframe.harness.core.events import NS_PER_S, LinkStats
-from freezeframe.harness.runs.linksight import DOWN_NS, DownTally
+from freezeframe.harness.core.link.blindness import BlindKind
+from freezeframe.harness.runs.linksight import DOWN_NS, DownTally, Lacks
 
 STEP_NS = NS_PER_S // 4
 
@@ -39,3 +40,14 @@ def test_it_counts_once_when_it_lasts_and_nothing_explains_it(
         and not is_explained
     ]
     assert counted == enough[:1]
+
+
+@given(st.lists(st.sets(st.sampled_from(BlindKind)), max_size=5))
+def test_that_nobody_wrote_in_one_part_is_no_lack_of_the_whole(parts: list[set[BlindKind]]) -> None:
+    whole = Lacks()
+    for part in parts:
+        whole.add({kind: f"says {kind}" for kind in part})
+    of_silence = {BlindKind.NO_WRITE, BlindKind.NOTHING_CAPTURED, BlindKind.NO_CONNECTION}
+    has_seen_write = any(BlindKind.NO_WRITE not in part for part in parts)
+    found = set().union(*parts) - (of_silence if has_seen_write else set())
+    assert sorted(whole.of_the_whole) == sorted(f"says {kind}" for kind in found)
