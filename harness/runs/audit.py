@@ -12,7 +12,8 @@ It lies outside of any incident and is only appended to, one JSON object per lin
     why      the reason, if there is one
     result   what came of it: "ok", or what went wrong
 
-All frames that instruct a controller are in it, those sent by hand included. Each line is synced to
+All frames by which a watch instructs a controller are in it, those of a redrive and those that are
+written again included, and those sent by hand. Each line is synced to
 the disk before the next step.
 """
 

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never
 
-from freezeframe.harness.core.events import NS_PER_S, Ns, Side
+from freezeframe.harness.core.events import NS_PER_S, FrameFailed, FrameSent, Ns, Side
 from freezeframe.harness.core.recovery.messages import (
     Action,
     Answered,
@@ -45,6 +45,7 @@ from freezeframe.harness.roles import (
     RootCauseSet,
     SetEntry,
 )
+from freezeframe.harness.watch.reflex_io import sequence_number
 
 IDENTIFY_STEP_NS: Final = NS_PER_S // 2
 """One question while a controller boots: most are asked into silence."""
@@ -90,6 +91,18 @@ class Keep(Protocol):
     def store_save(self, side: Side, stored: bytes) -> None: ...
 
 
+def send(link: ByteLink, side: Side, frame: bytes, clock: Clock) -> FrameSent | FrameFailed:
+    """Write a control frame from here, not from the reflex."""
+    t_ns = clock.now()
+    try:
+        link.write(frame)
+    except RigError as error:
+        return FrameFailed(t_ns=t_ns, side=side, error=str(error))
+    return FrameSent(
+        t_ns=t_ns, side=side, seq=sequence_number(frame), t_done_ns=clock.now(), frame=frame
+    )
+
+
 class Carrier:
     """One incident's actions. ``frames``: what was written to each side."""
 
@@ -102,23 +115,28 @@ class Carrier:
         armed: Mapping[Side, int],
         is_autonomic: bool,
         has_no_replies: bool = False,
+        acted: Callable[[FrameSent | FrameFailed, str], object],
         compare: Callable[[], Compared],
         heard: Callable[[Answered], object],
         pause: Callable[[float], object],
         is_cancelled: Callable[[], bool],
     ) -> None:
-        """``armed``: see Recovery. ``heard`` takes answers that do not end the action under way;
+        """``armed``: see Recovery. ``acted`` takes each frame that is written here, or could not be, and
+        what for. ``heard`` takes answers that do not end the action under way;
         ``pause`` takes seconds. ``has_no_replies``: the
         answers to the frames cannot be had."""
         self.frames: dict[Side, bytes] = {}
         self.keeps_saves = False
         """A redrive has saved before it warmstarted: that set is pulled, too."""
+        self._gone: dict[Side, ByteLink] = {}
+        """Lines that were gone when a pull broke off: the next attempt waits for them."""
         self._reach = reach
         self._incident = keep
         self._clock = clock
         self._armed = dict(armed)
         self._is_autonomic = is_autonomic
         self._has_no_replies = has_no_replies
+        self._acted = acted
         self._compare = compare
         self._heard = heard
         self._pause = pause
@@ -155,7 +173,10 @@ class Carrier:
             return TimedOut(detail="its answer was lost with the process that was killed")
         controller, frame = self._reach.controllers[action.side], self.frames[action.side]
         if action.attempt > 1:
-            controller.link.write(frame)
+            sent = send(controller.link, action.side, frame, self._clock)
+            self._acted(sent, "no answer, written again")
+            if isinstance(sent, FrameFailed):
+                return TimedOut(detail=sent.error)
         reply = controller.freeze_reply(frame, action.deadline_ns)
         self._incident.replied(action.side, reply, self._clock.now())
         if reply is None:
@@ -200,7 +221,10 @@ class Carrier:
         return PowerCycled(side=side)
 
     def _pull(self, action: Pull) -> RecoveryEvent:
-        side, controller = action.side, self._reach.controllers[action.side]
+        side = action.side
+        if (gone := self._gone.pop(side, None)) is not None:
+            self._await_line(side, gone, action.deadline_ns)
+        controller = self._reach.controllers[side]
         arrived = self._incident.received_set(side)
         arrived_bytes = len(arrived)
 
@@ -228,7 +252,7 @@ class Carrier:
             self._incident.missing_set(side, str(error))
             is_broken = isinstance(error, DriverError) and error.is_broken
             if isinstance(error, LineGoneError):
-                self._await_line(side, controller.link, action.deadline_ns)
+                self._gone[side] = controller.link
             return PullBroke(
                 side=side, reason=str(error), arrived_bytes=arrived_bytes, resumable=not is_broken
             )
@@ -248,7 +272,7 @@ class Carrier:
         return Pulled(side=side)
 
     def _await_line(self, side: Side, gone: ByteLink, deadline_ns: Ns) -> None:
-        """A line that is gone fails at once: the next attempt begins when it is there again."""
+        """A line that is gone fails at once: the attempt begins when it is there again."""
         while not self._is_cancelled() and self._clock.now() < deadline_ns:
             try:
                 self._reach.reopen_control(side, gone)

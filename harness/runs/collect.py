@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from freezeframe.harness.bench.opened import NOT_COLLECTED, OpenBench
-from freezeframe.harness.core.events import SIDES, FrameSent, Side, Trigger
+from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Side, Trigger
 from freezeframe.harness.core.recovery import messages as recovery
 from freezeframe.harness.core.recovery.machine import Recovery
 from freezeframe.harness.core.recovery.messages import Action, Compared, Finish, Transition
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.blockreads import BlockReads
 from freezeframe.harness.runs.carry import Carrier
 from freezeframe.harness.runs.redrive import Redrive
@@ -35,6 +36,7 @@ class Collector:
         switches_power: bool = True,
         cause: Trigger | None = None,
         triggers: Sequence[Trigger] = (),
+        audit: AuditJournal | None = None,
     ) -> None:
         """``armed``: the instructed sides in their order with the boot epochs of their frames.
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
@@ -44,7 +46,7 @@ class Collector:
         the process that wrote them, and are not waited for. Not ``switches_power``: a side that
         does not restart is lost, whatever the policy says; a dry run acts on nothing. ``cause``: what
         the frames went out for; None: the failing block is not read. ``triggers``, all that were
-        reported, goes on growing."""
+        reported, goes on growing. ``audit`` gets each frame that is written from here."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         """What the bench did that no action foresaw; the recovery ended there."""
@@ -64,6 +66,7 @@ class Collector:
         self._changed = changed
         self._triggers = triggers
         self._cause = cause
+        self._audit = audit
         self._blocks = (
             BlockReads(opened, incident, self._named, armed) if cause is not None else None
         )
@@ -81,6 +84,7 @@ class Collector:
             armed=armed,
             is_autonomic=opened.bench.policy.instructed_by == "secondary",
             has_no_replies=is_resumed,
+            acted=self._acted,
             compare=compare,
             heard=self._on,
             pause=self._cancelled.wait,
@@ -144,7 +148,7 @@ class Collector:
             if self._cancelled.is_set():
                 return
             for sent in redrive.warmstart(list(self._armed)):
-                self._incident.acted(sent, "redrive")
+                self._acted(sent, "redrive")
                 if isinstance(sent, FrameSent):
                     self._carrier.frames[sent.side] = sent.frame
                     actions = self._on(recovery.FrameOut(side=sent.side, t_ns=sent.t_done_ns))
@@ -155,6 +159,14 @@ class Collector:
             self._changed()
             return
         self._run(actions)
+
+    def _acted(self, sent: FrameSent | FrameFailed, what_for: str) -> None:
+        """A frame was written from here, or could not be."""
+        self._incident.acted(sent, "recovery")
+        if self._audit is not None:
+            cause = "" if self._cause is None else f"{self._cause.rule} on the {self._cause.side}: "
+            came = sent.error if isinstance(sent, FrameFailed) else "ok"
+            self._audit.add("frame", sent.side, f"{cause}{what_for}", came)
 
     def _saved(self) -> None:
         if self._blocks is not None:

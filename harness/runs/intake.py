@@ -271,7 +271,7 @@ class Intake:
     def _set_capture_aside(self) -> None:
         """What the link's watch that has ended has captured is kept beside."""
         recording, counted = self._recordings["linkwatch"], self._link_since()
-        self._link, self._link_before = None, None
+        self.link, self._link_before = None, None
         path = recording.incident.link_path
         with contextlib.suppress(RigError):
             join(path)
@@ -425,7 +425,7 @@ class Intake:
         if self._unseen and not stats.blind:
             self._unseen.clear()
             self._station.step(m.Eased(trouble=Trouble.UNSEEN))
-        if before is not None and stats.kernel_drops > before.kernel_drops:
+        if stats.kernel_drops > (before.kernel_drops if before is not None else 0):
             self._drops_ns = now
             detail = f"{stats.kernel_drops} since the capture began"
             self._station.step(m.Troubled(trouble=Trouble.DROPS, detail=detail))

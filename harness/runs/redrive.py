@@ -27,12 +27,13 @@ from freezeframe.harness.core.redrive import (
     why_not,
 )
 from freezeframe.harness.core.text import sector_range
+from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.consoleline import line_of
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import JOURNAL
 from freezeframe.harness.roles import HostPort, Preparable, Tracing
-from freezeframe.harness.watch.reflex_io import sequence_number
+from freezeframe.harness.runs.carry import send
 from freezeframe.harness.wire import control
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
@@ -87,7 +88,9 @@ class Redrive:
         """Write the warmstart frames, which the reflex would have written without a redrive."""
         frames = {side: self._warmstart_frame(side) for side in sides}
         return [
-            frame if isinstance(frame, FrameFailed) else self._send(side, frame)
+            frame
+            if isinstance(frame, FrameFailed)
+            else send(self._opened.controllers[side].link, side, frame, MonotonicClock())
             for side, frame in frames.items()
         ]
 
@@ -114,17 +117,6 @@ class Redrive:
         why = SOURCE_REASONS.get(self._cause.source, control.Reason.CONSOLE_TRIGGER)
         reason = why if is_first else control.Reason.SECOND_CONTROLLER
         return controller.freeze_frame(identity, reason, self._incident.incident_id)
-
-    def _send(self, side: Side, frame: bytes) -> FrameSent | FrameFailed:
-        t_ns = time.monotonic_ns()
-        try:
-            self._opened.controllers[side].link.write(frame)
-        except RigError as error:
-            return FrameFailed(t_ns=t_ns, side=side, error=str(error))
-        done_ns = time.monotonic_ns()
-        return FrameSent(
-            t_ns=t_ns, side=side, seq=sequence_number(frame), t_done_ns=done_ns, frame=frame
-        )
 
     def _saved(self, side: Side, frame: bytes) -> str:
         """What came of the non-disruptive save, in a word."""

@@ -380,7 +380,7 @@ class Station(threading.Thread):
         epochs = {one: at for one, at in oldest.items() if one in self.opened.controllers}
         collector = self._collector = Collector(
             self.opened, strike.recording.incident, epochs, not_compared, self._waker.wake,
-            disruptive=disruptive, is_resumed=strike.resumed, switches_power=not self._settings.dry_run,
+            disruptive=disruptive, is_resumed=strike.resumed, audit=self.audit, switches_power=not self._settings.dry_run,
             cause=None if strike.resumed else strike.cause, triggers=strike.recording.triggers,
         )  # fmt: skip
         self._steps_told = 0

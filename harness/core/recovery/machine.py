@@ -19,7 +19,9 @@ Each instructed side goes through its own steps:
 * A save restarts nobody: the side goes from its reply, or its silence, straight to the pull. Nothing
   refuses a second save, so the frame is written again only on evidence: the controller was silent, and
   lists no set of the incident.
-* An interrupted pull is resumed from the bytes that have arrived, at most MAX_PULLS times. Received bytes
+* An interrupted pull is resumed from the bytes that have arrived, at most MAX_PULLS times, after the
+  other side's: one dead line does not delay the other's set. A side's time for its set runs only while
+  that is being pulled. Received bytes
   are kept: a set is complete, partial or missing; for the last two a reason is recorded.
 * When all sides are settled, the pair gets its time to return to full duplex, and then the data is
   compared. If a side is not up or the pair does not rejoin, the recovery ends without a comparison.
@@ -80,6 +82,8 @@ class _Side:
     replies_awaited: int = 0
     pulls: int = 0
     pull_deadline_ns: Ns = 0
+    pull_left_ns: Ns | None = None
+    """What a pull that broke off has left of its time. None: all."""
     arrived_bytes: int = 0
     complete: bool = False
     reason: str = ""
@@ -166,7 +170,7 @@ class Recovery:
                 if event.boot_epoch <= state.armed_epoch:
                     return None, ""  # it may not have gone down yet
                 state.boot_epoch = event.boot_epoch
-                state.pull_deadline_ns = 0
+                state.pull_left_ns = None
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
             case PowerCycled() if state.step is SideStep.POWER_CYCLING:
                 state.power_cycled = not event.error
@@ -181,6 +185,7 @@ class Recovery:
                 if is_absent and self._never_arrived(state):
                     return Signal.AGAIN, event.reason
                 again = event.resumable and state.pulls < MAX_PULLS and now < state.pull_deadline_ns
+                state.pull_left_ns = max(0, state.pull_deadline_ns - now)
                 return Signal.BROKE_OFF if again else Signal.GAVE_UP, event.reason
         return None, ""
 
@@ -242,7 +247,7 @@ class Recovery:
     def _next(self, now: Ns) -> list[Action]:
         """Return the next action: of the side with the lowest step, or of the pair when all sides
         are settled."""
-        state = min(self._sides.values(), key=lambda one: one.step, default=None)
+        state = min(self._sides.values(), key=lambda one: (one.step, one.pulls), default=None)
         action: Action
         match state.step if state is not None else SideStep.SETTLED:
             case SideStep.INSTRUCTED:
@@ -267,8 +272,9 @@ class Recovery:
             case SideStep.PULLING:
                 assert state is not None
                 state.pulls += 1
-                state.pull_deadline_ns = state.pull_deadline_ns or now + _ns(
-                    self._policy.pull_timeout_s
+                left_ns = state.pull_left_ns
+                state.pull_deadline_ns = now + (
+                    _ns(self._policy.pull_timeout_s) if left_ns is None else left_ns
                 )
                 action = Pull(
                     side=state.side, attempt=state.pulls, deadline_ns=state.pull_deadline_ns

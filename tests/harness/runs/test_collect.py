@@ -1,6 +1,8 @@
 """The collector against controllers that answer wrongly, late, with another incident's set, or not
 at all."""
 
+import contextlib
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,7 @@ from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOu
 from freezeframe.harness.errors import LineGoneError, RigError, WireError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.strike import epochs_of, restarted_in
 
@@ -104,6 +107,8 @@ def collect(
     power_cycle: bool = False,
     switches_power: bool = True,
     boot_timeout_s: float | None = None,
+    secondary: Device | None = None,
+    audit: AuditJournal | None = None,
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
@@ -112,14 +117,17 @@ def collect(
         rejoin_timeout_s=1,
         power_cycle=power_cycle,
     )
+    devices: dict[Side, Device] = {"primary": device}
+    if secondary is not None:
+        devices["secondary"] = secondary
     opened = SimpleNamespace(
-        controllers={"primary": device},
+        controllers=devices,
         bench=SimpleNamespace(
             policy=SimpleNamespace(instructed_by=instructed_by, recovery=lambda: policy)
         ),
         await_full_duplex=lambda deadline_ns: {},
         power_cycle=device.powered.append,
-        reopen_control=device.reopen,
+        reopen_control=lambda side, gone: devices[side].reopen(side, gone),
     )
     incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
     ended = threading.Event()
@@ -129,12 +137,13 @@ def collect(
         if collector.finish is not None or collector.failure is not None:
             ended.set()
 
-    armed: dict[Side, int] = {"primary": armed_epoch}
+    armed: dict[Side, int] = dict.fromkeys(devices, armed_epoch)
     collector = Collector(
         cast(OpenBench, opened), incident, armed, lambda: Compared(equal=True), changed,
-        switches_power=switches_power,
+        switches_power=switches_power, audit=audit,
     )  # fmt: skip
-    collector.feed(FrameOut(side="primary"), b"frame")
+    for side in devices:
+        collector.feed(FrameOut(side=side), b"frame")
     assert ended.wait(LIMIT_S)
     assert collector.failure is None
     assert collector.finish is not None
@@ -150,11 +159,44 @@ def test_a_frame_that_was_lost_is_written_again_where_the_driver_says_so(
     """Seen: a watch lost the set of a controller whose warmstart frame was lost on the line."""
     device = Device(frame_repeats=repeats, lost_frames=1, boot_epoch=ARMED_EPOCH + 1)
     device.entries = device.entries if repeats else []
-    finish, incident = collect(tmp_path, device, boot_timeout_s=0.2 if not repeats else LIMIT_S)
+    audit = AuditJournal("lab", "watch")
+    before = audited(audit)
+    finish, incident = collect(
+        tmp_path, device, boot_timeout_s=0.2 if not repeats else LIMIT_S, audit=audit
+    )
     assert device.written == written
     assert finish.sides[0].set == kept
     steps = [one["step"] for one in incident.record["recovery"]]
     assert ("no answer, written again" in steps) == bool(repeats)
+    # It is a frame like the first: among the actions, with its answer, and in the audit journal.
+    again = [
+        (one["frame_hex"], one["reply"]["status"], one["t_frame_ns"] <= one["t_frame_done_ns"])
+        for one in incident.record["actions"]
+    ]
+    assert again == [(frame.hex(), "ok", True) for frame in written]
+    assert [
+        (one["action"], one["about"], one["why"], one["result"])
+        for one in audited(audit)[len(before) :]
+    ] == [("frame", "primary", "no answer, written again", "ok")] * repeats
+
+
+def audited(audit: AuditJournal) -> list[dict[str, str]]:
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in audit.path.read_text().splitlines()]
+    return []
+
+
+def test_a_repeated_frame_that_cannot_be_written_is_an_action_too(tmp_path: Path) -> None:
+    class Unplugged(Device):
+        def write(self, data: bytes) -> None:
+            self.lost_frames -= 1
+            raise LineGoneError("unplugged")
+
+    audit = AuditJournal("lab", "watch")
+    before = audited(audit)
+    _, incident = collect(tmp_path, Unplugged(frame_repeats=1, lost_frames=1), audit=audit)
+    assert [one["error"] for one in incident.record["actions"]] == ["unplugged"]
+    assert [one["result"] for one in audited(audit)[len(before) :]] == ["unplugged"]
 
 
 def test_a_line_that_is_gone_in_the_pull_is_waited_for(tmp_path: Path) -> None:
@@ -163,6 +205,21 @@ def test_a_line_that_is_gone_in_the_pull_is_waited_for(tmp_path: Path) -> None:
     finish, incident = collect(tmp_path, device)
     assert finish.sides[0].set == "complete"
     assert incident.set_path("primary").read_bytes() == STORED
+
+
+def test_a_line_that_is_gone_does_not_delay_the_other_sides_set(tmp_path: Path) -> None:
+    """Seen: the other's set was pulled when the line was there again, or its time was over."""
+    at_first_reopen: list[int] = []
+    intact = Device()
+
+    class Unplugged(Device):
+        def reopen(self, side: Side, gone: object) -> None:
+            at_first_reopen.append(len(intact.pulled))
+            super().reopen(side, gone)
+
+    finish, _ = collect(tmp_path, Unplugged(closed=8), secondary=intact)
+    assert [one.set for one in finish.sides] == ["complete", "complete"]
+    assert at_first_reopen[0] == 1
 
 
 def test_the_set_of_this_incident_is_pulled_and_no_other(tmp_path: Path) -> None:

@@ -219,8 +219,6 @@ class DrbdStream:
         """``fill``: where bodies that come in pieces are collected; whoever else copies into it
         moves ``offset`` on."""
         self.headers = headers
-        self.skipped_bytes = 0
-        """Bytes passed over while looking for a header."""
         self._offset = 0
         """Of the next byte to be fed, while no body is arriving."""
         self._held = b""
@@ -288,7 +286,6 @@ class DrbdStream:
                         BadBytes(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]))
                     )
                 self._looking, self._trust = True, 0
-                self.skipped_bytes += 1
                 at += 1
                 continue
             command, volume, header, size, length = parsed
@@ -330,9 +327,7 @@ class DrbdStream:
         raw = bytes(view[at:])
         for match in _MAGICS.finditer(raw):
             if not isinstance(parse_header(raw, match.start(), self.headers), str):
-                self.skipped_bytes += match.start()
                 return at + match.start()
-        self.skipped_bytes += len(raw)
         return at + len(raw)
 
 

@@ -388,3 +388,19 @@ def test_the_table_leads_every_step_to_the_end() -> None:
     }:
         reached |= more
     assert reached == set(SideStep)
+
+
+def test_a_pull_that_breaks_off_lets_the_other_side_go_first_and_keeps_its_time() -> None:
+    machine = Recovery(POLICY, {"primary": 4, "secondary": 4}, disruptive=False)
+    machine.on(FrameOut(side="primary"), 0)
+    (action,) = machine.on(FrameOut(side="secondary"), 0)
+    while isinstance(action, AwaitReply):
+        (action,) = machine.on(obedient(action), 0)
+    assert action == Pull(side="primary", attempt=1, deadline_ns=30 * S)
+    broke = PullBroke(side="primary", reason="unplugged", arrived_bytes=0)
+    (action,) = machine.on(broke, 10 * S)
+    assert action == Pull(side="secondary", attempt=1, deadline_ns=40 * S)
+    (action,) = machine.on(Pulled(side="secondary"), 39 * S)
+    assert action == Pull(side="primary", attempt=2, deadline_ns=59 * S)
+    (action,) = machine.on(broke, 49 * S)
+    assert action == Pull(side="primary", attempt=3, deadline_ns=59 * S)
