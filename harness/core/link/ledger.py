@@ -17,6 +17,7 @@ from freezeframe.harness.core.link.doubts import Doubts, WriteSight
 from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
+    END_OF_CAPTURE,
     MATCHES_TO_BELIEVE,
     MAX_ASSEMBLED_BYTES,
     MAX_ASSEMBLING,
@@ -477,7 +478,8 @@ class Ledger:
         if message.reason not in NO_CLOSE:
             self.resync.parted(message.session, message.t_ns, rows, unconfirmed(book, message.t_ns))
         for row in rows:
-            row.closed, row.t_closed_ns, row.closed_by = True, message.t_ns, message.closer
+            row.closed, row.closed_by = True, message.closer
+            row.t_closed_ns = 0 if message.reason == END_OF_CAPTURE else message.t_ns
         if not rows or book.leaving or message.reason in NO_CLOSE:
             return []
         return [UnackedClose(message, rows)]

@@ -48,7 +48,8 @@ MAX_ASSEMBLING: Final = 1024
 MAX_ASSEMBLED_BYTES: Final = 64 << 20
 """... and what is held of the data of all of them."""
 
-NO_CLOSE: Final = ("end of capture", "evicted")
+END_OF_CAPTURE: Final = "end of capture"
+NO_CLOSE: Final = (END_OF_CAPTURE, "evicted")
 """Reasons of a Closed that say nothing about the session itself."""
 RESYNC_TRAFFIC: Final = frozenset({"data", "answer", "request", "bitmap"})
 """What Totals.resync_messages counts."""

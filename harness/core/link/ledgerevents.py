@@ -78,9 +78,9 @@ class WriteRow(msgspec.Struct, eq=False):
     t_answer_ns: Ns = 0
     answer_packet_no: int = 0
     closed: bool = False
-    """The session closed before an answer ..."""
+    """The session closed before an answer, or the capture ended ..."""
     t_closed_ns: Ns = 0
-    """... at that time ..."""
+    """... at that time; 0: it was open at the capture's end ..."""
     closed_by: str = ""
     """... by this address; "" when that was not captured."""
     missing_told: bool = False

@@ -93,7 +93,7 @@ def _slow(e: Evidence) -> Iterator[LinkWrite]:
         row = write.row
         if row.unknown or not row.expects_answer or write.t_sent_ns > limit_ns:
             continue
-        until_ns = min(limit_ns, row.t_closed_ns) if row.closed else limit_ns
+        until_ns = min(limit_ns, row.t_closed_ns) if row.t_closed_ns else limit_ns
         waited_ns = (write.t_ack_ns if write.is_acked else until_ns) - write.t_sent_ns
         if waited_ns > DUE_NS:
             yield write

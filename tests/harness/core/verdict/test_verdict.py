@@ -79,6 +79,20 @@ def test_a_capture_that_dropped_frames_is_not_whole_and_lowers_the_grade(kernel_
     assert any("dropped" in one for one in verdict.evidence_lacks) is bool(kernel_drops)
 
 
+@pytest.mark.parametrize("frames_after", [0, 2, 4])
+def test_an_answer_is_lost_also_where_the_link_fell_silent_with_it(frames_after: int) -> None:
+    """Seen: both controllers only saved, and no frame came any more that could show a close."""
+    outcome = incident("lost_ack")
+    assert outcome.verdict.packet_no is not None
+    frames = outcome.parts["frames"][: outcome.verdict.packet_no + frames_after]
+    capture = {"kernel_drops": 0, "packets": len(frames)}
+    verdict = judged_again(
+        outcome, frames=frames, record=outcome.parts["record"] | {"capture": capture}
+    )
+    assert (verdict.kind, verdict.write_id) == ("lost", outcome.verdict.write_id)
+    assert verdict.conclusive and verdict.evidence_grade == "A"
+
+
 def test_a_capture_with_a_hole_is_not_whole() -> None:
     parts = incident("bit_flip_receiver").parts
     middle = len(parts["frames"]) // 2
