@@ -1,7 +1,8 @@
 """Implement the commands ``run``, ``watch``, ``resume`` and ``drill``."""
 
 import contextlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +71,7 @@ class TerminalView:
             redirect_stdout=False,
         )
         self._task: TaskID | None = None
+        self._printing = threading.Lock()
         self._quiet = quiet
 
     def phase(self, text: str) -> None:
@@ -100,18 +102,31 @@ class TerminalView:
             err.print(Text("  ") + shown)
 
     def move(self, text: str, done: int = 0, total: int | None = None) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task(escape(text), total=total)
-        self._bar.update(self._task, description=escape(text), completed=done, total=total)
+        if not self._printing.acquire(blocking=False):
+            return  # a result is being printed: the next one comes soon
+        try:
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task(escape(text), total=total)
+            self._bar.update(self._task, description=escape(text), completed=done, total=total)
+        finally:
+            self._printing.release()
 
     def close(self) -> None:
-        """Remove the progress display; the next ``move`` shows it again. Call it before a result
-        is printed, whose lines would be mixed with it."""
-        self._bar.stop()
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        """Remove the progress display; the next ``move`` shows it again."""
+        with self.aside():
+            pass
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Remove the progress display while a result is printed, whose lines would be mixed with it: no
+        ``move`` of another thread shows it again before the end."""
+        with self._printing:
+            self._bar.stop()
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+                self._task = None
+            yield
 
 
 class RunView(TerminalView):
@@ -247,11 +262,10 @@ def watch(
     def show_new(watched: watching.Watch) -> None:
         nonlocal shown
         for result in watched.results[shown:]:
-            if as_json:
+            if isinstance(view, JsonWatchView):
                 print_line(event="incident", **result.as_json())
-            else:
-                if isinstance(view, WatchView):
-                    view.close()
+                continue
+            with view.aside():
                 output.show(summary(read_record(result.record)[0], result.outcome, verbose=verbose))
                 say(f"incident: {escape(str(result.incident))}")
         shown = len(watched.results)
