@@ -237,7 +237,7 @@ class LinuxNode:
                 if len(piece) != wanted:
                     raise WireError(
                         f"{self.side}: {device} gives {len(piece)} of {wanted} bytes at sector {first}: "
-                        "is it the disk under the replication (backing_device)?"
+                        "is it the disk under the replication (backing_device), and can it be read there?"
                     )
                 data += piece
                 continue

@@ -216,10 +216,12 @@ def functions(scripts: Scripts) -> str:
 
 def read_block(device: str, first_sector: int, sectors: int) -> str:
     """Prints the SHA-256 of these sectors, then themselves as base64: as they lie on the disk where it
-    can be read past the node's cache, which does not see what the replication writes."""
+    can be read past the node's cache, which does not see what the replication writes. The second dd
+    empties the file first: the first one may have failed halfway."""
     read = f"dd if={device} bs=512 skip={first_sector} count={sectors}"
+    kept = f">{FOLDER}/block 2>/dev/null"
     return f"""mkdir -p {FOLDER}
-{{ {read} iflag=direct || {read}; }} >{FOLDER}/block 2>/dev/null
+{read} iflag=direct {kept} || {read} {kept}
 sha256sum <{FOLDER}/block | cut -c1-64
 base64 <{FOLDER}/block; rm -f {FOLDER}/block"""
 

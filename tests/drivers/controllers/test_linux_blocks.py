@@ -1,7 +1,9 @@
 """The failing block of a Linux node, read from the disk under its replication."""
 
 import random
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from linux_node import NodeOnDisk, soon
@@ -55,6 +57,47 @@ def test_a_disk_that_is_too_short_or_not_there_is_named(
     assert isinstance(reader, BlockReading)
     with pytest.raises(WireError, match=rf"{disk} gives {given} of 4096 bytes at sector 255"):
         reader.read_blocks(len(CONTENT) - 512, 4096, soon())
+
+
+HALFWAY = """#!/bin/sh
+# The direct read fails halfway; the read through the cache does as the test wants.
+case "$*" in
+*iflag=direct*) echo direct >>{log}; {dd} "$1" "$2" "$3" count=24; exit 1 ;;
+esac
+echo cached >>{log}
+exec {dd} {then}
+"""
+
+
+def with_dd(reader: LinuxDrbd, node: NodeOnDisk, then: str) -> Path:
+    """Let the node's shell call a dd that fails as a disk does. Returns the log of its calls."""
+    real, log, failing = shutil.which("dd"), node.root / "dd.log", node.root / "failing-dd"
+    assert real is not None
+    failing.write_text(HALFWAY.format(dd=real, then=then, log=log))
+    failing.chmod(0o755)
+    # A function: busybox ash has a dd of its own, which it prefers to any in its path.
+    reader.link.write(f'dd() {{ {failing} "$@"; }}\n'.encode())
+    return log
+
+
+def test_a_direct_read_that_fails_halfway_leaves_nothing_in_the_block(
+    reader: LinuxDrbd, node: NodeOnDisk
+) -> None:
+    log = with_dd(reader, node, '"$@"')
+    assert isinstance(reader, BlockReading)
+    assert reader.read_blocks(4096, 48 * 512, soon()) == CONTENT[4096 : 4096 + 48 * 512]
+    assert log.read_text().split()[:2] == ["direct", "cached"]
+
+
+def test_a_disk_that_fails_halfway_in_both_reads_gives_no_block(
+    reader: LinuxDrbd, node: NodeOnDisk
+) -> None:
+    with_dd(reader, node, '"$1" "$2" "$3" count=24')
+    assert isinstance(reader, BlockReading)
+    with pytest.raises(
+        WireError, match=r"gives 12288 of 24576 bytes at sector 8: .* can it be read"
+    ):
+        reader.read_blocks(4096, 48 * 512, soon())
 
 
 @dataclass
