@@ -38,7 +38,7 @@ from freezeframe.harness.roles import (
 
 GRACE_S: Final = 5.0
 """After its deadline a call may take so long to end; then it is given up, and the driver with it
-until the call has ended after all."""
+until the call has ended after all: of a block read, its block reads only."""
 MAX_SAID_CHARS: Final = 300
 """Of the text of an exception."""
 _BY_BYTES: Final = (ValueError, LookupError, ArithmeticError, EOFError, OSError)
@@ -129,9 +129,11 @@ def guarded(
     """``made`` behind the boundary: it plays the same roles. What is no method of a role is the
     driver's own."""
     guard = DriverGuard(driver, where, secrets)
+    # An extra beside the recovery: one that does not return costs no identify, no set.
+    beside = DriverGuard(driver, where, secrets)
     roles = [role, *(one for one in OPTIONAL if role is Controller and isinstance(made, one))]
     methods = {
-        name: _method(guard, one, name, promise)
+        name: _method(beside if one is BlockReading else guard, one, name, promise)
         for one in roles
         for name, promise in PROMISES[one].items()
     }

@@ -1,10 +1,12 @@
 """Reads the failing block from each side whose driver can (``roles.BlockReading``), before the pair
 rejoins where the device allows it: a resync overwrites it on one side.
 
-Nothing waits for it but the wait for the pair's return. A side that was not instructed is asked at once,
-in a thread of its own. A side that restarts is asked once when nothing else can be asked of it, for
-EARLY_NS at most, and only when its boot loader answers; else after its root cause data set was pulled.
-When that was, and on which side of the rejoin, the incident says. A read that fails costs itself.
+A side that was not instructed is asked at once, in a thread of its own. A side that restarts is asked
+once when nothing else can be asked of it, for EARLY_NS at most, and only when its boot loader answers;
+else after its root cause data set was pulled, for LATE_NS at most. The recovery's next action waits so
+long, and its deadline moves by that (``Recovery.postpone``); a driver that does not return is given up
+after the boundary's GRACE_S. When that was, and on which side of the rejoin, the incident says. A read
+that fails costs itself.
 """
 
 import hashlib

@@ -177,7 +177,9 @@ class Collector:
             while actions and not self._cancelled.is_set():
                 action = actions[-1]
                 if self._blocks is not None:
+                    began_ns = time.monotonic_ns()
                     self._blocks.before(action)
+                    action = self._recovery.postpone(time.monotonic_ns() - began_ns)
                 if isinstance(action, Finish):
                     self.finish = action
                     break

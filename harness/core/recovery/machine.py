@@ -32,7 +32,7 @@ ends: each step is entered a bounded number of times, and each action ends by it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from freezeframe.harness.core.events import NS_PER_S, Ns, Side
@@ -113,6 +113,18 @@ class Recovery:
     def next_deadline(self) -> Ns | None:
         """Deadline of the current action, at which the caller reports TimedOut; None: no deadline."""
         return getattr(self._action, "deadline_ns", None)
+
+    def postpone(self, by_ns: Ns) -> Action:
+        """Move the deadline of the current action by ``by_ns`` and return the action. What was done
+        before it was carried out takes none of its time."""
+        action = self._action
+        assert action is not None
+        if isinstance(action, Compare | Finish):
+            return action
+        if isinstance(action, Pull):
+            self._sides[action.side].pull_deadline_ns += by_ns
+        self._action = replace(action, deadline_ns=action.deadline_ns + by_ns)
+        return self._action
 
     def on(self, event: RecoveryEvent, now: Ns) -> list[Action]:
         """Process one event and return the next actions: none while a side is still armed or an

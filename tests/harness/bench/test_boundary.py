@@ -13,6 +13,7 @@ import pytest
 
 from freezeframe.driver import (
     Acknowledging,
+    BlockReading,
     ByteLink,
     DriverError,
     FaultArming,
@@ -377,6 +378,30 @@ def test_a_call_that_never_returns_is_given_up_and_named(monkeypatch: pytest.Mon
             primary.identify(time.monotonic_ns())
         with pytest.raises(DriverError, match=r"identify\(\) has still not returned, state\(\) is"):
             primary.state(limit())
+    finally:
+        goes_on.set()
+
+
+def test_a_hung_block_read_costs_the_blocks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "GRACE_S", 0.05)
+    goes_on = threading.Event()
+
+    class Hangs(SkeletonDriver):
+        def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: int) -> bytes:
+            goes_on.wait(60)
+            return bytes(length_bytes)
+
+    pair = Pair(Hangs)
+    primary = pair.controllers["primary"]
+    assert isinstance(primary, BlockReading)
+    try:
+        with pytest.raises(DriverError, match=r"read_blocks\(\) did not return by its deadline"):
+            primary.read_blocks(0, 512, time.monotonic_ns())
+        with pytest.raises(DriverError, match=r"read_blocks\(\) has still not returned"):
+            primary.read_blocks(0, 512, limit())
+        assert primary.identify(limit()).serial_number == SERIAL_NUMBER
+        assert pair.pull("primary") == Pulled(side="primary")
+        assert bytes(pair.kept.raw["primary"]) == pair.stored["primary"]
     finally:
         goes_on.set()
 

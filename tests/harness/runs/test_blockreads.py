@@ -10,15 +10,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+import pytest
 
+from freezeframe.harness.bench import boundary
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.core.events import Ns, Side, Trigger
 from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOut, Policy
+from freezeframe.harness.core.recovery.table import Signal
 from freezeframe.harness.errors import WireError
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
+from freezeframe.harness.roles import Controller, Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs import blockreads
 from freezeframe.harness.runs.collect import Collector
+from freezeframe.harness.wire import rootcause
 
 LIMIT_S = 60
 OURS = b"\x01" * 16
@@ -26,7 +30,7 @@ EPOCH = 4
 STORED = b"a stored set"
 ENTRY = SetEntry(
     set_id=7, kind="warmstart", complete=True, reason=1, incident_id=OURS, raw_bytes=90, stored_bytes=len(STORED),
-    boot_epoch=EPOCH, sha256="00",
+    boot_epoch=EPOCH, sha256=hashlib.sha256(STORED).hexdigest(),
 )  # fmt: skip
 IDENTITY = Identity(
     model="M", serial_number="P", firmware_version="1", boot_epoch=EPOCH + 1, role=1, pair_state="full duplex",
@@ -62,7 +66,8 @@ class Device:
     ) -> RootCauseSet:
         self.said.append((self.side, "pull"))
         progress(STORED)
-        return RootCauseSet(header={"set_id": entry.set_id}, state={}, events=[])
+        header = dict.fromkeys(rootcause.HEADER_KEYS, 0) | {"set_id": entry.set_id}
+        return RootCauseSet(header=header, state=dict.fromkeys(rootcause.STATE_KEYS, 0), events=[])
 
 
 @dataclass
@@ -74,14 +79,17 @@ class Reader(Device):
     """Of the next reads: "silent" until the deadline, or why they are refused; then all are answered."""
     asked: list[tuple[int, int]] = field(default_factory=list)
     patience_ns: list[Ns] = field(default_factory=list)
+    took_ns: list[Ns] = field(default_factory=list)
     never: threading.Event = field(default_factory=threading.Event)
 
     def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: Ns) -> bytes:
         self.asked.append((offset_bytes, length_bytes))
-        self.patience_ns.append(deadline_ns - time.monotonic_ns())
+        began_ns = time.monotonic_ns()
+        self.patience_ns.append(deadline_ns - began_ns)
         answer = self.answers.pop(0) if self.answers else ""
         if answer == "silent":
             self.never.wait(max(0, deadline_ns - time.monotonic_ns()) / 1e9)
+        self.took_ns.append(time.monotonic_ns() - began_ns)
         if answer:
             raise WireError(answer)
         self.said.append((self.side, "block"))
@@ -97,15 +105,24 @@ def collect(
     *devices: Device,
     instructed: tuple[Side, ...] = ("primary", "secondary"),
     triggers: tuple[Trigger, ...] = (CAUSE,),
+    rejoin_timeout_s: float = 1,
+    rejoin: Callable[[Ns], object] = lambda deadline_ns: None,
 ) -> tuple[Finish, Incident]:
+    """``rejoin`` is given the deadline of the wait for the pair's return, and ends it."""
     policy = Policy(
-        reply_timeout_s=1, boot_timeout_s=LIMIT_S, pull_timeout_s=5, rejoin_timeout_s=1, power_cycle=False
+        reply_timeout_s=1, boot_timeout_s=LIMIT_S, pull_timeout_s=5, rejoin_timeout_s=rejoin_timeout_s,
+        power_cycle=False,
     )  # fmt: skip
     bench_policy = SimpleNamespace(instructed_by="harness", recovery=lambda: policy)
+
+    def await_full_duplex(deadline_ns: Ns) -> None:
+        devices[0].said.append(("primary", "rejoin"))
+        rejoin(deadline_ns)
+
     opened = SimpleNamespace(
         controllers={one.side: one for one in devices},
         bench=SimpleNamespace(policy=bench_policy, link=SimpleNamespace(console_texts=())),
-        await_full_duplex=lambda deadline_ns: devices[0].said.append(("primary", "rejoin")),
+        await_full_duplex=await_full_duplex,
     )
     incident = Incident.create(tmp_path, bench="none", seed=0, incident_id=OURS)
     ended = threading.Event()
@@ -186,6 +203,58 @@ def test_a_refusal_and_a_silence_cost_the_block_and_nothing_else(tmp_path: Path)
     assert not (incident.path / "primary" / "block.bin").exists()
     assert sides["secondary"]["path"] == "secondary/block.bin", "it was asked again when it was up"
     assert block(incident)["bytes_different"] is None
+
+
+def test_a_silent_reader_takes_nothing_of_the_time_for_the_rejoin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The silence is longer than all the time for the rejoin."""
+    timeout_ns = blockreads.EARLY_NS // 20
+    monkeypatch.setattr(blockreads, "LATE_NS", 3 * timeout_ns)
+    said: list[tuple[Side, str]] = []
+    silent = Reader("secondary", said, answers=["silent"])
+    deadlines_ns: list[Ns] = []
+    finish, incident = collect(
+        tmp_path,
+        Device("primary", said),
+        silent,
+        rejoin_timeout_s=timeout_ns / 1e9,
+        rejoin=deadlines_ns.append,
+    )
+    assert finish.rejoined and silent.took_ns[0] >= blockreads.LATE_NS // 2
+    settled_ns = max(
+        one["t_ns"] for one in incident.record["recovery"] if one["step"] == Signal.PULLED
+    )
+    assert deadlines_ns[0] >= settled_ns + silent.took_ns[0] + timeout_ns
+    assert block(incident)["sides"]["secondary"]["reason"] == "silent"
+
+
+def test_a_driver_that_hangs_beyond_its_deadline_costs_neither_a_set_nor_the_rejoin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the bench calls it: through the boundary, which gives the call up."""
+    monkeypatch.setattr(boundary, "GRACE_S", 0.05)
+    monkeypatch.setattr(blockreads, "EARLY_NS", 50_000_000)
+    goes_on = threading.Event()
+
+    class Hangs(BootReader):
+        def read_blocks(self, offset_bytes: int, length_bytes: int, deadline_ns: Ns) -> bytes:
+            goes_on.wait(LIMIT_S)
+            self.said.append((self.side, "block"))
+            return self.content
+
+    said: list[tuple[Side, str]] = []
+    hung = boundary.guarded(Hangs("primary", said), Controller, "acme", "primary")
+    try:
+        finish, incident = collect(tmp_path, hung, BootReader("secondary", said))
+        assert ("primary", "block") not in said
+    finally:
+        goes_on.set()
+    assert {one.set for one in finish.sides} == {"complete"}, finish
+    assert finish.rejoined and finish.data_equal
+    sides = block(incident)["sides"]
+    assert "read_blocks() has still not returned" in sides["primary"]["reason"]
+    assert sides["secondary"]["path"] == "secondary/block.bin"
 
 
 def test_a_long_write_is_read_up_to_64_kib_and_a_later_hit_may_name_the_place(

@@ -126,6 +126,25 @@ def test_deadlines_are_the_policys_and_start_when_their_action_does() -> None:
     assert machine.on(Rejoined(), 21 * S) == [Compare()]
 
 
+def test_what_is_done_before_an_action_takes_none_of_its_time() -> None:
+    machine = Recovery(POLICY, {"primary": 0})
+    machine.on(FrameOut(side="primary"), 5 * S)
+    machine.on(Replied(side="primary", ok=True), 6 * S)
+    boot = AwaitBoot(side="primary", armed_epoch=0, deadline_ns=23 * S)
+    assert machine.postpone(7 * S) == boot and machine.next_deadline() == 23 * S
+    machine.on(Answered(side="primary", boot_epoch=1), 20 * S)
+    assert machine.postpone(3 * S) == Pull(side="primary", attempt=1, deadline_ns=53 * S)
+    broke = PullBroke(side="primary", reason="silent", arrived_bytes=10)
+    again = Pull(side="primary", attempt=2, deadline_ns=53 * S)
+    assert machine.on(broke, 51 * S) == [again], "all attempts have the time that the first has"
+    machine.on(Pulled(side="primary"), 52 * S)
+    assert machine.postpone(15 * S) == AwaitFullDuplex(deadline_ns=87 * S)
+    machine.on(Rejoined(), 80 * S)
+    assert machine.postpone(S) == Compare()
+    machine.on(Compared(equal=True), 81 * S)
+    assert isinstance(machine.postpone(S), Finish)
+
+
 def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
     cycled: list[str] = []
 
