@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from freezeframe.harness.core.events import NS_PER_MS, SIDES, Side
+from freezeframe.harness.core.link.protocol import Tell
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict import oneclock
 from freezeframe.harness.core.verdict.failingblock import with_rejoin
@@ -86,11 +87,12 @@ def _failing_block(dossier: Dossier) -> Json:
     if block is None or record.trigger is None:
         return {}
     drops = record.capture.kernel_drops if record.capture is not None else 0
-    is_whole = link is not None and not (link.gaps or link.blind or drops)
+    is_whole = link is not None and not (link.gaps or link.blind or link.malformed or drops)
+    since_ns, rejoins = record.trigger.t_arrival_ns or 0, link.rejoins if link is not None else ()
     judged = with_rejoin(
         block,
-        since_ns=record.trigger.t_arrival_ns or 0,
-        rejoins_ns=[one.t_first_ns for one in link.rejoins] if link is not None else (),
+        shows_rejoins=link is None or Tell.RESYNC in link.protocol.tells,
+        rejoins_ns=[began for one in rejoins if (began := one.began_after(since_ns)) is not None],
         seen_until_ns=link.t_last_ns if link is not None and is_whole else 0,
     )
     return {"failing_block": msgspec.to_builtins(judged)}

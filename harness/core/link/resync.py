@@ -98,6 +98,18 @@ class Rejoin:
         """Who called both up to date, when, in which frame."""
         return self.equal_sender, self.t_equal_ns, self.equal_packet_no
 
+    def began_after(self, t_ns: Ns) -> tuple[Ns, Ns] | None:
+        """(no sooner than, no later than) the moment at which the two began to become equal after
+        ``t_ns``; None: they did not."""
+        if self.t_first_ns > t_ns:
+            return self.t_first_ns, self.t_first_ns
+        if self.t_copied_last_ns <= t_ns:
+            return None
+        # Copied in a session that was there before.
+        if self.t_copied_first_ns > t_ns:
+            return self.t_copied_first_ns, self.t_copied_first_ns
+        return t_ns, self.t_copied_last_ns
+
     @property
     def is_judged(self) -> bool:
         """What it shows is whole."""

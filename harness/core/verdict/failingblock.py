@@ -1,6 +1,6 @@
 """The part of ``incident.json`` about the failing block, as both sides hold it. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,8 +9,15 @@ from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.wire.blockstamp import SECTOR_BYTES
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+NOT_SHOWN = (
+    "whether the sides had rejoined is not known: the link's protocol does not show when they do"
+)
 ENDS_EARLY = (
-    "whether the sides had rejoined is not known: the capture has holes, or ends before it was read"
+    "whether the sides had rejoined is not known: the capture has holes, is not understood in places, or "
+    "ends before it was read"
+)
+UNDER_WAY = (
+    "whether the sides had rejoined is not known: they may have been resyncing when it was read"
 )
 
 
@@ -59,30 +66,34 @@ def differing(first: bytes, second: bytes) -> tuple[int, int | None]:
 def with_rejoin(
     block: FailingBlock,
     *,
-    since_ns: Ns,
-    rejoins_ns: Iterable[Ns],
+    shows_rejoins: bool,
+    rejoins_ns: Collection[tuple[Ns, Ns]],
     seen_until_ns: Ns,
 ) -> FailingBlock:
     """Add whether each side was read before the two began to rejoin, as the link shows it.
 
-    ``since_ns``: when the failure was seen; ``rejoins_ns``: when a session's ends first said something
-    of themselves; ``seen_until_ns``: the end of a capture without holes, 0 of one with some."""
-    later = [t_ns for t_ns in rejoins_ns if t_ns > since_ns]
-    sides = {
-        side: _with_rejoin(one, min(later, default=None), seen_until_ns)
-        for side, one in block.sides.items()
-    }
-    return msgspec.structs.replace(block, sides=sides)
+    ``shows_rejoins``: the link's protocol shows when they do; ``rejoins_ns``: (no sooner than, no later
+    than) the begin of each rejoin since the failure; ``seen_until_ns``: the end of a capture without
+    holes, 0 of one with some."""
+    first_ns = min((sooner_ns for sooner_ns, _ in rejoins_ns), default=None)
+    certain_ns = min((later_ns for _, later_ns in rejoins_ns), default=None)
 
+    def judged(one: BlockRead) -> BlockRead:
+        if not one.path or one.t_read_ns is None:
+            return one
+        if certain_ns is not None and certain_ns <= one.t_read_ns:
+            return msgspec.structs.replace(one, rejoin="after", reason="")
+        if not shows_rejoins:
+            return msgspec.structs.replace(one, rejoin="not known", reason=NOT_SHOWN)
+        if first_ns is not None and first_ns <= one.t_read_ns:
+            return msgspec.structs.replace(one, rejoin="not known", reason=UNDER_WAY)
+        if seen_until_ns and (first_ns is not None or seen_until_ns >= one.t_read_ns):
+            return msgspec.structs.replace(one, rejoin="before", reason="")
+        return msgspec.structs.replace(one, rejoin="not known", reason=ENDS_EARLY)
 
-def _with_rejoin(one: BlockRead, rejoin_ns: Ns | None, seen_until_ns: Ns) -> BlockRead:
-    if not one.path or one.t_read_ns is None:
-        return one
-    if rejoin_ns is not None and rejoin_ns <= one.t_read_ns:
-        return msgspec.structs.replace(one, rejoin="after", reason="")
-    if seen_until_ns and (rejoin_ns is not None or seen_until_ns >= one.t_read_ns):
-        return msgspec.structs.replace(one, rejoin="before", reason="")
-    return msgspec.structs.replace(one, rejoin="not known", reason=ENDS_EARLY)
+    return msgspec.structs.replace(
+        block, sides={side: judged(one) for side, one in block.sides.items()}
+    )
 
 
 def in_words(block: FailingBlock) -> str:

@@ -1,18 +1,24 @@
 """From a folder to the verdict: poor, damaged and hostile incidents are judged or refused, and harm
 nothing."""
 
+import gzip
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import cbor2
+import msgspec
 import pytest
 import zstandard
 
+from freezeframe.harness.core.verdict.failingblock import NOT_SHOWN, BlockRead, FailingBlock
 from freezeframe.harness.errors import WireError
-from freezeframe.harness.incidents.inquest import plain, verdict_of
-from freezeframe.harness.incidents.store import StoredIncident
+from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.incidents.inquest import conclude, plain, verdict_of
+from freezeframe.harness.incidents.store import StoredIncident, link_runs
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 TRIGGER = {
     "rule": "digest-failed",
@@ -133,3 +139,37 @@ def test_a_damaged_capture_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     stored = incident(tmp_path / "one", trigger=TRIGGER)
     (stored.path / "link.pcapng").write_bytes(b"\x0a\x0d\x0d\x0a" + b"\xff" * 64)
     assert any("link.pcapng" in lack for lack in verdict_of(stored).evidence_lacks)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "capture", "port", "rejoin"),
+    [
+        ("nvme_tcp", "mirrors/nvme-clean", 4420, "not known"),
+        ("nbd", "mirrors/nbd-clean", 10809, "not known"),
+        ("iscsi", "mirrors/iscsi-nodigest", 3260, "not known"),
+        ("drbd", "drbd9/drbd9-clean", 7788, "before"),
+    ],
+)
+def test_a_block_is_from_before_the_rejoin_only_where_the_protocol_shows_rejoins(
+    protocol: str, capture: str, port: int, rejoin: str, tmp_path: Path
+) -> None:
+    """Read at the end of a whole capture of a real pair, of one session, that a failure follows."""
+    frames = gzip.decompress((GOLDEN / f"{capture}.pcap.gz").read_bytes())
+    made = Incident.create(tmp_path, bench="none", seed=0, incident_id=bytes(16))
+    (made.path / "link.pcapng").write_bytes(frames)
+    last_ns = max(run.t_last_ns for run in link_runs(made.path))
+    read = BlockRead(
+        path="primary/block.bin", sha256="0", t_asked_ns=last_ns - 2, t_read_ns=last_ns
+    )
+    block = FailingBlock(sector=8, sectors=8, named_by="rule", sides={"primary": read})
+    made.update(
+        trigger=TRIGGER | {"t_match_ns": last_ns - 3, "t_arrival_ns": last_ns - 4},
+        clock={"wall_ns": 0, "monotonic_ns": 0, "error_ns": 0},
+        link={"protocol": protocol, "ports": [port]},
+        failing_block=msgspec.to_builtins(block),
+    )
+    conclude(made)
+    judged = StoredIncident.open(made.path).record.failing_block
+    assert judged is not None
+    assert judged.sides["primary"].rejoin == rejoin
+    assert judged.sides["primary"].reason == (NOT_SHOWN if rejoin == "not known" else "")
