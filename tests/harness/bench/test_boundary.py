@@ -105,7 +105,7 @@ class Pair:
         return Carrier(
             self, self.kept, MonotonicClock(), armed=dict.fromkeys(SIDES, 1), is_autonomic=False,
             compare=lambda: Compared(equal=True), heard=lambda _: None, pause=lambda _: None,
-            is_cancelled=lambda: False,
+            is_cancelled=lambda: False, acted=lambda *_: None,
         )  # fmt: skip
 
     def pull(self, side: Side) -> RecoveryEvent:
