@@ -191,7 +191,9 @@ def _side_row(name: str, side: SideStatus) -> Text:
         answered, control_style = f"{age(control.last_answer_age_s)} ago", ""
     supply = side.supply
     power = (
-        f"{supply.volts:.2f} V  {supply.amperes:.3f} A" if supply is not None else "not measured"
+        f"{_number(supply.volts, 2)} V  {_number(supply.amperes, 3)} A"
+        if supply is not None
+        else "not measured"
     )
     boot = "?" if side.boot_epoch is None else str(side.boot_epoch)
     pair_style = _GOOD if side.pair_state == FULL_DUPLEX else "yellow"
@@ -199,6 +201,10 @@ def _side_row(name: str, side: SideStatus) -> Text:
         [name, said, answered, pair_words(side), boot, power],
         ["bold", style, control_style, pair_style, "", "" if supply is not None else _DIM],
     )
+
+
+def _number(value: float | None, places: int) -> str:
+    return "?" if value is None else f"{value:.{places}f}"
 
 
 def _link_lines(link: LinkStatus, silent_s: float, width: int) -> Iterator[Text]:

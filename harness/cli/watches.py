@@ -91,7 +91,7 @@ def top(
 ) -> None:
     """Look at a bench while a watch watches it: health, lines, pair, link, rules, incidents, consoles.
 
-    It only looks; any number of them may. Where stdout is no terminal it prints plain lines. Ctrl-C or q ends it.
+    It only looks; up to 16 of them may at a time. Where stdout is no terminal it prints plain lines. Ctrl-C or q ends it.
     """
     with reported(False):
         from freezeframe.harness.cli import top as looking

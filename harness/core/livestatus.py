@@ -42,8 +42,9 @@ class ControlStatus(_Part, frozen=True, kw_only=True):
 
 
 class Supply(msgspec.Struct, frozen=True, kw_only=True):
-    volts: float
-    amperes: float
+    volts: float | None
+    amperes: float | None
+    """None: what the supply answered is no finite number."""
     age_s: float
 
 

@@ -5,6 +5,7 @@ Nothing is read from a peer. Whoever reads slowly skips lines; who reads nothing
 """
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -21,6 +22,9 @@ from freezeframe.harness.errors import RigError
 NAME: Final = "{name}.{pid}.sock"
 MODE: Final = 0o600
 MAX_PEERS: Final = 16
+REST_NS: Final = NS_PER_S // 2
+"""Before somebody is accepted again after there was no descriptor left for him, who waits in the queue."""
+NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 STUCK_NS: Final = 10 * NS_PER_S
 """A peer that has not taken a line for so long is hung up on."""
 MAX_LINE_BYTES: Final = 1 << 20
@@ -59,11 +63,12 @@ class _Peer:
 
 
 class Onlookers:
-    """The writing end. ``fileno`` is readable when somebody comes. All methods are for one thread."""
+    """The writing end. ``await_caller`` waits for somebody to come. All methods are for one thread."""
 
     def __init__(self, folder: Path, name: str) -> None:
         """RigError: no socket can be made there."""
         self._peers: list[_Peer] = []
+        self._rests_until_ns: Ns = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.path = folder / NAME.format(name=name, pid=os.getpid())
         try:
@@ -89,11 +94,21 @@ class Onlookers:
     def any(self) -> bool:
         return bool(self._peers)
 
+    def await_caller(self, fds: list[int], timeout_s: float | None) -> list[int]:
+        """Return which of these can be read, and ``fileno`` when somebody has come, at the latest after
+        ``timeout_s``. After ``accept`` had no descriptor left it returns once a rest is over, too."""
+        rest_s = (self._rests_until_ns - time.monotonic_ns()) / NS_PER_S
+        if rest_s <= 0:
+            return wait_readable([self.fileno(), *fds], timeout_s)
+        return wait_readable(fds, rest_s if timeout_s is None else min(rest_s, timeout_s))
+
     def accept(self) -> bool:
         """Take who has come; whether somebody who may look has."""
         try:
             connection, _ = self._socket.accept()
-        except OSError:  # gone meanwhile, or no descriptor left
+        except OSError as error:  # gone meanwhile, or no descriptor left
+            if error.errno in NO_ROOM:
+                self._rests_until_ns = time.monotonic_ns() + REST_NS
             return False
         connection.setblocking(False)
         if len(self._peers) >= MAX_PEERS or peer_of(connection)[1] not in (0, os.geteuid()):

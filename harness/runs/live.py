@@ -38,7 +38,7 @@ from freezeframe.harness.core.livestatus import (
 )
 from freezeframe.harness.core.policy import HealthStatus
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.edge.onlookers import Onlookers, wait_readable
+from freezeframe.harness.edge.onlookers import Onlookers
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.store import CONSOLE, TIMES, open_inside
 from freezeframe.harness.runs.audit import state_directory, user
@@ -65,7 +65,7 @@ class LiveView:
     def __init__(self, view: View, bench: str, command: str) -> None:
         self._view, self._lock = view, threading.Lock()
         self.progress = view.progress
-        self._bench, self._command, self._started_utc = bench, command, utc_now()
+        self._bench, self._command, self._started_utc = escape(bench), command, utc_now()
         self._news: deque[News] = deque(maxlen=MAX_NEWS)
         self._told = 0
         self._health: HealthStatus | None = None
@@ -133,7 +133,7 @@ class LiveView:
         health = self._health
         with self._lock:
             return LiveStatus(
-                utc=utc_now(), bench=self._bench, command=self._command, pid=os.getpid(), who=user(),
+                utc=utc_now(), bench=self._bench, command=self._command, pid=os.getpid(), who=escape(user()),
                 started_utc=self._started_utc, age_s=0.0,
                 health=health.health.value if health is not None else "",
                 why=escape(health.why) if health is not None else "",
@@ -207,8 +207,8 @@ class LiveServer(threading.Thread):
         due_ns: Ns = 0
         while not self._over.is_set():
             left_s = max(0, due_ns - time.monotonic_ns()) / NS_PER_S
-            ready = wait_readable(
-                [onlookers.fileno(), self._waker.fileno()], left_s if onlookers.any else None
+            ready = onlookers.await_caller(
+                [self._waker.fileno()], left_s if onlookers.any else None
             )
             self._waker.drain()
             if onlookers.fileno() in ready and onlookers.accept():
@@ -238,7 +238,7 @@ class LiveServer(threading.Thread):
             for side, one in status.sides.items()
         }  # fmt: skip
         return msgspec.structs.replace(
-            status, utc=fresh.utc, age_s=(now - self._made_ns) / NS_PER_S, sides=sides,
+            status, utc=fresh.utc, recording=_in_utf8(status.recording), age_s=(now - self._made_ns) / NS_PER_S, sides=sides,
             health=fresh.health, why=fresh.why, news=fresh.news, incidents=fresh.incidents,
             newest_incidents=fresh.newest_incidents,
         )  # fmt: skip
@@ -300,6 +300,11 @@ def _end_of(file: Any) -> bytes:
     file.seek(max(0, size - TAIL_BYTES))
     data: bytes = file.read(TAIL_BYTES)
     return data
+
+
+def _in_utf8(path: str) -> str:
+    """The path; bytes of it that are not UTF-8 are ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def utc_now() -> str:

@@ -1,5 +1,6 @@
 """What a station says of itself to whoever looks on. For its own thread; nothing here waits."""
 
+import math
 from typing import Any, Final
 
 from freezeframe.harness.core.events import NS_PER_S, SIDES, Ns, PowerSample, Side
@@ -60,9 +61,14 @@ def _side(machine: Machine, side: Side, sample: PowerSample | None, now: Ns) -> 
         supply=None
         if sample is None
         else Supply(
-            volts=sample.volts, amperes=sample.amperes, age_s=(now - sample.t_ns) / NS_PER_S
+            volts=_finite(sample.volts), amperes=_finite(sample.amperes), age_s=(now - sample.t_ns) / NS_PER_S
         ),
     )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return value if math.isfinite(value) else None
 
 
 def _rules(station: Station) -> list[RuleStatus]:

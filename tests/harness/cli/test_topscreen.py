@@ -97,6 +97,8 @@ def test_what_is_wrong_is_there_too(columns: int, lines: int) -> None:
         console=ConsoleStatus(there=False, why="gone"), control=ControlStatus(there=False, why="gone"),
         pair_state="", boot_epoch=None, supply=None,
     )  # fmt: skip
+    odd = side(supply=Supply(volts=None, amperes=0.5, age_s=1.0))
+    assert "? V  0.500 A" in "\n".join(drawn(columns, lines, status(sides={"primary": odd})))
     guard = GuardStatus(allows="save", why="storm guard: only saves", until_s=14.0)
     one = status(
         health="degraded", why=why, collecting=True, sides={"primary": side(), "secondary": bad}, guard=guard,

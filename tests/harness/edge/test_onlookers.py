@@ -1,6 +1,8 @@
 """The look-only socket: whose it is, who may look, and that nobody who looks delays who writes."""
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import stat
@@ -8,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from waiting import LIMIT_S
 
+from freezeframe.harness.cli import watches
+from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.edge import onlookers
 from freezeframe.harness.edge.onlookers import (
     MAX_LINE_BYTES,
@@ -125,6 +130,7 @@ def test_there_is_a_limit_on_who_looks_and_on_a_line(tmp_path: Path) -> None:
         assert writer.accept()
     (one_more,) = listeners(tmp_path, "lab")
     assert not writer.accept() and all_of(one_more) == []
+    assert f"up to {MAX_PEERS} of them" in str(watches.top.__doc__)
     with pytest.raises(RigError, match="a line has more than"):
         while True:
             writer.send(b"y" * (MAX_LINE_BYTES + 1))
@@ -133,6 +139,43 @@ def test_there_is_a_limit_on_who_looks_and_on_a_line(tmp_path: Path) -> None:
     for one in found:
         one.close()
     writer.close(b"")
+
+
+def test_without_a_descriptor_who_comes_waits_and_the_writer_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: the thread asked again and again, with a whole processor."""
+    writer = Onlookers(tmp_path, "lab")
+    (reader,) = listeners(tmp_path, "lab")
+    mine, other = socket.socketpair()
+    monkeypatch.setattr(onlookers, "REST_NS", 1000 * NS_PER_S)
+    with mine, other, no_descriptor_left():
+        assert writer.await_caller([mine.fileno()], LIMIT_S) == [writer.fileno()]
+        assert not writer.accept()
+        assert writer.await_caller([mine.fileno()], 0) == []
+        other.send(b"x")
+        assert writer.await_caller([mine.fileno()], None) == [mine.fileno()], "others are heard"
+        mine.recv(1)
+        writer._rests_until_ns = 0
+        monkeypatch.setattr(onlookers, "REST_NS", 1)
+        assert not writer.accept()
+    while not writer.await_caller([], LIMIT_S):
+        pass  # the rest is over
+    assert writer.accept()
+    writer.close(b"last\n")
+    assert all_of(reader) == [b"last"]
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_what_a_killed_one_left_is_passed_over_and_removed(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a command reports of itself to who looks on, without a bench."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,15 @@ def hit(rule: str, line: bytes) -> Trigger:
 
 def read(lines: Lines) -> list[LiveStatus | End]:
     return [decode(line) for line in lines.read()]
+
+
+def wanted(lines: Lines, is_wanted: Callable[[LiveStatus], bool]) -> LiveStatus:
+    """The first status like that; statuses that came at once, or before it, are passed over."""
+    while True:
+        for one in read(lines):
+            assert isinstance(one, LiveStatus), "it has ended"
+            if is_wanted(one):
+                return one
 
 
 def side_of(tail_folder: Path) -> dict[str, Any]:
@@ -133,15 +144,13 @@ def test_a_main_loop_that_answers_is_asked_and_the_end_is_told(tmp_path: Path) -
         )  # fmt: skip
         assert asked == [], "nobody looks"
         (lines,) = listeners(state_directory(), "lab")
-        (first,) = read(lines)
-        assert isinstance(first, LiveStatus) and first.sides["primary"].console.tail == ["hello"]
+        first = wanted(lines, lambda one: "primary" in one.sides)
+        assert first.sides["primary"].console.tail == ["hello"]
         assert first.sides["primary"].console.heard and first.age_s < LIMIT_S
         view.phase("something")
-        assert (
-            isinstance(second := read(lines)[0], LiveStatus) and second.news[-1].text == "something"
-        )
+        assert wanted(lines, lambda one: bool(one.news)).news[-1].text == "something"
     ends = read(lines)
-    while not isinstance(ends[-1], End):
+    while not (ends and isinstance(ends[-1], End)):
         ends = read(lines)
     assert ends[-1].why == "" and read(lines) == [] and lines.is_over
     assert len(asked) >= 2 and listeners(state_directory(), "lab") == []
@@ -172,6 +181,20 @@ def test_a_main_loop_that_hangs_or_fails_is_seen_and_stops_nobody(
         posted[0]()
     (said,) = told.phases
     assert "no status for who looks on: ZeroDivisionError" in said
+    lines.close()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    """Seen: it ended the thread that reports, with UnicodeEncodeError."""
+    folder = tmp_path / os.fsdecode(b"out-\xff-\xc3\xa4")
+    (folder / "primary").mkdir(parents=True)
+    (folder / "primary/console.log").write_bytes(b"hello\n")
+    with looked_at(LiveView(Silent(), "lab", "watch"), "lab") as status:
+        status.look_at(lambda work: work(), lambda _now: side_of(folder))
+        (lines,) = listeners(state_directory(), "lab")
+        one = wanted(lines, lambda one: bool(one.recording))
+    assert one.recording == f"{tmp_path}/out-\\xff-ä"
+    assert one.sides["primary"].console.tail == ["hello"], "its real path is read"
     lines.close()
 
 
