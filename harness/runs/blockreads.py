@@ -156,7 +156,8 @@ class BlockReads:
         with self._mutex:
             self._data[side] = data
             self._reads[side] = BlockRead(
-                path=name, sha256=hashlib.sha256(data).hexdigest(), t_asked_ns=asked_ns, t_read_ns=read_ns
+                path=name, sha256=hashlib.sha256(data).hexdigest(), t_asked_ns=asked_ns, t_read_ns=read_ns,
+                is_zero=not any(data),
             )  # fmt: skip
 
     def _close(self) -> None:

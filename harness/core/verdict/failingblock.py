@@ -33,6 +33,8 @@ class BlockRead(msgspec.Struct, frozen=True, kw_only=True):
     """Read before the two sides began to rejoin; or after: it may hold what the resync copied there."""
     reason: str = ""
     """Why it was not read, or why ``rejoin`` is not known."""
+    is_zero: bool = False
+    """It was read, and each byte is 0: on a volume that was empty, no write was stored there."""
 
 
 class FailingBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +115,9 @@ def in_words(block: FailingBlock) -> str:
     place = block.sector + block.byte_offset // SECTOR_BYTES
     verb = "differs" if block.bytes_different == 1 else "differ"
     count = f"{block.bytes_different} of {block.sectors * SECTOR_BYTES} bytes {verb}"
+    empty = [side for side, one in block.sides.items() if one.is_zero]
+    if empty:  # the two differ, so it is one side
+        return f"{said}: {', '.join(reads)}; {count}: the {empty[0]} holds zeros only"
     return (
         f"{said}: {', '.join(reads)}; {count}, the first is byte {block.byte_offset % SECTOR_BYTES} "
         f"of sector {place}"

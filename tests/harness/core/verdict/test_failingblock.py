@@ -1,5 +1,6 @@
 """On which side of the rejoin a block was read, by what the link shows; and how that is said."""
 
+import msgspec
 import pytest
 
 from freezeframe.harness.core.link.resync import Rejoin
@@ -93,6 +94,13 @@ def test_in_words() -> None:
     )
     late = with_rejoin(both, shows_rejoins=True, rejoins_ns=[(200, 200)], seen_until_ns=900)
     assert "both sides read AFTER the rejoin had begun" in in_words(late)
+    empty = {
+        **both.sides,
+        "secondary": msgspec.structs.replace(both.sides["secondary"], is_zero=True),
+    }
+    assert in_words(msgspec.structs.replace(both, sides=empty)).endswith(
+        "differs: the secondary holds zeros only"
+    )
     assert in_words(FailingBlock(sides={"primary": BlockRead()})) == ""
 
 
