@@ -161,7 +161,7 @@ class Station(threading.Thread):
     def _turn(self) -> None:
         """Wait for what comes next, and deal with it."""
         now = time.monotonic_ns()
-        dues = [self.machine.next_deadline_ns(now), *(one[0] for one in self._listening.values())]
+        dues = [self.machine.next_deadline_ns(), *(one[0] for one in self._listening.values())]
         limit_ns = min([one for one in dues if one is not None], default=now + NS_PER_S)
         limit_ns = max(now, min(limit_ns, deadline_in(TICK_S)))
         self.intake.take_what_comes(limit_ns, self._waker.fileno())
@@ -174,7 +174,7 @@ class Station(threading.Thread):
             if now >= until_ns:
                 del self._listening[side]
                 self.step(m.NotHeard(side=side, reason=reason))
-        due_ns = self.machine.next_deadline_ns(now)
+        due_ns = self.machine.next_deadline_ns()
         if due_ns is not None and due_ns <= now:
             self.step(m.Tick())
         self._tell_steps()

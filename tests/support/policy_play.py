@@ -72,13 +72,23 @@ class Play:
         end = self.now + round(seconds * NS_PER_S)
         done: list[m.Action] = []
         for _ in range(100_000):
-            due = self.machine.next_deadline_ns(self.now)
+            due = self.machine.next_deadline_ns()
             if due is None or due > end:
                 self.now = end
                 return done
             self.now = max(self.now, due)
             done += self.settle()
         raise AssertionError("the machine asks for the same deadline without end")
+
+    def idle(self, seconds: float, each_s: float = 0.05) -> None:
+        """Let time pass as a station does: it wakes up at least so often, late by up to that much, and
+        steps when a deadline has passed by then."""
+        end = self.now + round(seconds * NS_PER_S)
+        while self.now < end:
+            self.now = min(end, self.now + round(each_s * NS_PER_S))
+            due = self.machine.next_deadline_ns()
+            if due is not None and due <= self.now:
+                self.settle()
 
     def armed(self) -> "Play":
         """Everything is there, a person wants it armed."""

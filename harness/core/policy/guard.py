@@ -160,8 +160,8 @@ class Guard:
         )
 
     def next_change_ns(self, now: Ns) -> Ns | None:
-        """When ``allowed`` or ``known_kinds`` may change although nothing happens."""
-        ends = [one.t_ns + _ns(HOUR_S) for one in self._log if one.rung is Rung.WARMSTART]
+        """When ``allowed`` or ``known_kinds`` may change although nothing happens, after ``now``."""
+        ends = [one.t_ns + _ns(HOUR_S) for one in self._log]
         until_ns = self.allowed(now).until_ns
         later = [one for one in (*ends, until_ns) if one is not None and one > now]
         return min(later, default=None)

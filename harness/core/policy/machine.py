@@ -106,6 +106,9 @@ class Machine:
         self._looking = False
         self._look_ups = 0
         self._look_ns = now
+        self._guard_ns: Ns | None = None
+        """When what the storm guard allows next changes by itself, as of the last step. It stays due until
+        a step has taken it, however late that is."""
         self._saved = old
         self._is_resumed = saved is not None
 
@@ -125,19 +128,17 @@ class Machine:
             if due_ns <= now:
                 ask(now)
         self._say_health(now)
+        self._guard_ns = self.guard.next_change_ns(now)
         actions = [*first, *self._persist(), *self._out]
         self._out.clear()
         return actions
 
-    def next_deadline_ns(self, now: Ns) -> Ns | None:
-        """When to step although nothing has happened; None: never."""
+    def next_deadline_ns(self) -> Ns | None:
+        """When to step although nothing has happened; None: never. Time that passes does not change it:
+        what is due stays due until the next step."""
         dues = [due_ns for due_ns, _ in self._dues()]
         dues += [one.until_ns for one in self._expected]
-        dues += [
-            one
-            for one in (self.guard.next_change_ns(now), self._tally.next_ns())
-            if one is not None
-        ]
+        dues += [one for one in (self._guard_ns, self._tally.next_ns()) if one is not None]
         return min(dues, default=None)
 
     @property

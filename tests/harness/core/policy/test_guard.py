@@ -3,11 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from policy_play import Play
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_play import Play, of
 
 from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.policy import Health
 from freezeframe.harness.core.policy import messages as m
-from freezeframe.harness.core.policy.guard import DAY_S, Acted, Guard, Limits, Rung
+from freezeframe.harness.core.policy.guard import DAY_S, HOUR_S, Acted, Guard, Limits, Rung
 
 START_NS = 1_000 * NS_PER_S
 
@@ -171,3 +174,111 @@ def test_without_an_open_breaker_the_counts_of_a_process_before_go_on() -> None:
         play.settle(m.BenchArmed(who="anna", closes_breaker=closes))
         assert play.saved.guard_log == log
         assert play.machine.loaded is not None and play.machine.loaded.rung is Rung.SAVE
+
+
+# --- the end of a pause, on a bench where nothing else happens ------------------------------------------------
+def test_the_end_of_a_pause_is_a_deadline_until_a_step_has_taken_it() -> None:
+    """Seen: asked after the pause's end, the machine no longer named it, so the bench stayed "only
+    saves" until the next poll, up to 60 s."""
+    play = Play().armed()
+    play.settle(play.strike())
+    play.recover()
+    end_ns = play.now + 15 * NS_PER_S
+    assert play.machine.next_deadline_ns() == end_ns
+    play.now = end_ns + NS_PER_S
+    assert play.machine.next_deadline_ns() == end_ns
+    (arm,) = of(play.settle(), m.ArmBench)
+    assert arm.rung is Rung.WARMSTART and play.machine.status.health is Health.ARMED
+    due_ns = play.machine.next_deadline_ns()
+    assert due_ns is not None and due_ns > play.now
+
+
+def test_an_idle_bench_warmstarts_when_the_documentation_says() -> None:
+    """A trigger each 0.1 s that comes only while a warmstart is armed; nothing else happens."""
+    play, times = Play().armed(), []
+    began_ns = play.now
+    while play.now < began_ns + 120 * NS_PER_S:
+        loaded = play.machine.loaded
+        if loaded is not None and loaded.rung is Rung.WARMSTART:
+            times.append((play.now - began_ns) / NS_PER_S)
+            play.settle(play.strike())
+            play.idle(3)
+            play.recover()
+        play.idle(0.1)
+    assert times == pytest.approx([0, 15, 45, 105], abs=0.1 * len(times))
+
+
+LIMITS = st.builds(
+    Limits,
+    min_interval_s=st.sampled_from([0.0, 1.0, 15.0]),
+    max_interval_s=st.sampled_from([30.0, 600.0]),
+    calm_s=st.sampled_from([60.0, 1800.0]),
+    caps=st.sampled_from([(), ((60.0, 2),), ((120.0, 6), (HOUR_S, 3))]),
+    per_kind_per_hour=st.integers(1, 4),
+    save_interval_s=st.sampled_from([1.0, 10.0]),
+)
+
+
+@given(LIMITS, st.lists(st.tuples(st.floats(0, 900), st.integers(0, 1)), max_size=14))
+def test_nothing_changes_by_itself_before_the_next_change(
+    limits: Limits, actions: list[tuple[float, int]]
+) -> None:
+    """Kinds and rungs as the guard allows; then it is looked at every second."""
+    guard, second = Guard(limits), 0.0
+    for pause_s, kind in actions:
+        second += pause_s
+        guard.acted(at(second), f"kind {kind}", guard.allowed(at(second)).rung)
+    now = at(second)
+    before, next_ns = (guard.allowed(now), guard.known_kinds(now)), guard.next_change_ns(now)
+    for later in range(1, 2 * 3600, 7):
+        now = at(second + later)
+        if next_ns is not None and now >= next_ns:
+            before = guard.allowed(now), guard.known_kinds(now)
+            next_ns = guard.next_change_ns(now)
+            assert next_ns is None or next_ns > now
+        found = guard.allowed(now), guard.known_kinds(now)
+        assert (found[0].rung, found[0].why, found[1]) == (before[0].rung, before[0].why, before[1])
+
+
+def test_a_save_that_is_an_hour_old_may_end_a_pause() -> None:
+    guard = Guard(Limits(caps=((HOUR_S, 1),), save_interval_s=600))
+    guard.acted(at(3000), "k", Rung.WARMSTART)
+    for second in (3010, 3011, 6500):
+        guard.acted(at(second), "k", Rung.SAVE)
+    assert guard.allowed(at(6501)).why.startswith(
+        "storm guard: 3 saves in one hour, the next after"
+    )
+    assert guard.next_change_ns(at(6501)) == at(3000 + HOUR_S)
+    guard = Guard(Limits(caps=((HOUR_S, 1),), save_interval_s=600), guard.log[1:])
+    guard.acted(at(6502), "k", Rung.WARMSTART)
+    assert guard.next_change_ns(at(6503)) == at(3010 + HOUR_S)
+    assert guard.allowed(at(3010 + HOUR_S)).rung is Rung.SAVE
+
+
+@given(LIMITS, st.lists(st.tuples(st.floats(0, 90), st.booleans()), min_size=1, max_size=8))
+def test_what_is_armed_and_said_is_what_the_guard_allows_at_each_moment(
+    limits: Limits, triggers: list[tuple[float, bool]]
+) -> None:
+    """Strikes at any times on a bench where all is well: within 0.1 s of each change the reflex has
+    the frames that are allowed, and the health says why they are not the harshest."""
+    play = Play(limits=limits).armed()
+
+    def look() -> None:
+        guard, machine = play.machine.guard, play.machine
+        lately = (guard.allowed(play.now - NS_PER_S // 10), guard.allowed(play.now))
+        rung = machine.loaded.rung if machine.loaded is not None else Rung.NOTHING
+        assert rung in [one.rung for one in lately]
+        assert any(machine.status.why.removesuffix("; recording") == one.why for one in lately)
+
+    for pause_s, is_primary in triggers:
+        for _ in range(round(pause_s)):
+            play.idle(1)
+            look()
+        if play.machine.loaded is not None:
+            play.settle(play.strike(side="primary" if is_primary else "secondary"))
+            play.recover()
+        if play.machine.guard.broken:
+            return
+    for _ in range(130):
+        play.idle(1)
+        look()
