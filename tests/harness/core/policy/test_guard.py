@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_play import Play, of
 
@@ -219,6 +219,7 @@ LIMITS = st.builds(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(LIMITS, st.lists(st.tuples(st.floats(0, 900), st.integers(0, 1)), max_size=14))
 def test_nothing_changes_by_itself_before_the_next_change(
     limits: Limits, actions: list[tuple[float, int]]
@@ -255,6 +256,7 @@ def test_a_save_that_is_an_hour_old_may_end_a_pause() -> None:
     assert guard.allowed(at(3010 + HOUR_S)).rung is Rung.SAVE
 
 
+@settings(max_examples=40, deadline=None)
 @given(LIMITS, st.lists(st.tuples(st.floats(0, 90), st.booleans()), min_size=1, max_size=8))
 def test_what_is_armed_and_said_is_what_the_guard_allows_at_each_moment(
     limits: Limits, triggers: list[tuple[float, bool]]
