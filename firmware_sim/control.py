@@ -109,6 +109,25 @@ class Receiver:
             self._after_delimiter = False
 
 
+class BreakDetector:
+    """Finds the NULs that stand for a BREAK in the bytes of a line, in any pieces."""
+
+    def __init__(self) -> None:
+        self._nulls = 0
+        """At the end of what was fed."""
+
+    def feed(self, data: bytes) -> bool:
+        """Whether a BREAK was in ``data``, or ended its run of NULs there."""
+        before = self._nulls
+        leading = len(data) - len(data.lstrip(b"\0"))
+        if leading == len(data):
+            self._nulls += leading
+        else:
+            self._nulls = len(data) - len(data.rstrip(b"\0"))
+        is_reached = before < wire.BREAK_NULS <= before + leading
+        return is_reached or bytes(wire.BREAK_NULS) in data[leading:]
+
+
 @dataclass(frozen=True, slots=True)
 class Frozen:
     """The result of storing a root cause data set."""

@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Final, assert_never
 
 from crc32c import crc32c
@@ -23,9 +22,11 @@ from freezeframe.firmware_sim.drbd_metadata import Metadata
 from freezeframe.firmware_sim.drbd_peer import Peer
 from freezeframe.firmware_sim.faults import Faults
 from freezeframe.firmware_sim.host import HostSide, Job
+from freezeframe.firmware_sim.managed import Phase
 from freezeframe.firmware_sim.management import FIRMWARE_VERSION, MODEL, Management
 from freezeframe.firmware_sim.ports import (
     ConsoleSend,
+    ControlBreak,
     ControlData,
     ControlSend,
     HostClosed,
@@ -59,16 +60,6 @@ HOST_WRITE: Final = EventCode.HOST_WRITE
 HOST_ACK: Final = EventCode.HOST_ACK
 REPL_RECEIVE: Final = EventCode.REPL_RECEIVE
 STANDALONE: Final = Conn.STANDALONE
-
-
-class Phase(Enum):
-    BOOTING = "booting"
-    RUNNING = "running"
-    HUNG = "hung"
-    """A warmstart from which the controller does not return; only a power cycle helps."""
-    OFF = "off"
-
-
 BOOTING, RUNNING, HUNG, OFF = Phase
 
 
@@ -98,7 +89,7 @@ class Controller:
         self._boot_done_ns = 0
         self._role = Role.PRIMARY if config.side == "primary" else Role.SECONDARY
         self._pair_state = PairState.SIMPLEX
-        self._write_no = 0
+        self.host_writes = 0
         self._jobs: dict[int, Job] = {}
         self._held: deque[Job] = deque()
         self._sockets: set[int] = set()
@@ -127,8 +118,12 @@ class Controller:
     def step(self, now_ns: int, inbox: Sequence[Inbox]) -> list[Outbox]:
         """Process the inputs and due timers; return the outputs."""
         self.now_ns = now_ns
-        if self.phase in (HUNG, OFF):
+        if self.phase is OFF:
             return []
+        if (
+            self.phase is HUNG
+        ):  # the host's port is held, as in every warmstart; nobody reads the lines
+            inbox = [one for one in inbox if not isinstance(one, ControlData)]
         self.trace.uptime_ns = now_ns - self._boot_ns
         self.console.set_time(now_ns)
         if self.phase is BOOTING and now_ns >= self._boot_done_ns:
@@ -190,6 +185,8 @@ class Controller:
                 self._replication_closed(item)
             case ControlData():
                 self._control(item)
+            case ControlBreak():
+                self._nmi()
             case HostOpened():
                 self.trace.add(EventCode.HOST_CONNECT, item.session)
                 self.host.opened(item.session, self._role is not Role.PRIMARY)
@@ -285,8 +282,8 @@ class Controller:
             self.host.answer(job)
 
     def _replicate(self, job: Job, offset_bytes: int, data: bytes) -> None:
-        self._write_no += 1
-        write_no = self._write_no
+        self.host_writes += 1
+        write_no = self.host_writes
         sector = offset_bytes // SECTOR_BYTES
         self.trace.add(HOST_WRITE, write_no, sector, len(data), crc32c(data))
         self.console.count_write(len(data))
@@ -305,11 +302,13 @@ class Controller:
         end = request.offset_bytes + request.length_bytes
         for at in range(request.offset_bytes, end, MAX_TRIM_BYTES):
             length = min(MAX_TRIM_BYTES, end - at)
-            self._write_no += 1
-            self.trace.add(EventCode.HOST_TRIM, self._write_no, at // SECTOR_BYTES, length)
-            if self.peer.replicate(self.now_ns, self._write_no, at, None, length, fua=request.fua):
+            self.host_writes += 1
+            self.trace.add(EventCode.HOST_TRIM, self.host_writes, at // SECTOR_BYTES, length)
+            if self.peer.replicate(
+                self.now_ns, self.host_writes, at, None, length, fua=request.fua
+            ):
                 job.waiting += 1
-                self._jobs[self._write_no] = job
+                self._jobs[self.host_writes] = job
         self._plan_scrub()
         if not job.waiting:
             self.host.answer(job)
@@ -389,6 +388,12 @@ class Controller:
 
     def _freeze_self(self, reason: Reason, incident_id: bytes) -> None:
         self.management.freeze(SetKind.WARMSTART, reason, incident_id)
+
+    def _nmi(self) -> None:
+        """A BREAK: store what there is, and restart. Who hangs has stored it; who boots runs no firmware."""
+        if self.phase is RUNNING and not self._restart:
+            self.management.store_at_nmi()
+        self._restart |= self.phase is not BOOTING
 
     # --- boot, warmstart ------------------------------------------------------------------------------------
     def _next_epoch(self) -> None:
@@ -482,18 +487,6 @@ class Controller:
     def host_requests(self) -> int:
         """Number of unanswered host requests."""
         return len(dict.fromkeys(self._jobs.values())) + len(self._held)
-
-    def diagnostics(self) -> dict[str, object]:
-        return {
-            "self_test": "pass",
-            "phase": self.phase.value,
-            "host_sessions": self.host.sessions,
-            "host_writes": self._write_no,
-            "unscrubbed_blocks": self.store.unscrubbed_blocks,
-            "scrub_mismatches": self.scrub.mismatches,
-            "damaged_blocks": [list(one) for one in self.scrub.damaged],
-            "sets_kept": len(self.sets.entries()),
-        }
 
     def restart_soon(self) -> None:
         """Warmstart after the answers of this step are sent."""

@@ -4,13 +4,15 @@ with faults.
 ``Management`` is the ``control.Firmware`` of a running controller.
 """
 
+from contextlib import suppress
 from typing import Any, Final
 
 from freezeframe.firmware_sim.control import Frozen
 from freezeframe.firmware_sim.managed import Managed
-from freezeframe.firmware_sim.rootcause import SetStore
+from freezeframe.firmware_sim.rootcause import NoSpace, SetStore
 from freezeframe.firmware_sim.staterecord import live_record, state_record
 from freezeframe.harness.wire.control import (
+    INCIDENT_ID_BYTES,
     MAX_PAYLOAD_BYTES,
     Capability,
     Op,
@@ -96,6 +98,11 @@ class Management:
         if warm:
             own.restart_soon()
         return Frozen(set_id, own.boot_epoch + warm, own.trace.next_seq, own.trace.uptime_ns)
+
+    def store_at_nmi(self) -> None:
+        """A set of no incident, where there is room for one; then the restart."""
+        with suppress(NoSpace):
+            self.freeze(SetKind.WARMSTART, Reason.OPERATOR, bytes(INCIDENT_ID_BYTES))
 
     def state_record(self, max_bytes: int) -> bytes:
         return live_record(state_record(self.controller), max_bytes)

@@ -63,6 +63,13 @@ class ControlData:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlBreak:
+    """A BREAK on a serial line: an NMI."""
+
+    port: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicationBlocked:
     """Output waits because the peer does not read; repeated whenever it has accepted some. False:
     all is sent."""
@@ -82,6 +89,7 @@ Inbox = (
     | ReplicationData
     | ReplicationClosed
     | ControlData
+    | ControlBreak
 )
 
 

@@ -33,12 +33,15 @@ from freezeframe.firmware_sim.channels import (
     tcp_options,
 )
 from freezeframe.firmware_sim.config import BOOT_NS, ControllerConfig
-from freezeframe.firmware_sim.controller import Controller, Phase
+from freezeframe.firmware_sim.control import BreakDetector
+from freezeframe.firmware_sim.controller import Controller
 from freezeframe.firmware_sim.drbd_contract import PeerConfig
 from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.firmware_sim.managed import Phase
 from freezeframe.firmware_sim.medium import FileMedium
 from freezeframe.firmware_sim.ports import (
     ConsoleSend,
+    ControlBreak,
     ControlData,
     ControlSend,
     HostClose,
@@ -370,8 +373,12 @@ class Server:
         self._attach(port, connection, lambda _reason: None)
 
     def _attach(self, port: str, source: socket.socket | int, end: Callable[[str], None]) -> None:
+        breaks = BreakDetector()
+
         def data(received: memoryview) -> None:
             self._inbox.append(ControlData(port, bytes(received)))
+            if breaks.feed(bytes(received)):
+                self._inbox.append(ControlBreak(port))
 
         limit = CONSOLE_LIMIT_BYTES if port == "console" else 0
         self._lines[port] = Stream(self._selector, source, data, end, drop_above_bytes=limit)

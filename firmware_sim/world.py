@@ -16,12 +16,14 @@ from typing import Final, assert_never
 
 from freezeframe.firmware_sim.config import ControllerConfig
 from freezeframe.firmware_sim.control import Frame, Receiver, encode
-from freezeframe.firmware_sim.controller import Controller, Phase
+from freezeframe.firmware_sim.controller import Controller
 from freezeframe.firmware_sim.drbd_contract import PeerConfig
 from freezeframe.firmware_sim.drbd_metadata import Metadata
+from freezeframe.firmware_sim.managed import Phase
 from freezeframe.firmware_sim.medium import MemoryMedium
 from freezeframe.firmware_sim.ports import (
     ConsoleSend,
+    ControlBreak,
     ControlData,
     ControlSend,
     HostClose,
@@ -333,6 +335,10 @@ class World:
             lambda: any(frame.seq == seq for frame in replies), limit_s, f"no reply from {side}"
         )
         return next(frame for frame in replies if frame.seq == seq)
+
+    def send_break(self, side: str) -> None:
+        """A BREAK on the control line."""
+        self._arrive(side, ControlBreak("control"))
 
     # --- host -----------------------------------------------------------------------------------------------
     def connect_host(self, side: str = "primary") -> HostClient:

@@ -174,6 +174,25 @@ class Rehearsing(Protocol):
         ...
 
 
+@runtime_checkable
+class BreakLine(Protocol):
+    """A ByteLink that may carry a BREAK."""
+
+    def send_break(self) -> None:
+        """RigError: this line carries none, or is gone."""
+        ...
+
+
+@runtime_checkable
+class BreakingIn(Protocol):
+    """A controller that hangs in its warmstart may be made to restart by a BREAK on its control line."""
+
+    def break_in(self, deadline_ns: Ns) -> None:
+        """Send the BREAK, and what has to follow it. A BREAK names no target: the caller knows who is
+        there. Nothing is read, its effect shows in the boot epoch. RigError: the line carries none."""
+        ...
+
+
 MAX_BLOCK_READ_BYTES: Final = 64 << 10
 """Of one ``read_blocks``."""
 

@@ -21,6 +21,7 @@ from freezeframe.harness.errors import RigError, UsageError, WireError, WrongDev
 from freezeframe.harness.roles import (
     MAX_BLOCK_READ_BYTES,
     REHEARSED,
+    BreakLine,
     ByteLink,
     Clock,
     Identity,
@@ -53,7 +54,8 @@ assert WINDOW_BYTES <= control.MAX_WINDOW_BYTES
 
 
 class SimArray:
-    """Implements roles.Controller, roles.Serviceable, roles.Rehearsing and roles.BlockReading."""
+    """Implements roles.Controller, roles.Serviceable, roles.Rehearsing, roles.BlockReading and
+    roles.BreakingIn."""
 
     reads_while_booting = True
     warmstart_line: bytes = rb"warmstart: set \d+"
@@ -241,6 +243,13 @@ class SimArray:
                 )
             data += piece
         return bytes(data)
+
+    # --- roles.BreakingIn ---
+    def break_in(self, deadline_ns: Ns) -> None:
+        """The firmware takes a BREAK as an NMI: nothing has to follow."""
+        if not isinstance(self.link, BreakLine):
+            raise RigError(f"{self.side}: {self.link.name} carries no BREAK")
+        self.link.send_break()
 
     # --- roles.Serviceable ---
     def acknowledge(self, entry: SetEntry, identity: Identity, deadline_ns: Ns) -> Reply:

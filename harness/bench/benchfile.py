@@ -117,7 +117,8 @@ class PolicyTable(Table):
     boot_timeout_s: Seconds = 10.0
     pull_timeout_s: Seconds = 30.0
     rejoin_timeout_s: Seconds = 20.0
-    on_hung_warmstart: Literal["power-cycle", "give-up"] = "give-up"
+    on_hung_warmstart: Literal["break, power-cycle", "break", "power-cycle", "give-up"] = "give-up"
+    """What follows, in this order and each once, when a controller does not come back."""
     power_off_s: Seconds = 1.0
     """Off time of the output in a power cycle."""
     poll_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
@@ -141,7 +142,8 @@ class PolicyTable(Table):
             boot_timeout_s=self.boot_timeout_s,
             pull_timeout_s=self.pull_timeout_s,
             rejoin_timeout_s=self.rejoin_timeout_s,
-            power_cycle=self.on_hung_warmstart == "power-cycle",
+            power_cycle="power-cycle" in self.on_hung_warmstart,
+            breaks=frozenset(SIDES if "break" in self.on_hung_warmstart else ()),
         )
 
 
@@ -235,10 +237,10 @@ class Bench(Table):
             yield ("link", key), wrong
         for where, wrong in self.notify.faults() if self.notify is not None else ():
             yield ("notify", *where), wrong
-        if self.policy.on_hung_warmstart == "power-cycle" and self.power is None:
+        if "power-cycle" in self.policy.on_hung_warmstart and self.power is None:
             yield (
                 ("policy", "on_hung_warmstart"),
-                "needs a [power] table; allowed without one: 'give-up'",
+                "needs a [power] table; allowed without one: 'break', 'give-up'",
             )
         if not self.controlled:
             yield (
@@ -344,7 +346,7 @@ class ExpectTable(Table):
     rules: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
     """At least one of these rules must trigger; empty: any rule."""
     power_cycle: bool = False
-    """A controller returns only after a power cycle."""
+    """A controller returns only after a BREAK or a power cycle."""
     data_equal: bool = True
     """False: the fault may leave the two sides different in the end."""
 

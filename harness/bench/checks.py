@@ -22,6 +22,7 @@ from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.rigs.framing import kinds
 from freezeframe.harness.roles import (
+    BreakingIn,
     Controller,
     FaultArming,
     FrameSocket,
@@ -31,6 +32,7 @@ from freezeframe.harness.roles import (
 )
 from freezeframe.harness.wire.faults import FaultKind
 
+WITHOUT_BREAK: Final = ("power-cycle", "give-up")
 WITHOUT: Final = {
     "console": "nothing is heard of this side, and no canary proves a tap",
     "control": "this side is never instructed, its root cause data set is not collected, and no canary proves its tap",
@@ -157,10 +159,17 @@ def _check_lines(bench: Bench) -> Iterator[CheckResult]:
 
 
 def _wrong_with_controller(bench: Bench, side: str, maker: Callable[..., object]) -> list[str]:
-    """What keeps a controller's driver from being made, as far as that shows without its line."""
-    options = bench.controller("primary" if side == "primary" else "secondary").options
+    """What keeps a controller's driver from being made, and from the policy's BREAK, as far as that shows
+    without its line."""
+    table = bench.controller("primary" if side == "primary" else "secondary")
     wrong = constructor_problem(maker)
-    return [*([wrong] if wrong else []), *problems(maker, options)]
+    found = [*([wrong] if wrong else []), *problems(maker, table.options)]
+    breaks = bool(bench.policy.recovery().breaks) and table.control is not None
+    if breaks and isinstance(maker, type) and not issubclass(maker, BreakingIn):
+        found.append(
+            f"sends no BREAK; allowed for on_hung_warmstart: {', '.join(map(repr, WITHOUT_BREAK))}"
+        )
+    return found
 
 
 def _check_scenario(bench: Bench, path: Path, rule_names: set[str]) -> Iterator[CheckResult]:
@@ -229,7 +238,7 @@ def refuse_unplayable(bench: Bench, scenario: Scenario) -> None:
 
 def unplayable(bench: Bench, scenario: Scenario) -> str:
     """Return why a bench cannot run a scenario; "": it can."""
-    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart != "power-cycle":
+    if scenario.expect.power_cycle and bench.policy.on_hung_warmstart == "give-up":
         return "needs on_hung_warmstart = 'power-cycle'"
     if bench.rig is not None:
         inside = sorted({fault.kind for fault in scenario.faults} - set(kinds(bench.link.protocol)))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import serial
+import serial.rfc2217
 from serial.tools import list_ports
 
 from freezeframe.harness.core.events import NS_PER_S, Ns
@@ -28,6 +29,7 @@ from freezeframe.harness.core.lineerrors import COUNTERS, LineErrors
 from freezeframe.harness.edge import exec_line, locks
 from freezeframe.harness.edge.exec_line import ExecPort
 from freezeframe.harness.errors import LineGoneError, RigError
+from freezeframe.harness.wire.control import BREAK_NULS
 
 DEFAULT_BAUD: Final = 115_200
 WRITE_TIMEOUT_NS: Final = 5 * NS_PER_S
@@ -117,6 +119,31 @@ class SerialLink:
                     ) from error
             except OSError as error:
                 raise LineGoneError(f"{self.name} is gone: {self._end(error)}") from error
+
+    def send_break(self) -> None:
+        """Send a BREAK; on a PTY, which carries none, the NULs that stand for it. RigError: this kind of
+        line cannot, or it is gone."""
+        if self._is_pty:
+            self.write(bytes(BREAK_NULS))
+            return
+        if isinstance(self._port, _Silent):
+            raise LineGoneError(f"{self.name} is gone")
+        if not isinstance(self._port, serial.Serial | serial.rfc2217.Serial):
+            raise RigError(
+                f"{self.name} cannot send a BREAK: use a serial device, or the terminal server's rfc2217:// port"
+            )
+        try:
+            self._port.send_break(BREAK_S)
+        except (OSError, ValueError, termios.error) as error:
+            if self._pump is not None and not self._pump.error:  # the terminal server did not obey
+                raise RigError(f"{self.name} sent no BREAK: {error}") from error
+            raise LineGoneError(f"{self.name} is gone: {error}") from error
+
+    @property
+    def _is_pty(self) -> bool:
+        return isinstance(self._port, serial.Serial) and os.path.realpath(
+            str(self._port.port)
+        ).startswith(PTY_PREFIX)
 
     def set_baud(self, baud: int) -> None:
         """Change the rate of a device's port. Lines of other kinds have none. RigError: refused."""

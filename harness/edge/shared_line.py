@@ -80,6 +80,10 @@ class SharedLine:
         self._fail_if_gone()
         self.line.write(data)
 
+    def send_break(self) -> None:
+        self._fail_if_gone()
+        self.line.send_break()
+
     def _fail_if_gone(self) -> None:
         if self._is_gone:
             raise LineGoneError(f"{self.name} is gone, and is not there again yet")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from freezeframe.harness.core.events import SIDES, Ns
 from freezeframe.harness.core.link.check import ExpectedOnLink, check_protocol
 from freezeframe.harness.core.link.protocol import LinkOptions, ProtocolMaker
-from freezeframe.harness.promises.controllers import check_controller
+from freezeframe.harness.promises.controllers import check_break_in, check_controller
 from freezeframe.harness.promises.kit import check_host_port, check_power_rail, ignore
 from freezeframe.harness.roles import Clock, Controller, HostPort, PowerRail
 
@@ -19,6 +19,8 @@ class ControllerCase:
     clock: Clock | None = None
     """The one that the driver's deadlines are measured by; None: CLOCK_MONOTONIC."""
     timeout_s: float = 30.0
+    breaks: bool = False
+    """Whether its BREAK is checked, too: the device is RESTARTED."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,10 @@ def check_case(case: Case, passed: Callable[[str], None] = ignore) -> None:
             check_controller(
                 case.controller, timeout_s=case.timeout_s, clock=case.clock, passed=passed
             )
+            if case.breaks:
+                check_break_in(
+                    case.controller, timeout_s=case.timeout_s, clock=case.clock, passed=passed
+                )
         case HostCase():
             check_host_port(case.port, passed=passed)
         case PowerCase():

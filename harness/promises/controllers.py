@@ -1,5 +1,6 @@
 """The conformance kit for controllers: one whole save, and what a verdict needs of its set."""
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -17,6 +18,7 @@ from freezeframe.harness.roles import (
     REHEARSED,
     UNREHEARSED,
     BlockReading,
+    BreakingIn,
     Clock,
     Controller,
     Identity,
@@ -53,6 +55,37 @@ def check_controller(
     call; ``clock`` is the one that the driver's deadlines are measured by.
     """
     ControllerTrial(controller, timeout_s, clock or MonotonicTime(), passed).run()
+
+
+def check_break_in(
+    controller: Controller,
+    *,
+    timeout_s: float = 30.0,
+    clock: Clock | None = None,
+    passed: Callable[[str], None] = ignore,
+) -> None:
+    """``BreakingIn``: the BREAK reaches the device, which begins a new boot.
+
+    The controller RESTARTS. A device that runs takes a BREAK as one that hangs does; one that does
+    not (a Linux node without a key) cannot be checked so. ``timeout_s`` bounds the restart.
+    """
+    trial = ControllerTrial(controller, timeout_s, clock or MonotonicTime(), passed)
+    trial.hold(isinstance(controller, BreakingIn), "the controller has break_in()")
+    before = trial.one(Identity, "identify", trial.deadline())
+    if isinstance(controller, Preparable):
+        trial.call("prepare", before, INCIDENT_ID, trial.deadline())
+    unsent = trial.one(
+        bytes, "freeze_frame", before, int(Reason.OPERATOR), INCIDENT_ID, disruptive=True
+    )
+    trial.call("break_in", trial.deadline())
+    deadline_ns, boot_epoch = trial.deadline(), before.boot_epoch
+    while boot_epoch <= before.boot_epoch and trial.now() < deadline_ns:
+        with contextlib.suppress(HarnessError):  # while it boots
+            # Nobody answers that frame: a pause by the driver's own clock.
+            controller.freeze_reply(unsent, min(deadline_ns, trial.now() + NS_PER_S // 10))
+            seen = controller.identify(min(deadline_ns, trial.now() + NS_PER_S))
+            boot_epoch = seen.boot_epoch
+    trial.hold(boot_epoch > before.boot_epoch, "after break_in() the device begins a new boot")
 
 
 class ControllerTrial(RoleTrial):

@@ -14,6 +14,7 @@ from freezeframe.harness.core import rootcause
 from freezeframe.harness.roles import (
     Acknowledging,
     BlockReading,
+    BreakingIn,
     Controller,
     FaultArming,
     HostPort,
@@ -167,6 +168,7 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
     Preparable: {"prepare": Promise("nothing, or RigError", _anything)},
     Rehearsing: {"rehearse": _REPLY},
     BlockReading: {"read_blocks": Promise("as many bytes as were asked for", _a(bytes))},
+    BreakingIn: {"break_in": Promise("nothing, once the BREAK is sent, or RigError", _anything)},
     Acknowledging: {"acknowledge": _REPLY},
     FaultArming: {"set_faults": _REPLY},
     Tracing: {"set_trace_level": _REPLY},
@@ -187,5 +189,5 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
 }
 """Role -> method -> what it promises. The optional roles of a controller stand beside Controller."""
 OPTIONAL: Final = (
-    Printing, Preparable, Rehearsing, BlockReading, Acknowledging, FaultArming, Tracing,
+    Printing, Preparable, Rehearsing, BlockReading, BreakingIn, Acknowledging, FaultArming, Tracing,
 )  # fmt: skip

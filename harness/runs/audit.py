@@ -7,7 +7,8 @@ It lies outside of any incident and is only appended to, one JSON object per lin
 
     utc      when, in milliseconds
     who      the user, and the command with its process id
-    action   arm, disarm, strike, frame, rules, health, notify, or a report of the policy (lost, back, guard ...)
+    action   arm, disarm, strike, break, power cycle, frame, rules, health, notify, or a report of the policy
+             (lost, back, guard ...)
     about    the side, the part, the rule or the incident
     why      the reason, if there is one
     result   what came of it: "ok", or what went wrong

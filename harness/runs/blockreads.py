@@ -27,6 +27,7 @@ from freezeframe.harness.core.recovery.messages import (
     Finish,
     PowerCycle,
     Pull,
+    SendBreak,
 )
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.verdict.failingblock import BlockRead, FailingBlock, differing
@@ -76,7 +77,7 @@ class BlockReads:
                 self._leave(side)
             case Pull(side=side):
                 self._leave(side)
-            case PowerCycle(side=side):
+            case SendBreak(side=side) | PowerCycle(side=side):
                 self._leave(side)
                 self._tried.discard(side)
             case AwaitFullDuplex():

@@ -469,9 +469,9 @@ class ScenarioRun:
                 self.reasons.append(
                     f"the {side.side}'s root cause data set is {side.set}: {side.reason}"
                 )
-            if side.power_cycled and not self.scenario.expect.power_cycle:
-                self.reasons.append(f"the {side.side} came back only by a power cycle")
-        if self.scenario.expect.power_cycle and not any(side.power_cycled for side in finish.sides):
+            if side.helped_by and not self.scenario.expect.power_cycle:
+                self.reasons.append(f"the {side.side} came back only by {side.helped_by}")
+        if self.scenario.expect.power_cycle and not any(side.helped_by for side in finish.sides):
             self.reasons.append("no controller hung in its warmstart: none had to be power cycled")
         if finish.rejoined is not True:
             self.reasons.append(

@@ -16,6 +16,7 @@ from freezeframe.harness.core.recovery.messages import (
     AwaitBoot,
     AwaitFullDuplex,
     AwaitReply,
+    BreakSent,
     Compare,
     Compared,
     Finish,
@@ -27,6 +28,7 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SendBreak,
     TimedOut,
 )
 from freezeframe.harness.errors import (
@@ -35,9 +37,11 @@ from freezeframe.harness.errors import (
     LineGoneError,
     RigError,
     WireError,
+    WrongDeviceError,
 )
 from freezeframe.harness.roles import (
     Acknowledging,
+    BreakingIn,
     ByteLink,
     Clock,
     Controller,
@@ -150,6 +154,8 @@ class Carrier:
                     return self._await_reply(action)
                 case AwaitBoot():
                     return self._await_boot(action)
+                case SendBreak():
+                    return self._send_break(action)
                 case PowerCycle():
                     return self._power_cycle(action.side)
                 case Pull():
@@ -184,7 +190,7 @@ class Carrier:
         return Replied(side=action.side, ok=reply.ok, status=reply.status)
 
     def _await_boot(self, action: AwaitBoot) -> RecoveryEvent:
-        last, is_gone, limit_ns = "no answer", False, action.deadline_ns
+        last, is_gone, is_stranger, limit_ns = "no answer", False, False, action.deadline_ns
         while not self._is_cancelled():
             now = self._clock.now()
             if now >= limit_ns:
@@ -198,6 +204,7 @@ class Carrier:
             except HarnessError as error:
                 # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
                 last, is_gone = str(error), isinstance(error, LineGoneError)
+                is_stranger = is_stranger or isinstance(error, WrongDeviceError)
                 self._pause(ASK_AGAIN_S)
                 if is_gone:  # some control ports close with the restart
                     with contextlib.suppress(RigError):
@@ -211,7 +218,19 @@ class Carrier:
             self._heard(answered)
             # It has not gone down yet.
             self._pause(ASK_AGAIN_S)
-        return TimedOut(detail=last, line_gone=is_gone)
+        return TimedOut(detail=last, line_gone=is_gone, is_stranger=is_stranger)
+
+    def _send_break(self, action: SendBreak) -> RecoveryEvent:
+        controller = self._reach.controllers[action.side]
+        try:
+            if not isinstance(controller, BreakingIn):
+                raise RigError("its driver sends none")
+            controller.break_in(action.deadline_ns)
+        except LineGoneError:
+            raise
+        except HarnessError as error:
+            return BreakSent(side=action.side, error=str(error))
+        return BreakSent(side=action.side)
 
     def _power_cycle(self, side: Side) -> RecoveryEvent:
         try:

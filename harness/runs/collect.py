@@ -3,7 +3,7 @@ reading what the other processes tell. ``carry.py`` does what the recovery asks 
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from freezeframe.harness.bench.opened import NOT_COLLECTED, OpenBench
@@ -13,10 +13,16 @@ from freezeframe.harness.core.recovery.machine import Recovery
 from freezeframe.harness.core.recovery.messages import Action, Compared, Finish, Transition
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.incidents.incident import Incident
+from freezeframe.harness.roles import BreakingIn
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.blockreads import BlockReads
 from freezeframe.harness.runs.carry import Carrier
 from freezeframe.harness.runs.redrive import Redrive
+
+
+def _breakable(opened: OpenBench, sides: Iterable[Side]) -> frozenset[Side]:
+    """Those whose driver sends a BREAK."""
+    return frozenset(one for one in sides if isinstance(opened.controllers.get(one), BreakingIn))
 
 
 class Collector:
@@ -42,9 +48,9 @@ class Collector:
         ``compare`` is called once the pair is whole; ``changed`` after each step, from the
         collector's thread. In autonomic mode the sides instruct themselves: there is no frame of
         ours to be answered, and their newest sets are this incident's. Not ``disruptive``: the
-        frames only saved. ``is_resumed``: the answers to the frames were lost with
-        the process that wrote them, and are not waited for. Not ``switches_power``: a side that
-        does not restart is lost, whatever the policy says; a dry run acts on nothing. ``cause``: what
+        frames only saved. ``is_resumed``: the answers to the frames were lost with the process that
+        wrote them, and are not waited for. Not ``switches_power``: a side that does not restart is
+        lost and gets no BREAK, whatever the policy says; a dry run acts on nothing. ``cause``: what
         the frames went out for; None: the failing block is not read. ``triggers``, all that were
         reported, goes on growing. ``audit`` gets each frame that is written from here."""
         self.finish: Finish | None = None
@@ -61,7 +67,10 @@ class Collector:
             if is_resumed
             else min((getattr(one, "frame_repeats", 0) for one in makers), default=0)
         )
-        policy = replace(policy, power_cycle=policy.power_cycle and switches_power, repeats=repeats)
+        # A killed process does not know in which boot they are: a BREAK names no target.
+        breaks = _breakable(opened, policy.breaks if switches_power and not is_resumed else ())
+        power_cycle = policy.power_cycle and switches_power
+        policy = replace(policy, power_cycle=power_cycle, breaks=breaks, repeats=repeats)
         self._recovery = Recovery(policy, armed, disruptive=disruptive)
         self._changed = changed
         self._triggers = triggers

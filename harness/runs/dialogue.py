@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from freezeframe.harness.bench.benchfile import PolicyTable
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.core.events import SIDES, FrameFailed, FrameSent, Side
 from freezeframe.harness.core.policy import messages as m
@@ -202,10 +203,11 @@ class Dialogue:
 
 
 def would_write(
-    action: m.WouldFire, known: Mapping[tuple[Side, int], SideFrames], *, redrive: bool
+    action: m.WouldFire, known: Mapping[tuple[Side, int], SideFrames], policy: PolicyTable
 ) -> str:
-    """Say what the reflex would have written for the hit of a dry run."""
-    hit, arm = action.hit, action.arm
+    """Say what the reflex would have written for the hit of a dry run, and what would have followed a
+    hung warmstart."""
+    hit, arm, redrive = action.hit, action.arm, policy.redrive
     ready = {side: known[side, at] for side, at in arm.epochs.items() if (side, at) in known}
     rung = Rung.SAVE if hit.rule in arm.gentle_rules else arm.rung
     frames = frames_of(ready, rung, redrive=redrive).get(hit.source, {})
@@ -216,7 +218,10 @@ def would_write(
         for side in hit.sides
     )
     word = "warmstart" if rung is Rung.WARMSTART and not redrive else "save"
-    return f"{hit.kind}: {word}: {', '.join(out)}"
+    text = f"{hit.kind}: {word}: {', '.join(out)}"
+    if rung is Rung.WARMSTART and "break" in policy.on_hung_warmstart:
+        text += f"; to one that hangs: {policy.on_hung_warmstart.replace('break', 'BREAK')}"
+    return text
 
 
 def frames_of(

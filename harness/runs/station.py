@@ -53,6 +53,7 @@ from freezeframe.harness.runs.strike import (
     restarted_in,
     seen_before,
     seen_before_kill,
+    tell_steps,
     what_is_missing,
 )
 from freezeframe.harness.runs.view import View
@@ -246,8 +247,7 @@ class Station(threading.Thread):
             case m.Join():
                 self._say(f"{action.hit.rule} on the {action.hit.side} joins the open incident")
             case m.WouldFire():
-                redrive = self.opened.bench.policy.redrive
-                text = would_write(action, self.dialogue.frames, redrive=redrive)
+                text = would_write(action, self.dialogue.frames, self.opened.bench.policy)
                 self.audit.add("would have fired", action.hit.rule, text)
                 self._say(f"would have fired: {text}")
             case m.MarkGap():
@@ -464,8 +464,7 @@ class Station(threading.Thread):
     def _tell_steps(self) -> None:
         steps = [] if self._collector is None else self._collector.steps[self._steps_told :]
         self._steps_told += len(steps)
-        for one in steps:
-            self._view.step(one.side, one.step, one.detail)
+        tell_steps(steps, self._view, self.audit)
 
     def _new_recording(self, incident_id: bytes = b"") -> Recording:
         lost = self._cannot_record

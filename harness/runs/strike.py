@@ -3,14 +3,27 @@ a station says of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from freezeframe.harness.core.events import FrameFailed, FrameSent, Side, Trigger
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONTROL
-from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameNotOut, FrameOut
+from freezeframe.harness.core.recovery.machine import NO_BREAK
+from freezeframe.harness.core.recovery.messages import (
+    Compared,
+    Finish,
+    FrameNotOut,
+    FrameOut,
+    Transition,
+)
+from freezeframe.harness.core.recovery.table import Signal
 from freezeframe.harness.edge.clock import WallReading
+from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.view import View
+
+HUNG: Final = "it did not come back from its warmstart"
 
 
 @dataclass
@@ -73,6 +86,20 @@ def restarted_in(finish: Finish | None) -> dict[Side, int]:
     """Return the boots in which a recovery left the sides that it saw restart."""
     sides = finish.sides if finish is not None else ()
     return {one.side: one.boot_epoch for one in sides if one.boot_epoch}
+
+
+def tell_steps(steps: Sequence[Transition], view: View, audit: AuditJournal) -> None:
+    """Show the steps of a recovery, and audit what was done to a controller that hung."""
+    for one in steps:
+        view.step(one.side, one.step, one.detail)
+        if one.step == Signal.BROKEN_IN:
+            audit.add("break", one.side, HUNG)
+        elif one.detail.startswith(NO_BREAK):
+            audit.add("break", one.side, HUNG, one.detail)
+        elif one.step == Signal.CYCLED:
+            audit.add("power cycle", one.side, HUNG)
+        elif one.step == Signal.NOT_CYCLED:
+            audit.add("power cycle", one.side, HUNG, one.detail)
 
 
 def gap_in_words(gap: m.MarkGap, clock: WallReading) -> str:

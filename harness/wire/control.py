@@ -70,6 +70,11 @@ class Status(IntEnum):
     NO_SPACE = 10
 
 
+BREAK_NULS: Final = 32
+"""NULs in a row that stand for a BREAK on a line that carries none, such as a PTY: a BREAK is a line that
+is held at 0 for longer than a character. Frames have at most two delimiters in a row."""
+
+
 class Reason(IntEnum):
     """Why a controller was instructed; kept in its root cause data set."""
 

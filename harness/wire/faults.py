@@ -58,7 +58,9 @@ _BARRIER: Final = "BARRIER_ACK's set_size is one too large"
 _MISDIRECTED: Final = "acknowledges, and stores at another sector"
 _STALL: Final = "neither reads nor answers the data socket for `delay_ms`"
 _GARBLE: Final = "bytes of its next console output are overwritten with noise"
-_HUNG: Final = "stores its set, then does not come back from a warmstart until its power is cycled"
+_HUNG: Final = (
+    "stores its set, then does not come back from a warmstart until a BREAK or a power cycle"
+)
 _MISPLACED: Final = "sends the copy, with its right digest, to the place of its neighbour"
 _STALE: Final = (
     "sends what the place held before, with its right digest, when it is next written over"

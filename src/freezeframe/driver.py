@@ -25,6 +25,8 @@ from freezeframe.harness.errors import (
 from freezeframe.harness.roles import (
     Acknowledging,
     BlockReading,
+    BreakingIn,
+    BreakLine,
     ByteLink,
     Clock,
     Controller,
@@ -57,6 +59,8 @@ __all__ = [
     "ALL_EVENTS",
     "Acknowledging",
     "BlockReading",
+    "BreakLine",
+    "BreakingIn",
     "ByteLink",
     "Clock",
     "Controller",

@@ -17,7 +17,7 @@ from freezeframe.harness.promises.cases import (
     PowerCase,
     check_case,
 )
-from freezeframe.harness.promises.controllers import check_controller
+from freezeframe.harness.promises.controllers import check_break_in, check_controller
 from freezeframe.harness.promises.kit import (
     ConformanceError,
     check_host_port,
@@ -25,6 +25,7 @@ from freezeframe.harness.promises.kit import (
 )
 
 __all__ = [
-    "Case", "ConformanceError", "ControllerCase", "ExpectedOnLink", "HostCase", "LinkCase", "PowerCase", "check_case",
-    "check_controller", "check_host_port", "check_power_rail", "check_protocol", "conversation",
+    "Case", "ConformanceError", "ControllerCase", "ExpectedOnLink", "HostCase", "LinkCase", "PowerCase",
+    "check_break_in", "check_case", "check_controller", "check_host_port", "check_power_rail", "check_protocol",
+    "conversation",
 ]  # fmt: skip

@@ -40,6 +40,7 @@ class Firmware:
 
     def __init__(self) -> None:
         self.boot_epoch = 4
+        self.obeys_breaks = True
         self.sets = SetStore(MemoryNvram())
         self.lines: list[str] = []
         self.level = 0
@@ -94,6 +95,7 @@ class Line:
     name = "virtual line"
 
     def __init__(self, firmware: Firmware) -> None:
+        self.firmware = firmware
         self.operations = Operations(firmware)
         self.to_rig = bytearray()
         self.now_ns = 0
@@ -106,6 +108,9 @@ class Line:
 
     def fileno(self) -> int:
         raise AssertionError("no descriptor")
+
+    def send_break(self) -> None:
+        self.firmware.boot_epoch += self.firmware.obeys_breaks
 
     def close(self) -> None: ...
 
@@ -190,6 +195,21 @@ def test_the_driver_keeps_the_promises_of_its_role(
     firmware, driver, line = rig
     testing.check_controller(driver, clock=line)
     assert firmware.boot_epoch == 4
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_a_break_restarts_the_device_or_the_driver_is_named(
+    obeys: bool, rig: tuple[Firmware, SimArray, Line]
+) -> None:
+    firmware, driver, line = rig
+    firmware.obeys_breaks = obeys
+    case = testing.ControllerCase(controller=driver, clock=line, timeout_s=5.0, breaks=True)
+    if obeys:
+        testing.check_case(case)
+        assert firmware.boot_epoch == 5
+        return
+    with pytest.raises(testing.ConformanceError, match="the device begins a new boot"):
+        testing.check_case(case)
 
 
 def test_blocks_are_read_while_it_boots_in_any_length_up_to_64_kib(

@@ -6,9 +6,10 @@ import random
 import cbor2
 import pytest
 
-from freezeframe.firmware_sim.controller import Phase
+from freezeframe.firmware_sim.control import BreakDetector, Frame, encode
 from freezeframe.firmware_sim.faults import STORE_KINDS
 from freezeframe.firmware_sim.invariants import sets_of, violations
+from freezeframe.firmware_sim.managed import Phase
 from freezeframe.firmware_sim.mutants import MUTANTS
 from freezeframe.firmware_sim.world import SERIAL_NUMBERS, World
 from freezeframe.harness.wire import control as wire
@@ -267,6 +268,61 @@ def test_a_hung_warmstart_is_silent_until_the_power_is_cycled() -> None:
     assert len(sets_of(world, "primary")) == 1
     assert world.content("primary") == world.content("secondary")
     assert world.content("primary")[: 20 * 4096] == random.Random(7).randbytes(20 * 4096)
+
+
+def test_a_break_ends_a_hung_warmstart_and_the_host_was_held() -> None:
+    world = started()
+    write_some(world, 20)
+    settle(world)
+    arm(world, "primary", "hung_warmstart")
+    assert world.reply("primary", freeze(world, "primary")).payload[0] == Status.OK
+    write_some(world, 20, seed=8, first=20)
+    world.run_for(5)
+    assert world.controller("primary").phase is Phase.HUNG and any(world.drain())
+    world.send_break("primary")
+    settle(world)
+    assert violations(world) == {}
+    assert len(sets_of(world, "primary")) == 1
+    assert world.content("primary")[: 20 * 4096] == random.Random(7).randbytes(20 * 4096)
+
+
+def test_a_break_does_not_end_a_warmstart_that_hangs_again() -> None:
+    world = started()
+    arm(world, "secondary", "hung_warmstart", count=2)
+    assert world.reply("secondary", freeze(world, "secondary")).payload[0] == Status.OK
+    world.send_break("secondary")
+    world.run_for(5)
+    assert world.controller("secondary").phase is Phase.HUNG
+    world.power_cycle("secondary")
+    settle(world)
+    assert len(sets_of(world, "secondary")) == 1
+
+
+def test_a_break_restarts_who_runs_with_a_set_of_no_incident_and_not_who_boots() -> None:
+    world = started()
+    write_some(world, 20)
+    world.send_break("secondary")
+    world.run_until(lambda: world.controller("secondary").phase is Phase.BOOTING)
+    booting = world.controller("secondary").boot_epoch
+    world.send_break("secondary")
+    settle(world)
+    assert world.controller("secondary").boot_epoch == booting
+    (content,) = sets_of(world, "secondary")
+    assert content["header"]["incident_id"] == bytes(16)
+    assert violations(world) == {}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31, 32, 33, 500])
+def test_the_nulls_of_a_break_are_found_once_in_any_pieces(size: int) -> None:
+    frame = encode(Frame(Op.IDENTIFY, 1, bytes(64)))
+    data = frame * 3 + bytes(wire.BREAK_NULS) + frame + bytes(wire.BREAK_NULS + 40) + b"x" + frame
+    for quiet in (frame * 3, bytes(wire.BREAK_NULS - 1) + b"x" + bytes(wire.BREAK_NULS - 1)):
+        detector = BreakDetector()
+        pieces = [quiet[at : at + size] for at in range(0, len(quiet), size)]
+        assert not any(detector.feed(piece) for piece in pieces)
+    detector = BreakDetector()
+    found = sum(detector.feed(data[at : at + size]) for at in range(0, len(data), size))
+    assert found == (1 if size >= len(data) else 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ Each instructed side goes through its own steps:
     armed -> instructed -> restarting -> pulling -> settled
                                ^  |
                                |  v
-                           power cycling            at most once, when the policy allows it
+                            breaking in             at most once, when policy and driver allow it
+                           power cycling            after that, at most once, when the policy allows it
 
 * A refusal settles the side at once: the controller reported that it will not restart. "stale epoch"
   is the exception: it has restarted since it was armed, perhaps because an earlier copy of the frame
@@ -14,8 +15,10 @@ Each instructed side goes through its own steps:
   harmless: the boot epoch in the frame refuses the copy that comes second.
 * Silence settles nothing: the controller may have obeyed and its reply may be lost. The boot epoch
   decides. A newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did
-  not obey. No answer at all is a hung warmstart, which only a power cycle can end. A control line that
-  is gone tells nothing about its controller, whose power is left alone.
+  not obey. No answer at all is a hung warmstart, which a BREAK may end, and else only a power cycle. A
+  control line that is gone tells nothing about its controller, which is left alone.
+* A BREAK names no target. It is sent only while nobody has answered since the controller was last
+  identified: not after "stale epoch", not where another device answers, and not for a save.
 * A save restarts nobody: the side goes from its reply, or its silence, straight to the pull. Nothing
   refuses a second save, so the frame is written again only on evidence: the controller was silent, and
   lists no set of the incident.
@@ -42,6 +45,7 @@ from freezeframe.harness.core.recovery.messages import (
     AwaitBoot,
     AwaitFullDuplex,
     AwaitReply,
+    BreakSent,
     Compare,
     Compared,
     Finish,
@@ -56,6 +60,7 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SendBreak,
     SideEvent,
     SideResult,
     TimedOut,
@@ -65,6 +70,7 @@ from freezeframe.harness.core.recovery.table import TABLE, SideStep, Signal
 
 STALE_EPOCH: Final = "stale epoch"
 """The refusal of a frame that was armed for an earlier boot."""
+NO_BREAK: Final = "no BREAK could be sent"
 MAX_PULLS: Final = 5
 """Attempts per pull. A line that fails more often is treated as lost for this incident."""
 
@@ -78,6 +84,10 @@ class _Side:
     boot_epoch: int = 0
     up: bool = False
     """It answers identify requests. It may not have restarted yet."""
+    break_tried: bool = False
+    break_sent: bool = False
+    is_stranger: bool = False
+    """Another device answered in its place."""
     power_cycled: bool = False
     replies_awaited: int = 0
     pulls: int = 0
@@ -184,6 +194,11 @@ class Recovery:
                 state.boot_epoch = event.boot_epoch
                 state.pull_left_ns = None
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
+            case BreakSent() if state.step is SideStep.BREAKING:
+                if event.error:
+                    return self._without_break(state), f"{NO_BREAK}: {event.error}"
+                state.break_sent = True
+                return Signal.BROKEN_IN, ""
             case PowerCycled() if state.step is SideStep.POWER_CYCLING:
                 state.power_cycled = not event.error
                 return (Signal.NOT_CYCLED, event.error) if event.error else (Signal.CYCLED, "")
@@ -206,8 +221,17 @@ class Recovery:
         is_silent = state.reply == Signal.SILENT.value
         return not self._disruptive and is_silent and state.replies_awaited <= self._policy.repeats
 
+    def _may_break(self, state: _Side) -> bool:
+        """Whether a BREAK would be the first of this incident, and reach who was identified."""
+        is_known = self._disruptive and state.reply != STALE_EPOCH and not state.is_stranger
+        return is_known and state.side in self._policy.breaks and not state.break_tried
+
+    def _without_break(self, state: _Side) -> Signal:
+        can_cycle = self._policy.power_cycle and not state.power_cycled
+        return Signal.HUNG if can_cycle else Signal.LOST
+
     def _timeout_signal(
-        self, action: AwaitReply | AwaitBoot | PowerCycle | Pull, *, line_gone: bool
+        self, action: AwaitReply | AwaitBoot | SendBreak | PowerCycle | Pull, *, line_gone: bool
     ) -> Signal:
         state = self._sides[action.side]
         match action:
@@ -222,8 +246,11 @@ class Recovery:
                     return Signal.DID_NOT_RESTART
                 if line_gone:
                     return Signal.UNREACHABLE
-                can_cycle = self._policy.power_cycle and not state.power_cycled
-                return Signal.HUNG if can_cycle else Signal.LOST
+                if self._may_break(state):
+                    return Signal.BREAKABLE
+                return self._without_break(state)
+            case SendBreak():
+                return Signal.UNREACHABLE if line_gone else self._without_break(state)
             case PowerCycle():
                 return Signal.NOT_CYCLED
             case Pull():
@@ -233,8 +260,9 @@ class Recovery:
     def _pair_event(self, event: TimedOut | Rejoined | Compared, now: Ns) -> list[Action]:
         action = self._action
         match action, event:
-            case ((AwaitReply() | AwaitBoot() | PowerCycle() | Pull()), TimedOut()):
+            case ((AwaitReply() | AwaitBoot() | SendBreak() | PowerCycle() | Pull()), TimedOut()):
                 detail = event.detail or "deadline passed"
+                self._sides[action.side].is_stranger |= event.is_stranger
                 signal = self._timeout_signal(action, line_gone=event.line_gone)
                 return self._apply(self._sides[action.side], signal, detail, now, t_ns=now)
             case AwaitFullDuplex(), Rejoined():
@@ -275,6 +303,12 @@ class Recovery:
                 deadline_ns = now + _ns(self._policy.boot_timeout_s)
                 action = AwaitBoot(
                     side=state.side, armed_epoch=state.armed_epoch, deadline_ns=deadline_ns
+                )
+            case SideStep.BREAKING:
+                assert state is not None
+                state.break_tried = True
+                action = SendBreak(
+                    side=state.side, deadline_ns=now + _ns(self._policy.reply_timeout_s)
                 )
             case SideStep.POWER_CYCLING:
                 assert state is not None
@@ -322,6 +356,7 @@ def _result(state: _Side) -> SideResult:
         boot_epoch=state.boot_epoch,
         up=state.up,
         power_cycled=state.power_cycled,
+        break_sent=state.break_sent,
     )
 
 

@@ -9,7 +9,7 @@ from freezeframe.harness.core.events import Ns, Side
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Timeouts of the recovery, and whether a hung warmstart leads to a power cycle."""
+    """Timeouts of the recovery, and what a hung warmstart leads to."""
 
     reply_timeout_s: float
     boot_timeout_s: float
@@ -18,6 +18,9 @@ class Policy:
     rejoin_timeout_s: float
     power_cycle: bool
     """Whether to cycle the power of a controller that does not restart; at most once."""
+    breaks: frozenset[Side] = frozenset()
+    """Sides whose controller gets a BREAK when it does not restart, at most once, before its power is
+    cycled."""
     repeats: int = 0
     """How often an unanswered frame is written again. Only for device types that refuse the second
     copy."""
@@ -50,6 +53,13 @@ class Answered:
 
     side: Side
     boot_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakSent:
+    side: Side
+    error: str = ""
+    """Why no BREAK could be sent; empty if it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +102,13 @@ class TimedOut:
     detail: str = ""
     line_gone: bool = False
     """The control line is not there: the silence is the bench's, not the controller's."""
+    is_stranger: bool = False
+    """Another device answered on the control line."""
 
 
-SideEvent = FrameOut | FrameNotOut | Replied | Answered | PowerCycled | Pulled | PullBroke
+SideEvent = (
+    FrameOut | FrameNotOut | Replied | Answered | BreakSent | PowerCycled | Pulled | PullBroke
+)
 RecoveryEvent = SideEvent | Rejoined | Compared | TimedOut
 
 
@@ -114,6 +128,12 @@ class AwaitBoot:
 
     side: Side
     armed_epoch: int
+    deadline_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendBreak:
+    side: Side
     deadline_ns: Ns
 
 
@@ -155,6 +175,12 @@ class SideResult:
     """Boot epoch after the restart; 0: the controller was not seen up again."""
     up: bool = False
     power_cycled: bool = False
+    break_sent: bool = False
+
+    @property
+    def helped_by(self) -> str:
+        """What brought it back, where it did not come back by itself; "": nothing had to."""
+        return "a power cycle" if self.power_cycled else "a BREAK" if self.break_sent else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +193,7 @@ class Finish:
     detail: str = ""
 
 
-Action = AwaitReply | AwaitBoot | PowerCycle | Pull | AwaitFullDuplex | Compare | Finish
+Action = AwaitReply | AwaitBoot | SendBreak | PowerCycle | Pull | AwaitFullDuplex | Compare | Finish
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------

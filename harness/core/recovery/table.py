@@ -11,10 +11,11 @@ class SideStep(IntEnum):
 
     INSTRUCTED = 0
     RESTARTING = 1
-    POWER_CYCLING = 2
-    PULLING = 3
-    ARMED = 4
-    SETTLED = 5
+    BREAKING = 2
+    POWER_CYCLING = 3
+    PULLING = 4
+    ARMED = 5
+    SETTLED = 6
 
 
 class Signal(StrEnum):
@@ -30,6 +31,8 @@ class Signal(StrEnum):
     SILENT = "no answer"
     UP = "up"
     DID_NOT_RESTART = "did not restart"
+    BREAKABLE = "hung, a BREAK can be sent"
+    BROKEN_IN = "BREAK sent"
     HUNG = "hung, power can be cycled"
     LOST = "hung, power cannot be cycled"
     UNREACHABLE = "control line gone"
@@ -54,6 +57,13 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
     SideStep.RESTARTING: {
         Signal.UP: SideStep.PULLING,
         Signal.DID_NOT_RESTART: SideStep.SETTLED,
+        Signal.BREAKABLE: SideStep.BREAKING,
+        Signal.HUNG: SideStep.POWER_CYCLING,
+        Signal.LOST: SideStep.SETTLED,
+        Signal.UNREACHABLE: SideStep.SETTLED,
+    },
+    SideStep.BREAKING: {
+        Signal.BROKEN_IN: SideStep.RESTARTING,
         Signal.HUNG: SideStep.POWER_CYCLING,
         Signal.LOST: SideStep.SETTLED,
         Signal.UNREACHABLE: SideStep.SETTLED,

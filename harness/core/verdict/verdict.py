@@ -49,7 +49,12 @@ MAX_ALSO: Final = 16
 GARBLED: Final = re.compile(rb"[\x80-\xff].{0,16}[\x80-\xff]")
 """Firmware prints ASCII; two foreign bytes so near each other are noise."""
 HUNG_STEPS: Final = frozenset(
-    {"hung, power can be cycled", "hung, power cannot be cycled", "power cycled"}
+    {
+        "hung, a BREAK can be sent",
+        "hung, power can be cycled",
+        "hung, power cannot be cycled",
+        "power cycled",
+    }
 )
 """Steps of the recovery (core.recovery.table.Signal) that say that a controller did not come back by
 itself."""

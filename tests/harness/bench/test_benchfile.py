@@ -11,6 +11,7 @@ import pytest
 from freezeframe.harness.bench import benchfile, checks
 from freezeframe.harness.bench.benchfile import load_bench, load_scenario
 from freezeframe.harness.core.configfile import Table
+from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.wire.faults import FaultKind
 
@@ -100,7 +101,20 @@ def test_placeholders_are_replaced_for_a_run(tmp_path: Path) -> None:
 def test_policy_becomes_the_recoverys() -> None:
     policy = load_bench("sim").policy.recovery()
     assert (policy.boot_timeout_s, policy.pull_timeout_s, policy.rejoin_timeout_s) == (10, 30, 20)
-    assert policy.power_cycle
+    assert policy.power_cycle and policy.breaks == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("setting", "breaks", "cycles"),
+    [("break", True, False), ("break, power-cycle", True, True), ("give-up", False, False)],
+)
+def test_what_follows_a_hung_warmstart(
+    setting: str, breaks: bool, cycles: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "b.toml"
+    path.write_text(SIM.replace('= "power-cycle"', f'= "{setting}"'))
+    policy = load_bench(path).policy.recovery()
+    assert (policy.breaks == frozenset(SIDES), policy.power_cycle) == (breaks, cycles)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +193,7 @@ def test_one_side_at_least_has_a_control_line_and_can_be_instructed(tmp_path: Pa
 
 def test_a_power_cycle_needs_a_supply(tmp_path: Path) -> None:
     start, end = SIM.index("[power]"), SIM.index("[policy]")
-    assert "needs a [power] table; allowed without one: 'give-up'" in problem(
+    assert "needs a [power] table; allowed without one: 'break', 'give-up'" in problem(
         tmp_path, SIM[:start] + SIM[end:]
     )
 

@@ -93,6 +93,21 @@ def test_a_bench_says_which_built_in_scenarios_it_can_play(tmp_path: Path) -> No
     assert any("clean" in detail and status == "ok" for status, detail in linux)
 
 
+def test_a_break_needs_a_driver_that_sends_one(tmp_path: Path) -> None:
+    def with_break(driver: str) -> Path:
+        path = bench_file(tmp_path, driver=driver)
+        path.write_text(
+            path.read_text().replace("[policy]\n", '[policy]\non_hung_warmstart = "break"\n')
+        )
+        return path
+
+    assert said(with_break("sim_array"), "driver of secondary") == [("ok", "sim_array")]
+    assert said(with_break("linux_drbd"), "driver of secondary") == [
+        ("problem",
+         "driver 'linux_drbd': sends no BREAK; allowed for on_hung_warmstart: 'power-cycle', 'give-up'")
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "path", sorted((builtin_folder() / "scenarios").glob("*.toml")), ids=lambda p: p.stem
 )

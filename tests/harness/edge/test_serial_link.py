@@ -24,9 +24,10 @@ from freezeframe.harness.core.events import NS_PER_S
 from freezeframe.harness.core.lineerrors import LineErrors
 from freezeframe.harness.edge.clock import MonotonicClock, read_wall_clock
 from freezeframe.harness.edge.locks import holder
-from freezeframe.harness.edge.serial_link import BREAK, SerialLink, open_serial
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.edge.serial_link import BREAK, SerialLink, open_serial, silent_line
+from freezeframe.harness.errors import LineGoneError, RigError
 from freezeframe.harness.roles import ByteLink
+from freezeframe.harness.wire.control import BREAK_NULS
 
 
 def soon(seconds: float = 5.0) -> int:
@@ -379,6 +380,49 @@ def test_a_break_in_the_bytes_becomes_one_on_the_line_of_a_serial_server(
     finally:
         link.close()
         far.stop()
+
+
+def test_a_break_by_itself_goes_to_the_serial_server_and_as_nulls_to_a_pty(
+    server: socket.socket, line: tuple[int, str]
+) -> None:
+    device, path = line
+    tty.setraw(device)
+    direct = open_serial(path)
+    try:
+        direct.write(b"a")
+        direct.send_break()
+        got = b""
+        while len(got) < 1 + BREAK_NULS:
+            assert select.select([device], [], [], 5)[0]
+            got += os.read(device, 4096)
+        assert got == b"a" + bytes(BREAK_NULS)
+    finally:
+        direct.close()
+    far = Rfc2217Server(server, path)
+    link = open_serial(f"rfc2217://127.0.0.1:{server.getsockname()[1]}")
+    try:
+        link.send_break()
+        link.write(b"b")
+        assert select.select([device], [], [], 5)[0] and os.read(device, 4096) == b"b"
+        assert far.port.done == [True, False, b"b"]
+    finally:
+        link.close()
+        far.stop()
+
+
+def test_other_lines_send_no_break(server: socket.socket) -> None:
+    link = open_serial(f"socket://127.0.0.1:{server.getsockname()[1]}")
+    try:
+        with pytest.raises(RigError, match="cannot send a BREAK: use a serial device"):
+            link.send_break()
+    finally:
+        link.close()
+    gone = silent_line("primary control line", is_gone=True)
+    try:
+        with pytest.raises(LineGoneError):
+            gone.send_break()
+    finally:
+        gone.close()
 
 
 def test_a_line_that_can_carry_no_break_is_refused_for_one(server: socket.socket) -> None:

@@ -106,6 +106,7 @@ def collect(
     armed_epoch: int = ARMED_EPOCH,
     power_cycle: bool = False,
     switches_power: bool = True,
+    breaks: bool = False,
     boot_timeout_s: float | None = None,
     secondary: Device | None = None,
     audit: AuditJournal | None = None,
@@ -116,6 +117,7 @@ def collect(
         pull_timeout_s=5,
         rejoin_timeout_s=1,
         power_cycle=power_cycle,
+        breaks=frozenset({"primary"} if breaks else ()),
     )
     devices: dict[Side, Device] = {"primary": device}
     if secondary is not None:
@@ -343,3 +345,25 @@ def test_a_side_that_does_not_restart_is_switched_only_where_that_is_wanted(
     finish, _ = collect(tmp_path, hung, power_cycle=True, switches_power=switches_power)
     assert hung.powered == (["primary"] if switches_power else [])
     assert finish.sides[0].power_cycled is switches_power
+
+
+class Breakable(Hung):
+    """A BREAK mends it."""
+
+    def break_in(self, deadline_ns: Ns) -> None:
+        self.powered.append("BREAK")
+
+
+@pytest.mark.parametrize(
+    ("device", "switches_power", "done"),
+    [(Breakable, True, ["BREAK"]), (Breakable, False, []), (Hung, True, ["primary"])],
+)
+def test_a_break_goes_out_only_by_a_driver_that_sends_one_and_never_in_a_dry_run(
+    device: type[Hung], switches_power: bool, done: list[str], tmp_path: Path
+) -> None:
+    hung = device(boot_epoch=ARMED_EPOCH)
+    finish, _ = collect(
+        tmp_path, hung, power_cycle=True, breaks=True, switches_power=switches_power
+    )
+    assert hung.powered == done
+    assert finish.sides[0].break_sent is ("BREAK" in done)

@@ -14,6 +14,7 @@ from freezeframe.harness.core.recovery.messages import (
     AwaitBoot,
     AwaitFullDuplex,
     AwaitReply,
+    BreakSent,
     Compare,
     Compared,
     Finish,
@@ -28,6 +29,7 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SendBreak,
     TimedOut,
 )
 from freezeframe.harness.core.recovery.table import TABLE, SideStep
@@ -39,6 +41,8 @@ POLICY = Policy(
 NO_POWER = Policy(
     reply_timeout_s=2, boot_timeout_s=10, pull_timeout_s=30, rejoin_timeout_s=20, power_cycle=False
 )
+LADDER = replace(POLICY, breaks=frozenset({"primary", "secondary"}))
+BREAK_ONLY = replace(NO_POWER, breaks=LADDER.breaks)
 
 
 def obedient(action: Action) -> RecoveryEvent:
@@ -48,6 +52,8 @@ def obedient(action: Action) -> RecoveryEvent:
             return Replied(side=action.side, ok=True)
         case AwaitBoot():
             return Answered(side=action.side, boot_epoch=action.armed_epoch + 1)
+        case SendBreak():
+            return BreakSent(side=action.side)
         case PowerCycle():
             return PowerCycled(side=action.side)
         case Pull():
@@ -146,22 +152,87 @@ def test_what_is_done_before_an_action_takes_none_of_its_time() -> None:
 
 
 def test_a_hung_warmstart_is_power_cycled_once_and_goes_on() -> None:
-    cycled: list[str] = []
-
-    def hung(action: Action) -> RecoveryEvent:
-        if isinstance(action, AwaitBoot) and action.side == "primary" and not cycled:
-            return TimedOut()
-        if isinstance(action, PowerCycle):
-            cycled.append(action.side)
-        return obedient(action)
-
-    names, finish = walk(pair(), hung)
+    names, finish = walk(pair(), hangs("primary", PowerCycle))
     assert names[2:7] == ["AwaitBoot p", "AwaitBoot s", "PowerCycle p", "AwaitBoot p", "Pull p"]
     assert (
         finish.sides[0].set == "complete"
         and finish.sides[0].power_cycled
         and not finish.sides[1].power_cycled
     )
+
+
+def hangs(side: str, mended_by: type[Action] | None) -> Callable[[Action], RecoveryEvent]:
+    """One controller does not come back until that was done to it; None: never."""
+    done: set[type] = set()
+
+    def answer(action: Action) -> RecoveryEvent:
+        if getattr(action, "side", "") == side:
+            done.add(type(action))
+            if isinstance(action, AwaitBoot) and mended_by not in done:
+                return TimedOut(detail="no answer")
+        return obedient(action)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("policy", "mended_by", "walked", "helped_by"),
+    [
+        (LADDER, SendBreak, ["SendBreak p", "AwaitBoot p", "Pull p"], "a BREAK"),
+        (LADDER, PowerCycle,
+         ["SendBreak p", "AwaitBoot p", "PowerCycle p", "AwaitBoot p", "Pull p"], "a power cycle"),
+        (LADDER, None, ["SendBreak p", "AwaitBoot p", "PowerCycle p", "AwaitBoot p", "Pull s"], "a power cycle"),
+        (BREAK_ONLY, None, ["SendBreak p", "AwaitBoot p", "Pull s"], "a BREAK"),
+    ],
+)  # fmt: skip
+def test_a_break_comes_before_the_power_and_once(
+    policy: Policy, mended_by: type[Action] | None, walked: list[str], helped_by: str
+) -> None:
+    names, finish = walk(pair(policy), hangs("primary", mended_by))
+    assert names[4 : 4 + len(walked)] == walked
+    assert finish.sides[0].helped_by == helped_by and finish.sides[1].helped_by == ""
+    assert (finish.sides[0].set == "complete") is (mended_by is not None)
+
+
+@pytest.mark.parametrize("disruptive", [True, False])
+def test_no_break_goes_to_who_was_not_identified_in_this_boot(disruptive: bool) -> None:
+    """One has restarted since, another device is in place of the other: a BREAK names no target."""
+
+    def unknown(action: Action) -> RecoveryEvent:
+        is_first = getattr(action, "side", "") == "primary"
+        if isinstance(action, AwaitReply) and is_first:
+            return Replied(side="primary", ok=False, status="stale epoch")
+        return (
+            TimedOut(is_stranger=not is_first)
+            if isinstance(action, AwaitBoot)
+            else obedient(action)
+        )
+
+    machine = Recovery(LADDER, {"primary": 3, "secondary": 8}, disruptive=disruptive)
+    names, _ = walk(machine, unknown)
+    assert "AwaitBoot p" in names and not any(name.startswith("SendBreak") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("event", "then", "reason"),
+    [
+        (BreakSent(side="primary", error="the line carries none"), "PowerCycle p", ""),
+        (TimedOut(detail="stuck"), "PowerCycle p", ""),
+        (TimedOut(detail="unplugged", line_gone=True), "Pull s", "control line gone: unplugged"),
+    ],
+)
+def test_what_follows_a_break_that_could_not_be_sent(
+    event: RecoveryEvent, then: str, reason: str
+) -> None:
+    """The power, unless the control line is gone: that tells nothing about the controller."""
+    hung = hangs("primary", PowerCycle)
+
+    def answer(action: Action) -> RecoveryEvent:
+        return event if isinstance(action, SendBreak) else hung(action)
+
+    names, finish = walk(pair(LADDER), answer)
+    assert names[names.index("SendBreak p") + 1] == then
+    assert finish.sides[0].reason == reason and not finish.sides[0].break_sent
 
 
 @pytest.mark.parametrize(("policy", "cycles"), [(POLICY, 1), (NO_POWER, 0)])
@@ -360,6 +431,7 @@ SIDES = st.sampled_from(["primary", "secondary"])
 EVENTS = st.one_of(
     st.builds(Replied, side=SIDES, ok=st.booleans(), status=st.just("busy")),
     st.builds(Answered, side=SIDES, boot_epoch=st.integers(0, 12)),
+    st.builds(BreakSent, side=SIDES, error=st.sampled_from(["", "no"])),
     st.builds(PowerCycled, side=SIDES, error=st.sampled_from(["", "no"])),
     st.builds(Pulled, side=SIDES),
     st.builds(
@@ -375,7 +447,7 @@ EVENTS = st.one_of(
 )
 
 
-@given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER]))
+@given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER, LADDER, BREAK_ONLY]))
 def test_whatever_happens_it_ends_by_its_deadlines(
     events: list[RecoveryEvent], policy: Policy
 ) -> None:
@@ -395,7 +467,7 @@ def test_whatever_happens_it_ends_by_its_deadlines(
         now = max(now, machine.next_deadline() or now)
         actions = machine.on(TimedOut(), now) or actions
     assert machine.finished and isinstance(actions[0], Finish)
-    assert now <= 1 + S * (2 * (2 + 3 * 10 + 30) + 20)
+    assert now <= 1 + S * (2 * (2 + 4 * 10 + 2 + 30) + 20)
     for one in actions[0].sides:
         assert (one.set == "complete") == (one.reason == "")
 
