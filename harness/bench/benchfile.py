@@ -6,7 +6,6 @@ file are relative to the file. ``{run}`` and ``{supply_port}`` stand for the dir
 and the port of the simulated supply; only a bench with [simulation] has these.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -406,28 +405,6 @@ class Scenario(Table):
                     }
                 )
         return {"seed": seed, "faults": entries}
-
-
-def attached(bench: Bench) -> str:
-    """Return a bench file for the running simulation of ``bench`` (resolved). Its parts are used
-    as on a real rig, and its power is left to the command that started it."""
-    tables = bench.model_dump(exclude_none=True, exclude={"simulation"})
-    tables["policy"]["rules"] = [str(path) for path in bench.rule_paths()]
-    if bench.power is not None:
-        tables["power"]["safe_state"] = "leave"
-    lines = []
-    for name, table in tables.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _toml(value: object) -> str:
-    """Strings, numbers, booleans and lists of strings have the same form in JSON and TOML."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value)
 
 
 # --- finding and reading ------------------------------------------------------------------------------------

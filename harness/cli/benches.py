@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from freezeframe.harness.bench import benchfile, checks
+from freezeframe.harness.bench.attached import attached
 from freezeframe.harness.bench.benchfile import Bench
 from freezeframe.harness.bench.opened import OpenBench
 from freezeframe.harness.cli.output import EXIT_PASS, EXIT_RIG, EXIT_USAGE, out, print_json, say
@@ -87,7 +88,7 @@ def _simulate(bench: Bench, run_dir: Path, *, seed: int, as_json: bool) -> None:
 
     with OpenBench(bench, run_dir, seed=seed) as opened:
         attach = run_dir / "bench.toml"
-        attach.write_text(benchfile.attached(opened.bench))
+        attach.write_text(attached(opened.bench))
         # Other commands open the lines.
         opened.release_lines()
         signal.signal(signal.SIGINT, on_signal)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from freezeframe.harness.bench.benchfile import Bench, attached, builtin_folder, load_bench
+from freezeframe.harness.bench.attached import attached
+from freezeframe.harness.bench.benchfile import Bench, builtin_folder, load_bench
 from freezeframe.harness.bench.checks import check
 from freezeframe.harness.bench.notifytable import OCCASIONS
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
