@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
+from freezeframe.harness.bench import identity
 from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.options import OPTION_WORDS, is_source
@@ -92,6 +93,10 @@ class ControllerTable(Table):
     control_baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115_200
     options: Annotated[dict[Name, object], Field(max_length=64)] = Field(default_factory=dict)
     """What the driver's ``Options`` takes. A secret is ``{ env = NAME }`` or ``{ file = PATH }``."""
+
+    @property
+    def lines(self) -> tuple[str | None, str | None]:
+        return self.console, self.control
 
 
 class PowerTable(Table):
@@ -173,11 +178,25 @@ class Bench(Table):
     policy: PolicyTable
     workload: WorkloadTable = Field(default_factory=WorkloadTable)
     _path: Path = PrivateAttr(default=Path())
+    _id: str = PrivateAttr(default="")
 
     @property
     def path(self) -> Path:
         """Path of the file."""
         return self._path
+
+    @property
+    def id(self) -> str:
+        """Name and digest: see freezeframe.harness.bench.identity. Also ``resolve`` keeps it."""
+        return self._id or identity.bench_id(self.name, self._lines(), self._path)
+
+    @property
+    def pair_id(self) -> str:
+        """The same of the controllers; "" before ``resolve`` of a bench that is made anew."""
+        return identity.pair_id(self.name, self._lines())
+
+    def _lines(self) -> list[str | None]:
+        return [line for side in SIDES for line in self.controller(side).lines]
 
     @property
     def name(self) -> str:
@@ -273,7 +292,7 @@ class Bench(Table):
             return value
 
         resolved = type(self).model_validate(replaced(self.model_dump()))
-        resolved._path = self._path
+        resolved._path, resolved._id = self._path, self.id
         return resolved
 
     def rule_paths(self) -> list[Path]:
@@ -300,9 +319,7 @@ class Bench(Table):
     def with_workload(self, overrides: "WorkloadOverrides") -> Self:
         """Return the bench with the workload of a scenario."""
         workload = self.workload.model_copy(update=overrides.model_dump(exclude_none=True))
-        changed = self.model_copy(update={"workload": workload})
-        changed._path = self._path
-        return changed
+        return self.model_copy(update={"workload": workload})
 
 
 # --- scenarios ----------------------------------------------------------------------------------------------

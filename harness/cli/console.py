@@ -6,14 +6,21 @@ import threading
 from pathlib import Path
 from typing import Final, TextIO
 
-from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import Bench, load_bench
+from freezeframe.harness.bench.identity import another_of_that_name
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import err
 from freezeframe.harness.core.console.shown import ShownStream
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.incidents.following import Chunk, ConsoleFollower, Recorder, recorders
+from freezeframe.harness.incidents.following import (
+    Chunk,
+    ConsoleFollower,
+    Recorder,
+    all_recorders,
+    recorders,
+)
 from freezeframe.harness.runs.policyfile import PolicyFile
 
 POLL_S: Final = 0.1
@@ -30,7 +37,7 @@ def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: boo
         raise UsageError(f"{described.path}: [{named}] names no console, so nobody records one")
     follower = None
     with contextlib.suppress(KeyboardInterrupt):
-        recorder = _find(described.name, bench, named, out_dir)
+        recorder = _find(described, bench, named, out_dir)
         _say(f"the {named}'s console, as {recorder.holder} records it; read-only, Ctrl-C ends it")
         follower = ConsoleFollower(recorder, named, with_times=timestamps)
         screen = _Screen(sys.stdout, recorder, timestamps)
@@ -44,14 +51,19 @@ def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: boo
             follower.close()
 
 
-def _find(name: str, given: str, side: Side, out_dir: Path) -> Recorder:
-    saved = PolicyFile(name).read()
+def _find(bench: Bench, given: str, side: Side, out_dir: Path) -> Recorder:
+    saved, name = PolicyFile(bench).read(), bench.name
     known = [Path(one.folder).parent for one in saved[1].values()] if saved is not None else []
-    found = recorders(name, side, dict.fromkeys([out_dir, *known]))
+    out_dirs = dict.fromkeys([out_dir, *known])
+    found = recorders(bench.id, side, out_dirs)
     if not found:
+        same_name = [
+            one.holder for one in all_recorders(side, out_dirs) if one.newest.record.bench == name
+        ]
         raise RigError(
-            f"nobody records the bench {name} now: start `freezeframe watch --bench {given}` (or a run) in another "
-            "terminal, and attach then; if another user has started it, name its folder of incidents with --out"
+            f"nobody records the bench {name} of {bench.path} now: start `freezeframe watch --bench {given}` (or a "
+            "run) in another terminal, and attach then; if another user has started it, name its folder of "
+            f"incidents with --out{another_of_that_name('recorded', same_name)}"
         )
     if len(found) > 1:
         others = ", ".join(one.holder for one in found[:-1])

@@ -65,7 +65,7 @@ def _confirmed(side: Side, bench: Bench) -> str:
 
 def _instruct(side: Side, bench: Bench, confirmed: str, *, disruptive: bool, as_json: bool) -> None:
     verb = "warmstart" if disruptive else "save"
-    audit, came = AuditJournal(bench.name, verb), "not known"
+    audit, came = AuditJournal(bench.name, verb, bench.path), "not known"
     with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
         controller, identity = opened.controllers[side], opened.identities[side]
         incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
@@ -138,7 +138,13 @@ def pull(name: str, bench_name: str, out_dir: Path, *, set_id: int | None, as_js
         deadline_ns = deadline_in(bench.policy.pull_timeout_s)
         entry = _chosen(opened.controllers[side].sets(deadline_ns), set_id, side)
         incident = Incident.create(
-            out_dir, bench=bench.name, seed=0, scenario=f"pull {side}", versions=versions()
+            out_dir,
+            bench=bench.name,
+            bench_id=bench.id,
+            pair_id=opened.bench.pair_id,
+            seed=0,
+            scenario=f"pull {side}",
+            versions=versions(),
         )
         keep_basis(incident, bench)
         try:

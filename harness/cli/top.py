@@ -14,13 +14,14 @@ from typing import Final
 import typer
 from rich.live import Live
 
-from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.bench.benchfile import Bench, load_bench
+from freezeframe.harness.bench.identity import another_of_that_name, name_of
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import EXIT_RIG, err, out, say
 from freezeframe.harness.cli.topscreen import Screen, clock, summary_line
 from freezeframe.harness.core.livestatus import End, LiveStatus, decode
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.edge.onlookers import MAX_PEERS, Lines, listeners, wait_readable
+from freezeframe.harness.edge.onlookers import MAX_PEERS, Lines, listeners, names, wait_readable
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory
 
@@ -33,8 +34,8 @@ QUIT_KEYS: Final = b"qQ\x03\x04"
 
 def top(bench: str, *, as_json: bool) -> None:
     begin_work()
-    name = load_bench(bench).name
-    lines = _find(name, bench)
+    described = load_bench(bench)
+    lines = _find(described, bench)
     with contextlib.suppress(KeyboardInterrupt):
         stop = stop_softly()
         shown: _Shown = (
@@ -45,7 +46,7 @@ def top(bench: str, *, as_json: bool) -> None:
             else _Plain()
         )
         try:
-            end = shown.follow(lines, name, stop)
+            end = shown.follow(lines, described.id, stop)
         finally:
             lines.close()
         if end is not None and not as_json:
@@ -62,13 +63,14 @@ def top(bench: str, *, as_json: bool) -> None:
             raise typer.Exit(EXIT_RIG)
 
 
-def _find(name: str, given: str) -> Lines:
-    found = listeners(state_directory(), name)
+def _find(bench: Bench, given: str) -> Lines:
+    found, name = listeners(state_directory(), bench.id), bench.name
     if not found:
         raise RigError(
-            f"nobody watches the bench {name} now: start `freezeframe watch --bench {given}` in another terminal, and "
-            "look on then; if a service watches it, set STATE_DIRECTORY to the service's and be its user; a run shows "
-            "itself in its own terminal, and `freezeframe console SIDE` its consoles"
+            f"nobody watches the bench {name} of {bench.path} now: start `freezeframe watch --bench {given}` in another "
+            "terminal, and look on then; if a service watches it, set STATE_DIRECTORY to the service's and be its "
+            "user; a run shows itself in its own terminal, and `freezeframe console SIDE` its consoles"
+            f"{another_of_that_name('watched', _others(name))}"
         )
     for one in found[:-1]:
         text = f"the bench {name} is also watched by pid {one.pid}"
@@ -77,10 +79,22 @@ def _find(name: str, given: str) -> Lines:
     return found[-1]
 
 
+def _others(name: str) -> list[str]:
+    """Who watches benches of this name."""
+    found = []
+    for one in names(state_directory()):
+        if name_of(one) == name:
+            with contextlib.suppress(RigError):
+                for lines in listeners(state_directory(), one):
+                    found.append(f"pid {lines.pid}")
+                    lines.close()
+    return found
+
+
 class _Shown:
     """``follow`` returns the end; None: there was none, or somebody wants no more."""
 
-    def follow(self, lines: Lines, name: str, stop: threading.Event) -> End | None:
+    def follow(self, lines: Lines, bench_id: str, stop: threading.Event) -> End | None:
         """RigError: the watch hangs up at once."""
         has_come = False
         while not stop.is_set():
@@ -95,7 +109,7 @@ class _Shown:
                         return one
                     self.show(one)
                 if lines.is_over:
-                    if not self._is_taken_up(lines, name):
+                    if not self._is_taken_up(lines, bench_id):
                         return None
                     if not has_come:
                         raise RigError(
@@ -106,9 +120,9 @@ class _Shown:
             self.turn()
         return None
 
-    def _is_taken_up(self, lines: Lines, name: str) -> bool:
+    def _is_taken_up(self, lines: Lines, bench_id: str) -> bool:
         """Who was stopped for too long (Ctrl-Z) was hung up on: look again."""
-        again = [one for one in listeners(state_directory(), name) if one.pid == lines.pid]
+        again = [one for one in listeners(state_directory(), bench_id) if one.pid == lines.pid]
         for one in again:
             lines.take_up(one)
         return bool(again)
@@ -166,9 +180,9 @@ class _Screen(_Shown):
         self._came_s = 0.0
         self._live = Live(console=out, screen=True, auto_refresh=False, redirect_stderr=False)
 
-    def follow(self, lines: Lines, name: str, stop: threading.Event) -> End | None:
+    def follow(self, lines: Lines, bench_id: str, stop: threading.Event) -> End | None:
         with _keys_at_once(), self._live:
-            return super().follow(lines, name, stop)
+            return super().follow(lines, bench_id, stop)
 
     def keys(self) -> list[int]:
         return [sys.stdin.fileno()] if self._is_input_there() else []

@@ -59,7 +59,7 @@ def watch(
 
 def console(
     side: SideArgument,
-    bench: BenchOption,
+    bench: BenchOption = "sim",
     lines: Annotated[
         int,
         typer.Option("--lines", "-n", help="Newest lines to begin with.", metavar="N", min=0),

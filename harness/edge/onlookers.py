@@ -191,6 +191,16 @@ def listeners(folder: Path, name: str) -> list[Lines]:
     return found
 
 
+def names(folder: Path) -> list[str]:
+    """Return the names that sockets in this folder have, also of those that nobody listens at."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if match := re.fullmatch(r"(.+)\.\d+\.sock", path.name):
+                found.add(match[1])
+    return sorted(found)
+
+
 def _sockets(folder: Path, name: str) -> list[tuple[Path, int]]:
     pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock")
     found = []

@@ -338,14 +338,21 @@ def _check_device(path: str) -> None:
         # creator holds it too.
         taken_by = locks.holder(path)
         if taken_by:
-            raise RigError(f"{path} is in use by {taken_by}")
+            raise _in_use(path, taken_by)
+
+
+def _in_use(url: str, holder: str) -> RigError:
+    return RigError(
+        f"{url} is in use by {holder}: end it, with Ctrl-C in its terminal; if it is a watch, `freezeframe top` shows "
+        "the bench beside it"
+    )
 
 
 def _translated(url: str, error: Exception, is_device: bool) -> RigError:
     # termios.error, from which pyserial raises, is no OSError: its number is its first argument.
     number = getattr(error, "errno", None) or getattr(error.__context__, "args", ("",))[0]
     if is_device and number in (errno.EAGAIN, errno.EBUSY):
-        return RigError(f"{url} is in use by {locks.holder(url) or 'a process of another user'}")
+        return _in_use(url, locks.holder(url) or "a process of another user")
     if is_device and number in (errno.EACCES, errno.EPERM):
         return RigError(f"{url}: permission denied: join the group dialout, or run as root")
     if is_device and number in (errno.ENOTTY, errno.EINVAL, errno.EIO):

@@ -47,21 +47,27 @@ class Recorder:
     """The incident that its consoles are recorded into."""
 
 
-def recorders(bench: str, side: Side, out_dirs: Iterable[Path]) -> list[Recorder]:
-    """Return who records the bench of this name, as far as this user may see it, or in one of
-    ``out_dirs``; last the newest of those in ``out_dirs``."""
+def recorders(bench_id: str, side: Side, out_dirs: Iterable[Path]) -> list[Recorder]:
+    """Return who records this bench, as far as this user may see it, or in one of ``out_dirs``; last the
+    newest of those in ``out_dirs``."""
+    found = all_recorders(side, out_dirs)
+    return [one for one in found if one.newest.record.bench_id == bench_id]
+
+
+def all_recorders(side: Side, out_dirs: Iterable[Path]) -> list[Recorder]:
+    """The same of all benches."""
     paths = {one.parent for one in locks.locked_files(LOCK)}
     meant = {out_dir.resolve() for out_dir in out_dirs}
     for out_dir in meant:
         with contextlib.suppress(OSError):
             paths |= {one.parent for one in out_dir.glob(f"*/{LOCK}")}
-    found: dict[int, Recorder] = {}
+    found: dict[tuple[int, str], Recorder] = {}
     for one in sorted(filter(None, map(_opened, paths)), key=lambda one: one.started_ns):
-        if one.outcome != OPEN or one.record.bench != bench:
-            continue
-        if (one.path / side / CONSOLE).exists():  # else it is the next one's
+        if (
+            one.outcome == OPEN and (one.path / side / CONSOLE).exists()
+        ):  # else it is the next one's
             pid, holder = locks.locker(one.path / LOCK)
-            found[pid] = Recorder(pid, holder, one)
+            found[pid, one.record.bench_id] = Recorder(pid, holder, one)
     return sorted(
         found.values(), key=lambda one: (one.newest.path.parent in meant, one.newest.started_ns)
     )
@@ -150,7 +156,7 @@ class ConsoleFollower:
     # --- what was there before --------------------------------------------------------------------------
     def newest_lines(self, count: int) -> list[Chunk]:
         """Return the last lines up to now, at most ``count``; also of what was set aside, and of
-        the incidents before."""
+        the incidents before of the same controllers."""
         assert self._file is not None
         self._times.update()
         size = os.fstat(self._file.fileno()).st_size
@@ -183,11 +189,13 @@ class ConsoleFollower:
         """(incident, "" or ".old"), the newest first."""
         yield self._incident, ""
         yield self._incident, ".old"
+        if not self._incident.record.pair_id:
+            return
         here, own = self._incident.path.parent, self._incident
         names = [one for one in _names(here) if one[:_SECOND_CHARS] <= own.id[:_SECOND_CHARS]]
         for name in sorted(names, reverse=True)[: MAX_BEFORE + 1]:
             one = _opened(here / name)
-            if one is None or one.id == own.id or one.record.bench != own.record.bench:
+            if one is None or one.id == own.id or one.record.pair_id != own.record.pair_id:
                 continue
             if one.started_ns < own.started_ns:
                 yield one, ""
@@ -271,7 +279,7 @@ class ConsoleFollower:
 
     def _is_next(self, one: StoredIncident) -> bool:
         own = self._incident
-        is_later = one.record.bench == own.record.bench and one.started_ns > own.started_ns
+        is_later = one.record.bench_id == own.record.bench_id and one.started_ns > own.started_ns
         return is_later and one.outcome == OPEN and locks.locker(one.path / LOCK)[0] == self._pid
 
 

@@ -6,6 +6,7 @@ It lies outside of any incident and is only appended to, one JSON object per lin
     $XDG_STATE_HOME/freezeframe/BENCH.audit.jsonl     (without the variable: ~/.local/state)
 
     utc      when, in milliseconds
+    bench    path of the bench file: another bench of the same name writes into the same journal
     who      the user, and the command with its process id
     action   arm, disarm, strike, break, power cycle, frame, rules, health, notify, or a report of the policy
              (lost, back, guard ...)
@@ -52,9 +53,10 @@ class AuditJournal:
     """One command's access to the journal. A journal that cannot be written stops nothing: the
     reason is in ``problem``."""
 
-    def __init__(self, bench: str, command: str) -> None:
-        """``bench``: the bench file's name; ``command``: what acts, "watch"."""
+    def __init__(self, bench: str, command: str, bench_file: Path) -> None:
+        """``bench``: the bench's name; ``command``: what acts, "watch"."""
         self.path = state_directory() / NAME.format(bench=bench)
+        self._bench_file = str(bench_file)
         self.who = f"{user()}, {command} (pid {os.getpid()})"
         self.problem = ""
 
@@ -62,7 +64,7 @@ class AuditJournal:
         """Append one line; it is on the disk when this returns."""
         utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         entry = {
-            "utc": utc, "who": self.who, "action": action, "about": escape(about),
+            "utc": utc, "bench": self._bench_file, "who": self.who, "action": action, "about": escape(about),
             "why": escape(why), "result": escape(result),
         }  # fmt: skip
         try:

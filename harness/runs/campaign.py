@@ -117,6 +117,8 @@ class ScenarioRun:
         self.incident = Incident.create(
             out_dir,
             bench=bench.name,
+            bench_id=bench.id,
+            pair_id=bench.pair_id,
             seed=seed,
             scenario=scenario.name,
             versions=versions(),

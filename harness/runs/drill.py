@@ -39,7 +39,7 @@ def drill(bench: Bench, *, out_dir: Path, view: View) -> Result:
         raise UsageError(
             "in autonomic mode the harness sends no frame, so there is no chain to be drilled"
         )
-    audit = AuditJournal(bench.name, "drill")
+    audit = AuditJournal(bench.name, "drill", bench.path)
     with run_directory() as run_dir, OpenBench(bench, run_dir) as opened:
         incident = new_recording(opened, out_dir, view, scenario="drill").incident
         try:

@@ -164,7 +164,7 @@ class LiveServer(threading.Thread):
     """Serves the status of a view, from ``start`` to ``close``. A socket that cannot be made is reported
     once, and costs nothing else."""
 
-    def __init__(self, view: LiveView, bench: str) -> None:
+    def __init__(self, view: LiveView, bench_id: str) -> None:
         super().__init__(name="live", daemon=True)
         self._view = view
         self._waker, self._over = Waker(), threading.Event()
@@ -182,7 +182,7 @@ class LiveServer(threading.Thread):
         }
         self._onlookers: Onlookers | None = None
         try:
-            self._onlookers = Onlookers(state_directory(), bench)
+            self._onlookers = Onlookers(state_directory(), bench_id)
         except RigError as error:
             view.phase(str(error))
 
@@ -312,9 +312,9 @@ def utc_now() -> str:
 
 
 @contextlib.contextmanager
-def looked_at(view: LiveView, bench: str) -> Iterator[LiveServer]:
+def looked_at(view: LiveView, bench_id: str) -> Iterator[LiveServer]:
     """Serve the status of this view until the end of the block."""
-    status = LiveServer(view, bench)
+    status = LiveServer(view, bench_id)
     status.start()
     why = ""
     try:

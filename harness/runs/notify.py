@@ -40,14 +40,14 @@ class Notifier(threading.Thread):
     the server does; each notice is sent once."""
 
     def __init__(
-        self, bench: str, table: NotifyTable, folder: Path, report: Callable[[str], None]
+        self, bench: str, table: NotifyTable, path: Path, report: Callable[[str], None]
     ) -> None:
-        """``folder``: the bench file's; ``report`` takes a sentence for the screen, in the thread
+        """``path``: of the bench file; ``report`` takes a sentence for the screen, in the thread
         of this notifier. UsageError, RigError: as ``NotifyTable.ready``."""
         super().__init__(name="notify", daemon=True)
-        self._bench, self._table, self._folder, self._report = bench, table, folder, report
-        self._url, self._headers = table.ready(folder)
-        self._audit = AuditJournal(bench, "watch")
+        self._bench, self._table, self._folder, self._report = bench, table, path.parent, report
+        self._url, self._headers = table.ready(path.parent)
+        self._audit = AuditJournal(bench, "watch", path)
         self._changed = threading.Condition()
         self._news = HealthNews(int(table.settle_s * NS_PER_S))
         self._waiting: deque[Notice] = deque()
@@ -248,4 +248,4 @@ def notifier_of(bench: Bench, report: Callable[[str], None]) -> Notifier | None:
     """The notifier of a bench, not started; None: its file has no ``[notify]``."""
     if bench.notify is None:
         return None
-    return Notifier(bench.name, bench.notify, bench.path.parent, report)
+    return Notifier(bench.name, bench.notify, bench.path, report)

@@ -21,6 +21,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.audit import state_directory
 
 NAME: Final = "{bench}.policy.json"
+"""``bench``: the bench's id. Earlier versions took its name."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 MAX_BYTES: Final = 4 << 20
 
@@ -89,8 +90,17 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 class PolicyFile:
     """The file of one bench."""
 
-    def __init__(self, bench: str) -> None:
-        self.path = state_directory() / NAME.format(bench=bench)
+    def __init__(self, bench: Bench) -> None:
+        self.path = state_directory() / NAME.format(bench=bench.id)
+        self._by_name = state_directory() / NAME.format(bench=bench.name)
+        self._is_real = bench.simulation is None and bench.rig is None
+
+    def take_over(self) -> None:
+        """Give the file that an earlier version wrote under the bench's name to this bench, once: it may
+        hold an open breaker. One of a bench that each command makes anew is left where it is."""
+        if self._is_real and not self.path.exists():
+            with contextlib.suppress(OSError):
+                self._by_name.rename(self.path)
 
     def write(self, saved: Saved, incidents: Mapping[str, ArmedIncident]) -> None:
         """Write it whole, synced. RigError when it cannot be: the one before stays."""
@@ -130,12 +140,13 @@ class PolicyFile:
 class ArmedIncidents:
     """The incidents that frames are armed for, by the policy's names, in memory and in the file."""
 
-    def __init__(self, bench: str) -> None:
+    def __init__(self, bench: Bench) -> None:
         self._file = PolicyFile(bench)
         self._known: dict[str, ArmedIncident] = {}
 
     def read(self) -> Saved | None:
         """Take over what a process before had persisted; None: nothing."""
+        self._file.take_over()
         if (found := self._file.read()) is None:
             return None
         saved, self._known = found

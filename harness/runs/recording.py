@@ -209,7 +209,7 @@ def new_recording(
     left."""
     bench = opened.bench
     incident = Incident.create(
-        out_dir, bench=bench.name, seed=0, scenario=scenario, versions=versions(),
+        out_dir, bench=bench.name, bench_id=bench.id, pair_id=bench.pair_id, seed=0, scenario=scenario, versions=versions(),
         rules=[str(path) for path in bench.rule_paths()],
         incident_id=incident_id or secrets.token_bytes(control.INCIDENT_ID_BYTES),
     )  # fmt: skip

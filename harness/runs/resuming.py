@@ -39,7 +39,7 @@ def resume(bench: Bench, path: Path, view: View) -> Result:
     incident.record["reasons"] = ["resumed after its process was killed", *wrong]
     conclude(incident)
     incident.finish("fail")
-    AuditJournal(bench.name, "resume").add(
+    AuditJournal(bench.name, "resume", bench.path).add(
         "resumed", incident.path.name, "", "; ".join(wrong) or "ok"
     )
     return Result(

@@ -82,8 +82,8 @@ class Station(threading.Thread):
         """Why the station ended by itself."""
         self._out_dir, self._view, self._start = out_dir, view, start
         self._settings = settings_of(opened.bench, dry_run=dry_run)
-        self.audit = AuditJournal(opened.bench.name, "watch")
-        self._armed_incidents = ArmedIncidents(opened.bench.name)
+        self.audit = AuditJournal(opened.bench.name, "watch", opened.bench.path)
+        self._armed_incidents = ArmedIncidents(opened.bench)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waker = Waker()
         self._is_autonomic = opened.bench.policy.instructed_by == "secondary"

@@ -165,7 +165,7 @@ def watch(
     start = WatchStart.of(is_service=manager.has_started_us, dry_run=dry_run, arm=arm)
     shown = HealthTap(live, ServiceStatus(manager).health)
     with (
-        looked_at(live, bench.name) as status,
+        looked_at(live, bench.id) as status,
         run_directory() as run_dir,
         OpenBench(bench, run_dir) as opened,
         Watch(

@@ -6,7 +6,7 @@ from pathlib import Path
 from waiting import await_true
 
 from freezeframe.harness.core.events import Side
-from freezeframe.harness.incidents.following import ConsoleFollower, Recorder, recorders
+from freezeframe.harness.incidents.following import ConsoleFollower, Recorder, all_recorders
 
 
 class Looking(threading.Thread):
@@ -15,8 +15,8 @@ class Looking(threading.Thread):
     def __init__(self, out_dir: Path, side: Side) -> None:
         super().__init__(daemon=True)
 
-        def ours() -> Recorder | None:  # other tests may watch a bench of that name
-            found = recorders("sim", side, [out_dir])
+        def ours() -> Recorder | None:  # other tests may watch, too
+            found = all_recorders(side, [out_dir])
             here = [one for one in found if one.newest.path.parent == out_dir.resolve()]
             return here[-1] if here else None
 

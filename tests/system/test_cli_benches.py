@@ -161,7 +161,9 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     warm = told(freezeframe(*line, cwd=tmp_path))
     assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
     assert warm["set"] > saved["set"]
-    audited = [json.loads(one) for one in AuditJournal("sim", "").path.read_text().splitlines()]
+    audited = [
+        json.loads(one) for one in AuditJournal("sim", "", Path()).path.read_text().splitlines()
+    ]
     assert [(one["action"], one["about"], one["why"], one["result"]) for one in audited] == [
         ("frame", "primary", "save by hand, boot epoch 1", "ok"),
         ("frame", "primary", "warmstart by hand, confirmed with --yes, boot epoch 1", "ok"),
@@ -213,7 +215,9 @@ def test_a_warmstart_by_hand_is_confirmed_and_aimed_on_its_own_line(
     assert told(freezeframe("save", "primary", "--json", cwd=tmp_path))["boot_epoch"] == 1
     status, shown = _typed(b"y\n", *line, cwd=tmp_path)
     assert status == 0, shown
-    audited = [json.loads(one) for one in AuditJournal("sim", "").path.read_text().splitlines()]
+    audited = [
+        json.loads(one) for one in AuditJournal("sim", "", Path()).path.read_text().splitlines()
+    ]
     assert [(one["why"], one["result"]) for one in audited] == [
         ("save by hand, boot epoch 1", "ok"),
         ("warmstart by hand, confirmed at the terminal, boot epoch 1", "ok"),

@@ -1,5 +1,6 @@
 """`freezeframe console` beside a command that records: in a pipe, as over ssh without a terminal."""
 
+import os
 import secrets
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 from command import COMMAND, Output, freezeframe
 from waiting import LIMIT_S
 
-from freezeframe.harness.bench.benchfile import builtin_folder
+from freezeframe.harness.bench.benchfile import builtin_folder, load_bench
 from freezeframe.harness.incidents.incident import Incident
 
 
@@ -24,8 +25,10 @@ def write_bench(folder: Path) -> str:
     return name
 
 
-def record(folder: Path, bench: str) -> Incident:
-    incident = Incident.create(folder / "incidents", bench=bench, seed=0)
+def record(folder: Path, bench: str, file: str = "lab.toml") -> Incident:
+    incident = Incident.create(
+        folder / "incidents", bench=bench, bench_id=load_bench(folder / file).id, seed=0
+    )
     incident.console_path("primary").write_bytes(b"".join(b"line %d\r\n" % n for n in range(50)))
     return incident
 
@@ -83,7 +86,32 @@ def test_without_a_station_it_says_what_to_do(tmp_path: Path) -> None:
     record(tmp_path, name).finish("interrupted")
     done = freezeframe("console", "primary", "--bench", "lab.toml", cwd=tmp_path)
     assert done.returncode == 3 and done.stdout == ""
-    assert f"nobody records the bench {name} now" in done.stderr
+    assert f"nobody records the bench {name} of {tmp_path / 'lab.toml'} now" in done.stderr
     assert "start `freezeframe watch --bench lab.toml`" in done.stderr
     done = freezeframe("console", "left", "--bench", "lab.toml", cwd=tmp_path)
+    assert done.returncode == 2 and "left: no such side" in done.stderr
+
+
+def test_another_bench_of_that_name_is_never_shown(tmp_path: Path) -> None:
+    """Seen: no watch ran on the bench of FILE, and the console of another one, also called sim, was shown."""
+    name = write_bench(tmp_path)
+    (tmp_path / "other.toml").write_text((tmp_path / "lab.toml").read_text())
+    other = record(tmp_path, name, "other.toml")
+    other_pid = f"(pid {os.getpid()})"
+    done = freezeframe("console", "primary", "--bench", "lab.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Another bench of that name is recorded by" in done.stderr and other_pid in done.stderr
+    ours = record(tmp_path, name)
+    with console(tmp_path, "-n", "1") as (process, output):
+        assert output.until(b"line 49\n") == b"line 49\n"
+        append(other, b"another pair's\r\n")
+        append(ours, b"ours\r\n")
+        assert output.until(b"ours\n") == b"ours\n"
+        ours.finish("interrupted")
+        assert process.wait(LIMIT_S) == 0
+    other.finish("interrupted")
+
+
+def test_a_bench_need_not_be_named_as_with_watch_and_top(tmp_path: Path) -> None:
+    done = freezeframe("console", "left", cwd=tmp_path)
     assert done.returncode == 2 and "left: no such side" in done.stderr

@@ -39,5 +39,5 @@ def test_a_drill_proves_the_chain_and_restarts_nobody(tmp_path: Path) -> None:
     said = freezeframe("show", found["incident"], cwd=tmp_path).stdout
     assert "all works from a console's line to both decoded sets" in said
     assert "BLIND" not in said and "the whole chain" not in said
-    (line,) = AuditJournal("sim", "").path.read_text().splitlines()
+    (line,) = AuditJournal("sim", "", Path()).path.read_text().splitlines()
     assert json.loads(line)["action"] == "drill" and json.loads(line)["result"] == "ok"

@@ -140,8 +140,8 @@ def test_a_key_ends_it_a_new_size_is_drawn_and_the_watch_goes_on(tmp_path: Path)
 def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path: Path) -> None:
     name = write_bench(tmp_path)
     with command(tmp_path, "watch") as (station, _), contextlib.ExitStack() as stack:
-        await_true(lambda: list(state_directory().glob(f"{name}.*.sock")), LIMIT_S, "a socket")
-        (path,) = state_directory().glob(f"{name}.*.sock")
+        await_true(lambda: list(state_directory().glob(f"{name}-*.sock")), LIMIT_S, "a socket")
+        (path,) = state_directory().glob(f"{name}-*.sock")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         plain, lines = stack.enter_context(command(tmp_path, "top"))
         objects = stack.enter_context((tmp_path / "objects").open("w+b"))  # takes all, at any time
@@ -163,7 +163,9 @@ def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path:
         # Another watch of that name has a socket of its own; who looks at the first goes on.
         with command(tmp_path, "watch", "--out", "other") as (other, _):
             await_true(
-                lambda: list(state_directory().glob(f"{name}.{other.pid}.sock")), LIMIT_S, "another"
+                lambda: list(state_directory().glob(f"{name}-*.{other.pid}.sock")),
+                LIMIT_S,
+                "another",
             )
             third, shown = stack.enter_context(command(tmp_path, "top", "--json"))
             assert json.loads(shown.until(b"\n"))["pid"] == other.pid, "the newest"
@@ -182,11 +184,12 @@ def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path:
 
 
 def test_who_is_hung_up_on_at_once_is_told_why_and_does_not_try_without_end(tmp_path: Path) -> None:
-    name = write_bench(tmp_path)
-    writer = Onlookers(state_directory(), name)
+    write_bench(tmp_path)
+    bench_id = load_bench(str(tmp_path / "lab.toml")).id
+    writer = Onlookers(state_directory(), bench_id)
     found = []
     for _ in range(MAX_PEERS):
-        found += listeners(state_directory(), name)
+        found += listeners(state_directory(), bench_id)
         assert writer.accept()
     with command(tmp_path, "top") as (top, _):
         while top.poll() is None:
@@ -205,11 +208,11 @@ def test_a_watch_that_was_killed_is_reported_and_without_one_it_says_what_to_do(
     name = write_bench(tmp_path)
     done = freezeframe("top", "--bench", "lab.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"nobody watches the bench {name} now" in done.stderr
+    assert f"nobody watches the bench {name} of {tmp_path / 'lab.toml'} now" in done.stderr
     assert "start `freezeframe watch --bench lab.toml`" in done.stderr
     assert freezeframe("top", "--bench", "gone.toml", cwd=tmp_path).returncode == 2
     with command(tmp_path, "watch") as (station, _):
-        await_true(lambda: list(state_directory().glob(f"{name}.*.sock")), LIMIT_S, "a socket")
+        await_true(lambda: list(state_directory().glob(f"{name}-*.sock")), LIMIT_S, "a socket")
         with command(tmp_path, "top", "--json") as (top, objects):
             objects.until(b"\n")
             station.kill()
@@ -218,3 +221,18 @@ def test_a_watch_that_was_killed_is_reported_and_without_one_it_says_what_to_do(
     assert f"the watch (pid {station.pid}) is gone, and no end of it was reported" in said
     assert list(state_directory().glob("*.sock")), "it is left, and nobody listens"
     assert freezeframe("top", "--bench", "lab.toml", cwd=tmp_path).returncode == 3
+
+
+def test_another_bench_of_that_name_is_never_shown(tmp_path: Path) -> None:
+    """Seen: without a watch of `sim`, `top` showed that of a file whose bench is called so, too."""
+    name = write_bench(tmp_path)
+    (tmp_path / "other.toml").write_text((tmp_path / "lab.toml").read_text())
+    writer = Onlookers(state_directory(), load_bench(str(tmp_path / "other.toml")).id)
+    done = freezeframe("top", "--bench", "lab.toml", cwd=tmp_path)
+    writer.close(b"")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"nobody watches the bench {name} of {tmp_path / 'lab.toml'} now" in done.stderr
+    assert (
+        f"Another bench of that name is watched by pid {os.getpid()}: give its bench file"
+        in done.stderr
+    )

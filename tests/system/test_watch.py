@@ -71,7 +71,7 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     table = NotifyTable(command=["sh", "-c", "cat >> notices; echo >> notices"], settle_s=0)
     with run_directory() as run_dir, OpenBench(load_bench("sim"), run_dir) as opened:
         view = Breaking(opened)
-        notifier = Notifier("sim", table, run_dir, view.told.append)
+        notifier = Notifier("sim", table, run_dir / "sim.toml", view.told.append)
         with Watch(opened, out_dir=tmp_path, view=view, notifier=notifier) as watched:
             looking = Looking(tmp_path, "secondary")
             results = [next(watched), next(watched)]
@@ -105,7 +105,9 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     noticed = [one["incident"]["folder"] for one in notices if one["event"] == "incident"]
     assert noticed == [str(one.incident) for one in results]
     assert "the end has begun" in [one["why"] for one in notices if not one["incident"]][-1]
-    audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
+    audited = [
+        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
+    ]
     seen = [(one["action"], one["about"], one["result"]) for one in audited]
     assert ("strike", "primary", "ok") in seen and ("strike", "secondary", "ok") in seen
     armed = [one["why"] for one in audited if one["action"] == "arm"]
@@ -155,7 +157,9 @@ def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
     (result,) = watched.results
     assert result.outcome == "interrupted" and result.record["actions"] == []
     assert said in result.record["notes"]
-    audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
+    audited = [
+        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
+    ]
     assert not {"arm", "strike"} & {one["action"] for one in audited}
     assert {one["why"] for one in audited if one["action"] == "would have fired"} == {
         said.removeprefix("would have fired: ")
@@ -453,7 +457,9 @@ def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
     assert any("join" in one for one in view.told) == (policy == "join")
     (slow,) = (one for one in view.told if one.startswith("slow reaction: "))
     assert slow in first["notes"] and slow.endswith(", 0.1 us are allowed")
-    audited = [json.loads(line) for line in AuditJournal("sim", "").path.read_text().splitlines()]
+    audited = [
+        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
+    ]
     struck = [one["result"] for one in audited if one["action"] == "strike"]
     # Whoever is saved later, because a recovery was under way, was not slow.
     assert struck == [slow, "ok"] + (["ok", "ok"] if policy == "next" else [])

@@ -125,7 +125,7 @@ def test_an_open_breaker_outlives_each_start_that_no_person_made(tmp_path: Path)
     """Seen: each start closed it, that of a service manager after a failure, too, and an orderly end
     forgot it."""
     acted = Acted(time.monotonic_ns(), "a kind", Rung.SAVE)
-    file = PolicyFile("sim")
+    file = PolicyFile(load_bench("sim"))
     file.write(Saved(ended="Ctrl-C", broken="12 saves in one hour", guard_log=(acted,)), {})
 
     def saved() -> Saved:

@@ -418,6 +418,10 @@ class IncidentRecord(RecordPart, frozen=True, kw_only=True):
     """At its begin."""
     clock_end: ClockReading | None = None
     bench: Text = ""
+    bench_id: Text = ""
+    """Name and digest of the lines as the bench file writes them: two benches of one name differ in it."""
+    pair_id: Text = ""
+    """Name and digest of the lines that were opened; "": of controllers made for this run alone."""
     scenario: Text | None = None
     seed: Annotated[int, msgspec.Meta(ge=-MAX_TIME_NS, le=MAX_TIME_NS)] | Text | None = None
     rules: tuple[Text, ...] = ()

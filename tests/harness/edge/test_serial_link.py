@@ -161,7 +161,9 @@ def test_in_use_names_the_holder(line: tuple[int, str]) -> None:
         with pytest.raises(RigError) as caught:
             open_serial(path)
         name = Path(f"/proc/{other.pid}/comm").read_text().strip()
-        assert str(caught.value) == f"{path} is in use by {name} (pid {other.pid})"
+        said = str(caught.value)
+        assert said.startswith(f"{path} is in use by {name} (pid {other.pid}): end it, with Ctrl-C")
+        assert "`freezeframe top`" in said
         assert holder(path) == f"{name} (pid {other.pid})"
     finally:
         other.communicate(b"\n")

@@ -21,10 +21,10 @@ LAB, OTHER = (f"{name}-{os.getpid()}" for name in ("lab", "other"))
 class Station:
     """Writes as the reflex and the station do: a record is complete before the next is made."""
 
-    def __init__(self, out_dir: Path, bench: str = LAB) -> None:
-        self.out_dir, self.bench = out_dir, bench
+    def __init__(self, out_dir: Path, bench: str = LAB, pair: str = "pair") -> None:
+        self.out_dir, self.bench, self.pair = out_dir, bench, pair
         self.all = b""
-        self.incident = Incident.create(out_dir, bench=bench, seed=0)
+        self.incident = Incident.create(out_dir, bench=bench, bench_id=bench, pair_id=pair, seed=0)
         self.before: list[Incident] = []
         self.open_record()
 
@@ -45,7 +45,9 @@ class Station:
         self.times.write(self.owed)
 
     def cut(self) -> None:
-        fresh = Incident.create(self.out_dir, bench=self.bench, seed=0)
+        fresh = Incident.create(
+            self.out_dir, bench=self.bench, bench_id=self.bench, pair_id=self.pair, seed=0
+        )
         self.before.append(self.incident)
         self.incident = fresh
         self.open_record()
@@ -142,7 +144,9 @@ def test_the_newest_lines_come_from_what_was_set_aside_and_from_incidents_before
 def test_only_who_records_this_bench_now_is_found(tmp_path: Path) -> None:
     assert recorders(LAB, SIDE, [tmp_path / "none"]) == []
     station, other = Station(tmp_path), Station(tmp_path, OTHER)
-    waiting = Incident.create(tmp_path, bench=LAB, seed=0)  # nobody records into it yet
+    waiting = Incident.create(
+        tmp_path, bench=LAB, bench_id=LAB, seed=0
+    )  # nobody records into it yet
     (found,) = recorders(LAB, SIDE, [tmp_path])
     assert found.newest.path == station.incident.path and "(pid " in found.holder
     waiting.finish("interrupted")
@@ -193,3 +197,34 @@ def test_a_line_has_the_time_of_its_read_and_waits_for_it(tmp_path: Path) -> Non
             found[line] = round((second(one.utc(at)) - begin_s) % 86400)
             at += len(line)
     assert found == {b"one\n": 1, b"two\n": 2, b"three\n": 3}
+
+
+def test_a_bench_of_the_same_name_is_not_found_and_its_lines_are_not_shown(tmp_path: Path) -> None:
+    """Seen: with a watch on one pair, 19 of 20 lines came from another pair's run, ended by then."""
+    ended = Station(tmp_path, pair="of a demo")
+    ended.say(b"the demo's\n")
+    ended.end()
+    station = Station(tmp_path)
+    station.say(b"before\n")
+    station.cut()
+    station.judge()
+    station.say(b"ours\n")
+    other = Incident.create(tmp_path, bench=LAB, bench_id=OTHER, pair_id="another", seed=0)
+    other.console_path(SIDE).write_bytes(b"another pair's\n")
+    follower = follow(station)
+    assert joined(follower.newest_lines(20)) == b"before\nours\n"
+    (found,) = recorders(OTHER, SIDE, [tmp_path])
+    assert found.newest.path == other.path
+    other.finish("interrupted")
+    station.end()
+    assert joined(rest(follower)) == b""
+
+
+def test_of_a_pair_made_for_one_run_only_that_run_is_shown(tmp_path: Path) -> None:
+    before = Station(tmp_path, pair="")
+    before.say(b"an earlier run's\n")
+    before.end()
+    station = Station(tmp_path, pair="")
+    station.say(b"ours\n")
+    assert joined(follow(station).newest_lines(20)) == b"ours\n"
+    station.end()

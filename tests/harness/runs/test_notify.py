@@ -33,7 +33,7 @@ def make(folder: Path, **table: object) -> tuple[Notifier, list[str]]:
     described = NotifyTable(
         **{"on": list(OCCASIONS), "settle_s": 0.0, "timeout_s": LIMIT_S} | table
     )
-    return Notifier("lab", described, folder, said.append), said
+    return Notifier("lab", described, folder / "lab.toml", said.append), said
 
 
 def incident(notifier: Notifier, name: str) -> None:
@@ -47,7 +47,7 @@ def received(folder: Path) -> list[dict[str, Any]]:
 
 
 def journal() -> list[dict[str, str]]:
-    path = AuditJournal("lab", "").path
+    path = AuditJournal("lab", "", Path()).path
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -266,7 +266,7 @@ def test_json_is_posted_with_the_secrets_which_are_nowhere_else(
         "notify: the server 127.0.0.1 answered with status 500; the watch goes on",
         "notify: the post works again",
     ]
-    everything = "".join(said) + AuditJournal("lab", "").path.read_text() + body.decode()
+    everything = "".join(said) + AuditJournal("lab", "", Path()).path.read_text() + body.decode()
     assert "hunter" not in everything and len(journal()) == 4
 
 

@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 from full_disk import full_disk
 
+from freezeframe.harness.bench.benchfile import Bench, builtin_folder, load_bench
 from freezeframe.harness.core.policy.messages import Saved
 from freezeframe.harness.errors import RigError, UsageError
-from freezeframe.harness.runs.policyfile import ArmedIncident, PolicyFile, WatchStart
+from freezeframe.harness.runs.policyfile import (
+    ArmedIncident,
+    ArmedIncidents,
+    PolicyFile,
+    WatchStart,
+)
 
 INCIDENTS = {"000001": ArmedIncident(incident_id_hex="00" * 16, folder="/x", frames_hex={})}
 
@@ -18,7 +24,7 @@ def test_a_disk_that_takes_a_part_leaves_the_version_before(
 ) -> None:
     """Seen: the part took the place of the whole, and a killed watch was not continued."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    file, saved = PolicyFile("bench"), Saved(wanted=True, arming=7)
+    file, saved = PolicyFile(load_bench("sim")), Saved(wanted=True, arming=7)
     file.write(saved, INCIDENTS)
     with full_disk(room_bytes), pytest.raises(RigError, match="would not survive a kill"):
         file.write(Saved(wanted=True, arming=8), INCIDENTS)
@@ -26,6 +32,40 @@ def test_a_disk_that_takes_a_part_leaves_the_version_before(
     assert [one.name for one in file.path.parent.iterdir()] == [file.path.name]
     file.write(Saved(wanted=True, arming=9), INCIDENTS)
     assert file.read() == (Saved(wanted=True, arming=9), INCIDENTS)
+
+
+def lab(path: Path, lines: str) -> Bench:
+    source = builtin_folder()
+    text = (source / "sim.toml").read_text().replace("[simulation]\nsize_mib = 128\n", "")
+    path.write_text(text.replace("{run}", lines).replace("{supply_port}", "5025"))
+    return load_bench(path)
+
+
+def test_two_benches_of_one_name_have_a_memory_each_that_outlives_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    one, other = (lab(tmp_path / f"{name}.toml", f"/dev/{name}") for name in ("one", "other"))
+    broken = Saved(broken="12 saves in one hour")
+    ArmedIncidents(one).write(broken)
+    assert ArmedIncidents(other).read() is None
+    assert ArmedIncidents(load_bench(one.path)).read() == broken
+
+
+def test_the_memory_of_an_earlier_version_is_taken_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open breaker stays open over the upgrade."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    one, other = (lab(tmp_path / f"{name}.toml", f"/dev/{name}") for name in ("one", "other"))
+    broken = Saved(broken="12 saves in one hour")
+    PolicyFile(one).write(broken, {})
+    old = PolicyFile(one).path.with_name("sim.policy.json")
+    PolicyFile(one).path.rename(old)
+    assert ArmedIncidents(load_bench("sim")).read() is None, "it is made anew by each command"
+    assert ArmedIncidents(one).read() == broken and not old.exists()
+    assert ArmedIncidents(other).read() is None
+    assert ArmedIncidents(one).read() == broken
 
 
 @pytest.mark.parametrize(
