@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
-from freezeframe.harness.bench import identity
+from freezeframe.harness.bench import benchid
 from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.options import OPTION_WORDS, is_source
@@ -187,13 +187,13 @@ class Bench(Table):
 
     @property
     def id(self) -> str:
-        """Name and digest: see freezeframe.harness.bench.identity. Also ``resolve`` keeps it."""
-        return self._id or identity.bench_id(self.name, self._lines(), self._path)
+        """Name and digest: see freezeframe.harness.bench.benchid. Also ``resolve`` keeps it."""
+        return self._id or benchid.bench_id(self.name, self._lines(), self._path)
 
     @property
     def pair_id(self) -> str:
         """The same of the controllers; "" before ``resolve`` of a bench that is made anew."""
-        return identity.pair_id(self.name, self._lines())
+        return benchid.pair_id(self.name, self._lines())
 
     def _lines(self) -> list[str | None]:
         return [line for side in SIDES for line in self.controller(side).lines]

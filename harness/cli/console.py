@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
-from freezeframe.harness.bench.identity import another_of_that_name
+from freezeframe.harness.bench.benchid import another_of_that_name
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import err
 from freezeframe.harness.core.console.shown import ShownStream

@@ -15,7 +15,7 @@ import typer
 from rich.live import Live
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
-from freezeframe.harness.bench.identity import another_of_that_name, name_of
+from freezeframe.harness.bench.benchid import another_of_that_name, name_of
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import EXIT_RIG, err, out, say
 from freezeframe.harness.cli.topscreen import Screen, clock, summary_line

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, Output, changed, freezeframe, simulated_bench, told
+from journal import journal
 from waiting import LIMIT_S
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
@@ -19,7 +20,6 @@ from freezeframe.harness.bench.opened import OpenBench, deadline_in
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.roles import Serviceable
-from freezeframe.harness.runs.audit import AuditJournal
 
 
 @pytest.fixture
@@ -161,13 +161,12 @@ def test_save_warmstart_and_pull_by_hand(bench: Path, tmp_path: Path) -> None:
     warm = told(freezeframe(*line, cwd=tmp_path))
     assert (warm["ok"], warm["boot_epoch"]) == (True, 2)
     assert warm["set"] > saved["set"]
-    audited = [
-        json.loads(one) for one in AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    ]
+    audited = journal()
     assert [(one["action"], one["about"], one["why"], one["result"]) for one in audited] == [
         ("frame", "primary", "save by hand, boot epoch 1", "ok"),
         ("frame", "primary", "warmstart by hand, confirmed with --yes, boot epoch 1", "ok"),
     ]
+    assert {one["bench"] for one in audited} == {str(bench)}, "another one has that name, too"
     done = freezeframe("pull", "primary", "--bench", str(bench), "--json", cwd=tmp_path)
     pulled = told(done)
     assert (pulled["set"], pulled["complete"]) == (warm["set"], True)
@@ -215,9 +214,7 @@ def test_a_warmstart_by_hand_is_confirmed_and_aimed_on_its_own_line(
     assert told(freezeframe("save", "primary", "--json", cwd=tmp_path))["boot_epoch"] == 1
     status, shown = _typed(b"y\n", *line, cwd=tmp_path)
     assert status == 0, shown
-    audited = [
-        json.loads(one) for one in AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    ]
+    audited = journal()
     assert [(one["why"], one["result"]) for one in audited] == [
         ("save by hand, boot epoch 1", "ok"),
         ("warmstart by hand, confirmed at the terminal, boot epoch 1", "ok"),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from command import freezeframe, told
+from journal import journal
 
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.edge.netns import missing_capabilities
 from freezeframe.harness.incidents.store import StoredIncident
-from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.wire.control import SetKind
 
 pytestmark = [
@@ -39,5 +39,5 @@ def test_a_drill_proves_the_chain_and_restarts_nobody(tmp_path: Path) -> None:
     said = freezeframe("show", found["incident"], cwd=tmp_path).stdout
     assert "all works from a console's line to both decoded sets" in said
     assert "BLIND" not in said and "the whole chain" not in said
-    (line,) = AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    assert json.loads(line)["action"] == "drill" and json.loads(line)["result"] == "ok"
+    (entry,) = journal()
+    assert entry["action"] == "drill" and entry["result"] == "ok"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from console_adapter import ConsoleAdapter
+from journal import journal
 from looking import Looking
 from waiting import LIMIT_S
 from watched_bench import complain, write_bench
@@ -27,7 +28,6 @@ from freezeframe.harness.edge.pcapng import read_frames
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Printing
-from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.campaign import Result, ScenarioRun
 from freezeframe.harness.runs.notify import Notifier
 from freezeframe.harness.runs.rundirectory import run_directory
@@ -105,9 +105,7 @@ def test_two_incidents_in_a_row_and_no_byte_between_them_is_lost(tmp_path: Path)
     noticed = [one["incident"]["folder"] for one in notices if one["event"] == "incident"]
     assert noticed == [str(one.incident) for one in results]
     assert "the end has begun" in [one["why"] for one in notices if not one["incident"]][-1]
-    audited = [
-        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    ]
+    audited = journal()
     seen = [(one["action"], one["about"], one["result"]) for one in audited]
     assert ("strike", "primary", "ok") in seen and ("strike", "secondary", "ok") in seen
     armed = [one["why"] for one in audited if one["action"] == "arm"]
@@ -157,9 +155,7 @@ def test_a_dry_run_shows_the_frames_and_sends_none(tmp_path: Path) -> None:
     (result,) = watched.results
     assert result.outcome == "interrupted" and result.record["actions"] == []
     assert said in result.record["notes"]
-    audited = [
-        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    ]
+    audited = journal()
     assert not {"arm", "strike"} & {one["action"] for one in audited}
     assert {one["why"] for one in audited if one["action"] == "would have fired"} == {
         said.removeprefix("would have fired: ")
@@ -457,9 +453,7 @@ def test_a_trigger_during_a_recovery_joins_it_or_becomes_the_next(
     assert any("join" in one for one in view.told) == (policy == "join")
     (slow,) = (one for one in view.told if one.startswith("slow reaction: "))
     assert slow in first["notes"] and slow.endswith(", 0.1 us are allowed")
-    audited = [
-        json.loads(line) for line in AuditJournal("sim", "", Path()).path.read_text().splitlines()
-    ]
+    audited = journal()
     struck = [one["result"] for one in audited if one["action"] == "strike"]
     # Whoever is saved later, because a recovery was under way, was not slow.
     assert struck == [slow, "ok"] + (["ok", "ok"] if policy == "next" else [])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from freezeframe.harness.bench.benchfile import builtin_folder, load_bench, load_scenario
-from freezeframe.harness.bench.identity import name_of
+from freezeframe.harness.bench.benchid import name_of
 
 SIM = (builtin_folder() / "sim.toml").read_text()
 
