@@ -161,7 +161,7 @@ def test_a_frame_that_was_lost_is_written_again_where_the_driver_says_so(
     """Seen: a watch lost the set of a controller whose warmstart frame was lost on the line."""
     device = Device(frame_repeats=repeats, lost_frames=1, boot_epoch=ARMED_EPOCH + 1)
     device.entries = device.entries if repeats else []
-    audit = AuditJournal("lab", "watch")
+    audit = AuditJournal("lab", "watch", Path())
     before = audited(audit)
     finish, incident = collect(
         tmp_path, device, boot_timeout_s=0.2 if not repeats else LIMIT_S, audit=audit
@@ -194,7 +194,7 @@ def test_a_repeated_frame_that_cannot_be_written_is_an_action_too(tmp_path: Path
             self.lost_frames -= 1
             raise LineGoneError("unplugged")
 
-    audit = AuditJournal("lab", "watch")
+    audit = AuditJournal("lab", "watch", Path())
     before = audited(audit)
     _, incident = collect(tmp_path, Unplugged(frame_repeats=1, lost_frames=1), audit=audit)
     assert [one["error"] for one in incident.record["actions"]] == ["unplugged"]
