@@ -52,10 +52,6 @@ class HostSide:
         self._sessions.pop(session, None)
         self._out.pop(session, None)
 
-    def set_read_only(self, read_only: bool) -> None:
-        for nbd in self._sessions.values():
-            nbd.read_only = read_only
-
     def feed(self, session: int, data: bytes | memoryview) -> list[Job]:
         """Bytes from a host -> the jobs they complete, in order."""
         nbd = self._sessions.get(session)

@@ -91,11 +91,6 @@ class LinkWrite:
         return here if here >= 0 else self.row.sector
 
     @property
-    def is_mirrors_own(self) -> bool:
-        """Written into the mirror's metadata, not for the host."""
-        return self.row.sector < self.addresses.distance_sectors
-
-    @property
     def sectors(self) -> int:
         return self.row.sectors
 
