@@ -17,7 +17,6 @@ from freezeframe.harness.core.link.doubts import Doubts, WriteSight
 from freezeframe.harness.core.link.ghosts import GhostWatch
 from freezeframe.harness.core.link.ledgerbook import (
     CRC32C,
-    END_OF_CAPTURE,
     MATCHES_TO_BELIEVE,
     MAX_ASSEMBLED_BYTES,
     MAX_ASSEMBLING,
@@ -33,6 +32,7 @@ from freezeframe.harness.core.link.ledgerbook import (
     Book,
     answered_barrier,
     begin,
+    close,
     confirm,
     excerpt,
     forget_writes,
@@ -475,14 +475,12 @@ class Ledger:
         for key in list(book.assembling):
             self._forget_assembly(book, key)
         rows = [row for row in book.unfinished.values() if row.waiting]
-        if message.reason not in NO_CLOSE:
+        if not is_unseen:
             self.resync.parted(message.session, message.t_ns, rows, unconfirmed(book, message.t_ns))
         for row in rows:
-            row.closed, row.closed_by = True, message.closer
-            row.t_closed_ns = 0 if message.reason == END_OF_CAPTURE else message.t_ns
-        if not rows or book.leaving or message.reason in NO_CLOSE:
-            return []
-        return [UnackedClose(message, rows)]
+            close(row, message)
+        is_told = rows and not book.leaving and not is_unseen
+        return [UnackedClose(message, rows)] if is_told else []
 
 
 _HANDLERS: Final[dict[type, Callable[[Ledger, Any], list[LedgerEvent]]]] = {

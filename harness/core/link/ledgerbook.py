@@ -12,6 +12,7 @@ from freezeframe.harness.core.link.ledgerevents import AboutAnswer, WriteRow
 from freezeframe.harness.core.link.messages import (
     Answer,
     BarrierAnswer,
+    Closed,
     ReplicatedWrite,
     WritePart,
 )
@@ -233,6 +234,12 @@ def confirm(book: Book, t_ns: Ns, oldest: int, is_right: bool) -> None:
     elif t_ns - book.marks[1][0] > PARTING_NS:
         book.marks = (book.marks[1], (t_ns, oldest))
     book.t_confirmed_ns = t_ns
+
+
+def close(row: WriteRow, message: Closed) -> None:
+    """No answer comes any more, or none is seen."""
+    row.closed, row.closed_by = True, message.closer
+    row.t_closed_ns = 0 if message.reason == END_OF_CAPTURE else message.t_ns
 
 
 def unconfirmed(book: Book, t_ns: Ns) -> list[WriteRow]:
