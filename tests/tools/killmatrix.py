@@ -2,8 +2,10 @@
 
 On a simulated pair that outlives the commands. Checked at each point: no set is lost whose device still
 answers (what the killed command did not collect, ``resume`` does); the command that lost another process
-ends, or goes on, by itself; nothing is left behind: no process, no network namespace, no temporary
-directory, no lock. ``--only 'watch reflex armed'`` plays one point. Exit status: 1 when a point is wrong.
+ends, or goes on, by itself; nothing is left behind: no process, no temporary directory, no lock, and no
+network namespace, neither mounted somewhere nor held by the pair, nor by a process. A point at which
+nobody could be killed is wrong. ``--only 'watch reflex armed'`` plays one point. Exit status: 1 when a
+point is wrong.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -131,6 +133,17 @@ class Pair:
         assert wait_for(attached.is_file), "the simulated pair did not start"
         self.bench = attached
         (folder / "killed.toml").write_text(SCENARIO)
+
+    def namespaces(self) -> set[str]:
+        """The network namespaces that its processes hold, and those that are mounted."""
+        pids = [self._process.pid]
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdecimal() and f"{self.folder}/sim" in (entry / "cmdline").read_text(
+                    errors="replace"
+                ):
+                    pids.append(int(entry.name))
+        return namespaces_of(pids)
 
     def device(self, side: Side) -> int | None:
         """The process of a controller."""
@@ -249,6 +262,28 @@ class Victim:
         )
 
 
+def namespaces_of(pids: Iterable[int]) -> set[str]:
+    """The network namespaces that these processes are in or have a descriptor of, and, of any process, those
+    that are mounted."""
+    found = {
+        line.split()[3]
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if " - nsfs " in line
+    }
+    for pid in pids:
+        for held in (Path(f"/proc/{pid}/ns/net"), *_entries(Path(f"/proc/{pid}/fd"))):
+            with contextlib.suppress(OSError):
+                found.add(str(held.readlink()))
+    return {one for one in found if one.startswith("net:[")}
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # it has ended
+        return []
+
+
 def write_once(pair: Pair) -> None:
     """One host write, which the armed fault spoils. It is held while the primary restarts."""
     url = load_bench(pair.bench).primary.host
@@ -265,6 +300,7 @@ def play(pair: Pair, point: Point, folder: Path) -> str:
     if point.command == "watch":
         with pair.opened() as opened:
             pair.arm(opened, "secondary", PLAN)
+    before = pair.namespaces()
     victim = Victim(pair, point, folder)
     try:
         wrong = _played(pair, point, victim)
@@ -272,6 +308,15 @@ def play(pair: Pair, point: Point, folder: Path) -> str:
         if victim.process.poll() is None:
             victim.process.kill()
             victim.process.wait()
+    left: set[str] = set()
+
+    def is_as_before() -> bool:
+        left.clear()
+        left.update(pair.namespaces() - before)
+        return not left
+
+    if not wrong and not wait_for(is_as_before, 20):
+        return f"network namespaces are left: {sorted(left)}"
     return wrong
 
 
@@ -285,8 +330,11 @@ def _played(pair: Pair, point: Point, victim: Victim) -> str:
         return f"the phase did not begin: {victim.output[-1200:]}"
     killed = _pid_of(pair, point, victim)
     if killed is None:
-        return "" if point.phase in ("opening", "starting") else f"there is no {point.process}"
-    os.kill(killed, signal.SIGKILL)
+        return f"nobody was killed: there is no {point.process}: {victim.output[-1200:]}"
+    try:
+        os.kill(killed, signal.SIGKILL)
+    except ProcessLookupError:
+        return f"nobody was killed: the {point.process} had ended: {victim.output[-1200:]}"
     if wrong := _goes_on(pair, point, victim):
         return wrong
     if not wait_for(lambda: not victim.marked(), 20):
@@ -316,7 +364,7 @@ def _words(pid: int) -> str:
 def _pid_of(pair: Pair, point: Point, victim: Victim) -> int | None:
     match point.process:
         case "command":
-            return victim.process.pid
+            return victim.process.pid if victim.process.poll() is None else None
         case "primary" | "secondary" as side:
             return pair.device(side)
         case name:
@@ -327,7 +375,7 @@ def _pid_of(pair: Pair, point: Point, victim: Victim) -> int | None:
                 found.extend([] if pid is None else [pid])
                 return pid is not None or victim.process.poll() is not None
 
-            wait_for(there, 10)
+            wait_for(there, LIMIT_S)
             return found[0] if found else None
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from soakbench import SECTORS, Line, SoakBench, wait_for
 from soakdisturb import Disturber, Done
-from soaklines import LIMIT_S, holes
+from soaklines import LIMIT_S, ends_with, holes
 from truths import TRUTHS
 
 from freezeframe.harness.bench import registry
@@ -56,6 +56,8 @@ DISTURBANCES_PER_MIN: Final = 200 / 60
 FAULTS_PER_MIN: Final = 30 / 60
 HOLE_BYTES: Final = 64 * (64 << 10)
 """A killed reflex loses at most 64 reads."""
+NEWEST_BYTES: Final = 256
+"""Of a console, by which it is seen that its newest byte is recorded: some lines, each with its number."""
 GROWTH_KIB: Final = 40 << 10
 GROWTH_HANDLES: Final = 6
 
@@ -153,7 +155,7 @@ class Soak:
 
     def _stop(self) -> None:
         bench = self._bench
-        wait_for(lambda: self._unrecorded() == 0, 20)
+        wait_for(self._is_recorded, 20)
         self._look()
         for _, path in sorted(self._folders.values())[-3:]:
             self._kept[path] = {side: _console(path, side) for side in SIDES}
@@ -177,21 +179,20 @@ class Soak:
                 first, last = seen[1], seen[-1]
                 self.tally.growths.append((name, last[0] - first[0], last[1] - first[1]))
 
-    def _unrecorded(self) -> int:
-        return (
-            sum(
-                len(self._bench.consoles[side].carried) - self._recorded_bytes(side)
-                for side in SIDES
+    def _is_recorded(self) -> bool:
+        """Whether what was carried last is on the disk; what was lost before does not come any more."""
+        self._look()
+        newest_first = [path for _, path in sorted(self._folders.values(), reverse=True)]
+        return all(
+            ends_with(
+                (self._record(path, side) for path in newest_first),
+                bytes(self._bench.consoles[side].carried[-NEWEST_BYTES:]),
             )
-            - self.tally.lost_bytes
+            for side in SIDES
         )
 
-    def _recorded_bytes(self, side: Side) -> int:
-        self._look()
-        return sum(
-            (path / side / "console.log").stat().st_size if path.is_dir() else len(self._kept[path].get(side, b""))
-            for _, path in self._folders.values()
-        )  # fmt: skip
+    def _record(self, path: Path, side: Side) -> bytes:
+        return _console(path, side) if path.is_dir() else self._kept.get(path, {}).get(side, b"")
 
     # --- what is done to it ---------------------------------------------------------------------------------
     def _be_armed(self) -> None:
@@ -340,8 +341,7 @@ class Soak:
         for side in SIDES:
             adapter = self._bench.consoles[side]
             recorded = b"".join(
-                _console(path, side) if path.is_dir() else self._kept.get(path, {}).get(side, b"")
-                for _, path in sorted(self._folders.values())
+                self._record(path, side) for _, path in sorted(self._folders.values())
             )
             lost, wrong = holes(bytes(adapter.carried), recorded, adapter.marks, HOLE_BYTES)
             self.tally.carried_bytes += len(adapter.carried)
@@ -444,8 +444,13 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the pair ends with us
         signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="freezeframe-soak-"))
-    soak, begun_s = Soak(folder, options.seed, options.only), time.monotonic()
-    soak.run(options.minutes)
+    begun_s = time.monotonic()
+    try:
+        soak = Soak(folder, options.seed, options.only)
+        soak.run(options.minutes)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     tally, minutes = soak.tally, (time.monotonic() - begun_s) / 60
     for name, kib, handles in tally.growths:
         if kib > GROWTH_KIB or handles > GROWTH_HANDLES:
@@ -465,8 +470,6 @@ def main() -> int:
         )
     if options.keep:
         print(f"kept: {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
     return 1 if tally.wrong else 0
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import tty
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -338,6 +338,16 @@ def holes(
             wrong.append(f"the last {missing} bytes are missing, and nothing was wrong there")
         lost += missing
     return lost, wrong
+
+
+def ends_with(newest_first: Iterable[bytes], wanted: bytes) -> bool:
+    """Whether a record in parts, the newest part first, ends with these bytes."""
+    found = b""
+    for part in newest_first:
+        found = part[-len(wanted) :] + found
+        if len(found) >= len(wanted):
+            break
+    return found.endswith(wanted)
 
 
 def _common(first: memoryview, second: memoryview) -> int:
