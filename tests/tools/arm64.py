@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,11 +151,29 @@ def ensure() -> Path:
         apt = packages.own_state(cache / "apt", packages.mirror(), architecture="arm64")
         if not list((cache / "apt/state/lists").glob("*_Packages*")):
             packages.run("apt-get", *apt, "update", "-q")
-        debs = re.findall(r"^'\S+' (\S+\.deb)", _install(apt, "--print-uris"), re.M)
-        target = cache / _key(debs)
-        if not target.is_dir():
-            _make(target, apt)
-    return target
+
+        def made() -> Path:
+            debs = re.findall(r"^'\S+' (\S+\.deb)", _install(apt, "--print-uris"), re.M)
+            target = cache / _key(debs)
+            if not target.is_dir():
+                _make(target, apt)
+            return target
+
+        return with_new_lists(made, lambda: packages.run("apt-get", *apt, "update", "-q"))
+
+
+class OldListsError(RigError):
+    """The archive does not give what the lists of packages name."""
+
+
+def with_new_lists(work: Callable[[], Path], update: Callable[[], object]) -> Path:
+    """Return what ``work`` returns. Where the lists of packages are old, they are made new, and it is done once
+    more."""
+    try:
+        return work()
+    except OldListsError:
+        update()
+        return work()
 
 
 def _install(apt: Sequence[str], *options: str) -> str:
@@ -185,8 +203,7 @@ def _make(target: Path, apt: Sequence[str]) -> None:
             _install(apt, "--download-only", "-o", f"Dir::Cache::archives={debs}")
         except RigError as error:
             # Usual reason: the archive has newer packages now and keeps no old ones.
-            packages.run("apt-get", *apt, "update", "-q")
-            raise RigError(f"{error}; the lists of packages were old: try again") from error
+            raise OldListsError(str(error)) from error
         root.mkdir(parents=True)
         (root.parent / "new").mkdir()
         for deb in sorted(debs.glob("*.deb")):
