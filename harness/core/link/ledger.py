@@ -30,16 +30,16 @@ from freezeframe.harness.core.link.ledgerbook import (
     SUSPECT_NS,
     Assembly,
     Book,
-    answered_barrier,
+    answered,
     begin,
     close,
     confirm,
     excerpt,
-    forget_writes,
     had_its_answer,
     is_disorder,
     is_owed,
     keep,
+    new_book,
     note_answer,
     remember,
     silence_unknown,
@@ -128,7 +128,8 @@ class Ledger:
         self.resync.missed_any()
         for book in self._books.values():
             silence_unknown(book, t_ns)
-            forget_writes(book, t_ns)
+            for writer in book.writers.values():
+                writer.miss(t_ns)
 
     def rows(self, session: LinkSession) -> list[WriteRow]:
         """The rows still held: finished ones first, then the unfinished."""
@@ -138,11 +139,7 @@ class Ledger:
     def _book(self, session: LinkSession, *, whole: bool = False) -> Book:
         book = self._books.get(session.number)
         if book is None:
-            # A session whose greeting was seen has no writes from before the capture.
-            book = Book(
-                whole=whole, epoch_known=whole, complete=whole, blind_since_barrier=not whole
-            )
-            self._books[session.number] = book
+            book = self._books[session.number] = new_book(session, whole=whole)
             if len(self._books) > MAX_SESSIONS:
                 del self._books[next(iter(self._books))]
         return book
@@ -173,7 +170,9 @@ class Ledger:
             message.packet_no, book.epoch, message.expects_answer, message.algorithm,
             unknown=message.tentative or t_ns <= max(book.silence_unknown_to_ns, book.suspect_to_ns),
         )  # fmt: skip
-        book.wrote(message.sender)
+        writer = book.writer(message.sender)
+        if writer.epoch_writes != NOT_KNOWN:
+            writer.epoch_writes += 1
         totals = self.totals
         totals.writes += 1
         totals.count_writer(message.sender)
@@ -204,7 +203,7 @@ class Ledger:
             _, oldest = book.unfinished.popitem(last=False)
             oldest.unknown = True
             totals.rows_given_up += 1
-            forget_writes(book, t_ns)
+            book.writer(oldest.sender).miss(t_ns)
         return events
 
     def _check(
@@ -373,7 +372,7 @@ class Ledger:
         remember(book.early_acks, key, message)
         if row is not None and had_its_answer(book, row):
             self.doubts.add(RepeatedAck(row, message), key)
-        elif row is None and book.complete:
+        elif row is None and book.writer(answered(message)).complete:
             self.doubts.add(UnknownAck(message), key)
         return []
 
@@ -388,7 +387,8 @@ class Ledger:
                 book.barriers[barrier_id] = NOT_KNOWN
             return []
         known = message.t_ns > book.silence_unknown_to_ns
-        expected = book.epoch_writes_of(message.sender) if known else NOT_KNOWN
+        writer = book.writer(message.sender)
+        expected = writer.epoch_writes if known else NOT_KNOWN
         events: list[LedgerEvent] = []
         if early is None:
             book.barriers[barrier_id] = expected
@@ -396,10 +396,10 @@ class Ledger:
             self._explained(message.session, barrier_id)
             self._count(early, expected, events)
         if len(book.barriers) > MAX_OPEN_BARRIERS:
-            book.barriers.popitem(last=False)
-            forget_writes(book, message.t_ns)
+            (sender, _), _ = book.barriers.popitem(last=False)
+            book.writer(sender).miss(message.t_ns)
         book.epoch += 1
-        book.epoch_writes[message.sender], book.blind_since_barrier = 0, False
+        writer.epoch_writes, writer.blind_since_barrier = 0, False
         return events
 
     def _count(self, answer: BarrierAnswer, expected: int, events: list[LedgerEvent]) -> None:
@@ -418,11 +418,12 @@ class Ledger:
 
     def _barrier_answer(self, message: BarrierAnswer) -> list[LedgerEvent]:
         session, count = message.session, message.count
-        book, barrier_id = self._book(session), answered_barrier(message)
+        book, barrier_id = self._book(session), (answered(message), message.barrier_id)
+        writer = book.writer(barrier_id[0])
         shown = f"barrier {session.show_id(message.barrier_id)}"
         if barrier_id not in book.barriers:
             remember(book.early_barrier_acks, barrier_id, message)
-            if book.complete and not message.tentative:
+            if writer.complete and not message.tentative:
                 event = BarrierMismatch(message, f"{shown} is not open, {count} writes reported")
                 self.doubts.add(event, barrier_id)
             return []
@@ -435,11 +436,8 @@ class Ledger:
             if expected != NOT_KNOWN:
                 detail = f"barrier {session.show_id(opened[1])} was skipped, {shown} came"
                 events.append(BarrierMismatch(message, detail))
-        if expected == NOT_KNOWN:
-            if not book.blind_since_barrier and NOT_KNOWN not in book.barriers.values():
-                book.complete = True  # whatever was missed is answered by now
-        else:
-            self._count(message, expected, events)
+        writer.complete = writer.complete or book.has_come_round(barrier_id[0])
+        self._count(message, expected, events)
         confirm(book, message.t_ns, oldest, not events)
         return events
 
@@ -448,7 +446,7 @@ class Ledger:
         book.suspect_to_ns = message.t_ns + SUSPECT_NS
         self.resync.missed(message.session)
         if message.hides_writes:
-            self._writes_missed(book, message.session, message.t_ns)
+            self._writes_missed(book, message)
         if message.hides_answers:
             silence_unknown(book, message.t_ns)
         return []
@@ -456,16 +454,16 @@ class Ledger:
     def _malformed(self, message: Malformed) -> list[LedgerEvent]:
         if message.hides_writes:
             book = self._book(message.session)
-            self._writes_missed(book, message.session, message.t_ns)
+            self._writes_missed(book, message)
             silence_unknown(book, message.t_ns)
             self.resync.missed(message.session)
         return [MalformedSeen(message)]
 
-    def _writes_missed(self, book: Book, session: LinkSession, t_ns: Ns) -> None:
-        forget_writes(book, t_ns)
+    def _writes_missed(self, book: Book, message: Hole | Malformed) -> None:
+        book.writer(message.sender).miss(message.t_ns)
         for key in list(book.assembling):
             self._forget_assembly(book, key)  # what is missing of it may be in the hole
-        self.doubts.forget(lambda one: one.session == session.number)
+        self.doubts.forget(lambda one: one.session == message.session.number)
 
     def _closed(self, message: Closed) -> list[LedgerEvent]:
         is_unseen = message.reason in NO_CLOSE

@@ -13,6 +13,7 @@ from freezeframe.harness.core.link.messages import (
     Answer,
     BarrierAnswer,
     Closed,
+    LinkSession,
     ReplicatedWrite,
     WritePart,
 )
@@ -71,6 +72,27 @@ class Assembly:
 
 
 @dataclass(eq=False, slots=True)
+class Writer:
+    """What is known of all writes and barriers of one end. With two primaries each end has its own: what
+    was missed of one says nothing about the other."""
+
+    epoch_writes: int = NOT_KNOWN
+    """Since its last barrier, or NOT_KNOWN: one may have been missed."""
+    complete: bool = False
+    """Every write that an acknowledgement may still name was captured."""
+    blind_since_barrier: bool = True
+    """No barrier was captured since writes may have been missed."""
+    missed_ns: Ns = -1
+    """Until then a write may have gone unseen since the capture began; -1: none has."""
+
+    def miss(self, t_ns: Ns) -> None:
+        """Writes may have gone unseen until ``t_ns``: judge no count and no stray acknowledgement until a
+        barrier has come round."""
+        self.missed_ns = max(self.missed_ns, t_ns)
+        self.epoch_writes, self.complete, self.blind_since_barrier = NOT_KNOWN, False, True
+
+
+@dataclass(eq=False, slots=True)
 class Book:
     """The rows of one session."""
 
@@ -78,12 +100,9 @@ class Book:
     finished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
     whole: bool = False
     """The session's greeting was captured."""
+    writers: dict[str, Writer] = field(default_factory=dict)
+    """By address."""
     epoch: int = 0
-    epoch_writes: dict[str, int] = field(default_factory=dict)
-    """Sender -> its writes since its last barrier, or NOT_KNOWN: with two primaries each end counts
-    its own."""
-    epoch_known: bool = False
-    """No write of an end that is not in ``epoch_writes`` can have been missed."""
     barriers: OrderedDict[tuple[str, bytes], int] = field(default_factory=OrderedDict)
     """Sender and cookie -> writes before it, or NOT_KNOWN."""
     early_acks: OrderedDict[Hashable, Answer] = field(default_factory=OrderedDict)
@@ -106,10 +125,6 @@ class Book:
     suspect_to_ns: Ns = -1
     """For SUSPECT_NS after a hole the capture is not trusted with silence about new writes
     either."""
-    complete: bool = False
-    """Every write that an acknowledgement may still name was captured."""
-    writes_missed_ns: Ns = -1
-    """Until then a write may have gone unseen since the capture began; -1: none has."""
     marks: tuple[tuple[Ns, int], tuple[Ns, int]] = ((-1, 0), (-1, 0))
     """(time, first epoch that was not confirmed then), twice, PARTING_NS apart: what was confirmed on
     the link since may not have reached the writer when it stopped."""
@@ -117,8 +132,6 @@ class Book:
     """When a barrier was answered last."""
     disputed: int = 1 << 62
     """The first epoch whose barrier was answered wrongly."""
-    blind_since_barrier: bool = True
-    """No barrier was captured since writes may have been missed."""
     first_answer_ns: Ns = 1 << 62
     """When the first answer was captured; far in the future: none was yet."""
     written_ns: Ns = -1
@@ -126,15 +139,21 @@ class Book:
     leaving: bool = False
     """An end has announced that it disconnects."""
 
-    def epoch_writes_of(self, sender: str) -> int:
-        """NOT_KNOWN: one may have been missed."""
-        return self.epoch_writes.get(sender, 0 if self.epoch_known else NOT_KNOWN)
+    def writer(self, address: str) -> Writer:
+        """What is known of the writes of that end."""
+        found = self.writers.get(address)
+        if found is None:
+            found = self.writers[address] = Writer()
+        return found
 
-    def wrote(self, sender: str) -> None:
-        """Count a write of the current epoch of that end."""
-        count = self.epoch_writes_of(sender)
-        if count != NOT_KNOWN:
-            self.epoch_writes[sender] = count + 1
+    def has_come_round(self, address: str) -> bool:
+        """Whether no answer can come any more to a write of that end that was missed: a barrier after the
+        last of them was captured and answered."""
+        if self.writer(address).blind_since_barrier:
+            return False
+        return not any(
+            one[0] == address and count == NOT_KNOWN for one, count in self.barriers.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +175,19 @@ def is_disorder(answer: Answer | BarrierAnswer, t_ns: Ns, packet_no: int) -> boo
     return packet_no - answer.packet_no <= REORDER_FRAMES and t_ns - answer.t_ns <= REORDER_NS
 
 
-def answered_barrier(answer: BarrierAnswer) -> tuple[str, bytes]:
-    """Which of ``Book.barriers`` this answers: one of the other end."""
-    ends = answer.session.addresses
-    return next((one for one in ends if one != answer.sender), ""), answer.barrier_id
+def new_book(session: LinkSession, *, whole: bool) -> Book:
+    """``whole``: its greeting was captured, so that it has no writes from before the capture."""
+    return Book(
+        whole=whole,
+        writers={
+            one: Writer(0 if whole else NOT_KNOWN, whole, not whole) for one in session.addresses
+        },
+    )
+
+
+def answered(answer: Answer | BarrierAnswer) -> str:
+    """Address of the end whose write or barrier this answers; of both, where they have one address."""
+    return next((one for one in answer.session.addresses if one != answer.sender), answer.sender)
 
 
 def keep(book: Book, key: Hashable, row: WriteRow) -> None:
@@ -190,21 +218,14 @@ def had_its_answer(book: Book, row: WriteRow) -> bool:
     also where the capture began in the middle of a session, none since ``row``, and its answer was captured
     after it. One that was captured before may be for a write that was missed, which had the same id."""
     is_own = row.answer_packet_no > row.packet_no
-    return book.complete or (row.t_sent_ns > book.writes_missed_ns and is_own)
+    writer = book.writer(row.sender)
+    return writer.complete or (row.t_sent_ns > writer.missed_ns and is_own)
 
 
 def remember(early: OrderedDict[_T, _V], key: _T, value: _V) -> None:
     early[key] = value
     if len(early) > MAX_EARLY:
         early.popitem(last=False)
-
-
-def forget_writes(book: Book, t_ns: Ns) -> None:
-    """Writes may have gone unseen until ``t_ns``: judge no count and no stray acknowledgement until a
-    barrier has come round."""
-    book.writes_missed_ns = max(book.writes_missed_ns, t_ns)
-    book.epoch_known, book.complete, book.blind_since_barrier = False, False, True
-    book.epoch_writes.clear()
 
 
 def silence_unknown(book: Book, t_ns: Ns) -> None:
