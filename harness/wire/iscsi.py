@@ -14,6 +14,8 @@ BHS_BYTES: Final = 48
 BHS: Final = struct.Struct(">BBBBB3s8sI28x")
 """opcode (bit 6: immediate), flags, two bytes of the opcode's own, additional header length in words,
 data segment length in bytes, LUN, initiator task tag."""
+MAX_LOGIN_BYTES: Final = 8192
+"""Of data in a PDU of the login (RFC 7143 13.12: what an end declares applies only after it)."""
 OPCODE_MASK: Final = 0x3F
 FLAGS_AT: Final = 1
 FINAL: Final = 0x80

@@ -307,7 +307,7 @@ def strangers(rnd: random.Random, base: Base) -> Mutation:
             data = one.data
             if flow is not None and set(_halves(flow[1])) <= told.keys():
                 new = b"".join(told[half] for half in _halves(flow[1]))
-                data = _unsummed(data.replace(flow[1], new, 1))
+                data = unsummed(data.replace(flow[1], new, 1))
             copies.append(one._replace(data=data, t_ns=one.t_ns + 1000))
         at = rnd.randrange(len(copies) // 2)
         merged = sorted([*frames, *copies[at:]], key=lambda one: one.t_ns)
@@ -351,7 +351,18 @@ def _halves(addresses: bytes) -> tuple[bytes, bytes]:
     return addresses[: len(addresses) // 2], addresses[len(addresses) // 2 :]
 
 
-def _unsummed(frame: bytes) -> bytes:
+def carried(frame: Frame) -> tuple[tuple[int, int], int | None]:
+    """Source and destination port, and where the bytes that TCP carries begin; None: there are none."""
+    located = look(memoryview(frame.data))
+    if not isinstance(located, tuple) or located is HOSTILE:
+        return (0, 0), None
+    at, end, _ = located
+    source, destination = struct.unpack_from(">HH", frame.data, at)
+    payload = at + (frame.data[at + 12] >> 4) * 4
+    return (source, destination), payload if payload < end else None
+
+
+def unsummed(frame: bytes) -> bytes:
     """With the checksum field as a sender with checksum offload leaves it: changed addresses have
     another one."""
     view = memoryview(frame)
@@ -379,7 +390,7 @@ def _segment(
         head, kind = struct.pack(">IHBB", 6 << 28, len(tcp), 6, 64), b"\x86\xdd"
     else:
         head, kind = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0), b"\x08\x00"
-    return _unsummed(_OUTER + kind + head + source + destination + tcp)
+    return unsummed(_OUTER + kind + head + source + destination + tcp)
 
 
 def clock_stepped(rnd: random.Random, base: Base) -> Mutation:

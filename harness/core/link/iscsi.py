@@ -46,9 +46,15 @@ _DATA_DIGEST_KEY: Final = b"DataDigest="
 _CRC32C: Final = b"CRC32C"
 _MAX_UNPROVEN_BYTES: Final = 1 << 18
 """Of data after something that may be a header: a longer wait would be for nothing."""
+_SEQUENCE_BYTES: Final = 1 << 20
+"""How far in the stream the sequence number of a PDU restricts those that come after it: at most 21,845
+PDUs fit in between. After more bytes nothing is known of the sequence."""
 _MAX_SEQUENCE_STEP: Final = 1 << 16
-"""From one PDU of an end to a later one, in what it expects of the other end: more commands than are
-under way or are missed in a hole."""
+"""Within _SEQUENCE_BYTES, in what an end expects of the other end: one for each PDU in between, and the
+commands under way."""
+_MAX_SEQUENCE_BACK: Final = 1 << 12
+"""Linux's Data-Out repeats what was expected when its R2T came: as many commands as Linux has under way
+may have been answered since."""
 _LOGIN: Final = frozenset({IscsiOp.LOGIN, IscsiOp.LOGIN_RESPONSE})
 """Never digested."""
 
@@ -125,7 +131,9 @@ class IscsiDirection(PduDirection[_Connection]):
     """One direction of one connection."""
 
     _sequence: int | None = None
-    """What the newest PDU that is believed said that it expects next."""
+    """What the newest PDU that is believed said that it expects next; None: not known."""
+    _sequence_end: int = 0
+    """Offset in the stream of the end of that PDU."""
 
     # --- PDUs ------------------------------------------------------------------------------------
     def measure(self, data: bytearray, at: int) -> int | str:
@@ -136,10 +144,15 @@ class IscsiDirection(PduDirection[_Connection]):
             return f"no PDU has the opcode {op:#04x}"
         if self.sends_writes is not None and (op in wire.FROM_INITIATOR) is not self.sends_writes:
             return f"{IscsiOp(op).name} from the wrong end"
+        if op not in wire.IN_SEQUENCE and not data[at + 1] & wire.FINAL:
+            return f"{IscsiOp(op).name} without its final bit"
+        if op in _LOGIN and (data[at + 4] or _data_bytes(data, at) > wire.MAX_LOGIN_BYTES):
+            words, length = data[at + 4], _data_bytes(data, at)
+            return f"{IscsiOp(op).name} with {words} words of headers and {length} bytes of data"
         if self.stream.unproven:
             if not _is_plausible(data, at):
-                return f"{IscsiOp(op).name} without its final bit"
-            if self._sequence is not None and not _follows(self._sequence, data, at):
+                return f"{IscsiOp(op).name} with what only another PDU may have"
+            if self._is_out_of_sequence(data, at):
                 return f"{IscsiOp(op).name} out of sequence"
         if op not in _LOGIN:
             found = self._find_digests(data, at)
@@ -151,6 +164,12 @@ class IscsiDirection(PduDirection[_Connection]):
             if len(data) - at >= end + 4 and not _digest_is(data[at : at + end], data, at + end):
                 return "its header digest is wrong"
         return parts.data_end + (4 if parts.has_data_digest else 0)
+
+    def _is_out_of_sequence(self, data: bytearray, at: int) -> bool:
+        """Whether what was believed before excludes this header."""
+        if self.stream.offset_bytes + at - self._sequence_end > _SEQUENCE_BYTES:
+            self._sequence = None
+        return self._sequence is not None and not _follows(self._sequence, data, at)
 
     def _find_digests(self, data: bytearray, at: int) -> Literal[True] | int | str:
         """In a capture that lacks the login: find whether digests follow the first header and the
@@ -243,7 +262,7 @@ class IscsiDirection(PduDirection[_Connection]):
             out.append(self.malformed(what, body[:EXCERPT_BYTES], pdu))
             return
         if not pdu.tentative and parts.op not in _LOGIN:
-            self._sequence = _sequence_of(body, 0)
+            self._sequence, self._sequence_end = _sequence_of(body, 0), pdu.offset + len(body)
         match parts.op:
             case IscsiOp.SCSI_COMMAND:
                 self._command(pdu, parts, where, out)
@@ -351,13 +370,18 @@ def _digest_is(covered: bytes | bytearray, data: bytes | bytearray, at: int) -> 
     return bool(wire.DIGEST.unpack_from(data, at)[0] == crc32c(bytes(covered)))
 
 
+def _data_bytes(data: bytes | bytearray, at: int) -> int:
+    return int.from_bytes(wire.BHS.unpack_from(data, at)[5], "big")
+
+
 def _sequence_of(data: bytes | bytearray, at: int) -> int:
     return int(wire.SEQUENCE.unpack_from(data, at + wire.SEQUENCE_AT)[0])
 
 
 def _follows(before: int, data: bytes | bytearray, at: int) -> bool:
     """Whether the header at ``at`` may come after one that expected ``before`` next."""
-    return (_sequence_of(data, at) - before) % (1 << 32) < _MAX_SEQUENCE_STEP
+    step = (_sequence_of(data, at) - before + _MAX_SEQUENCE_BACK) % (1 << 32)
+    return step < _MAX_SEQUENCE_BACK + _MAX_SEQUENCE_STEP
 
 
 def _is_plausible(data: bytearray, at: int) -> bool:

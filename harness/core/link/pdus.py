@@ -97,6 +97,11 @@ class PduStream:
         """What is found is tentative until it is confirmed."""
         return self._looking or self._trust < TRUSTED
 
+    @property
+    def offset_bytes(self) -> int:
+        """Where in the stream the bytes that ``measure`` gets begin."""
+        return self._offset
+
     def gap(self, length_bytes: int) -> None:
         """The capture lacks ``length_bytes`` here."""
         self._offset += len(self._held) + length_bytes
@@ -244,6 +249,11 @@ class Associations(Generic[S]):
         """Whether both ends are those that the bench names, as far as it names them."""
         return self._pair <= {opening.source, opening.destination}
 
+    @property
+    def are_named(self) -> bool:
+        """Both ends are named: whoever ``is_pairs`` accepts is the pair and no stranger."""
+        return len(self._pair) == 2
+
     def session_for(self, opening: Opening) -> S:
         """The open session of this connection's ends, or a new one."""
         key = _ends(opening)
@@ -377,8 +387,10 @@ class PduDirection(ABC, Generic[C]):
 
     def _is_stranger(self) -> bool:
         """Whether these first bytes, which are not the protocol's, may be anybody's: a health check that
-        opens the port is no error of the pair, also where the server has greeted it."""
-        return not (self.link.options.must_match and self.both.is_pairs)
+        opens the port is no error of the pair, also where the server has greeted it. Between two
+        addresses that are both named nobody else speaks."""
+        is_pairs = self.both.is_pairs or self.link.associations.are_named
+        return not (self.link.options.must_match and is_pairs)
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
         if self._foreign:
