@@ -220,7 +220,7 @@ class IscsiDirection(PduDirection[_Connection]):
         if not is_same_end or not _is_plausible(data, following):
             return "no PDU follows it"
         sequence = _sequence_of(data, at)
-        if not sequence or not _follows(sequence, data, following):  # 0: as in most data
+        if not sequence or not _follows(sequence, data, following):
             return "what follows it is out of sequence"
         return True
 
@@ -379,9 +379,12 @@ def _sequence_of(data: bytes | bytearray, at: int) -> int:
 
 
 def _follows(before: int, data: bytes | bytearray, at: int) -> bool:
-    """Whether the header at ``at`` may come after one that expected ``before`` next."""
-    step = (_sequence_of(data, at) - before + _MAX_SEQUENCE_BACK) % (1 << 32)
-    return step < _MAX_SEQUENCE_BACK + _MAX_SEQUENCE_STEP
+    """Whether the header at ``at`` may come after one that expected ``before`` next. 0 is in most data, and
+    near the numbers of a young session: a true one is passed over."""
+    sequence = _sequence_of(data, at)
+    is_data_out = data[at] & wire.OPCODE_MASK == IscsiOp.DATA_OUT
+    back = _MAX_SEQUENCE_BACK if is_data_out else 0
+    return sequence != 0 and (sequence - before + back) % (1 << 32) < back + _MAX_SEQUENCE_STEP
 
 
 def _is_plausible(data: bytearray, at: int) -> bool:

@@ -72,7 +72,7 @@ class Assembly:
 
 
 @dataclass(eq=False, slots=True)
-class Writer:
+class WriterBook:
     """What is known of all writes and barriers of one end. With two primaries each end has its own: what
     was missed of one says nothing about the other."""
 
@@ -100,7 +100,7 @@ class Book:
     finished: OrderedDict[Hashable, WriteRow] = field(default_factory=OrderedDict)
     whole: bool = False
     """The session's greeting was captured."""
-    writers: dict[str, Writer] = field(default_factory=dict)
+    writers: dict[str, WriterBook] = field(default_factory=dict)
     """By address."""
     epoch: int = 0
     barriers: OrderedDict[tuple[str, bytes], int] = field(default_factory=OrderedDict)
@@ -139,11 +139,11 @@ class Book:
     leaving: bool = False
     """An end has announced that it disconnects."""
 
-    def writer(self, address: str) -> Writer:
+    def writer(self, address: str) -> WriterBook:
         """What is known of the writes of that end."""
         found = self.writers.get(address)
         if found is None:
-            found = self.writers[address] = Writer()
+            found = self.writers[address] = WriterBook()
         return found
 
     def has_come_round(self, address: str) -> bool:
@@ -180,7 +180,8 @@ def new_book(session: LinkSession, *, whole: bool) -> Book:
     return Book(
         whole=whole,
         writers={
-            one: Writer(0 if whole else NOT_KNOWN, whole, not whole) for one in session.addresses
+            one: WriterBook(0 if whole else NOT_KNOWN, whole, not whole)
+            for one in session.addresses
         },
     )
 

@@ -130,6 +130,7 @@ def counts(found: list[LinkMessage]) -> tuple[int, int, int]:
 @settings(max_examples=60, deadline=None)
 @example(commands=1 << 16, rest_bytes=1, begins_at=0)
 @example(commands=(1 << 17) + 5, rest_bytes=100, begins_at=0)
+@example(commands=256, rest_bytes=17, begins_at=21)
 @example(commands=3, rest_bytes=40, begins_at=(1 << 32) - 20)
 @given(
     commands=ANY_HOLE,
