@@ -150,6 +150,8 @@ class IscsiDirection(PduDirection[_Connection]):
             words, length = data[at + 4], _data_bytes(data, at)
             return f"{IscsiOp(op).name} with {words} words of headers and {length} bytes of data"
         if self.stream.unproven:
+            if op in _LOGIN:  # neither digest nor sequence proves one, and it comes first only
+                return f"{IscsiOp(op).name} in the middle of a connection"
             if not _is_plausible(data, at):
                 return f"{IscsiOp(op).name} with what only another PDU may have"
             if self._is_out_of_sequence(data, at):

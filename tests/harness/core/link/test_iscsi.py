@@ -24,6 +24,9 @@ from freezeframe.harness.core.link.protocol import LinkOptions, Opening
 INITIATOR, TARGET = "10.0.0.1", "10.0.0.2"
 BLOCK_BYTES = 512
 BEFORE, AFTER = 12, 30
+BHS_BYTES = 48
+WAITED_BYTES = 1 << 18
+"""At most, for what looks like the header of a long PDU after a hole."""
 UNDERSTOOD = 4
 """Commands after a hole until the direction is understood: two that prove each other, and what is
 damaged at the end of the hole."""
@@ -104,6 +107,15 @@ class Mirror:
             self.feed(self.target, self.response())
         return [one for one in self.seen if not getattr(one, "tentative", False)]
 
+    def await_understanding(self) -> None:
+        """Go on until all is understood. What looks like a header may first be waited for."""
+        for _ in range(WAITED_BYTES // AFTER // BHS_BYTES + 2):
+            found = counts(self.exchange(AFTER))
+            assert found[0] == 0
+            if found == (0, AFTER, AFTER):
+                break
+        assert counts(self.exchange(AFTER)) == (0, AFTER, AFTER)
+
     def miss(self, ends: str, commands: int, rest_bytes: int) -> None:
         """So many commands pass in a hole; ``ends``: of which directions. The last PDU is cut."""
         command, response = self.command(), self.response()
@@ -127,29 +139,32 @@ def counts(found: list[LinkMessage]) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("has_digests", [True, False])
 @pytest.mark.parametrize("ends", [INITIATOR, TARGET, f"{INITIATOR} {TARGET}"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @example(commands=1 << 16, rest_bytes=1, begins_at=0)
 @example(commands=(1 << 17) + 5, rest_bytes=100, begins_at=0)
+@example(commands=65536, rest_bytes=22, begins_at=8946)
+@example(commands=32768, rest_bytes=17, begins_at=21)
 @example(commands=256, rest_bytes=17, begins_at=21)
 @example(commands=3, rest_bytes=40, begins_at=(1 << 32) - 20)
 @given(
     commands=ANY_HOLE,
     rest_bytes=st.integers(1, BLOCK_BYTES),
-    begins_at=st.integers(1, (1 << 32) - 1),
+    begins_at=st.integers(1 << 16, (1 << 32) - 1),
 )
 def test_after_a_hole_of_any_length_both_ends_are_understood(
     has_digests: bool, ends: str, commands: int, rest_bytes: int, begins_at: int
 ) -> None:
+    """Without digests a rest of a cut PDU may look like a header where the numbers of the session are as small
+    as an opcode: such sessions are examples only."""
     mirror = Mirror(has_digests, command_sn=begins_at, status_sn=begins_at + 9)
     before = counts(mirror.exchange(BEFORE))
     assert before[0] == 0 and min(before[1:]) >= BEFORE - UNDERSTOOD
     mirror.miss(ends, commands, rest_bytes)
-    assert counts(mirror.exchange(UNDERSTOOD))[0] == 0
-    assert counts(mirror.exchange(AFTER)) == (0, AFTER, AFTER)
+    mirror.await_understanding()
 
 
 @pytest.mark.parametrize("has_digests", [True, False])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(commands=ANY_HOLE, older=st.lists(st.integers(0, 4000), min_size=4, max_size=8))
 def test_data_that_answer_an_older_request_are_understood_after_a_hole(
     has_digests: bool, commands: int, older: list[int]
