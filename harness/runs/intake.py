@@ -31,6 +31,7 @@ from freezeframe.harness.core.events import (
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONSOLE, CONTROL, SIDE_OF
 from freezeframe.harness.core.policy.messages import BenchPart, Trouble
+from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.capture_ring import join
 from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.incidents.store import Outcome
@@ -199,6 +200,7 @@ class Intake:
     def _closed(self, recording: Recording, outcome: Outcome) -> ClosedRecording:
         if recording is self._followed_by:  # of an earlier station's nothing was counted
             recording.count_lines(self._opened)
+            recording.end_canaries(self._station.dialogue.canaries.record)
         rules = self.rules
         return ClosedRecording(recording, outcome, rules.throughout, rules.ever)
 
@@ -325,7 +327,8 @@ class Intake:
 
     def _hit(self, trigger: Trigger) -> None:
         if trigger.rule == CANARY_RULE.name:
-            self._station.dialogue.canaries.heard(trigger)
+            if (outcome := self._station.dialogue.canaries.heard(trigger)) is not None:
+                self._followed_by.canary(trigger.side, outcome)
             self._station.heard(trigger.side)
             return
         if trigger.rule.startswith(BOOT_RULE_PREFIX):
@@ -436,6 +439,11 @@ class Intake:
     def was_heard(self, side: Side) -> bool:
         """Whether the last canary that was asked for has come in."""
         return bool(self._station.dialogue.canaries.record.get(side, {}).get("seen"))
+
+    def unheard(self, side: Side, reason: str) -> None:
+        """The last canary that was asked for has not come in in time."""
+        self._followed_by.canary(side, {"seen": False, "reason": escape(reason)})
+        self._station.step(m.NotHeard(side=side, reason=reason))
 
     def append_event(self, event: Event, source: str) -> None:
         """A sample of the supply, from its own thread."""

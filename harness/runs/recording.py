@@ -5,10 +5,10 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -71,6 +71,7 @@ class Recording:
         self._view = view
         self._on_loss = on_loss
         incident.on_loss = self._lost_record if on_loss is not None else None
+        incident.record.setdefault("canaries", {})
 
     def _lost_record(self, text: str) -> None:
         if text not in self.lost_evidence and self._on_loss is not None:
@@ -120,6 +121,21 @@ class Recording:
         if slow := self.incident.acted(sent):
             self._view.phase(slow)
         return slow
+
+    def canary(self, side: Side, outcome: Mapping[str, Any]) -> None:
+        """A canary came in, or did not in time; ``outcome`` as in incident.json. After the frames one that
+        does not come proves nothing: a controller that restarts prints none."""
+        known, record = self.incident.record["canaries"], self.incident.record
+        if outcome["seen"] or not record["actions"]:
+            record["canaries"] = {**known, side: dict(outcome)}
+
+    def end_canaries(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of a side without any: say why. ``asked``: what became of the newest that were asked for."""
+        for side in SIDES:
+            if side not in self.incident.record["canaries"]:
+                reason = asked.get(side, {}).get("reason") or "none came in before its end"
+                outcome = {"seen": False, "reason": reason}
+                self.incident.record["canaries"] |= {side: outcome}
 
     def count_lines(self, opened: OpenBench) -> None:
         """Keep what the serial drivers counted since the recording before was asked this."""

@@ -58,8 +58,8 @@ class Canaries:
 
     def text(self, side: Side) -> str:
         """A new line for that console."""
-        self._asked_ns[side] = time.monotonic_ns()
         self.record[side] = {"seen": False}
+        self._asked_ns[side] = time.monotonic_ns()
         return CANARY + secrets.token_hex(4)
 
     def impossible(self, side: Side, why: str) -> None:
@@ -67,14 +67,17 @@ class Canaries:
         self._asked_ns.pop(side, None)
         self.record[side] = {"seen": False, "reason": escape(why)}
 
-    def heard(self, trigger: Trigger) -> None:
+    def heard(self, trigger: Trigger) -> dict[str, Any] | None:
+        """Returns what the record has of it now; None: nobody had asked for that line."""
         asked_ns = self._asked_ns.pop(trigger.side, None)
-        if asked_ns is not None:
-            self.record[trigger.side] = {
-                "seen": True,
-                "round_trip_us": (trigger.t_match_ns - asked_ns) // NS_PER_US,
-                "arrival_to_match_us": (trigger.t_match_ns - trigger.t_arrival_ns) / NS_PER_US,
-            }
+        if asked_ns is None:
+            return None
+        self.record[trigger.side] = heard = {
+            "seen": True,
+            "round_trip_us": (trigger.t_match_ns - asked_ns) // NS_PER_US,
+            "arrival_to_match_us": (trigger.t_match_ns - trigger.t_arrival_ns) / NS_PER_US,
+        }
+        return heard
 
     @property
     def missing(self) -> list[Side]:

@@ -174,7 +174,7 @@ class Station(threading.Thread):
         for side, (until_ns, reason) in list(self._listening.items()):
             if now >= until_ns:
                 del self._listening[side]
-                self.step(m.NotHeard(side=side, reason=reason))
+                self.intake.unheard(side, reason)
         due_ns = self.machine.next_deadline_ns()
         if due_ns is not None and due_ns <= now:
             self.step(m.Tick())

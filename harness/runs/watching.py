@@ -114,8 +114,6 @@ class Watch:
                 incident.discard()
                 return None
             recording.close(self.station.opened, closed.throughout, closed.ever, closed.counted)
-            canaries = self.station.dialogue.canaries.record
-            incident.record["canaries"] = {side: dict(one) for side, one in canaries.items()}
             for says in lacks.values():
                 incident.note(f"not seen on the link: {says}")
             causes = [f"trigger {one.rule} on the {one.side}" for one in recording.causes[:1]]

@@ -1,25 +1,42 @@
-"""What belongs to which incident when a watcher is started again, with watchers that report what the test
-says."""
+"""What belongs to which incident when a watcher is started again, and when canaries come and do not come,
+with watchers that report what the test says."""
 
 from pathlib import Path
 from typing import Any, cast
 
 from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.events import AnyEvent, LinkStats, Recorded, StreamEnded
+from freezeframe.harness.core.events import (
+    SIDES,
+    AnyEvent,
+    FrameSent,
+    LinkStats,
+    Recorded,
+    Side,
+    StreamEnded,
+    Trigger,
+)
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.runs.intake import Decider, Intake
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.recording import Recording
+from freezeframe.harness.runs.selfcheck import CANARY_RULE, Canaries
 from freezeframe.harness.runs.view import Silent
+
+
+class Dialogue:
+    """What was asked of the controllers."""
+
+    def __init__(self) -> None:
+        self.canaries = Canaries()
 
 
 class Station:
     """What an intake needs of one; it keeps what it is given."""
 
     def __init__(self, opened: OpenBench) -> None:
-        self.opened = opened
+        self.opened, self.dialogue = opened, Dialogue()
         self.steps: list[m.Event] = []
 
     def step(self, event: m.Event) -> None:
@@ -27,6 +44,9 @@ class Station:
 
     def post(self, work: Any) -> None:
         work()
+
+    def heard(self, side: Side) -> None:
+        self.step(m.Heard(side=side))
 
     def lost(self, part: m.BenchPart, reason: str) -> None:
         self.step(m.Lost(part=part, reason=reason))
@@ -81,6 +101,24 @@ class World:
         self.watchers.reports.append(("linkwatch", event))
         self.intake.take_what_comes(0, -1)
 
+    def ask(self, side: Side) -> None:
+        """A canary is on its way."""
+        self.station.dialogue.canaries.text(side)
+
+    def hear(self, side: Side) -> None:
+        """The reflex reports a canary."""
+        canary = Trigger(
+            t_ns=2, t_match_ns=2, t_arrival_ns=1, rule=CANARY_RULE.name, side=side, source="console",
+            offset_bytes=0, instruct=[],
+        )  # fmt: skip
+        self.watchers.reports.append(("reflex", canary))
+        self.intake.take_what_comes(0, -1)
+
+    def seen(self, recording: Recording) -> dict[Side, bool]:
+        """Whether each side's canary was, by the incident."""
+        record = recording.incident.record["canaries"]
+        return {side: record[side]["seen"] for side in SIDES if side in record}
+
     def cut(self) -> LinkStats | None:
         """Returns the counters of the incident that was cut."""
         self.intake.prepare_next(self.recording())
@@ -115,3 +153,53 @@ def test_frames_that_a_fresh_capture_loses_are_reported_from_the_first_on(tmp_pa
         (m.Trouble.DROPS, "1"),
         (m.Trouble.DROPS, "2"),
     ]
+
+
+def test_an_incident_keeps_its_own_canaries_and_not_those_of_the_next(tmp_path: Path) -> None:
+    """Seen: judged while those of the next incident were on their way, it said NOT HEARD of a canary that
+    is the first line of its console.log."""
+    world = World(tmp_path)
+    first = world.intake.current
+    for side in SIDES:
+        world.ask(side)
+        world.hear(side)
+    world.ask("secondary")  # the poll's, on its way when the trigger comes
+    world.cut()
+    world.ask("primary")
+    assert world.seen(first) == {"primary": True, "secondary": True}
+    second = world.intake.current
+    assert world.seen(second) == {}
+    world.hear("primary")
+    world.intake.unheard("secondary", "it would not print: \x1b")
+    assert world.seen(second) == {"primary": True, "secondary": False}
+    assert second.incident.record["canaries"]["secondary"]["reason"] == "it would not print: \\x1b"
+    assert world.seen(first) == {"primary": True, "secondary": True}
+    assert world.station.steps[-1] == m.NotHeard(
+        side="secondary", reason="it would not print: \x1b"
+    )
+
+
+def test_a_canary_that_a_restart_takes_away_is_not_held_against_its_console(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first = world.intake.current
+    world.ask("primary")
+    world.hear("primary")
+    for side in SIDES:
+        world.ask(side)
+    first.acted(FrameSent(t_ns=3, side="primary", seq=1, frame=b"f", t_done_ns=4, arming=1))
+    for side in SIDES:
+        world.intake.unheard(side, "it did not come in")
+    assert world.seen(first) == {"primary": True}
+    world.cut()
+    reason = first.incident.record["canaries"]["secondary"]["reason"]
+    assert world.seen(first) == {"primary": True, "secondary": False} and "before its end" in reason
+
+
+def test_of_a_side_that_cannot_print_each_incident_says_why(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.station.dialogue.canaries.impossible("primary", "it has no control line")
+    for _ in range(2):
+        recording = world.intake.current
+        world.cut()
+        found = recording.incident.record["canaries"]["primary"]
+        assert found == {"seen": False, "reason": "it has no control line"}

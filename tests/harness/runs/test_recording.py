@@ -21,6 +21,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.store import StoredIncident
 from freezeframe.harness.runs.intake import Decider, Intake
 from freezeframe.harness.runs.recording import Recording, not_made
+from freezeframe.harness.runs.selfcheck import Canaries
 from freezeframe.harness.runs.view import Silent
 
 
@@ -68,20 +69,28 @@ def test_what_the_serial_drivers_counted_is_kept_and_losses_are_noted(tmp_path: 
     assert record.notes == ("secondary console: its serial driver counted 2 overruns",)
 
 
+class NoDialogue:
+    """Nothing has been asked."""
+
+    def __init__(self) -> None:
+        self.canaries = Canaries()
+
+
 class CountingStation:
     """What an intake needs of one."""
 
     def __init__(self, opened: OpenBench) -> None:
-        self.opened = opened
+        self.opened, self.dialogue = opened, NoDialogue()
 
     def step(self, event: object) -> None:
         raise AssertionError(event)
 
 
-def test_a_resumed_incident_gets_nothing_of_what_the_drivers_counted_since(
+def test_a_resumed_incident_gets_nothing_of_what_was_counted_and_heard_since(
     tmp_path: Path,
 ) -> None:
-    """Seen: it was given the losses of the recording that had begun meanwhile, which lacked them."""
+    """Seen: it was given the losses of the recording that had begun meanwhile, which lacked them; and its
+    canaries."""
     opened = OpenBench.__new__(OpenBench)
     opened.bench = load_bench("sim")
     opened.controllers, opened.consoles = {}, {}
@@ -90,6 +99,7 @@ def test_a_resumed_incident_gets_nothing_of_what_the_drivers_counted_since(
     resumed, now = (
         Recording(Incident.create(tmp_path, bench="b", seed=seed), Silent()) for seed in (0, 1)
     )
+    resumed.canary("primary", heard := {"seen": True})
     intake = Intake(cast(Decider, CountingStation(opened)), Silent(), now)
     intake.cut(resumed, is_resumed=True)
     assert opened._line_errors == losses and not resumed.incident.record.get("line_errors")
@@ -99,6 +109,8 @@ def test_a_resumed_incident_gets_nothing_of_what_the_drivers_counted_since(
         one.incident.finish("fail")
     assert Incident.open(resumed.incident.path).record.line_errors == {}
     assert Incident.open(now.incident.path).record.line_errors == losses
+    assert resumed.incident.record["canaries"] == {"primary": heard}
+    assert set(now.incident.record["canaries"]) == set(SIDES)
 
 
 HITS = st.lists(
