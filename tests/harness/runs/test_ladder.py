@@ -1,6 +1,7 @@
 """What is done to a controller that hangs: in the audit journal, and shown by a dry run."""
 
 import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -29,7 +30,7 @@ from freezeframe.harness.runs.view import Silent
 def test_each_rung_is_audited_with_its_result(
     step: str, detail: str, audited: tuple[str, str] | None
 ) -> None:
-    journal = AuditJournal("test_ladder", "watch")
+    journal = AuditJournal("test_ladder", "watch", Path("bench.toml"))
     journal.add("begin")
     tell_steps([Transition(t_ns=1, side="primary", step=step, detail=detail)], Silent(), journal)
     last = json.loads(journal.path.read_text().splitlines()[-1])
