@@ -72,7 +72,8 @@ def test_a_break_comes_before_the_power(
     assert all(one["complete"] for one in result.record["sets"].values())
     assert steps[-1] == ("", "not compared"), "the pair came back to full duplex"
     audited = [
-        json.loads(line) for line in AuditJournal("ladder", "", Path()).path.read_text().splitlines()
+        json.loads(line)
+        for line in AuditJournal("ladder", "", Path()).path.read_text().splitlines()
     ]
     done = [one for one in audited if one["action"] in ("break", "power cycle")]
     assert [(one["action"], one["about"], one["result"]) for one in done] == [
