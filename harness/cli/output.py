@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from freezeframe.harness.cli.interrupt import EXIT_INTERRUPTED
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import utc_now
 from freezeframe.harness.errors import HarnessError, RigError, UsageError, WireError
 
 EXIT_PASS: Final = 0
@@ -75,8 +75,7 @@ def print_json(value: Mapping[str, object] | Sequence[object]) -> None:
 
 def print_line(**fields: object) -> None:
     """Print one JSON object on one line, with the time of day, for a command that goes on."""
-    utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    sys.stdout.write(json.dumps({"utc": utc, **fields}, default=str) + "\n")
+    sys.stdout.write(json.dumps({"utc": utc_now(), **fields}, default=str) + "\n")
     sys.stdout.flush()
 
 

@@ -34,6 +34,11 @@ class WallReading:
         return datetime.fromtimestamp(wall_s, UTC).time().isoformat("milliseconds")
 
 
+def utc_now() -> str:
+    """Return the wall time, ISO 8601 in milliseconds: ``2026-11-30T18:00:00.000Z``."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def read_wall_clock() -> WallReading:
     """Read the wall time between two readings of the monotonic clock; return the tightest of a few
     attempts."""

@@ -76,11 +76,14 @@ class Onlookers:
             _remove_left_behind(folder, name)
             # Before it has a name: no moment with another mode.
             os.fchmod(self._socket.fileno(), MODE)
-            with _short(self.path) as address:
+            # It gets its name when somebody listens: nobody finds it left behind before.
+            fresh = self.path.with_suffix(".new")
+            with _short(fresh) as address:
                 with contextlib.suppress(FileNotFoundError):
-                    self.path.unlink()
+                    fresh.unlink()
                 self._socket.bind(address)
             self._socket.listen(MAX_PEERS)
+            fresh.rename(self.path)
         except OSError as error:
             self._socket.close()
             raise RigError(

@@ -22,11 +22,11 @@ the disk before the next step.
 import getpass
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import utc_now
 
 NAME: Final = "{bench}.audit.jsonl"
 
@@ -62,9 +62,8 @@ class AuditJournal:
 
     def add(self, action: str, about: str = "", why: str = "", result: str = "ok") -> None:
         """Append one line; it is on the disk when this returns."""
-        utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         entry = {
-            "utc": utc, "bench": self._bench_file, "who": self.who, "action": action, "about": escape(about),
+            "utc": utc_now(), "bench": self._bench_file, "who": self.who, "action": action, "about": escape(about),
             "why": escape(why), "result": escape(result),
         }  # fmt: skip
         try:

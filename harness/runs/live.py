@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from freezeframe.harness.core.livestatus import (
 )
 from freezeframe.harness.core.policy import HealthStatus
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import utc_now
 from freezeframe.harness.edge.onlookers import Onlookers
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.store import CONSOLE, TIMES, open_inside
@@ -305,10 +305,6 @@ def _end_of(file: Any) -> bytes:
 def _in_utf8(path: str) -> str:
     """The path; bytes of it that are not UTF-8 are ``\\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from freezeframe.harness.bench.notifytable import Occasion
 from freezeframe.harness.core.events import NS_PER_S, Ns
 from freezeframe.harness.core.policy import Health, HealthStatus
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.clock import utc_now
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1000
@@ -141,9 +141,8 @@ def _notice(
     status: HealthStatus | None,
     incident: NoticedIncident | None = None,
 ) -> Notice:
-    utc = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Notice(
-        event=event, utc=utc, machine=socket.gethostname(), bench=bench, text=_plain(text),
+        event=event, utc=utc_now(), machine=socket.gethostname(), bench=bench, text=_plain(text),
         health=status.health.value if status is not None else "",
         why=_plain(status.why) if status is not None else "", incident=incident,
     )  # fmt: skip

@@ -154,7 +154,8 @@ class IscsiDirection(PduDirection[_Connection]):
                 return f"{IscsiOp(op).name} in the middle of a connection"
             if not _is_plausible(data, at):
                 return f"{IscsiOp(op).name} with what only another PDU may have"
-            if self._is_out_of_sequence(data, at):
+            before = self._sequence_near(at)
+            if before is not None and not _follows(before, data, at):
                 return f"{IscsiOp(op).name} out of sequence"
         if op not in _LOGIN:
             found = self._find_digests(data, at)
@@ -167,17 +168,17 @@ class IscsiDirection(PduDirection[_Connection]):
                 return "its header digest is wrong"
         return parts.data_end + (4 if parts.has_data_digest else 0)
 
-    def _is_out_of_sequence(self, data: bytearray, at: int) -> bool:
-        """Whether what was believed before excludes this header."""
-        if self.stream.offset_bytes + at - self._sequence_end > _SEQUENCE_BYTES:
-            self._sequence = None
-        return self._sequence is not None and not _follows(self._sequence, data, at)
+    def _sequence_near(self, at: int) -> int | None:
+        """What the newest PDU that is believed expects next; None: there is none within _SEQUENCE_BYTES."""
+        is_near = self.stream.offset_bytes + at - self._sequence_end <= _SEQUENCE_BYTES
+        return self._sequence if is_near else None
 
     def _find_digests(self, data: bytearray, at: int) -> Literal[True] | int | str:
         """In a capture that lacks the login: find whether digests follow the first header and the
         first data. 0: more bytes are needed; text: no PDU begins here."""
         both = self.both
-        if both.header_digest is False and self.stream.looking and self._sequence is None:
+        is_unproven = both.header_digest is False and self.stream.looking
+        if is_unproven and self._sequence_near(at) is None:
             found = self._follows_undigested(data, at)
             if found is not True:
                 return found

@@ -30,7 +30,9 @@ SLOWEST_TICK_NS: Final = 10 * NS_PER_MS
 CLOCK_JITTER_NS: Final = 50 * NS_PER_MS
 """Between the sending of two frames and their times in the capture, as virtual machines have it."""
 FASTEST_TICK_NS: Final = NS_PER_MS
-"""RFC 7323 4.1; but for clocks that count microseconds, as Linux may."""
+"""RFC 7323 5.4 ..."""
+MICROSECOND_CLOCK_NS: Final = FASTEST_TICK_NS // 20
+"""... but for clocks that count microseconds, as Linux may: what is measured of one is at most this."""
 MIN_TICKS: Final = 20
 """So many show how fast it is."""
 CLOCK_STEP_NS: Final = 250 * NS_PER_MS
@@ -110,7 +112,7 @@ class SenderClock(NamedTuple):
         if known >= MIN_TICKS:
             elapsed_ns = max(self.t_ns - self.t_first_ns, 0) + CLOCK_JITTER_NS
             measured_ns = elapsed_ns // known
-            if measured_ns > FASTEST_TICK_NS // 20:
+            if measured_ns > MICROSECOND_CLOCK_NS:
                 measured_ns = max(measured_ns, FASTEST_TICK_NS)
             tick_ns = min(tick_ns, measured_ns)
         return t_ns - self.t_ns > max(ticks + 2, 0) * tick_ns * 5 // 4 + CLOCK_STEP_NS
