@@ -5,7 +5,7 @@ values.
 to step without input. ``serve.py`` maps these to sockets, PTYs and clocks; ``world.py`` to memory
 and virtual time. Names of channels: host sessions and replication sockets are small integers given
 by whoever opens them; control ports are "control" (the harness's link), "console" (frames that
-share the console's UART) and "peer" (autonomic mode).
+share the console's UART), "peer" (autonomic mode) and "service" (a fault while others have the link).
 """
 
 from dataclasses import dataclass

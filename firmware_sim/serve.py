@@ -152,6 +152,8 @@ class Server:
         self._line("console", options.console)
         if not self._console_shared:
             self._line("control", options.control)
+        if options.service_listen:
+            self._line("service", options.service_listen)
         if options.peer_control_listen:
             self._line("peer", options.peer_control_listen)
         elif options.peer_control and options.peer_control.startswith(CONNECTED):
@@ -406,6 +408,11 @@ def parser() -> argparse.ArgumentParser:
     line = "fd:N|pty:LINKPATH|tcp:ADDR:PORT|/dev/ttyX[@BAUD]"
     made.add_argument("--console", required=True, metavar=line)
     made.add_argument("--control", required=True, metavar=f"{line}|console")
+    made.add_argument(
+        "--service-listen",
+        metavar="tcp:ADDR:PORT|unix:PATH",
+        help="takes control frames too: for a fault while the control line is somebody's",
+    )
     peer = made.add_mutually_exclusive_group()
     peer.add_argument(
         "--peer-control",

@@ -1,8 +1,16 @@
 """Write the bench file by which other commands use a simulated pair that runs."""
 
 import json
+from pathlib import Path
 
 from freezeframe.harness.bench.benchfile import Bench
+from freezeframe.harness.core.events import Side
+
+
+def service_port(bench: Bench, side: Side) -> Path:
+    """Where a simulated controller takes control frames beside its control line: it lies beside the
+    bench file that ``attached`` makes."""
+    return bench.path.parent / f"{side}.service"
 
 
 def attached(bench: Bench) -> str:

@@ -29,7 +29,7 @@ STOP_TIMEOUT_S: Final = 5.0
 
 class Simulation:
     """The wiring and power of a simulated bench. Ports appear in ``run_dir``: SIDE.console,
-    SIDE.control (PTYs), SIDE.nbd (unix socket, once powered), SIDE.netns. Everything ends with
+    SIDE.control (PTYs), SIDE.nbd and SIDE.service (unix sockets, once powered), SIDE.netns. Everything ends with
     this process, even if it is killed."""
 
     def __init__(
@@ -113,6 +113,7 @@ class Simulation:
             replication, f"{netns.SECONDARY_ADDRESS}:{REPLICATION_PORT}",
             "--console", "fd:{console_fd}",
             "--control", "console" if side in self._shared_lines else "fd:{control_fd}",
+            "--service-listen", f"unix:{self.run_dir / f'{side}.service'}",
             "--netns", namespace,
             "--seed", str(seed),
             "--boot-ms", str(self._boot_ms),

@@ -296,11 +296,38 @@ def sim(
     as_json: JsonOption = False,
 ) -> None:
     """Start a simulated pair, print the bench file that other commands use to reach it, and run
-    until Ctrl-C."""
-    with reported(as_json):
-        from freezeframe.harness.cli import benches
+    until Ctrl-C.
 
-        benches.simulate(bench, directory, seed=seed, as_json=as_json)
+    On a terminal each key makes a fault; from elsewhere `freezeframe inject` does.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import playground
+
+        playground.simulate(bench, directory, seed=seed, as_json=as_json)
+
+
+@app.command(short_help="Make a fault on a pair of `freezeframe sim`.")
+def inject(
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Scenario file, or the name of a built-in scenario; clean: host writes only.",
+            metavar="SCENARIO",
+            autocompletion=complete.scenarios,
+        ),
+    ],
+    bench: AimedBenchOption,
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a fault on a pair that `freezeframe sim` started, while a watch watches it.
+
+    The faults of the scenario are armed, and the host's writes are written at which they come.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import playground
+
+        playground.inject_scenario(scenario, bench, seed=seed, as_json=as_json)
 
 
 def main() -> None:

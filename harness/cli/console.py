@@ -9,7 +9,7 @@ from typing import Final, TextIO
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.benchid import another_of_that_name
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
-from freezeframe.harness.cli.output import err
+from freezeframe.harness.cli.output import say_aside
 from freezeframe.harness.core.console.shown import ShownStream
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
@@ -113,4 +113,4 @@ class _Screen:
 
 
 def _say(text: str) -> None:
-    err.print(f"freezeframe: {escape(text)}", style="dim", markup=False)
+    say_aside(f"freezeframe: {escape(text)}", "dim")

@@ -9,7 +9,7 @@ import typer
 
 from freezeframe.harness.bench.newbench import BenchAnswers, SideAnswers, write_bench
 from freezeframe.harness.bench.registry import find
-from freezeframe.harness.cli.output import out, print_json, say
+from freezeframe.harness.cli.output import print_json, say, say_command
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.portscan import PortHeard, SerialPort, hear, serial_ports
@@ -67,7 +67,7 @@ def init(path: Path) -> None:
         raise UsageError("init: the questions were not answered; no file was written") from None
     for written in write_bench(path, answers):
         say(f"written: {escape(str(written))}")
-    say(f"next: freezeframe check {escape(str(path))} --touch")
+    say_command(f"next: freezeframe check {escape(str(path))} --touch")
 
 
 def _asked(path: Path) -> BenchAnswers:
@@ -93,7 +93,7 @@ def _asked(path: Path) -> BenchAnswers:
 
 def _say(port: SerialPort, heard: PortHeard | None) -> None:
     device = f" ({port.device})" if port.device != port.name else ""
-    out.print(f"{port.name}{device}{f': {port.what}' if port.what else ''}", markup=False)
+    say(f"{port.name}{device}{f': {port.what}' if port.what else ''}")
     if port.in_use_by:
         say(f"    in use by {port.in_use_by}; not opened")
     elif heard is not None:

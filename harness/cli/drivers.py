@@ -81,15 +81,15 @@ def check(name: str, bench: str | None, *, overwrite: bool, verbose: bool, as_js
 
 def _print(result: _Checked, *, verbose: bool) -> None:
     for statement in result.held if verbose else ():
-        out.print(Text(f"        {escape(statement)}"))
+        say(f"        {escape(statement)}")
     if result.broken:
-        out.print(
+        out.sentence(
             Text.assemble(("BROKEN  ", "bold red"), escape(f"{result.what}: {result.broken}"))
         )
-        out.print(Text(f"        {len(result.held)} statements held before it"))
+        say(f"        {len(result.held)} statements held before it")
         return
     held = f"{result.what}: {len(result.held)} statements hold"
-    out.print(Text.assemble(("ok      ", "green"), escape(held)))
+    out.sentence(Text.assemble(("ok      ", "green"), escape(held)))
 
 
 def _registered(name: str) -> Iterator[tuple[str, Case]]:

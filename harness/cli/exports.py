@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from freezeframe.harness.cli.formats import FORMATS, Format
-from freezeframe.harness.cli.output import err, print_json, say
+from freezeframe.harness.cli.output import print_json, say, say_aside
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
 from freezeframe.harness.incidents import store
@@ -53,7 +53,7 @@ def export(
         print_json({**report, "written": files})
         return
     for problem in problems:
-        err.print(f"  {escape(problem)}", style="yellow", markup=False)
+        say_aside(f"  {escape(problem)}")
     for name, (at, size) in written.items():
         say(f"{name}: {escape(at)}, {text.byte_count(size)}")
 
@@ -85,7 +85,7 @@ def _preview(
     for one in found.stays:
         say(f"stays:   {escape(one)}")
     for problem in dict.fromkeys(dossier.problems):
-        err.print(f"  {escape(problem)}", style="yellow", markup=False)
+        say_aside(f"  {escape(problem)}")
 
 
 def _check(

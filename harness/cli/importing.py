@@ -7,7 +7,7 @@ from typing import Final
 import typer
 
 from freezeframe.harness.cli.lab import read_rules
-from freezeframe.harness.cli.output import EXIT_OF_OUTCOME, err, print_json, say
+from freezeframe.harness.cli.output import EXIT_OF_OUTCOME, print_json, say, say_aside
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.incidents.importing import (
     Given,
@@ -80,7 +80,7 @@ def _tell(found: Imported) -> None:
         clock = f"; {skew_text(tap.skew)}" if tap.skew is not None else ""
         say(f"capture:  {escape(str(tap.path))}, {tap.frames} frames{clock}")
     for sentence in found.blind:
-        err.print(f"  not seen: {escape(sentence)}", style="yellow", markup=False)
+        say_aside(f"  not seen: {escape(sentence)}")
     for note in found.notes:
         say(f"note:     {escape(note)}")
     say(f"incident: {escape(str(found.path.absolute()))}")

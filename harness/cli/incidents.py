@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from freezeframe.harness.cli import output
-from freezeframe.harness.cli.output import EXIT_USAGE, err, print_json, say
+from freezeframe.harness.cli.output import EXIT_USAGE, print_json, say
 from freezeframe.harness.cli.verdicts import say_timeline
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.core.timeline import Row
@@ -37,9 +37,10 @@ def list_incidents(out_dir: Path, wanted: Wanted, *, kinds: bool, as_json: bool)
     with Index(out_dir) as index:
         everything = index.incidents()
         found, recurrences = wanted.select(everything), index.recurrences(everything)
+    recording = [one for one in everything if one.is_recording]
     if as_json:
         rows = [_row(one, out_dir, recurrences) for one in found]
-        shown: dict[str, object] = {"incidents": rows}
+        shown: dict[str, object] = {"incidents": rows, "recording": [one.name for one in recording]}
         if kinds:
             wanted_kinds = {one.signature for one in found}
             shown["kinds"] = {
@@ -47,6 +48,7 @@ def list_incidents(out_dir: Path, wanted: Wanted, *, kinds: bool, as_json: bool)
             }
         print_json(shown)
         return
+    _say_recording(recording)
     if not found:
         there = "" if out_dir.is_dir() else ": there is no such folder (--out DIR names another)"
         which = "" if wanted == Wanted() else " that fit"
@@ -55,6 +57,17 @@ def list_incidents(out_dir: Path, wanted: Wanted, *, kinds: bool, as_json: bool)
     if kinds:
         _list_kinds(found, {name: one.text for name, one in recurrences.items()})
         return
+    _list(found, out_dir, recurrences)
+
+
+def _say_recording(recording: list[Indexed]) -> None:
+    for one in recording:
+        what = one.listed.get("scenario") or "watch"
+        where = f"{text.text(what)} on {text.text(one.listed.get('bench'))}"
+        output.say_aside(f"  being recorded: {where}, {text.text(one.name)}: no trigger yet", "dim")
+
+
+def _list(found: list[Indexed], out_dir: Path, recurrences: Mapping[str, Recurrence]) -> None:
     entries = [_entry(one, out_dir, recurrences) for one in found]
     cells = [
         _ShownColumn(column, [_cell(column, column.of(one)) for one in entries])
@@ -68,7 +81,7 @@ def list_incidents(out_dir: Path, wanted: Wanted, *, kinds: bool, as_json: bool)
         output.show_lines(_lines(fitting))
     left_out = [one.column.title for one in cells if one not in fitting]
     if left_out:
-        err.print(f"  not shown, the terminal is too narrow: {', '.join(left_out)}", style="dim")
+        output.say_aside(f"  not shown, the terminal is too narrow: {', '.join(left_out)}", "dim")
 
 
 class _ShownColumn:
@@ -219,7 +232,7 @@ def show(what: str, out_dir: Path, *, timeline: bool, verbose: bool, as_json: bo
     for remark in remarks_of(one):
         say(f"remark, {remark.written}: {remark.text}")
     for problem in (*one.problems, *altered):
-        err.print(f"  {escape(problem)}", style="yellow", markup=False)
+        output.say_aside(f"  {escape(problem)}")
     if timeline:
         trigger = one.record.trigger
         say_timeline(
@@ -256,9 +269,7 @@ def prune_incidents(out_dir: Path, keep_gib: float, *, dry_run: bool, as_json: b
         say(f"{'would remove' if dry_run else 'removed'} {escape(name)}, {text.byte_count(size)}")
     say(f"{text.byte_count(made.total_bytes)} before, {text.byte_count(made.left_bytes)} after")
     if not made.is_enough:
-        err.print(
-            "  the rest is kept: open, or the first or the newest of its kind", style="yellow"
-        )
+        output.say_aside("  the rest is kept: open, or the first or the newest of its kind")
 
 
 def _timeline(dossier: Dossier, verdict: Verdict | None) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.progress import track
 
-from freezeframe.harness.cli.output import err, out, print_json, say
+from freezeframe.harness.cli.output import err, out, print_json, say, say_aside
 from freezeframe.harness.core.console.rules import RuleSet, combine, parse_rules
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.errors import UsageError
@@ -70,7 +70,7 @@ def _print_result(result: rulelab.RuleComparison) -> None:
         if len(hits) > MAX_SHOWN:
             say(f"  {sign} and {len(hits) - MAX_SHOWN} more")
     for problem in result.problems:
-        err.print(f"  {escape(problem)}", style="yellow", markup=False)
+        say_aside(f"  {escape(problem)}")
 
 
 def _plain(result: rulelab.RuleComparison) -> dict[str, object]:

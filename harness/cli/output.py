@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -52,6 +53,16 @@ typer."""
 # rich itself handles NO_COLOR and output that is not a terminal. Results go to stdout, messages to
 # stderr.
 class _Console(Console):
+    def sentence(self, text: Text) -> None:
+        """Print one line. A terminal gets it wrapped between words, below its own beginning; what has no
+        blank stays whole, however long: a path is there to be copied. A file or a pipe gets one line."""
+        if self.is_terminal and cell_len(text.plain) > self.width:
+            margin = " " * (len(text.plain) - len(text.plain.lstrip(" ")))
+            room = max(MIN_COLUMNS, self.width - len(margin))
+            lines = text[len(margin) :].wrap(self, room, overflow="ignore")
+            text = Text("\n").join(Text(margin) + line for line in lines)
+        self.print(text, soft_wrap=True)
+
     def on_broken_pipe(self) -> None:
         """Exit quietly when the reader of stdout, such as ``head``, has closed the pipe."""
         with contextlib.suppress(OSError):
@@ -61,8 +72,10 @@ class _Console(Console):
 
 
 out: Final = _Console(highlight=False, soft_wrap=True)
-err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+err: Final = _Console(stderr=True, highlight=False, soft_wrap=True)
 
+MIN_COLUMNS: Final = 20
+"""However narrow a terminal is: this much of a sentence stands on each line."""
 UNFOLDED_COLUMNS: Final = 1000
 """Width of a table that is printed to a file or a pipe: each row stays on one line."""
 
@@ -102,7 +115,17 @@ def show_lines(text: Text) -> None:
 
 def say(text: str, *, style: str = "") -> None:
     """Print one line of the result. ``text`` is never interpreted as rich markup."""
-    out.print(text, style=style or None, markup=False)
+    out.sentence(Text(text, style))
+
+
+def say_aside(text: str, style: str = "yellow") -> None:
+    """Print one line to stderr, beside the result. ``text`` is never interpreted as rich markup."""
+    err.sentence(Text(text, style))
+
+
+def say_command(text: str) -> None:
+    """Print a command to be copied: no line of it is broken, the terminal itself wraps it."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def _whose(error: HarnessError) -> tuple[str, str]:
@@ -121,7 +144,7 @@ def complain(error: HarnessError) -> None:
     """Print an error to stderr: whose fault it is, what is wrong, what to do."""
     whose, _ = _whose(error)
     for line in str(error).splitlines() or [""]:
-        err.print(f"freezeframe: {whose}: {escape(line)}", style="bold red", markup=False)
+        say_aside(f"freezeframe: {whose}: {escape(line)}", "bold red")
 
 
 def refuse(error: Any, *, as_json: bool) -> int:

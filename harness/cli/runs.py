@@ -36,7 +36,7 @@ from freezeframe.harness.cli.output import (
 from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.core.events import AnyEvent, LinkStats, Trigger
 from freezeframe.harness.core.policy import Health, HealthStatus
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import counted, escape
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents.record import read_record
 from freezeframe.harness.incidents.store import LAST, find, incidents
@@ -179,9 +179,9 @@ def run(
         elif result.outcome == "pass":
             say("no incident kept: nothing went wrong (use --keep to keep it anyway)")
     elif result.outcome == "interrupted":
-        err.print(
+        output.say_aside(
             "freezeframe: interrupted before the first host write; no incident was kept",
-            style="bold yellow",
+            "bold yellow",
         )
     if result.error is not None:
         complain(result.error)
@@ -306,7 +306,7 @@ def watch(
             error=escape(str(trouble or "")),
         )  # fmt: skip
     else:
-        say(f"stopped; {len(results)} incident{'' if len(results) == 1 else 's'}")
+        say(f"stopped; {counted(len(results), 'incident')}")
         for says in watched.unproved:
-            err.print(f"  not seen: {escape(says)}", style="yellow", markup=False)
+            output.say_aside(f"  not seen: {escape(says)}")
     raise typer.Exit(status)

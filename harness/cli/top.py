@@ -3,11 +3,8 @@
 import contextlib
 import os
 import sys
-import termios
 import threading
 import time
-import tty
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,10 +14,11 @@ from rich.live import Live
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.benchid import another_of_that_name, name_of
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
-from freezeframe.harness.cli.output import EXIT_RIG, err, out, say
+from freezeframe.harness.cli.keys import has_keys, keys_at_once
+from freezeframe.harness.cli.output import EXIT_RIG, out, say, say_aside
 from freezeframe.harness.cli.topscreen import Screen, clock, summary_line
 from freezeframe.harness.core.livestatus import End, LiveStatus, decode
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import counted, escape
 from freezeframe.harness.edge.onlookers import MAX_PEERS, Lines, listeners, names, wait_readable
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory
@@ -50,15 +48,15 @@ def top(bench: str, *, as_json: bool) -> None:
         finally:
             lines.close()
         if end is not None and not as_json:
-            count = f"{end.incidents} incident{'' if end.incidents == 1 else 's'}"
+            count = counted(end.incidents, "incident")
             why = f": {escape(end.why)}" if end.why else ""
             say(f"the watch (pid {lines.pid}) has ended{why}; {count}")
         elif not stop.is_set() and end is None:
-            err.print(
+            say_aside(
                 f"freezeframe: rig: the watch (pid {lines.pid}) is gone, and no end of it was reported: it was "
                 f"killed, or this command was stopped meanwhile; `freezeframe watch --bench {escape(bench)}` goes on "
                 "with what it had begun",
-                style="bold red", markup=False,
+                "bold red",
             )  # fmt: skip
             raise typer.Exit(EXIT_RIG)
 
@@ -74,7 +72,7 @@ def _find(bench: Bench, given: str) -> Lines:
         )
     for one in found[:-1]:
         text = f"the bench {name} is also watched by pid {one.pid}"
-        err.print(f"freezeframe: {escape(text)}", style="dim", markup=False)
+        say_aside(f"freezeframe: {escape(text)}", "dim")
         one.close()
     return found[-1]
 
@@ -163,7 +161,8 @@ class _Plain(_Shown):
         if self._seen is not None:
             fresh = [one for one in status.news if one.n > self._seen]
             if missed := newest - self._seen - len(fresh):
-                say(f"{clock(status.utc)} {missed} reports are left out: they came too fast")
+                left_out = f"left out, they came too fast: {counted(missed, 'report')}"
+                say(f"{clock(status.utc)} {left_out}")
             for one in fresh:
                 say(f"{clock(one.utc)} {escape(one.text)}")
         self._seen = newest
@@ -181,14 +180,11 @@ class _Screen(_Shown):
         self._live = Live(console=out, screen=True, auto_refresh=False, redirect_stderr=False)
 
     def follow(self, lines: Lines, bench_id: str, stop: threading.Event) -> End | None:
-        with _keys_at_once(), self._live:
+        with keys_at_once(), self._live:
             return super().follow(lines, bench_id, stop)
 
     def keys(self) -> list[int]:
-        return [sys.stdin.fileno()] if self._is_input_there() else []
-
-    def _is_input_there(self) -> bool:
-        return sys.stdin is not None and sys.stdin.isatty()
+        return [sys.stdin.fileno()] if has_keys() else []
 
     def is_quit(self, fd: int) -> bool:
         typed = os.read(fd, 64)
@@ -203,18 +199,3 @@ class _Screen(_Shown):
         utc = datetime.now(UTC).time().isoformat("seconds")
         silent_s = time.monotonic() - self._came_s
         self._live.update(Screen(self._status, silent_s, utc), refresh=True)
-
-
-@contextlib.contextmanager
-def _keys_at_once() -> Iterator[None]:
-    """Keys come without Enter, and are not shown."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        yield
-        return
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)

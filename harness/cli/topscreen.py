@@ -11,7 +11,7 @@ from rich.text import Text
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.livestatus import TAIL_LINES, LinkStatus, LiveStatus, SideStatus
 from freezeframe.harness.core.policy.facts import FULL_DUPLEX
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import counted, escape
 
 WIDE_CELLS: Final = 160
 """From here on both consoles stand beside each other."""
@@ -92,7 +92,8 @@ class Screen:
         if one.reflex_why:
             yield Text(f"reflex     {escape(one.reflex_why)}", _BAD)
         if (guard := one.guard) is not None:
-            counts = f"{guard.warmstarts_in_hour} warmstarts, {guard.saves_in_hour} saves in the last hour"
+            saves = counted(guard.saves_in_hour, "save")
+            counts = f"{counted(guard.warmstarts_in_hour, 'warmstart')}, {saves} in the last hour"
             until = "" if guard.until_s is None else f" for {age(guard.until_s)}"
             why = f" ({escape(guard.why)})" if guard.why else ""
             style = "" if guard.allows == "warmstart" else "yellow"
@@ -156,8 +157,9 @@ def link_words(link: LinkStatus) -> tuple[str, str]:
     """The counters of the capture: what goes over the link, and what is known of it."""
     rate = f"{link.rate_bytes_per_s / (1 << 20):.1f} MiB/s"
     return (
-        f"{rate}, {link.writes} writes, {link.outstanding} outstanding",
-        f"{link.digests_checked} digests checked, {link.frames_dropped} frames dropped, {link.gaps} gaps",
+        f"{rate}, {counted(link.writes, 'write')}, {link.outstanding} outstanding",
+        f"{counted(link.digests_checked, 'digest')} checked, {counted(link.frames_dropped, 'frame')} dropped, "
+        f"{counted(link.gaps, 'gap')}",
     )
 
 
@@ -171,7 +173,7 @@ def summary_line(status: LiveStatus) -> str:
     health = f"{status.health or 'not armed yet'}{f': {status.why}' if status.why else ''}"
     stale = f"; no answer for {age(status.age_s)}" if status.age_s > STALE_S else ""
     link = ", ".join(link_words(status.link))
-    text = f"{health}; {pairs or 'no side known yet'}; link {link}; {status.incidents} incidents"
+    text = f"{health}; {pairs or 'no side known yet'}; link {link}; {counted(status.incidents, 'incident')}"
     return escape(text + stale)
 
 

@@ -10,9 +10,9 @@ from freezeframe.harness.cli.output import (
     EXIT_DEVICE_FAILED,
     EXIT_INCONCLUSIVE,
     EXIT_PASS,
-    err,
     print_json,
     say,
+    say_aside,
     show,
 )
 from freezeframe.harness.core.events import Ns
@@ -52,7 +52,7 @@ def replay(what: str, out_dir: Path, *, timeline: bool, as_json: bool) -> None:
                 else "NOT the same as recorded: files or the program have changed"
             )
         for sentence in altered:
-            err.print(f"  {sentence}", style="yellow", markup=False)
+            say_aside(f"  {sentence}")
         say(f"incident: {escape(str(one.path.absolute()))}")
     if same is False:
         raise typer.Exit(EXIT_DEVICE_FAILED)

@@ -57,3 +57,8 @@ def sector_range(first: int, count: int | None) -> str:
     """Return ``sectors 17792-17919``; ``sector 17792`` when ``count`` is 1, or not known (None)."""
     last = first + (count or 1) - 1
     return f"sectors {first}-{last}" if last > first else f"sector {first}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 gap", "2 gaps": the number and its noun, which takes an s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -69,7 +69,8 @@ class Wanted:
         return [
             one
             for one in everything
-            if (not self.bench or one.listed.get("bench") == self.bench)
+            if not one.is_recording
+            and (not self.bench or one.listed.get("bench") == self.bench)
             and (not self.side or one.side == self.side)
             and (not self.outcome or one.outcome == self.outcome)
             and (not self.kind or one.rule == self.kind or one.signature.startswith(self.kind))

@@ -74,6 +74,11 @@ class Indexed:
     listed: Mapping[str, columns.Value]
     """The stored columns of ``list``, by key."""
 
+    @property
+    def is_recording(self) -> bool:
+        """It is being recorded, and nothing has triggered: it becomes an incident when something does."""
+        return self.outcome == OPEN and not self.rule
+
 
 class Index:
     """A context manager; up to date when entered."""
@@ -146,6 +151,7 @@ class Index:
         asked for already."""
         members: dict[str, list[Member]] = {}
         everything = self.incidents() if everything is None else everything
+        everything = [one for one in everything if not one.is_recording]
         for one in everything:
             member = Member(
                 name=one.name, started=one.started, firmware=one.firmware, contexts=one.contexts

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from freezeframe.harness.core.events import Ns
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.text import counted, escape
 from freezeframe.harness.core.timeline import Row
 from freezeframe.harness.core.verdict.record import (
     CanaryRecord,
@@ -101,7 +101,7 @@ def _recheck_in_words(found: RecheckRecord) -> str:
     if found.agrees and not found.checked_bytes:
         return "NOT DONE: nothing of it was recorded"
     size, hits = byte_count(found.checked_bytes), found.hits
-    said = f"agrees ({size}, {hits} hit{'' if hits == 1 else 's'})"
+    said = f"agrees ({size}, {counted(hits, 'hit')})"
     if not found.agrees:
         wrong = (
             f"{name}: {_places(hits)}"

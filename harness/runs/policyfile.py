@@ -24,6 +24,8 @@ NAME: Final = "{bench}.policy.json"
 """``bench``: the bench's id. Earlier versions took its name."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 MAX_BYTES: Final = 4 << 20
+MAX_NAMES: Final = 256
+"""Armings whose incident a report may still name; one or two are open at a time."""
 
 
 def settings_of(bench: Bench, *, dry_run: bool = False) -> Settings:
@@ -143,6 +145,8 @@ class ArmedIncidents:
     def __init__(self, bench: Bench) -> None:
         self._file = PolicyFile(bench)
         self._known: dict[str, ArmedIncident] = {}
+        self._names: dict[str, str] = {}
+        """Name of the policy -> name of the folder: a report may come after its incident is forgotten."""
 
     def read(self) -> Saved | None:
         """Take over what a process before had persisted; None: nothing."""
@@ -150,10 +154,16 @@ class ArmedIncidents:
         if (found := self._file.read()) is None:
             return None
         saved, self._known = found
+        self._names = {name: Path(one.folder).name for name, one in self._known.items()}
         return saved
 
     def get(self, name: str) -> ArmedIncident | None:
         return self._known.get(name)
+
+    def folder_of(self, name: str) -> str:
+        """Return how a person finds the incident of this name of the policy; what is no such name
+        stays as it is."""
+        return self._names.get(name, name)
 
     def id_of(self, name: str) -> bytes:
         """Return the incident's id; b"": it is not known."""
@@ -167,6 +177,9 @@ class ArmedIncidents:
             folder=str(incident.path.absolute()),
             frames_hex=dict(frames_hex),
         )
+        self._names[name] = incident.path.name
+        while len(self._names) > MAX_NAMES:
+            del self._names[next(iter(self._names))]
 
     def write(self, saved: Saved, more: Container[str] = ()) -> None:
         """Persist ``saved`` and the incidents that it names; those in ``more`` are kept, too, all

@@ -253,8 +253,9 @@ class Station(threading.Thread):
             case m.MarkGap():
                 self._mark_gap(action)
             case m.Announcement():
-                self.audit.add(action.kind, action.about, action.text)
-                self._say(f"{action.about}: {action.text}")
+                about = self._armed_incidents.folder_of(action.about)
+                self.audit.add(action.kind, about, action.text)
+                self._say(f"{about}: {action.text}")
             case m.HealthIs():
                 self._say_health(action.status)
 
@@ -442,7 +443,8 @@ class Station(threading.Thread):
                 raise RigError("its id is not known")
             recording = Recording(reopen(Path(known.folder)), self._view, self._cannot_record)
         except HarnessError as error:
-            self._say(f"incident {action.incident} of the watch that was killed: {error}")
+            name = self._armed_incidents.folder_of(action.incident)
+            self._say(f"incident {name} of the watch that was killed: {error}")
             try:
                 recording = self._new_recording(self._armed_incidents.id_of(action.incident))
             except HarnessError as problem:

@@ -380,11 +380,11 @@ class Machine:
 
     def _busy(self) -> str:
         if self._open is not None:
-            return f"incident {self._open.incident} is being collected"
+            return "an incident is being collected"
         if self._resume:
-            return f"incident {self._resume[0].incident} is to be collected further"
+            return "an incident of the watch before is to be collected further"
         if self._unsure:
-            return f"whether incident {self._unsure[0].incident} began before the kill is not known"
+            return "whether an incident began before the kill is not known"
         return "a save is being written" if self._saving is not None else ""
 
     def _unready(self) -> tuple[str, ...]:

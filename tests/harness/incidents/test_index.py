@@ -12,6 +12,7 @@ import pytest
 from golden_incidents import RECEIVER, SENDER
 
 from freezeframe.harness.errors import UsageError
+from freezeframe.harness.incidents.benchhistory import Wanted
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.incidents.index import FILE, Index
 from freezeframe.harness.incidents.quota import plan, prune, size_of
@@ -173,3 +174,19 @@ def test_an_open_incident_is_never_pruned(tmp_path: Path) -> None:
         one.finish("fail")
     assert len(prune(tmp_path, 0, dry_run=False).remove) == 1
     assert plan([], {}, 0).is_enough
+
+
+def test_what_is_being_recorded_counts_as_an_incident_once_something_triggered(out: Path) -> None:
+    """Seen: ``list`` and ``stats`` counted the record of a watch that nothing had triggered."""
+    with Index(out) as index:
+        kinds = index.recurrences()
+    recording = Incident.create(
+        out, bench="sim", bench_id="sim-1", pair_id="p", seed=0, scenario="", versions={}, rules=[],
+        incident_id=bytes(16),
+    )  # fmt: skip
+    with Index(out) as index:
+        everything = index.incidents()
+        assert [one.name for one in everything if one.is_recording] == [recording.path.name]
+        assert recording.path.name not in [one.name for one in Wanted().select(everything)]
+        assert index.recurrences(everything) == kinds
+    recording.finish("interrupted")
