@@ -443,8 +443,7 @@ class Station(threading.Thread):
                 raise RigError("its id is not known")
             recording = Recording(reopen(Path(known.folder)), self._view, self._cannot_record)
         except HarnessError as error:
-            name = self._armed_incidents.folder_of(action.incident)
-            self._say(f"incident {name} of the watch that was killed: {error}")
+            self._say(f"an incident of the watch that was killed: {error}")
             try:
                 recording = self._new_recording(self._armed_incidents.id_of(action.incident))
             except HarnessError as problem:
