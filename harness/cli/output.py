@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,11 +57,16 @@ class _Console(Console):
     def sentence(self, text: Text) -> None:
         """Print one line. A terminal gets it wrapped between words, below its own beginning; what has no
         blank stays whole, however long: a path is there to be copied. A file or a pipe gets one line."""
+        if "\n" in text.plain:
+            for line in text.split(allow_blank=True):
+                self.sentence(line)
+            return
         if self.is_terminal and cell_len(text.plain) > self.width:
             margin = " " * (len(text.plain) - len(text.plain.lstrip(" ")))
             room = max(MIN_COLUMNS, self.width - len(margin))
-            lines = text[len(margin) :].wrap(self, room, overflow="ignore")
-            text = Text("\n").join(Text(margin) + line for line in lines)
+            text = Text("\n").join(
+                Text(margin) + line for line in _lines(text[len(margin) :], room)
+            )
         self.print(text, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
@@ -71,6 +77,22 @@ class _Console(Console):
         raise SystemExit(EXIT_PASS)
 
 
+def _lines(text: Text, columns: int) -> Iterator[Text]:
+    """Divide it at blanks. A word that is longer than a line has one of its own."""
+    begins, used = [], 0
+    for word in _WORD.finditer(text.plain):
+        cells = cell_len(word[0])
+        if used and used + cells > columns:
+            begins.append(word.start())
+            used = cell_len(word[0].lstrip())
+        else:
+            used += cells
+    for line in text.divide(begins):
+        line.rstrip()
+        yield line[len(line.plain) - len(line.plain.lstrip(" ")) :]
+
+
+_WORD: Final = re.compile(r" *[^ ]+")
 out: Final = _Console(highlight=False, soft_wrap=True)
 err: Final = _Console(stderr=True, highlight=False, soft_wrap=True)
 

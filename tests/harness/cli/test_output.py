@@ -33,3 +33,11 @@ def test_no_word_is_broken_and_no_line_is_longer_than_it_must_be(
     room = max(columns, margin + MIN_COLUMNS)
     assert all(len(line.rstrip()) <= room or len(line.split()) == 1 for line in lines)
     assert printed(text, columns, is_terminal=False) == [text]
+
+
+def test_a_text_of_lines_stays_one() -> None:
+    assert printed("one two\n\n  three four five six", 20) == [
+        "one two",
+        "",
+        "  three four five six",
+    ]
