@@ -168,6 +168,11 @@ class IscsiDirection(PduDirection[_Connection]):
                 return "its header digest is wrong"
         return parts.data_end + (4 if parts.has_data_digest else 0)
 
+    def is_own(self, pdu: Pdu) -> bool:
+        """A connection begins with the login's text; a header alone may be a stranger's small numbers."""
+        key, is_text, _ = pdu.body[wire.BHS_BYTES :].partition(b"=")
+        return pdu.body[0] & wire.OPCODE_MASK in _LOGIN and bool(is_text) and key.isalnum()
+
     def _sequence_near(self, at: int) -> int | None:
         """What the newest PDU that is believed expects next; None: there is none within _SEQUENCE_BYTES."""
         is_near = self.stream.offset_bytes + at - self._sequence_end <= _SEQUENCE_BYTES

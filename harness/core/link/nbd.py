@@ -164,6 +164,10 @@ class NbdDirection(PduDirection[_Connection]):
             return wire.SIMPLE_REPLY.size
         return wire.SIMPLE_REPLY.size + self.both.reads.get(key, 0)
 
+    def is_own(self, pdu: Pdu) -> bool:
+        """The client's flags are four bytes that many a protocol begins with."""
+        return len(pdu.body) > wire.CLIENT_FLAGS.size
+
     def take(self, pdu: Pdu, out: list[LinkMessage]) -> None:
         body = pdu.body
         magic = _MAGIC.unpack_from(body)[0] if len(body) >= _MAGIC.size else 0

@@ -284,8 +284,12 @@ class PduConnection(Generic[S]):
 
     session: S
     strays: Strays = field(default_factory=Strays)
+    is_spoken: bool = False
+    """One of the ends has spoken the protocol ..."""
     is_pairs: bool = False
-    """The end that sends writes has spoken the protocol."""
+    """... and the one that sends writes."""
+    withheld: list[Malformed] = field(default_factory=list)
+    """Between named ends: what one began with, while nobody has spoken the protocol."""
 
     def lose_sight(self) -> None:
         """The capture lacks bytes: of what was under way nothing is known any more."""
@@ -351,6 +355,8 @@ class PduDirection(ABC, Generic[C]):
             from_start=opening.from_start, measure=self.measure, confirm=self.confirm
         )
         self._foreign = False
+        self._known = not opening.from_start
+        """What it began with is the protocol's. Without the beginning, ``stream`` says what is proven."""
 
     @abstractmethod
     def measure(self, data: bytearray, at: int) -> int | str:
@@ -364,6 +370,11 @@ class PduDirection(ABC, Generic[C]):
         """See ``Confirm``."""
         return None
 
+    def is_own(self, pdu: Pdu) -> bool:
+        """Whether a stranger's stream, such as one that begins with a length, would hardly begin with
+        this PDU. Until one has come, bytes that are no PDU may be anybody's."""
+        return True
+
     def begin(self) -> list[LinkMessage]:
         return []
 
@@ -374,23 +385,36 @@ class PduDirection(ABC, Generic[C]):
         for found in self.stream.pdus(data, t_ns, packet_no):
             if isinstance(found, Pdu):
                 self.take(found, out)
-                self.both.is_pairs |= bool(self.sends_writes)
-            elif found.offset == 0 and self._is_stranger():
+                self._known |= self.is_own(found)
+                if self._known and not found.tentative:
+                    self._spoken(out)
+                continue
+            message = self.malformed(found.what, found.excerpt, found)
+            if self._known or self._is_pairs():
+                out.append(message)
+            elif self.link.options.must_match and self.link.associations.are_named:
+                self.both.withheld = self.both.withheld or [message]  # the first says it
+            else:
                 self._foreign = True
                 self.opening.fill.discard()
                 break
-            else:
-                out.append(self.malformed(found.what, found.excerpt, found))
         if self.stream.looking and not self._foreign:
             out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
         return out
 
-    def _is_stranger(self) -> bool:
-        """Whether these first bytes, which are not the protocol's, may be anybody's: a health check that
-        opens the port is no error of the pair, also where the server has greeted it. Between two
-        addresses that are both named nobody else speaks."""
-        is_pairs = self.both.is_pairs or self.link.associations.are_named
-        return not (self.link.options.must_match and is_pairs)
+    def _is_pairs(self) -> bool:
+        """Whether bytes before which nothing was the protocol's own are the pair's error. A health check that
+        opens the port is none, also where the server has greeted it; nor is a port that carries another
+        protocol, or an encrypted one. Between two addresses that are both named, who is answered in
+        the protocol is the pair."""
+        is_pairs = self.both.is_spoken and self.link.associations.are_named
+        return self.link.options.must_match and (self.both.is_pairs or is_pairs)
+
+    def _spoken(self, out: list[LinkMessage]) -> None:
+        self.both.is_spoken = True
+        self.both.is_pairs |= bool(self.sends_writes)
+        out += self.both.withheld
+        self.both.withheld.clear()
 
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
         if self._foreign:

@@ -1,6 +1,8 @@
 """The first bytes of a connection on a mirror's port. Between two named addresses they are the pair's, and what
 is wrong with them is an error; without named addresses they may be anybody's. Captures of real mirrors."""
 
+import random
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -12,8 +14,8 @@ from link_mutations import GOLDEN, Base, Mutation, carried, read_capture, unsumm
 
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.follow import Follower
-from freezeframe.harness.core.link.messages import Answer, Malformed, ReplicatedWrite
-from freezeframe.harness.core.link.protocol import LinkOptions
+from freezeframe.harness.core.link.messages import Answer, LinkMessage, Malformed, ReplicatedWrite
+from freezeframe.harness.core.link.protocol import Direction, LinkOptions, Opening
 from freezeframe.harness.core.link.tcpstream import Reassembler, StreamData, StreamEvent
 
 PRIMARY, SECONDARY = "10.99.0.1", "10.99.0.2"
@@ -112,3 +114,84 @@ def test_a_wrong_first_byte_is_hit_between_named_addresses_and_a_strangers_witho
             assert "malformed" in {one.rule for one in found.hits}
             assert found.counts[0] == judge(named, whole).counts[0], "the writes are still seen"
             assert judge(unnamed, mutation).hits == []
+
+
+FORMATS = {
+    "length of 32 bits": lambda rnd, body: (
+        struct.pack(">I", len(body) + rnd.choice((0, 4, 8))) + body
+    ),
+    "length of 32 bits, little-endian": lambda rnd, body: struct.pack("<I", len(body)) + body,
+    "length of 16 bits": lambda rnd, body: struct.pack(">H", len(body)) + body,
+    "type, length of 24 bits": lambda rnd, body: (
+        struct.pack(">I", rnd.randrange(16) << 24 | len(body)) + body
+    ),
+    "type, flags, length": lambda rnd, body: (
+        struct.pack(">BBH", rnd.randrange(8), rnd.choice((0, 64, 128, 192)), len(body)) + body
+    ),
+    "TLS records": lambda rnd, body: (
+        struct.pack(">BHH", 22, 0x301, len(body)) + rnd.randbytes(len(body))
+    ),
+    "zeros": lambda rnd, body: bytes(len(body)),
+    "text": lambda rnd, body: rnd.choice(
+        (b"GET / HTTP/1.0\r\n\r\n", b"\r\n", b"SSH-2.0-x\r\n", b"220 hello\r\n")
+    ),
+}
+"""What strangers begin with."""
+STREAMS = 400
+
+
+@pytest.mark.parametrize("are_named", [False, True], ids=["unnamed", "named"])
+@pytest.mark.parametrize("name", ["drbd", "nvme_tcp", "iscsi", "nbd"])
+def test_another_protocol_on_the_port_accuses_nobody(name: str, are_named: bool) -> None:
+    """Also where what it begins with could be the protocol's first bytes, and also between the pair's own
+    addresses: a wrong port in the bench file, or an encrypted link."""
+    for seed in range(STREAMS):
+        rnd = random.Random(seed)
+        accusations = [one for one in stranger(name, rnd, are_named) if isinstance(one, Malformed)]
+        assert accusations == [], f"seed {seed}"
+
+
+def stranger(name: str, rnd: random.Random, are_named: bool) -> Iterator[LinkMessage]:
+    """What a connection says, on which both ends, or one, speak a protocol of somebody else."""
+    make = byname.find(name)
+    port = make(LinkOptions()).ports[0]
+    addresses = (PRIMARY, SECONDARY) if are_named else ("", "")
+    link = make(
+        LinkOptions(must_match=True, primary_address=addresses[0], secondary_address=addresses[1])
+    )
+    write = rnd.choice(list(FORMATS.values()))
+    both: list[Direction] = []
+    for flow, ends in enumerate(
+        [(PRIMARY, 40_000, SECONDARY, port), (SECONDARY, port, PRIMARY, 40_000)]
+    ):
+        direction = link.connection(
+            Opening(
+                flow=flow,
+                connection=1,
+                source=ends[0],
+                source_port=ends[1],
+                destination=ends[2],
+                destination_port=ends[3],
+                from_start=True,
+                opener=flow == 0,
+                t_ns=0,
+                packet_no=1,
+                ports=frozenset({port}),
+            )
+        )
+        assert direction is not None
+        both.append(direction)
+        yield from direction.begin()
+    packet_no = 0
+    for direction in rnd.sample(both, k=rnd.choice((1, 2))):
+        data = b"".join(write(rnd, small_numbers(rnd)) for _ in range(rnd.randint(1, 8)))
+        piece_bytes = rnd.choice((1, 4, 48, 1500))
+        for at in range(0, len(data), piece_bytes):
+            packet_no += 1
+            yield from direction.feed(data[at : at + piece_bytes], packet_no * 1000, packet_no)
+
+
+def small_numbers(rnd: random.Random) -> bytes:
+    return bytes(
+        rnd.choice((rnd.randrange(256), rnd.randrange(4), 0)) for _ in range(rnd.randint(0, 120))
+    )
