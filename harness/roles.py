@@ -120,7 +120,8 @@ class Controller(Protocol):
         self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
     ) -> bytes:
         """The bytes that warmstart (or, not disruptive, save) exactly this target in exactly this
-        boot. No I/O."""
+        boot. A save does no harm: it is also sent seconds after the trigger, to who was not reached
+        then. No I/O."""
         ...
 
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:

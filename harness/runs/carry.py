@@ -20,6 +20,9 @@ from freezeframe.harness.core.recovery.messages import (
     Compare,
     Compared,
     Finish,
+    FrameNotOut,
+    FrameOut,
+    Kept,
     PowerCycle,
     PowerCycled,
     Pull,
@@ -28,8 +31,10 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SaveLate,
     SendBreak,
     TimedOut,
+    TooLate,
 )
 from freezeframe.harness.errors import (
     DriverError,
@@ -45,11 +50,14 @@ from freezeframe.harness.roles import (
     ByteLink,
     Clock,
     Controller,
+    Identity,
+    Preparable,
     Reply,
     RootCauseSet,
     SetEntry,
 )
 from freezeframe.harness.watch.reflex_io import sequence_number
+from freezeframe.harness.wire.control import Reason
 
 IDENTIFY_STEP_NS: Final = NS_PER_S // 2
 """One question while a controller boots: most are asked into silence."""
@@ -152,6 +160,8 @@ class Carrier:
             match action:
                 case AwaitReply():
                     return self._await_reply(action)
+                case SaveLate():
+                    return self._save_late(action)
                 case AwaitBoot():
                     return self._await_boot(action)
                 case SendBreak():
@@ -189,6 +199,51 @@ class Carrier:
             return TimedOut(detail="no answer to the control frame")
         return Replied(side=action.side, ok=reply.ok, status=reply.status)
 
+    def _save_late(self, action: SaveLate) -> RecoveryEvent:
+        last, answer_by_ns = "no answer", self._clock.now() + action.answer_ns
+        while not self._is_cancelled() and (now := self._clock.now()) < answer_by_ns:
+            controller = self._reach.controllers[action.side]
+            try:
+                seen = controller.identify(min(now + IDENTIFY_STEP_NS, answer_by_ns))
+            except HarnessError as error:
+                last = str(error)
+                self._ask_again(action.side, controller, error)
+                continue
+            return self._save_now(action, controller, seen, asked_ns=now)
+        return TimedOut(detail=last)
+
+    def _save_now(
+        self, action: SaveLate, controller: Controller, seen: Identity, *, asked_ns: Ns
+    ) -> RecoveryEvent:
+        """It is who it should be, and answers."""
+        side, keep = action.side, self._incident
+        self._heard(Answered(side=side, boot_epoch=seen.boot_epoch))
+        if self._entry(side, controller.sets(action.deadline_ns)) is not None:
+            return Kept(side=side, boot_epoch=seen.boot_epoch)
+        if action.since_ns is None:
+            return TooLate(side=side, reason="it keeps no set of this incident")
+        if _booted_since(seen, action, asked_ns):
+            return TooLate(side=side, reason="it restarted after the trigger")
+        if isinstance(controller, Preparable):
+            controller.prepare(seen, keep.incident_id, action.deadline_ns)
+        frame = controller.freeze_frame(
+            seen, Reason.SECOND_CONTROLLER, keep.incident_id, disruptive=False
+        )
+        sent = send(controller.link, side, frame, self._clock)
+        self._acted(sent, "no frame had reached it, asked to save")
+        if isinstance(sent, FrameFailed):
+            return FrameNotOut(side=side, reason=sent.error)
+        self.frames[side] = frame
+        return FrameOut(side=side, t_ns=sent.t_done_ns)
+
+    def _ask_again(self, side: Side, controller: Controller, error: HarnessError) -> None:
+        """A line that is gone, or noise on it, answers at once: do not ask in a tight loop. Some control
+        ports close with a restart."""
+        self._pause(ASK_AGAIN_S)
+        if isinstance(error, LineGoneError):
+            with contextlib.suppress(RigError):
+                self._reach.reopen_control(side, controller.link)
+
     def _await_boot(self, action: AwaitBoot) -> RecoveryEvent:
         last, is_gone, is_stranger, limit_ns = "no answer", False, False, action.deadline_ns
         while not self._is_cancelled():
@@ -202,13 +257,9 @@ class Carrier:
             try:
                 seen = controller.identify(min(now + IDENTIFY_STEP_NS, limit_ns))
             except HarnessError as error:
-                # A line that is gone, or noise on it, answers at once: do not ask in a tight loop.
                 last, is_gone = str(error), isinstance(error, LineGoneError)
                 is_stranger = is_stranger or isinstance(error, WrongDeviceError)
-                self._pause(ASK_AGAIN_S)
-                if is_gone:  # some control ports close with the restart
-                    with contextlib.suppress(RigError):
-                        self._reach.reopen_control(action.side, controller.link)
+                self._ask_again(action.side, controller, error)
                 continue
             is_gone = False
             answered = Answered(side=action.side, boot_epoch=seen.boot_epoch)
@@ -342,3 +393,12 @@ class Carrier:
                 self._incident.note(f"{side}: would not free its set: {reply.status}")
         except (HarnessError, StopIteration) as error:
             self._incident.note(f"{side}: its set was not acknowledged: {error}")
+
+
+def _booted_since(seen: Identity, action: SaveLate, asked_ns: Ns) -> bool:
+    """Whether it began its boot after the frames of the trigger had gone out, as far as is known."""
+    if action.armed_epoch:
+        return seen.boot_epoch != action.armed_epoch
+    if action.since_ns is None or not seen.uptime_ns:
+        return False
+    return asked_ns - seen.uptime_ns - seen.uptime_error_ns > action.since_ns

@@ -25,6 +25,27 @@ def _breakable(opened: OpenBench, sides: Iterable[Side]) -> frozenset[Side]:
     return frozenset(one for one in sides if isinstance(opened.controllers.get(one), BreakingIn))
 
 
+def _policy(
+    opened: OpenBench, armed: Iterable[Side], *, is_resumed: bool, switches_power: bool
+) -> recovery.Policy:
+    """What the bench file allows, as far as it can be done and is right now."""
+    policy = opened.bench.policy.recovery()
+    power_cycle = policy.power_cycle and switches_power
+    if is_resumed:
+        # A killed process does not know in which boot they are, and a BREAK names no target. Minutes after the
+        # trigger nobody is instructed.
+        return replace(policy, power_cycle=power_cycle, breaks=frozenset())
+    makers = [opened.controllers.get(side) for side in armed]
+    return replace(
+        policy,
+        power_cycle=power_cycle,
+        breaks=_breakable(opened, policy.breaks if switches_power else ()),
+        repeats=min((getattr(one, "frame_repeats", 0) for one in makers), default=0),
+        # A pair that acts by itself has an incident id of its own.
+        saves_late=opened.bench.policy.instructed_by == "harness",
+    )
+
+
 class Collector:
     """One incident's recovery under way. ``feed`` gives it the frames that went out; ``finish`` is
     set at its end."""
@@ -59,18 +80,7 @@ class Collector:
         self._opened = opened
         self._incident = incident
         self._armed = dict(armed)
-        policy = opened.bench.policy.recovery()
-        makers = [opened.controllers.get(side) for side in armed]
-        # Of a killed process nobody is warmstarted minutes after the trigger.
-        repeats = (
-            0
-            if is_resumed
-            else min((getattr(one, "frame_repeats", 0) for one in makers), default=0)
-        )
-        # A killed process does not know in which boot they are: a BREAK names no target.
-        breaks = _breakable(opened, policy.breaks if switches_power and not is_resumed else ())
-        power_cycle = policy.power_cycle and switches_power
-        policy = replace(policy, power_cycle=power_cycle, breaks=breaks, repeats=repeats)
+        policy = _policy(opened, armed, is_resumed=is_resumed, switches_power=switches_power)
         self._recovery = Recovery(policy, armed, disruptive=disruptive)
         self._changed = changed
         self._triggers = triggers

@@ -380,7 +380,8 @@ class Session:
                 recovery.FrameOut(side=event.side, t_ns=event.t_done_ns), event.frame
             )
         elif self.collector is not None and isinstance(event, FrameFailed):
-            self.collector.feed(recovery.FrameNotOut(side=event.side, reason=event.error))
+            missed = recovery.FrameNotOut(side=event.side, reason=event.error, t_ns=event.t_ns)
+            self.collector.feed(missed)
 
     def _collect(self, trigger: Trigger) -> Collector:
         self.recording.acts_on(trigger)

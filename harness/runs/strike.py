@@ -38,9 +38,10 @@ class Strike:
     def feed(self, collector: Collector, sides: Sequence[Side], failed: Mapping[Side, str]) -> None:
         """Give the recovery what went out to these sides, and why to the others nothing did."""
         sent = {one.side: one for one in self.attempts if isinstance(one, FrameSent)}
+        began_ns = min((one.t_ns for one in self.attempts), default=None)
         for side in sides:
             if (reason := failed.get(side)) is not None:
-                collector.feed(FrameNotOut(side=side, reason=reason))
+                collector.feed(FrameNotOut(side=side, reason=reason, t_ns=began_ns))
                 continue
             frame = sent.get(side)
             out = FrameOut(side=side, t_ns=frame.t_done_ns if frame else None)

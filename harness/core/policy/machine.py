@@ -261,9 +261,7 @@ class Machine:
         if self._before is not None and self._before.arming <= event.arming:
             self._before = None
         hit = m.TriggerSeen(rule=event.rule, side=event.side, instructs=True, t_ns=event.t_ns)
-        for side, reason in event.failed.items():
-            self._report("frame", side, f"rig trouble, the frame could not go out: {reason}")
-            self.presence.sides[side].forget("its frame could not go out", now)
+        failed = self.presence.unreached(arm, event.failed, now, is_save=is_save)
         if not event.out:
             if is_save or self._ended:
                 self._not_acted(hit, "the frames could not go out", now)
@@ -276,7 +274,7 @@ class Machine:
         self._guard_acted(now, hit.kind, event.rung)
         incident = m.OpenIncident(
             incident=arm.incident, cause=hit.kind, epochs=arm.epochs, out=event.out,
-            failed=event.failed, rung=event.rung,
+            failed=failed, rung=event.rung,
         )  # fmt: skip
         if self._open is None:
             self._begin(incident)

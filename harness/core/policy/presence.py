@@ -21,6 +21,7 @@ from freezeframe.harness.core.policy.facts import (
 from freezeframe.harness.core.policy.messages import (
     Action,
     Announcement,
+    ArmBench,
     Back,
     BenchPart,
     Canary,
@@ -110,6 +111,30 @@ class Presence:
             for side in self._settings.instruct
             if (facts := self.sides[side]).epoch is not None and self.parts[CONTROL[side]].up
         }
+
+    def unreached(
+        self, arm: ArmBench, failed: Mapping[Side, str], now: Ns, *, is_save: bool
+    ) -> dict[Side, str]:
+        """Whom no frame of that arming reached, and why; it is reported. ``failed``: what could not be
+        written, of a ``Save`` only to those who were armed."""
+        found: dict[Side, str] = {}
+        absent = self._settings.instruct if is_save else ()
+        for side in dict.fromkeys((*failed, *absent)):
+            if side not in arm.epochs:
+                found[side] = f"it was not armed: {self._why_unarmed(side) or failed.get(side, '')}"
+                self._report("frame", side, f"it was not instructed: {found[side]}")
+            elif side in failed:
+                found[side] = failed[side]
+                text = f"rig trouble, the frame could not go out: {failed[side]}"
+                self._report("frame", side, text)
+                self.sides[side].forget("its frame could not go out", now)
+        return found
+
+    def _why_unarmed(self, side: Side) -> str:
+        """Why no frame can be armed for it now; "": one can be."""
+        if side not in self.sides:
+            return "it has no control line"
+        return self.down.get(CONTROL[side], "") or self.sides[side].why
 
     @property
     def pending(self) -> tuple[Side, ...]:

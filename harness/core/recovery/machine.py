@@ -3,11 +3,17 @@
 Each instructed side goes through its own steps:
 
     armed -> instructed -> restarting -> pulling -> settled
-                               ^  |
-                               |  v
-                            breaking in             at most once, when policy and driver allow it
-                           power cycling            after that, at most once, when the policy allows it
+      |          ^             ^  |
+      v          |             |  v
+    missed ------+          breaking in             at most once, when policy and driver allow it
+      |          |         power cycling            after that, at most once, when the policy allows it
+      v          |
+    last chance -+
 
+* No frame reached a side that was not armed, or whose line was gone. It is asked who it is while the others
+  restart, and once more when all else is collected. One that answers in the boot of the trigger is
+  asked to save, which restarts nobody, unless it keeps a set of the incident already. A boot since then has
+  lost what a save would tell.
 * A refusal settles the side at once: the controller reported that it will not restart. "stale epoch"
   is the exception: it has restarted since it was armed, perhaps because an earlier copy of the frame
   arrived. Its set, if there is one, is looked up by the incident's id.
@@ -16,7 +22,8 @@ Each instructed side goes through its own steps:
 * Silence settles nothing: the controller may have obeyed and its reply may be lost. The boot epoch
   decides. A newer epoch is a warmstart. The old epoch after the boot timeout is a controller that did
   not obey. No answer at all is a hung warmstart, which a BREAK may end, and else only a power cycle. A
-  control line that is gone tells nothing about its controller, which is left alone.
+  control line that is gone tells nothing about its controller, which is left alone until its last
+  chance.
 * A BREAK names no target. It is sent only while nobody has answered since the controller was last
   identified: not after "stale epoch", not where another device answers, and not for a save.
 * A save restarts nobody: the side goes from its reply, or its silence, straight to the pull. Nothing
@@ -51,6 +58,7 @@ from freezeframe.harness.core.recovery.messages import (
     Finish,
     FrameNotOut,
     FrameOut,
+    Kept,
     Policy,
     PowerCycle,
     PowerCycled,
@@ -60,17 +68,23 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SaveLate,
     SendBreak,
     SideEvent,
     SideResult,
     TimedOut,
+    TooLate,
     Transition,
 )
 from freezeframe.harness.core.recovery.table import TABLE, SideStep, Signal
 
+SideAction = AwaitReply | SaveLate | AwaitBoot | SendBreak | PowerCycle | Pull
+UNREACHED: Final = (SideStep.MISSED, SideStep.LAST_CHANCE)
 STALE_EPOCH: Final = "stale epoch"
 """The refusal of a frame that was armed for an earlier boot."""
 NO_BREAK: Final = "no BREAK could be sent"
+SAVE_LATE_S: Final = 20.0
+"""For a side that has answered to be prepared and asked to save: some kilobytes over a serial line."""
 MAX_PULLS: Final = 5
 """Attempts per pull. A line that fails more often is treated as lost for this incident."""
 
@@ -79,7 +93,15 @@ MAX_PULLS: Final = 5
 class _Side:
     side: Side
     armed_epoch: int
+    is_disruptive: bool
+    """What was asked of it last."""
     step: SideStep = SideStep.ARMED
+    out_ns: Ns = 0
+    """When its frame went out, or could not."""
+    missed: str = ""
+    """Why no frame is known to have reached it."""
+    saves_late: bool = False
+    """It was asked to save after all."""
     reply: str = ""
     boot_epoch: int = 0
     up: bool = False
@@ -110,8 +132,7 @@ class Recovery:
         self, policy: Policy, armed: Mapping[Side, int], *, disruptive: bool = True
     ) -> None:
         self._policy = policy
-        self._disruptive = disruptive
-        self._sides = {side: _Side(side, epoch) for side, epoch in armed.items()}
+        self._sides = {side: _Side(side, epoch, disruptive) for side, epoch in armed.items()}
         self._action: Action | None = None
         self.history: list[Transition] = []
         """Grows with every event. The writer of the incident keeps its own read position."""
@@ -152,7 +173,8 @@ class Recovery:
         ):
             return []
         signal, detail = self._signal(state, event, now)
-        t_ns = event.t_ns if isinstance(event, FrameOut) and event.t_ns is not None else now
+        given_ns = event.t_ns if isinstance(event, FrameOut | FrameNotOut) else None
+        t_ns = now if given_ns is None else given_ns
         return self._apply(state, signal, detail, now, t_ns)
 
     def _apply(
@@ -165,26 +187,33 @@ class Recovery:
         self.history.append(
             Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail)
         )
+        if state.step is SideStep.ARMED:
+            state.out_ns = t_ns
         state.step = after
-        if after is SideStep.SETTLED and not state.complete:
-            state.reason = f"{signal.value}: {detail}" if detail else signal.value
+        reason = f"{signal.value}: {detail}" if detail else signal.value
+        if signal in (Signal.NOT_OUT, Signal.UNREACHABLE):
+            state.missed = reason
+        elif after is SideStep.SETTLED and not state.complete:
+            state.reason = "; ".join(filter(None, (state.missed, reason)))
         if any(one.step is SideStep.ARMED for one in self._sides.values()):
             return []
         return self._next(now)
 
     def _signal(self, state: _Side, event: SideEvent, now: Ns) -> tuple[Signal | None, str]:
         """Return the meaning of ``event`` for its side, with details. None: it has none."""
+        if state.step in UNREACHED:
+            return self._late_signal(state, event, now)
         match event:
-            case FrameOut():
+            case FrameOut() if state.step is SideStep.ARMED:
                 return Signal.OUT, ""
-            case FrameNotOut():
+            case FrameNotOut() if state.step is SideStep.ARMED:
                 return Signal.NOT_OUT, event.reason
             case Replied() if state.step is SideStep.INSTRUCTED:
                 state.reply = event.status
                 if event.ok:
-                    state.up = not self._disruptive
-                    return (Signal.ACKNOWLEDGED if self._disruptive else Signal.SAVED), ""
-                if event.status == STALE_EPOCH:
+                    state.up = not state.is_disruptive
+                    return (Signal.ACKNOWLEDGED if state.is_disruptive else Signal.SAVED), ""
+                if event.status == STALE_EPOCH and not state.saves_late:
                     return Signal.STALE, event.status
                 return Signal.REFUSED, event.status
             case Answered() if state.step is SideStep.RESTARTING:
@@ -216,31 +245,57 @@ class Recovery:
                 return Signal.BROKE_OFF if again else Signal.GAVE_UP, event.reason
         return None, ""
 
+    @staticmethod
+    def _late_signal(state: _Side, event: SideEvent, now: Ns) -> tuple[Signal | None, str]:
+        """The same for a side that no frame has reached."""
+        match event:
+            case FrameOut():
+                state.saves_late, state.is_disruptive, state.replies_awaited = True, False, 0
+                t_ns = now if event.t_ns is None else event.t_ns
+                return (
+                    Signal.SAVED_LATE,
+                    f"{(t_ns - state.out_ns) / NS_PER_S:.3f} s after the trigger's frames",
+                )
+            case FrameNotOut():
+                return Signal.NO_ANSWER_YET, event.reason
+            case Answered():
+                state.up = True
+                return None, ""
+            case Kept():
+                if 0 < state.armed_epoch < event.boot_epoch:
+                    state.boot_epoch = event.boot_epoch
+                return Signal.KEPT, f"boot epoch {event.boot_epoch}"
+            case TooLate():
+                return Signal.TOO_LATE, event.reason
+        return None, ""
+
     def _never_arrived(self, state: _Side) -> bool:
         """A save was not answered and left no set: its frame may be written again."""
         is_silent = state.reply == Signal.SILENT.value
-        return not self._disruptive and is_silent and state.replies_awaited <= self._policy.repeats
+        return (
+            not state.is_disruptive and is_silent and state.replies_awaited <= self._policy.repeats
+        )
 
     def _may_break(self, state: _Side) -> bool:
         """Whether a BREAK would be the first of this incident, and reach who was identified."""
-        is_known = self._disruptive and state.reply != STALE_EPOCH and not state.is_stranger
+        is_known = state.is_disruptive and state.reply != STALE_EPOCH and not state.is_stranger
         return is_known and state.side in self._policy.breaks and not state.break_tried
 
     def _without_break(self, state: _Side) -> Signal:
         can_cycle = self._policy.power_cycle and not state.power_cycled
         return Signal.HUNG if can_cycle else Signal.LOST
 
-    def _timeout_signal(
-        self, action: AwaitReply | AwaitBoot | SendBreak | PowerCycle | Pull, *, line_gone: bool
-    ) -> Signal:
+    def _timeout_signal(self, action: SideAction, *, line_gone: bool) -> Signal:
         state = self._sides[action.side]
         match action:
             case AwaitReply():
-                if self._disruptive and state.replies_awaited <= self._policy.repeats:
+                if state.is_disruptive and state.replies_awaited <= self._policy.repeats:
                     return Signal.AGAIN
                 state.reply = Signal.SILENT.value
                 # A save may have been stored and only its answer lost: the pull tells.
-                return Signal.SILENT if self._disruptive else Signal.SAVED
+                return Signal.SILENT if state.is_disruptive else Signal.SAVED
+            case SaveLate():
+                return Signal.NO_ANSWER_YET
             case AwaitBoot():
                 if state.up:
                     return Signal.DID_NOT_RESTART
@@ -260,7 +315,10 @@ class Recovery:
     def _pair_event(self, event: TimedOut | Rejoined | Compared, now: Ns) -> list[Action]:
         action = self._action
         match action, event:
-            case ((AwaitReply() | AwaitBoot() | SendBreak() | PowerCycle() | Pull()), TimedOut()):
+            case (
+                (AwaitReply() | SaveLate() | AwaitBoot() | SendBreak() | PowerCycle() | Pull()),
+                TimedOut(),
+            ):
                 detail = event.detail or "deadline passed"
                 self._sides[action.side].is_stranger |= event.is_stranger
                 signal = self._timeout_signal(action, line_gone=event.line_gone)
@@ -298,6 +356,9 @@ class Recovery:
                     deadline_ns=now + _ns(self._policy.reply_timeout_s),
                     attempt=state.replies_awaited,
                 )
+            case SideStep.MISSED | SideStep.LAST_CHANCE:
+                assert state is not None
+                action = self._save_late(state, now)
             case SideStep.RESTARTING:
                 assert state is not None
                 deadline_ns = now + _ns(self._policy.boot_timeout_s)
@@ -329,6 +390,16 @@ class Recovery:
                 action = self._pair_action(now)
         self._action = action
         return [action]
+
+    def _save_late(self, state: _Side, now: Ns) -> SaveLate:
+        answer_ns = _ns(self._policy.reply_timeout_s)
+        return SaveLate(
+            side=state.side,
+            armed_epoch=state.armed_epoch,
+            since_ns=state.out_ns if self._policy.saves_late else None,
+            answer_ns=answer_ns,
+            deadline_ns=now + answer_ns + _ns(SAVE_LATE_S),
+        )
 
     def _pair_action(self, now: Ns) -> Action:
         if all(

@@ -24,6 +24,9 @@ class Policy:
     repeats: int = 0
     """How often an unanswered frame is written again. Only for device types that refuse the second
     copy."""
+    saves_late: bool = False
+    """Whether a side that no frame reached is asked to save, without a restart, once it answers. Else it
+    is only looked whether it keeps a set of the incident."""
 
 
 # --- what happened ------------------------------------------------------------------------------------------
@@ -38,6 +41,8 @@ class FrameOut:
 class FrameNotOut:
     side: Side
     reason: str
+    t_ns: Ns | None = None
+    """When it should have gone out. None: unknown; use the time this event was processed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,22 @@ class Answered:
 
     side: Side
     boot_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """It keeps a set of the incident although no frame is known to have reached it."""
+
+    side: Side
+    boot_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooLate:
+    """It answered, and a save would tell nothing of the incident."""
+
+    side: Side
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +128,16 @@ class TimedOut:
 
 
 SideEvent = (
-    FrameOut | FrameNotOut | Replied | Answered | BreakSent | PowerCycled | Pulled | PullBroke
+    FrameOut
+    | FrameNotOut
+    | Replied
+    | Answered
+    | Kept
+    | TooLate
+    | BreakSent
+    | PowerCycled
+    | Pulled
+    | PullBroke
 )
 RecoveryEvent = SideEvent | Rejoined | Compared | TimedOut
 
@@ -129,6 +159,23 @@ class AwaitBoot:
     side: Side
     armed_epoch: int
     deadline_ns: Ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveLate:
+    """Ask a side that no frame reached who it is; once it answers, pull its set of the incident if it
+    keeps one, else have it save."""
+
+    side: Side
+    armed_epoch: int
+    """0: it was not known at the trigger."""
+    since_ns: Ns | None
+    """When the frames went out. A boot since then has lost what a save would tell. None: not known, so it
+    is not asked to save."""
+    answer_ns: Ns
+    """How long its answer is waited for."""
+    deadline_ns: Ns
+    """For all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +240,9 @@ class Finish:
     detail: str = ""
 
 
-Action = AwaitReply | AwaitBoot | SendBreak | PowerCycle | Pull | AwaitFullDuplex | Compare | Finish
+Action = (
+    AwaitReply | SaveLate | AwaitBoot | SendBreak | PowerCycle | Pull | AwaitFullDuplex | Compare | Finish
+)  # fmt: skip
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------

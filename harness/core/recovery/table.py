@@ -10,12 +10,16 @@ class SideStep(IntEnum):
     their reply before either restart is waited for."""
 
     INSTRUCTED = 0
-    RESTARTING = 1
-    BREAKING = 2
-    POWER_CYCLING = 3
-    PULLING = 4
-    ARMED = 5
-    SETTLED = 6
+    MISSED = 1
+    """No frame reached it; its first chance to answer, while the other side restarts."""
+    RESTARTING = 2
+    BREAKING = 3
+    POWER_CYCLING = 4
+    PULLING = 5
+    LAST_CHANCE = 6
+    """Still without a set, all else is collected."""
+    ARMED = 7
+    SETTLED = 8
 
 
 class Signal(StrEnum):
@@ -23,6 +27,10 @@ class Signal(StrEnum):
 
     OUT = "frame out"
     NOT_OUT = "frame not out"
+    SAVED_LATE = "asked to save now"
+    KEPT = "keeps a set of it"
+    TOO_LATE = "too late to save"
+    NO_ANSWER_YET = "cannot be asked to save"
     ACKNOWLEDGED = "acknowledged"
     SAVED = "saved"
     REFUSED = "refused"
@@ -45,7 +53,19 @@ class Signal(StrEnum):
 
 
 TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
-    SideStep.ARMED: {Signal.OUT: SideStep.INSTRUCTED, Signal.NOT_OUT: SideStep.SETTLED},
+    SideStep.ARMED: {Signal.OUT: SideStep.INSTRUCTED, Signal.NOT_OUT: SideStep.MISSED},
+    SideStep.MISSED: {
+        Signal.SAVED_LATE: SideStep.INSTRUCTED,
+        Signal.KEPT: SideStep.PULLING,
+        Signal.TOO_LATE: SideStep.SETTLED,
+        Signal.NO_ANSWER_YET: SideStep.LAST_CHANCE,
+    },
+    SideStep.LAST_CHANCE: {
+        Signal.SAVED_LATE: SideStep.INSTRUCTED,
+        Signal.KEPT: SideStep.PULLING,
+        Signal.TOO_LATE: SideStep.SETTLED,
+        Signal.NO_ANSWER_YET: SideStep.SETTLED,
+    },
     SideStep.INSTRUCTED: {
         Signal.ACKNOWLEDGED: SideStep.RESTARTING,
         Signal.SILENT: SideStep.RESTARTING,
@@ -60,13 +80,13 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
         Signal.BREAKABLE: SideStep.BREAKING,
         Signal.HUNG: SideStep.POWER_CYCLING,
         Signal.LOST: SideStep.SETTLED,
-        Signal.UNREACHABLE: SideStep.SETTLED,
+        Signal.UNREACHABLE: SideStep.LAST_CHANCE,
     },
     SideStep.BREAKING: {
         Signal.BROKEN_IN: SideStep.RESTARTING,
         Signal.HUNG: SideStep.POWER_CYCLING,
         Signal.LOST: SideStep.SETTLED,
-        Signal.UNREACHABLE: SideStep.SETTLED,
+        Signal.UNREACHABLE: SideStep.LAST_CHANCE,
     },
     SideStep.POWER_CYCLING: {
         Signal.CYCLED: SideStep.RESTARTING,

@@ -3,7 +3,9 @@ at all."""
 
 import contextlib
 import json
+import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +15,17 @@ from typing import Any, cast
 import pytest
 
 from freezeframe.harness.bench.opened import OpenBench
-from freezeframe.harness.core.events import Ns, Side
+from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import Rung
-from freezeframe.harness.core.recovery.messages import Compared, Finish, FrameOut, Policy
-from freezeframe.harness.errors import LineGoneError, RigError, WireError
+from freezeframe.harness.core.recovery.messages import (
+    Compared,
+    Finish,
+    FrameNotOut,
+    FrameOut,
+    Policy,
+)
+from freezeframe.harness.errors import LineGoneError, RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs.audit import AuditJournal
@@ -74,6 +82,12 @@ class Device:
         self.written.append(data)
         self.lost_frames -= 1
 
+    def freeze_frame(
+        self, identity: Identity, reason: int, incident_id: bytes, *, disruptive: bool = True
+    ) -> bytes:
+        assert not disruptive and incident_id == OURS
+        return b"save in boot %d" % identity.boot_epoch
+
     def freeze_reply(self, frame: bytes, deadline_ns: Ns) -> Reply | None:
         return self.answer if self.lost_frames <= 0 else None
 
@@ -110,6 +124,7 @@ def collect(
     boot_timeout_s: float | None = None,
     secondary: Device | None = None,
     audit: AuditJournal | None = None,
+    missed_ns: Ns | None = None,
 ) -> tuple[Finish, Incident]:
     policy = Policy(
         reply_timeout_s=1,
@@ -145,7 +160,10 @@ def collect(
         switches_power=switches_power, audit=audit,
     )  # fmt: skip
     for side in devices:
-        collector.feed(FrameOut(side=side), b"frame")
+        if side == "primary" and missed_ns is not None:
+            collector.feed(FrameNotOut(side=side, reason="it was not armed", t_ns=missed_ns))
+        else:
+            collector.feed(FrameOut(side=side), b"frame")
     assert ended.wait(LIMIT_S)
     assert collector.failure is None
     assert collector.finish is not None
@@ -180,6 +198,65 @@ def test_a_frame_that_was_lost_is_written_again_where_the_driver_says_so(
         (one["action"], one["about"], one["why"], one["result"])
         for one in audited(audit)[len(before) :]
     ] == [("frame", "primary", "no answer, written again", "ok")] * repeats
+
+
+@dataclass
+class Unarmed(Device):
+    """Its first answers are not worth anything, and it has its set once it was asked to save."""
+
+    trouble: list[Exception] = field(default_factory=list)
+    uptime_ns: int = 0
+    has_set: bool = False
+
+    def identify(self, deadline_ns: Ns) -> Identity:
+        if self.trouble:
+            raise self.trouble.pop(0)
+        return replace(super().identify(deadline_ns), uptime_ns=self.uptime_ns)
+
+    def sets(self, deadline_ns: Ns) -> list[SetEntry]:
+        return [ENTRY] if self.written or self.has_set else [STRANGER]
+
+
+def unarmed(tmp_path: Path, device: Unarmed, armed_epoch: int = 0) -> tuple[Finish, Incident]:
+    return collect(
+        tmp_path, device, secondary=Device(), armed_epoch=armed_epoch,
+        missed_ns=time.monotonic_ns() - 60 * NS_PER_S,
+    )  # fmt: skip
+
+
+def test_a_side_that_was_not_armed_saves_once_it_answers_as_itself(tmp_path: Path) -> None:
+    """Seen: a wrong serial number just before a strike; a second later it was right, and its set was
+    never asked for."""
+    device = Unarmed(trouble=[WrongDeviceError("X"), WireError("noise")], uptime_ns=61 * NS_PER_S)
+    finish, incident = unarmed(tmp_path, device)
+    assert device.written == [b"save in boot 5"]
+    assert [one.set for one in finish.sides] == ["complete", "complete"]
+    (late,) = [one for one in incident.record["actions"] if one["side"] == "primary"]
+    assert late["reply"]["status"] == "ok"
+    steps = {one["step"]: one["detail"] for one in incident.record["recovery"]}
+    assert re.fullmatch(r"60\.\d{3} s after the trigger's frames", steps["asked to save now"])
+
+
+@pytest.mark.parametrize(
+    ("device", "armed_epoch", "reason"),
+    [
+        (Unarmed(uptime_ns=59 * NS_PER_S), 0, "it restarted after the trigger"),
+        (Unarmed(), ARMED_EPOCH, "it restarted after the trigger"),
+    ],
+)
+def test_a_boot_since_the_trigger_has_nothing_to_save(
+    tmp_path: Path, device: Unarmed, armed_epoch: int, reason: str
+) -> None:
+    finish, _ = unarmed(tmp_path, device, armed_epoch)
+    assert device.written == [] and finish.sides[0].set == "missing"
+    assert finish.sides[0].reason == f"frame not out: it was not armed; too late to save: {reason}"
+
+
+def test_a_set_that_is_there_all_the_same_is_pulled_and_none_is_saved(tmp_path: Path) -> None:
+    """The frame's write had failed, and it had arrived."""
+    device = Unarmed(has_set=True)
+    finish, _ = unarmed(tmp_path, device, ARMED_EPOCH)
+    assert device.written == [] and finish.sides[0].set == "complete"
 
 
 def audited(audit: AuditJournal) -> list[dict[str, str]]:

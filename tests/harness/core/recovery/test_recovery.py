@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recovery_walk import BREAK_ONLY, LADDER, NO_POWER, POLICY, S, obedient, pair, walk
 
 from freezeframe.harness.core.recovery.machine import MAX_PULLS, Recovery
 from freezeframe.harness.core.recovery.messages import (
@@ -20,6 +21,7 @@ from freezeframe.harness.core.recovery.messages import (
     Finish,
     FrameNotOut,
     FrameOut,
+    Kept,
     Policy,
     PowerCycle,
     PowerCycled,
@@ -29,70 +31,12 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    SaveLate,
     SendBreak,
     TimedOut,
+    TooLate,
 )
 from freezeframe.harness.core.recovery.table import TABLE, SideStep
-
-S = 1_000_000_000
-POLICY = Policy(
-    reply_timeout_s=2, boot_timeout_s=10, pull_timeout_s=30, rejoin_timeout_s=20, power_cycle=True
-)
-NO_POWER = Policy(
-    reply_timeout_s=2, boot_timeout_s=10, pull_timeout_s=30, rejoin_timeout_s=20, power_cycle=False
-)
-LADDER = replace(POLICY, breaks=frozenset({"primary", "secondary"}))
-BREAK_ONLY = replace(NO_POWER, breaks=LADDER.breaks)
-
-
-def obedient(action: Action) -> RecoveryEvent:
-    """What a healthy bench answers to each action."""
-    match action:
-        case AwaitReply():
-            return Replied(side=action.side, ok=True)
-        case AwaitBoot():
-            return Answered(side=action.side, boot_epoch=action.armed_epoch + 1)
-        case SendBreak():
-            return BreakSent(side=action.side)
-        case PowerCycle():
-            return PowerCycled(side=action.side)
-        case Pull():
-            return Pulled(side=action.side)
-        case AwaitFullDuplex():
-            return Rejoined()
-        case Compare():
-            return Compared(equal=True)
-        case Finish():
-            raise AssertionError("finished")
-
-
-def walk(
-    machine: Recovery, answer: Callable[[Action], RecoveryEvent] = obedient, *, both: bool = True
-) -> tuple[list[str], Finish]:
-    """Play a bench; one second passes with each event, or the action's time when it times out."""
-    now = 0
-    actions = machine.on(FrameOut(side="primary"), now)
-    if both:
-        assert actions == []
-        actions = machine.on(FrameOut(side="secondary"), now)
-    names = []
-    for _ in range(100):
-        (action,) = actions
-        names.append(f"{type(action).__name__} {getattr(action, 'side', '')[:1]}".strip())
-        if isinstance(action, Finish):
-            assert machine.finished and machine.next_deadline() is None
-            assert machine.on(TimedOut(), now) == []
-            return names, action
-        event = answer(action)
-        deadline = machine.next_deadline()
-        assert deadline is None or deadline > now
-        now = deadline if isinstance(event, TimedOut) and deadline is not None else now + S
-        actions = machine.on(event, now)
-    raise AssertionError("the walk does not end")
-
-
-def pair(policy: Policy = POLICY) -> Recovery:
-    return Recovery(policy, {"primary": 3, "secondary": 8})
 
 
 def test_both_sides_obey() -> None:
@@ -218,7 +162,11 @@ def test_no_break_goes_to_who_was_not_identified_in_this_boot(disruptive: bool) 
     [
         (BreakSent(side="primary", error="the line carries none"), "PowerCycle p", ""),
         (TimedOut(detail="stuck"), "PowerCycle p", ""),
-        (TimedOut(detail="unplugged", line_gone=True), "Pull s", "control line gone: unplugged"),
+        (
+            TimedOut(detail="unplugged", line_gone=True),
+            "Pull s",
+            "control line gone: unplugged; too late to save: it restarted",
+        ),
     ],
 )
 def test_what_follows_a_break_that_could_not_be_sent(
@@ -228,6 +176,8 @@ def test_what_follows_a_break_that_could_not_be_sent(
     hung = hangs("primary", PowerCycle)
 
     def answer(action: Action) -> RecoveryEvent:
+        if isinstance(action, SaveLate):
+            return TooLate(side=action.side, reason="it restarted")
         return event if isinstance(action, SendBreak) else hung(action)
 
     names, finish = walk(pair(LADDER), answer)
@@ -323,13 +273,15 @@ def test_a_save_restarts_nobody(is_silent: bool) -> None:
 
 def test_a_line_that_is_gone_is_no_hung_controller() -> None:
     def gone(action: Action) -> RecoveryEvent:
-        if isinstance(action, AwaitReply | AwaitBoot) and action.side == "primary":
+        if getattr(action, "side", "") == "primary":
             return TimedOut(detail="no such device", line_gone=True)
         return obedient(action)
 
     names, finish = walk(pair(), gone)
-    assert "PowerCycle p" not in names
-    assert finish.sides[0].reason == "control line gone: no such device"
+    assert "PowerCycle p" not in names and names[-3:-1] == ["Pull s", "SaveLate p"]
+    assert finish.sides[0].reason == (
+        "control line gone: no such device; cannot be asked to save: no such device"
+    )
 
 
 def test_silence_is_judged_by_the_boot_epoch() -> None:
@@ -386,13 +338,6 @@ def test_a_set_that_is_not_there_is_missing() -> None:
     }
 
 
-def test_a_frame_that_did_not_go_out() -> None:
-    machine = pair()
-    assert machine.on(FrameNotOut(side="primary", reason="line gone"), 0) == []
-    (action,) = machine.on(FrameOut(side="secondary"), 0)
-    assert action == AwaitReply(side="secondary", deadline_ns=2 * S)
-
-
 def test_events_that_do_not_fit_change_nothing() -> None:
     machine = pair()
     assert machine.on(Pulled(side="primary"), 0) == []
@@ -431,6 +376,10 @@ SIDES = st.sampled_from(["primary", "secondary"])
 EVENTS = st.one_of(
     st.builds(Replied, side=SIDES, ok=st.booleans(), status=st.just("busy")),
     st.builds(Answered, side=SIDES, boot_epoch=st.integers(0, 12)),
+    st.builds(FrameOut, side=SIDES),
+    st.builds(FrameNotOut, side=SIDES, reason=st.just("EIO")),
+    st.builds(Kept, side=SIDES, boot_epoch=st.integers(0, 12)),
+    st.builds(TooLate, side=SIDES, reason=st.just("it restarted")),
     st.builds(BreakSent, side=SIDES, error=st.sampled_from(["", "no"])),
     st.builds(PowerCycled, side=SIDES, error=st.sampled_from(["", "no"])),
     st.builds(Pulled, side=SIDES),
@@ -444,17 +393,22 @@ EVENTS = st.one_of(
     st.just(Rejoined()),
     st.builds(Compared, equal=st.booleans()),
     st.just(TimedOut()),
+    st.just(TimedOut(line_gone=True)),
 )
 
 
-@given(st.lists(EVENTS, max_size=60), st.sampled_from([POLICY, NO_POWER, LADDER, BREAK_ONLY]))
+@given(
+    st.lists(EVENTS, max_size=60),
+    st.sampled_from([POLICY, NO_POWER, LADDER, BREAK_ONLY, replace(LADDER, saves_late=True)]),
+    st.sampled_from([FrameOut(side="primary"), FrameNotOut(side="primary", reason="line gone")]),
+)
 def test_whatever_happens_it_ends_by_its_deadlines(
-    events: list[RecoveryEvent], policy: Policy
+    events: list[RecoveryEvent], policy: Policy, first: RecoveryEvent
 ) -> None:
     """After any events, timeouts alone end every recovery, within the sum of what the policy
     allows."""
     machine = pair(policy)
-    machine.on(FrameOut(side="primary"), 0)
+    machine.on(first, 0)
     actions = machine.on(FrameOut(side="secondary"), 0)
     for event in events:
         if machine.finished:
@@ -467,7 +421,7 @@ def test_whatever_happens_it_ends_by_its_deadlines(
         now = max(now, machine.next_deadline() or now)
         actions = machine.on(TimedOut(), now) or actions
     assert machine.finished and isinstance(actions[0], Finish)
-    assert now <= 1 + S * (2 * (2 + 4 * 10 + 2 + 30) + 20)
+    assert now <= 1 + S * (2 * (2 + 4 * 10 + 2 + 30 + 2 * 22 + 2) + 20)
     for one in actions[0].sides:
         assert (one.set == "complete") == (one.reason == "")
 
