@@ -69,6 +69,9 @@ class Autonomic:
         self._incidents = 0
         self._instruction: Instruction | None = None
         self._unanswered: dict[int, int] = {}
+        self._last_acked = 0
+        self._epochs: dict[int, int] = {}
+        """Barrier received -> writes before it, until it is answered."""
 
     def watch(self, now_ns: int, event: EventCode, args: tuple[int, ...]) -> None:
         """Process one event of this controller's own log."""
@@ -76,6 +79,14 @@ class Autonomic:
             self._unanswered[args[0]] = now_ns
         elif event is EventCode.REPL_ACK_SENT:
             self._unanswered.pop(args[0], None)
+            if args[0] == self._last_acked:
+                self._report("acknowledged twice")
+            self._last_acked = args[0]
+        elif event is EventCode.REPL_BARRIER_RECEIVED:
+            self._epochs[args[0]] = args[1]
+        elif event is EventCode.REPL_BARRIER_ACK:
+            if self._epochs.pop(args[0], args[1]) != args[1]:
+                self._report("wrong barrier count")
         elif event in PROBLEMS:
             if event is EventCode.REPL_NEG_ACK:
                 self._unanswered.pop(args[0], None)
@@ -84,6 +95,8 @@ class Autonomic:
     def link_lost(self) -> None:
         """Handle the loss of the replication link: no response is expected any more."""
         self._unanswered.clear()
+        self._epochs.clear()
+        self._last_acked = 0
 
     def _report(self, problem: str) -> None:
         if not self._problem:

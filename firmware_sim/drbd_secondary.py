@@ -183,12 +183,11 @@ class Secondary:
                 link.agreed_version, command, sector, block_id, length, link.next_seq()
             )
             link.write(link.meta_socket, ack)
-        if command is NEG_ACK:
-            row[6] = WriteStage.FAILED
-            link.trace(EventCode.REPL_NEG_ACK, write_no, sector, length)
-        else:
-            row[6] = ACKED
-            link.trace(REPL_ACK_SENT, write_no, sector)
+            if command is NEG_ACK:
+                link.trace(EventCode.REPL_NEG_ACK, write_no, sector, length)
+            else:
+                link.trace(REPL_ACK_SENT, write_no, sector)
+        row[6] = WriteStage.FAILED if command is NEG_ACK else ACKED
         epoch[1] -= 1
         if not epoch[1] and self._closed:
             self._answer_barriers()
@@ -201,6 +200,8 @@ class Secondary:
             self._link.timers["late_acks"] = self._late[0][0]
 
     def barrier(self, cookie: bytes) -> None:
+        number = int.from_bytes(cookie, "little")
+        self._link.trace(EventCode.REPL_BARRIER_RECEIVED, number, self._epoch[0])
         self._epoch[2] = cookie
         self._closed.append(self._epoch)
         self._epoch = [0, 0, None]

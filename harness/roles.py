@@ -157,6 +157,20 @@ class Preparable(Protocol):
     def prepare(self, identity: Identity, incident_id: bytes, deadline_ns: Ns) -> None: ...
 
 
+@runtime_checkable
+class SelfMonitoring(Protocol):
+    """A secondary whose own monitor has to be armed before each incident of autonomic mode."""
+
+    def monitor(
+        self, incident_id: bytes, primary_frame: bytes, own_frame: bytes, deadline_ns: Ns
+    ) -> None:
+        """From now on watch your own log. When the replication goes wrong, have the primary carry out
+        ``primary_frame`` over the line between the two, then carry out ``own_frame``; once. An earlier
+        arming is over. Nobody need be there for it. RigError: it does not watch, or the primary does not
+        answer on that line."""
+        ...
+
+
 REHEARSED: Final = "rehearsed"
 UNREHEARSED: Final = "unrehearsed"
 """Reply.status of a rehearsal: the frame's like went the whole way; or it cannot be sent without its

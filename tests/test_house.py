@@ -257,8 +257,8 @@ def test_each_bench_has_a_test_of_each_requirement_or_a_reason(tmp_path: Path) -
     )
     lost = [one for one in found if (one.number, one.bench) != (9, "drbd_qemu")]
     assert claims.gaps(lost) == ["claim 9 on drbd_qemu: no test"]
-    twice = [*found, claims.Mark(test="tests/rig/test_x.py::test_a", number=10, bench="drbd_qemu")]
-    assert claims.gaps(twice) == ["claim 10 on drbd_qemu: a test, and a reason why there is none"]
+    twice = [*found, claims.Mark(test="tests/rig/test_x.py::test_a", number=10, bench="nbd_qemu")]
+    assert claims.gaps(twice) == ["claim 10 on nbd_qemu: a test, and a reason why there is none"]
     elsewhere = claims.Mark(test="tests/system/test_x.py::test_a", number=9, bench="drbd_qemu")
     (said,) = claims.unfounded([*found, elsewhere], makefile)
     assert "test_x.py::test_a: claims 9 on drbd_qemu, and `make test-rig` does not run it" in said

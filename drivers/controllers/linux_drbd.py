@@ -17,6 +17,7 @@ SCRIPTS: Final = Scripts(
     state="""ff_state() {
 while read -r ff_x; do echo "$1 $ff_x"; done </proc/drbd
 }""",
+    complaints='*"Digest integrity check FAILED"*|*"Local IO failed in drbd_endio_write_sec"*',
     whole="""ff_whole() {
 ff_c=
 while read -r ff_x ff_y ff_z; do [ "$ff_x" = 0: ] && ff_c=$ff_y; done </proc/drbd

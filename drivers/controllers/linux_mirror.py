@@ -156,9 +156,9 @@ def parse_state(text: str) -> MirrorState:
     )  # fmt: skip
 
 
-def replication(model: str, *, live: str, port: int) -> Replication:
+def replication(model: str, *, live: str, port: int, complaints: str = "") -> Replication:
     """``live``: shell of builtins that returns 0 on the primary while the far leg is connected;
-    ``port``: TCP port that the secondary serves it at."""
+    ``port``: TCP port that the secondary serves it at; ``complaints``: see Scripts."""
     functions = (LIVE.replace("{live}", live), SERVED.replace("{port}", f"{port:04X}"), STATE)
     return Replication(
         model=model,
@@ -168,6 +168,7 @@ def replication(model: str, *, live: str, port: int) -> Replication:
 ff_live || ff_served
 }""",
             evidence=EVIDENCE,
+            complaints=complaints,
         ),
         parse=parse_state,
         is_state=_BASE,

@@ -19,13 +19,14 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from freezeframe.drivers.controllers import linux_records, linux_scripts
+from freezeframe.drivers.controllers import linux_monitor, linux_records, linux_scripts
+from freezeframe.drivers.controllers.linux_files import put
 from freezeframe.drivers.controllers.linux_records import Replication
-from freezeframe.drivers.controllers.linux_scripts import PUT, Scripts
+from freezeframe.drivers.controllers.linux_scripts import Scripts
 from freezeframe.drivers.controllers.linux_shell import MARK, Shell
 from freezeframe.harness.core.events import NS_PER_MS, NS_PER_S, Ns, Side
 from freezeframe.harness.core.text import escape
@@ -65,7 +66,6 @@ STORE: Final = "store"
 TRY: Final = "tryit"
 """What an armed line does, in words of one length."""
 assert len(CRASH) == len(STORE) == len(TRY)
-PUT_TRIES: Final = 5
 NOT_PREPARED: Final = "not prepared"
 """The node was not prepared, or has rebooted since."""
 LIST_AGAIN_NS: Final = NS_PER_S // 2
@@ -80,7 +80,7 @@ NO_SERIAL: Final = (
 
 class LinuxNode:
     """Plays roles.Controller, Printing, Preparable and Rehearsing; with ``backing_device``
-    BlockReading, too. Made of a subclass only, which has the replication."""
+    BlockReading, with ``peer_line`` SelfMonitoring, too. Made of a subclass only, which has the replication."""
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -92,6 +92,9 @@ class LinuxNode:
         backing_device: str = ""
         """Path on the node of the disk under the replication: the failing block is read from there. "": it
         is not read."""
+        peer_line: str = ""
+        """Path on the secondary of a serial line that leads to a root shell of the primary: with it the
+        secondary's own monitor can be armed (``instructed_by = "secondary"``)."""
 
     replication: ClassVar[Replication]
     warmstart_line: bytes = rb"sysrq: Trigger a crash"
@@ -112,7 +115,7 @@ class LinuxNode:
             )
         options = options or self.Options()
         path = options.identity_file
-        for name, given in (("identity_file", path), ("backing_device", options.backing_device)):
+        for name, given in asdict(options).items():
             if given and _PATH.fullmatch(given) is None:
                 raise UsageError(
                     f"{side}: {name} {given!r}: allowed is an absolute path of letters, digits, '.', '_', '-', '/'"
@@ -120,6 +123,9 @@ class LinuxNode:
         self._serial = linux_scripts.serial_in(path) if path else ""
         if options.backing_device:  # else it does not play roles.BlockReading
             self.read_blocks = partial(self._read_blocks, options.backing_device)
+        if options.peer_line:
+            linux_monitor.check(self.replication.scripts, self.replication.model)
+            self.monitor = partial(self._monitor, options.peer_line)
         self.side: Side = side
         self.link = link
         self.serial_number = serial_number
@@ -203,22 +209,16 @@ class LinuxNode:
         self._install(deadline_ns)
 
     def _install(self, deadline_ns: Ns) -> None:
-        path = linux_scripts.path()
-        question = linux_scripts.if_whole(self.scripts, path, f"echo {PUT}")
-        if PUT in self._shell.ask(question, deadline_ns):
-            return
-        # What is typed while an earlier question is given up may lose bytes: the terminal drops them.
-        for _ in range(PUT_TRIES):
-            answers = [
-                self._shell.ask(one, deadline_ns)
-                for one in linux_scripts.questions_to_put(self.scripts)
-            ]
-            if PUT in answers[-1]:
-                return
-        raise RigError(
-            f"{self.side}: {self.link.name}: the functions for {path} do not arrive whole on the node: "
-            "is the line clean, is it a root shell, are cat, base64, mv and sha256sum there?"
-        )
+        content, who = linux_scripts.functions(self.scripts), f"{self.side}: {self.link.name}"
+        put(self._shell, who, content, linux_scripts.path(), deadline_ns)
+
+    # --- roles.SelfMonitoring, with ``peer_line`` ---
+    def _monitor(
+        self, line: str, incident_id: bytes, primary_frame: bytes, own_frame: bytes, deadline_ns: Ns
+    ) -> None:
+        text = linux_monitor.program(self.scripts, line, incident_id, primary_frame, own_frame)
+        who = f"{self.side}: {self.link.name}"
+        linux_monitor.begin(self._shell, who, text, self._clock, deadline_ns)
 
     # --- roles.BlockReading, with ``backing_device`` ---
     def _read_blocks(

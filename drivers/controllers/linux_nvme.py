@@ -17,7 +17,11 @@ LIVE: Final = """for ff_f in /sys/class/nvme/nvme*/state; do
 [ -r "$ff_f" ] && read -r ff_x <"$ff_f" && [ "$ff_x" = live ] && return 0
 done"""
 REPLICATION: Final = linux_mirror.replication(
-    "Linux NVMe/TCP mirror", live=LIVE, port=nvme_tcp.PORT
+    "Linux NVMe/TCP mirror",
+    live=LIVE,
+    port=nvme_tcp.PORT,
+    # nvmet says nothing of a write that its disk refused; the block layer does.
+    complaints='*"nvmet_tcp: "*" digest error: "*|*"I/O error, dev "*"(WRITE)"*',
 )
 NODE_PAIR: Final = linux_mirror.pair(
     "nvme",

@@ -9,15 +9,9 @@ interactive bash would look for it in its history. Every path is absolute, so th
 removed.
 """
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-PUT: Final = "put"
-"""Said when the functions are there, and whole."""
-LINES_OF_A_PIECE: Final = 14
-"""Some 1,060 bytes: a terminal holds 4,095 that its shell has not read yet, and drops the rest."""
 MAX_LINE_BYTES: Final = 450
 FOLDER: Final = "/run/freezeframe"
 NOTE: Final = "freezeframe:"
@@ -190,6 +184,9 @@ class Scripts:
     failure."""
     evidence: str
     """What a save collects besides, into files in "$ff_d"."""
+    complaints: str = ""
+    """Patterns of ``case``: lines of the secondary's kernel by which it knows that a copy, or its own response to
+    it, went wrong (``linux_monitor``); "": it never says."""
     serial: str = ""
     """Reads ``ff_s``, the serial number; "": as SERIAL."""
 
@@ -237,23 +234,3 @@ def _of(scripts: Scripts, script: str) -> str:
 
 def path() -> str:
     return f"{FOLDER}/functions"
-
-
-def questions_to_put(scripts: Scripts) -> list[str]:
-    """What is typed to put the functions on the node, in pieces that a terminal holds. They travel
-    as base64: a shell that has lost the start of a question finds no command of ours in the rest."""
-    parts = f"{path()}.[0-9][0-9]"
-    questions = [f"mkdir -p {FOLDER}\nrm -f {parts}"]
-    encoded = base64.encodebytes(functions(scripts).encode()).decode().splitlines(keepends=True)
-    for number, at in enumerate(range(0, len(encoded), LINES_OF_A_PIECE)):
-        piece = "".join(encoded[at : at + LINES_OF_A_PIECE])
-        questions.append(f"cat >{path()}.{number:02d} <<'@ff_end'\n{piece}@ff_end")
-    put = if_whole(scripts, f"{path()}.new", f"mv {path()}.new {path()} && echo {PUT}")
-    questions.append(f"cat {parts} | base64 -d >{path()}.new\nrm -f {parts}\n{put}")
-    return questions
-
-
-def if_whole(scripts: Scripts, file: str, act: str) -> str:
-    """Shell that does ``act`` when that file is ``functions``, to the byte."""
-    sha256 = hashlib.sha256(functions(scripts).encode()).hexdigest()
-    return f'[ "$(sha256sum <{file} | cut -c1-64)" = {sha256} ] && {act}'

@@ -24,6 +24,7 @@ from freezeframe.harness.roles import (
     Printing,
     Rehearsing,
     Reply,
+    SelfMonitoring,
     SetEntry,
     Tracing,
 )
@@ -167,6 +168,7 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
     Printing: {"print_line": _REPLY},
     Preparable: {"prepare": Promise("nothing, or RigError", _anything)},
     Rehearsing: {"rehearse": _REPLY},
+    SelfMonitoring: {"monitor": Promise("nothing, once it watches, or RigError", _anything)},
     BlockReading: {"read_blocks": Promise("as many bytes as were asked for", _a(bytes))},
     BreakingIn: {"break_in": Promise("nothing, once the BREAK is sent, or RigError", _anything)},
     Acknowledging: {"acknowledge": _REPLY},
@@ -189,5 +191,5 @@ PROMISES: Final[Mapping[type, Mapping[str, Promise]]] = {
 }
 """Role -> method -> what it promises. The optional roles of a controller stand beside Controller."""
 OPTIONAL: Final = (
-    Printing, Preparable, Rehearsing, BlockReading, BreakingIn, Acknowledging, FaultArming, Tracing,
+    Printing, Preparable, Rehearsing, SelfMonitoring, BlockReading, BreakingIn, Acknowledging, FaultArming, Tracing,
 )  # fmt: skip

@@ -52,6 +52,8 @@ class RigConfig(msgspec.Struct, frozen=True, kw_only=True):
     """False: the rig ends when the daemon's standard input closes, that is, with the run that
     started it."""
     boot_options: dict[Side, dict[str, str]] = {}
+    bad_sectors: dict[Side, int] = {}
+    """Of the disks: the first write that covers it fails there."""
     description: str = ""
 
 
@@ -89,6 +91,7 @@ class Daemon:
                 mtu_bytes=config.mtu_bytes,
                 taps=self._wiring.taps[side],
                 boot_options=config.boot_options.get(side, {}),
+                bad_sector=config.bad_sectors.get(side),
             )
             node.prepare()
             self._closing.callback(node.power_off)

@@ -47,6 +47,8 @@ OFFLOADS_OFF: Final = ",".join(
 )  # fmt: skip
 """Offloads off: frames on the link have wire size and valid checksums."""
 LAST_LINES: Final = 5
+PEER_LINE_IRQ: Final = 10
+"""A third UART would share the interrupt of the first, which is busy with the console."""
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Node:
     taps: tuple[int, int]
     boot_options: Mapping[str, str] = field(default_factory=dict)
     """Additional ff_NAME=VALUE arguments for the init of the guest."""
+    bad_sector: int | None = None
+    """Of the disk: the first write that covers it fails with an input/output error."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -128,6 +132,13 @@ class Node:
     def last_lines(self) -> list[str]:
         return _tail(self.console_log)
 
+    def _file(self, path: str) -> str:
+        if self.bad_sector is None or not path.endswith(".img"):
+            return f"file.driver=file,file.filename={path}"
+        error = f"event=none,iotype=write,errno=5,once=on,sector={self.bad_sector}"
+        wrong = ",".join(f"file.inject-error.0.{one}" for one in error.split(","))
+        return f"file.driver=blkdebug,{wrong},file.image.driver=file,file.image.filename={path}"
+
     def _argv(self) -> list[str]:
         words = {
             "name": self.side,
@@ -152,8 +163,9 @@ class Node:
         ]  # fmt: skip
         for index, name in enumerate(self._disks):
             argv += [
-                "-drive", f"file={folder}/{self.side}.{name},format=raw,if=none,id=disk{index},cache=unsafe",
-                "-device", f"virtio-blk-pci,drive=disk{index}",
+                "-blockdev",
+                f"driver=raw,node-name=disk{index},cache.no-flush=on,{self._file(f'{folder}/{self.side}.{name}')}",
+                "-device", f"virtio-blk-pci,drive=disk{index},werror=report",
             ]  # fmt: skip
         for index, fd in enumerate(self.taps):
             mac = f"{MAC_PREFIX}:{index:02x}:{1 if self.side == 'primary' else 2:02x}"
@@ -161,6 +173,13 @@ class Node:
                 "-netdev", f"tap,id=net{index},fd={fd}",
                 "-device", f"virtio-net-pci,netdev=net{index},mac={mac},romfile=,{OFFLOADS_OFF}",
             ]  # fmt: skip
+        # The second link of autonomic mode: a UART of each node, wired to the other's without a process between.
+        is_server = self.side == "secondary"
+        argv += [
+            "-chardev",
+            f"socket,id=peer,path={folder}/peer,{'server=on,wait=off' if is_server else 'reconnect=1'}",
+            "-device", f"isa-serial,chardev=peer,index=2,irq={PEER_LINE_IRQ}",
+        ]  # fmt: skip
         # Telnet on the console, so that a BREAK can be sent in-band, as IAC BREAK.
         for line, options in (
             ("console", f",telnet=on,logfile={_value(self.console_log)},logappend=on"),

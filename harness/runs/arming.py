@@ -13,6 +13,7 @@ from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Preparable
 from freezeframe.harness.runs.observe import Observation
 from freezeframe.harness.runs.rehearsal import rehearse
+from freezeframe.harness.runs.selfmonitor import arm_secondary
 from freezeframe.harness.wire.control import Reason
 
 PREPARE_TIMEOUT_S: Final = 15.0
@@ -55,6 +56,11 @@ class Arming:
         warmstarts = not (self._opened.bench.policy.redrive or self._saves_only)
         self._frames_loaded = self._frames(disruptive=warmstarts)
         self._send()
+
+    def leave_to_secondary(self, identities: Mapping[Side, Identity]) -> None:
+        """Autonomic mode: no frame here; the secondary's own monitor has to be armed on some devices."""
+        limit_ns = deadline_in(PREPARE_TIMEOUT_S)
+        arm_secondary(self._opened.controllers, identities, self._incident.incident_id, limit_ns)
 
     def mute(self, rules: frozenset[str]) -> None:
         """Hits of these rules send no frame from here on."""

@@ -20,6 +20,7 @@ from freezeframe.harness.runs.arming import PREPARE_TIMEOUT_S, REASONS
 from freezeframe.harness.runs.healthy import remember_healthy
 from freezeframe.harness.runs.rehearsal import rehearse
 from freezeframe.harness.runs.selfcheck import Canaries
+from freezeframe.harness.runs.selfmonitor import arm_secondary
 from freezeframe.harness.watch.reflex_io import sequence_number
 from freezeframe.harness.wire.control import Reason
 
@@ -106,8 +107,11 @@ class Dialogue:
 
     def _make_ready(self, side: Side, seen: Identity, incident: Incident) -> SideFrames:
         if self._opened.bench.policy.instructed_by != "harness":
+            # The pair acts by itself: no frame of ours.
+            known, limit_ns = self._opened.identities, deadline_in(PREPARE_TIMEOUT_S)
+            arm_secondary(self._opened.controllers, known, incident.incident_id, limit_ns)
             self.frames[side, seen.boot_epoch] = SideFrames(incident, "")
-            return self.frames[side, seen.boot_epoch]  # the pair acts by itself: no frame of ours
+            return self.frames[side, seen.boot_epoch]
         controller, deadline_ns = self._opened.controllers[side], deadline_in(PREPARE_TIMEOUT_S)
         if isinstance(controller, Preparable):
             controller.prepare(seen, incident.incident_id, deadline_ns)

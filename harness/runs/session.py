@@ -140,10 +140,10 @@ class Session:
         for note in (*self.opened.notes, *self.observation.notes):
             self.incident.note(note)
         if self.is_autonomic:
-            self.incident.milestone()
-            return
-        self.arming.load(identities)
-        self._was_armed = True
+            self.arming.leave_to_secondary(identities)
+        else:
+            self.arming.load(identities)
+            self._was_armed = True
         self.incident.milestone()
 
     def _sing(self) -> None:

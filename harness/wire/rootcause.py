@@ -82,6 +82,7 @@ class EventCode(IntEnum):
     REPL_TIMEOUT = 0x003A
     REPL_UNKNOWN_ACK = 0x003B
     REPL_UNACKED = 0x003C
+    REPL_BARRIER_RECEIVED = 0x003D
     """A write without an answer, as it lies in the transmit buffer when the link goes or the state
     is saved."""
     RESYNC_START = 0x0040
@@ -118,6 +119,7 @@ EVENT_ARGUMENTS: Final[dict[EventCode, tuple[str, ...]]] = {
     EventCode.REPL_NEG_ACK: ("write_no", "sector", "bytes"),
     EventCode.REPL_BARRIER_SENT: ("barrier", "writes"),
     EventCode.REPL_BARRIER_ACK: ("barrier", "writes"),
+    EventCode.REPL_BARRIER_RECEIVED: ("barrier", "writes"),
     EventCode.REPL_DIGEST_FAILED: ("sector", "bytes", "digest", "computed"),
     EventCode.REPL_PROTOCOL_ERROR: ("command", "length"),
     EventCode.REPL_TIMEOUT: ("waited_ms", "unacked"),

@@ -7,7 +7,7 @@ import cbor2
 import pytest
 
 from freezeframe.firmware_sim.control import BreakDetector, Frame, encode
-from freezeframe.firmware_sim.faults import STORE_KINDS
+from freezeframe.firmware_sim.faults import ACK_KINDS, STORE_KINDS
 from freezeframe.firmware_sim.invariants import sets_of, violations
 from freezeframe.firmware_sim.managed import Phase
 from freezeframe.firmware_sim.mutants import MUTANTS
@@ -380,10 +380,14 @@ def test_garbled_console_output_is_not_text() -> None:
 
 
 # --- autonomic mode ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["bit_flip_sender", "bit_flip_store", "neg_ack", "lost_ack"])
+ANSWER_FAULTS = [str(kind) for kind in (*ACK_KINDS, FaultKind.WRONG_BARRIER_COUNT)]
+
+
+@pytest.mark.parametrize("kind", ["bit_flip_sender", "bit_flip_store", *ANSWER_FAULTS])
 def test_the_secondary_alone_instructs_the_primary(kind: str) -> None:
     world = started(autonomic=True)
-    arm(world, FAULTS[FaultKind(kind)].side, kind, at_write=20)
+    delay = {"delay_ms": 2000} if FAULTS[FaultKind(kind)].has_delay else {}
+    arm(world, FAULTS[FaultKind(kind)].side, kind, at_write=20, **delay)
     write_some(world, 40)
     world.run_until(
         lambda: all(

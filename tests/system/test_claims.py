@@ -8,10 +8,12 @@ import pytest
 from claim_checks import assert_it_ends_with_the_warmstart, folder, rebooted, stored
 from console_rules import only_consoles
 
+from freezeframe.firmware_sim.faults import ACK_KINDS
 from freezeframe.harness.bench.benchfile import Bench, load_bench, load_scenario
 from freezeframe.harness.runs import campaign
 from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.wire import control
+from freezeframe.harness.wire.faults import FaultKind
 
 
 def without_link_rules(bench: Bench, path: Path) -> Bench:
@@ -47,14 +49,6 @@ def autonomic_flip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]
     """A copied write arrives damaged; the secondary instructs."""
     yield evidence(
         load_bench("sim_autonomic"), "bit_flip_receiver", tmp_path_factory.mktemp("autonomic-flip")
-    )
-
-
-@pytest.fixture(scope="module")
-def autonomic_refusal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
-    """The secondary's response is wrong; the secondary instructs."""
-    yield evidence(
-        load_bench("sim_autonomic"), "neg_ack", tmp_path_factory.mktemp("autonomic-refusal")
     )
 
 
@@ -141,10 +135,13 @@ def test_the_set_of_that_system_is_state_and_event_log(autonomic_flip: Result) -
 
 
 @pytest.mark.claim(14)
+@pytest.mark.parametrize("fault", [*ACK_KINDS, FaultKind.WRONG_BARRIER_COUNT])
 def test_a_wrong_response_makes_the_secondary_of_that_system_recover(
-    autonomic_refusal: Result,
+    fault: FaultKind, tmp_path: Path
 ) -> None:
-    assert_the_secondary_instructed(autonomic_refusal)
-    assert rebooted(autonomic_refusal, "secondary")
-    assert stored(autonomic_refusal, "secondary")["header"]["reason"] == control.Reason.SELF
-    assert autonomic_refusal.record["data_equal"] is True
+    """Each fault of an answer that the simulated controller knows; the secondary instructs."""
+    result = evidence(load_bench("sim_autonomic"), fault, tmp_path)
+    assert_the_secondary_instructed(result)
+    assert rebooted(result, "secondary")
+    assert stored(result, "secondary")["header"]["reason"] == control.Reason.SELF
+    assert result.record["data_equal"] is True

@@ -18,7 +18,7 @@ from linux_node import (
     soon,
 )
 
-from freezeframe.drivers.controllers import linux_drbd, linux_records, linux_scripts
+from freezeframe.drivers.controllers import linux_drbd, linux_files, linux_records, linux_scripts
 from freezeframe.drivers.controllers.linux_drbd import LinuxDrbd
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.roles import REHEARSED, UNREHEARSED, Rehearsing
@@ -92,7 +92,9 @@ def test_functions_that_do_not_arrive_are_not_used(
 def test_no_line_is_long_and_none_asks_for_the_history() -> None:
     asked = [
         linux_scripts.identify(LinuxDrbd.replication.scripts),
-        *linux_scripts.questions_to_put(LinuxDrbd.replication.scripts),
+        *linux_files.questions_to_put(
+            linux_scripts.functions(LinuxDrbd.replication.scripts), linux_scripts.path()
+        ),
     ]
     lines = "\n".join((linux_scripts.functions(LinuxDrbd.replication.scripts), *asked)).splitlines()
     assert max(map(len, lines)) <= linux_scripts.MAX_LINE_BYTES < 500
@@ -200,7 +202,9 @@ def test_a_question_without_its_start_writes_and_deletes_nothing_elsewhere(
     node.put("sys/fs/pstore/dmesg-ramoops-0", crash_record())
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "empty").touch()
-    for question in linux_scripts.questions_to_put(LinuxDrbd.replication.scripts):
+    for question in linux_files.questions_to_put(
+        linux_scripts.functions(LinuxDrbd.replication.scripts), linux_scripts.path()
+    ):
         rest = "\n".join(question.splitlines()[lost:])
         subprocess.run(["sh"], input=rest.encode(), cwd=elsewhere, capture_output=True, timeout=200)
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
