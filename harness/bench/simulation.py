@@ -21,7 +21,7 @@ from freezeframe.harness.edge import netns
 from freezeframe.harness.errors import RigError
 
 REPLICATION_PORT: Final = 7788
-START_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 60.0
 """Timeout from the start of the supply to its port file; a loaded 2-core machine needs about one
 second."""
 STOP_TIMEOUT_S: Final = 5.0
