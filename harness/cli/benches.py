@@ -32,10 +32,12 @@ def check(bench: str, *, with_touch: bool = False, as_json: bool) -> None:
     if not with_touch or is_wrong:
         _report(findings, as_json=as_json, exit_code=EXIT_USAGE)
     from freezeframe.harness.bench.touch import touch
+    from freezeframe.harness.runs.beside import seen_by_watch
 
     described = benchfile.load_bench(bench)
     prepare(described)
-    _report([*findings, *touch(described)], as_json=as_json, exit_code=EXIT_RIG)
+    touched = seen_by_watch(described) or touch(described)
+    _report([*findings, *touched], as_json=as_json, exit_code=EXIT_RIG)
 
 
 def _report(findings: Sequence[CheckResult], *, as_json: bool, exit_code: int) -> None:

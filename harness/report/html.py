@@ -210,15 +210,15 @@ def _data_cards(record: IncidentRecord) -> Iterator[Card]:
         unflushed = record.comparison.lost_unflushed_writes if record.comparison is not None else 0
         note = f"{unflushed} of them never flushed" if unflushed else ""
         yield Card("acknowledged writes lost", str(lost), note, "bad" if lost else "good")
-    block = record.failing_block
-    if block is not None and (words := in_words(block)):
-        place, _, note = words.partition(": ")
-        yield Card("failing block", _short(place), _short(note))
     if capture is not None:
         note = f"{capture.kernel_drops} dropped, {capture.digests_checked} digests checked"
         blind = [f"not seen: {one}" for one in capture.blind.values()]
         note, kind = _short("; ".join([note, *blind])), "bad" if capture.kernel_drops else ""
         yield Card("frames captured", str(capture.packets or 0), note, kind)
+    block = record.failing_block
+    if block is not None and (words := in_words(block)):
+        place, _, note = words.partition(": ")
+        yield Card("failing block", _short(place), _short(note))
 
 
 @dataclass(frozen=True)

@@ -84,16 +84,19 @@ class RunAnswer:
 
 def answer(record: IncidentRecord, outcome: str) -> RunAnswer:
     """What happened, why, and what to do now."""
-    reasons = "; ".join(text(one).rstrip(".") for one in record.reasons)
-    happened = reasons or meaning(record, outcome)
     trigger, verdict = record.trigger, record.verdict
+    seen = _trigger_sentence(trigger, record) if trigger is not None else ""
+    said = [text(one).rstrip(".") for one in record.reasons]
+    # A watch gives its trigger as the reason: once is enough.
+    reasons = "; ".join(one for one in said if not seen.casefold().startswith(one.casefold()))
+    happened = reasons or meaning(record, outcome)
     if outcome in UNJUDGED:
         verdict = None
     why = text(verdict.text or verdict.reason) if verdict is not None else ""
     return RunAnswer(
         outcome=outcome,
         happened=f"{happened}{'' if happened.endswith(('?', '!')) else '.'}",
-        trigger=_trigger_sentence(trigger, record) if trigger is not None else "",
+        trigger=seen,
         why=why.removeprefix("Inconclusive: ") if outcome == "inconclusive" else why,
         is_sure=verdict is not None and verdict.conclusive,
         now=_next_step(record, outcome),
@@ -140,9 +143,7 @@ def _next_step(record: IncidentRecord, outcome: str) -> str:
     if outcome == "open":
         return "wait until it has ended; freezeframe top shows a watch, freezeframe list what has ended"
     if outcome == "drill":
-        is_seen = record.capture is None or not record.capture.blind
-        link = "; whether the link is seen, freezeframe check --touch and a run show"
-        return f"nothing to do{'' if is_seen else link}"
+        return "nothing to do"
     if record.trigger is None:
         if outcome == "pass":
             return "nothing to do"
@@ -288,6 +289,8 @@ def _data(record: IncidentRecord, workload: WorkloadRecord) -> TableRow:
         False: ("NOT EQUAL on both sides", BAD),
         None: ("not compared", UNKNOWN),
     }[data_equal(record)]
+    if record.outcome == "drill":
+        return "data", Text("not compared: a drill writes nothing")
     return "data", Text.assemble(equal, "; ", _lost(record, workload))
 
 
@@ -314,12 +317,14 @@ def _capture(record: IncidentRecord) -> TableRow | None:
     said = (
         f"{capture.packets or 0} frames, {capture.digests_checked} digests checked, {drops} dropped"
     )
-    # A drill writes nothing: that nothing is seen then says little.
-    quiet = QUIET if record.outcome == "drill" else frozenset()
+    is_drill = record.outcome == "drill"
     blind = [
-        f"{'not proved by a drill' if kind in quiet else 'BLIND'}: {text(one)}"
+        f"BLIND: {text(one)}"
         for kind, one in capture.blind.items()
+        if not is_drill or kind not in QUIET
     ]
+    if is_drill and not capture.digests_checked:
+        said += "; a drill writes nothing: a run shows whether the link is seen"
     style = BAD if drops else UNKNOWN if blind else ""
     return "capture", Text("; ".join([said, *blind]), style)
 

@@ -33,7 +33,7 @@ OUTCOME_MEANING: Final = {
     "pass": "all that was expected happened",
     "fail": "a device failed",
     "inconclusive": "the evidence does not suffice",
-    "drill": "a drill: all works from a console's line to both decoded sets, and nobody was restarted",
+    "drill": "all works from a console's line to both decoded sets, and nobody was restarted",
     "rig-trouble": "the bench, not a device, is in trouble",
     "interrupted": "the run was stopped before its end",
     "open": "it is being recorded",

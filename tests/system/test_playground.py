@@ -39,6 +39,8 @@ def test_a_key_makes_an_incident_of_a_watch_whose_name_can_be_shown(tmp_path: Pa
             seen += output.until(b'"event": "incident"') + output.until(b"\n")
             sim.until(lambda text: "1024 host writes acknowledged" in text, "the host's writes")
             listed = told(freezeframe("list", "--json", cwd=tmp_path))
+            seen += output.until(b'"health": "degraded"') + output.until(b"\n")  # armed again
+            touched = freezeframe("check", bench, "--touch", "--json", cwd=tmp_path)
             watch.send_signal(signal.SIGINT)
             seen += output.until(b'"event": "end"') + output.until(b"\n")
         sim.type(b"\x03")
@@ -54,6 +56,13 @@ def test_a_key_makes_an_incident_of_a_watch_whose_name_can_be_shown(tmp_path: Pa
     assert [one["id"] for one in listed["incidents"]] == [name], "what is recorded now is none"
     assert len(listed["recording"]) == 1 and listed["recording"] != [name]
     assert name in freezeframe("show", name, cwd=tmp_path).stdout
+    # Seen: a healthy bench under watch had four problems, for each of its lines was in use.
+    assert touched.returncode == 0, touched.stdout
+    known = {one["name"]: one for one in told(touched)["findings"]}
+    assert f"pid {watch.pid} watches this bench" in known["watch"]["detail"]
+    assert {known[f"{side} controller"]["detail"] for side in ("primary", "secondary")} == {
+        "boot epoch 2, full duplex"
+    }
 
 
 def test_inject_writes_as_a_host_and_says_what_it_armed(tmp_path: Path) -> None:

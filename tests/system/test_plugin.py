@@ -64,6 +64,15 @@ def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) 
         assert said in done.stdout
     assert done.stdout.count("freezeframe: console of the") == 2
     (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    # So does the file that a CI job keeps: seen without the next step, the consoles and the command.
+    (failure,) = suite.iter("failure")
+    for said in (
+        "cause   The secondary's",
+        "next    read ",
+        "console of the primary",
+        "--ff-seed 5",
+    ):
+        assert said in (failure.text or "")
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "1", "0")
     found_properties = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert found_properties["freezeframe.incident"] == str(incident.path)
