@@ -133,6 +133,14 @@ def explore(
         Path | None,
         typer.Option("--tests", help="Write each failing history as a test there.", metavar="DIR"),
     ] = None,
+    dask: Annotated[
+        str,
+        typer.Option(
+            "--dask",
+            help="Play them on the workers of this Dask scheduler, such as tcp://HOST:8786.",
+            metavar="ADDRESS",
+        ),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Play random histories of the harness against the simulated firmware, in virtual time.
@@ -145,7 +153,7 @@ def explore(
 
         exploring.explore(
             runs=runs, seed=seed, workers=workers, shard=shard, mutant=mutant, tests=tests,
-            as_json=as_json,
+            dask=dask, as_json=as_json,
         )  # fmt: skip
 
 

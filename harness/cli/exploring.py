@@ -42,10 +42,15 @@ def explore(
     shard: str,
     mutant: str,
     tests: Path | None,
+    dask: str,
     as_json: bool,
 ) -> None:
     """Play ``runs`` histories; those that fail are shrunk. Exits with 1 when one does."""
     runner: Any = importlib.import_module(RUNNER)
+    if dask and (workers > 1 or mutant == "all"):
+        raise UsageError(
+            "--dask: the cluster has its own workers, and plays one bug: no --workers, no all"
+        )
     if mutant == "all":
         _catch_all(runner, seed, workers, tests, as_json=as_json)
     if mutant and mutant not in runner.MUTANTS:
@@ -63,7 +68,7 @@ def explore(
         if done % 500 == 0 and not as_json:
             err.print(f"{done} of {len(numbers)} histories, {time.monotonic() - began_s:.0f} s")
 
-    found = runner.explore(numbers, workers=workers, mutant=mutant, progress=progress)
+    found = runner.explore(numbers, workers=workers, mutant=mutant, dask=dask, progress=progress)
     took_s = time.monotonic() - began_s
     written = [str(one.write(tests)) for one in found.failures] if tests is not None else []
     if as_json:
