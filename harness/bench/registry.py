@@ -1,4 +1,4 @@
-"""Find drivers by name. A driver is loaded only when a bench file names it; each failing step has
+"""Find drivers by name. A driver is loaded when a bench file names it; each failing step has
 an error of its own.
 
 A name is looked up in the entry-point group ``freezeframe.drivers`` of all installed packages,
@@ -7,6 +7,7 @@ a class, or a callable that returns an object, that implements one role of
 ``freezeframe.harness.roles``.
 """
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.text import did_you_mean
-from freezeframe.harness.errors import RigError, UsageError
+from freezeframe.harness.errors import HarnessError, RigError, UsageError
 from freezeframe.harness.promises.cases import Case
 
 GROUP: Final = "freezeframe.drivers"
@@ -38,6 +39,16 @@ BUILT_IN: Final = {
 def names() -> list[str]:
     """Return the names of all available drivers."""
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def names_of(role: type) -> list[str]:
+    """Return the names of those that can be loaded and implement ``role``."""
+    found = []
+    for name in names():
+        with contextlib.suppress(HarnessError):
+            load(name, role)
+            found.append(name)
+    return found
 
 
 def find(name: str) -> EntryPoint:

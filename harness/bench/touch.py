@@ -25,15 +25,16 @@ from freezeframe.harness.edge.shared_line import SharedLine
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import HarnessError, RigError, WrongDeviceError
 from freezeframe.harness.roles import Controller, Identity, Printing
+from freezeframe.harness.wire.drbd import Role
 
 ANSWER_S: Final = 5.0
 """For an identity, a state, and a canary on its console."""
 LISTEN_S: Final = 1.0
 """For what a line says that nobody asked, and for frames on the link."""
 MAX_HEARD_BYTES: Final = 65536
-SETTINGS: Final = ("protocol_version", "pair_state")
+SETTINGS: Final = ("protocol_version",)
 SETTING_WORDS: Final = ("digest", "integrity", "alg", "timeout", "mtu", "compress")
-"""Fields of the state record that are settings of the link: of these names, or with these words."""
+"""Fields of the state record that are settings of the link: of this name, or with these words."""
 
 
 @dataclass
@@ -44,8 +45,8 @@ class _Touched:
     control: SerialLink | None = None
     controller: Controller | None = None
     identity: Identity | None = None
-    heard: bytes = b""
-    """Of its console."""
+    is_another: bool = False
+    """It answers, and is another one than the bench file says."""
     state: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -131,8 +132,14 @@ def _identify(bench: Bench, side: Side, touched: _Touched) -> Iterator[CheckResu
         touched.state = controller.state(_deadline_ns())
     except WrongDeviceError as error:
         other = bench.controller("secondary" if side == "primary" else "primary")
-        swapped = other.serial_number in str(error)
-        remedy = "the control lines of primary and secondary are exchanged" if swapped else ""
+        is_known = other.serial_number != table.serial_number
+        swapped = is_known and other.serial_number in str(error)
+        remedy = (
+            "the control lines of primary and secondary are exchanged"
+            if swapped
+            else f"if that is the controller you mean, write its serial number into [{side}]"
+        )
+        touched.is_another = True
         yield _problem(name, escape(str(error)), remedy)
     except HarnessError as error:
         yield _problem(name, escape(str(error)), _guess(_read(line, LISTEN_S), table.control_baud))
@@ -140,9 +147,13 @@ def _identify(bench: Bench, side: Side, touched: _Touched) -> Iterator[CheckResu
         yield _ok(
             name,
             escape(
-                f"{who.model} {who.serial_number}, firmware {who.firmware_version}, {who.role}, {who.pair_state}"
+                f"{who.model} {who.serial_number}, firmware {who.firmware_version}, {_role(who)}, {who.pair_state}"
             ),
         )
+
+
+def _role(who: Identity) -> str:
+    return next((one.name.lower() for one in Role if one == who.role), "role unknown")
 
 
 def _guess(data: bytes, baud: int) -> str:
@@ -171,6 +182,8 @@ def _canaries(bench: Bench, sides: Mapping[Side, _Touched]) -> Iterator[CheckRes
             can = (
                 NO_CONTROL
                 if side not in bench.controlled
+                else "its controller is another one"
+                if touched.is_another
                 else "its controller does not answer"
                 if touched.identity is None
                 else "its driver cannot print"
@@ -230,7 +243,12 @@ def _link(bench: Bench) -> Iterator[CheckResult]:
         yield _problem(name, escape(str(error)))
         return
     if before is None or after is None:
-        yield _problem(name, f"there is no interface {escape(interface)}")
+        where = bench.link.namespace or "this machine"
+        yield _problem(
+            name,
+            f"{escape(where)} has no interface {escape(interface)}",
+            "ip link lists them; one in a network namespace needs namespace = PATH in [link]",
+        )
         return
     frames = after - before
     yield CheckResult(

@@ -8,12 +8,13 @@ from typing import Final
 import typer
 
 from freezeframe.harness.bench.newbench import BenchAnswers, SideAnswers, write_bench
-from freezeframe.harness.bench.registry import find
+from freezeframe.harness.bench.registry import find, names_of
 from freezeframe.harness.cli.output import print_json, say, say_command
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
 from freezeframe.harness.edge.portscan import PortHeard, SerialPort, hear, serial_ports
 from freezeframe.harness.errors import UsageError
+from freezeframe.harness.roles import Controller
 
 _SAYS: Final = {
     "text": "text at {baud} baud: {excerpt}",
@@ -48,6 +49,8 @@ def ports(named: Sequence[str], probe: Sequence[str], listen_s: float, *, as_jso
             {**asdict(port), "heard": asdict(heard) if heard else None} for port, heard in rows
         ]
         print_json({"ports": shown})
+    elif any(heard is not None and heard.kind == "silent" for _, heard in rows):
+        say("a silent port may wait for a key: freezeframe ports --probe PORT presses Enter there")
     elif not rows:
         say("no serial ports on this machine; a simulated bench needs none")
 
@@ -72,6 +75,7 @@ def init(path: Path) -> None:
 
 def _asked(path: Path) -> BenchAnswers:
     name = typer.prompt("name of the bench", default=path.stem)
+    say(f"drivers of controllers: {', '.join(names_of(Controller))}")
     driver = typer.prompt("driver of the controllers", default="linux_drbd")
     find(driver)  # UsageError: there is none
     sides: dict[Side, SideAnswers] = {}
@@ -81,8 +85,15 @@ def _asked(path: Path) -> BenchAnswers:
         control = typer.prompt(
             f"{side}: control line; the same if one line carries both", default=console
         )
-        serial_number = typer.prompt(f"{side}: serial number that its controller answers with")
-        host = typer.prompt(f"{side}: volume, such as nbd://HOST:10809")
+        serial_number = typer.prompt(
+            f"{side}: serial number that its controller answers with (check --touch names it)",
+            default=f"unknown-{side}",
+        )
+        host = typer.prompt(
+            f"{side}: volume as its host reaches it, such as nbd://HOST:10809; Enter: none",
+            default="",
+            show_default=False,
+        )
         sides[side] = SideAnswers(
             serial_number=serial_number, console=console, control=control, host=host, baud=baud
         )

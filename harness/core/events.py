@@ -107,6 +107,8 @@ class LinkStats(Event, tag="link-stats", frozen=True, kw_only=True):
     messages: int = 0
     writes: int = 0
     acks: int = 0
+    outstanding: int = 0
+    """Writes that wait for their answer now: not those whose connection has closed."""
     digests_checked: int = 0
     frames_stored: int = 0
     """Frames on disk. Fewer than ``packets`` if old frames were overwritten or the capture window

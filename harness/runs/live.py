@@ -155,7 +155,7 @@ class LiveView:
             there=not last.down, why=escape(last.down),
             last_frame_age_s=None if self._frame_ns is None else (now - self._frame_ns) / NS_PER_S,
             rate_bytes_per_s=grown * NS_PER_S / span_ns if span_ns else 0.0,
-            writes=last.writes, answers=last.acks, outstanding=max(0, last.writes - last.acks),
+            writes=last.writes, answers=last.acks, outstanding=last.outstanding,
             digests_checked=last.digests_checked, frames_dropped=last.kernel_drops, gaps=last.gaps,
         )  # fmt: skip
 

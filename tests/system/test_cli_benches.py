@@ -319,7 +319,8 @@ def test_a_touched_bench_reports_all_that_is_wrong_at_once(bench: Path, tmp_path
         assert good[f"{side} controller"]["status"] == "ok"
         assert good[f"{side} console heard"]["detail"] == "the canary came"
     assert "frames received and sent" in good["link"]["detail"]
-    assert good["setting pair_state"]["status"] == "ok"
+    assert good["setting protocol_version"]["status"] == "ok"
+    assert ", primary, full duplex" in good["primary controller"]["detail"]
 
     consoles = touched(exchanged(bench, tmp_path, "console"))
     controls = touched(exchanged(bench, tmp_path, "control"))

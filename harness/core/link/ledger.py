@@ -1,10 +1,9 @@
 """The ledger of the replication link: one row for each replicated write, from its data to its answer
 and barrier. It knows no protocol.
 
-Messages in, ledger events out. The ledger says what is *certainly* so: a row that a hole in
-the capture may have touched is ``unknown`` and gives no event; where a write may have gone unseen,
-an acknowledgement without a write and a barrier's count are not judged. Memory is bounded: finished
-rows are counted and the last ones kept, unfinished ones are limited in number.
+Messages in, ledger events out. The ledger says what is *certainly* so: a row that a hole in the
+capture may have touched is ``unknown`` and gives no event; where a write may have gone unseen, an
+acknowledgement without a write and a barrier's count are not judged. Memory is bounded.
 """
 
 from __future__ import annotations
@@ -130,6 +129,9 @@ class Ledger:
             silence_unknown(book, t_ns)
             for writer in book.writers.values():
                 writer.miss(t_ns)
+
+    def outstanding(self) -> int:
+        return sum(book.outstanding for book in self._books.values())
 
     def rows(self, session: LinkSession) -> list[WriteRow]:
         """The rows still held: finished ones first, then the unfinished."""

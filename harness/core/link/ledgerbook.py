@@ -155,6 +155,11 @@ class Book:
             one[0] == address and count == NOT_KNOWN for one, count in self.barriers.items()
         )
 
+    @property
+    def outstanding(self) -> int:
+        """Writes that wait for their answer."""
+        return sum(row.waiting for row in self.unfinished.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:

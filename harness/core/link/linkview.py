@@ -190,6 +190,7 @@ class LinkView:
             messages=self.messages,
             writes=totals.writes,
             acks=totals.acks,
+            outstanding=self.ledger.outstanding(),
             digests_checked=totals.digests_checked,
             blind={str(one.kind): one.says for one in self.blindness(packets)},
         )

@@ -80,7 +80,7 @@ def test_all_that_matters_is_on_every_screen(columns: int, lines: int) -> None:
     for wanted in (
         "lab  watch of eva (pid 4242), since 01:00:00", "03:04:06 UTC", "armed", "full duplex", "0.3 s ago",
         "12 s ago", "12.01 V  0.840 A", "12.3 MiB/s", "2 outstanding", "1000 digests checked", "7 frames dropped",
-        "1 gaps", "allows warmstart", "40 in force, 37 instruct", "rule-number-30 5", "incidents  3",
+        "1 gap", "allows warmstart", "40 in force, 37 instruct", "rule-number-30 5", "incidents  3",
         "newest 20260102T020000Z-1a2b3c4d fail digest-failed (secondary)", "03:04:05 report 50",
         "primary console", "secondary console",
     ):  # fmt: skip

@@ -54,6 +54,23 @@ def test_a_healthy_pair_gives_no_trigger(pair: Pair) -> None:
     assert pair.ledger.totals.digests_checked == 54
 
 
+def test_a_write_whose_connection_has_closed_waits_for_no_answer(pair: Pair) -> None:
+    """Seen: ``top`` showed 15 answers outstanding long after the pair had become whole again."""
+    assert pair.ledger.outstanding() == 0
+    for number, expected in ((1, 1), (2, 2)):
+        pair.write(number, 8 * number)
+        assert pair.ledger.outstanding() == expected
+    pair.ack(1, 8)
+    assert pair.ledger.outstanding() == 1
+    pair.close("data", S)
+    pair.close("meta", S)
+    pair.wait(20)
+    assert pair.ledger.outstanding() == 0
+    pair.connect()
+    pair.write(3, 24)
+    assert pair.ledger.outstanding() == 1
+
+
 def test_resync_reconnect_and_an_ordered_goodbye_give_no_trigger(pair: Pair) -> None:
     pair.epoch(1, 3)
     pair.send(
