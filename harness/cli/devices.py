@@ -1,28 +1,31 @@
 """Implement the commands ``warmstart``, ``save`` and ``pull`` for one controller."""
 
-import secrets
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import typer
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.opened import OpenBench, deadline_in
+from freezeframe.harness.cli.byhand import ANSWER_S, asked, claimed_user, say_through, watch_of
+from freezeframe.harness.cli.interrupt import begin_work
 from freezeframe.harness.cli.output import EXIT_DEVICE_FAILED, EXIT_PASS, print_json, say
 from freezeframe.harness.cli.privileges import prepare
+from freezeframe.harness.core import byhand
+from freezeframe.harness.core.byhand import Instructed
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.requests import Asking
 from freezeframe.harness.edge.versions import versions
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents.basis import keep_basis
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.report import text
-from freezeframe.harness.roles import Preparable, SetEntry
+from freezeframe.harness.roles import SetEntry
 from freezeframe.harness.runs.audit import AuditJournal
+from freezeframe.harness.runs.instructing import instruct
 from freezeframe.harness.runs.rundirectory import run_directory
-from freezeframe.harness.wire import control
 
 
 def _side(name: str) -> Side:
@@ -35,15 +38,19 @@ def _side(name: str) -> Side:
 def warmstart(name: str, bench_name: str, *, yes: bool, as_json: bool) -> None:
     """UsageError: nobody has confirmed it."""
     side, bench = _side(name), load_bench(bench_name)
-    prepare(bench)
+    begin_work()
+    if (watch := watch_of(bench)) is None:
+        prepare(bench)
     confirmed = "with --yes" if yes else _confirmed(side, bench)
-    _instruct(side, bench, confirmed, disruptive=True, as_json=as_json)
+    _instruct(side, bench, watch, confirmed, disruptive=True, as_json=as_json)
 
 
 def save(name: str, bench_name: str, *, as_json: bool) -> None:
     side, bench = _side(name), load_bench(bench_name)
-    prepare(bench)
-    _instruct(side, bench, "", disruptive=False, as_json=as_json)
+    begin_work()
+    if (watch := watch_of(bench)) is None:
+        prepare(bench)
+    _instruct(side, bench, watch, "", disruptive=False, as_json=as_json)
 
 
 def _confirmed(side: Side, bench: Bench) -> str:
@@ -63,57 +70,56 @@ def _confirmed(side: Side, bench: Bench) -> str:
     return "at the terminal"
 
 
-def _instruct(side: Side, bench: Bench, confirmed: str, *, disruptive: bool, as_json: bool) -> None:
-    verb = "warmstart" if disruptive else "save"
-    audit, came = AuditJournal(bench.name, verb, bench.path), "not known"
-    with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
-        controller, identity = opened.controllers[side], opened.identities[side]
-        incident_id = secrets.token_bytes(control.INCIDENT_ID_BYTES)
-        if isinstance(controller, Preparable):
-            controller.prepare(identity, incident_id, deadline_in(bench.policy.reply_timeout_s))
-        frame = controller.freeze_frame(
-            identity, control.Reason.OPERATOR, incident_id, disruptive=disruptive
-        )
-        sent_ns = time.monotonic_ns()
-        try:
-            controller.link.write(frame)
-            reply = controller.freeze_reply(frame, deadline_in(bench.policy.reply_timeout_s))
-            came = "no answer" if reply is None else reply.status
-        except BaseException as error:
-            came = str(error) or type(error).__name__  # of a frame that may be out
-            raise
-        finally:
-            how = f", confirmed {confirmed}" if confirmed else ""
-            audit.add("frame", side, f"{verb} by hand{how}, boot epoch {identity.boot_epoch}", came)
-        if reply is None:
-            raise RigError(
-                f"the {side} controller did not answer {verb} within {bench.policy.reply_timeout_s:g} s"
-            )
-        answer: dict[str, Any] = {
-            "side": side,
-            "ok": reply.ok,
-            "status": reply.status,
-            "serial_number": identity.serial_number,
-            "set": reply.set_id if reply.ok else None,
-            "boot_epoch": reply.boot_epoch,
-            "answered_us": (reply.t_received_ns - sent_ns) / 1000,
-        }
-        if reply.ok and disruptive:
-            seen = opened.await_boot(side, newer_than=identity.boot_epoch)
-            answer["up_after_ms"] = (time.monotonic_ns() - sent_ns) / 1e6
-            answer["boot_epoch"] = seen.boot_epoch
+def _instruct(
+    side: Side,
+    bench: Bench,
+    watch: Asking | None,
+    confirmed: str,
+    *,
+    disruptive: bool,
+    as_json: bool,
+) -> None:
+    if watch is not None:
+        with watch:
+            done = _through(watch, side, bench, confirmed, disruptive=disruptive)
+    else:
+        audit = AuditJournal(bench.name, "warmstart" if disruptive else "save", bench.path)
+        with run_directory() as run_dir, OpenBench(bench, run_dir, only=side) as opened:
+            done = instruct(opened, side, audit, disruptive=disruptive, how=confirmed)
     if as_json:
-        print_json(answer)
-    elif not reply.ok:
-        say(f"{side}: refused: {escape(reply.status)} {escape(reply.text)}")
+        found = msgspec.to_builtins(done)
+        if done.up_after_ms is None:
+            del found["up_after_ms"]
+        del found["text"]
+        print_json(found)
+    elif not done.ok:
+        say(f"{side}: refused: {escape(done.status)} {escape(done.text)}")
     elif disruptive:
-        say(f"{side}: set {reply.set_id} stored; the controller warmstarts")
+        say(f"{side}: set {done.set} stored; the controller warmstarts")
         say(
-            f"{side}: up again in boot epoch {answer['boot_epoch']} after {answer['up_after_ms']:.0f} ms"
+            f"{side}: up again in boot epoch {done.boot_epoch} after {done.up_after_ms or 0:.0f} ms"
         )
     else:
-        say(f"{side}: set {reply.set_id} stored; the controller continues")
-    raise typer.Exit(EXIT_PASS if reply.ok else EXIT_DEVICE_FAILED)
+        say(f"{side}: set {done.set} stored; the controller continues")
+    raise typer.Exit(EXIT_PASS if done.ok else EXIT_DEVICE_FAILED)
+
+
+def _through(
+    watch: Asking, side: Side, bench: Bench, confirmed: str, *, disruptive: bool
+) -> Instructed:
+    say_through(watch, "nobody is armed while this goes on")
+    request: byhand.Request = byhand.SaveRequest(who=claimed_user(), command="save", side=side)
+    if disruptive:
+        request = byhand.WarmstartRequest(
+            who=claimed_user(), command="warmstart", side=side, confirmed=confirmed
+        )
+    policy = bench.policy
+    done = asked(
+        watch, request, ANSWER_S + policy.reply_timeout_s + policy.boot_timeout_s
+    ).instructed
+    if done is None:
+        raise RigError(f"pid {watch.pid} did not say what came of it; its audit journal does")
+    return done
 
 
 def _chosen(entries: list[SetEntry], set_id: int | None, side: Side) -> SetEntry:

@@ -19,7 +19,8 @@ from freezeframe.harness.cli.output import EXIT_RIG, out, say, say_aside
 from freezeframe.harness.cli.topscreen import Screen, clock, summary_line
 from freezeframe.harness.core.livestatus import End, LiveStatus, decode
 from freezeframe.harness.core.text import counted, escape
-from freezeframe.harness.edge.onlookers import MAX_PEERS, Lines, listeners, names, wait_readable
+from freezeframe.harness.edge.onlookers import Lines, listeners
+from freezeframe.harness.edge.ownsocket import MAX_PEERS, names, wait_readable
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory
 

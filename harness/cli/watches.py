@@ -1,4 +1,4 @@
-"""Define the commands ``watch``, ``console``, ``top``, ``resume`` and ``drill``."""
+"""Define the commands ``watch``, ``console``, ``top``, ``arm``, ``disarm``, ``resume`` and ``drill``."""
 
 from typing import Annotated
 
@@ -99,6 +99,40 @@ def top(
         looking.top(bench, as_json=as_json)
 
 
+def arm(
+    bench: BenchOption = "sim",
+    reason: Annotated[
+        str, typer.Option("--reason", "-r", help="Why; for the audit journal.", metavar="TEXT")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Arm a bench under watch again: after `disarm`, and after the storm guard has opened its breaker.
+
+    It asks the watch; where nobody watches the bench it says so (exit status 3).
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import byhand
+
+        byhand.arm(bench, reason=reason, as_json=as_json)
+
+
+def disarm(
+    reason: Annotated[
+        str, typer.Option("--reason", "-r", help="Why; the watch shows it.", metavar="TEXT")
+    ],
+    bench: BenchOption = "sim",
+    as_json: JsonOption = False,
+) -> None:
+    """Disarm a bench under watch: it goes on recording, and nobody is instructed until `arm`.
+
+    It returns once no frame is loaded any more. A service that is started again stays disarmed.
+    """
+    with reported(as_json):
+        from freezeframe.harness.cli import byhand
+
+        byhand.disarm(bench, reason=reason, as_json=as_json)
+
+
 def resume(
     incident: IncidentArgument = "last",
     bench: BenchOption = "sim",
@@ -138,5 +172,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(short_help="Watch a pair that other hosts write to, until Ctrl-C.")(watch)
     app.command(short_help="Look at a console while a watch or a run records it.")(console)
     app.command(short_help="A live view of a bench under watch.")(top)
+    app.command(short_help="Arm a bench under watch again.")(arm)
+    app.command(short_help="Disarm a bench under watch: it only records.")(disarm)
     app.command(short_help="Go on with an incident whose process was killed.")(resume)
     app.command(short_help="Prove the whole chain of a bench without harm.")(drill)

@@ -79,8 +79,10 @@ class SerialLink:
             self._fd = self._pump.fileno()
             notes.append(f"{name}: copied by a thread, slower than a direct line")
         os.set_blocking(self._fd, False)
-        self._counting = threading.Lock()
-        """One thread counts while another closes the line."""
+        self._in_use = threading.Lock()
+        """Held for each use of the descriptor. One thread may close the line while another writes, reads or
+        counts: the number of a closed one may be any other line's at once."""
+        self._is_closed = False
         self._counted = self._read_counters()
 
     def fileno(self) -> int:
@@ -89,7 +91,9 @@ class SerialLink:
     def read(self, max_bytes: int, deadline_ns: Ns) -> bytes:
         while True:
             try:
-                data = os.read(self._fd, max_bytes)
+                with self._in_use:
+                    self._fail_if_closed()
+                    data = os.read(self._fd, max_bytes)
             except BlockingIOError:
                 if not self._wait(select.POLLIN, deadline_ns):
                     return b""
@@ -107,7 +111,9 @@ class SerialLink:
         limit_ns = until_ns + sending_ns
         while left:
             try:
-                left = left[os.write(self._fd, left) :]
+                with self._in_use:
+                    self._fail_if_closed()
+                    left = left[os.write(self._fd, left) :]
                 until_ns = min(limit_ns, time.monotonic_ns() + WRITE_TIMEOUT_NS)
             except BlockingIOError as error:
                 ready = self._wait(select.POLLOUT, until_ns)
@@ -133,11 +139,17 @@ class SerialLink:
                 f"{self.name} cannot send a BREAK: use a serial device, or the terminal server's rfc2217:// port"
             )
         try:
-            self._port.send_break(BREAK_S)
+            with self._in_use:
+                self._fail_if_closed()
+                self._port.send_break(BREAK_S)
         except (OSError, ValueError, termios.error) as error:
             if self._pump is not None and not self._pump.error:  # the terminal server did not obey
                 raise RigError(f"{self.name} sent no BREAK: {error}") from error
             raise LineGoneError(f"{self.name} is gone: {error}") from error
+
+    def _fail_if_closed(self) -> None:
+        if self._is_closed:
+            raise LineGoneError(f"{self.name} is gone: closed here")
 
     @property
     def _is_pty(self) -> bool:
@@ -157,7 +169,7 @@ class SerialLink:
     def errors_since(self) -> LineErrors | None:
         """Return what the serial driver counted since this was last asked, or since the line was
         opened. None: it does not count, or the line is gone."""
-        with self._counting:
+        with self._in_use:
             before, now = self._counted, self._read_counters()
             if before is None or now is None:
                 return None
@@ -174,8 +186,8 @@ class SerialLink:
             return None
 
     def close(self) -> None:
-        with self._counting:
-            self._counted = None
+        with self._in_use:
+            self._is_closed, self._counted = True, None
         if self._pump is not None:
             self._pump.close()
         self._port.close()

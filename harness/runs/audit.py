@@ -8,8 +8,8 @@ It lies outside of any incident and is only appended to, one JSON object per lin
     utc      when, in milliseconds
     bench    path of the bench file: another bench of the same name writes into the same journal
     who      the user, and the command with its process id
-    action   arm, disarm, strike, break, power cycle, frame, rules, health, notify, or a report of the policy
-             (lost, back, guard ...)
+    action   arm, disarm, strike, break, power cycle, frame, console, rules, health, notify, or a report of the
+             policy (lost, back, guard ...)
     about    the side, the part, the rule or the incident
     why      the reason, if there is one
     result   what came of it: "ok", or what went wrong
@@ -60,10 +60,14 @@ class AuditJournal:
         self.who = f"{user()}, {command} (pid {os.getpid()})"
         self.problem = ""
 
-    def add(self, action: str, about: str = "", why: str = "", result: str = "ok") -> None:
-        """Append one line; it is on the disk when this returns."""
+    def add(
+        self, action: str, about: str = "", why: str = "", result: str = "ok", *, who: str = ""
+    ) -> None:
+        """Append one line; it is on the disk when this returns. ``who``: a person who acts through this
+        command."""
+        who = escape(f"{who}, through {self.who}") if who else self.who
         entry = {
-            "utc": utc_now(), "bench": self._bench_file, "who": self.who, "action": action, "about": escape(about),
+            "utc": utc_now(), "bench": self._bench_file, "who": who, "action": action, "about": escape(about),
             "why": escape(why), "result": escape(result),
         }  # fmt: skip
         try:

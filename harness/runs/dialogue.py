@@ -78,6 +78,25 @@ class Dialogue:
     def _answer(self, event: m.Event) -> None:
         self._post(lambda: self._give(event))
 
+    # --- frames ---------------------------------------------------------------------------------------------
+    def ready(self, epochs: Mapping[Side, int]) -> dict[Side, SideFrames]:
+        """Of each of these sides that has frames for that boot."""
+        known = self.frames
+        return {side: known[side, at] for side, at in epochs.items() if (side, at) in known}
+
+    def in_hex(self, epochs: Mapping[Side, int]) -> dict[str, str]:
+        """Side -> the frame that a console's trigger sends."""
+        key = ("console", not self._opened.bench.policy.redrive)
+        ready = self.ready(epochs)
+        return {
+            side: ready[side].by_reason.get(key, b"").hex() if side in ready else ""
+            for side in epochs
+        }
+
+    def forget(self, side: Side) -> None:
+        """It was used by hand: its frames are made anew. In this thread."""
+        self.frames = {key: one for key, one in self.frames.items() if key[0] != side}
+
     # --- questions ------------------------------------------------------------------------------------------
     def identify(self, action: m.Identify, incident: Incident) -> None:
         """Ask who is there. In a new boot, or for another ``incident``, its frames are encoded and
@@ -206,13 +225,10 @@ class Dialogue:
         self._post(lambda: written(attempts))
 
 
-def would_write(
-    action: m.WouldFire, known: Mapping[tuple[Side, int], SideFrames], policy: PolicyTable
-) -> str:
+def would_write(action: m.WouldFire, ready: Mapping[Side, SideFrames], policy: PolicyTable) -> str:
     """Say what the reflex would have written for the hit of a dry run, and what would have followed a
     hung warmstart."""
     hit, arm, redrive = action.hit, action.arm, policy.redrive
-    ready = {side: known[side, at] for side, at in arm.epochs.items() if (side, at) in known}
     rung = Rung.SAVE if hit.rule in arm.gentle_rules else arm.rung
     frames = frames_of(ready, rung, redrive=redrive).get(hit.source, {})
     out = (

@@ -39,6 +39,7 @@ from freezeframe.harness.edge.clock import read_wall_clock
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.reopening import reopen
 from freezeframe.harness.runs.audit import AuditJournal
+from freezeframe.harness.runs.byhand import Hands
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.dialogue import Dialogue, frames_of, would_write
 from freezeframe.harness.runs.intake import Intake
@@ -106,10 +107,11 @@ class Station(threading.Thread):
         """A part of the open incident for which no folder could be made."""
         self._ending = ""
         self._has_ended = False
-        self._unconfirmed = 0
+        self.unconfirmed = 0
         """``Disarm`` that the reflex has not confirmed yet."""
         self._listening: dict[Side, tuple[Ns, str]] = {}
         """Canaries on their way: until when, and what is said if it does not come."""
+        self.hands = Hands(self)
         self.intake = Intake(self, view, self._new_recording())
 
     # --- from other threads ---------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Station(threading.Thread):
         old = saved.begun_anew if saved is not None and was_killed else None
         self.machine = Machine(self._settings, now, old)
         if saved is not None and not was_killed:
-            self.machine.guard.recall(saved.guard_log, saved.broken)
+            self.machine.persons.recall(saved)
         for part in list(self.machine.presence.parts):
             self.step(m.Back(part=part))
         closes_breaker = self._start.closes_breaker(was_killed=was_killed)
@@ -169,6 +171,7 @@ class Station(threading.Thread):
         self._waker.drain()
         while not self._posted.empty():
             self._posted.get_nowait()()
+        self.hands.turn()
         self._later.turn(time.monotonic_ns(), at_once=bool(self._ending))
         now = time.monotonic_ns()
         for side, (until_ns, reason) in list(self._listening.items()):
@@ -192,7 +195,7 @@ class Station(threading.Thread):
     def _is_over(self) -> bool:
         if not self._has_ended or self.machine.open_incident:
             return False
-        return self._unconfirmed <= 0 or time.monotonic_ns() > self._end_ns
+        return self.unconfirmed <= 0 or time.monotonic_ns() > self._end_ns
 
     def _close(self) -> None:
         if self._collector is not None:
@@ -202,9 +205,7 @@ class Station(threading.Thread):
             self.closed.put(one)
         if self._has_ended:
             with contextlib.suppress(RigError):
-                guard = self.machine.guard
-                last = m.Saved(ended=self._ending, guard_log=guard.log, broken=guard.broken)
-                self._armed_incidents.write(last)
+                self._armed_incidents.write(self.machine.persons.last_words(self._ending))
         self.audit.add("end", "watch", self._ending or str(self.failure))
         self._waker.close()
 
@@ -222,7 +223,7 @@ class Station(threading.Thread):
             case m.ArmBench():
                 self._load(action)
             case m.DisarmBench():
-                self._unconfirmed += self.intake.disarm()
+                self.unconfirmed += self.intake.disarm()
                 self.audit.add("disarm", "bench", action.why)
             case m.Persist():
                 self._persist(action.saved, fresh)
@@ -247,7 +248,8 @@ class Station(threading.Thread):
             case m.Join():
                 self._say(f"{action.hit.rule} on the {action.hit.side} joins the open incident")
             case m.WouldFire():
-                text = would_write(action, self.dialogue.frames, self.opened.bench.policy)
+                ready = self.dialogue.ready(action.arm.epochs)
+                text = would_write(action, ready, self.opened.bench.policy)
                 self.audit.add("would have fired", action.hit.rule, text)
                 self._say(f"would have fired: {text}")
             case m.MarkGap():
@@ -262,18 +264,12 @@ class Station(threading.Thread):
     def _persist(self, saved: m.Saved, arm: m.ArmBench | m.Save | None) -> None:
         """Before ``arm`` is armed, or saves, which follows."""
         if arm is not None:
-            sides = arm.epochs.items() if isinstance(arm, m.ArmBench) else ()
-            frames = {str(one): self._frame_hex(one, at) for one, at in sides}
+            frames = self.dialogue.in_hex(arm.epochs if isinstance(arm, m.ArmBench) else {})
             self._armed_incidents.arm(arm.incident, self.intake.target.incident, frames)
         try:
             self._armed_incidents.write(saved, self._strikes)
         except RigError as error:
             self._say(str(error))
-
-    def _frame_hex(self, side: Side, epoch: int) -> str:
-        ready = self.dialogue.frames.get((side, epoch))
-        disruptive = not self.opened.bench.policy.redrive
-        return ready.by_reason.get(("console", disruptive), b"").hex() if ready is not None else ""
 
     def _load(self, arm: m.ArmBench) -> None:
         self._arm = arm
@@ -285,8 +281,7 @@ class Station(threading.Thread):
 
     def _hand_over(self, arm: m.ArmBench) -> None:
         """The reflex gets the frames, which were encoded when their side was identified."""
-        known = self.dialogue.frames
-        ready = {side: known[side, at] for side, at in arm.epochs.items() if (side, at) in known}
+        ready = self.dialogue.ready(arm.epochs)
         frames = frames_of(ready, arm.rung, redrive=self.opened.bench.policy.redrive)
         for reason in sorted(frames, key=len, reverse=True):
             rung = Rung.SAVE if reason.endswith("save") else arm.rung
@@ -473,11 +468,13 @@ class Station(threading.Thread):
 
     # --- lines ----------------------------------------------------------------------------------------------
     def lost(self, part: m.BenchPart, reason: str) -> None:
+        if part is m.BenchPart.REFLEX:
+            self.unconfirmed = 0  # a dead one has no frames, and confirms nothing
         self.step(m.Lost(part=part, reason=reason))
 
     def confirmed(self) -> None:
         """The reflex has read a ``Disarm``."""
-        self._unconfirmed -= 1
+        self.unconfirmed -= 1
 
     def _reopen(self, part: m.BenchPart) -> None:
         if part in (m.BenchPart.REFLEX, m.BenchPart.LINK):

@@ -17,6 +17,7 @@ from freezeframe.harness.edge.servicemanager import ServiceManager
 from freezeframe.harness.errors import HarnessError, RigError
 from freezeframe.harness.incidents.inquest import conclude
 from freezeframe.harness.runs import linksight, livestation
+from freezeframe.harness.runs.acting import Acting
 from freezeframe.harness.runs.campaign import Result
 from freezeframe.harness.runs.live import LiveView, looked_at
 from freezeframe.harness.runs.notify import Notifier, notifier_of
@@ -176,6 +177,7 @@ def watch(
             start=start,
         ) as watched,
         Heartbeat(manager, watched.station.post),
+        Acting(watched.station, bench.id, live),
     ):
         status.look_at(
             watched.station.post, lambda now: livestation.describe(watched.station, live, now)

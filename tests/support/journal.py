@@ -1,4 +1,4 @@
-"""What the audit journal of the benches named ``sim`` has."""
+"""What the audit journal of the benches of a name has."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,6 @@ from typing import Any
 from freezeframe.harness.runs.audit import AuditJournal
 
 
-def journal() -> list[dict[str, Any]]:
-    text = AuditJournal("sim", "", Path()).path.read_text()
+def journal(name: str = "sim") -> list[dict[str, Any]]:
+    text = AuditJournal(name, "", Path()).path.read_text()
     return [json.loads(line) for line in text.splitlines()]

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import secrets
 import signal
 import stat
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,55 +13,19 @@ import pytest
 from command import COMMAND, Output, freezeframe
 from terminal import Terminal
 from waiting import LIMIT_S, await_true
-from watched_bench import complain
+from watched_bench import complain, named_bench, watched_bench
 
-from freezeframe.harness.bench.benchfile import builtin_folder, load_bench
+from freezeframe.harness.bench.benchfile import load_bench
 from freezeframe.harness.edge.netns import missing_capabilities
-from freezeframe.harness.edge.onlookers import MAX_PEERS, Onlookers, listeners, wait_readable
+from freezeframe.harness.edge.onlookers import Onlookers, listeners
+from freezeframe.harness.edge.ownsocket import MAX_PEERS, wait_readable
 from freezeframe.harness.runs.audit import state_directory
-from freezeframe.harness.runs.view import Silent
-from freezeframe.harness.runs.watching import Watch, watch
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(bool(missing_capabilities()), reason="needs network namespaces"),
 ]
 SIZES = [(80, 24), (200, 60)]
-
-
-def write_bench(folder: Path) -> str:
-    """The simulated bench under a name of its own."""
-    source = builtin_folder()
-    text = (source / "sim.toml").read_text().replace('"rules/', f'"{source}/rules/')
-    name = f"lab-{secrets.token_hex(4)}"
-    (folder / "lab.toml").write_text(text.replace('name = "sim"', f'name = "{name}"'))
-    return name
-
-
-class Watching(threading.Thread):
-    """Iterates over a watch of this process to its end, so that its incidents are judged as they come."""
-
-    def __init__(self, watched: Watch) -> None:
-        super().__init__(daemon=True)
-        self._watched = watched
-        self.start()
-
-    def run(self) -> None:
-        for _ in self._watched:
-            pass
-
-
-@contextlib.contextmanager
-def watched_bench(folder: Path) -> Iterator[Watch]:
-    write_bench(folder)
-    bench = load_bench(str(folder / "lab.toml"))
-    with watch(bench, out_dir=folder / "incidents", view=Silent()) as watched:
-        watching = Watching(watched)
-        yield watched
-        # Its thread has to take the end: only one may wait for it.
-        watched.station.stop("the test is over")
-        watching.join(LIMIT_S)
-        watched.station.join(LIMIT_S)
 
 
 @contextlib.contextmanager
@@ -138,7 +100,7 @@ def test_a_key_ends_it_a_new_size_is_drawn_and_the_watch_goes_on(tmp_path: Path)
 
 
 def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path: Path) -> None:
-    name = write_bench(tmp_path)
+    name = named_bench(tmp_path)
     with command(tmp_path, "watch") as (station, _), contextlib.ExitStack() as stack:
         await_true(lambda: list(state_directory().glob(f"{name}-*.sock")), LIMIT_S, "a socket")
         (path,) = state_directory().glob(f"{name}-*.sock")
@@ -184,7 +146,7 @@ def test_in_a_pipe_it_prints_lines_and_nobody_who_looks_delays_a_watch(tmp_path:
 
 
 def test_who_is_hung_up_on_at_once_is_told_why_and_does_not_try_without_end(tmp_path: Path) -> None:
-    write_bench(tmp_path)
+    named_bench(tmp_path)
     bench_id = load_bench(str(tmp_path / "lab.toml")).id
     writer = Onlookers(state_directory(), bench_id)
     found = []
@@ -205,7 +167,7 @@ def test_who_is_hung_up_on_at_once_is_told_why_and_does_not_try_without_end(tmp_
 def test_a_watch_that_was_killed_is_reported_and_without_one_it_says_what_to_do(
     tmp_path: Path,
 ) -> None:
-    name = write_bench(tmp_path)
+    name = named_bench(tmp_path)
     done = freezeframe("top", "--bench", "lab.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert f"nobody watches the bench {name} of {tmp_path / 'lab.toml'} now" in done.stderr
@@ -225,7 +187,7 @@ def test_a_watch_that_was_killed_is_reported_and_without_one_it_says_what_to_do(
 
 def test_another_bench_of_that_name_is_never_shown(tmp_path: Path) -> None:
     """Seen: without a watch of `sim`, `top` showed that of a file whose bench is called so, too."""
-    name = write_bench(tmp_path)
+    name = named_bench(tmp_path)
     (tmp_path / "other.toml").write_text((tmp_path / "lab.toml").read_text())
     writer = Onlookers(state_directory(), load_bench(str(tmp_path / "other.toml")).id)
     done = freezeframe("top", "--bench", "lab.toml", cwd=tmp_path)

@@ -10,6 +10,7 @@ Armed are the sides that were identified in their present boot, on a control lin
 the serial number of the bench file, while
 
 * a person wants it, the end has not begun, and the breaker is closed;
+* no person has a controller in hand, or a line that carries its frames;
 * no incident is being collected: its recovery owns the control lines;
 * something can be seen: the reflex runs, and one console or the link's capture is there;
 * there is room on disk for two sets;
@@ -45,6 +46,7 @@ from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import UNTIL_A_PERSON, Guard, Rung
 from freezeframe.harness.core.policy.health import Health, HealthInputs, HealthStatus, status
+from freezeframe.harness.core.policy.persons import Persons
 from freezeframe.harness.core.policy.presence import Due, Presence
 from freezeframe.harness.core.policy.settings import Settings, ns
 from freezeframe.harness.core.policy.tally import Tally
@@ -81,7 +83,7 @@ class Machine:
         self._troubles: dict[m.Trouble, str] = {}
         self._expected: list[m.Expected] = []
         self._tally = Tally()
-        self._wanted, self._why_not = old.wanted, old.why_not or "nobody has armed it"
+        self.persons = Persons(old, self.guard, self._out)
         self._ended = old.ended
         self._arming = old.arming
         self._loaded: m.ArmBench | None = None
@@ -184,8 +186,9 @@ class Machine:
             case m.Eased():
                 if self._troubles.pop(event.trouble, None) is not None:
                     self._report("eased", event.trouble.value, "over")
-            case m.BenchArmed() | m.BenchDisarmed():
-                self._take_person(event)
+            case m.BenchArmed() | m.BenchDisarmed() | m.Held() | m.Released():
+                if self.persons.take(event):
+                    self._forget_all("a person had it in hand", now)
             case m.Expected():
                 self._expected.append(event)
             case m.Ended():
@@ -305,11 +308,14 @@ class Machine:
             return
         word = "collected" if event.well else f"not collected whole: {event.detail}"
         self._report("incident", event.incident, word)
-        for facts in self.presence.sides.values():
-            facts.forget("an incident has just been collected", now)
+        self._forget_all("an incident has just been collected", now)
         self._open = None
         if self._next:
             self._begin(self._next.pop(0))
+
+    def _forget_all(self, why: str, now: Ns) -> None:
+        for facts in self.presence.sides.values():
+            facts.forget(why, now)
 
     def _take_looked_up(self, event: m.LookedUp, now: Ns) -> None:
         self._looking = False
@@ -337,17 +343,6 @@ class Machine:
         )  # fmt: skip
         self._begin(incident, resumed=True)
 
-    def _take_person(self, event: m.BenchArmed | m.BenchDisarmed) -> None:
-        if isinstance(event, m.BenchArmed):
-            self._wanted, self._why_not = True, ""
-            if self.guard.broken and event.closes_breaker:
-                self.guard.reset()
-            is_kept = f"; the breaker stays open {UNTIL_A_PERSON}" if self.guard.broken else ""
-            self._report("person", event.who, f"arms{is_kept}")
-        else:
-            self._wanted, self._why_not = False, f"by {event.who}: {event.why}"
-            self._report("person", event.who, f"disarms: {event.why}")
-
     def _take_ended(self, event: m.Ended, now: Ns) -> None:
         if self._ended:
             return
@@ -364,19 +359,20 @@ class Machine:
     def _inputs(self, now: Ns) -> HealthInputs:
         decided = f"the end has begun: {self._ended}" if self._ended else ""
         allowed, presence = self.guard.allowed(now), self.presence
-        if not decided and not self._wanted:
-            decided = self._why_not
-        elif not decided and allowed.rung is Rung.NOTHING:
+        decided = decided or self.persons.decided
+        if not decided and allowed.rung is Rung.NOTHING:
             waits = "" if allowed.until_ns else f" {UNTIL_A_PERSON}"
             decided = f"{allowed.why}; recording{waits}"
         troubles = (": ".join(filter(None, one)) for one in self._troubles.items())
         return HealthInputs(
-            decided=decided, unseen=presence.unseen, busy=self._busy(), unready=self._unready(),
+            decided=decided, unseen=presence.unseen, busy=self.under_way or self.persons.in_hand, unready=self._unready(),
             missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
             withheld="dry run" if self.settings.dry_run else "",
         )  # fmt: skip
 
-    def _busy(self) -> str:
+    @property
+    def under_way(self) -> str:
+        """What has begun and uses the control lines; "": nothing."""
         if self._open is not None:
             return "an incident is being collected"
         if self._resume:
@@ -455,12 +451,14 @@ class Machine:
         """All that is to be asked for, and when. After the end the record goes on, and what has
         begun is collected; nobody is asked anything else."""
         dues = self.presence.openings()
+        if self.persons.in_hand:
+            return dues
         if self._resume and self._open is None:
             is_there = self.presence.can_ask(self._resume[0].out)
             dues.append((0 if is_there else self._resume_ns, self._resume_next))
         elif self._unsure and self._open is None and not self._looking:
             dues.append((self._look_ns, self._look_up))
-        return dues if self._busy() or self._ended else [*dues, *self.presence.questions()]
+        return dues if self.under_way or self._ended else [*dues, *self.presence.questions()]
 
     def _resume_next(self, _now: Ns) -> None:
         self._begin(self._resume.pop(0), resumed=True)
@@ -481,7 +479,7 @@ class Machine:
         saving = self._armings.get(self._saving or 0)
         armed = [one for one in (self._loaded, self._before, saving) if one is not None]
         fresh = m.Saved(
-            wanted=self._wanted, why_not=self._why_not, ended=self._ended, guard_log=self.guard.log,
+            wanted=self.persons.is_wanted, why_not=self.persons.why_not, ended=self._ended, guard_log=self.guard.log,
             broken=self.guard.broken, arming=self._arming,
             armed=(*self._unsure, *armed), open=(*opened, *self._next, *self._resume),
             down=self.presence.lost,

@@ -182,8 +182,10 @@ class BenchArmed:
     """The bench is wanted armed: at the start of a watch, and after a breaker opened."""
 
     who: str
+    why: str = ""
     closes_breaker: bool = True
-    """A person wants it. A start that no person made keeps an open breaker of the storm guard."""
+    """A person wants it. A start that no person made keeps an open breaker of the storm guard, and what
+    a person has disarmed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +194,23 @@ class BenchDisarmed:
 
     who: str
     why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A person has a controller, or a line that carries its frames, in hand: until ``Released`` nobody is
+    armed and nobody is asked anything."""
+
+    key: str
+    """What is held. Several may be at a time."""
+    who: str
+    what: str
+    """"warmstarts the primary by hand"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +236,8 @@ class Tick:
 
 Event = (
     Lost | Back | Identified | NotIdentified | Rebooted | PairBroke | Heard | NotHeard | TriggerSeen | Struck
-    | Collected | LookedUp | Troubled | Eased | BenchArmed | BenchDisarmed | Expected | Ended | Tick
+    | Collected | LookedUp | Troubled | Eased | BenchArmed | BenchDisarmed | Held | Released | Expected | Ended
+    | Tick
 )  # fmt: skip
 
 
@@ -373,6 +393,7 @@ class Saved:
     wanted: bool = False
     """Whether a person wants the bench armed."""
     why_not: str = ""
+    """Who has disarmed it, and why; "": nobody has."""
     ended: str = ""
     """Why the end has begun; it stays so after a kill."""
     guard_log: tuple[Acted, ...] = ()

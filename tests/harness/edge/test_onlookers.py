@@ -18,16 +18,9 @@ from waiting import LIMIT_S
 
 from freezeframe.harness.cli import watches
 from freezeframe.harness.core.events import NS_PER_S
-from freezeframe.harness.edge import onlookers
-from freezeframe.harness.edge.onlookers import (
-    MAX_LINE_BYTES,
-    MAX_PEERS,
-    Lines,
-    Onlookers,
-    listeners,
-    peer_of,
-    wait_readable,
-)
+from freezeframe.harness.edge import onlookers, ownsocket
+from freezeframe.harness.edge.onlookers import MAX_LINE_BYTES, Lines, Onlookers, listeners
+from freezeframe.harness.edge.ownsocket import MAX_PEERS, peer_of, wait_readable
 from freezeframe.harness.errors import RigError
 
 NOBODY = 65534
@@ -148,7 +141,7 @@ def test_without_a_descriptor_who_comes_waits_and_the_writer_rests(
     writer = Onlookers(tmp_path, "lab")
     (reader,) = listeners(tmp_path, "lab")
     mine, other = socket.socketpair()
-    monkeypatch.setattr(onlookers, "REST_NS", 1000 * NS_PER_S)
+    monkeypatch.setattr(ownsocket, "REST_NS", 1000 * NS_PER_S)
     with mine, other, no_descriptor_left():
         assert writer.await_caller([mine.fileno()], LIMIT_S) == [writer.fileno()]
         assert not writer.accept()
@@ -156,8 +149,8 @@ def test_without_a_descriptor_who_comes_waits_and_the_writer_rests(
         other.send(b"x")
         assert writer.await_caller([mine.fileno()], None) == [mine.fileno()], "others are heard"
         mine.recv(1)
-        writer._rests_until_ns = 0
-        monkeypatch.setattr(onlookers, "REST_NS", 1)
+        writer._listening._rests_until_ns = 0
+        monkeypatch.setattr(ownsocket, "REST_NS", 1)
         assert not writer.accept()
     while not writer.await_caller([], LIMIT_S):
         pass  # the rest is over
