@@ -36,7 +36,7 @@ from freezeframe.harness.cli.privileges import prepare
 from freezeframe.harness.cli.runs import RunView
 from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.text import escape
-from freezeframe.harness.edge.onlookers import wait_readable
+from freezeframe.harness.edge.ownsocket import wait_readable
 from freezeframe.harness.edge.wholefile import make_folder
 from freezeframe.harness.errors import HarnessError, UsageError
 from freezeframe.harness.runs.playground import Injected, inject

@@ -18,7 +18,7 @@ from freezeframe.harness.bench.benchfile import KIB, MIB, Bench, Scenario
 from freezeframe.harness.bench.checks import refuse_unplayable
 from freezeframe.harness.bench.opened import deadline_in
 from freezeframe.harness.core.events import SIDES, Side, WorkloadDone, WorkloadProgress
-from freezeframe.harness.edge.onlookers import wait_readable
+from freezeframe.harness.edge.ownsocket import wait_readable
 from freezeframe.harness.edge.processes import Child
 from freezeframe.harness.edge.serial_link import open_serial
 from freezeframe.harness.errors import RigError, UsageError
