@@ -78,6 +78,8 @@ class Hands:
 
     def __init__(self, station: Handled) -> None:
         self._station = station
+        self._askers: set[int] = set()
+        """Connections that have asked for something, and are still there."""
         self._places: dict[Side, WritersPlace] = {}
         self._typists: dict[Side, _Typist] = {}
         self._waiting: list[tuple[Ns, Callable[[str], None]]] = []
@@ -99,7 +101,13 @@ class Hands:
                     else ""
                 )
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether anybody who has asked for something is there."""
+        return bool(self._askers)
+
     def take(self, request: byhand.Request, who: str, number: int, reply: Reply) -> None:
+        self._askers.add(number)
         try:
             self._take(request, who, number, reply)
         except HarnessError as error:
@@ -109,6 +117,7 @@ class Hands:
 
     def gone(self, number: int) -> None:
         """That connection has ended, however its process has."""
+        self._askers.discard(number)
         for side, place in list(self._places.items()):
             if place.number == number:
                 del self._places[side]
@@ -199,6 +208,8 @@ class Hands:
         def work() -> None:
             """In the thread ``dialogue``."""
             try:
+                if number not in self._askers:
+                    raise RigError("whoever asked has given up")
                 with opened.dialogue:
                     seen = opened.identify(side, deadline_in(ASK_S))
                     if seen.serial_number != opened.bench.controller(side).serial_number:

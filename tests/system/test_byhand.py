@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,15 +110,38 @@ def test_while_an_incident_is_collected_nothing_is_sent_by_hand(tmp_path: Path) 
     with watched_bench(tmp_path) as watched:
         await_armed(watched)
         station = watched.station
-        with station.opened.dialogue:  # nobody can be asked: the incident stays open
-            complain(station.opened)
-            await_true(lambda: station.machine.open_incident, LIMIT_S, "an incident")
+        is_over = threading.Event()
+        station.dialogue.put(lambda: is_over.wait(LIMIT_S) and None)  # so it stays open
+        complain(station.opened)
+        await_true(lambda: station.machine.open_incident, LIMIT_S, "an incident")
+        try:
             done = freezeframe("save", "primary", *BENCH, cwd=tmp_path)
             assert (
                 done.returncode == 3
                 and "is being collected; again when that is over" in done.stderr
             )
             assert freezeframe("disarm", "-r", "x", *BENCH, cwd=tmp_path).returncode == 0
+        finally:
+            is_over.set()
+    assert "frame" not in dict(actions())
+
+
+def test_nothing_is_sent_for_who_has_given_up_before(tmp_path: Path) -> None:
+    """Ctrl-C while the warmstart waits for its turn."""
+    with watched_bench(tmp_path) as watched:
+        await_armed(watched)
+        station = watched.station
+        is_over = threading.Event()
+        station.dialogue.put(lambda: is_over.wait(LIMIT_S) and None)
+        with connect(acting_socket(tmp_path)) as one:
+            one.sendall(
+                byhand.encode(byhand.WarmstartRequest(side="primary", confirmed="by the test"))
+            )
+            await_true(lambda: station.machine.persons.in_hand, LIMIT_S, "the request")
+        await_true(lambda: not station.hands.is_asked, LIMIT_S, "the end of its connection")
+        is_over.set()
+        await_armed(watched)
+        assert station.machine.loaded is not None and station.machine.loaded.epochs["primary"] == 1
     assert "frame" not in dict(actions())
 
 
