@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
-from freezeframe.harness.bench import benchid
+from freezeframe.harness.bench import benchid, breaktable
 from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.options import OPTION_WORDS, is_source
@@ -175,6 +175,10 @@ class Bench(Table):
     link: LinkTable
     power: PowerTable | None = None
     notify: NotifyTable | None = None
+    breaks: Annotated[dict[Name, breaktable.BreakList], Field(max_length=9)] = Field(
+        default_factory=dict
+    )
+    """What a person sends to a console by name: see freezeframe.harness.bench.breaktable."""
     policy: PolicyTable
     workload: WorkloadTable = Field(default_factory=WorkloadTable)
     _path: Path = PrivateAttr(default=Path())
@@ -216,7 +220,9 @@ class Bench(Table):
         return tuple(side for side in self.policy.instruct if side in self.controlled)
 
     def problems(self) -> Iterable[tuple[KeyPath, str]]:
-        for where, text in _strings(self.model_dump(exclude_none=True, exclude={"notify"})):
+        for where, text in _strings(
+            self.model_dump(exclude_none=True, exclude={"notify", "breaks"})
+        ):
             for found in _PLACEHOLDER.findall(text):
                 if found not in PLACEHOLDERS:
                     yield where, f"unknown placeholder {found}; allowed: {', '.join(PLACEHOLDERS)}"
@@ -255,6 +261,8 @@ class Bench(Table):
             yield ("link", key), wrong
         for where, wrong in self.notify.faults() if self.notify is not None else ():
             yield ("notify", *where), wrong
+        for name, wrong in breaktable.faults(self.breaks):
+            yield ("breaks", name), wrong
         if "power-cycle" in self.policy.on_hung_warmstart and self.power is None:
             yield (
                 ("policy", "on_hung_warmstart"),

@@ -1,4 +1,4 @@
-"""Implement the command ``console``: look at a console while a station watches it."""
+"""Implement the command ``console``: look at a console while a station watches it, and write to it through a watch."""
 
 import contextlib
 import sys
@@ -8,6 +8,7 @@ from typing import Final, TextIO
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.benchid import another_of_that_name
+from freezeframe.harness.cli.consolewrite import ConsoleWriter
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import say_aside
 from freezeframe.harness.core.console.shown import ShownStream
@@ -26,8 +27,21 @@ from freezeframe.harness.runs.policyfile import PolicyFile
 POLL_S: Final = 0.1
 """The recorder writes a line's time within 50 ms."""
 
+ECHO_S: Final = 0.02
+"""Who types wants to see it."""
 
-def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: bool) -> None:
+
+def console(
+    side: str,
+    bench: str,
+    *,
+    out_dir: Path,
+    lines: int,
+    timestamps: bool,
+    write: bool = False,
+    send: str = "",
+) -> None:
+    """``send``: a list of the bench file to send, which needs ``write`` no more."""
     begin_work()
     described = load_bench(bench)
     named = next((one for one in SIDES if one == side), None)
@@ -37,13 +51,17 @@ def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: boo
         raise UsageError(f"{described.path}: [{named}] names no console, so nobody records one")
     follower = None
     with contextlib.suppress(KeyboardInterrupt):
-        recorder = _find(described, bench, named, out_dir)
-        _say(f"the {named}'s console, as {recorder.holder} records it; read-only, Ctrl-C ends it")
+        writer = ConsoleWriter(described, bench, named, send) if write or send else None
+        recorder = _find(described, bench, named, out_dir, writer.watch.pid if writer else 0)
+        what = "Ctrl-C ends it" if writer else "read-only, Ctrl-C ends it"
+        if writer is None or not writer.has_keys:
+            _say(f"the {named}'s console, as {recorder.holder} records it; {what}")
         follower = ConsoleFollower(recorder, named, with_times=timestamps)
         screen = _Screen(sys.stdout, recorder, timestamps)
         stop = stop_softly()
         try:
-            _follow(follower, screen, lines, stop)
+            with writer.keys() if writer is not None else contextlib.nullcontext():
+                _follow(follower, screen, lines, stop, writer)
             if follower.is_over:
                 _say(f"{recorder.holder} has ended: nobody records the bench any more")
         finally:
@@ -51,7 +69,8 @@ def console(side: str, bench: str, *, out_dir: Path, lines: int, timestamps: boo
             follower.close()
 
 
-def _find(bench: Bench, given: str, side: Side, out_dir: Path) -> Recorder:
+def _find(bench: Bench, given: str, side: Side, out_dir: Path, pid: int) -> Recorder:
+    """``pid``: that of the watch that is written through; 0: any."""
     saved, name = PolicyFile(bench).read(), bench.name
     known = [Path(one.folder).parent for one in saved[1].values()] if saved is not None else []
     out_dirs = dict.fromkeys([out_dir, *known])
@@ -65,6 +84,7 @@ def _find(bench: Bench, given: str, side: Side, out_dir: Path) -> Recorder:
             "run) in another terminal, and attach then; if another user has started it, name its folder of "
             f"incidents with --out{another_of_that_name('recorded', same_name)}"
         )
+    found = [one for one in found if one.pid == pid] or found
     if len(found) > 1:
         others = ", ".join(one.holder for one in found[:-1])
         _say(
@@ -74,7 +94,11 @@ def _find(bench: Bench, given: str, side: Side, out_dir: Path) -> Recorder:
 
 
 def _follow(
-    follower: ConsoleFollower, screen: "_Screen", lines: int, stop: threading.Event
+    follower: ConsoleFollower,
+    screen: "_Screen",
+    lines: int,
+    stop: threading.Event,
+    writer: ConsoleWriter | None,
 ) -> None:
     for chunk in follower.newest_lines(lines):
         screen.show(chunk)
@@ -82,7 +106,12 @@ def _follow(
         chunks = follower.read()
         for chunk in chunks:
             screen.show(chunk)
-        if not chunks and not follower.is_over:
+        if writer is not None:
+            if chunks:
+                writer.heard()
+            if not writer.turn(0 if chunks else ECHO_S):
+                return
+        elif not chunks and not follower.is_over:
             stop.wait(POLL_S)
 
 

@@ -67,17 +67,31 @@ def console(
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-t", help="Time (UTC) in front of each line.")
     ] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", "-w", help="Write to the device, too; ctrl-t ? lists the keys."),
+    ] = False,
+    send: Annotated[
+        str,
+        typer.Option(
+            "--send", help="Send this list of [breaks] of the bench file, and end.", metavar="NAME"
+        ),
+    ] = "",
     out: OutOption = DEFAULT_OUT,
 ) -> None:
     """Look at a console while a watch or a run records it: the newest lines first, then live.
 
-    It is read-only: nothing can be typed to the device, and nothing is asked of the command that
-    records. Any number of them may look. In a pipe, stdout has the console's text alone. Ctrl-C ends it.
+    It is read-only, and nothing is asked of the command that records. Any number of them may look. In a
+    pipe, stdout has the console's text alone. Ctrl-C ends it. With --write it takes the one writer's place
+    of the console from the watch: what is typed, or piped in, goes to the device, and ctrl-t q ends it. A BREAK,
+    and a console that is the control line, too, need `disarm` first.
     """
     with reported(False):
         from freezeframe.harness.cli import console as looking
 
-        looking.console(side, bench, out_dir=out, lines=lines, timestamps=timestamps)
+        looking.console(
+            side, bench, out_dir=out, lines=lines, timestamps=timestamps, write=write, send=send
+        )
 
 
 def top(

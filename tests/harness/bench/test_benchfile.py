@@ -319,6 +319,23 @@ def test_check_says_when_the_workloads_program_is_missing(
     assert (told.status, told.detail) == ("problem", "fio: fio is not installed on this machine")
 
 
+@pytest.mark.parametrize(
+    ("items", "wrong"),
+    [
+        ('["BREAK", 100, "s"]', ""), ('["{run} is text here"]', ""), ("[]", "at least 1"), ("[100, 200]", "sends nothing"),
+        ("[0]", ""), ('[""]', ""), ("[20000, 'x']", ""), ("[1.5]", ""), ("[true]", ""),
+    ],
+)  # fmt: skip
+def test_lists_that_a_person_sends_are_checked(tmp_path: Path, items: str, wrong: str) -> None:
+    path = tmp_path / "sim.toml"
+    path.write_text(SIM + f"\n[breaks]\nnmi = {items}\n")
+    if "BREAK" in items or "{run}" in items:
+        assert list(load_bench(path).breaks) == ["nmi"]
+        return
+    with pytest.raises(UsageError, match=f"breaks.nmi.*{wrong}"):
+        load_bench(path)
+
+
 # --- the document ---------------------------------------------------------------------------------------------
 def test_the_document_names_every_key() -> None:
     text = (ROOT / "docs/bench-files.md").read_text()
