@@ -11,7 +11,8 @@ from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.livestatus import LinkStatus, LiveStatus, SideStatus, decode
 from freezeframe.harness.core.policy import Health
 from freezeframe.harness.core.text import counted, escape
-from freezeframe.harness.edge.onlookers import Lines, listeners, wait_readable
+from freezeframe.harness.edge.onlookers import Lines, listeners
+from freezeframe.harness.edge.ownsocket import wait_readable
 from freezeframe.harness.edge.system import CheckResult
 from freezeframe.harness.errors import RigError
 from freezeframe.harness.runs.audit import state_directory

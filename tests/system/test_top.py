@@ -68,7 +68,7 @@ def test_a_terminal_shows_the_watch_live_until_it_ends(
         complain(watched.station.opened)
         terminal.until(lambda text: "incidents  1, newest" in text, "the incident")
         terminal.until(lambda text: "digest-failed 1" in text, "the rule's hit")
-        terminal.until(lambda text: "1 warmstarts, 0 saves" in text, "the storm guard")
+        terminal.until(lambda text: "1 warmstart, 0 saves" in text, "the storm guard")
         (result,) = watched.results
         assert result.incident is not None
         assert f"newest {result.incident.name} fail digest-failed (secondary)" in terminal.text
