@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr
 
 from freezeframe.harness.bench import benchid, breaktable
+from freezeframe.harness.bench.breaktable import BreakList
 from freezeframe.harness.bench.linktable import LinkTable
 from freezeframe.harness.bench.notifytable import NotifyTable
 from freezeframe.harness.bench.options import OPTION_WORDS, is_source
@@ -175,10 +176,8 @@ class Bench(Table):
     link: LinkTable
     power: PowerTable | None = None
     notify: NotifyTable | None = None
-    breaks: Annotated[dict[Name, breaktable.BreakList], Field(max_length=9)] = Field(
-        default_factory=dict
-    )
-    """What a person sends to a console by name: see freezeframe.harness.bench.breaktable."""
+    breaks: Annotated[dict[Name, BreakList], Field(max_length=9)] = Field(default_factory=dict)
+    """What a person sends to a console by name."""
     policy: PolicyTable
     workload: WorkloadTable = Field(default_factory=WorkloadTable)
     _path: Path = PrivateAttr(default=Path())
