@@ -7,7 +7,7 @@ SOURCES := $(wildcard src/freezeframe/*.py) setup.py harness drivers firmware_si
 # Tests start processes of their own: two at a time keep a 2-core machine busy.
 WORKERS ?= 2
 SEED ?= 7
-BENCHMARKS := reaction scan link consoles pair capture memory dump
+BENCHMARKS := reaction scan link nvme consoles pair capture memory dump
 SCENARIO ?= bit_flip_receiver
 # Of make rig-demo.
 BENCH ?= drbd_qemu

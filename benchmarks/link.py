@@ -113,13 +113,15 @@ def a_link() -> Iterator[LinkPair]:
         yield link
 
 
-def replicate(link: LinkPair, writes: int, mb_per_s: float) -> float:
+def replicate(
+    link: LinkPair, writes: int, mb_per_s: float, module: str = "benchmarks.traffic"
+) -> float:
     """The seconds that took."""
-    with running(traffic("receiver", link, SIZE, 0, 0), stdout=subprocess.PIPE) as receiver:
+    with running(traffic("receiver", link, SIZE, 0, 0, module), stdout=subprocess.PIPE) as receiver:
         assert receiver.stdout is not None
         receiver.stdout.readline()
         with running(
-            traffic("sender", link, SIZE, writes, mb_per_s), stdout=subprocess.PIPE
+            traffic("sender", link, SIZE, writes, mb_per_s, module), stdout=subprocess.PIPE
         ) as sender:
             assert sender.stdout is not None
             return float(sender.stdout.readline())

@@ -22,6 +22,7 @@ from freezeframe.harness.edge.netns import (
     LinkPair,
     make_pair,
 )
+from freezeframe.harness.wire import drbd, nvme_tcp
 
 RULES: Final = [
     {"name": "digest", "event": "digest-mismatch"},
@@ -29,6 +30,7 @@ RULES: Final = [
     {"name": "missing", "event": "missing-ack", "deadline_ms": 5000},
     {"name": "barrier", "event": "barrier-count"},
 ]
+PORTS: Final = {"drbd": drbd.PORT, "nvme_tcp": nvme_tcp.PORT}
 DRAIN: Final = "import os\nwhile os.read(0, 65536): pass"
 
 
@@ -43,6 +45,7 @@ class Watch:
         ring_mib: int,
         max_mib: int,
         capture: str,
+        protocol: str,
     ) -> None:
         self.child = child
         self._decoder = events.Decoder()
@@ -50,7 +53,7 @@ class Watch:
             "interface": INTERFACE, "namespace": link.secondary.path, "pcapng_path": str(pcapng), "trigger_fd": -1,
             "primary_address": PRIMARY_ADDRESS, "secondary_address": SECONDARY_ADDRESS, "rules": RULES,
             "integrity_alg": "crc32c", "ring_mib": ring_mib, "capture_mib": max_mib,
-            "capture": capture,
+            "capture": capture, "protocol": protocol, "ports": [PORTS[protocol]],
         }  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
@@ -91,6 +94,7 @@ def watching(
     ring_mib: int = 64,
     max_mib: int = 4096,
     capture: str = "ring",
+    protocol: str = "drbd",
 ) -> Iterator[Watch]:
     """``max_mib``: of the capture on disk, half of it before a trigger, which never comes here."""
     for old in (pcapng, *(one for _, one in segments(pcapng))):
@@ -98,14 +102,21 @@ def watching(
     with running(
         ours("freezeframe.harness.watch.linkwatch"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
-        yield Watch(child, link, pcapng, ring_mib, max_mib, capture)
+        yield Watch(child, link, pcapng, ring_mib, max_mib, capture, protocol)
     join(pcapng)
 
 
-def traffic(role: str, link: LinkPair, size_bytes: int, writes: int, mb_per_s: float) -> list[str]:
+def traffic(
+    role: str,
+    link: LinkPair,
+    size_bytes: int,
+    writes: int,
+    mb_per_s: float,
+    module: str = "benchmarks.traffic",
+) -> list[str]:
     namespace = link.primary if role == "sender" else link.secondary
     return [
-        *ours("benchmarks.traffic"),
+        *ours(module),
         role,
         namespace.path,
         str(size_bytes),

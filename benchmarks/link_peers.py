@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -68,10 +68,17 @@ def inside(link: LinkPair, *argv: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def by_tshark(link: LinkPair, directory: Path) -> Iterator[Told]:
+def by_tshark(
+    link: LinkPair,
+    directory: Path,
+    only: str = "drbd",
+    fields: Sequence[str] = HEURISTIC,
+    write: str = P_DATA,
+) -> Iterator[Told]:
+    """``only``: a display filter; ``write``: how a write is listed in these ``fields``."""
     told, listed, said = Told(), directory / "listed", directory / "said"
     # -l: each write is told when it is seen; -Y: nothing is printed for the other frames.
-    argv = inside(link, "tshark", "-n", "-l", "-i", INTERFACE, "-B", "64", "-Y", "drbd", *HEURISTIC)
+    argv = inside(link, "tshark", "-n", "-l", "-i", INTERFACE, "-B", "64", "-Y", only, *fields)
     environment = os.environ | {"TMPDIR": str(directory)}
     with (
         listed.open("wb") as output,
@@ -86,7 +93,7 @@ def by_tshark(link: LinkPair, directory: Path) -> Iterator[Told]:
         yield told
         time.sleep(HANDED_OVER_S)
         told.cpu_s = cpu_seconds(child.pid, children=True) - before_s
-        told.writes = listed.read_text().count(P_DATA)
+        told.writes = listed.read_text().count(write)
         # The end of the capture comes at once; it then reads what it has not yet read, which is not
         # waited for.
         child.send_signal(signal.SIGINT)

@@ -84,6 +84,8 @@ class PduStream:
         self._held = bytearray()
         self._held_from: tuple[Ns, int] = (0, 0)
         self._offset = 0
+        self._needs = 0
+        """Bytes of the PDU that has begun, as it was measured; 0: not known. A large one comes in many frames."""
         self._looking = not from_start
         self._trust = TRUSTED if from_start else 0
 
@@ -106,7 +108,7 @@ class PduStream:
         """The capture lacks ``length_bytes`` here."""
         self._offset += len(self._held) + length_bytes
         self._held.clear()
-        self._looking, self._trust = True, 0
+        self._looking, self._trust, self._needs = True, 0, 0
 
     def doubt(self) -> None:
         """The length of the last PDU was a guess: what follows is tentative until it is confirmed,
@@ -130,7 +132,9 @@ class PduStream:
 
     def next_pdu(self, t_ns: Ns, packet_no: int) -> Pdu | NoPdu | None:
         """The next result from what is held; None: more bytes are needed."""
-        passed = 0
+        if len(self._held) < self._needs:
+            return None
+        passed = self._needs = 0
         found: Pdu | NoPdu | None = None
         while passed < len(self._held):
             length = self._measure(self._held, passed)
@@ -150,6 +154,8 @@ class PduStream:
                 if self._looking and length > MAX_UNPROVEN_BYTES:
                     passed += 1  # so much is not waited for on the word of what may be data
                     continue
+                if not self._looking:
+                    self._needs = length
                 break
             body = bytes(memoryview(self._held)[passed : passed + length])
             if self._looking:

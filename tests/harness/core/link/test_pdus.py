@@ -32,6 +32,7 @@ from freezeframe.harness.core.link.messages import (
     ReplicatedWrite,
     WritePart,
 )
+from freezeframe.harness.core.link.pdus import Pdu, PduStream
 from freezeframe.harness.core.link.protocol import LinkOptions, Opening
 from freezeframe.harness.core.link.tcpstream import (
     Reassembler,
@@ -471,3 +472,20 @@ def test_while_the_answers_are_out_of_step_their_silence_accuses_nobody() -> Non
     found = [one.name for one in seen if isinstance(one, Message)]
     assert found and set(found) == {"CAPSULE_RESP"}
     assert not [one for one in direction.feed(answer, 40, 9) if isinstance(one, Hole)]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1448])
+def test_a_large_pdu_is_measured_once_however_many_frames_bring_it(step: int) -> None:
+    asked: list[int] = []
+
+    def measure(data: bytearray, at: int) -> int:
+        asked.append(at)
+        return int.from_bytes(data[at : at + 4], "big") if len(data) - at >= 4 else 0
+
+    stream = PduStream(from_start=True, measure=measure)
+    pdus = [length.to_bytes(4, "big") + bytes(length - 4) for length in (5000, 4, 3000)]
+    sent, found = b"".join(pdus), []
+    for number, at in enumerate(range(0, len(sent), step)):
+        found += stream.feed(sent[at : at + step], number, number)
+    assert [one.body for one in found if isinstance(one, Pdu)] == pdus
+    assert len(asked) <= len(pdus) * 5  # where a header may be cut: once per byte of it
