@@ -80,24 +80,24 @@ def run(
         bool, typer.Option("--keep", help="Keep the incident folder even if nothing went wrong.")
     ] = False,
     repeat: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--repeat",
-            help="Run it N times, each with the next seed; count each kind of incident.",
+            help="Run it N times, each with the next seed; count each kind, also for stats --prove-fixed.",
             metavar="N",
             min=1,
             max=10**6,
         ),
-    ] = 1,
+    ] = None,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one scenario: write data, inject faults, react to triggers, collect, compare."""
     with reported(as_json):
-        from freezeframe.harness.cli import history, runs
+        from freezeframe.harness.cli import repeating, runs
 
-        if repeat > 1:
-            history.run_repeatedly(
+        if repeat is not None:
+            repeating.run_repeatedly(
                 scenario, bench, repeat, seed=seed, out_dir=out, keep=keep, as_json=as_json
             )
         runs.run(

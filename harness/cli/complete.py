@@ -18,6 +18,11 @@ def _built_in(folder: str) -> list[str]:
     return []
 
 
+def is_built_in(folder: str, name: str) -> bool:
+    """Whether ``name`` alone is enough to name it: a scenario ("scenarios"), or a bench (".")."""
+    return name in _built_in(folder)
+
+
 def _files(incomplete: str) -> list[str]:
     """Return TOML files, and directories that may contain some."""
     folder, _, start = incomplete.rpartition("/")

@@ -1,35 +1,29 @@
-"""Implement ``stats``, ``remark`` and ``run --repeat``: the history of a bench."""
+"""Implement ``stats`` and ``remark``: the history of a bench."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from freezeframe.harness.bench.benchfile import Bench, Scenario, load_bench, load_scenario
+from freezeframe.harness.cli import complete
 from freezeframe.harness.cli.output import (
     EXIT_INCONCLUSIVE,
-    EXIT_OF_OUTCOME,
     EXIT_PASS,
-    complain,
     print_json,
     say,
-    worst,
+    say_command,
 )
-from freezeframe.harness.cli.privileges import prepare
-from freezeframe.harness.cli.runs import RunView
-from freezeframe.harness.core.text import escape
+from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.text import counted, escape
 from freezeframe.harness.errors import HarnessError
 from freezeframe.harness.incidents import repeats, store
 from freezeframe.harness.incidents.benchhistory import (
     MAX_RUNS,
     BenchStats,
     Wanted,
-    interval,
     percentiles,
     rate_in_words,
     rearm_times,
@@ -38,9 +32,8 @@ from freezeframe.harness.incidents.benchhistory import (
 from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.index import Index, Indexed
 from freezeframe.harness.incidents.remarks import add_remark
-from freezeframe.harness.incidents.repeats import RepeatedRun
 from freezeframe.harness.incidents.store import StoredIncident
-from freezeframe.harness.runs import campaign
+from freezeframe.harness.report.text import duration
 from freezeframe.harness.runs.audit import NAME, state_directory
 
 MAX_JOURNAL_BYTES: Final = 64 << 20
@@ -84,7 +77,7 @@ def stats(out_dir: Path, wanted: Wanted, *, answers: bool = False, as_json: bool
             say(f"  {escape(day):<14}{made.per_day[day]}")
     _say_times(made)
     if answers:
-        said = _percents(answer_us, "us")
+        said = _percents(answer_us, 1000)
         say(f"from a replicated write's last byte to its answer, in {read} captures: {said}")
 
 
@@ -115,26 +108,35 @@ def _answer_times(found: Sequence[Indexed], out_dir: Path) -> tuple[dict[int, fl
     return percentiles(values), read
 
 
-def _percents(values: Mapping[int, float], unit: str) -> str:
+def _percents(values: Mapping[int, float], unit_ns: int) -> str:
     return (
-        ", ".join(f"{percent} % {value:.1f} {unit}" for percent, value in values.items())
+        ", ".join(
+            f"{percent} % {duration(round(value * unit_ns))}" for percent, value in values.items()
+        )
         or "not known"
     )
+
+
+def _days_in_words(days: float) -> str:
+    for unit, per_day in (("days", 1), ("hours", 24), ("minutes", 1440)):
+        if days * per_day >= 1:
+            return f"{days * per_day:.1f} {unit}"
+    return f"{days * 86400:.1f} s"
 
 
 def _say_times(made: BenchStats) -> None:
     between = made.mean_days_between
     failures = "not known: fewer than two failures"
     if between is not None:
-        failures = f"{between:.2f} days" if between >= 1 else f"{between * 24:.2f} hours"
+        failures = _days_in_words(between)
     say(
         f"mean time between failures: {failures} (from begin to begin, the bench's idle time included)"
     )
-    for name, values, unit in (
-        ("reaction, from the trigger read to the first frame sent", made.reaction_us, "us"),
-        ("from disarming a watched bench to arming it again", made.rearm_s, "s"),
+    for name, values, unit_ns in (
+        ("reaction, from the trigger read to the first frame sent", made.reaction_us, 1000),
+        ("from a strike of a watch, or its disarming, to armed again", made.rearm_s, NS_PER_S),
     ):
-        say(f"{name}: {_percents(values, unit)}")
+        say(f"{name}: {_percents(values, unit_ns)}")
 
 
 def prove_fixed(kind: str, out_dir: Path, *, as_json: bool) -> None:
@@ -144,98 +146,24 @@ def prove_fixed(kind: str, out_dir: Path, *, as_json: bool) -> None:
         print_json({"proofs": [{**asdict(one), "is_proved": one.is_proved} for one in made]})
     for one in () if as_json else made:
         say(
-            f"{one.scenario} on {one.bench}: {escape(kind)} came in {rate_in_words(one.count, one.runs)} runs, and in "
-            f"none of the {one.clean} since"
+            f"{one.scenario} on {one.bench}: {escape(kind)} came in {rate_in_words(one.count, one.runs)} runs; clean "
+            f"since: {one.clean}"
         )
         careful = (
             f"{one.needed_at_least_rate} if the rate was at the low end of the interval"
             if one.needed_at_least_rate < MAX_RUNS
             else "no number if the rate was at the low end of the interval"
         )
-        needed = f"{one.needed} clean runs in a row show at 95 % that it is fixed ({careful})"
+        runs = counted(one.needed, "clean run")
+        needed = f"at 95 %, {runs} in a row would show that it is fixed ({careful})"
         if one.is_proved:
             say(f"  fixed: {needed}")
         else:
             say(f"  not shown yet: {needed}; {one.needed - one.clean} to go:")
-            again = f"freezeframe run {one.scenario} --bench {one.bench} --repeat {one.needed - one.clean}"
-            say(f"  {again}")
+            more = f"--repeat {one.needed - one.clean} --seed {one.next_seed} --out {out_dir}"
+            # Only what comes with FreezeFrame is found by its name; a scenario has its file's.
+            scenario = one.scenario if complete.is_built_in("scenarios", one.scenario) else "FILE"
+            named = one.bench if complete.is_built_in(".", one.bench) else "FILE"
+            again = f"freezeframe run {scenario} --bench {named} {more}"
+            say_command(f"  {escape(again)}")
     raise typer.Exit(EXIT_PASS if all(one.is_proved for one in made) else EXIT_INCONCLUSIVE)
-
-
-# --- run --repeat -----------------------------------------------------------------------------------------
-def run_repeatedly(
-    scenario: str, bench: str, count: int, *, seed: int, out_dir: Path, keep: bool, as_json: bool
-) -> None:
-    """Run it with the seeds from ``seed`` on; stops at the first trouble of the bench. Exits with the
-    worst status."""
-    plan, described = load_scenario(scenario), load_bench(bench)
-    prepare(described)
-    done: list[RepeatedRun] = []
-    for number in range(count):
-        view = RunView(quiet=as_json)
-        try:
-            result = campaign.run(
-                described, plan, seed=seed + number, out_dir=out_dir, view=view, keep=keep
-            )
-        finally:
-            view.close()
-        one = _recorded(result, plan, described, seed + number, out_dir)
-        done.append(one)
-        if not as_json:
-            what = f"{one.rule}, kind {one.kind}, {one.incident}" if one.incident else "no incident"
-            say(f"run {number + 1} of {count}, seed {one.seed}: {one.outcome.upper()}; {what}")
-            if result.error is not None:
-                complain(result.error)
-        if one.outcome not in repeats.JUDGED:
-            break
-    _say_rates(done, count, as_json=as_json)
-    raise typer.Exit(worst(EXIT_OF_OUTCOME[one.outcome] for one in done))
-
-
-def _recorded(
-    result: campaign.Result, plan: Scenario, bench: Bench, seed: int, out_dir: Path
-) -> RepeatedRun:
-    """Write the line of one run."""
-    name, kind, rule = "", "", ""
-    if result.incident is not None:
-        name = result.incident.name
-        with Index(out_dir) as index:
-            known = next((one for one in index.incidents() if one.name == name), None)
-        if known is not None:
-            kind, rule = known.signature, known.rule
-    one = RepeatedRun(
-        started=str(result.record.get("created") or datetime.now(UTC).isoformat()),
-        scenario=plan.name,
-        bench=bench.name,
-        seed=seed,
-        outcome=result.outcome,
-        incident=name,
-        kind=kind if rule else "",
-        rule=rule,
-    )
-    repeats.append(out_dir, one)
-    return one
-
-
-def _say_rates(done: list[RepeatedRun], wanted: int, *, as_json: bool) -> None:
-    judged = [one for one in done if one.outcome in repeats.JUDGED]
-    outcomes = Counter(one.outcome for one in judged)
-    kinds = Counter((one.kind, one.rule) for one in judged if one.kind)
-    if as_json:
-        rows = [
-            {"kind": kind, "rule": rule, "count": count, "interval": interval(count, len(judged))}
-            for (kind, rule), count in kinds.most_common()
-        ]
-        print_json(
-            {
-                "runs": len(judged), "wanted": wanted, "outcomes": outcomes, "kinds": rows,
-                "each": [asdict(one) for one in done],
-            }
-        )  # fmt: skip
-        return
-    if len(judged) < wanted:
-        say(f"stopped after {len(judged)} of {wanted} runs; only those count")
-    for outcome, count in outcomes.most_common():
-        say(f"{outcome}: {rate_in_words(count, len(judged))}")
-    for (kind, rule), count in kinds.most_common():
-        say(f"kind {kind}, {rule}: {rate_in_words(count, len(judged))}")

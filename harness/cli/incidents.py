@@ -151,8 +151,9 @@ def _list_kinds(found: list[Indexed], recurrences: dict[str, str]) -> None:
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        # An id is there to be copied: it stays whole, however narrow the terminal.
-        table.add_column(heading, overflow="fold", no_wrap=heading == "newest")
+        # A name is there to be copied: it stays whole, however narrow the terminal.
+        is_name = heading in ("kind", "trigger", "newest")
+        table.add_column(heading, overflow="fold", no_wrap=is_name)
     return table
 
 
@@ -192,7 +193,7 @@ def search(what: str, out_dir: Path, *, as_json: bool) -> None:
         say(f"no incident in {escape(str(out_dir))} contains all of: {escape(what)}")
         raise typer.Exit(EXIT_USAGE)
     for one, excerpt in hits:
-        output.out.print(
+        output.out.sentence(
             Text.assemble(
                 (text.text(one.name), "bold"),
                 "  ",

@@ -148,7 +148,7 @@ class BenchStats:
     reaction_us: Mapping[int, float]
     """Percentiles of the time from reading the trigger to the first frame out."""
     rearm_s: Mapping[int, float]
-    """Percentiles of the time from disarming the bench to arming it again, by its audit journal."""
+    """Percentiles of the time from a strike or a disarming to armed again, by the audit journal."""
 
 
 def stats_of(found: Sequence[Indexed], rearm_s: Sequence[float] = ()) -> BenchStats:
@@ -169,8 +169,8 @@ def stats_of(found: Sequence[Indexed], rearm_s: Sequence[float] = ()) -> BenchSt
 
 
 def rearm_times(journal: Iterable[bytes]) -> list[float]:
-    """Seconds from each disarming to the next arming, from the lines of an audit journal
-    (``runs/audit.py``). A line that is none is passed over."""
+    """Seconds from each strike, which uses the arming up, or disarming to the next arming, from the lines of
+    an audit journal (``runs/audit.py``). A line that is none is passed over."""
     found, since = [], None
     for line in journal:
         try:
@@ -178,7 +178,7 @@ def rearm_times(journal: Iterable[bytes]) -> list[float]:
             action, at = entry["action"], datetime.fromisoformat(entry["utc"])
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        if action == "disarm":
+        if action in ("disarm", "strike"):
             since = at if since is None else since
         elif action == "arm" and since is not None:
             if (took_s := (at - since).total_seconds()) >= 0:

@@ -83,6 +83,8 @@ class Proof:
     """Clean runs that show, at 95 %, that it no longer comes at the rate seen."""
     needed_at_least_rate: int
     """The same, should the rate have been at the low end of its 95 % interval."""
+    next_seed: int
+    """No run had it or a higher one."""
 
     @property
     def is_proved(self) -> bool:
@@ -110,6 +112,7 @@ def proofs(runs: Sequence[RepeatedRun], kind: str) -> list[Proof]:
                     clean=len(there) - until,
                     needed=clean_runs_needed(len(hits) / until),
                     needed_at_least_rate=clean_runs_needed(low),
+                    next_seed=max(one.seed for one in there) + 1,
                 )
             )
     if not made:

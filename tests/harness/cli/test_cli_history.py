@@ -123,3 +123,15 @@ def test_repeated_runs_are_counted(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=200, env=environment,
     )  # fmt: skip
     assert proof.returncode == 4 and "2 of 2" in proof.stdout and "not shown yet" in proof.stdout
+    assert "freezeframe run FILE --bench sim --repeat 1 --seed 3 --out " in proof.stdout
+    # What is suggested counts. Seen: a run that is repeated once left no line.
+    small.write_text(small.read_text().partition("expect")[0] + "expect.detected = false\n")
+    subprocess.run(
+        [*command, "run", str(small), "--repeat", "1", "--seed", "3"],
+        capture_output=True, timeout=120, env=environment, check=True,
+    )  # fmt: skip
+    proof = subprocess.run(
+        [*command, "stats", "--prove-fixed", kind["kind"]],
+        capture_output=True, text=True, timeout=200, env=environment,
+    )  # fmt: skip
+    assert proof.returncode == 0 and "clean since: 1" in proof.stdout

@@ -132,6 +132,9 @@ def test_the_times_of_arming_again_come_from_the_audit_journal() -> None:
         entry("disarm", 51), entry("arm", 40), b'{"utc": 3, "action": "arm"}', b"[" * 99_999,
     ]  # fmt: skip
     assert rearm_times(journal) == [2.25]
+    # Seen: an incident of a watch did not count, for its arming ends with the strike.
+    struck = [entry("arm", 0), entry("strike", 7), entry("strike", 7.1), entry("arm", 8.5)]
+    assert rearm_times(struck) == [1.5]
     assert rearm_times([]) == []
 
 
