@@ -19,6 +19,6 @@ def open_pair(bench: Bench, folder: Path, name: str) -> Pair:
 def finish(pair: Pair) -> list[Trigger]:
     """Stop watching, close the bench, and return the unexpected triggers."""
     try:
-        return pair.finish(failed=False)
+        return pair.finish()
     finally:
         pair.opened.close()

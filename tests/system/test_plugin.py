@@ -56,7 +56,7 @@ def test_a_failing_test_names_its_incident_and_how_to_repeat_it(tmp_path: Path) 
     assert "pytest 'test_mine.py::test_named_wrongly' --ff-bench sim --ff-seed 5" in done.stdout
     # The report alone says what happened.
     for said in (
-        "result  FAIL: ",
+        "result  FAIL: test test_named_wrongly: AssertionError: assert 'link-neg-ack' == 'digest-failed'",
         "Trigger link-neg-ack",
         "cause   The secondary's answer of write",
         "next    read ",
