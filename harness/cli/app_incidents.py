@@ -165,9 +165,9 @@ def show(
 ) -> None:
     """Show one incident."""
     with reported(as_json):
-        from freezeframe.harness.cli import incidents
+        from freezeframe.harness.cli import showing
 
-        incidents.show(incident, out, timeline=timeline, verbose=verbose, as_json=as_json)
+        showing.show(incident, out, timeline=timeline, verbose=verbose, as_json=as_json)
 
 
 @incidents_app.command(short_help="Compute the verdict again from an incident's files.")
