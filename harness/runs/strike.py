@@ -8,7 +8,6 @@ from typing import Final
 from freezeframe.harness.core.events import FrameFailed, FrameSent, Side, Trigger
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.facts import CONTROL
-from freezeframe.harness.core.recovery.machine import NO_BREAK
 from freezeframe.harness.core.recovery.messages import (
     Compared,
     Finish,
@@ -16,7 +15,6 @@ from freezeframe.harness.core.recovery.messages import (
     FrameOut,
     Transition,
 )
-from freezeframe.harness.core.recovery.table import Signal
 from freezeframe.harness.edge.clock import WallReading
 from freezeframe.harness.runs.audit import AuditJournal
 from freezeframe.harness.runs.collect import Collector
@@ -93,14 +91,8 @@ def tell_steps(steps: Sequence[Transition], view: View, audit: AuditJournal) -> 
     """Show the steps of a recovery, and audit what was done to a controller that hung."""
     for one in steps:
         view.step(one.side, one.step, one.detail)
-        if one.step == Signal.BROKEN_IN:
-            audit.add("break", one.side, HUNG)
-        elif one.detail.startswith(NO_BREAK):
-            audit.add("break", one.side, HUNG, one.detail)
-        elif one.step == Signal.CYCLED:
-            audit.add("power cycle", one.side, HUNG)
-        elif one.step == Signal.NOT_CYCLED:
-            audit.add("power cycle", one.side, HUNG, one.detail)
+        if one.rung:
+            audit.add(one.rung, one.side, HUNG, one.result)
 
 
 def gap_in_words(gap: m.MarkGap, clock: WallReading) -> str:

@@ -68,6 +68,7 @@ from freezeframe.harness.core.recovery.messages import (
     RecoveryEvent,
     Rejoined,
     Replied,
+    Rung,
     SaveLate,
     SendBreak,
     SideEvent,
@@ -82,7 +83,11 @@ SideAction = AwaitReply | SaveLate | AwaitBoot | SendBreak | PowerCycle | Pull
 UNREACHED: Final = (SideStep.MISSED, SideStep.LAST_CHANCE)
 STALE_EPOCH: Final = "stale epoch"
 """The refusal of a frame that was armed for an earlier boot."""
-NO_BREAK: Final = "no BREAK could be sent"
+RUNGS: Final[Mapping[SideStep, Rung]] = {
+    SideStep.BREAKING: "break",
+    SideStep.POWER_CYCLING: "power cycle",
+}
+DONE: Final = (Signal.BROKEN_IN, Signal.CYCLED)
 SAVE_LATE_S: Final = 20.0
 """For a side that has answered to be prepared and asked to save: some kilobytes over a serial line."""
 MAX_PULLS: Final = 5
@@ -184,8 +189,17 @@ class Recovery:
         after = TABLE[state.step].get(signal) if signal is not None else None
         if signal is None or after is None:
             return []
+        rung: Rung = RUNGS.get(state.step, "")
+        result = "ok" if signal in DONE else (detail or signal.value) if rung else ""
         self.history.append(
-            Transition(t_ns=t_ns, side=state.side, step=signal.value, detail=detail)
+            Transition(
+                t_ns=t_ns,
+                side=state.side,
+                step=signal.value,
+                detail=detail,
+                rung=rung,
+                result=result,
+            )
         )
         if state.step is SideStep.ARMED:
             state.out_ns = t_ns
@@ -225,7 +239,7 @@ class Recovery:
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
             case BreakSent() if state.step is SideStep.BREAKING:
                 if event.error:
-                    return self._without_break(state), f"{NO_BREAK}: {event.error}"
+                    return self._without_break(state), f"no BREAK could be sent: {event.error}"
                 state.break_sent = True
                 return Signal.BROKEN_IN, ""
             case PowerCycled() if state.step is SideStep.POWER_CYCLING:

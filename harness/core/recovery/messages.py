@@ -246,6 +246,9 @@ Action = (
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------
+Rung = Literal["", "break", "power cycle"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transition:
     """One entry of the recovery history in the incident."""
@@ -254,3 +257,7 @@ class Transition:
     side: Side | Literal[""]
     step: str
     detail: str = ""
+    rung: Rung = ""
+    """What was done, or could not be, to a controller that hangs."""
+    result: str = ""
+    """Of that: "ok", or what went wrong."""
