@@ -18,13 +18,15 @@ from typing import Final, Self
 
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.edge import netns
-from freezeframe.harness.errors import RigError
+from freezeframe.harness.errors import RigError, UsageError
 
 REPLICATION_PORT: Final = 7788
 START_TIMEOUT_S: Final = 60.0
 """Timeout from the start of the supply to its port file; a loaded 2-core machine needs about one
 second."""
 STOP_TIMEOUT_S: Final = 5.0
+MAX_FOLDER_BYTES: Final = 107 - len("/secondary.service.new")
+"""A unix socket's path has at most 107 bytes; this is the longest in the folder."""
 
 
 class Simulation:
@@ -45,6 +47,11 @@ class Simulation:
         autonomic: bool = False,
     ) -> None:
         """``shared_lines``: sides whose control frames share the UART of the console."""
+        if (length := len(os.fsencode(run_dir.absolute()))) > MAX_FOLDER_BYTES:
+            raise UsageError(
+                f"{run_dir}: the path is too long for the simulated pair's sockets, {length} bytes; at most "
+                f"{MAX_FOLDER_BYTES}: name a shorter folder (--dir of sim, TMPDIR of the others)"
+            )
         self.run_dir = run_dir
         self._shared_lines = shared_lines
         self._boot_ms = boot_ms

@@ -69,10 +69,17 @@ def console(
             follower.close()
 
 
+def _last_folders(bench: Bench) -> list[Path]:
+    """Where the newest watch of the bench has put its incidents, as far as that can be read."""
+    with contextlib.suppress(RigError):
+        saved = PolicyFile(bench).read()
+        return [] if saved is None else [Path(one.folder).parent for one in saved[1].values()]
+    return []
+
+
 def _find(bench: Bench, given: str, side: Side, out_dir: Path, pid: int) -> Recorder:
     """``pid``: that of the watch that is written through; 0: any."""
-    saved, name = PolicyFile(bench).read(), bench.name
-    known = [Path(one.folder).parent for one in saved[1].values()] if saved is not None else []
+    known, name = _last_folders(bench), bench.name
     out_dirs = dict.fromkeys([out_dir, *known])
     found = recorders(bench.id, side, out_dirs)
     if not found:

@@ -14,6 +14,8 @@ It lies outside of any incident and is only appended to, one JSON object per lin
     why      the reason, if there is one
     result   what came of it: "ok", or what went wrong
 
+A line that a full disk cut short stays; what follows it begins a line of its own.
+
 All frames by which a watch instructs a controller are in it, those of a redrive and those that are
 written again included, and those sent by hand. Each line is synced to
 the disk before the next step.
@@ -72,12 +74,23 @@ class AuditJournal:
         }  # fmt: skip
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self.path, flags, 0o640)
             try:
-                os.write(fd, json.dumps(entry).encode() + b"\n")  # one write: lines stay whole
+                line = json.dumps(entry).encode() + b"\n"
+                line = line if _ends_with_a_line(fd) else b"\n" + line
+                while (
+                    line
+                ):  # one write, unless the disk is full: lines of several commands stay whole
+                    line = line[os.write(fd, line) :]
                 os.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as error:
             self.problem = self.problem or f"{self.path}: {error.strerror}"
+
+
+def _ends_with_a_line(fd: int) -> bool:
+    """Whether the file is empty or its last line is whole."""
+    size = os.fstat(fd).st_size
+    return size == 0 or os.pread(fd, 1, size - 1) == b"\n"

@@ -430,7 +430,7 @@ class Intake:
             self._station.step(m.Eased(trouble=Trouble.UNSEEN))
         if stats.kernel_drops > (before.kernel_drops if before is not None else 0):
             self._drops_ns = now
-            detail = f"{stats.kernel_drops} since the capture began"
+            detail = linksight.lost_frames(stats)
             self._station.step(m.Troubled(trouble=Trouble.DROPS, detail=detail))
         elif self._drops_ns and now - self._drops_ns > DROPS_OVER_NS:
             self._drops_ns = 0

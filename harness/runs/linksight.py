@@ -113,3 +113,9 @@ class BlindTally:
             del self._counts[kind]
         self._counts.update(blind.keys())
         return [says for kind, says in blind.items() if self._counts[kind] == BLIND_STATS]
+
+
+def lost_frames(stats: LinkStats) -> str:
+    """Say how many frames were lost, in powers of two: a number that changes with each frame would be
+    reported with each."""
+    return f"{1 << stats.kernel_drops.bit_length() - 1} or more since the capture began"

@@ -119,13 +119,18 @@ class PolicyFile:
             ) from error
 
     def read(self) -> tuple[Saved, dict[str, ArmedIncident]] | None:
-        """Return what a process that did not end in order had persisted; None: nothing."""
+        """Return what a process before had persisted; None: nothing. RigError: it cannot be read, so an
+        open breaker may stand in it."""
         try:
             with self.path.open("rb") as file:
                 data = file.read(MAX_BYTES)
             found = msgspec.json.decode(data, type=_File)
-        except (OSError, msgspec.DecodeError):
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise RigError(f"{self.path} cannot be read: {error.strerror}") from error
+        except msgspec.DecodeError as error:
+            raise RigError(f"{self.path} is damaged: {error}") from error
         if found.boot_id == _boot_id():
             return found.saved, found.incidents
         moved_ns = time.monotonic_ns() - found.t_ns - max(0, time.time_ns() - found.wall_ns)
@@ -133,10 +138,13 @@ class PolicyFile:
         down = tuple((part, t_ns + moved_ns) for part, t_ns in found.saved.down)
         return replace(found.saved, guard_log=log, down=down), found.incidents
 
-    def remove(self) -> None:
-        """The watch has ended in order."""
+    def set_aside(self) -> str:
+        """Keep a file that cannot be read for a person; say where."""
+        kept = self.path.with_name(f"{self.path.name}.unreadable")
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            self.path.replace(kept)
+            return f" (kept as {kept.name})"
+        return ""
 
 
 class ArmedIncidents:
@@ -149,9 +157,14 @@ class ArmedIncidents:
         """Name of the policy -> name of the folder: a report may come after its incident is forgotten."""
 
     def read(self) -> Saved | None:
-        """Take over what a process before had persisted; None: nothing."""
+        """Take over what a process before had persisted; None: nothing. Where that cannot be read, the
+        breaker is open: it may have been, and incidents that were armed are not known any more."""
         self._file.take_over()
-        if (found := self._file.read()) is None:
+        try:
+            found = self._file.read()
+        except RigError as error:
+            return Saved(broken=f"its memory {error}{self._file.set_aside()}")
+        if found is None:
             return None
         saved, self._known = found
         self._names = {name: Path(one.folder).name for name, one in self._known.items()}

@@ -127,6 +127,8 @@ class Watch:
             kind = "" if is_expected else f"internal error: {type(problem).__name__}: "
             error = RigError(f"{incident.path}: the incident could not be closed: {kind}{problem}")
             incident.record.setdefault("reasons", []).append(str(error))
+            with contextlib.suppress(HarnessError):
+                incident.leave()  # it stays open, and nobody is said to be recording it
             self._view.phase(str(error))
         result = Result(
             outcome=outcome,

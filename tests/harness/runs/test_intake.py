@@ -155,6 +155,16 @@ def test_frames_that_a_fresh_capture_loses_are_reported_from_the_first_on(tmp_pa
     ]
 
 
+def test_frames_that_are_lost_again_and_again_are_no_storm_of_reports(tmp_path: Path) -> None:
+    """Seen: the text had the number in it, and was another one each time."""
+    world = World(tmp_path)
+    for number in range(1, 5000):
+        world.report(LinkStats(t_ns=number, packets=number, kernel_drops=number))
+    details = [one.detail for one in world.station.steps if isinstance(one, m.Troubled)]
+    assert len(details) == 4999 and len(set(details)) == 13
+    assert details[-1] == "4096 or more since the capture began"
+
+
 def test_an_incident_keeps_its_own_canaries_and_not_those_of_the_next(tmp_path: Path) -> None:
     """Seen: judged while those of the next incident were on their way, it said NOT HEARD of a canary that
     is the first line of its console.log."""

@@ -6,6 +6,8 @@ import pytest
 from full_disk import full_disk
 
 from freezeframe.harness.bench.benchfile import Bench, builtin_folder, load_bench
+from freezeframe.harness.core.policy import Machine, Settings
+from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.messages import Saved
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.runs.policyfile import (
@@ -32,6 +34,33 @@ def test_a_disk_that_takes_a_part_leaves_the_version_before(
     assert [one.name for one in file.path.parent.iterdir()] == [file.path.name]
     file.write(Saved(wanted=True, arming=9), INCIDENTS)
     assert file.read() == (Saved(wanted=True, arming=9), INCIDENTS)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [(b"", "damaged"), (b"{}", "damaged"), (b"\xff" * 9, "damaged"), (None, "Is a directory")],
+)
+def test_a_memory_that_cannot_be_read_opens_the_breaker(
+    data: bytes | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: it counted as none, and a bench whose breaker had opened was armed."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    bench = load_bench("sim")
+    path = PolicyFile(bench).path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if data is None:
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+    saved = ArmedIncidents(bench).read()
+    assert saved is not None and saved.was_killed
+    assert saved.broken.startswith(f"its memory {path}") and why in saved.broken
+    machine = Machine(Settings(serial_numbers={"primary": "P", "secondary": "S"}), 0, saved)
+    machine.step(0, m.BenchArmed(who="anna", closes_breaker=False))
+    assert machine.status.is_breaker_open and str(path) in machine.status.why
+    kept = path.with_name(f"{path.name}.unreadable")
+    assert kept.exists() and not path.exists()
+    assert not WatchStart.TYPED.closes_breaker(was_killed=saved.was_killed)
 
 
 def lab(path: Path, lines: str) -> Bench:
