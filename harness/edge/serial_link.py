@@ -369,7 +369,9 @@ def _translated(url: str, error: Exception, is_device: bool) -> RigError:
         return RigError(f"{url}: permission denied: join the group dialout, or run as root")
     if is_device and number in (errno.ENOTTY, errno.EINVAL, errno.EIO):
         return RigError(f"{url} is not a serial line: {error}")
-    return RigError(f"{url} cannot be opened: {error}")
+    cause = error.__context__  # pyserial's own text repeats the name and adds a number
+    why = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+    return RigError(f"{url} cannot be opened: {why}")
 
 
 def _what_is_there() -> str:

@@ -214,7 +214,10 @@ def _facts(record: IncidentRecord) -> list[TableRow]:
 def _instructed(record: IncidentRecord) -> TableRow | None:
     if not record.actions:
         return None
-    said = "; ".join(f"{one.side} {_answer(one)}" for one in record.actions)
+    answers: dict[str, list[str]] = {}
+    for one in record.actions:
+        answers.setdefault(one.side, []).append(_answer(one))
+    said = "; ".join(f"{side} {', then '.join(came)}" for side, came in answers.items())
     spent = _reaction(record.trigger)
     is_bad = any(
         one.error or (one.reply is not None and not one.reply.ok) for one in record.actions

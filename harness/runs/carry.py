@@ -180,7 +180,8 @@ class Carrier:
                 case _ as never:
                     assert_never(never)
         except HarnessError as error:
-            return TimedOut(detail=str(error), line_gone=isinstance(error, LineGoneError))
+            detail = str(error).removeprefix(f"{getattr(action, 'side', '')}: ")
+            return TimedOut(detail=detail, line_gone=isinstance(error, LineGoneError))
 
     def _await_reply(self, action: AwaitReply) -> RecoveryEvent:
         if self._is_autonomic:
@@ -206,7 +207,7 @@ class Carrier:
             try:
                 seen = controller.identify(min(now + IDENTIFY_STEP_NS, answer_by_ns))
             except HarnessError as error:
-                last = str(error)
+                last = str(error).removeprefix(f"{action.side}: ")
                 self._ask_again(action.side, controller, error)
                 continue
             return self._save_now(action, controller, seen, asked_ns=now)
@@ -257,7 +258,8 @@ class Carrier:
             try:
                 seen = controller.identify(min(now + IDENTIFY_STEP_NS, limit_ns))
             except HarnessError as error:
-                last, is_gone = str(error), isinstance(error, LineGoneError)
+                last = str(error).removeprefix(f"{action.side}: ")
+                is_gone = isinstance(error, LineGoneError)
                 is_stranger = is_stranger or isinstance(error, WrongDeviceError)
                 self._ask_again(action.side, controller, error)
                 continue

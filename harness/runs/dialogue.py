@@ -111,7 +111,7 @@ class Dialogue:
                 if ready is None or is_new:
                     ready = self._make_ready(side, seen, incident)
         except HarnessError as error:
-            self._answer(m.NotIdentified(side=side, reason=str(error).partition(" (asked")[0]))
+            self._answer(m.NotIdentified(side=side, reason=_in_short(error, side)))
             if isinstance(error, LineGoneError):
                 self._answer(m.Lost(part=CONTROL[side], reason=str(error)))
             return
@@ -180,7 +180,7 @@ class Dialogue:
             if not reply.ok:
                 reason = f"it would not print: {reply.status}"
         except HarnessError as error:
-            reason = f"it could not be asked to print: {str(error).partition(' (asked')[0]}"
+            reason = f"it could not be asked to print: {_in_short(error, side)}"
         self._post(lambda: heard_by(side, action.deadline_ns, reason))
 
     def look_up(self, action: m.LookUp, incident_id: bytes) -> None:
@@ -223,6 +223,11 @@ class Dialogue:
                 )
             )  # fmt: skip
         self._post(lambda: written(attempts))
+
+
+def _in_short(error: HarnessError, side: Side) -> str:
+    """Return what a driver says of the side, which is named beside it, without how often it was asked."""
+    return str(error).removeprefix(f"{side}: ").partition(" (asked")[0]
 
 
 def would_write(action: m.WouldFire, ready: Mapping[Side, SideFrames], policy: PolicyTable) -> str:

@@ -60,6 +60,8 @@ class Recording:
         self.causes: list[Trigger] = []
         """What was seen before anything was done: the trigger that was acted on, then those of the
         same moment."""
+        self.troubles: list[str] = []
+        """What was wrong with the bench when the frames went out."""
         self.lost_evidence: list[str] = []
         """What could no longer be recorded, and why: a full disk, a console whose line ended."""
         self.capture_of_trigger: tuple[Path, LinkStats | None] | None = None
@@ -109,8 +111,9 @@ class Recording:
         """That hit is wanted: whatever its moment led to, it was no cause of it."""
         self.moment = [one for one in self.moment if one is not trigger]
 
-    def acts_on(self, trigger: Trigger) -> None:
-        """The frames went out for this one."""
+    def acts_on(self, trigger: Trigger, troubles: Sequence[str] = ()) -> None:
+        """The frames went out for this one. ``troubles``: what was wrong with the bench then."""
+        self.troubles = [f"at the trigger {one}" for one in troubles]
         if not any(one is trigger for one in self.triggers):
             self.keep(trigger)
             self._view.happened("reflex", trigger)

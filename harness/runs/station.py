@@ -337,7 +337,7 @@ class Station(threading.Thread):
         """All frames of one trigger are out, or could not go out."""
         recording = self.intake.current
         arming = attempts[0].arming if attempts else (self._arm.arming if self._arm else 0)
-        recording.acts_on(cause)
+        recording.acts_on(cause, self.machine.troubles)
         for one in attempts:
             slow = recording.acted(one)
             came = one.error if isinstance(one, FrameFailed) else slow or "ok"

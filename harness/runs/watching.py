@@ -118,7 +118,7 @@ class Watch:
             for says in lacks.values():
                 incident.note(f"not seen on the link: {says}")
             causes = [f"trigger {one.rule} on the {one.side}" for one in recording.causes[:1]]
-            incident.record["reasons"] = [*causes, *recording.lost_evidence]
+            incident.record["reasons"] = [*causes, *recording.troubles, *recording.lost_evidence]
             conclude(incident)
             incident.finish(outcome)
         except Exception as problem:  # noqa: BLE001 - of one incident; the next one is to be caught

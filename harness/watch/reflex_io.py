@@ -295,7 +295,7 @@ def _write_rest(fd: int, data: bytes, written: int) -> str:
 
 def closed() -> bytes:
     """Raise the error for an empty read: the line is closed."""
-    raise OSError(0, "closed")
+    raise OSError(0, "closed by its other end")
 
 
 def last_words(fds: Sequence[int], read: Callable[[int], bool], out: EventOut) -> None:

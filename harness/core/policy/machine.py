@@ -158,6 +158,11 @@ class Machine:
         """The incident that is being collected; "" when there is none."""
         return self._open.incident if self._open is not None else ""
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is wrong with the bench beside what is lost."""
+        return tuple(": ".join(filter(None, one)) for one in self._troubles.items())
+
     def incident_of(self, arming: int) -> str:
         """The incident that the frames of that arming are for; "": it is not known."""
         arm = self._armings.get(arming)
@@ -223,7 +228,7 @@ class Machine:
             self._wait(hit, now)
 
     def _would_fire(self, hit: m.TriggerSeen, arm: m.ArmBench, now: Ns) -> None:
-        if self._tally.is_new(hit.rule, f"{hit.kind}: would have fired", now):
+        if self._tally.is_new(hit.kind, "would have fired", now):
             self._out.append(m.WouldFire(hit=hit, arm=arm))
 
     def _withheld_at(self, t_ns: Ns) -> m.ArmBench | None:
@@ -236,9 +241,9 @@ class Machine:
         return str(self._judge(now))
 
     def _not_acted(self, hit: m.TriggerSeen, why: str, now: Ns) -> None:
-        text = f"{hit.kind}: nobody was instructed: {why}"
-        if self._tally.is_new(hit.rule, text, now):
-            self._report("not acted", hit.rule, text)
+        text = f"nobody was instructed: {why}"
+        if self._tally.is_new(hit.kind, text, now):
+            self._report("not acted", hit.kind, text)
 
     def _wait(self, hit: m.TriggerSeen, now: Ns) -> None:
         """It becomes an incident of its own as soon as the bench could be armed."""
@@ -246,7 +251,7 @@ class Machine:
             self._not_acted(hit, f"{MAX_WAITING} triggers wait already", now)
             return
         self._waiting.append(hit)
-        self._report("incident", hit.rule, f"{hit.kind} becomes the next incident")
+        self._report("incident", hit.kind, "becomes the next incident")
 
     def _take_struck(self, event: m.Struck, now: Ns) -> None:
         arm = self._armings.get(event.arming)
@@ -363,10 +368,9 @@ class Machine:
         if not decided and allowed.rung is Rung.NOTHING:
             waits = "" if allowed.until_ns else f" {UNTIL_A_PERSON}"
             decided = f"{allowed.why}; recording{waits}"
-        troubles = (": ".join(filter(None, one)) for one in self._troubles.items())
         return HealthInputs(
             decided=decided, unseen=presence.unseen, busy=self.under_way or self.persons.in_hand, unready=self._unready(),
-            missing=(*presence.missing, *troubles, allowed.why), unheard=presence.unheard,
+            missing=(*presence.missing, *self.troubles, allowed.why), unheard=presence.unheard,
             withheld="dry run" if self.settings.dry_run else "",
         )  # fmt: skip
 

@@ -44,6 +44,7 @@ PresenceEvent = (
 )  # fmt: skip
 Due = tuple[Ns, Callable[[Ns], None]]
 """When something is to be asked for, and what asks for it."""
+LINE_GONE: Final = "its control line is gone"
 EYES: Final = (*CONSOLE.values(), BenchPart.LINK)
 """One of them must be there, or nothing is seen."""
 
@@ -148,10 +149,13 @@ class Presence:
     @property
     def apart(self) -> tuple[str, ...]:
         """Who says that the pair is not in full duplex."""
+        said: dict[str, list[Side]] = {}
+        for side, facts in self.sides.items():
+            if facts.epoch is not None and facts.pair_state != FULL_DUPLEX:
+                said.setdefault(facts.pair_state, []).append(side)
         return tuple(
-            f"the pair is {facts.pair_state}, says the {side}"
-            for side, facts in self.sides.items()
-            if facts.epoch is not None and facts.pair_state != FULL_DUPLEX
+            f"the pair is {state}, " + (f"says the {who[0]}" if len(who) == 1 else "say both")
+            for state, who in said.items()
         )
 
     @property
@@ -253,7 +257,7 @@ class Presence:
                 one.heard = False
         elif (side := SIDE_OF.get(event.part)) is not None and side in self.sides:
             if event.part is CONTROL[side]:
-                self.sides[side].forget("its control line is gone", now)
+                self.sides[side].forget(LINE_GONE, now)
             self.sides[side].heard = False
 
     def _take_back(self, event: Back, now: Ns) -> None:
@@ -267,6 +271,8 @@ class Presence:
         facts.up, facts.was_up, facts.opening, facts.reason = True, True, False, ""
         facts.pause_s = 0.0
         for side in self._sides_of(event.part):
+            if self.sides[side].why == LINE_GONE:
+                self.sides[side].why = "it has not answered since its control line is there again"
             # It may have booted unseen, and another device may stand there now.
             one = self.sides[side]
             one.ask_ns, one.pause_s = min(one.ask_ns, now), 0.0

@@ -58,7 +58,7 @@ HUNG_STEPS: Final = frozenset(
 )
 """Steps of the recovery (core.recovery.table.Signal) that say that a controller did not come back by
 itself."""
-UNANSWERED_STEPS: Final = frozenset({"no answer", "refused", "frame not out"})
+UNANSWERED_STEPS: Final = frozenset({"no answer", "refused"})
 
 
 def judge(e: Evidence) -> Verdict:

@@ -86,6 +86,13 @@ def test_then_at_most_ten_facts_and_the_details_only_when_asked_for(
     assert full["note"].endswith("second | third")
 
 
+def test_the_answers_of_a_side_stand_together(recorded: dict[str, Any]) -> None:
+    first, second = recorded["actions"]
+    silent = {**first, "reply": {**first["reply"], "ok": False, "status": "no answer"}}
+    said = rows({**recorded, "actions": [silent, second, first]}, "fail")["instructed"]
+    assert said.startswith("primary no answer, then ok; secondary ok; ")
+
+
 @pytest.mark.parametrize("budget_us", [None, 1e9, 0.5])
 def test_a_slow_reaction_is_said_in_the_summary(
     recorded: dict[str, Any], budget_us: float | None

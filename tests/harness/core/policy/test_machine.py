@@ -321,7 +321,7 @@ def test_a_trigger_that_nobody_was_armed_for_is_reported_with_the_reason() -> No
     play.armed()
     play.settle(hit(play.now))
     assert play.reports("not acted") == [
-        "digest: digest on the secondary: nobody was instructed: "
+        "digest on the secondary: nobody was instructed: "
         "disarmed: the pair is copy pending, says the primary"
     ]
 

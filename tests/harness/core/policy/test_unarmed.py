@@ -3,6 +3,7 @@
 import pytest
 from policy_play import Play, hit, of
 
+from freezeframe.harness.core.events import SIDES
 from freezeframe.harness.core.policy import Rung
 from freezeframe.harness.core.policy import messages as m
 
@@ -44,3 +45,9 @@ def test_who_is_not_armed_for_a_save_belongs_to_its_incident_too() -> None:
     )  # fmt: skip
     (collect,) = of(actions, m.Collect)
     assert collect.failed == {"primary": "it was not armed: no answer"}
+
+
+def test_what_both_say_of_the_pair_is_said_once() -> None:
+    play = Play()
+    play.states |= dict.fromkeys(SIDES, "copy pending")
+    assert play.armed().machine.status.why == "the pair is copy pending, say both"
