@@ -52,7 +52,8 @@ connect() {
     [ -b $far_leg ] && return
     {
         printf %s "transport=tcp,traddr=$ff_peer,trsvcid=4420,nqn=$nqn,hostnqn=nqn.2026-11.local.freezeframe:primary,"
-        printf %s "hostid=6f6fa5f1-27b4-4e4b-9c6c-0d2f4a1b7c01,reconnect_delay=1,ctrl_loss_tmo=600,keep_alive_tmo=5,"
+        printf %s "hostid=6f6fa5f1-27b4-4e4b-9c6c-0d2f4a1b7c01,reconnect_delay=1,ctrl_loss_tmo=600,"
+        printf %s "keep_alive_tmo=${ff_keep_alive_s:-5},"
         printf %s "nr_io_queues=1,hdr_digest,data_digest"
     } >/run/nvme-options
     # One write is one controller: not in pieces.

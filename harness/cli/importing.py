@@ -30,7 +30,7 @@ _HEADLINES: Final = {
 def import_(given: Given, rules: Sequence[Path], out_dir: Path, *, as_json: bool) -> None:
     """Exit 0 when nothing wrong was seen, 1 when a device failed, 4 when the evidence does not show
     enough, 2 when it cannot be read."""
-    files = list(rules) or usual_rules()
+    files = list(rules) or usual_rules(given.protocol)
     found = import_evidence(given, read_rules(files), out_dir, rule_files=files)
     if as_json:
         print_json(_plain(found))

@@ -43,6 +43,11 @@ from freezeframe.harness.incidents.store import Outcome, StoredIncident
 
 USUAL_RULES: Final = ("drbd.toml", "drbd_link.toml", "node-died.toml")
 """Of those that come with FreezeFrame: what they look for is wrong on any pair."""
+RULES_OF: Final = {
+    "nvme_tcp": ("nvme.toml", "md.toml", "nvme_link.toml", "node-died.toml"),
+    "nbd": ("nbd.toml", "md.toml", "nbd_link.toml", "node-died.toml"),
+}
+"""Protocol -> those in their place: some events are of one protocol only, such as a ghost write."""
 MAX_LINKS: Final = 16
 MAX_PORTS: Final = 16
 MAX_NAME_CHARS: Final = 200
@@ -102,10 +107,12 @@ class Given:
         )
 
 
-def usual_rules() -> list[Path]:
-    """The rule files that evidence is judged by when nobody names others."""
+def usual_rules(protocol: str = byname.USUAL) -> list[Path]:
+    """The rule files that evidence of that protocol is judged by when nobody names others."""
     folder = builtin_folder() / "rules"
-    return [path for name in USUAL_RULES if (path := folder / name).is_file()]
+    return [
+        path for name in RULES_OF.get(protocol, USUAL_RULES) if (path := folder / name).is_file()
+    ]
 
 
 def _is_address(text: str) -> bool:

@@ -121,6 +121,9 @@ class Daemon:
             now = time.monotonic_ns()
             for sender, frame in self.injector.release(now):
                 self._send(other(sender), frame)
+            for sender, frame in self.injector.unseen():
+                with contextlib.suppress(OSError):
+                    self._ends[other(sender)].send(frame)
             self._relay.tick(now)
 
     def close(self) -> None:
@@ -197,6 +200,11 @@ class Daemon:
             case "arm":
                 self.injector.arm(command["faults"])
                 return {}
+            case "hold-lane":
+                self.injector.hold_lane()
+                return {}
+            case "release-lane":
+                return {"frames": self.injector.release_lane()}
             case "cut":
                 for sender in command["senders"]:
                     self.injector.cut(sender, now + int(command["ms"]) * NS_PER_MS)

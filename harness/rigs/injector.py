@@ -54,6 +54,17 @@ class _Fault:
 
 
 @dataclass
+class _Lane:
+    """A write whose bytes are held back until its retry was answered and a newer write has passed. The
+    sender is made to give its connections up by a reset; whatever it still sends on them is lost, except the
+    write itself."""
+
+    keys: frozenset[bytes] = frozenset()
+    """The sender's directions of those connections; empty: the write has not come yet."""
+    held: list[bytes] = field(default_factory=list)
+
+
+@dataclass
 class _Stream:
     """One direction of one TCP connection, followed from its SYN."""
 
@@ -88,6 +99,8 @@ class Injector:
         self._cut_until: dict[Side, Ns] = {}
         self._hold_until: dict[Side, Ns] = {}
         self._held: deque[tuple[Side, bytes]] = deque()
+        self._lane: _Lane | None = None
+        self._unseen: list[tuple[Side, bytes]] = []
 
     # --- commands ------------------------------------------------------------------------------------
     def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
@@ -118,14 +131,31 @@ class Injector:
         """Delay all frames of ``sender`` until that time; none is lost."""
         self._hold_until[sender] = max(until, self._hold_until.get(sender, 0))
 
+    def hold_lane(self) -> None:
+        """Hold back the next write that comes with its data, and reset its connection for its sender."""
+        self._lane = _Lane()
+
+    def release_lane(self) -> int:
+        """Deliver the held write, with the next ``release``; how many frames that are. 0: none came."""
+        lane, self._lane = self._lane, None
+        held = lane.held if lane is not None else []
+        self._held.extend(("primary", frame) for frame in held)
+        if held:
+            self.fired.append("a write of a connection that was given up is delivered")
+        return len(held)
+
     def next_deadline(self) -> Ns | None:
-        return min((self._hold_until[sender] for sender, _ in self._held), default=None)
+        return min((self._hold_until.get(sender, 0) for sender, _ in self._held), default=None)
 
     # --- frames ---------------------------------------------------------------------------------------------
     def feed(self, sender: Side, frame: bytes, now: Ns) -> list[bytes]:
         """Process a frame of ``sender``; return the frames that the other side receives now."""
         self.frames += 1
         frame = self._examine(sender, frame, now)
+        if self._lane is not None and self._lane.keys and _key(frame) in self._lane.keys:
+            if has_payload(frame):
+                self._lane.held.append(frame)
+            return []
         if now < self._cut_until.get(sender, 0):
             self.dropped += 1
             return []
@@ -142,6 +172,12 @@ class Injector:
         free = [one for one in self._held if now >= self._hold_until.get(one[0], 0)]
         self._held = deque(one for one in self._held if now < self._hold_until.get(one[0], 0))
         return free
+
+    def unseen(self) -> list[tuple[Side, bytes]]:
+        """Frames of the injector's own, by the side in whose name they come. No capture of the link shows them:
+        they are made between it and their receiver, as by a firewall."""
+        made, self._unseen = self._unseen, []
+        return made
 
     def _examine(self, sender: Side, frame: bytes, now: Ns) -> bytes:
         """Follow the stream and return the frame with all changes applied."""
@@ -171,7 +207,7 @@ class Injector:
 
     def _open(self, key: bytes, next_seq: int, flags: int) -> None:
         """A SYN. That of the listener finds the framing that the opener's made."""
-        back = key[4:8] + key[:4] + key[10:12] + key[8:10]
+        back = _back(key)
         opener = self._streams.get(back) if flags & TCP_FLAG_ACK else None
         framing = opener.framing if opener else self._make_framing(key, self._host_offset_bytes)
         self._streams[key] = _Stream(next_seq, framing, from_opener=not flags & TCP_FLAG_ACK)
@@ -204,6 +240,8 @@ class Injector:
         of the first."""
         if piece.kind == "write":
             self.writes += 1
+            if self._lane is not None and not self._lane.keys and piece.data_bytes:
+                self._reset(sender, stream)
         for fault in self._faults:
             match piece.kind:
                 case "write" if fault.strikes(self.writes):
@@ -219,6 +257,15 @@ class Injector:
                     self._told(fault, "a barrier's count changed")
                 case _:
                     pass
+
+    def _reset(self, sender: Side, stream: _Stream) -> None:
+        assert self._lane is not None
+        key = next(one for one, other_ in self._streams.items() if other_ is stream)
+        self._lane.keys = frozenset(one for one, it in self._streams.items() if it.from_opener)
+        back_key = _back(key)
+        back = self._streams[back_key]
+        self._unseen.append((other(sender), _reset_frame(back_key, back.next_seq)))
+        self.fired.append(f"write {self.writes} is held back, and its connection reset")
 
     def _strike_write(
         self, sender: Side, fault: _Fault, stream: _Stream, piece: FramePiece, start: int, now: Ns
@@ -277,6 +324,44 @@ class Injector:
                 changed = changed if changed is not None else bytearray(frame)
                 _turn(changed, tcp_at, payload_at + offset, bits)
         return bytes(changed) if changed is not None else frame
+
+
+def _key(frame: bytes) -> bytes:
+    tcp_at = ETHERNET_BYTES + (frame[ETHERNET_BYTES] & 0x0F) * 4
+    return frame[ETHERNET_BYTES + 12 : ETHERNET_BYTES + 20] + frame[tcp_at : tcp_at + 4]
+
+
+def _back(key: bytes) -> bytes:
+    return key[4:8] + key[:4] + key[10:12] + key[8:10]
+
+
+def has_payload(frame: bytes) -> bool:
+    tcp_at = ETHERNET_BYTES + (frame[ETHERNET_BYTES] & 0x0F) * 4
+    payload_at = tcp_at + (frame[tcp_at + 12] >> 4) * 4
+    return (
+        ETHERNET_BYTES + int.from_bytes(frame[ETHERNET_BYTES + 2 : ETHERNET_BYTES + 4], "big")
+        > payload_at
+    )
+
+
+def _sum(data: bytes) -> int:
+    total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _reset_frame(key: bytes, seq: int) -> bytes:
+    """A reset as the sender of that direction would write it."""
+    ip = bytes.fromhex("450000280000400040060000") + key[:8]
+    ip = ip[:10] + _sum(ip).to_bytes(2, "big") + ip[12:]
+    tcp = key[8:12] + seq.to_bytes(4, "big") + bytes(4) + bytes.fromhex("50040000") + bytes(4)
+    check = _sum(key[:8] + b"\x00\x06\x00\x14" + tcp)
+    return MACS + ETHERTYPE_IPV4 + ip + tcp[:16] + check.to_bytes(2, "big") + tcp[18:]
+
+
+MACS: Final = bytes.fromhex("525400ff0001525400ff0002")
+"""To the primary's end, from the secondary's (``node.MAC_PREFIX``)."""
 
 
 def _turn(frame: bytearray, tcp_at: int, at: int, bits: int) -> None:

@@ -405,3 +405,16 @@ def test_truncated_and_changed_files_never_break_it(form, end, changes, tmp_path
 def test_a_run_lives_as_long_as_it_is_held(tmp_path: Path) -> None:
     runs: list[Run] = list(evidencefile.CaptureInput(FAILURE).runs())
     assert sum(run.frames for run in runs) == 163
+
+
+def test_each_protocol_is_judged_by_its_own_usual_rules() -> None:
+    """A ghost write is no event of the DRBD rules."""
+    names = {
+        protocol: {one.name for one in usual_rules(protocol)}
+        for protocol in ("drbd", "nvme_tcp", "nbd")
+    }
+    assert "drbd_link.toml" in names["drbd"] and "nvme_link.toml" in names["nvme_tcp"]
+    for protocol in (*names, "iscsi"):
+        files = usual_rules(protocol)
+        found = combine([(str(path), parse_rules(path.read_text(), str(path))) for path in files])
+        assert ("ghost-write" in {one.event for one in found.link}) == (protocol == "nvme_tcp")

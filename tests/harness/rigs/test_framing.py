@@ -14,7 +14,7 @@ from freezeframe.harness.core.link.linkevidence import LinkEvidence, LinkWrite
 from freezeframe.harness.core.link.linkview import LinkEnds
 from freezeframe.harness.edge.pcapng import read_runs
 from freezeframe.harness.rigs.framing import FRAMINGS
-from freezeframe.harness.rigs.injector import Injector
+from freezeframe.harness.rigs.injector import Injector, has_payload
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mirrors"
 PRIMARY = bytes([10, 99, 0, 1])
@@ -147,3 +147,43 @@ def test_a_write_that_was_refused_for_its_digest_and_sent_again_is_no_lost_write
     assert wrong.resent_as.row.session is not wrong.row.session
     assert wrong.resent_as.row.sector == wrong.row.sector
     assert [one for one in found.writes if one.resent_as] == [wrong]
+
+
+def test_a_held_lane_is_reset_for_its_sender_alone_and_delivered_later() -> None:
+    """Of a real capture: the first write that comes with its data. Nothing of that connection passes from
+    there on; once released, what carried data comes in its order, and the rest passes again."""
+    injector = Injector("nvme_tcp", HOST_OFFSET_BYTES)
+    injector.hold_lane()
+    held: list[bytes] = []
+    resets: list[tuple[Side, bytes]] = []
+    opened: dict[bytes, bytes] = {}
+    for _, sender, frame in captured("nvme-clean"):
+        out = injector.feed(sender, frame, 0)
+        ports = frame[34:38]
+        if sender == "primary" and frame[47] & 2:
+            opened[ports] = frame
+        if not held and not out:
+            resets = injector.unseen()
+        if not out and has_payload(frame):
+            held.append(frame)
+        assert bool(out) == (not held or sender == "secondary")
+    assert len(held) > 1 and injector.unseen() == []
+    ((sender, reset),) = resets
+    assert (sender, reset[26:34]) == ("secondary", held[0][30:34] + held[0][26:30])
+    assert reset[34:38] == held[0][36:38] + held[0][34:36] and held[0][34:38] in opened
+    assert reset[47] == 4 and tcp_sum(reset) == 0xFFFF
+    # What the sender expects next: it has acknowledged as much in the held frame.
+    assert reset[38:42] == held[0][42:46]
+    assert injector.release_lane() == len(held)
+    assert injector.release(0) == [("primary", frame) for frame in held]
+    assert injector.feed("primary", held[0], 0) == [held[0]]
+
+
+def tcp_sum(frame: bytes) -> int:
+    """0xffff when the checksum is right (RFC 9293, 3.1)."""
+    segment = frame[34:]
+    data = frame[26:34] + b"\x00\x06" + len(segment).to_bytes(2, "big") + segment
+    total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total

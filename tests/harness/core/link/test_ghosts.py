@@ -1,9 +1,12 @@
 """Ghost writes on NVMe/TCP: each is named, and no ordinary retry is taken for one. The bytes are made
 here, from the specification."""
 
+import gzip
 import random
 import struct
 from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from crc32c import crc32c
@@ -12,7 +15,7 @@ from freezeframe.harness.core.link.ledger import Ledger
 from freezeframe.harness.core.link.ledgerevents import GhostWrite, LedgerEvent
 from freezeframe.harness.core.link.linkevidence import LinkEvidence
 from freezeframe.harness.core.link.linkrules import LinkRules
-from freezeframe.harness.core.link.linkview import LinkEnds
+from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.nvme_tcp import NvmeLink
 from freezeframe.harness.core.link.protocol import Direction, LinkOptions, Opening
 from freezeframe.harness.core.linkevents import LinkRule
@@ -20,9 +23,11 @@ from freezeframe.harness.core.verdict.evidence import gather
 from freezeframe.harness.core.verdict.findings import Stage
 from freezeframe.harness.core.verdict.record import IncidentRecord
 from freezeframe.harness.core.verdict.verdict import findings
+from freezeframe.harness.edge.pcapng import frames_of
 
 HOST, TARGET = "10.77.0.1", "10.77.0.2"
 MS = 1_000_000
+GOLDEN = Path(__file__).parents[3] / "golden" / "mirrors"
 
 
 def pdu(kind: int, body: bytes, data: bytes = b"", *, digests: bool = True) -> bytes:
@@ -178,3 +183,20 @@ def test_an_ordinary_retry_is_no_ghost(case: str) -> None:
     for seed in range(200):
         bench, _ = story(random.Random(seed), **{changed: False})
         assert bench.ghosts == [], seed
+
+
+def test_ghost_writes_of_two_real_kernels_are_named() -> None:
+    """The secondary's disk held the old data after each."""
+    with gzip.open(GOLDEN / "nvme-ghost-write.pcap.gz") as packed:
+        frames = list(frames_of(cast(BinaryIO, packed), "nvme-ghost-write"))
+    ends = LinkEnds(protocol="nvme_tcp", ports=frozenset({4420}))
+    view = LinkView(ends, [LinkRule(name="ghost", event="ghost-write")])
+    hits = [
+        hit
+        for number, one in enumerate(frames, 1)
+        for hit in view.feed(one.t_ns, one.data, number, one.t_ns)
+    ]
+    assert [(one.offset_bytes, one.sector, one.sectors) for one in hits] == [
+        (400, 2848, 8),
+        (514, 2856, 8),
+    ]
