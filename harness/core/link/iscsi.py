@@ -89,6 +89,9 @@ class _Connection(PduConnection[IscsiSession]):
         super().lose_sight()
         self.in_flight.clear()
 
+    def forget_guesses(self) -> None:
+        self.header_digest = self.data_digest = None
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -223,6 +226,10 @@ class IscsiDirection(PduDirection[_Connection]):
         following = at + parts.data_end
         if len(data) < following + wire.BHS_BYTES:
             return 0
+        if parts.data_bytes and _digest_is(data[at + parts.data_at : following], data, following):
+            following += wire.DIGEST.size  # data may be digested where headers are not
+            if len(data) < following + wire.BHS_BYTES:
+                return 0
         op = data[following] & wire.OPCODE_MASK
         is_same_end = (op in wire.FROM_INITIATOR) is (parts.op in wire.FROM_INITIATOR)
         if not is_same_end or not _is_plausible(data, following):

@@ -74,7 +74,8 @@ class Message(msgspec.Struct, frozen=True, eq=False):
     """So many bytes from there on hold neither data of the host nor a secret: a redacted export
     keeps no others."""
     tentative: bool
-    """Found by looking for a message after a hole, and not confirmed: nobody is judged by it."""
+    """Found by looking for a message after a hole, and not confirmed by the other end's answers: nobody is judged
+    by it."""
 
 
 class ReplicatedWrite(Message, frozen=True, eq=False):

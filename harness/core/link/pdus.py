@@ -2,7 +2,10 @@
 together.
 
 A protocol says how long the PDU at a place is (``Measure``); ``PduStream`` collects it, looks for
-the next one after a hole, and marks what was found by looking as tentative until it is confirmed.
+the next one after a hole, and marks what was found by looking as tentative until it is confirmed: by the
+next PDU, and by the other end. What follows a hole may be the data of a write that hold PDUs, such as a
+capture that the host copies, or the rest of a PDU that was cut; only when the other end has answered what
+was found (PROVING_ANSWERS) does the reader surely stand where the devices do.
 ``Associations`` keeps one session per pair of addresses and service port. ``PduLink`` and
 ``PduDirection`` are a protocol except for its format: what is left to write is how long a PDU is and
 what it says. DRBD has a stream of its own (``drbd.stream``), which passes bulk bodies unfed.
@@ -12,19 +15,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from freezeframe.harness.core.console.places import ConsoleText
 from freezeframe.harness.core.events import Ns, Side
 from freezeframe.harness.core.link.ledgerbook import REORDER_FRAMES, REORDER_NS
 from freezeframe.harness.core.link.messages import (
+    Answer,
     Closed,
     Hole,
     LinkMessage,
     LinkSession,
     Malformed,
+    ReplicatedWrite,
 )
 from freezeframe.harness.core.link.protocol import API_VERSION, LinkOptions, Opening
 
@@ -34,6 +40,9 @@ MAX_ASKED: Final = 65_536
 """Commands under way of one connection that are no writes."""
 TRUSTED: Final = 2
 """PDUs in succession after which what was found by looking is believed."""
+PROVING_ANSWERS: Final = 4
+"""Answers in a row, each to a write that was found since the hole. One alone may have the number of
+what only looks like a write."""
 EXCERPT_BYTES: Final = 72
 MAX_UNPROVEN_BYTES: Final = 1 << 18
 """A longer PDU that was found by looking is not waited for: the wait would swallow what follows."""
@@ -59,7 +68,7 @@ class Pdu:
     offset: int
     """Of its first byte in the stream."""
     tentative: bool
-    """Found by looking, and not confirmed."""
+    """Found by looking, and not confirmed by what follows, or by the other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,8 @@ class PduStream:
         """Bytes of the PDU that has begun, as it was measured; 0: not known. A large one comes in many frames."""
         self._looking = not from_start
         self._trust = TRUSTED if from_start else 0
+        self.is_followed = from_start
+        """From its start, without a hole or a guess."""
 
     @property
     def looking(self) -> bool:
@@ -109,11 +120,12 @@ class PduStream:
         self._offset += len(self._held) + length_bytes
         self._held.clear()
         self._looking, self._trust, self._needs = True, 0, 0
+        self.is_followed = False
 
     def doubt(self) -> None:
         """The length of the last PDU was a guess: what follows is tentative until it is confirmed,
         and bytes that are no PDU accuse nobody."""
-        self._trust = 0
+        self._trust, self.is_followed = 0, False
 
     def feed(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> list[Pdu | NoPdu]:
         """The PDUs that ``data`` completes, and one NoPdu where the sender leaves the format.
@@ -123,12 +135,12 @@ class PduStream:
         """
         return list(self.pdus(data, t_ns, packet_no))
 
-    def pdus(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> _Pdus:
+    def pdus(self, data: bytes | memoryview, t_ns: Ns, packet_no: int) -> Iterator[Pdu | NoPdu]:
         """As ``feed``, one at a time: each is handled before the next is measured."""
         if not self._held:
             self._held_from = (t_ns, packet_no)
         self._held += data
-        return _Pdus(self, t_ns, packet_no)
+        return iter(partial(self.next_pdu, t_ns, packet_no), None)
 
     def next_pdu(self, t_ns: Ns, packet_no: int) -> Pdu | NoPdu | None:
         """The next result from what is held; None: more bytes are needed."""
@@ -177,22 +189,6 @@ class PduStream:
         return found
 
 
-class _Pdus:
-    """Iterates over what is complete in a stream."""
-
-    def __init__(self, stream: PduStream, t_ns: Ns, packet_no: int) -> None:
-        self._stream, self._t_ns, self._packet_no = stream, t_ns, packet_no
-
-    def __iter__(self) -> _Pdus:
-        return self
-
-    def __next__(self) -> Pdu | NoPdu:
-        found = self._stream.next_pdu(self._t_ns, self._packet_no)
-        if found is None:
-            raise StopIteration
-        return found
-
-
 class Strays:
     """Answers that no write under way waits for: one may have been captured a little before its
     write, as ``ledgerbook.is_disorder`` has it. The write is then not waited for; whether the answer
@@ -202,6 +198,8 @@ class Strays:
         self._asked: OrderedDict[Hashable, None] = OrderedDict()
         """Commands under way that are no writes: their answers are no strays."""
         self._early: OrderedDict[Hashable, tuple[Ns, int]] = OrderedDict()
+        self.unasked = 0
+        """Answers to nothing that was seen."""
 
     def asked(self, key: Hashable) -> None:
         """A command that is no write."""
@@ -215,6 +213,7 @@ class Strays:
         if key in self._asked:
             del self._asked[key]
             return
+        self.unasked += 1
         self._early[key] = (pdu.t_ns, pdu.packet_no)
         if len(self._early) > REORDER_FRAMES:
             self._early.popitem(last=False)
@@ -294,12 +293,20 @@ class PduConnection(Generic[S]):
     """One of the ends has spoken the protocol ..."""
     is_pairs: bool = False
     """... and the one that sends writes."""
-    withheld: list[Malformed] = field(default_factory=list)
+    withheld: list[Malformed | Hole] = field(default_factory=list)
     """Between named ends: what one began with, while nobody has spoken the protocol."""
+    answered: int = 0
+    """Writes that were answered in a row since the reader lost its place."""
+    is_proved: bool = False
+    """The reader once stood where the devices do."""
 
     def lose_sight(self) -> None:
         """The capture lacks bytes: of what was under way nothing is known any more."""
         self.strays.clear()
+        self.answered = 0
+
+    def forget_guesses(self) -> None:
+        """What was found was no PDU: whatever was concluded from it about the connection is void."""
 
 
 C = TypeVar("C", bound=PduConnection[Any])
@@ -363,6 +370,8 @@ class PduDirection(ABC, Generic[C]):
         self._foreign = False
         self._known = not opening.from_start
         """What it began with is the protocol's. Without the beginning, ``stream`` says what is proven."""
+        self._found_write = False
+        """What was found since the last hole wrote."""
 
     @abstractmethod
     def measure(self, data: bytearray, at: int) -> int | str:
@@ -390,7 +399,7 @@ class PduDirection(ABC, Generic[C]):
             return out
         for found in self.stream.pdus(data, t_ns, packet_no):
             if isinstance(found, Pdu):
-                self.take(found, out)
+                (self.take if self._is_certain else self._take_unproven)(found, out)
                 self._known |= self.is_own(found)
                 if self._known and not found.tentative:
                     self._spoken(out)
@@ -406,6 +415,8 @@ class PduDirection(ABC, Generic[C]):
                 break
         if self.stream.looking and not self._foreign:
             out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
+            if not self.both.is_proved:
+                self.both.forget_guesses()
         return out
 
     def _is_pairs(self) -> bool:
@@ -422,10 +433,29 @@ class PduDirection(ABC, Generic[C]):
         out += self.both.withheld
         self.both.withheld.clear()
 
+    @property
+    def _is_certain(self) -> bool:
+        """The reader stands where the devices do."""
+        both = self.both
+        is_certain = self.stream.is_followed or both.answered >= PROVING_ANSWERS
+        both.is_proved |= is_certain
+        return is_certain
+
+    def _take_unproven(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+        both, unasked, before = self.both, self.both.strays.unasked, len(out)
+        self.take(pdu if pdu.tentative else replace(pdu, tentative=True), out)
+        found = [type(one) for one in out[before:]]
+        self._found_write |= ReplicatedWrite in found
+        answers = found.count(Answer)
+        # Whoever answers itself is no end of a mirror: both are data.
+        is_others = both.strays.unasked == unasked and not (answers and self._found_write)
+        both.answered = both.answered + answers if is_others else 0
+
     def gap(self, length_bytes: int, t_ns: Ns) -> list[LinkMessage]:
         if self._foreign:
             return []
         self.stream.gap(length_bytes)
+        self._found_write = False
         self.both.lose_sight()
         return [self._hole(t_ns)]
 
@@ -444,10 +474,16 @@ class PduDirection(ABC, Generic[C]):
             self.both.session, self.sender, name, pdu.t_ns, pdu.packet_no, pdu.offset, clear_bytes, pdu.tentative
         )  # fmt: skip
 
-    def malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed:
-        return Malformed(
-            self.both.session, self.sender, found.t_ns, found.packet_no, found.offset, what, excerpt
-        )
+    def malformed(self, what: str, excerpt: bytes, found: Pdu | NoPdu) -> Malformed | Hole:
+        """Bytes that no device takes for a PDU: the sender's fault where the reader surely stands where the
+        devices do, else the reader's own."""
+        is_certain, self.both.answered = self._is_certain, 0
+        if isinstance(found, NoPdu):
+            self.stream.doubt()
+        if not is_certain:
+            return self._hole(found.t_ns)
+        where = (self.sender, found.t_ns, found.packet_no, found.offset)
+        return Malformed(self.both.session, *where, what, excerpt)
 
     def _hole(self, t_ns: Ns) -> Hole:
         sends = self.sends_writes

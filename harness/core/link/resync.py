@@ -216,9 +216,10 @@ class ResyncAccount:
         self._due: deque[tuple[Ns, Rejoin, LinkSession]] = deque()
 
     def on(self, message: Resync) -> None:
-        if message.tentative:
-            return
         rejoin = self._rejoin(message)
+        if message.tentative:
+            rejoin.has_hole = True
+            return
         start = message.offset_bytes
         end = start + message.length_bytes
         match message.what:

@@ -83,12 +83,6 @@ _ID_SYNCER: Final = drbd.ID_SYNCER
 _DATA_BYTES: Final = drbd.P_DATA.size
 _SECTOR_BYTES: Final = drbd.SECTOR_BYTES
 _DATA: Final = int(Cmd.DATA)
-_HEADER_BYTES: Final = {
-    80: drbd.HEADER_H80.size,
-    95: drbd.HEADER_H95.size,
-    100: drbd.HEADER_H100.size,
-}
-_SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
 _EXCERPT_BYTES: Final = 32
 
 
@@ -171,6 +165,8 @@ class DrbdDirection:
         self.sender = opening.source
         self.connection = opening.connection
         self.socket: Literal["data", "meta", ""] = ""
+        self.is_bound = False
+        """Which socket it is, is certain."""
         self.stream = DrbdStream(
             from_start=opening.from_start, headers=_headers(session), fill=opening.fill
         )
@@ -201,7 +197,7 @@ class DrbdDirection:
                     self._foreign = True
                     self._fill.discard()
                     return out
-                out.append(self._malformed(found))
+                self._malformed(found, out)
         return out
 
     def _is_stranger(self) -> bool:
@@ -219,8 +215,7 @@ class DrbdDirection:
         if self._foreign:
             return []
         self.stream.gap(length_bytes)
-        # Writes and barriers come over the data socket, answers over the meta socket.
-        return [Hole(self.session, self.sender, t_ns, self.socket != "meta", self.socket != "data")]
+        return [self._hole(t_ns)]
 
     def closed(self, t_ns: Ns, packet_no: int, reason: str) -> list[LinkMessage]:
         self._link.directions.pop(self._flow, None)
@@ -241,14 +236,12 @@ class DrbdDirection:
         self.spoke = True
         if self._link.tap is not None:
             self._link.tap(self.sender, packet)
-        if not self.socket:
-            self._bind(command)
+        if not self.is_bound:
+            self._bind(packet)
         allowed = _META_SOCKET if self.socket == "meta" else _DATA_SOCKET
-        if self.socket and command not in allowed and command in _PLACED and not packet.tentative:
-            what = f"{packet.name} on the {self.socket} socket"
-            excerpt = bytes(packet.body[:_EXCERPT_BYTES])
-            wrong = BadBytes(packet.t_ns, packet.packet_no, packet.offset, what, excerpt)
-            out.append(self._malformed(wrong))
+        is_wrong = self.is_bound and command not in allowed and command in _PLACED
+        if is_wrong and not packet.tentative:
+            self._malformed(self._wrong(packet, f"{packet.name} on the {self.socket} socket"), out)
             return
         if command not in _HANDSHAKE:
             self._used = True
@@ -256,30 +249,38 @@ class DrbdDirection:
             self._learn(packet, out)
         translate = _MESSAGES.get(command)
         if translate is None:
-            out.append(Other(*self._where(packet, _clear_bytes(packet))))
+            out.append(Other(*self._where(packet, packet.clear_bytes)))
         else:
             translate(self, packet, out)
 
-    def _bind(self, command: int) -> None:
+    def _bind(self, packet: DrbdPacket) -> None:
         """The first packet that only one kind of socket carries says which this is, for both
         directions."""
+        command = packet.command
         in_data = command in drbd.DATA_SOCKET or command in drbd.DATA_SOCKET_9
         in_meta = command in drbd.META_SOCKET or command in drbd.META_SOCKET_9
         if in_data == in_meta or command == Cmd.PEERS_IN_SYNC:
             return
-        if in_data:
+        if not self.socket or not packet.tentative:
+            self.bind("data" if in_data else "meta", is_sure=not packet.tentative)
+
+    def bind(self, socket: Literal["data", "meta"], *, is_sure: bool = True) -> None:
+        """See ``proof.ReadDirection``. ``is_sure`` False: by what may be data that look like a packet."""
+        if socket == "data":
             self.session.data = self.connection
         else:
             self.session.meta = self.connection
         for other in self._link.directions.values():
             if other.connection == self.connection:
-                other.socket = "data" if in_data else "meta"
+                other.socket, other.is_bound = socket, is_sure
 
     def _learn(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         """What the two ends tell each other about the session."""
         session, sender, fields = self.session, self.sender, packet.fields()
         leaving = False
         match packet.command:
+            case Cmd.CONNECTION_FEATURES | Cmd.PROTOCOL | Cmd.PROTOCOL_UPDATE if packet.tentative:
+                return  # they come first: in the middle they may be a host's data
             case Cmd.CONNECTION_FEATURES:
                 session.offers[sender] = (fields["protocol_min"], fields["protocol_max"])
                 session.nodes[sender] = _NODE_IDS.unpack_from(fields["reserved"])[0]
@@ -296,14 +297,14 @@ class DrbdDirection:
             case Cmd.TWOPC_PREPARE:
                 leaving = self._prepares_to_leave(packet)
             case Cmd.TWOPC_ABORT:
-                where = self._where(packet, _clear_bytes(packet))
+                where = self._where(packet, packet.clear_bytes)
                 out.append(Leaving(*where, is_off=True))
             case Cmd.DISCONNECT:
                 leaving = True
             case _:
                 leaving = fields["conn"] in _LEAVING
         if leaving:
-            out.append(Leaving(*self._where(packet, _clear_bytes(packet))))
+            out.append(Leaving(*self._where(packet, packet.clear_bytes)))
 
     def _prepares_to_leave(self, packet: DrbdPacket) -> bool:
         """Whether a two-phase state change is the end of this very connection."""
@@ -319,11 +320,28 @@ class DrbdDirection:
             if direction.session is self.session:
                 direction.stream.headers = _headers(self.session)
 
-    def _malformed(self, found: BadBytes, hides_writes: bool = True) -> Malformed:
-        return Malformed(
-            self.session, self.sender, found.t_ns, found.packet_no, found.offset, found.what, found.excerpt,
-            hides_writes,
-        )  # fmt: skip
+    def _wrong(self, packet: DrbdPacket, what: str) -> BadBytes:
+        """A packet that no DRBD sends there."""
+        excerpt, is_certain = (
+            bytes(packet.body[:_EXCERPT_BYTES]),
+            self.stream.is_certain(packet.offset),
+        )
+        return BadBytes(packet.t_ns, packet.packet_no, packet.offset, what, excerpt, is_certain)
+
+    def _malformed(
+        self, found: BadBytes, out: list[LinkMessage], hides_writes: bool = True
+    ) -> None:
+        """The sender's fault, where the reader surely stands where the receiver does; else nobody's,
+        and what was read since the last hole was not what it looked like."""
+        if not found.is_certain:
+            out.append(self._hole(found.t_ns))
+            return
+        where = (self.sender, found.t_ns, found.packet_no, found.offset)
+        out.append(Malformed(self.session, *where, found.what, found.excerpt, hides_writes))
+
+    def _hole(self, t_ns: Ns) -> Hole:
+        """Writes and barriers come over the data socket, answers over the meta socket."""
+        return Hole(self.session, self.sender, t_ns, self.socket != "meta", self.socket != "data")
 
     def _where(
         self, packet: DrbdPacket, clear_bytes: int
@@ -354,7 +372,7 @@ class DrbdDirection:
                     agreed = session.is_agreed
         clear_bytes = 0
         if integrity is not None and not packet.tentative:
-            clear_bytes = _HEADER_BYTES[packet.header] + len(body) - len(payload)
+            clear_bytes = packet.header_bytes + len(body) - len(payload)
         out.append(
             ReplicatedWrite(
                 session, sender, "P_DATA", packet.t_ns, packet.packet_no, packet.offset, clear_bytes, packet.tentative,
@@ -363,11 +381,10 @@ class DrbdDirection:
                 session.expects_ack(packet.header, dp_flags), algorithm, wire, computed, agreed,
             )
         )  # fmt: skip
+        session.proof.wrote(self, block_id, sector, packet.offset)
         if integrity is None and not packet.tentative:
             what = f"P_DATA with {len(payload)} bytes of digest and data: not whole sectors"
-            where = (packet.t_ns, packet.packet_no, packet.offset)
-            wrong = BadBytes(*where, what, bytes(body[:_EXCERPT_BYTES]))
-            out.append(self._malformed(wrong, hides_writes=False))
+            self._malformed(self._wrong(packet, what), out, hides_writes=False)
 
     def _write_without_data(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         """P_TRIM, P_ZEROES, P_WSAME: what is to be written follows from the fields."""
@@ -375,7 +392,7 @@ class DrbdDirection:
         sector, block_id, _, dp_flags, length_bytes = drbd.P_TRIM.unpack_from(body)
         out.append(
             ReplicatedWrite(
-                *self._where(packet, _clear_bytes(packet)), (packet.volume, block_id, sector), block_id,
+                *self._where(packet, packet.clear_bytes), (packet.volume, block_id, sector), block_id,
                 _KINDS[packet.command], packet.volume, sector * _SECTOR_BYTES,
                 length_bytes, b"", body, packet.t_first_ns, packet.first_packet_no,
                 session.expects_ack(packet.header, dp_flags),
@@ -387,11 +404,12 @@ class DrbdDirection:
         sector, block_id, length_bytes, _ = _BLOCK_ACK(body)
         kind, name, is_resyncs = _ANSWERS[packet.command]
         session, offset_bytes = self.session, sector * _SECTOR_BYTES
-        clear_bytes = 0 if packet.tentative else _HEADER_BYTES[packet.header] + len(body)
+        clear_bytes = 0 if packet.tentative else packet.header_bytes + len(body)
         if block_id == _ID_SYNCER:
             where = self._where(packet, clear_bytes)
             out.append(Resync(*where, "answer", offset_bytes, length_bytes, packet.volume))
             return
+        session.proof.answered(self, block_id, sector, packet.offset)
         out.append(
             Answer(
                 session, self.sender, name, packet.t_ns, packet.packet_no, packet.offset, clear_bytes,
@@ -403,25 +421,25 @@ class DrbdDirection:
 
     def _barrier(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         cookie, _ = drbd.P_BARRIER.unpack_from(packet.body)
-        out.append(Barrier(*self._where(packet, _clear_bytes(packet)), cookie))
+        out.append(Barrier(*self._where(packet, packet.clear_bytes), cookie))
 
     def _rejoins(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         said = rejoin.said(self.session, self.sender, packet)
         if said is None:
-            out.append(Other(*self._where(packet, _clear_bytes(packet))))
+            out.append(Other(*self._where(packet, packet.clear_bytes)))
         else:
-            out.append(Resync(*self._where(packet, _clear_bytes(packet)), **said))
+            out.append(Resync(*self._where(packet, packet.clear_bytes), **said))
 
     def _confirm_stable(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         self.session.confirmed = True
-        out.append(Other(*self._where(packet, _clear_bytes(packet))))
+        out.append(Other(*self._where(packet, packet.clear_bytes)))
 
     def _barrier_answer(self, packet: DrbdPacket, out: list[LinkMessage]) -> None:
         cookie, count = drbd.P_BARRIER_ACK.unpack_from(packet.body)
         raw = bytes(packet.body)
         if self.session.confirmed:
             self.session.confirmed, count = False, None
-        out.append(BarrierAnswer(*self._where(packet, _clear_bytes(packet)), cookie, count, raw))
+        out.append(BarrierAnswer(*self._where(packet, packet.clear_bytes), cookie, count, raw))
 
 
 _KINDS: Final[dict[int, WriteKind]] = {Cmd.TRIM: "trim", Cmd.ZEROES: "zero", Cmd.WSAME: "same"}
@@ -455,22 +473,6 @@ _TELLING: Final = frozenset(
 _PLACED: Final = drbd.DATA_SOCKET | drbd.META_SOCKET
 """Whose socket is certain. Of DRBD 9's own commands only headers tell it, and one was found on the
 other: nobody is judged by that."""
-_ALL: Final = frozenset(int(command) for command in Cmd)
-_HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
-
-
-def _clear_bytes(packet: DrbdPacket) -> int:
-    """Message.clear_bytes."""
-    if packet.tentative:
-        return 0
-    head = _HEADER_BYTES[packet.header]
-    if packet.command not in _ALL:
-        return head  # of a newer DRBD 9: nobody knows what it holds
-    if packet.command in _HOST_DATA:
-        fixed = drbd.LAYOUTS[Cmd(packet.command)][0].size
-        digest = (packet.length - fixed) % _SECTOR_BYTES
-        return head + min(fixed + digest, packet.length)
-    return head if packet.command in _SECRET else head + packet.length
 
 
 def _headers(session: DrbdLinkSession) -> frozenset[int]:

@@ -5,8 +5,9 @@ any other: its header says how long it is.
 Each packet says by its magic which header it has; once both ends have agreed on a version only that
 version's headers are believed. Bytes that cannot be a packet are reported once as BadBytes; then, as
 after a hole in the capture or when the capture began mid-stream, the stream looks for the next
-header. A header found by looking is believed fully only when a second one stands right behind it:
-until then its packet is ``tentative``, and nobody judges a device by it.
+header. A header found by looking is believed fully only when a second one stands right behind it, and when
+it is certain that both are not the data of a write, such as a capture that the host copies: until then its
+packet is ``tentative``, and nobody judges a device by it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ _MAGICS: Final = re.compile(
 )
 """The three magics, or at the very end the beginning of one."""
 _TRUSTED: Final = 2
+_LONGEST_BYTES: Final = drbd.HEADER_H100.size + drbd.MAX_PAYLOAD_BYTES
 _MAX_SMALL_PAYLOAD_BYTES: Final = 4096
 """Variable payloads other than data and bitmaps: algorithm names, nonces, digests."""
-_BULK: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
+_SECRET: Final = frozenset({Cmd.AUTH_CHALLENGE, Cmd.AUTH_RESPONSE})
+_HOST_DATA: Final = frozenset({Cmd.DATA, Cmd.DATA_REPLY, Cmd.RS_DATA_REPLY, Cmd.WSAME})
 
 assert drbd.HEADER_H95.size == _SHORT_HEADER_BYTES
 
@@ -48,7 +51,7 @@ assert drbd.HEADER_H95.size == _SHORT_HEADER_BYTES
 def _limits() -> dict[int, tuple[int, int]]:
     limits: dict[int, tuple[int, int]] = {}
     for cmd, (fixed, _, variable) in drbd.LAYOUTS.items():
-        longest = drbd.MAX_PAYLOAD_BYTES if cmd in _BULK else _MAX_SMALL_PAYLOAD_BYTES
+        longest = drbd.MAX_PAYLOAD_BYTES if cmd in _HOST_DATA else _MAX_SMALL_PAYLOAD_BYTES
         limits[int(cmd)] = (fixed.size, longest if variable else fixed.size)
     limits[Cmd.SIZES] = (drbd.P_SIZES.size, drbd.P_SIZES.size + drbd.P_QLIM.size)
     limits[Cmd.SYNC_PARAM89] = (drbd.P_SYNC_PARAM89.size, drbd.P_SYNC_PARAM95.size)
@@ -91,7 +94,7 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
     """80, 95 or 100."""
     body: memoryview
     tentative: bool
-    """Found by looking for a header and not confirmed yet."""
+    """Found by looking for a header and not confirmed yet, or not certain yet."""
 
     @property
     def name(self) -> str:
@@ -100,6 +103,23 @@ class DrbdPacket(msgspec.Struct, frozen=True, eq=False):
     @property
     def length(self) -> int:
         return len(self.body)
+
+    @property
+    def header_bytes(self) -> int:
+        return _LONG_HEADER_BYTES if self.header == _H100 else _SHORT_HEADER_BYTES
+
+    @property
+    def clear_bytes(self) -> int:
+        """How many of its first bytes are no data of the host."""
+        if self.tentative:
+            return 0
+        if self.command not in _NAMES:
+            return self.header_bytes  # of a newer DRBD 9: nobody knows what it holds
+        if self.command in _HOST_DATA:
+            fixed = drbd.LAYOUTS[Cmd(self.command)][0].size
+            digest = (self.length - fixed) % drbd.SECTOR_BYTES
+            return self.header_bytes + min(fixed + digest, self.length)
+        return self.header_bytes if self.command in _SECRET else self.header_bytes + self.length
 
     @property
     def payload(self) -> memoryview:
@@ -144,6 +164,8 @@ class BadBytes(msgspec.Struct, frozen=True, eq=False):
     offset: int
     what: str
     excerpt: bytes
+    is_certain: bool
+    """The receiver stands there too: see ``DrbdStream.is_certain``."""
 
 
 def split_state(word: int) -> dict[str, int]:
@@ -230,6 +252,9 @@ class DrbdStream:
         self._looking = not from_start
         self._trust = _TRUSTED if from_start else 0
         """Headers found right behind each other since the last look, up to _TRUSTED."""
+        self._certain_from = 0 if from_start else _LONGEST_BYTES
+        """Offset from which on nothing that was read can stand in the body of a packet that was not
+        seen."""
 
     @property
     def offset(self) -> int:
@@ -241,6 +266,15 @@ class DrbdStream:
         """Out of step with the packets: bytes are passed over until a header is found."""
         return self._looking
 
+    def is_certain(self, offset: int) -> bool:
+        """What was read there stands where the receiver reads: the stream was followed from its start,
+        or for longer than a packet that was not seen may be, or the other end proved it."""
+        return offset >= self._certain_from
+
+    def prove(self, offset: int) -> None:
+        """The other end took what was read there for a packet."""
+        self._certain_from = min(self._certain_from, offset)
+
     def gap(self, length_bytes: int) -> None:
         """The capture lacks ``length_bytes`` here: drop what was begun and look for the next
         header."""
@@ -248,6 +282,7 @@ class DrbdStream:
         self._begun, self._held = None, b""
         self._fill.drop()
         self._looking, self._trust = True, 0
+        self._certain_from = self._offset + _LONGEST_BYTES
 
     def feed(
         self, data: bytes | memoryview, t_ns: Ns, packet_no: int
@@ -283,20 +318,25 @@ class DrbdStream:
             if isinstance(parsed, str):
                 if self._trust >= _TRUSTED:
                     out.append(
-                        BadBytes(t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]))
-                    )
+                        BadBytes(
+                            t_ns, packet_no, base + at, parsed, bytes(view[at : at + 32]),
+                            self.is_certain(base + at),
+                        )
+                    )  # fmt: skip
                 self._looking, self._trust = True, 0
+                self._certain_from = base + at + _LONGEST_BYTES
                 at += 1
                 continue
             command, volume, header, size, length = parsed
             self._looking = False
             if base + at == 0:
-                self._trust = _TRUSTED  # nobody's data stands at the very beginning by chance
+                # What a capture begins with exactly is taken for a packet: else the one write of an idle link is lost.
+                self._trust, self._certain_from = _TRUSTED, 0
             self._trust = min(_TRUSTED, self._trust + 1)
             t_first_ns, first_no = first if at == 0 else (t_ns, packet_no)
             offset, start = base + at, at + size
             at = start + length
-            tentative = self._trust < _TRUSTED
+            tentative = self._trust < _TRUSTED or not self.is_certain(offset)
             if at <= end:
                 body = view[start:at]
                 packet = DrbdPacket(

@@ -124,7 +124,9 @@ def test_after_a_hole_the_other_end_is_judged_and_the_same_one_after_a_barrier(
     for sender in (P, S):
         hits = [
             one.detail
-            for one in play(wrongly_counted(steps, sender), set(places[at : at + 3])).triggers
+            for one in play(
+                wrongly_counted(ended(steps, seed), sender), set(places[at : at + 3])
+            ).triggers
         ]
         assert hits == ["barrier 0x1f4 acknowledges 1 writes, its epoch had 0"]
 

@@ -325,7 +325,10 @@ def test_a_gap_in_the_writes_makes_counts_and_strays_unknown_until_a_barrier_cam
     pair.epoch(1, 2)
     pair.write(10, 80)
     pair.gap("data", P)
-    pair.send("data", P, h100(PING), p_barrier(5))
+    pair.send("data", P, h100(PING))
+    pair.write(13, 104)
+    pair.ack(13, 104)  # which proves that what was found after the hole is the link
+    pair.send("data", P, p_barrier(5))
     pair.ack(10, 80)
     pair.ack(11, 88)  # its write is in the gap
     pair.send("meta", S, p_barrier_ack(5, 2))

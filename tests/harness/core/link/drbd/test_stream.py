@@ -263,11 +263,39 @@ def test_after_a_gap_the_next_header_is_found_and_nothing_is_malformed(at: int, 
     assert set(begin_behind) <= {p.offset for p in found}
 
 
-def test_the_first_packet_after_a_gap_is_tentative_and_the_next_is_not() -> None:
+def tentative(found: list[DrbdPacket | BadBytes]) -> list[bool]:
+    return [p.tentative for p in found if isinstance(p, DrbdPacket)]
+
+
+def test_after_a_gap_packets_are_tentative_until_the_other_end_proves_one() -> None:
     stream = DrbdStream()
     stream.gap(10)
     found = stream.feed(b"xyz" + h100(Cmd.PING) + h100(Cmd.PING_ACK), 1, 1)
-    assert [p.tentative for p in found if isinstance(p, DrbdPacket)] == [True, False]
+    assert tentative(found) == [True, True]
+    stream.prove(found[0].offset)
+    assert tentative(stream.feed(h100(Cmd.PING), 2, 2)) == [False]
+
+
+def test_after_a_gap_packets_are_tentative_until_more_was_followed_than_one_packet_has() -> None:
+    stream, data = DrbdStream(), h100(Cmd.DATA, write(1, bytes(65536)))
+    stream.gap(10)
+    found = stream.feed(b"xyz" + data * 20, 1, 1)
+    sure_from = 10 + 16 + drbd.MAX_PAYLOAD_BYTES
+    assert tentative(found) == [p.offset < sure_from for p in found]
+    assert tentative(found)[-1] is False
+
+
+def test_bytes_that_are_no_packet_after_a_gap_are_nobodys_fault_until_it_is_certain() -> None:
+    stream = DrbdStream()
+    stream.gap(10)
+    pings, bad = h100(Cmd.PING) + h100(Cmd.PING_ACK), b"the end of a captured packet"
+    stream.feed(pings, 1, 1)
+    (wrong,) = stream.feed(bad, 1, 1)
+    assert isinstance(wrong, BadBytes) and not wrong.is_certain
+    (first, *_) = stream.feed(pings, 1, 1)
+    stream.prove(first.offset)
+    (wrong,) = stream.feed(bad, 1, 1)
+    assert isinstance(wrong, BadBytes) and wrong.is_certain
 
 
 def test_a_look_that_went_wrong_is_not_the_senders_fault() -> None:
