@@ -26,7 +26,7 @@ class ReadDirection(Protocol):
         """It is of this socket, ``data`` or ``meta``."""
 
 
-class Proof:
+class ProvingAnswers:
     """Of one session."""
 
     def __init__(self) -> None:

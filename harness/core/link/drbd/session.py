@@ -8,7 +8,7 @@ from typing import Final
 
 from freezeframe.harness.core.link.drbd.bitmaps import BitmapTransfer
 from freezeframe.harness.core.link.drbd.digests import BY_SIZE, INTEGRITY, Integrity
-from freezeframe.harness.core.link.drbd.proof import Proof
+from freezeframe.harness.core.link.drbd.proof import ProvingAnswers
 from freezeframe.harness.core.link.messages import LinkSession
 from freezeframe.harness.wire import drbd
 
@@ -50,7 +50,7 @@ class DrbdLinkSession(LinkSession):
     """(address, volume) -> the bitmap that it is sending."""
     volume_bytes: dict[int, int] = field(default_factory=dict)
     """Volume -> its size, as the ends announced it last."""
-    proof: Proof = field(default_factory=Proof)
+    proof: ProvingAnswers = field(default_factory=ProvingAnswers)
     meta: int = -1
     """Number of the TCP connection that is the meta socket; ``data`` is the data socket."""
 
