@@ -1,13 +1,16 @@
 """`freezeframe console --write` beside a watch: one writer, through a pipe and through a terminal, on record."""
 
 import contextlib
+import os
+import select
 import signal
 import subprocess
+import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import COMMAND, Output, freezeframe
+from command import COMMAND, Output, changed, freezeframe, simulated_bench
 from journal import journal
 from terminal import Terminal
 from waiting import LIMIT_S, await_true
@@ -171,3 +174,65 @@ def test_what_cannot_be_written_to_is_refused_in_words(tmp_path: Path) -> None:
         assert done.returncode == 3 and "disarm the bench first" in done.stderr
     done = freezeframe(*WRITE, cwd=tmp_path)
     assert done.returncode == 3 and "nothing to write to" in done.stderr
+
+
+@contextlib.contextmanager
+def own_console(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A simulated pair whose primary has another console: a pseudo-terminal, of which this is the other end."""
+    mine, theirs = os.openpty()
+    tty.setraw(theirs)
+    with simulated_bench(folder) as bench:
+        copy = changed(
+            bench, r'^console = ".*primary.console"$', f'console = "{os.ttyname(theirs)}"'
+        )
+        try:
+            yield copy, mine
+        finally:
+            os.close(mine)
+            os.close(theirs)
+
+
+def read_all(fd: int, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        assert select.select([fd], [], [], LIMIT_S)[0], f"there is {data!r}"
+        data += os.read(fd, count - len(data))
+    return data
+
+
+def test_the_device_gets_each_byte_and_one_that_takes_none_holds_up_its_writer_alone(
+    tmp_path: Path,
+) -> None:
+    everything = bytes(range(256)) * 8
+    with own_console(tmp_path) as (bench, device):
+        file = ("--bench", str(bench))
+        with subprocess.Popen(
+            [*COMMAND, "watch", "--json", *file],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        ) as watching:
+            Output(watching).until(b"watching; ")
+            command = [*COMMAND, "console", "primary", "--write", "-n", "0", *file]
+            done = subprocess.run(
+                command, input=everything, cwd=tmp_path, capture_output=True, timeout=LIMIT_S
+            )
+            assert done.returncode == 0, done.stderr
+            assert read_all(device, len(everything)) == everything
+            with subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            ) as stuck:
+                assert stuck.stdin is not None and stuck.stderr is not None
+                stuck.stdin.write(b"x" * (64 << 10))  # nobody reads it
+                stuck.stdin.flush()
+                done_too = freezeframe("disarm", "-r", "x", *file, cwd=tmp_path)
+                assert done_too.returncode == 0 and stuck.poll() is None
+                stuck.stdin.close()
+                assert stuck.wait(LIMIT_S) == 3
+                assert b"accepts no bytes: flow control" in stuck.stderr.read()
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(LIMIT_S) in (0, 4)
