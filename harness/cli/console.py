@@ -8,12 +8,14 @@ from typing import Final, TextIO
 
 from freezeframe.harness.bench.benchfile import Bench, load_bench
 from freezeframe.harness.bench.benchid import another_of_that_name
+from freezeframe.harness.cli.consoleserve import serve_on
 from freezeframe.harness.cli.consolewrite import ConsoleWriter
 from freezeframe.harness.cli.interrupt import begin_work, stop_softly
 from freezeframe.harness.cli.output import say_aside
 from freezeframe.harness.core.console.shown import ShownStream
 from freezeframe.harness.core.events import SIDES, Side
 from freezeframe.harness.core.text import escape
+from freezeframe.harness.edge.consoleport import ConsolePort
 from freezeframe.harness.errors import RigError, UsageError
 from freezeframe.harness.incidents.following import (
     Chunk,
@@ -40,8 +42,10 @@ def console(
     timestamps: bool,
     write: bool = False,
     send: str = "",
+    serve: str = "",
 ) -> None:
-    """``send``: a list of the bench file to send, which needs ``write`` no more."""
+    """``send``: a list of the bench file to send, which needs ``write`` no more. ``serve``: the address on which
+    other programs get the console, in the place of stdout."""
     begin_work()
     described = load_bench(bench)
     named = next((one for one in SIDES if one == side), None)
@@ -51,7 +55,11 @@ def console(
         raise UsageError(f"{described.path}: [{named}] names no console, so nobody records one")
     follower = None
     with contextlib.suppress(KeyboardInterrupt):
-        writer = ConsoleWriter(described, bench, named, send) if write or send else None
+        writer = (
+            ConsoleWriter(described, bench, named, send, reads_input=not serve)
+            if write or send
+            else None
+        )
         recorder = _find(described, bench, named, out_dir, writer.watch.pid if writer else 0)
         what = "Ctrl-C ends it" if writer else "read-only, Ctrl-C ends it"
         if writer is None or not writer.has_keys:
@@ -61,7 +69,12 @@ def console(
         stop = stop_softly()
         try:
             with writer.keys() if writer is not None else contextlib.nullcontext():
-                _follow(follower, screen, lines, stop, writer)
+                if serve:
+                    baud = described.controller(named).console_baud
+                    with contextlib.closing(ConsolePort(serve, baud=baud, may_write=write)) as port:
+                        serve_on(port, follower, writer, stop)
+                else:
+                    _follow(follower, screen, lines, stop, writer)
             if follower.is_over:
                 _say(f"{recorder.holder} has ended: nobody records the bench any more")
         finally:

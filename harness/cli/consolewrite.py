@@ -34,8 +34,11 @@ AFTER_S: Final = 10.0
 class ConsoleWriter:
     """Has the writer's place of a console. UsageError, RigError: it cannot be had, and why."""
 
-    def __init__(self, bench: Bench, given: str, side: Side, send: str) -> None:
-        """``send``: the name of a list of the bench file that is all that is sent; "": the input is."""
+    def __init__(
+        self, bench: Bench, given: str, side: Side, send: str = "", *, reads_input: bool = True
+    ) -> None:
+        """``send``: the name of a list of the bench file that is all that is sent; "": the input is, where
+        it ``reads_input``."""
         self._bench = bench
         if send and send not in bench.breaks:
             known = ", ".join(bench.breaks) or "none"
@@ -45,8 +48,8 @@ class ConsoleWriter:
             )
         self._send = send
         self._keys = EscapeKeys()
-        self.has_keys = not send and sys.stdin is not None and sys.stdin.isatty()
-        self._has_input = not send and sys.stdin is not None
+        self._has_input = reads_input and not send and sys.stdin is not None
+        self.has_keys = self._has_input and sys.stdin.isatty()
         self._ended_s: float | None = None
         """When the input ended."""
         self._heard_s = 0.0
@@ -56,8 +59,9 @@ class ConsoleWriter:
         except BaseException:
             self.watch.close()
             raise
-        how = KEYS if self.has_keys else "the input goes to it"
-        say_aside(f"freezeframe: the {side}'s console is yours to write to: {how}", "dim")
+        how = KEYS if self.has_keys else "the input goes to it" if self._has_input else ""
+        colon = ": " if how else ""
+        say_aside(f"freezeframe: the {side}'s console is yours to write to{colon}{how}", "dim")
 
     def heard(self) -> None:
         """The console has said something."""
@@ -108,9 +112,9 @@ class ConsoleWriter:
         names = list(self._bench.breaks)
         match one:
             case bytes():
-                self._ask(byhand.WriteRequest(data=one))
+                self.write(one)
             case ConsoleKey.BREAK:
-                self._ask(byhand.BreakRequest())
+                self.send_break()
             case int() if one <= len(names):
                 self._send_list(names[one - 1])
             case _:
@@ -118,6 +122,13 @@ class ConsoleWriter:
                 for number, name in enumerate(names, 1):
                     text = f"  ctrl-t {number}: {name}: {described(self._bench.breaks[name])}"
                     say_aside(escape(text), "dim")
+
+    def write(self, data: bytes) -> None:
+        for at in range(0, len(data), PIECE_BYTES):
+            self._ask(byhand.WriteRequest(data=data[at : at + PIECE_BYTES]))
+
+    def send_break(self) -> None:
+        self._ask(byhand.BreakRequest())
 
     def _send_list(self, name: str) -> None:
         for item in self._bench.breaks[name]:

@@ -77,6 +77,14 @@ def console(
             "--send", help="Send this list of [breaks] of the bench file, and end.", metavar="NAME"
         ),
     ] = "",
+    serve: Annotated[
+        str,
+        typer.Option(
+            "--serve",
+            help="Serve it to other programs: HOST:PORT with RFC 2217, or unix:PATH as plain bytes.",
+            metavar="ADDRESS",
+        ),
+    ] = "",
     out: OutOption = DEFAULT_OUT,
 ) -> None:
     """Look at a console while a watch or a run records it: the newest lines first, then live.
@@ -90,7 +98,14 @@ def console(
         from freezeframe.harness.cli import console as looking
 
         looking.console(
-            side, bench, out_dir=out, lines=lines, timestamps=timestamps, write=write, send=send
+            side,
+            bench,
+            out_dir=out,
+            lines=lines,
+            timestamps=timestamps,
+            write=write,
+            send=send,
+            serve=serve,
         )
 
 

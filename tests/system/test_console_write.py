@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import serial
 from command import COMMAND, Output, changed, freezeframe, simulated_bench
 from journal import journal
 from terminal import Terminal
@@ -236,3 +237,36 @@ def test_the_device_gets_each_byte_and_one_that_takes_none_holds_up_its_writer_a
                 assert b"accepts no bytes: flow control" in stuck.stderr.read()
             watching.send_signal(signal.SIGINT)
             assert watching.wait(LIMIT_S) in (0, 4)
+
+
+def test_other_programs_attach_to_a_watched_console(tmp_path: Path) -> None:
+    with own_console(tmp_path) as (bench, device), contextlib.ExitStack() as stack:
+        file = ("--bench", str(bench))
+        watching = stack.enter_context(
+            subprocess.Popen(
+                [*COMMAND, "watch", "--json", *file], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+        )  # fmt: skip
+        stack.callback(watching.kill)
+        Output(watching).until(b"watching; ")
+        serve = [*COMMAND, "console", "primary", "--serve", "127.0.0.1:0", *file]
+        served = []
+        for options in (["--write"], []):
+            one = stack.enter_context(
+                subprocess.Popen([*serve, *options], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            )  # fmt: skip
+            stack.callback(one.kill)
+            one.stdout = one.stderr
+            said = Output(one)
+            said.until(b"served on 127.0.0.1:")
+            url = f"rfc2217://127.0.0.1:{int(said.until(b';')[:-1])}"
+            port = serial.serial_for_url(url, baudrate=115_200, timeout=LIMIT_S)
+            served.append(stack.enter_context(port))
+        writing, looking = served
+        os.write(device, b"login: ")
+        assert writing.read(7) == looking.read(7) == b"login: "
+        looking.write(b"lost")
+        writing.write(b"root\r")
+        assert read_all(device, 5) == b"root\r"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(LIMIT_S) in (0, 4)
