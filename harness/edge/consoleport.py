@@ -39,23 +39,22 @@ BREAK_SENT: Final = b""
 class _Line:
     """What a client of RFC 2217 sees of the serial line: as the bench file says, whatever it asks for."""
 
+    bytesize, parity, stopbits = 8, "N", 1
+    xonxoff = rtscts = ri = False
+    dtr = rts = cts = dsr = cd = True
+
     def __init__(self, baud: int, came: list[bytes]) -> None:
         self._baud, self._came = baud, came
-        self.cts = self.dsr = self.cd = True
-        self.ri = self.xonxoff = self.rtscts = False
-        self.dtr = self.rts = True
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "break_condition" and value:
-            self._came.append(BREAK_SENT)
-        elif name not in ("baudrate", "bytesize", "parity", "stopbits", "break_condition"):
+        if name.startswith("_"):
             super().__setattr__(name, value)
+        elif name == "break_condition" and value:
+            self._came.append(BREAK_SENT)
 
     @property
     def baudrate(self) -> int:
         return self._baud
-
-    bytesize, parity, stopbits = 8, "N", 1
 
     def reset_input_buffer(self) -> None: ...
     def reset_output_buffer(self) -> None: ...
