@@ -38,7 +38,7 @@ help:
 	@echo "make verdict docs/verdict.md: $(VERDICT_RUNS) faults, and whether the verdict on each is right"
 	@echo "make tcp-diff  RUNS=$(RUNS) random segment scripts into this kernel's TCP and into the follower; root"
 	@echo "make mutations  RUNS=$(RUNS) captures changed as taps, mirrors and clocks change them: no false hit, no unsaid loss"
-	@echo "make mutants bugs put into the code on purpose: those of tests/tools/mutants.toml, and 100 drawn by SEED"
+	@echo "make mutants docs/mutants.md: bugs put into the code on purpose, named and 100 drawn by SEED, and the tests that notice them"
 	@echo "make soak    MINUTES=$(MINUTES) of a watch that is disturbed all the time, with true faults: a table, exit status 1 when anything is wrong"
 	@echo "make kill-matrix  kill -9 of each process at each phase of run and watch"
 	@echo "make nightly the tests, those on arm64, 2,000 + 104 faults, 2,000 pairs and 1,000 resyncs judged, every byte of a write, 10,000 changed captures, bugs put into the code on purpose, and the kill matrix"
@@ -140,7 +140,7 @@ mutations: setup
 	@$(BIN)/python tests/tools/mutations.py --runs $(RUNS)
 
 mutants: setup
-	@$(BIN)/python tests/tools/mutants.py --named --drawn 100 --seed $(SEED)
+	@$(BIN)/python tests/tools/mutants.py --named --drawn 100 --seed $(SEED) --write docs/mutants.md
 
 soak: setup
 	@$(BIN)/python tests/tools/soak.py --minutes $(MINUTES) --seed $(SEED)

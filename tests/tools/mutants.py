@@ -1,167 +1,54 @@
 """Deliberate bugs, and whether the tests notice: `make mutants`.
 
     python tests/tools/mutants.py [--named] [--drawn N] [--seed S] [--only TEXT] [--workers W]
+        [--write docs/mutants.md]
 
 Two sources. ``tests/tools/mutants.toml`` names bugs that once went unnoticed: a file, the text to
 replace, the replacement, the tests nearest to it. ``--drawn N`` draws N further changes by the
-seed from the syntax of the modules in ``DRAWN_FROM``; the tests nearest to a module are those of
-its mirror folder under ``tests/``.
+seed from the syntax of the modules in ``DRAWN_FROM`` (mutantdraw.py). Each change has a number that depends on the
+seed and on its own line only, and the lowest numbers are drawn: an edit elsewhere draws no other.
 
-Without a bug the tests must pass, which is seen first. Each bug is made in a copy of the checkout,
-whose ``src`` comes first on the import path. A bug is caught when the tests fail, and missed when
-they pass; tests that do not end within the limit count as a catch, because a hang is noticed too.
+The tests nearest to a drawn change are those of ``DRAWN_TESTS`` that run its line, as one recorded
+run of all of them shows; those of its module's own test file come first. They are loaded once, and
+each bug is put into a fork of that process (``mutantplay.py``). A bug in what runs while modules
+are loaded, and a named one, gets a process of its own.
+
+A bug is caught when a test fails with it that passes without it, directly afterwards. A test that
+does not end is such a failure only if it needs at most a quarter of the limit without the bug;
+else both are played again with a longer limit, and in the end the bug counts as missed.
+Each bug is made in a copy of the checkout, whose ``src`` comes first on the import path.
 Exit status: 0 when each named bug and at least 95 % of the drawn ones are caught, 1 otherwise.
 """
 
 import argparse
-import ast
+import contextlib
+import json
 import os
-import random
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-NAMED: Final = Path(__file__).with_name("mutants.toml")
-DRAWN_FROM: Final = (
-    "harness/core/link",
-    "harness/core/verdict",
-    "harness/core/recovery",
-    "harness/incidents/inquest.py",
-)
-LIMIT_S: Final = 240
-"""For the tests of one bug, on a busy machine."""
+from mutantdraw import DRAWN_FROM, ROOT, Mutant, drawn, named
+from mutantrecord import Record
+
+DRAWN_TESTS: Final = ("tests/harness/core", "tests/harness/incidents", "tests/fixtures/explore")
+LIMIT_S: Final = 60
+"""The first limit of one test. It is multiplied by 4 while the healthy code comes near to it."""
+LIMITS: Final = 3
 CAUGHT_SHARE: Final = 0.95
 _COPIED: Final = (
     "src", "harness", "drivers", "firmware_sim", "fixtures", "bench_configs", "tests", "docs",
     "pyproject.toml", "setup.py", "README.md", "Makefile", "CHANGELOG.md",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change of one file."""
-
-    name: str
-    path: str
-    before: str
-    """Source of the whole file, as it is."""
-    after: str
-    tests: tuple[str, ...]
-
-
-# --- named ------------------------------------------------------------------------------------------------
-def named() -> Iterator[Mutant]:
-    """Those of mutants.toml. ValueError: a text that its file does not hold exactly once."""
-    for row in tomllib.loads(NAMED.read_text(encoding="utf-8"))["mutant"]:
-        source = (ROOT / row["file"]).read_text(encoding="utf-8")
-        if source.count(row["old"]) != 1:
-            raise ValueError(
-                f"{row['name']}: {row['file']} holds its text {source.count(row['old'])} times, not once"
-            )
-        yield Mutant(
-            row["name"],
-            row["file"],
-            source,
-            source.replace(row["old"], row["new"]),
-            tuple(row["tests"]),
-        )
-
-
-# --- drawn ------------------------------------------------------------------------------------------------
-_COMPARED: Final[dict[type[ast.cmpop], str]] = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
-}  # fmt: skip
-_COUNTED: Final[dict[type[ast.operator], str]] = {ast.Add: "-", ast.Sub: "+"}
-
-
-def _segment(source: str, node: ast.AST) -> str:
-    return ast.get_source_segment(source, node) or ""
-
-
-def _changes(source: str) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
-    """Each place that can be changed: its node, the new text, and what is changed."""
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in _COMPARED:
-                new = _COMPARED[type(op)]
-                yield (
-                    node,
-                    f"{_segment(source, left)} {new} {_segment(source, right)}",
-                    f"compares {new}",
-                )
-            case ast.BoolOp(op=op, values=[first, *rest]):
-                new = "or" if isinstance(op, ast.And) else "and"
-                texts = (f"({_segment(source, one)})" for one in (first, *rest))
-                yield node, f" {new} ".join(texts), f"joins by {new}"
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                yield node, f"({_segment(source, operand)})", "not is gone"
-            case ast.BinOp(op=op, left=left, right=right) if type(op) in _COUNTED:
-                new = _COUNTED[type(op)]
-                yield (
-                    node,
-                    f"{_segment(source, left)} {new} {_segment(source, right)}",
-                    f"counts {new}",
-                )
-            case ast.Constant(value=bool(value)):
-                yield node, str(not value), f"is {not value}"
-            case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
-                yield node, "return None", "returns nothing"
-            case ast.Continue():
-                yield node, "break", "break for continue"
-            case ast.AugAssign() | ast.Expr(value=ast.Call()):
-                yield node, "pass", "is left out"
-
-
-def _replaced(source: str, node: ast.expr | ast.stmt, new: str) -> str:
-    lines = source.splitlines(keepends=True)
-    assert node.end_lineno is not None and node.end_col_offset is not None
-    first, last = node.lineno - 1, node.end_lineno - 1
-    head = lines[first].encode()[: node.col_offset].decode()
-    tail = lines[last].encode()[node.end_col_offset :].decode()
-    return "".join([*lines[:first], head + new + tail, *lines[last + 1 :]])
-
-
-def nearest_tests(path: str) -> tuple[str, ...]:
-    """The mirror folder of a module, and the folder above it where the verdicts are judged."""
-    mirror = Path("tests") / Path(path).parent
-    found = [str(mirror)] if (ROOT / mirror).is_dir() else []
-    if path.startswith("harness/core/"):
-        found.append("tests/harness/incidents")
-    return tuple(found) or ("tests/harness",)
-
-
-def drawn(count: int, seed: int) -> Iterator[Mutant]:
-    """``count`` changes drawn by ``seed``, each at another place."""
-    places = []
-    for top in DRAWN_FROM:
-        files = [ROOT / top] if top.endswith(".py") else sorted((ROOT / top).rglob("*.py"))
-        for file in files:
-            source = file.read_text(encoding="utf-8")
-            path = file.relative_to(ROOT).as_posix()
-            places += [(path, source, node, new, what) for node, new, what in _changes(source)]
-    random.Random(seed).shuffle(places)
-    made = 0
-    for path, source, node, new, what in places:
-        after = _replaced(source, node, new)
-        try:
-            ast.parse(after)
-        except SyntaxError:
-            continue
-        name = f"{path}:{node.lineno}: {what}"
-        yield Mutant(name, path, source, after, nearest_tests(path))
-        made += 1
-        if made == count:
-            return
 
 
 # --- run --------------------------------------------------------------------------------------------------
@@ -177,65 +64,224 @@ def copy_checkout(to: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=to, check=True)
 
 
-def tests_pass(checkout: Path, tests: Sequence[str]) -> bool | None:
-    """Whether the tests pass there; None: they did not end in time."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(checkout / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    environment.pop("CI", None)
-    command = [
-        sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", *tests,
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, timeout=LIMIT_S
+@dataclass
+class Played:
+    """How a run of tests ended: ``passed``, ``failed`` or ``hangs``, and at which test."""
+
+    end: str = "failed"
+    test: str = ""
+    seconds: float = 0.0
+
+
+class Worker:
+    """A copy of the checkout, and the process in it that has loaded the tests."""
+
+    def __init__(self, checkout: Path) -> None:
+        self._checkout = checkout
+        self._server: subprocess.Popen[bytes] | None = None
+        self._orders: IO[str] | None = None
+        self._reports = -1
+        checkout.mkdir()
+        copy_checkout(checkout)
+
+    # -- processes
+    def _start(
+        self, tests: Sequence[str], task: Mapping[str, object], *fds: int
+    ) -> tuple[subprocess.Popen[bytes], int]:
+        """pytest with the plugin, and the descriptor on which it reports."""
+        read, write = os.pipe()
+        paper = self._checkout.parent / f"{self._checkout.name}{task['mode']}.json"
+        paper.write_text(json.dumps({**task, "report": write}), encoding="utf-8")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{self._checkout / 'src'}:{self._checkout / 'tests' / 'tools'}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "FREEZEFRAME_MUTANTS_TASK": str(paper),
+        }
+        environment.pop("CI", None)
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly",
+            "-p", "mutantplay", "--timeout=0", "--tb=native", f"--basetemp={paper.with_suffix('')}", *tests,
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=self._checkout,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(write, *fds),
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return None
-    if done.returncode not in (0, 1, 2):
-        raise RuntimeError(f"pytest itself failed: {done.stdout.decode()[-2000:]}")
-    return done.returncode == 0
+        os.close(write)
+        return process, read
+
+    def record(self, files: Sequence[str], into: Record) -> None:
+        if not files:
+            return
+        process, read = self._start(
+            files, {"mode": "record", "watched": DRAWN_FROM, "known": list(into.seconds)}
+        )
+        with os.fdopen(read) as reports:
+            for line in reports:
+                into.add(**json.loads(line))
+        process.wait()
+
+    def serve(self) -> None:
+        """Load the tests, all healthy, before the first bug is on disk."""
+        read, write = os.pipe()
+        task = {"mode": "serve", "orders": read}
+        self._server, self._reports = self._start(DRAWN_TESTS, task, read)
+        os.close(read)
+        self._orders = os.fdopen(write, "w")
+        if _follow(self._reports, self._server.pid, LIMIT_S).end != "ready":
+            raise RuntimeError(f"the tests do not load: {' '.join(DRAWN_TESTS)}")
+
+    def close(self) -> None:
+        if self._orders is not None and self._server is not None:
+            self._orders.close()
+            self._server.wait()
+
+    # -- play
+    def _fresh(self, tests: Sequence[str], limit_s: float) -> Played:
+        files = tuple(dict.fromkeys(test.partition("[")[0] for test in tests))
+        process, read = self._start(files, {"mode": "fresh", "order": tests})
+        try:
+            return _follow(read, process.pid, limit_s)
+        finally:
+            os.close(read)
+            _kill(process.pid)
+            process.wait()
+
+    def _forked(
+        self, bug: Mapping[str, object] | None, tests: Sequence[str], limit_s: float
+    ) -> Played:
+        assert self._orders is not None
+        self._orders.write(json.dumps({"bug": bug, "tests": tests}) + "\n")
+        self._orders.flush()
+        return _follow(self._reports, 0, limit_s)
+
+    def play(
+        self, mutant: Mutant, tests: Sequence[str], bug: bool, fresh: bool, limit_s: float
+    ) -> Played:
+        """Run the tests with the bug, or without it, until one fails or does not end in time."""
+        target = self._checkout / mutant.path
+        if bug:
+            target.write_text(mutant.after, encoding="utf-8")
+        try:
+            if fresh:
+                return self._fresh(tests, limit_s)
+            change = {
+                "path": mutant.path, "before": mutant.before, "after": mutant.after,
+                "number": mutant.function,
+            }  # fmt: skip
+            return self._forked(change if bug else None, tests, limit_s)
+        finally:
+            target.write_text(mutant.before, encoding="utf-8")
+
+    def verdict_on(self, mutant: Mutant, tests: Sequence[str], fresh: bool) -> str:
+        """``caught by ...``, or ``MISSED`` and why."""
+        if not tests:
+            return "MISSED: no test runs it"
+        limit_s, left = float(LIMIT_S), list(tests)
+        for _ in range(LIMITS):
+            ill = self.play(mutant, left, True, fresh, limit_s)
+            if ill.end == "passed":
+                return f"MISSED by {len(left)} tests"
+            again = [ill.test] if ill.test in left or "::" in ill.test else left[:1]
+            healthy = self.play(mutant, again, False, fresh, limit_s)
+            if healthy.end == "passed" and ill.end == "failed":
+                return f"caught by {ill.test or 'not loading'}"
+            if healthy.end == "passed" and healthy.seconds <= limit_s / 4:
+                return f"caught by {ill.test}, which hangs"
+            if healthy.end == "failed" and ill.test in left and len(left) > 1:
+                left.remove(ill.test)
+            else:
+                limit_s *= 4
+        return f"MISSED: without the bug, {ill.test} fails too or is too slow"
 
 
-def verdict_on(mutant: Mutant, checkout: Path) -> str:
-    """``caught``, ``caught: hangs`` or ``MISSED``."""
-    target = checkout / mutant.path
-    target.write_text(mutant.after, encoding="utf-8")
-    try:
-        passed = tests_pass(checkout, mutant.tests)
-    finally:
-        target.write_text(mutant.before, encoding="utf-8")
-    return "MISSED" if passed else "caught: hangs" if passed is None else "caught"
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _follow(reports: int, group: int, limit_s: float) -> Played:
+    """Read what a run of tests reports until it ends; kill it when one test takes too long."""
+    played, text = Played(), b""
+    started = time.monotonic()
+    silent_s = max(limit_s, 300.0)  # until the first test: loading
+    while True:
+        ready, _, _ = select.select(
+            [reports], [], [], max(0.0, started + silent_s - time.monotonic())
+        )
+        if not ready:
+            played.end = "hangs"
+            played.seconds = time.monotonic() - started
+            _kill(group)
+            if not group:
+                raise RuntimeError("the process that has loaded the tests does not answer")
+            silent_s = 60.0
+            started = time.monotonic()
+            continue
+        more = os.read(reports, 1 << 16)
+        if not more:
+            return played
+        *lines, text = (text + more).split(b"\n")
+        for line in lines:
+            said: dict[str, Any] = json.loads(line)
+            if "pid" in said:
+                group = said["pid"]
+            elif "start" in said:
+                played.test, started, silent_s = said["start"], time.monotonic(), limit_s
+            elif "failed" in said:
+                played.test = said["failed"]
+            elif "passed" in said:
+                played.end = "passed"
+                played.seconds = time.monotonic() - started
+            elif "trouble" in said:
+                played.test = said["trouble"]
+            elif "ready" in said:
+                return Played("ready")
+            elif "end" in said:
+                return played
 
 
 def run(mutants: Sequence[Mutant], workers: int) -> dict[str, str]:
     """The verdict on each, printed as it comes."""
     results: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        free = []
-        for number in range(workers):
-            checkout = Path(folder) / str(number)
-            checkout.mkdir()
-            copy_checkout(checkout)
-            free.append(checkout)
-        for tests in dict.fromkeys(one.tests for one in mutants):
-            if not tests_pass(free[0], tests):
-                sys.exit(f"without any bug, these tests fail or do not end: {' '.join(tests)}")
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        free = list(pool.map(Worker, (Path(folder) / str(number) for number in range(workers))))
+        record = Record.kept()
+        if any(not one.tests for one in mutants):
+            found = (file for top in DRAWN_TESTS for file in (ROOT / top).rglob("test_*.py"))
+            files = sorted({one.relative_to(ROOT).as_posix() for one in found} - record.done)
+            shares = [files[at::workers] for at in range(workers)]
+            list(pool.map(lambda worker, share: worker.record(share, record), free, shares))
+            record.keep()
+            seconds = time.monotonic() - started
+            print(f"{len(files)} test files recorded in {seconds:.0f} s", flush=True)
+            list(pool.map(Worker.serve, free))
 
         def one(mutant: Mutant) -> None:
-            checkout = free.pop()
-            started = time.monotonic()
+            worker = free.pop()
+            begun = time.monotonic()
             try:
-                results[mutant.name] = verdict_on(mutant, checkout)
+                tests = mutant.tests or record.tests(mutant)
+                fresh = bool(mutant.tests) or record.while_loading(mutant)
+                results[mutant.name] = worker.verdict_on(mutant, tests, fresh)
             finally:
-                free.append(checkout)
-            seconds = time.monotonic() - started
-            print(f"{results[mutant.name]:14} {seconds:5.1f} s  {mutant.name}", flush=True)
+                free.append(worker)
+            seconds = time.monotonic() - begun
+            print(f"{seconds:5.1f} s  {mutant.name}\n         {results[mutant.name]}", flush=True)
 
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(one, mutants))
+        list(pool.map(one, mutants))
+        for worker in free:
+            worker.close()
     return results
 
 
@@ -248,19 +294,58 @@ def main() -> int:
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--only", default="", metavar="TEXT", help="those whose name holds this")
     words.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    words.add_argument("--write", type=Path, metavar="FILE", help="the results as a document")
     asked = words.parse_args()
     listed = list(named()) if asked.named or not asked.drawn else []
-    sampled = list(drawn(asked.drawn, asked.seed)) if asked.drawn else []
-    chosen = [one for one in (*listed, *sampled) if asked.only in one.name]
+    sampled = drawn(asked.drawn, asked.seed) if asked.drawn else []
+    chosen = [one for one in (*sampled, *listed) if asked.only in one.name]
     results = run(chosen, asked.workers)
-    missed = [name for name, result in results.items() if result == "MISSED"]
-    named_missed = [one.name for one in listed if one.name in missed]
-    drawn_missed = [one.name for one in sampled if one.name in missed]
-    drawn_run = [one.name for one in sampled if one.name in results]
-    print(f"caught {len(results) - len(missed)} of {len(results)}")
-    print("\n".join(f"missed: {name}" for name in missed))
-    enough = len(drawn_missed) <= (1 - CAUGHT_SHARE) * len(drawn_run)
-    return 0 if not named_missed and enough else 1
+    missed = [one for one in chosen if results[one.name].startswith("MISSED")]
+    counts = [
+        (source, len(played), sum(one not in missed for one in played))
+        for source, mutants in (("named", listed), ("drawn", sampled))
+        for played in ([one for one in chosen if one in mutants],)
+    ]
+    for source, count, caught in counts:
+        print(f"{source}: caught {caught} of {count}")
+    for one in missed:
+        print(f"missed: {one.name}\n        {one.reason or results[one.name]}")
+    if asked.write:
+        asked.write.write_text(_page(asked.seed, counts, chosen, results), encoding="utf-8")
+    (_, of_named, named_caught), (_, of_drawn, drawn_caught) = counts
+    return 0 if named_caught == of_named and drawn_caught >= CAUGHT_SHARE * of_drawn else 1
+
+
+def _page(
+    seed: int,
+    counts: Sequence[tuple[str, int, int]],
+    mutants: Sequence[Mutant],
+    results: Mapping[str, str],
+) -> str:
+    """docs/mutants.md"""
+    text = (
+        "# Do the tests notice a bug?\n\n"
+        "`make mutants` puts bugs into the code on purpose, one at a time, and runs the nearest tests. A\n"
+        "bug is *caught* when a test fails with it that passes without it. *Named* bugs are those of\n"
+        "`tests/tools/mutants.toml`, which once went unnoticed. *Drawn* bugs are single changes of the\n"
+        "syntax in `harness/core/link`, `harness/core/verdict`, `harness/core/recovery` and\n"
+        "`harness/incidents/inquest.py`: a comparison turned, `and` for `or`, a sign changed, a call left\n"
+        f"out, a result forgotten. `make mutants` wrote this file, with seed {seed}.\n\n"
+        "| bugs | played | caught | missed |\n|---|---:|---:|---:|\n"
+    )
+    text += "".join(
+        f"| {name} | {of} | {caught} | {of - caught} |\n" for name, of, caught in counts
+    )
+    rows: dict[bool, list[str]] = {False: [], True: []}
+    for one in mutants:
+        result = results[one.name]
+        why = one.reason or result
+        shown = one.name.replace("|", "\\|")
+        rows[result.startswith("MISSED")].append(f"| `{shown}` | {why} |\n")
+    for is_missed, title, head in ((True, "Missed", "why"), (False, "Caught", "how")):
+        if rows[is_missed]:
+            text += f"\n## {title}\n\n| bug | {head} |\n|---|---|\n{''.join(rows[is_missed])}"
+    return text
 
 
 if __name__ == "__main__":

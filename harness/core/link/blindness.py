@@ -301,9 +301,7 @@ def _half(state: LinkState) -> list[Blindness]:
     """One direction is not in the capture, as half a mirror gives it."""
     found = []
     for writer in state.writers:
-        peers = {d for s, d in state.directions if s == writer} | {
-            s for s, d in state.directions if d == writer
-        }
+        peers = {d for s, d in state.directions if s == writer}
         backs = [state.between(peer, writer) for peer in peers]
         if not any(back.is_heard for back in backs):
             says = (

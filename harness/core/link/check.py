@@ -33,7 +33,6 @@ from freezeframe.harness.core.link.skim import Fill
 from freezeframe.harness.core.link.tcpstream import (
     Flow,
     Reassembler,
-    StreamClosed,
     StreamData,
     StreamEvent,
     StreamGap,
@@ -141,7 +140,6 @@ def _streams(capture: Iterable[tuple[Ns, bytes]], ports: frozenset[int]) -> list
     reassembler, found, t_ns = Reassembler(ports=ports), list[StreamEvent](), 0
     for number, (t_ns, frame) in enumerate(capture, 1):
         found += (_own(event) for event in reassembler.feed(t_ns, frame, number))
-        found += (_own(event) for event in reassembler.tick(t_ns))
     return found + [_own(event) for event in reassembler.close(t_ns)]
 
 
@@ -239,19 +237,14 @@ class _Trial:
 
     def holed(self, events: Sequence[StreamEvent], trials: int, seed: int) -> None:
         """A hole in the capture is no error of a device."""
-        data = [at for at, event in enumerate(events) if type(event) is StreamData]
-        for at in data[:: max(1, len(data) // trials)]:
-            event = events[at]
-            assert type(event) is StreamData
-            self._accuses_nobody([*events[:at], _gap(event), *events[at + 1 :]], f"hole at {at}")
+        gaps = {at: _gap(event) for at, event in enumerate(events) if type(event) is StreamData}
+        lost = [{at} for at in list(gaps)[:: max(1, len(gaps) // trials)]]
         for number in range(trials):
             dice = random.Random(f"{seed}/hole/{number}")
-            lost = set(dice.sample(data, min(len(data), dice.randrange(1, 6))))
-            holed = [
-                _gap(event) if at in lost and type(event) is StreamData else event
-                for at, event in enumerate(events)
-            ]
-            self._accuses_nobody(holed, f"holes of trial {number} of seed {seed}: {sorted(lost)}")
+            lost.append(set(dice.sample(list(gaps), min(len(gaps), dice.randrange(1, 6)))))
+        for holes in lost:
+            holed = [gaps[at] if at in holes else event for at, event in enumerate(events)]
+            self._accuses_nobody(holed, f"holes at {sorted(holes)}")
 
     def begun_late(self, events: Sequence[StreamEvent], trials: int) -> None:
         """A capture may begin anywhere, in the middle of a message too."""
@@ -372,37 +365,16 @@ class _Trial:
 def _late(events: Sequence[StreamEvent], at: int, skip: int) -> Iterator[StreamEvent]:
     """The events from ``at`` on, as a capture that begins there shows them: streams that are going
     on, the first of them ``skip`` bytes later."""
-    opened: dict[int, int] = {}
+    opened = set[int]()
     for event in events[at:]:
         number = event.flow.number
-        if type(event) is StreamOpened:
-            opened[number] = 0
+        if number in opened or type(event) is StreamOpened:
+            opened.add(number)
             yield event
-            continue
-        if number not in opened:
-            if type(event) is not StreamData or len(event.data) <= skip:
-                continue
-            begins = skip if not opened else 0
-            opened[number] = event.offset + begins
+        elif type(event) is StreamData and len(event.data) > skip:
             yield StreamOpened(event.flow, event.t_ns, event.packet_no, False, False)
-            event = _piece(event, begins, len(event.data))
-        yield _moved(event, opened[number])
-
-
-def _moved(event: StreamEvent, by: int) -> StreamEvent:
-    """Offsets count from the first byte that was captured."""
-    match event:
-        case StreamData():
-            offset = event.offset - by
-            return StreamData(event.flow, event.t_ns, event.packet_no, offset, event.data)
-        case StreamGap():
-            offset = event.offset - by
-            return StreamGap(event.flow, event.t_ns, event.packet_no, offset, event.length_bytes)
-        case StreamClosed():
-            offset = event.offset - by
-            return StreamClosed(event.flow, event.t_ns, event.packet_no, offset, event.reason)
-        case StreamOpened():
-            return event
+            yield _piece(event, 0 if opened else skip, len(event.data))
+            opened.add(number)
 
 
 def _clear_of_data(message: Message, clear: bytes) -> None:

@@ -133,11 +133,6 @@ class Ledger:
     def outstanding(self) -> int:
         return sum(book.outstanding for book in self._books.values())
 
-    def rows(self, session: LinkSession) -> list[WriteRow]:
-        """The rows still held: finished ones first, then the unfinished."""
-        book = self._book(session)
-        return [*book.finished.values(), *book.unfinished.values()]
-
     def _book(self, session: LinkSession, *, whole: bool = False) -> Book:
         book = self._books.get(session.number)
         if book is None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -47,8 +46,6 @@ from freezeframe.harness.core.link.protocol import Opening, Tell
 from freezeframe.harness.wire import nvme_tcp as wire
 from freezeframe.harness.wire.nvme_tcp import Opcode
 
-MAX_IN_FLIGHT: Final = 65_536
-"""Commands remembered per connection; a cid has 16 bits."""
 _COMMON: Final = wire.COMMON_HEADER.size
 _WRITE_ID: Final = struct.Struct("<HH")
 """queue, cid"""
@@ -114,7 +111,8 @@ class _Queue(PduConnection[NvmeSession]):
 
     number: int = -1
     """-1 while nothing captured has said it."""
-    in_flight: OrderedDict[int, _Command] = field(default_factory=OrderedDict)
+    in_flight: dict[int, _Command] = field(default_factory=dict)
+    """By cid, whose 16 bits bound it."""
 
     def lose_sight(self) -> None:
         super().lose_sight()
@@ -300,8 +298,6 @@ class NvmeDirection(PduDirection[_Queue]):
         expects_answer = not queue.strays.has_answered(cid, pdu)
         if expects_answer:
             queue.in_flight[cid] = _Command(kind, length, queue.write_id(cid))
-        while len(queue.in_flight) > MAX_IN_FLIGHT:
-            queue.in_flight.popitem(last=False)
         out.append(
             ReplicatedWrite(
                 *where, (self.opening.connection, cid), queue.write_id(cid), kind, 0, at_bytes, length, data, body,

@@ -33,6 +33,7 @@ MAX_REJOINS: Final = 256
 """Kept; the oldest make room."""
 MAX_APART: Final = 64
 """Pairs of nodes and volumes whose unanswered writes are remembered."""
+NO_RANGES: Final = Ranges()
 JUDGEMENT_NS: Final = 100 * NS_PER_MS
 """After an end has called both equal: copies on the other direction may be captured a little later."""
 
@@ -145,22 +146,19 @@ class Rejoin:
         ]
         return max(0, *lost) if lost else 0
 
-    def omitted(
-        self, also_owed: Ranges | None = None, still_marked: Ranges | None = None
-    ) -> Ranges:
+    def omitted(self, also_owed: Ranges = NO_RANGES) -> Ranges:
         """What should have been copied and was not, although an end calls both equal.
 
         ``also_owed``: what the host's journal says was written and acknowledged while they were
-        apart. ``still_marked``: what a side has marked now."""
+        apart."""
         if not self.t_equal_ns or not self.is_judged:
             return Ranges()
         due = self.exchanged | self.noted
         if self.t_parted_ns is not None:
-            due |= self.owed | (also_owed or Ranges())
+            due |= self.owed | also_owed
             if self.marked:
                 due |= self.refused  # the writer's bitmap, which the two work on, has them
-        left = due - self.equal
-        return left - still_marked if still_marked else left
+        return due - self.equal
 
     def unexplained(self, also_explained: Ranges) -> Ranges:
         """What was copied and had no reason to differ. ``also_explained``: what the host wrote while

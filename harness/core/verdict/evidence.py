@@ -166,7 +166,7 @@ class Evidence:
     """None: there is no capture."""
     link_problem: str = ""
     """Why there is no capture, why it ends early, or why nobody understands it."""
-    link_is_recorded: bool = False
+    link_is_recorded: bool
     """There is a capture, of a protocol that is not understood: ``link`` is None."""
     journal: Journal | None = None
     journal_problem: str = ""

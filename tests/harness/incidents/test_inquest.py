@@ -4,18 +4,22 @@ nothing."""
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cbor2
+import golden_incidents
 import msgspec
 import pytest
 import zstandard
 
 from freezeframe.harness.core.verdict.failingblock import NOT_SHOWN, BlockRead, FailingBlock
+from freezeframe.harness.core.verdict.ringdepth import ring_depth
 from freezeframe.harness.errors import WireError
+from freezeframe.harness.incidents.dossier import Dossier
 from freezeframe.harness.incidents.incident import Incident
-from freezeframe.harness.incidents.inquest import conclude, plain, verdict_of
+from freezeframe.harness.incidents.inquest import conclude, event_logs, plain, verdict_of
 from freezeframe.harness.incidents.store import StoredIncident, link_runs
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -173,3 +177,22 @@ def test_a_block_is_from_before_the_rejoin_only_where_the_protocol_shows_rejoins
     assert judged is not None
     assert judged.sides["primary"].rejoin == rejoin
     assert judged.sides["primary"].reason == (NOT_SHOWN if rejoin == "not known" else "")
+
+
+def test_what_was_logged_after_the_trigger_is_counted_from_the_triggers_arrival(
+    tmp_path: Path,
+) -> None:
+    dossier = Dossier(golden_incidents.unpack("bit_flip_receiver", tmp_path))
+    verdict = dossier.verdict
+    trigger = dossier.record.trigger
+    assert trigger is not None
+    for side, depth in event_logs(dossier, verdict).items():
+        expected = ring_depth(dossier.sets[side], trigger.t_arrival_ns, verdict, side)
+        assert depth == expected and depth.since_trigger is not None
+    untriggered = replace(
+        dossier,
+        stored=replace(
+            dossier.stored, record=msgspec.structs.replace(dossier.record, trigger=None)
+        ),
+    )
+    assert {one.since_trigger for one in event_logs(untriggered, verdict).values()} == {None}

@@ -9,7 +9,7 @@ import pytest
 from record_keys import unread
 
 from freezeframe.harness.core.blocks.compare import Comparison, Difference, LostWrite
-from freezeframe.harness.core.verdict.record import FORMAT, IncidentRecord
+from freezeframe.harness.core.verdict.record import FAULTS_ARMED, FORMAT, IncidentRecord
 from freezeframe.harness.incidents.record import OLDEST, read_record
 
 WHOLE: dict[str, Any] = {
@@ -128,3 +128,11 @@ def test_any_value_anywhere_is_survived_and_costs_little() -> None:
             place = place[key]
         record, damage = read_record(raw)
         assert isinstance(record, IncidentRecord) and all(len(one) < 1000 for one in damage)
+
+
+def test_a_fault_that_was_armed_is_a_deliberate_one() -> None:
+    steps = [{"t_ns": 1, "side": "primary", "step": "up", "detail": ""}]
+    armed = [*steps, {"t_ns": 2, "side": "secondary", "step": FAULTS_ARMED, "detail": "[]"}]
+    for recovery, is_deliberate in ((None, False), ([], False), (steps, False), (armed, True)):
+        record, _ = read_record(WHOLE | {"recovery": recovery})
+        assert record.has_deliberate_fault is is_deliberate

@@ -37,8 +37,8 @@ class DrbdLinkSession(LinkSession):
     algorithms: dict[str, str] = field(default_factory=dict)
     """Address -> integrity algorithm that it announced."""
     assumed_algorithm: str = ""
-    """Named by the bench file, for an end whose P_PROTOCOL was not captured; "": it is inferred
-    from the digest's size."""
+    """Named by the bench file, for an end whose P_PROTOCOL was not captured; "": what the digest's
+    size tells is not certain."""
     ending: bool = False
     """Its data socket is closing: the next connection that opens begins another session."""
     nodes: dict[str, int] = field(default_factory=dict)
@@ -66,9 +66,6 @@ class DrbdLinkSession(LinkSession):
             announced = next(iter(self.algorithms.values()))
         left_over = data_bytes % drbd.SECTOR_BYTES
         if announced is None:
-            assumed = INTEGRITY.get(self.assumed_algorithm) if self.assumed_algorithm else None
-            if assumed is not None and assumed.size_bytes == left_over:
-                return assumed
             return BY_SIZE.get(left_over) or Integrity("unknown", left_over, None)
         known = INTEGRITY.get(announced)
         if known is None:

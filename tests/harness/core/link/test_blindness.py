@@ -86,6 +86,17 @@ def test_half_a_mirror_without_the_answers() -> None:
     assert triggers == []
 
 
+@pytest.mark.parametrize("stranger", ["10.77.0.9", S])
+def test_only_who_the_writer_writes_to_can_answer_it(stranger: str) -> None:
+    heard = HeardDirection(is_heard=True, has_spoken=True, connections=1)
+    state = LinkState(
+        ports=DRBD, primary_address=P, secondary_address=S, frames=9, messages=9, writers={P: 4},
+        directions={(P, S): heard, (stranger, P): heard},
+    )  # fmt: skip
+    shown = BlindKind.ANSWERS_NOT_SHOWN not in {one.kind for one in blindness(state)}
+    assert shown is (stranger == S)
+
+
 def test_half_a_mirror_without_the_writes() -> None:
     half = [frame for frame in FRAMES if sent_by(frame) == S]
     view, triggers = watch(half, ends())
@@ -348,3 +359,20 @@ def test_a_wrong_address_is_not_blamed_on_the_interface() -> None:
     assert exchanged in said and "mirror port" not in said
     for blind in ({}, {str(BlindKind.NOTHING_CAPTURED): "the capture saw no frame at all"}):
         assert "mirror port" in no_write_seen(demand, blind)
+
+
+@pytest.mark.parametrize("answers_until", [100, 1000])
+def test_what_lay_beyond_the_window_of_a_receiver_that_vanished_is_a_hole_at_the_end(
+    answers_until: int,
+) -> None:
+    frames = healthy_exchange(12, (65536,))
+    captured = [
+        (10**18 + at * 1000, one)
+        for at, one in enumerate(frames)
+        if at < answers_until or sent_by(one) == P
+    ]
+    found = LinkEvidence(ends())
+    found.feed(run_of(captured), 0)
+    assert found.gaps == 0
+    found.close()
+    assert found.gaps == 1

@@ -25,7 +25,7 @@ from freezeframe.harness.core.link import byname
 from freezeframe.harness.core.link.check import ExpectedOnLink, check_protocol
 from freezeframe.harness.core.link.drbd.protocol import DrbdLink
 from freezeframe.harness.core.link.messages import LinkMessage
-from freezeframe.harness.core.link.protocol import LinkOptions, Opening
+from freezeframe.harness.core.link.protocol import LinkOptions, Opening, Tell
 from freezeframe.harness.edge.pcapng import read_frames
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -248,6 +248,22 @@ def test_a_broken_protocol_is_found_out(direction: type[VendorDirection], words:
     broken = type(f"{direction.__name__}Link", (Broken,), {"direction": direction})
     with pytest.raises(AssertionError, match=words):
         check_protocol(broken, HEALTHY, HEALTHY_EXPECTED, trials=20)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"name": ""}, "name is ''"),
+        ({"ports": (0,)}, "ports is"),
+        ({"ports": (1 << 16,)}, "ports is"),
+        ({"tells": frozenset({"write"})}, "tells is"),
+        ({"tells": frozenset({Tell.ANSWER})}, "ANSWER without WRITE"),
+        ({"refuses_by": "silence"}, "refuses_by is"),
+    ],
+)
+def test_what_a_protocol_says_of_itself_is_held(says: dict[str, object], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_protocol(type("Odd", (VendorLink,), says), HEALTHY, HEALTHY_EXPECTED, trials=1)
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,20 @@ def test_what_a_doubt_asks_for_costs_nothing_when_it_is_over() -> None:
     view, hits = judged(DRBD, drbd(2))
     assert len(hits) == 1
     assert not any(half.attended for half in view.reassembler.halves.values())
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_an_answer_too_much_is_hit_in_the_silence_after_it(name: str) -> None:
+    """Nothing more is captured: the watch says it when its doubt is over."""
+    exchange, ends = EXCHANGES[name]
+    view = LinkView(ends, [LinkRule(name=one, event=one) for one in ABOUT_ANSWERS])
+    fed = [
+        hit
+        for number, (t_ns, frame) in enumerate(exchange(WRITES), 1)
+        for hit in view.feed(t_ns, frame, number, t_ns)
+    ]
+    ticked, due_ns = list[Trigger](), view.next_deadline()
+    while due_ns is not None:
+        ticked += view.tick(due_ns)
+        due_ns = view.next_deadline()
+    assert (fed, [one.rule for one in ticked]) == ([], ["repeated-ack"])

@@ -16,7 +16,7 @@ from scapy.packet import Packet, Raw
 from tcp_frames import A, feed, segment, stream
 
 from freezeframe.harness.core.link import skim, skimpure
-from freezeframe.harness.core.link.ipheaders import Foreign
+from freezeframe.harness.core.link.ipheaders import HOSTILE, Foreign, look
 from freezeframe.harness.core.link.linkview import LinkEnds, LinkView
 from freezeframe.harness.core.link.tcpstream import Reassembler
 from freezeframe.harness.core.linkevents import EVENTS, LinkRule
@@ -46,6 +46,7 @@ SEEN_THROUGH = {
         / Ether() / Dot1Q(vlan=5) / (INNER.payload / DATA)
     ),
 }  # fmt: skip
+IPV6_IN_GRE = OUTER / GRE() / (IPv6() / TCP(sport=40000, dport=7788, flags="A") / DATA)
 BLINDING = {
     Foreign.TAGS: Ether() / Dot1AD() / Dot1Q() / Dot1Q() / (INNER.payload / DATA),
     Foreign.MPLS: Ether() / MPLS(s=1) / (INNER.payload / DATA),
@@ -113,11 +114,25 @@ def test_other_traffic_hides_nothing(packet: Packet) -> None:
     assert reassembler.skipped_frames == 1
 
 
-@pytest.mark.parametrize("packet", SEEN_THROUGH.values(), ids=SEEN_THROUGH)
+@pytest.mark.parametrize("packet", [*SEEN_THROUGH.values(), IPV6_IN_GRE])
 def test_a_cut_frame_never_raises(packet: Packet) -> None:
+    """It is TCP as far as it goes, or it has a name."""
     whole = bytes(packet)
     for size in range(len(whole)):
         Reassembler().feed(1, whole[:size], 1)
+    for size in range(54, len(whole)):  # what is shorter is not looked at
+        found = look(memoryview(whole[:size]))
+        assert isinstance(found, Foreign) or (len(found) == 3 and found[2])
+    assert not isinstance(look(memoryview(whole)), Foreign)
+
+
+def test_extension_headers_are_passed_and_one_that_leads_out_of_the_packet_lies() -> None:
+    head = bytes(Ether() / IPv6(nh=0, plen=48))
+    options = bytes([6, 1]) + bytes(14)  # hop by hop, 16 bytes, then TCP
+    honest = look(memoryview(head + options + bytes(40)))
+    assert honest == (len(head) + 16, len(head) + 48, head[22:54])
+    for lie in (bytes([0, 4]) + bytes(46), bytes([0, 0]) * 24, bytes([0, 255]) + bytes(46)):
+        assert look(memoryview(head + lie)) == HOSTILE
 
 
 def test_a_wrong_digest_is_found_in_a_switchs_erspan_session() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from freezeframe.harness.core.link.iscsi import IscsiLink
 from freezeframe.harness.core.link.messages import (
     Answer,
+    Hole,
     LinkMessage,
     Malformed,
     Message,
@@ -198,3 +199,27 @@ def test_after_a_short_hole_data_that_look_like_an_older_connection_are_not_take
     assert not [one for one in mirror.seen if isinstance(one, Message | Malformed)]
     mirror.exchange(UNDERSTOOD)
     assert counts(mirror.exchange(AFTER)) == (0, AFTER, AFTER)
+
+
+@pytest.mark.parametrize(
+    ("words", "length", "is_login"), [(0, 512, True), (3, 512, False), (0, 1 << 20, False)]
+)
+def test_a_login_has_no_further_headers_and_a_bounded_text(
+    words: int, length: int, is_login: bool
+) -> None:
+    pdu = bytearray(BHS_BYTES)
+    pdu[0], pdu[1], pdu[4] = 0x43, 0x87, words
+    pdu[5:8] = length.to_bytes(3, "big")
+    told = Mirror(False).initiator.measure(bytearray(b"before it") + pdu, 9)
+    said = f"with {words} words of headers and {length} bytes of data"
+    assert (isinstance(told, str) and said in told) is not is_login
+
+
+@pytest.mark.parametrize("exchanged", [0, BEFORE])
+def test_a_hole_hides_what_its_sender_sends_and_both_while_nobody_knows(exchanged: int) -> None:
+    mirror = Mirror(True)
+    mirror.exchange(exchanged)
+    for end, writes in ((mirror.initiator, True), (mirror.target, False)):
+        (hole,) = (one for one in end.gap(1, 1) if isinstance(one, Hole))
+        known = (writes, not writes) if exchanged else (True, True)
+        assert (hole.sender, hole.hides_writes, hole.hides_answers) == (end.sender, *known)

@@ -8,6 +8,9 @@ from collections.abc import Collection, Iterator
 import pytest
 from link_script import P, Pair, S, p_ack, p_barrier, p_barrier_ack, p_data
 
+from freezeframe.harness.core.link.ledgerbook import EXCERPT_BYTES, excerpt
+from freezeframe.harness.core.link.messages import LinkSession, ReplicatedWrite, WritePart
+
 Step = tuple[str, str, bytes]
 """(socket, sender, packet)."""
 OTHER = {P: S, S: P}
@@ -144,3 +147,29 @@ def test_an_answer_to_no_write_is_found_once_the_barrier_has_come_round(seed: in
     for also in (set(), {first}):
         hits = [one.rule for one in play([*ended(steps, seed), stray], lost | also).triggers]
         assert hits == ["unknown-ack"]
+
+
+def test_an_excerpt_is_a_write_as_on_the_wire_and_of_a_part_its_data() -> None:
+    session = LinkSession(1, ("10.0.0.1", "10.0.0.2"), 7788, 0)
+    head, data = b"header and digest", bytes(range(200))
+    where = (session, "10.0.0.1", "P_DATA", 1, 1, 0, 16, False)
+    whole = ReplicatedWrite(*where, "key", b"id", "write", 0, 0, 200, data, head + data, 1, 1, True)
+    assert excerpt(whole) == (head + data)[:EXCERPT_BYTES]
+    assert excerpt(WritePart(*where, "key", 0, memoryview(data))) == data[:EXCERPT_BYTES]
+
+
+@pytest.mark.parametrize(("answers_after", "hits"), [(0, []), (1, ["repeated-ack"])])
+def test_an_answer_that_was_captured_before_its_write_answers_it_once(
+    answers_after: int, hits: list[str]
+) -> None:
+    pair = Pair()
+    pair.connect()
+    pair.epoch(1, 2)
+    pair.wait(3)
+    pair.ack(7, 64)
+    pair.write(7, 64)
+    pair.wait(1)
+    for _ in range(answers_after):
+        pair.ack(7, 64)
+    pair.wait(200)
+    assert pair.hits == hits

@@ -21,6 +21,8 @@ from freezeframe.harness.core.link.tcpreceiver import (
     AddressPair,
     Half,
     QueuedSegment,
+    TcpOptions,
+    parse_options,
 )
 from freezeframe.harness.core.link.tcpstream import (
     Reassembler,
@@ -363,3 +365,26 @@ def test_the_queue_knows_which_bytes_it_holds(
     assert [one.end for one in half.pending] == sorted({one.end for one in half.pending})
     asked = set(range(at, at + size))
     assert half.holds(QueuedSegment(at, at + size, 0, 0, b"", False)) == (asked <= held)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", TcpOptions()),
+        (b"\x04\x02", TcpOptions(sack_ok=True)),
+        (b"\x01\x01\x04\x02", TcpOptions(sack_ok=True)),
+        (b"\x04\x03\x00", TcpOptions()),
+        (b"\x09\x02", TcpOptions()),
+        (b"\x03\x03\x07", TcpOptions(scale=7)),
+        (b"\x03\x04\x07\x00", TcpOptions()),
+        (b"\x08\x0a" + bytes(3) + b"\x05" + bytes(4), TcpOptions(tsval=5)),
+        (b"\x08\x08" + bytes(3) + b"\x05" + bytes(2), TcpOptions()),
+        (b"\x05\x0a" + bytes(3) + b"\x05" + bytes(3) + b"\x09", TcpOptions(sacks=((5, 9),))),
+        (b"\x05\x06" + bytes(4), TcpOptions()),
+        (b"\x00\x04\x02", TcpOptions()),
+        (b"\x09\x01\x04\x02", TcpOptions()),
+        (b"\x04\x02\x03\x09\x07", TcpOptions(sack_ok=True)),
+    ],
+)
+def test_an_option_counts_with_its_own_length_only(raw: bytes, expected: TcpOptions) -> None:
+    assert parse_options(memoryview(raw)) == expected

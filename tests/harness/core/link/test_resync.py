@@ -79,7 +79,6 @@ def test_what_is_due_and_not_copied_is_omitted() -> None:
     assert rejoin(marked={A: MARKED}, copied=MARKED).omitted() == Ranges()
     assert rejoin(owed=Ranges([(512, 1024)])).omitted() == Ranges([(512, 1024)])
     assert rejoin(owed=Ranges([(512, 1024)]), rewritten=Ranges([(0, 4096)])).omitted() == Ranges()
-    assert rejoin(marked={A: MARKED}).omitted(still_marked=MARKED) == Ranges()
     assert rejoin(refused=MARKED).omitted() == Ranges(), "only the writer has marked it"
     assert rejoin(refused=MARKED, marked={A: Ranges()}).omitted() == MARKED, (
         "the writer sent its bitmap"

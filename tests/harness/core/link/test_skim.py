@@ -159,6 +159,27 @@ def test_most_of_a_healthy_transfer_is_passed_over() -> None:
     assert thought < len(FRAMES) / 3
 
 
+def test_while_a_connection_is_attended_none_of_its_frames_is_passed_over() -> None:
+    reader = Reader(frozenset({7788}), Reassembler)
+    runs = [
+        skim.encode((T_NS, frame, len(frame)) for frame in FRAMES[at : at + len(FRAMES) // 3])
+        for at in range(0, len(FRAMES), len(FRAMES) // 3)
+    ]
+    thought = []
+    for at, run in enumerate(runs[:3]):
+        if at == 1:
+            for connection in {half.flow.connection for half in reader.reassembler.halves.values()}:
+                reader.reassembler.attend(connection)
+        elif at == 2:
+            reader.reassembler.rest()
+        thought.append(0)
+        for t_ns, frame, number in reader.reassembler.frames(run, at * (len(FRAMES) // 3) + 1, 0):
+            reader.take(reader.reassembler.feed(t_ns, frame, number))
+            thought[-1] += 1
+    third = len(FRAMES) // 3
+    assert thought[0] < third / 2 and thought[1] == third and thought[2] < third / 2, thought
+
+
 @settings(max_examples=120, deadline=None)
 @given(
     seed=st.integers(0, 10**6),

@@ -246,6 +246,20 @@ def test_many_connections_evict_those_without_data_first() -> None:
     assert stream(events) == b"xy"
 
 
+def test_of_an_evicted_connection_every_direction_that_was_opened_is_closed() -> None:
+    reassembler = Reassembler(max_connections=2)
+    frames = []
+    for n in range(9):
+        ends = ((A[0], 50000 + n), B)
+        frames += [segment(*ends, 100, 0, SYN), segment(*ends[::-1], 900, 101, SYN | ACK)]
+        frames += [segment(*ends, 101, 901, ACK, b"x"), segment(*ends[::-1], 901, 102, ACK, b"y")]
+    events = feed(reassembler, frames)
+    opened = [one.flow.number for one in events if isinstance(one, StreamOpened)]
+    closed = [(one.flow.number, one.reason) for one in events if isinstance(one, StreamClosed)]
+    assert len(opened) == 18
+    assert closed == [(number, "evicted") for number in opened[:-4]]
+
+
 def test_ports_limit_what_is_followed() -> None:
     reassembler = Reassembler(ports=frozenset({9}))
     assert feed(reassembler, opening()) == []

@@ -338,6 +338,36 @@ def test_a_set_that_is_not_there_is_missing() -> None:
     }
 
 
+@pytest.mark.parametrize("repeats", [0, 1, 3])
+@pytest.mark.parametrize("is_silent", [False, True])
+@pytest.mark.parametrize("disruptive", [False, True])
+def test_only_a_save_that_was_neither_answered_nor_left_a_set_is_written_again_after_its_pull(
+    disruptive: bool, is_silent: bool, repeats: int
+) -> None:
+    """Else a frame that crashes would go to a controller that has restarted."""
+    done: list[Action] = []
+
+    def none(action: Action) -> RecoveryEvent:
+        done.append(action)
+        if isinstance(action, AwaitReply) and is_silent:
+            return TimedOut()
+        if isinstance(action, Pull):
+            return PullBroke(
+                side=action.side, reason="no such set", arrived_bytes=0, resumable=False
+            )
+        return obedient(action)
+
+    machine = Recovery(replace(POLICY, repeats=repeats), {"primary": 3}, disruptive=disruptive)
+    _, finish = walk(machine, none, both=False)
+    replies = [at for at, one in enumerate(done) if isinstance(one, AwaitReply)]
+    first_pull = next(at for at, one in enumerate(done) if isinstance(one, Pull))
+    assert len(replies) == (repeats + 1 if is_silent else 1)
+    assert len([at for at in replies if at > first_pull]) == (
+        repeats if is_silent and not disruptive else 0
+    )
+    assert finish.sides[0].set == "missing"
+
+
 def test_events_that_do_not_fit_change_nothing() -> None:
     machine = pair()
     assert machine.on(Pulled(side="primary"), 0) == []

@@ -262,3 +262,22 @@ def test_only_the_consoles_that_were_proved_to_be_watched_are_called_so(
     shown = rendered(IncidentRecord(recheck=recheck))  # type: ignore[arg-type]
     assert "canaries heard" not in shown
     assert ("recheck agrees (" in shown) == (len(sides) == 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "reaction_us", "budget_us", "is_slow"),
+    [
+        ("console", 100.5, 100.0, True),
+        ("link", 100.5, 100.0, True),
+        ("console", 100.0, 100.0, False),
+        ("operator", 100.5, 100.0, False),
+        ("console", None, 100.0, False),
+        ("console", 100.5, None, False),
+    ],
+)
+def test_a_reaction_is_slow_beyond_the_budget_and_where_somebody_had_to_be_quick(
+    source: str, reaction_us: float | None, budget_us: float | None, is_slow: bool
+) -> None:
+    said = assurance.slow_reaction(source, reaction_us, budget_us)
+    assert bool(said) is is_slow
+    assert not is_slow or ("100.5 us" in said and "100 us are allowed" in said)

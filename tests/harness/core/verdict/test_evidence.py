@@ -15,10 +15,12 @@ from verdictrun import Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.core.blocks import blockstamp
 from freezeframe.harness.core.events import NS_PER_S
+from freezeframe.harness.core.link.linkevidence import MAX_VOTES, HostAddresses
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.complaints import line_at, printed_digests
-from freezeframe.harness.core.verdict.evidence import Evidence
+from freezeframe.harness.core.verdict.evidence import Evidence, SideEvidence, suspects
 from freezeframe.harness.core.verdict.verdict import findings, judge
 
 SECTOR, SIZE = 3072, 4096
@@ -246,3 +248,51 @@ def test_a_write_of_an_earlier_boot_with_the_same_number_does_not_answer_for_it(
     more = replace(own, events=[own.events[0], *older, *own.events[1:]])
     longer = judge(evidence(parts | {"sets": parts["sets"] | {"secondary": more}}))
     assert longer == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "uptime_ns", "is_whole"),
+    [
+        ("BOOT", 0, True),
+        ("BOOT", 9, True),
+        ("HOST_WRITE", 6, True),
+        ("HOST_WRITE", 7, False),
+        ("HOST_WRITE", 9, False),
+        ("", 0, False),
+    ],
+)
+def test_a_log_is_whole_that_reaches_back_to_the_boot_or_the_arming(
+    name: str, uptime_ns: int, is_whole: bool
+) -> None:
+    first = [{"seq": 3, "uptime_ns": uptime_ns, "name": name}] if name else []
+    log = RootCauseSet(header={}, state={}, events=first)
+    assert SideEvidence(side="primary", set=log, armed_uptime_ns=7).log_is_whole is is_whole
+
+
+def test_the_writes_that_a_side_complained_of_keep_their_data() -> None:
+    e = evidence(incident("bit_flip_receiver").parts)
+    is_suspect = suspects(e.sides.values())
+    complained = {one["sector"] for one in e.secondary.named("REPL_DIGEST_FAILED")}
+    assert len(complained) == 1
+    assert {one.sector for one in e.own_writes if is_suspect(one)} == complained
+    assert not any(map(suspects(()), e.own_writes))
+
+
+def test_how_far_a_mirrors_addresses_lie_behind_is_told_by_the_stamps_of_its_first_writes() -> None:
+    behind, same = HostAddresses(same=False), HostAddresses(same=True)
+    for write_id in range(2 * MAX_VOTES):
+        data = blockstamp.stamp(1, 7, write_id, 8 * write_id, 1, 0)
+        for one in (behind, same):
+            one.learn(8 * write_id + (2048 if write_id < MAX_VOTES else 4096), data)
+    assert (behind.votes.total(), behind.distance_sectors) == (MAX_VOTES, 2048)
+    assert (same.votes.total(), same.distance_sectors) == (0, 0)
+
+
+def test_a_captured_write_has_the_times_of_its_first_and_its_last_frame() -> None:
+    parts = incident("bit_flip_receiver").parts
+    e, times_ns = evidence(parts), [t_ns for t_ns, _ in parts["frames"]]
+    offset_ns = times_ns[e.own_writes[0].packet_no - 1] - e.own_writes[0].t_sent_ns
+    for one in e.own_writes:
+        assert one.t_first_ns == times_ns[one.row.first_packet_no - 1] - offset_ns
+        assert one.t_sent_ns == times_ns[one.packet_no - 1] - offset_ns
+    assert any(one.t_first_ns < one.t_sent_ns for one in e.own_writes)

@@ -63,3 +63,11 @@ def test_what_an_earlier_boot_logged_is_counted_to_neither() -> None:
     assert ring_depth(saved(*earlier, *LOG[3:]), 1040, VERDICT, "primary") == RingDepth(
         5, 0, 2, None
     )
+
+
+def test_what_was_logged_at_the_trigger_is_not_after_it() -> None:
+    before, at, after = (
+        ring_depth(saved(*LOG), 1000 + uptime_ns, VERDICT, "primary") for uptime_ns in (49, 50, 51)
+    )
+    assert before == RingDepth(5, 0, 2, 3)
+    assert at == after == RingDepth(5, 0, 1, 3)

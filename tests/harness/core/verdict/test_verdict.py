@@ -4,6 +4,7 @@ simulation's tell-tales."""
 import itertools
 import json
 import random
+import re
 import struct
 from dataclasses import replace
 from functools import cache
@@ -12,15 +13,19 @@ from typing import Any
 
 import pytest
 from cuts import CUTS
+from link_mutations import unsummed
 from truths import CLEAN, KINDS, OUTSIDE, lies
 from verdictrun import Outcome, virtual_run
 from virtualbench import evidence
 
 from freezeframe.harness.bench.benchfile import load_bench
+from freezeframe.harness.core.events import NS_PER_MS
+from freezeframe.harness.core.link.blindness import BlindKind
 from freezeframe.harness.core.link.skim import run_of
 from freezeframe.harness.core.rootcause import RootCauseSet
 from freezeframe.harness.core.verdict.evidence import gather, without_tell_tales
 from freezeframe.harness.core.verdict.findings import Stage
+from freezeframe.harness.core.verdict.grade import grade
 from freezeframe.harness.core.verdict.oneclock import rows
 from freezeframe.harness.core.verdict.record import IncidentRecord, LinkRecord, Verdict
 from freezeframe.harness.core.verdict.verdict import judge
@@ -325,3 +330,99 @@ def test_a_protocol_that_is_not_installed_is_a_lack_and_no_error() -> None:
     record = outcome.parts["record"] | {"link": {"protocol": "a_vendors"}}
     verdict = judged_again(outcome, record=record)
     assert any("'a_vendors' not found" in one for one in verdict.evidence_lacks)
+
+
+def test_a_stale_copy_is_named_with_the_write_that_was_due() -> None:
+    verdict = incident("stale_copy").verdict
+    assert verdict.expected == f"write {verdict.write_id}" and verdict.found.startswith("write ")
+    assert verdict.found != verdict.expected
+    assert verdict.text.find(verdict.found) < verdict.text.find(f"belongs to {verdict.expected}")
+
+
+def test_a_hidden_direction_costs_a_letter_and_strangers_on_the_port_cost_none() -> None:
+    parts = incident("bit_flip_receiver").parts
+    pair = [bytes([10, 77, 0, end]) for end in (1, 2)]
+    frames = parts["frames"]
+    others = [
+        (t_ns, one.replace(pair[0], bytes([10, 9, 8, 7])).replace(pair[1], bytes([10, 9, 8, 6])))
+        for t_ns, one in frames[:40]
+    ]
+    with_strangers = sorted([*frames, *others], key=lambda one: one[0])
+    half = [(t_ns, one) for t_ns, one in frames if one[26:30] == pair[0]]
+    for captured, kinds, letter in (
+        (frames, set(), "A"),
+        (with_strangers, {BlindKind.STRANGERS}, "A"),
+        (half, {BlindKind.ANSWERS_NOT_SHOWN}, "B"),
+    ):
+        record = parts["record"] | {"capture": {"kernel_drops": 0, "packets": len(captured)}}
+        e = evidence({**parts, "frames": captured, "record": record})
+        assert e.link is not None and {one.kind for one in e.link.blind} == kinds
+        assert grade(e).letter == letter, grade(e).lacks
+        for one in e.link.blind:
+            assert (one.says in grade(e).lacks) is (letter != "A")
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("late_ack", "late"), ("lost_ack", "lost"), ("stall", "late or lost")]
+)
+def test_without_a_log_the_answers_that_overtook_tell_late_and_lost_from_not_read(
+    kind: str, named: str
+) -> None:
+    outcome = incident(kind)
+    verdict = judged_again(outcome, sets=outcome.parts["sets"] | {"secondary": None})
+    assert verdict.kind == named
+    assert verdict.stage == (None if kind == "stall" else Stage.RESPONSE)
+    assert any("meanwhile" in one for one in verdict.reasons) is (kind != "stall")
+
+
+def test_without_clocks_a_secondary_that_logged_nothing_meanwhile_had_not_read() -> None:
+    parts = CUTS["device clocks unknown"](incident("stall").parts, random.Random(1))
+    e = evidence(parts)
+    verdict = judge(e)
+    assert (verdict.kind, verdict.stage) == ("not reading", Stage.STALL)
+    named = re.search(r"idle for (\d+) ms", verdict.text + " ".join(verdict.reasons))
+    write = next(one for one in e.own_writes if one.write_id == verdict.write_id)
+    assert named is not None and abs(int(named[1]) - write.latency_ns / NS_PER_MS) < 100
+
+
+@pytest.mark.parametrize("kind", ["lost_write", "bit_flip_store", "misdirected_write"])
+def test_what_a_store_did_wrong_is_tied_to_the_copy_on_the_link(kind: str) -> None:
+    """From a damaged block to the frame that carried it and to both controllers' numbers of the write."""
+    outcome = incident(kind)
+    e, verdict = evidence(outcome.parts), outcome.verdict
+    (write,) = (one for one in e.own_writes if one.packet_no == verdict.packet_no)
+    assert (write.write_id, write.block_id) == (verdict.write_id, verdict.block_id)
+    assert verdict.primary_no == e.primary_number(write) is not None
+    assert verdict.secondary_no == e.secondary_number(write) is not None
+
+
+def test_two_bytes_that_changed_on_the_link_are_told_by_the_journal() -> None:
+    """A digest proves one flipped bit; of more, only what the host wrote can say where they are."""
+    outcome = incident("on_the_link")
+    single = outcome.verdict
+    assert single.packet_no is not None and single.byte_offset is not None
+    frames = list(outcome.parts["frames"])
+    t_ns, frame = frames[single.packet_no - 1]
+    size = (single.write_sectors or 0) * 512
+    changed = bytearray(frame)
+    changed[-size + 324] ^= 0x21
+    assert single.byte_offset > 324
+    frames[single.packet_no - 1] = (t_ns, unsummed(bytes(changed)))
+    verdict = judged_again(outcome, frames=frames)
+    assert (verdict.stage, verdict.write_id) == (Stage.ON_THE_LINK, single.write_id)
+    assert (verdict.bytes_different, verdict.byte_offset, verdict.bit_mask) == (2, 324, 0x21)
+
+
+@pytest.mark.parametrize("reaches_back", [True, False])
+def test_a_log_that_has_wrapped_says_that_a_write_was_not_read_only_if_it_reaches_back(
+    reaches_back: bool,
+) -> None:
+    outcome = virtual_run("stall", 2, load_bench("sim").rules())
+    e, own = evidence(outcome.parts), outcome.parts["sets"]["secondary"]
+    write = next(one for one in e.own_writes if one.write_id == outcome.verdict.write_id)
+    times = [at[0] if (at := e.secondary.at(one)) else 0 for one in own.events]
+    later = next(n for n, t_ns in enumerate(times) if t_ns > write.t_sent_ns)
+    wrapped = replace(own, events=own.events[later - 100 if reaches_back else later :])
+    verdict = judged_again(outcome, sets=outcome.parts["sets"] | {"secondary": wrapped})
+    assert not evidence({**outcome.parts, "sets": {"secondary": wrapped}}).secondary.log_is_whole
+    assert verdict.kind == ("not reading" if reaches_back else "late or lost")

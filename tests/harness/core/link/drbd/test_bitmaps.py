@@ -47,4 +47,22 @@ def test_damaged_bytes_are_broken_or_a_bitmap_and_never_raise(seed: int) -> None
         transfer = BitmapTransfer()
         found = transfer.compressed(dice.randbytes(dice.randrange(60)))
         assert all(0 <= start < end for start, end in found)
-    assert BitmapTransfer().compressed(b"") == [] and BitmapTransfer().compressed(b"\x02") == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "found"),
+    [
+        (b"", []),
+        (b"\x82", []),  # no code
+        (b"\x83\xc5\x1e", []),  # another code than run lengths
+        (bytes.fromhex("b27fc51e"), []),  # the code of one long run, cut
+        # four runs of one block each, then no code at all
+        (b"\x92\x00\xff\xff\xff", [(0, BLOCK_BYTES), (2 * BLOCK_BYTES, 3 * BLOCK_BYTES)]),
+    ],
+)
+def test_what_is_no_bitmap_is_broken_and_what_was_read_before_is_kept(
+    payload: bytes, found: list[tuple[int, int]]
+) -> None:
+    transfer = BitmapTransfer()
+    assert transfer.compressed(payload) == found
+    assert transfer.broken
