@@ -203,7 +203,7 @@ class Peer(Status):
                 link.send(Cmd.OUT_OF_SYNC, offset_bytes // SECTOR_BYTES, length, 0)
             return False
         if data is None:
-            self._primary.send_trim(write_no, offset_bytes, length)
+            self._primary.send_trim(write_no, offset_bytes, length, fua)
         else:
             self._primary.send_write(write_no, offset_bytes, data, fua)
         return True

@@ -106,16 +106,16 @@ class Primary:
                 part << PART_SHIFT | write_no, write_no, offset_bytes + at, piece, flags
             )
 
-    def send_trim(self, write_no: int, offset_bytes: int, length_bytes: int) -> None:
+    def send_trim(self, write_no: int, offset_bytes: int, length_bytes: int, fua: bool) -> None:
         link = self._link
         if not link.features & Feature.TRIM:
-            self.send_write(write_no, offset_bytes, bytes(length_bytes), False)
+            self.send_write(write_no, offset_bytes, bytes(length_bytes), fua)
             return
         limit = MAX_TRIM_BYTES if link.features & Feature.WSAME else MAX_TRIM_BYTES_WITHOUT_WSAME
         parts = range(0, length_bytes, limit)
         if len(parts) > 1:
             self._split[write_no] = [len(parts), "acked"]
-        flags = RW_SYNC | DISCARD | self._reply_flags()
+        flags = RW_SYNC | DISCARD | (FUA if fua else 0) | self._reply_flags()
         for part, at in enumerate(parts):
             block_id = BLOCK_ID.pack(part << PART_SHIFT | write_no)
             sector, length = (offset_bytes + at) // SECTOR_BYTES, min(limit, length_bytes - at)

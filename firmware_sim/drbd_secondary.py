@@ -25,6 +25,7 @@ WRITE_NO_MASK: Final = (1 << 63) - 1
 """The event log's write_no on this side: the low 63 bits of the block_id."""
 # Plain numbers: the operators of IntFlag take microseconds.
 MAY_SET_IN_SYNC: Final = int(DpFlag.MAY_SET_IN_SYNC)
+FUA: Final = int(DpFlag.FUA)
 SEND_WRITE_ACK: Final = int(DpFlag.SEND_WRITE_ACK)
 SEND_RECEIVE_ACK: Final = int(DpFlag.SEND_RECEIVE_ACK)
 # And names: finding an enum's member takes a tenth of one.
@@ -84,6 +85,8 @@ class Secondary:
         if plan.kind != "neg":
             self.activate(sector, length)
             faults.store(write_no, sector * SECTOR_BYTES, data, link.backend)
+            if flags & FUA:
+                link.backend.flush()
             row[6] = STORED
             link.trace(REPL_STORE, write_no, sector, length, checksum)
         self._answer(plan, row, flags)
@@ -104,6 +107,8 @@ class Secondary:
         if plan.kind != "neg":
             self.activate(sector, length)
             link.backend.trim(sector * SECTOR_BYTES, length)
+            if flags & FUA:
+                link.backend.flush()
             row[6] = STORED
             link.trace(REPL_STORE, write_no, sector, length, 0)
         self._answer(plan, row, flags)

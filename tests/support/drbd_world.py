@@ -55,6 +55,9 @@ class MemoryBackend:
     def trim(self, offset_bytes: int, length_bytes: int) -> None:
         self.write(offset_bytes, bytes(length_bytes))
 
+    def flush(self) -> None:
+        self.cached.clear()
+
     def save_metadata(self) -> None:
         self.saved = self.metadata.to_bytes()
 
