@@ -67,8 +67,10 @@ def watched_bench(folder: Path, source_name: str = "sim") -> Iterator[Watch]:
     bench = load_bench(str(folder / "lab.toml"))
     with watch(bench, out_dir=folder / "incidents", view=Silent()) as watched:
         watching = Watching(watched)
-        yield watched
-        # Its thread has to take the end: only one may wait for it.
-        watched.station.stop("the test is over")
-        watching.join(LIMIT_S)
-        watched.station.join(LIMIT_S)
+        try:
+            yield watched
+        finally:
+            # Its thread has to take the end: only one may wait for it. Also after a failure, which would hang.
+            watched.station.stop("the test is over")
+            watching.join(LIMIT_S)
+            watched.station.join(LIMIT_S)
