@@ -165,9 +165,9 @@ class Carrier:
                 case AwaitBoot():
                     return self._await_boot(action)
                 case SendBreak():
-                    return self._send_break(action)
+                    return self._answered(action.side) or self._send_break(action)
                 case PowerCycle():
-                    return self._power_cycle(action.side)
+                    return self._answered(action.side) or self._power_cycle(action.side)
                 case Pull():
                     return self._pull(action)
                 case AwaitFullDuplex():
@@ -272,6 +272,14 @@ class Carrier:
             # It has not gone down yet.
             self._pause(ASK_AGAIN_S)
         return TimedOut(detail=last, line_gone=is_gone, is_stranger=is_stranger)
+
+    def _answered(self, side: Side) -> Answered | None:
+        """One last look: it may have come up while the other side was waited for."""
+        try:
+            seen = self._reach.controllers[side].identify(self._clock.now() + IDENTIFY_STEP_NS)
+        except HarnessError:
+            return None
+        return Answered(side=side, boot_epoch=seen.boot_epoch)
 
     def _send_break(self, action: SendBreak) -> RecoveryEvent:
         controller = self._reach.controllers[action.side]

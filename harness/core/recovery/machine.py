@@ -24,6 +24,8 @@ Each instructed side goes through its own steps:
   not obey. No answer at all is a hung warmstart, which a BREAK may end, and else only a power cycle. A
   control line that is gone tells nothing about its controller, which is left alone until its last
   chance.
+* Before a BREAK, and before its power is switched, it is asked once more: the other side may have been waited for since
+  it was last asked, and what came up meanwhile is left alone.
 * A BREAK names no target. It is sent only while nobody has answered since the controller was last
   identified: not after "stale epoch", not where another device answers, and not for a save.
 * A save restarts nobody: the side goes from its reply, or its silence, straight to the pull. Nothing
@@ -88,6 +90,7 @@ RUNGS: Final[Mapping[SideStep, Rung]] = {
     SideStep.POWER_CYCLING: "power cycle",
 }
 DONE: Final = (Signal.BROKEN_IN, Signal.CYCLED)
+ANSWERED: Final = (Signal.UP, Signal.DID_NOT_RESTART)
 SAVE_LATE_S: Final = 20.0
 """For a side that has answered to be prepared and asked to save: some kilobytes over a serial line."""
 MAX_PULLS: Final = 5
@@ -189,7 +192,7 @@ class Recovery:
         after = TABLE[state.step].get(signal) if signal is not None else None
         if signal is None or after is None:
             return []
-        rung: Rung = RUNGS.get(state.step, "")
+        rung: Rung = RUNGS.get(state.step, "") if signal not in ANSWERED else ""
         result = "ok" if signal in DONE else (detail or signal.value) if rung else ""
         self.history.append(
             Transition(
@@ -236,6 +239,12 @@ class Recovery:
                     return None, ""  # it may not have gone down yet
                 state.boot_epoch = event.boot_epoch
                 state.pull_left_ns = None
+                return Signal.UP, f"boot epoch {event.boot_epoch}"
+            case Answered() if state.step in RUNGS:
+                state.up, state.pull_left_ns = True, None
+                if event.boot_epoch <= state.armed_epoch:
+                    return Signal.DID_NOT_RESTART, f"still in boot epoch {event.boot_epoch}"
+                state.boot_epoch = event.boot_epoch
                 return Signal.UP, f"boot epoch {event.boot_epoch}"
             case BreakSent() if state.step is SideStep.BREAKING:
                 if event.error:

@@ -83,12 +83,16 @@ TABLE: Final[Mapping[SideStep, Mapping[Signal, SideStep]]] = {
         Signal.UNREACHABLE: SideStep.LAST_CHANCE,
     },
     SideStep.BREAKING: {
+        Signal.UP: SideStep.PULLING,
+        Signal.DID_NOT_RESTART: SideStep.SETTLED,
         Signal.BROKEN_IN: SideStep.RESTARTING,
         Signal.HUNG: SideStep.POWER_CYCLING,
         Signal.LOST: SideStep.SETTLED,
         Signal.UNREACHABLE: SideStep.LAST_CHANCE,
     },
     SideStep.POWER_CYCLING: {
+        Signal.UP: SideStep.PULLING,
+        Signal.DID_NOT_RESTART: SideStep.SETTLED,
         Signal.CYCLED: SideStep.RESTARTING,
         Signal.NOT_CYCLED: SideStep.SETTLED,
     },

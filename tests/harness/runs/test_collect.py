@@ -19,16 +19,21 @@ from freezeframe.harness.core.events import NS_PER_S, Ns, Side
 from freezeframe.harness.core.policy import messages as m
 from freezeframe.harness.core.policy.guard import Rung
 from freezeframe.harness.core.recovery.messages import (
+    Answered,
     Compared,
     Finish,
     FrameNotOut,
     FrameOut,
     Policy,
+    PowerCycle,
+    SendBreak,
 )
+from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import LineGoneError, RigError, WireError, WrongDeviceError
 from freezeframe.harness.incidents.incident import Incident
 from freezeframe.harness.roles import Identity, Reply, RootCauseSet, SetEntry
 from freezeframe.harness.runs.audit import AuditJournal
+from freezeframe.harness.runs.carry import Carrier
 from freezeframe.harness.runs.collect import Collector
 from freezeframe.harness.runs.strike import epochs_of, restarted_in
 
@@ -444,3 +449,18 @@ def test_a_break_goes_out_only_by_a_driver_that_sends_one_and_never_in_a_dry_run
     )
     assert hung.powered == done
     assert finish.sides[0].break_sent is ("BREAK" in done)
+
+
+@pytest.mark.parametrize("action", [SendBreak, PowerCycle])
+def test_who_answers_gets_no_break_and_keeps_its_power(
+    action: type[SendBreak | PowerCycle],
+) -> None:
+    device, nothing = Device(), SimpleNamespace()
+    carrier = Carrier(
+        cast(Any, SimpleNamespace(controllers={"primary": device}, power_cycle=device.powered.append)),
+        cast(Any, nothing), MonotonicClock(), armed={}, is_autonomic=False, acted=print, compare=Compared,
+        heard=print, pause=print, is_cancelled=lambda: False,
+    )  # fmt: skip
+    came = carrier.carry_out(action(side="primary", deadline_ns=0))
+    assert came == Answered(side="primary", boot_epoch=ARMED_EPOCH + 1)
+    assert device.powered == [] and device.written == []

@@ -3,18 +3,23 @@
 from dataclasses import replace
 
 import pytest
-from recovery_walk import POLICY, S, obedient, pair, walk
+from recovery_walk import LADDER, POLICY, S, obedient, pair, walk
 
 from freezeframe.harness.core.recovery.machine import Recovery
 from freezeframe.harness.core.recovery.messages import (
     Action,
+    Answered,
+    AwaitBoot,
     AwaitReply,
+    BreakSent,
     FrameNotOut,
     FrameOut,
     Kept,
+    PowerCycle,
     RecoveryEvent,
     Replied,
     SaveLate,
+    SendBreak,
     TimedOut,
     TooLate,
 )
@@ -94,3 +99,30 @@ def test_a_late_save_is_asked_for_once() -> None:
     names, finish = walk(machine, answer, actions=unreached(machine))
     assert names.count("SaveLate p") == 1 and "AwaitBoot p" not in names
     assert finish.sides[0].reason == "frame not out: line gone; refused: stale epoch"
+
+
+@pytest.mark.parametrize("rung", [SendBreak, PowerCycle])
+@pytest.mark.parametrize(("boot_epoch", "kept"), [(4, "complete"), (3, "missing")])
+def test_what_came_up_while_the_other_side_was_waited_for_is_left_alone(
+    rung: type[Action], boot_epoch: int, kept: str
+) -> None:
+    """Seen in a played history: its power was switched seconds after it had come back by itself."""
+
+    def answer(action: Action) -> RecoveryEvent:
+        if isinstance(action, AwaitBoot) and action.side == "primary":
+            return TimedOut(detail="no answer")
+        if isinstance(action, rung):
+            return Answered(side="primary", boot_epoch=boot_epoch)
+        if isinstance(action, SendBreak):
+            return BreakSent(side="primary", error="the line carries none")
+        return obedient(action)
+
+    machine = pair(LADDER)
+    names, finish = walk(machine, answer)
+    assert names.index("AwaitBoot s") < names.index(f"{rung.__name__} p")
+    assert names.count("PowerCycle p") == (rung is PowerCycle)
+    first = finish.sides[0]
+    assert (first.set, first.up, first.power_cycled, first.break_sent) == (kept, True, False, False)
+    assert [one.rung for one in machine.history if one.rung] == (
+        ["break"] if rung is PowerCycle else []
+    )
