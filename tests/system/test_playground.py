@@ -24,6 +24,11 @@ def objects(text: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def is_armed_again(seen: bytes) -> bool:
+    """After its incident was collected; on a slow machine the storm guard may allow a warmstart by then."""
+    return bool(re.search(rb'"health": "(degraded|armed)', seen.partition(b": collected")[2]))
+
+
 def test_a_key_makes_an_incident_of_a_watch_whose_name_can_be_shown(tmp_path: Path) -> None:
     """Seen: a watch without hardware never showed a fault, and called its incident 000001."""
     with Terminal("sim", "--dir", "pair", columns=80, lines=24, cwd=tmp_path) as sim:
@@ -39,7 +44,8 @@ def test_a_key_makes_an_incident_of_a_watch_whose_name_can_be_shown(tmp_path: Pa
             seen += output.until(b'"event": "incident"') + output.until(b"\n")
             sim.until(lambda text: "1024 host writes acknowledged" in text, "the host's writes")
             listed = told(freezeframe("list", "--json", cwd=tmp_path))
-            seen += output.until(b'"health": "degraded"') + output.until(b"\n")  # armed again
+            while not is_armed_again(seen):
+                seen += output.until(b"\n")
             touched = freezeframe("check", bench, "--touch", "--json", cwd=tmp_path)
             watch.send_signal(signal.SIGINT)
             seen += output.until(b'"event": "end"') + output.until(b"\n")
