@@ -116,7 +116,7 @@ def test_a_line_that_was_closed_is_gone() -> None:
     link = open_serial("exec:cat")
     link.close()
     for use in (lambda: link.write(b"frame"), lambda: link.read(1, soon())):
-        with pytest.raises(LineGoneError, match="its program ended with status"):
+        with pytest.raises(LineGoneError, match="is gone: closed here"):
             use()
 
 
