@@ -216,6 +216,8 @@ def _wrong_at_the_check(e: Evidence, side: SideEvidence, complaint: Complaint) -
     write = refused[-1]
     meant = _content_of(e, write)
     base = Finding(stage=None, kind="data changed", side="").of_write(e, write, _id(meant))
+    if write.digest_is_right is None and write.data and write.has_broken_stamps:
+        return _wrong_before_the_digest(e, write, meant)
     if write.digest_is_right is None:
         return replace(
             base, candidates=(*ON_THE_WAY, Stage.SECONDARY_BEFORE_CHECK), reasons=tuple(reasons),
@@ -319,8 +321,9 @@ def unchecked_findings(e: Evidence) -> list[Finding]:
 def _wrong_before_the_digest(
     e: Evidence, write: LinkWrite, meant: tuple[int, bytes] | None
 ) -> Finding:
-    has_digest = bool(write.row.digest_wire)
-    fits = "fit their digest and not" if has_digest else "have no digest and do not fit"
+    has_digest = bool(write.digest_is_right)
+    unchecked = "have no digest that can be checked, and do not fit"
+    fits = "fit their digest and not" if has_digest else unchecked
     reasons = [
         f"the capture shows data that {fits} the checksums that their writer stamped into them"
     ]
@@ -341,8 +344,15 @@ def _wrong_before_the_digest(
         stage, side = Stage.HOST_BUFFER, "host"
         reasons.append(f"they arrived so at the primary (CRC-32C {arrived['crc32c']:08x})")
     elif arrived["crc32c"] == stamped_crc(write.sectors):
-        stage, side = Stage.PRIMARY_BEFORE_DIGEST, "primary"
         reasons.append(f"they arrived right at the primary (CRC-32C {arrived['crc32c']:08x})")
+        candidates = tuple(one for one in candidates if one is not Stage.HOST_BUFFER)
+        sent = e.primary.of_write("REPL_SEND", e.primary_number(write))
+        if has_digest or (sent is not None and sent["crc32c"] == write.crc32c):
+            stage, side = Stage.PRIMARY_BEFORE_DIGEST, "primary"
+        elif sent is not None:
+            stage, side, missing = _sender_or_link(e, write, reasons)
+        else:
+            missing = "the primary's event log does not tell what it sent"
     else:
         stage, side = Stage.HOST_BUFFER, "host"
         reasons.append(

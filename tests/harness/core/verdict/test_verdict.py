@@ -168,6 +168,20 @@ def test_what_is_missing_is_named_with_what_remains_possible(
     assert "missing" in poorer.text
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("on_the_link", 1), ("bit_flip_sender", 53)])
+def test_data_whose_digest_cannot_be_checked_after_a_hole_were_not_changed_before_it(
+    kind: str, seed: int
+) -> None:
+    """The write that failed was never answered, so that after the hole its header is not proven. Seen: "in the
+    primary, before it made the digest", although the primary's log tells what it sent."""
+    outcome = virtual_run(kind, seed, load_bench("sim").rules())
+    cut = "capture with drops"
+    poorer = judge(evidence(CUTS[cut](outcome.parts, random.Random(f"{kind}/{seed}/{cut}"))))
+    assert "no digest that can be checked" in poorer.reasons[0]
+    assert (poorer.stage, poorer.write_id) == (outcome.verdict.stage, outcome.verdict.write_id)
+    assert lies(kind, outcome.truth, poorer, outcome.writes) == ""
+
+
 @pytest.mark.parametrize("kind", ["bit_flip_sender", "on_the_link", "host_buffer"])
 def test_byte_and_bit_are_known_without_journal_and_sets(kind: str) -> None:
     outcome = incident(kind)
