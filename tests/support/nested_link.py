@@ -338,7 +338,7 @@ def play(
     for flow in flows:
         reader.open(flow, from_start=follows)
     if follows:
-        for flow, data in _greetings(case):
+        for flow, data in greetings(case):
             reader.send(flow, data)
     for flow, data in steps:
         reader.send(flow, data)
@@ -366,7 +366,7 @@ def play(
     return reader.finish()
 
 
-def _greetings(case: Case) -> list[tuple[int, bytes]]:
+def greetings(case: Case) -> list[tuple[int, bytes]]:
     """What each protocol says first."""
     match case.protocol:
         case "iscsi":

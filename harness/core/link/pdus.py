@@ -399,7 +399,7 @@ class PduDirection(ABC, Generic[C]):
             return out
         for found in self.stream.pdus(data, t_ns, packet_no):
             if isinstance(found, Pdu):
-                (self.take if self._is_certain else self._take_unproven)(found, out)
+                self._take(found, out)
                 self._known |= self.is_own(found)
                 if self._known and not found.tentative:
                     self._spoken(out)
@@ -415,6 +415,7 @@ class PduDirection(ABC, Generic[C]):
                 break
         if self.stream.looking and not self._foreign:
             out.append(self._hole(t_ns))  # whatever passes until the next PDU is found is not seen
+            self.both.answered = 0
             if not self.both.is_proved:
                 self.both.forget_guesses()
         return out
@@ -441,9 +442,13 @@ class PduDirection(ABC, Generic[C]):
         both.is_proved |= is_certain
         return is_certain
 
-    def _take_unproven(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+    def _take(self, pdu: Pdu, out: list[LinkMessage]) -> None:
+        """Answers prove where the reader of their writes stands, also where their own direction was never lost."""
         both, unasked, before = self.both, self.both.strays.unasked, len(out)
-        self.take(pdu if pdu.tentative else replace(pdu, tentative=True), out)
+        certain = self._is_certain or pdu.tentative
+        self.take(pdu if certain else replace(pdu, tentative=True), out)
+        if both.answered >= PROVING_ANSWERS:
+            return
         found = [type(one) for one in out[before:]]
         self._found_write |= ReplicatedWrite in found
         answers = found.count(Answer)

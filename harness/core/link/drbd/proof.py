@@ -41,9 +41,7 @@ class ProvingAnswers:
         writer, written_at = self._open.pop((block_id, sector), (reader, 0))
         if writer.sender == reader.sender:
             return
-        if not writer.stream.is_certain(written_at):
-            writer.stream.prove(written_at)
+        if writer.stream.prove(written_at):
             writer.bind("data")
-        if not reader.stream.is_certain(offset):
-            reader.stream.prove(offset)
+        if reader.stream.prove(offset):
             reader.bind("meta")

@@ -255,6 +255,8 @@ class DrbdStream:
         self._certain_from = 0 if from_start else _LONGEST_BYTES
         """Offset from which on nothing that was read can stand in the body of a packet that was not
         seen."""
+        self._lost_at = 0
+        """Where the reader last lost its place."""
 
     @property
     def offset(self) -> int:
@@ -271,9 +273,13 @@ class DrbdStream:
         or for longer than a packet that was not seen may be, or the other end proved it."""
         return offset >= self._certain_from
 
-    def prove(self, offset: int) -> None:
-        """The other end took what was read there for a packet."""
-        self._certain_from = min(self._certain_from, offset)
+    def prove(self, offset: int) -> bool:
+        """The other end took what was read there for a packet; whether that was not certain. What was read before the
+        reader lost its place says nothing of where it stands since."""
+        if self.is_certain(offset) or offset < self._lost_at:
+            return False
+        self._certain_from = offset
+        return True
 
     def gap(self, length_bytes: int) -> None:
         """The capture lacks ``length_bytes`` here: drop what was begun and look for the next
@@ -282,6 +288,7 @@ class DrbdStream:
         self._begun, self._held = None, b""
         self._fill.drop()
         self._looking, self._trust = True, 0
+        self._lost_at = self._offset
         self._certain_from = self._offset + _LONGEST_BYTES
 
     def feed(
@@ -324,6 +331,7 @@ class DrbdStream:
                         )
                     )  # fmt: skip
                 self._looking, self._trust = True, 0
+                self._lost_at = base + at
                 self._certain_from = base + at + _LONGEST_BYTES
                 at += 1
                 continue

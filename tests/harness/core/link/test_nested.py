@@ -5,7 +5,7 @@ device says that is no message is found."""
 import random
 
 import pytest
-from nested_link import PROTOCOLS, Case, play
+from nested_link import PROTOCOLS, Case, Drbd, NestedPair, Reader, greetings, play
 
 SEEDS = range(40)
 UNDERSTOOD = 0.5
@@ -47,3 +47,58 @@ def test_bytes_that_are_no_message_are_found_after_a_late_start_that_was_proved(
     for seed in SEEDS[:12]:
         heard = play(case(protocol, seed), spoil_late=True)
         assert "malformed" in {one.rule for one in heard.hits}, case(protocol, seed)
+
+
+@pytest.mark.parametrize("lost", ["a write", "an answer", "both"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_after_a_hole_in_either_direction_the_pair_is_understood_again(
+    protocol: str, lost: str
+) -> None:
+    """Seen: one lost write of an iSCSI or NVMe/TCP connection, whose answers were followed all along, and nothing of
+    it was judged any more."""
+    quiet = Case(protocol, 1, False, False, False, False)
+    pair, reader = NestedPair(quiet), followed(quiet)
+    pair.kinds = ["random"]
+    for number in range(60):
+        for flow, data in pair.exchange():
+            is_lost = lost == "both" or (flow == 0) is (lost == "a write")
+            if number == 10 and is_lost:
+                reader.gap(flow, len(data))
+            else:
+                reader.send(flow, data)
+    reader.send(0, b"\xfe\xfe\xfe" + random.Random(1).randbytes(60))
+    assert [one.rule for one in reader.finish().hits] == ["malformed"]
+
+
+@pytest.mark.parametrize("integrity", [False, True])
+def test_an_answer_to_a_write_of_before_a_hole_proves_nothing_of_what_follows_it(
+    integrity: bool,
+) -> None:
+    rnd = random.Random(3)
+    reader, pair = (
+        followed(Case("drbd", 1, False, integrity, False, False)),
+        Drbd(False, integrity, 70_000, 5),
+    )
+    inner = Drbd(False, integrity, 1 << 20, 9)
+    under_way, its_answer = pair.write(rnd.randbytes(4096)), pair.answer()
+    recording = bytes(1024) + b"".join(inner.write(rnd.randbytes(512)) for _ in range(12))
+    cut = pair.write(recording[: len(recording) // 512 * 512])
+    reader.send(0, under_way)
+    reader.gap(0, 1000)
+    reader.send(2, its_answer)
+    reader.send(0, cut[1000:])
+    reader.send(2, pair.answer())
+    for _ in range(60):
+        reader.send(0, pair.write(rnd.randbytes(4096)))
+        reader.send(2, pair.answer())
+    assert reader.finish().hits == []
+
+
+def followed(case: Case) -> Reader:
+    """From its start, and greeted."""
+    reader = Reader(case.protocol, NestedPair(case).port)
+    for flow in range(4 if case.protocol == "drbd" else 2):
+        reader.open(flow, from_start=True)
+    for flow, data in greetings(case):
+        reader.send(flow, data)
+    return reader
