@@ -178,6 +178,8 @@ class CaptureRecord(RecordPart, frozen=True, kw_only=True):
     """Of the protocol, understood."""
     writes: Count = 0
     acks: Count = 0
+    outstanding: Count = 0
+    """Writes that still wait for their answer."""
     digests_checked: Count = 0
     frames_stored: Count | None = None
     first_packet_no: Count | None = None
