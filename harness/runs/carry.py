@@ -273,10 +273,13 @@ class Carrier:
             self._pause(ASK_AGAIN_S)
         return TimedOut(detail=last, line_gone=is_gone, is_stranger=is_stranger)
 
-    def _answered(self, side: Side) -> Answered | None:
-        """One last look: it may have come up while the other side was waited for."""
+    def _answered(self, side: Side) -> RecoveryEvent | None:
+        """One last look: it may have come up while the other side was waited for. Another device in its place
+        gets neither a BREAK nor its power switched."""
         try:
             seen = self._reach.controllers[side].identify(self._clock.now() + IDENTIFY_STEP_NS)
+        except WrongDeviceError as error:
+            return TimedOut(detail=str(error).removeprefix(f"{side}: "), is_stranger=True)
         except HarnessError:
             return None
         return Answered(side=side, boot_epoch=seen.boot_epoch)

@@ -305,7 +305,8 @@ class Recovery:
         return is_known and state.side in self._policy.breaks and not state.break_tried
 
     def _without_break(self, state: _Side) -> Signal:
-        can_cycle = self._policy.power_cycle and not state.power_cycled
+        # Another device that answers in its place does not hang.
+        can_cycle = self._policy.power_cycle and not state.power_cycled and not state.is_stranger
         return Signal.HUNG if can_cycle else Signal.LOST
 
     def _timeout_signal(self, action: SideAction, *, line_gone: bool) -> Signal:

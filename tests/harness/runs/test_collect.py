@@ -27,6 +27,7 @@ from freezeframe.harness.core.recovery.messages import (
     Policy,
     PowerCycle,
     SendBreak,
+    TimedOut,
 )
 from freezeframe.harness.edge.clock import MonotonicClock
 from freezeframe.harness.errors import LineGoneError, RigError, WireError, WrongDeviceError
@@ -451,16 +452,28 @@ def test_a_break_goes_out_only_by_a_driver_that_sends_one_and_never_in_a_dry_run
     assert finish.sides[0].break_sent is ("BREAK" in done)
 
 
+class Exchanged(Breakable):
+    """Another device answers in its place."""
+
+    def identify(self, deadline_ns: Ns) -> Identity:
+        raise WrongDeviceError("leads to X")
+
+
+@pytest.mark.parametrize(
+    ("device", "comes"),
+    [
+        (Device(), Answered(side="primary", boot_epoch=ARMED_EPOCH + 1)),
+        (Exchanged(), TimedOut(detail="leads to X", is_stranger=True)),
+    ],
+)
 @pytest.mark.parametrize("action", [SendBreak, PowerCycle])
 def test_who_answers_gets_no_break_and_keeps_its_power(
-    action: type[SendBreak | PowerCycle],
+    action: type[SendBreak | PowerCycle], device: Device, comes: Answered | TimedOut
 ) -> None:
-    device, nothing = Device(), SimpleNamespace()
     carrier = Carrier(
         cast(Any, SimpleNamespace(controllers={"primary": device}, power_cycle=device.powered.append)),
-        cast(Any, nothing), MonotonicClock(), armed={}, is_autonomic=False, acted=print, compare=Compared,
+        cast(Any, SimpleNamespace()), MonotonicClock(), armed={}, is_autonomic=False, acted=print, compare=Compared,
         heard=print, pause=print, is_cancelled=lambda: False,
     )  # fmt: skip
-    came = carrier.carry_out(action(side="primary", deadline_ns=0))
-    assert came == Answered(side="primary", boot_epoch=ARMED_EPOCH + 1)
+    assert carrier.carry_out(action(side="primary", deadline_ns=0)) == comes
     assert device.powered == [] and device.written == []

@@ -155,6 +155,7 @@ def test_no_break_goes_to_who_was_not_identified_in_this_boot(disruptive: bool) 
     machine = Recovery(LADDER, {"primary": 3, "secondary": 8}, disruptive=disruptive)
     names, _ = walk(machine, unknown)
     assert "AwaitBoot p" in names and not any(name.startswith("SendBreak") for name in names)
+    assert "PowerCycle s" not in names, "who answers does not hang, whoever it is"
 
 
 @pytest.mark.parametrize(
