@@ -216,6 +216,8 @@ class LiveServer(threading.Thread):
             if onlookers.any and time.monotonic_ns() >= due_ns and not self._over.is_set():
                 due_ns = time.monotonic_ns() + PERIOD_NS
                 onlookers.send(encode(self._now()))
+        if onlookers.any:
+            onlookers.send(encode(self._seen()))  # what was reported last
         onlookers.close(
             encode(End(utc=utc_now(), why=escape(self._why), incidents=self._view.incidents))
         )
@@ -228,6 +230,10 @@ class LiveServer(threading.Thread):
                 self._answered.clear()
                 post(lambda: self._answer(describe))
             self._answered.wait(ANSWER_S)
+        return self._seen()
+
+    def _seen(self) -> LiveStatus:
+        """Without a question to the station."""
         now = time.monotonic_ns()
         fresh, status = self._view.status(now), self._status
         folder = Path(status.recording) if status.recording else None
