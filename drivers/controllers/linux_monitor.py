@@ -102,10 +102,16 @@ def begin(shell: Shell, who: str, text: str, clock: Clock, deadline_ns: Ns) -> N
     """Put the program on the node, end an earlier one, and wait until it is armed. RigError: it is not."""
     file = f"{linux_scripts.FOLDER}/monitor"
     put(shell, who, text, file, deadline_ns)
-    # A process group of its own, which a later arming ends: its number may be another's by now.
+    # A process group of its own, which a later arming ends: its number may be another's by now. It goes on once
+    # none of the group runs (a dead one that nobody has reaped does not), and not at all if one cannot be ended.
     shell.ask(
-        f'ff_p=$(cat {file}.pid 2>/dev/null) && grep -aq {file} "/proc/$ff_p/cmdline" && kill -- "-$ff_p"\n'
-        f"setsid sh -c 'echo $$ >{file}.pid; exec sh {file}' </dev/null >/dev/null 2>{file}.log &",
+        f": >{file}.log\nff_k=0\n"
+        f'ff_p=$(cat {file}.pid 2>/dev/null) && grep -aqs {file} "/proc/$ff_p/cmdline" && {{\n'
+        'kill -s KILL -- "-$ff_p"\n'
+        'while [ $ff_k -lt 100 ] && cat /proc/[0-9]*/stat 2>/dev/null | grep -q ") [^ZX] [0-9]* $ff_p "; do\n'
+        "ff_k=$((ff_k+1))\ndone\n}\n"
+        f"[ $ff_k -lt 100 ] && setsid sh -c 'echo $$ >{file}.pid; exec sh {file}' "
+        f"</dev/null >/dev/null 2>{file}.log &",
         deadline_ns,
     )
     mark = re.search(r"^ff_m=(\w+)$", text, re.M)

@@ -247,6 +247,24 @@ def test_the_driver_arms_it_and_it_carries_out_the_nodes_own_line(
     assert PRIMARY.strip() not in peer.got
 
 
+def test_an_earlier_one_has_ended_before_the_next_goes_on(
+    monitor: SelfMonitoring, device: LinuxDrbd, node: NodeOnDisk
+) -> None:
+    """Also one that does not end when it is asked to."""
+    frame, file = armed(device, 6), f"{linux_scripts.FOLDER}/monitor"
+    deaf = ["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done", file]
+    with subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True) as earlier:
+        assert earlier.stdout is not None
+        earlier.stdout.readline()
+        (node.root / "run/freezeframe/monitor.pid").write_text(f"{earlier.pid}\n")
+        try:
+            with pytest.raises(RigError, match="the primary does not answer"):
+                monitor.monitor(INCIDENT, PRIMARY, frame, soon())
+            assert earlier.poll() == -9
+        finally:
+            end_session(earlier.pid)
+
+
 def test_a_line_without_a_primary_is_an_error_that_names_the_option(
     monitor: SelfMonitoring, device: LinuxDrbd, peer: Peer
 ) -> None:
