@@ -223,7 +223,9 @@ class Carrier:
             return Kept(side=side, boot_epoch=seen.boot_epoch)
         if action.since_ns is None:
             return TooLate(side=side, reason="it keeps no set of this incident")
-        if _booted_since(seen, action, asked_ns):
+        if (has_booted := _booted_since(seen, action, asked_ns)) is None:
+            return TooLate(side=side, reason="not known whether it restarted")
+        if has_booted:
             return TooLate(side=side, reason="it restarted after the trigger")
         if isinstance(controller, Preparable):
             controller.prepare(seen, keep.incident_id, action.deadline_ns)
@@ -408,10 +410,10 @@ class Carrier:
             self._incident.note(f"{side}: its set was not acknowledged: {error}")
 
 
-def _booted_since(seen: Identity, action: SaveLate, asked_ns: Ns) -> bool:
-    """Whether it began its boot after the frames of the trigger had gone out, as far as is known."""
+def _booted_since(seen: Identity, action: SaveLate, asked_ns: Ns) -> bool | None:
+    """Whether it began its boot after the frames of the trigger had gone out; None: nobody knows."""
     if action.armed_epoch:
         return seen.boot_epoch != action.armed_epoch
     if action.since_ns is None or not seen.uptime_ns:
-        return False
+        return None
     return asked_ns - seen.uptime_ns - seen.uptime_error_ns > action.since_ns

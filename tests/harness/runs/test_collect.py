@@ -248,6 +248,7 @@ def test_a_side_that_was_not_armed_saves_once_it_answers_as_itself(tmp_path: Pat
     [
         (Unarmed(uptime_ns=59 * NS_PER_S), 0, "it restarted after the trigger"),
         (Unarmed(), ARMED_EPOCH, "it restarted after the trigger"),
+        (Unarmed(), 0, "not known whether it restarted"),
     ],
 )
 def test_a_boot_since_the_trigger_has_nothing_to_save(
