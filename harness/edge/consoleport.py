@@ -232,8 +232,8 @@ class ConsolePort:
 
 def owner_of(connection: socket.socket) -> int | None:
     """Return the user of the other end of a TCP connection within this machine; None: it is not known."""
-    theirs, ours = _in_table(connection.getpeername()), _in_table(connection.getsockname())
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it may be gone by now
+        theirs, ours = _in_table(connection.getpeername()), _in_table(connection.getsockname())
         for line in TCP_TABLE.read_text().splitlines()[1:]:
             words = line.split()
             if (words[_LOCAL], words[_REMOTE], words[_STATE]) == (theirs, ours, _ESTABLISHED):

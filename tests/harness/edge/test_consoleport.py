@@ -4,6 +4,7 @@ holds up nobody."""
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -157,13 +158,17 @@ def test_another_user_of_this_machine_gets_nothing() -> None:
     serving.close()
 
 
-def test_a_connection_that_its_process_has_closed_is_nobodys(tmp_path: Path) -> None:
-    """The kernel calls root its owner: another user could have written with it, and be gone."""
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_connection_that_its_process_has_closed_is_nobodys(is_reset: bool) -> None:
+    """The kernel calls root its owner: another user could have written with it, and be gone. One that was reset has
+    no other end: seen, it ended the serving for everybody."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         one = socket.create_connection(server.getsockname())
         theirs, _ = server.accept()
         with theirs:
             assert consoleport.owner_of(theirs) == os.geteuid()
+            if is_reset:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             one.close()
             assert consoleport.owner_of(theirs) is None
 
