@@ -2,6 +2,7 @@
 the answers. ``docs/watch.md`` lists them.
 """
 
+import json
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -110,8 +111,12 @@ _answers: Final[msgspec.json.Decoder[HandAnswer]] = msgspec.json.Decoder(HandAns
 
 
 def encode(message: Request | HandAnswer) -> bytes:
-    """One line."""
-    return _encoder.encode(message) + b"\n"
+    """One line. What is not UTF-8 in a text, such as a terminal's Latin-1 or a path, becomes "?"."""
+    try:
+        return _encoder.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
+        return text.encode("utf-8", "replace") + b"\n"
 
 
 def decode_request(line: bytes) -> Request:

@@ -46,7 +46,8 @@ class Asker:
     def events(self) -> int:
         if self.out:
             return select.POLLRDHUP | select.POLLOUT
-        return select.POLLRDHUP | (0 if self.awaits else select.POLLIN)
+        has_more = self.awaits or b"\n" in self.held  # what is held is answered before more is read
+        return select.POLLRDHUP | (0 if has_more else select.POLLIN)
 
 
 class Requests:
@@ -114,10 +115,12 @@ class Requests:
         """Its next request, when it has one and the one before is answered."""
         if asker.awaits or asker.out:
             return None
-        line, end, rest = bytes(asker.held).partition(b"\n")
-        if not end and len(line) <= self._max:
+        end = asker.held.find(b"\n")
+        if end < 0 and len(asker.held) <= self._max:
             return None
-        asker.held = bytearray(rest)
+        end = end if end >= 0 else len(asker.held)
+        line = bytes(asker.held[:end])
+        del asker.held[: end + 1]
         asker.awaits = True
         return line
 

@@ -9,6 +9,7 @@ line, too, is in hand as long as its place is taken, and that needs a bench that
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -82,6 +83,10 @@ class Hands:
         """Connections that have asked for something, and are still there."""
         self._places: dict[Side, WritersPlace] = {}
         self._typists: dict[Side, _Typist] = {}
+        self._typing: Counter[Side] = Counter()
+        """Writes that are still going out."""
+        self._held: dict[str, tuple[int, Side]] = {}
+        """What is in hand -> (its connection, whose line it needs)."""
         self._waiting: list[tuple[Ns, Callable[[str], None]]] = []
         """What is done once the reflex has no frames: (at the latest, what takes why it still may)."""
 
@@ -118,11 +123,17 @@ class Hands:
     def gone(self, number: int) -> None:
         """That connection has ended, however its process has."""
         self._askers.discard(number)
-        for side, place in list(self._places.items()):
-            if place.number == number:
-                del self._places[side]
-                self._station.audit.add("console", side, "leaves the writer's place", who=place.who)
-                self._release(f"the {side}'s console")
+        for side in list(self._places):
+            self._leave(side)
+
+    def _leave(self, side: Side) -> None:
+        """A place whose connection has ended is free once what it wrote is out."""
+        place = self._places.get(side)
+        if place is None or place.number in self._askers or self._typing[side]:
+            return
+        del self._places[side]
+        self._station.audit.add("console", side, "leaves the writer's place", who=place.who)
+        self._release(_console_key(side, place.number))
 
     def _take(self, request: byhand.Request, who: str, number: int, reply: Reply) -> None:
         machine = self._station.machine
@@ -166,9 +177,24 @@ class Hands:
         if self._station.machine.under_way:
             raise RigError(f"not now: {self._station.machine.under_way}; again when that is over")
 
-    def _hold(self, key: str, who: str, what: str, work: Callable[[], None], reply: Reply) -> None:
+    def _refuse_in_hand(self, side: Side, number: int) -> None:
+        """While another connection's frame or BREAK is under way on that line."""
+        if any(one != number and whose == side for one, whose in self._held.values()):
+            in_hand = self._station.machine.persons.in_hand
+            raise RigError(f"not now: {in_hand}; again when that is over")
+
+    def _hold(
+        self,
+        key: str,
+        holder: tuple[int, Side],
+        who: str,
+        what: str,
+        work: Callable[[], None],
+        reply: Reply,
+    ) -> None:
         """Have it in hand, and then do ``work``; whoever did it releases ``key``."""
         self._refuse_busy()
+        self._held[key] = holder
         self._station.step(m.Held(key=key, who=who, what=what))
 
         def begin(wrong: str) -> None:
@@ -183,6 +209,7 @@ class Hands:
         self._when_disarmed(begin)
 
     def _release(self, key: str) -> None:
+        self._held.pop(key, None)
         self._station.step(m.Released(key=key))
 
     # --- frames -----------------------------------------------------------------------------------------
@@ -229,7 +256,7 @@ class Hands:
             reply(answer)
 
         what = f"{'warmstarts' if disruptive else 'saves'} the {side} by hand"
-        self._hold(key, who, what, lambda: station.dialogue.put(work), reply)
+        self._hold(key, (number, side), who, what, lambda: station.dialogue.put(work), reply)
 
     # --- consoles ---------------------------------------------------------------------------------------
     def _take_place(self, side: Side, who: str, number: int, reply: Reply) -> None:
@@ -246,6 +273,7 @@ class Hands:
             self._refuse_armed(
                 f"the {side}'s console is its control line, too, which carries the armed frames"
             )
+            self._refuse_in_hand(side, number)
         place = WritersPlace(number, who, utc_now(), is_shared)
 
         def given() -> None:
@@ -264,10 +292,12 @@ class Hands:
             return
 
         def answered(answer: HandAnswer) -> None:
-            self._places.pop(side, None)  # nothing but a refusal comes this way
+            if self._places.get(side) is place:  # nothing but a refusal comes this way
+                del self._places[side]
             reply(answer)
 
-        self._hold(f"the {side}'s console", who, f"writes to the {side}'s console", given, answered)
+        what = f"writes to the {side}'s console"
+        self._hold(_console_key(side, number), (number, side), who, what, given, answered)
         self._places[side] = place
 
     def _refuse_armed(self, why: str) -> None:
@@ -298,6 +328,7 @@ class Hands:
     def _break(self, request: byhand.BreakRequest, number: int, reply: Reply) -> None:
         side, place = self._place_of(number)
         self._refuse_armed("a BREAK can stop or restart a device")
+        self._refuse_in_hand(side, number)
         key = f"BREAK {number}"
         about = f"BREAK{f' of {request.named}' if request.named else ''}"
 
@@ -308,7 +339,8 @@ class Hands:
         def work() -> None:
             self._type(side, place, "break", about, lambda: self._link(side).send_break(), done)
 
-        self._hold(key, place.who, f"sends a BREAK to the {side}'s console", work, reply)
+        what = f"sends a BREAK to the {side}'s console"
+        self._hold(key, (number, side), place.who, what, work, reply)
 
     def _type(
         self,
@@ -320,21 +352,34 @@ class Hands:
         reply: Reply,
     ) -> None:
         """The line in the journal is on the disk before the first byte goes out."""
-        audit = self._station.audit
+        station, audit = self._station, self._station.audit
+
+        def typed() -> None:
+            self._typing[side] -= 1
+            self._leave(side)
 
         def job() -> None:
-            audit.add(action, side, about, "goes out", who=place.who)
             try:
+                if place.number not in self._askers:
+                    raise RigError("whoever typed it has gone")
+                audit.add(action, side, about, "goes out", who=place.who)
                 write()
                 answer = HandAnswer()
             except Exception as error:  # noqa: BLE001 - of one write; the next one may go well
                 audit.add(action, side, about, str(error) or type(error).__name__, who=place.who)
                 answer = HandAnswer(whose="rig", text=str(error) or type(error).__name__)
             reply(answer)
+            station.post(typed)
 
+        self._typing[side] += 1
         if side not in self._typists:
             self._typists[side] = _Typist(side)
         self._typists[side].jobs.put(job)
+
+
+def _console_key(side: Side, number: int) -> str:
+    """What a connection that has the place of a shared line has in hand."""
+    return f"the {side}'s console, connection {number}"
 
 
 def _refused(error: HarnessError) -> HandAnswer:

@@ -145,6 +145,40 @@ def test_nothing_is_sent_for_who_has_given_up_before(tmp_path: Path) -> None:
     assert "frame" not in dict(actions())
 
 
+def test_a_shared_line_is_not_taken_while_anothers_frame_waits(tmp_path: Path) -> None:
+    """Seen: what was typed met the warmstart on the line, and the controller was blamed."""
+    with watched_bench(tmp_path, "sim_shared") as watched:
+        await_armed(watched)
+        station = watched.station
+        assert freezeframe("disarm", "-r", "a visit", *BENCH, cwd=tmp_path).returncode == 0
+        is_over = threading.Event()
+        station.dialogue.put(lambda: is_over.wait(LIMIT_S) and None)
+        with connect(acting_socket(tmp_path)) as one, connect(acting_socket(tmp_path)) as other:
+            save = byhand.SaveRequest(side="primary")
+            one.sendall(byhand.encode(save))
+            await_true(lambda: station.machine.persons.in_hand, LIMIT_S, "the request")
+            other.sendall(byhand.encode(byhand.TakeRequest(side="primary")))
+            answer = byhand.decode_answer(other.makefile("rb").readline())
+            assert (
+                answer.whose == "rig"
+                and "not now" in answer.text
+                and "saves the primary" in answer.text
+            )
+            is_over.set()
+            saved = byhand.decode_answer(one.makefile("rb").readline())
+            assert saved.instructed is not None and saved.instructed.ok
+            other.sendall(byhand.encode(byhand.TakeRequest(side="primary")))
+            assert byhand.decode_answer(other.makefile("rb").readline()).whose == ""
+
+
+def test_text_that_is_not_utf_8_is_asked_and_answered() -> None:
+    """A Latin-1 terminal's reason, or the path of a bench file."""
+    asked = byhand.encode(byhand.DisarmRequest(reason="gr\udcfcn"))
+    assert byhand.decode_request(asked) == byhand.DisarmRequest(reason="gr?n")
+    answered = byhand.encode(byhand.HandAnswer(text="/b\udce4nk.toml"))
+    assert byhand.decode_answer(answered).text == "/b?nk.toml"
+
+
 def test_without_a_watch_arm_and_disarm_say_so(tmp_path: Path) -> None:
     name = named_bench(tmp_path)
     for command in (("arm",), ("disarm", "--reason", "x")):

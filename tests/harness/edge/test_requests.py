@@ -160,6 +160,17 @@ def test_who_never_reads_and_who_sends_without_end_hold_up_nobody(
         assert set(rest_of(silent)) == set(b"y"), "what the socket held, and then its end"
 
 
+def test_many_requests_at_once_cost_no_more_than_one_reading(served: Served) -> None:
+    """Seen: each answer let 4 KiB more in, for one short line that went out."""
+    with connect(served.requests.path) as flood:
+        flood.setblocking(False)
+        flood.send(b"arm\n" * (16 * requests.RECEIVE_BYTES))  # as much as the socket holds
+        for _ in range(200):
+            ((asker, line),) = served.turn()
+            assert line == b"arm" and len(asker.held) <= requests.RECEIVE_BYTES
+            served.requests.answer(asker, b"done\n")
+
+
 def test_there_is_a_limit_on_who_asks(served: Served, tmp_path: Path) -> None:
     peers = [connect(served.requests.path) for _ in range(MAX_PEERS)]
     for _ in peers:
